@@ -1,0 +1,2 @@
+//! The exoprof binary.
+fn main() {}

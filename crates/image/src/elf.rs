@@ -1,0 +1,402 @@
+//! One ELF file: headers checked once, sections handed out as borrowed bytes.
+//!
+//! The file belongs to the target and may lie in every field. All ranges are checked against the
+//! real length before use, and the number of headers that are looked at is bounded.
+
+use std::fs::File;
+use std::ops::Deref;
+
+use memmap2::Mmap;
+use object::Endianness;
+use object::elf::{
+    self, FileHeader64, PF_W, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, SHF_COMPRESSED,
+    SHT_NOBITS, SHT_NOTE,
+};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+
+use crate::{Avma, Bias, FileOffset, Svma};
+
+/// More sections than any linker makes for an executable; a file with more is cut here.
+const MAX_SECTIONS: usize = 65_536;
+/// `e_phnum` is 16 bits wide.
+const MAX_SEGMENTS: usize = 65_535;
+
+/// Why a file is no usable ELF image.
+#[derive(Debug, thiserror::Error)]
+pub enum ElfError {
+    /// The file could not be mapped.
+    #[error("cannot map the file: {0}")]
+    Map(#[from] std::io::Error),
+    /// The headers are not those of a 64-bit little-endian ELF file.
+    #[error("not a usable ELF file: {0}")]
+    Parse(#[from] object::Error),
+    /// No target of ours is big-endian.
+    #[error("big-endian ELF file")]
+    BigEndian,
+    /// A machine that exoprof has no registers for.
+    #[error("ELF file for an unsupported machine (e_machine {0})")]
+    Machine(u16),
+}
+
+/// The instruction set of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Arch {
+    /// AMD64.
+    X86_64,
+    /// 64-bit Arm.
+    Aarch64,
+}
+
+impl Arch {
+    /// The architecture that this profiler was built for, which is that of its targets.
+    #[must_use]
+    pub const fn host() -> Self {
+        if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }
+    }
+}
+
+/// `e_type`, as far as it matters for placing the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ElfKind {
+    /// `ET_EXEC`: loaded where it says.
+    Executable,
+    /// `ET_DYN`: a shared library or a position independent executable.
+    Dynamic,
+    /// `ET_REL`, `ET_CORE` and the rest.
+    Other,
+}
+
+/// The bytes of an image: a mapped file, or owned (the vdso, a decompressed section, a test).
+#[derive(Debug)]
+pub enum ImageBytes {
+    /// A private read-only mapping of the file.
+    Mapped(Mmap),
+    /// Bytes of our own.
+    Owned(Vec<u8>),
+}
+
+impl ImageBytes {
+    /// Maps a file.
+    ///
+    /// # Errors
+    /// The error of `mmap` (an empty file cannot be mapped).
+    #[allow(unsafe_code)]
+    pub fn map(file: &File) -> std::io::Result<Self> {
+        // SAFETY: the mapping is private and only ever read as bytes, each range checked. A file
+        // that shrinks underneath raises SIGBUS on access; the binary installs a handler that
+        // gives zeros instead (see target::sigbus), so that a hostile target cannot kill us.
+        Ok(Self::Mapped(unsafe { Mmap::map(file)? }))
+    }
+}
+
+impl Deref for ImageBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(m) => m,
+            Self::Owned(v) => v,
+        }
+    }
+}
+
+/// A program header that is loaded into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// `p_vaddr`.
+    pub svma: Svma,
+    /// `p_memsz`.
+    pub memory_size: u64,
+    /// `p_offset`.
+    pub offset: FileOffset,
+    /// `p_filesz`.
+    pub file_size: u64,
+    /// `PF_X` is set.
+    pub executable: bool,
+    /// `PF_W` is set.
+    pub writable: bool,
+}
+
+/// A named section with its bytes as they lie in the file.
+#[derive(Debug, Clone, Copy)]
+pub struct Section<'a> {
+    /// `sh_addr`; 0 where the section is not loaded.
+    pub svma: Svma,
+    /// The raw bytes: still compressed when `compressed` says so. Empty for `SHT_NOBITS`.
+    pub data: &'a [u8],
+    /// `sh_size`: the size in memory, also of a `SHT_NOBITS` section.
+    pub size: u64,
+    /// `SHF_COMPRESSED`: `data` begins with an `Elf64_Chdr`.
+    pub compressed: bool,
+}
+
+#[derive(Debug)]
+struct SectionEntry {
+    name: Box<str>,
+    kind: u32,
+    svma: u64,
+    offset: u64,
+    size: u64,
+    compressed: bool,
+}
+
+/// A parsed ELF file together with its bytes.
+#[derive(Debug)]
+pub struct ElfImage {
+    bytes: ImageBytes,
+    arch: Arch,
+    kind: ElfKind,
+    entry: Svma,
+    segments: Vec<Segment>,
+    sections: Vec<SectionEntry>,
+    build_id: Option<Box<[u8]>>,
+    eh_frame_hdr: Option<(Svma, u64, u64)>,
+    dynamic: Option<(Svma, u64, u64)>,
+}
+
+impl ElfImage {
+    /// Maps and parses a file.
+    ///
+    /// # Errors
+    /// [`ElfError`] when it cannot be mapped or is no 64-bit little-endian ELF of a machine that
+    /// is known here.
+    pub fn open(file: &File) -> Result<Self, ElfError> {
+        Self::parse(ImageBytes::map(file)?)
+    }
+
+    /// Parses the headers of an image in memory.
+    ///
+    /// # Errors
+    /// As [`ElfImage::open`].
+    pub fn parse(bytes: ImageBytes) -> Result<Self, ElfError> {
+        let data: &[u8] = &bytes;
+        let header = FileHeader64::<Endianness>::parse(data)?;
+        let endian = header.endian()?;
+        if endian != Endianness::Little {
+            return Err(ElfError::BigEndian);
+        }
+        let arch = match header.e_machine(endian) {
+            elf::EM_X86_64 => Arch::X86_64,
+            elf::EM_AARCH64 => Arch::Aarch64,
+            other => return Err(ElfError::Machine(other)),
+        };
+        let kind = match header.e_type(endian) {
+            elf::ET_EXEC => ElfKind::Executable,
+            elf::ET_DYN => ElfKind::Dynamic,
+            _ => ElfKind::Other,
+        };
+        let entry = Svma(header.e_entry(endian));
+        let mut image = Self {
+            arch,
+            kind,
+            entry,
+            segments: Vec::new(),
+            sections: read_sections(data),
+            build_id: None,
+            eh_frame_hdr: None,
+            dynamic: None,
+            bytes: ImageBytes::Owned(Vec::new()),
+        };
+        image.read_program_headers(data);
+        if image.build_id.is_none() {
+            image.build_id = build_id_from_sections(data, &image.sections);
+        }
+        image.bytes = bytes;
+        Ok(image)
+    }
+
+    fn read_program_headers(&mut self, data: &[u8]) {
+        // A file whose section table is broken can still be placed, and the other way round: a
+        // debug file's program headers may point past its end.
+        let Ok(header) = FileHeader64::<Endianness>::parse(data) else { return };
+        let endian = Endianness::Little;
+        let Ok(program_headers) = header.program_headers(endian, data) else { return };
+        for ph in program_headers.iter().take(MAX_SEGMENTS) {
+            let (offset, file_size) = (ph.p_offset(endian), ph.p_filesz(endian));
+            let svma = Svma(ph.p_vaddr(endian));
+            match ph.p_type(endian) {
+                PT_LOAD => self.segments.push(Segment {
+                    svma,
+                    memory_size: ph.p_memsz(endian),
+                    offset: FileOffset(offset),
+                    file_size,
+                    executable: ph.p_flags(endian) & PF_X != 0,
+                    writable: ph.p_flags(endian) & PF_W != 0,
+                }),
+                PT_GNU_EH_FRAME => self.eh_frame_hdr = Some((svma, offset, file_size)),
+                PT_DYNAMIC => self.dynamic = Some((svma, offset, file_size)),
+                PT_NOTE if self.build_id.is_none() => {
+                    self.build_id = slice(data, offset, file_size)
+                        .and_then(|notes| build_id_in(notes, ph.p_align(endian)));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The whole file.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The instruction set.
+    #[must_use]
+    pub fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// Position dependent or not.
+    #[must_use]
+    pub fn kind(&self) -> ElfKind {
+        self.kind
+    }
+
+    /// `e_entry`.
+    #[must_use]
+    pub fn entry(&self) -> Svma {
+        self.entry
+    }
+
+    /// The `PT_LOAD` segments in file order.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// The GNU build id, as raw bytes.
+    #[must_use]
+    pub fn build_id(&self) -> Option<&[u8]> {
+        self.build_id.as_deref()
+    }
+
+    /// The GNU build id in lower-case hex; empty where there is none.
+    #[must_use]
+    pub fn build_id_hex(&self) -> String {
+        use std::fmt::Write as _;
+        self.build_id().unwrap_or_default().iter().fold(String::new(), |mut s, b| {
+            let _ = write!(s, "{b:02x}");
+            s
+        })
+    }
+
+    /// The first section of that name.
+    #[must_use]
+    pub fn section(&self, name: &str) -> Option<Section<'_>> {
+        self.sections.iter().find(|s| &*s.name == name).and_then(|s| self.to_section(s))
+    }
+
+    /// All sections with their names, in file order.
+    pub fn sections(&self) -> impl Iterator<Item = (&str, Section<'_>)> {
+        self.sections.iter().filter_map(|s| Some((&*s.name, self.to_section(s)?)))
+    }
+
+    fn to_section(&self, s: &SectionEntry) -> Option<Section<'_>> {
+        let data =
+            if s.kind == SHT_NOBITS { &[][..] } else { slice(self.bytes(), s.offset, s.size)? };
+        Some(Section { svma: Svma(s.svma), data, size: s.size, compressed: s.compressed })
+    }
+
+    /// `.eh_frame_hdr` by its program header, which survives stripping of the section table.
+    #[must_use]
+    pub fn eh_frame_hdr(&self) -> Option<Section<'_>> {
+        self.program_section(self.eh_frame_hdr)
+    }
+
+    /// `.dynamic` by its program header.
+    #[must_use]
+    pub fn dynamic(&self) -> Option<Section<'_>> {
+        self.program_section(self.dynamic)
+    }
+
+    fn program_section(&self, at: Option<(Svma, u64, u64)>) -> Option<Section<'_>> {
+        let (svma, offset, size) = at?;
+        let data = slice(self.bytes(), offset, size)?;
+        Some(Section { svma, data, size, compressed: false })
+    }
+
+    /// The bytes of the file from a stated address to the end of its segment.
+    #[must_use]
+    pub fn bytes_at(&self, svma: Svma) -> Option<&[u8]> {
+        let s = self.segments.iter().find(|s| svma >= s.svma && svma.0 - s.svma.0 < s.file_size)?;
+        let skip = svma.0 - s.svma.0;
+        slice(self.bytes(), s.offset.0.checked_add(skip)?, s.file_size - skip)
+    }
+
+    /// The bias under which the executable bytes at `offset` of this file appear at `start`.
+    ///
+    /// A mapping is placed by the segment that holds its file offset. Linkers may put several
+    /// segments into one page of the file, so that an offset belongs to two of them; the one
+    /// that is executable wins, since it is executable mappings that are asked about.
+    ///
+    /// ```text
+    ///   maps row:   start ─┐            offset ─┐
+    ///   segment:    svma = offset − p_offset + p_vaddr,   bias = start − svma
+    /// ```
+    #[must_use]
+    pub fn bias_of_mapping(&self, start: Avma, offset: FileOffset, len: u64) -> Option<Bias> {
+        let end = offset.0.checked_add(len)?;
+        let touches = |s: &&Segment| {
+            let first = s.offset.0 & !0xfff;
+            let last = s.offset.0.saturating_add(s.file_size);
+            offset.0 < last && first < end
+        };
+        let segment =
+            self.segments.iter().filter(touches).max_by_key(|s| (s.executable, s.file_size))?;
+        let svma = offset.0.wrapping_sub(segment.offset.0).wrapping_add(segment.svma.0);
+        Some(Bias::between(Svma(svma), start))
+    }
+}
+
+fn slice(data: &[u8], offset: u64, size: u64) -> Option<&[u8]> {
+    let start = usize::try_from(offset).ok()?;
+    let end = start.checked_add(usize::try_from(size).ok()?)?;
+    data.get(start..end)
+}
+
+fn read_sections(data: &[u8]) -> Vec<SectionEntry> {
+    let endian = Endianness::Little;
+    let Ok(header) = FileHeader64::<Endianness>::parse(data) else { return Vec::new() };
+    let Ok(table) = header.sections(endian, data) else { return Vec::new() };
+    let entry = |sh: &elf::SectionHeader64<Endianness>| {
+        let name = table.section_name(endian, sh).unwrap_or_default();
+        SectionEntry {
+            name: String::from_utf8_lossy(&name[..name.len().min(256)]).into(),
+            kind: sh.sh_type(endian),
+            svma: sh.sh_addr(endian),
+            offset: sh.sh_offset(endian),
+            size: sh.sh_size(endian),
+            compressed: sh.sh_flags(endian) & u64::from(SHF_COMPRESSED) != 0,
+        }
+    };
+    table.iter().take(MAX_SECTIONS).map(entry).collect()
+}
+
+fn build_id_from_sections(data: &[u8], sections: &[SectionEntry]) -> Option<Box<[u8]>> {
+    sections
+        .iter()
+        .filter(|s| s.kind == SHT_NOTE)
+        .filter_map(|s| slice(data, s.offset, s.size))
+        .find_map(|notes| build_id_in(notes, 4))
+}
+
+/// Finds `NT_GNU_BUILD_ID` in a run of notes (layout: elf(5), `Elf64_Nhdr`).
+fn build_id_in(notes: &[u8], align: u64) -> Option<Box<[u8]>> {
+    let align = if align == 8 { 8 } else { 4 };
+    let mut rest = notes;
+    while rest.len() >= 12 {
+        let word = |i: usize| u32::from_le_bytes([rest[i], rest[i + 1], rest[i + 2], rest[i + 3]]);
+        let (name_size, desc_size, kind) = (word(0) as usize, word(4) as usize, word(8));
+        let name_end = 12usize.checked_add(name_size)?;
+        let desc_start = name_end.checked_next_multiple_of(align)?;
+        let desc_end = desc_start.checked_add(desc_size)?;
+        let name = rest.get(12..name_end)?;
+        let desc = rest.get(desc_start..desc_end)?;
+        // 20 bytes by SHA-1, 16 by MD5 or UUID; --build-id=0x… may be longer, within reason.
+        if kind == elf::NT_GNU_BUILD_ID && name == b"GNU\0" && (1..=64).contains(&desc.len()) {
+            return Some(desc.into());
+        }
+        rest = rest.get(desc_end.checked_next_multiple_of(align)?..)?;
+    }
+    None
+}
