@@ -8,6 +8,7 @@ use target::rights::{Obstacle, Rights, TargetRights};
 
 use crate::clock::monotonic_now;
 use crate::recorder::Recorder;
+use crate::times;
 
 /// Above this many events the way over whole CPUs is taken: opening and the kernel's memory
 /// (about 2 KiB an event) would cost more than reading past other processes' samples.
@@ -225,6 +226,18 @@ impl Attached {
         // Their FORK records may be on their way: only who is unknown twice is really unknown.
         let second = look(recorder);
         second.into_iter().filter(|t| first.contains(t)).collect()
+    }
+
+    /// Replaces all events by ones that copy more of the stack.
+    pub fn regrow(&mut self, stack_bytes: u32, recorder: &mut Recorder) -> Result<(), AttachError> {
+        let living: Vec<Arc<Process>> = recorder.processes.living();
+        let tids: Vec<i32> = living.iter().flat_map(|p| p.threads().unwrap_or_default()).collect();
+        times::checkpoint(&mut recorder.processes, &living);
+        recorder.reattach();
+        self.sampler.grow_stack(&mut self.rings, stack_bytes, &tids).map_err(AttachError::Open)?;
+        let now = monotonic_now();
+        tids.iter().for_each(|tid| recorder.attached(*tid, now));
+        self.cover(&living, recorder)
     }
 
     /// Takes back the own events of threads that turned out to have inherited some.

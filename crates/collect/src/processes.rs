@@ -6,7 +6,7 @@ use std::sync::Arc;
 use events::{Comm, Fork, MmapEvent};
 use image::{AddressSpace, Avma, FileId, FileOffset, MappingId};
 use rustc_hash::FxHashMap;
-use target::{Images, MapRow, Perms, Process};
+use target::{Images, MapRow, Perms, Process, ProcessMemory};
 
 use crate::cputime::ThreadId;
 use crate::stacks::ThreadIndex;
@@ -24,6 +24,8 @@ pub(crate) struct Thread {
     pub at_end: Option<u64>,
     /// What its inherited events counted, reported when it ended.
     pub counted: u64,
+    /// CPU time within the recording before its events were replaced, in nanoseconds.
+    pub before: u64,
     /// The thread whose events it inherited; `None` for those with events of their own.
     pub origin: Option<i32>,
     /// It ended during the recording.
@@ -32,7 +34,7 @@ pub(crate) struct Thread {
 
 impl Thread {
     fn new(name: Arc<str>, baseline: u64, origin: Option<i32>) -> Self {
-        Self { name, index: None, baseline, at_end: None, counted: 0, origin, ended: false }
+        Self { name, index: None, baseline, at_end: None, counted: 0, before: 0, origin, ended: false }
     }
 }
 
@@ -40,6 +42,8 @@ impl Thread {
 pub(crate) struct Tracked {
     /// A hold on it, while there is one to be had: a short-lived child may be gone.
     pub process: Option<Arc<Process>>,
+    /// Its memory, where it may be read.
+    pub memory: Option<ProcessMemory>,
     /// The process whose view of files serves when its own is gone.
     pub ancestor: Option<Arc<Process>>,
     /// Its executable mappings at the time of the last event.
@@ -95,21 +99,40 @@ impl Processes {
         }
     }
 
-    /// Follows a process that runs already. `now` is CLOCK_MONOTONIC from before this call.
-    pub fn add_root(&mut self, process: Arc<Process>, now: u64) {
+    /// Follows a process that runs already; its mappings are read by
+    /// [`Processes::refresh_maps`], once the events that tell of changes are open.
+    pub fn add_root(&mut self, process: Arc<Process>) {
         let name: Arc<str> = process.identity().comm.as_str().into();
-        let mut tracked = Tracked {
+        let tracked = Tracked {
+            memory: process.memory().ok(),
             process: Some(process.clone()),
             ancestor: None,
             space: AddressSpace::default(),
             name,
-            space_since: now,
+            space_since: u64::MAX,
             clock_at_begin: None,
             clock_at_end: None,
             threads: BTreeMap::new(),
         };
-        self.read_maps(&process, &mut tracked.space);
         self.by_pid.insert(process.pid(), tracked);
+    }
+
+    /// Reads the mappings anew. `now` is CLOCK_MONOTONIC from before this call.
+    pub fn refresh_maps(&mut self, process: &Process, now: u64) {
+        let mut space = AddressSpace::default();
+        self.read_maps(process, &mut space);
+        if let Some(tracked) = self.by_pid.get_mut(&process.pid()) {
+            tracked.space = space;
+            tracked.space_since = now;
+        }
+    }
+
+    /// The followed processes that run.
+    pub fn living(&self) -> Vec<Arc<Process>> {
+        let held = self.by_pid.values().filter_map(|t| t.process.clone());
+        let mut living: Vec<_> = held.filter(|p| p.is_alive()).collect();
+        living.sort_unstable_by_key(|p| p.pid());
+        living
     }
 
     fn read_maps(&mut self, process: &Process, space: &mut AddressSpace) {
@@ -216,8 +239,10 @@ impl Processes {
             return;
         }
         let Some(parent) = self.by_pid.get(&fork.parent_pid) else { return };
+        let process = Process::open(fork.pid).ok().map(Arc::new);
         let mut child = Tracked {
-            process: Process::open(fork.pid).ok().map(Arc::new),
+            memory: process.as_ref().and_then(|p| p.memory().ok()),
+            process,
             ancestor: parent.viewpoint().cloned(),
             space: parent.space.clone(),
             name: parent.name.clone(),

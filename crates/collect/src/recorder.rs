@@ -60,6 +60,7 @@ pub(crate) struct Recorder {
     /// Threads found to have inherited events after they were given their own.
     pub doubled: Vec<i32>,
     recent: Recent,
+    budget: deep::Budget,
 }
 
 /// How the stack window does lately.
@@ -89,6 +90,7 @@ impl Recorder {
             attached: BTreeMap::new(),
             doubled: Vec::new(),
             recent: Recent::default(),
+            budget: deep::Budget::default(),
         }
     }
 
@@ -147,7 +149,7 @@ impl Recorder {
             return;
         }
         let Some(thread) = self.processes.sampled(e.pid, e.tid) else { return };
-        let node = self.user_stack(e.pid, s);
+        let node = self.user_stack(e.pid, e.time, s);
         let node = self.kernel_stack(node, s.callchain);
         let weight = if s.period > 0 { s.period } else { self.period };
         self.counts.add(thread, node, weight);
@@ -155,7 +157,7 @@ impl Recorder {
         self.stats.contexts_cut = self.tree.is_full();
     }
 
-    fn user_stack(&mut self, pid: i32, s: &Sample<'_>) -> NodeIndex {
+    fn user_stack(&mut self, pid: i32, time: u64, s: &Sample<'_>) -> NodeIndex {
         self.recent.samples += 1;
         if s.registers.is_empty() {
             self.stats.no_user_stack += 1;
@@ -174,12 +176,11 @@ impl Recorder {
             self.unwinder.unwind(&tracked.space, &registers, &window, &mut self.frames);
         if matches!(end, End::Truncated { .. }) && s.stack_full {
             self.recent.too_deep += 1;
-            let process = tracked.process.as_deref();
-            if let Some(completed) =
-                deep::complete(&mut self.unwinder, tracked, process, &window, &mut self.frames)
-            {
+            let (unwinder, frames) = (&mut self.unwinder, &mut self.frames);
+            let budget = &mut self.budget;
+            if let Some(root) = deep::complete(unwinder, tracked, &window, budget, time, frames) {
                 self.stats.completed += 1;
-                end = completed;
+                end = root;
             }
         }
         let root = match end {

@@ -1,8 +1,10 @@
 //! How much CPU time each thread took during the recording.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use events::{ClockSource, Sampler};
+use target::Process;
 
 use crate::cputime::{CpuTime, ThreadId};
 use crate::processes::{Processes, Tracked};
@@ -20,7 +22,23 @@ pub(crate) fn begin(processes: &mut Processes) {
             }
         }
         if let Some(tracked) = processes.get_mut(pid) {
+            // What ended before is of no interest, and neither is what it counted.
+            tracked.threads.retain(|_, t| !t.ended);
             tracked.clock_at_begin = process.process_cpu_time().ok();
+        }
+    }
+}
+
+/// Notes where the threads stand as their events are replaced: counts begin anew with the new
+/// ones, and nothing is inherited from before.
+pub(crate) fn checkpoint(processes: &mut Processes, living: &[Arc<Process>]) {
+    for process in living {
+        let Some(tracked) = processes.get_mut(process.pid()) else { continue };
+        for (&tid, t) in &mut tracked.threads {
+            if let (false, Ok(ns)) = (t.ended, process.thread_cpu_time(tid)) {
+                t.before = ns.saturating_sub(t.baseline);
+                t.origin = None;
+            }
         }
     }
 }
@@ -73,10 +91,10 @@ fn thread_time(tracked: &Tracked, tid: i32, sampler: &Sampler) -> CpuTime {
         return CpuTime::Unknown;
     }
     match t.origin {
-        Some(_) if t.counted > 0 => CpuTime::Known(t.counted),
+        Some(_) if t.counted > 0 => CpuTime::Known(t.counted.saturating_sub(t.baseline)),
         Some(_) => CpuTime::Unknown,
         // Its own events: their count includes that of all heirs, see `subtract_heirs`.
-        None => sampler.count_of(tid).map_or(CpuTime::Unknown, CpuTime::Known),
+        None => sampler.count_of(tid).map_or(CpuTime::Unknown, |n| CpuTime::Known(n + t.before)),
     }
 }
 
