@@ -50,11 +50,26 @@ enum Way {
 
 /// The root directory of a process, kept so that files can still be looked up after its exit.
 #[derive(Debug)]
-pub(crate) struct Root(OwnedFd);
+pub struct Root(OwnedFd);
 
 impl Root {
-    pub(crate) fn of(process: &Process) -> io::Result<Self> {
+    /// The root directory of a process that still runs.
+    ///
+    /// # Errors
+    /// The system's: gone, or not permitted.
+    pub fn of(process: &Process) -> io::Result<Self> {
         Ok(Self(process.dir.open_path("root")?))
+    }
+
+    /// Opens a regular file for reading by the path that the process would use. Symbolic links
+    /// are followed as they would lead it, never out of its root.
+    ///
+    /// # Errors
+    /// The system's; also for anything but a regular file.
+    pub fn open_file(&self, path: &Path) -> io::Result<File> {
+        let fd = open_in_root(self, path.as_os_str().as_bytes())?;
+        let stat = nix::sys::stat::fstat(&fd)?;
+        reopen(&fd, &stat).map(|(file, _)| file)
     }
 }
 
