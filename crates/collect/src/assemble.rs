@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use image::{Avma, Bias, Mapping, MappingId};
+use image::{AddressSpace, Mapping, MappingId};
 use pprof::{
     BuildError, FunctionSpec, Label, Line, LocationIndex, MappingIndex, MappingSpec, Profile,
     ProfileBuilder,
@@ -41,21 +41,14 @@ pub(crate) struct Assembler<'a> {
     builder: ProfileBuilder,
     locations: Vec<Option<LocationIndex>>,
     mapping_index: BTreeMap<MappingId, MappingIndex>,
-    kernel: BTreeMap<u64, ()>,
     stack: Vec<LocationIndex>,
 }
 
 impl<'a> Assembler<'a> {
     pub fn new(tables: Tables<'a>, builder: ProfileBuilder) -> Result<Self, BuildError> {
         let locations = vec![None; tables.tree.frames().len()];
-        let mut this = Self {
-            tables,
-            builder,
-            locations,
-            mapping_index: BTreeMap::new(),
-            kernel: BTreeMap::new(),
-            stack: Vec::new(),
-        };
+        let mut this =
+            Self { tables, builder, locations, mapping_index: BTreeMap::new(), stack: Vec::new() };
         if let Some(main) = this.tables.main {
             this.mapping(main)?;
         }
@@ -109,7 +102,9 @@ impl<'a> Assembler<'a> {
         Ok(match frame.place {
             Place::User(id) if self.tables.mappings.contains_key(&id) => (self.mapping(id)?, at),
             Place::User(_) | Place::Unmapped => (self.whole("[unmapped]", 0, 1 << 63)?, at),
-            Place::Kernel => (self.whole("[kernel.kallsyms]", 1 << 63, u64::MAX & !(PAGE - 1))?, at),
+            Place::Kernel => {
+                (self.whole("[kernel.kallsyms]", 1 << 63, u64::MAX & !(PAGE - 1))?, at)
+            }
             Place::Marker => (self.whole("[exoprof]", MARKER_BASE, 1 << 20)?, MARKER_BASE + at),
         })
     }
@@ -150,15 +145,8 @@ fn labels(thread: &NamedThread, processes: bool) -> Vec<Label> {
     labels
 }
 
-/// Which of a process' mappings is its executable: the one that holds the entry point of an
-/// image that is no library, or else the first.
-pub(crate) fn main_mapping<'m>(
-    mappings: impl Iterator<Item = &'m Arc<Mapping>> + Clone,
-    exe: Option<&str>,
-) -> Option<MappingId> {
-    let named = mappings.clone().find(|m| exe.is_some_and(|exe| &*m.name == exe));
-    named.or_else(|| mappings.clone().find(|m| m.image.is_ok())).map(|m| m.id)
+/// Which of a process' mappings is its executable.
+pub(crate) fn main_mapping(space: &AddressSpace, exe: Option<&str>) -> Option<Arc<Mapping>> {
+    let named = space.iter().find(|m| exe.is_some_and(|exe| &*m.name == exe));
+    named.or_else(|| space.iter().find(|m| m.image.is_ok())).cloned()
 }
-
-#[allow(dead_code)]
-fn unused(_: Avma, _: Bias) {}

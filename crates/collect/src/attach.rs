@@ -206,11 +206,7 @@ impl Attached {
         Ok(())
     }
 
-    fn uncovered(
-        &mut self,
-        roots: &[Arc<Process>],
-        recorder: &mut Recorder,
-    ) -> Vec<(i32, i32)> {
+    fn uncovered(&mut self, roots: &[Arc<Process>], recorder: &mut Recorder) -> Vec<(i32, i32)> {
         let mut look = |recorder: &mut Recorder| -> Vec<(i32, i32)> {
             let listed = roots.iter().flat_map(|p| {
                 p.threads().unwrap_or_default().into_iter().map(|tid| (p.pid(), tid))

@@ -107,8 +107,7 @@ fn weigh_together(out: &mut Weights, threads: &[&ThreadUse], ns: u64) {
 /// Nanoseconds per unit of weight over all threads whose time is known.
 fn calibration(threads: &[ThreadUse]) -> Option<f64> {
     let with_time = threads.iter().filter(|t| matches!(t.time, CpuTime::Known(_)));
-    let (ns, weight) =
-        with_time.fold((0, 0), |(ns, w), t| (ns + known(t), w + t.count.weight));
+    let (ns, weight) = with_time.fold((0, 0), |(ns, w), t| (ns + known(t), w + t.count.weight));
     (weight > 0 && ns > 0).then(|| ns as f64 / weight as f64)
 }
 
@@ -125,8 +124,7 @@ mod tests {
 
     fn total(threads: &[ThreadUse]) -> f64 {
         let w = weigh(threads, 1.0, PERIOD);
-        let sampled: f64 =
-            threads.iter().map(|t| w.per_unit(t.id) * t.count.weight as f64).sum();
+        let sampled: f64 = threads.iter().map(|t| w.per_unit(t.id) * t.count.weight as f64).sum();
         sampled + w.unsampled.iter().map(|u| u.1 as f64).sum::<f64>()
     }
 
@@ -140,8 +138,9 @@ mod tests {
     #[test]
     fn thin_threads_share_their_time_so_that_none_is_lost() {
         // 100 threads of half a period: about 50 are hit.
-        let threads: Vec<_> =
-            (0..100).map(|i| thread(i, CpuTime::Known(PERIOD / 2), u64::from(i % 2 == 0))).collect();
+        let threads: Vec<_> = (0..100)
+            .map(|i| thread(i, CpuTime::Known(PERIOD / 2), u64::from(i % 2 == 0)))
+            .collect();
         let w = weigh(&threads, 1.0, PERIOD);
         assert_eq!(w.unsampled, []);
         assert!((w.per_unit(threads[0].id) - 1.0).abs() < 1e-9);

@@ -129,7 +129,8 @@ impl LiveStack<'_> {
 
 impl Memory for LiveStack<'_> {
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
-        let at = usize::try_from(addr.0.wrapping_sub(self.start.0)).map_err(|_| Unreadable(addr))?;
+        let at =
+            usize::try_from(addr.0.wrapping_sub(self.start.0)).map_err(|_| Unreadable(addr))?;
         let end = at.checked_add(buf.len()).ok_or(Unreadable(addr))?;
         if end as u64 > MAX_DEPTH || !self.fill(end) {
             return Err(Unreadable(addr));

@@ -34,7 +34,16 @@ pub(crate) struct Thread {
 
 impl Thread {
     fn new(name: Arc<str>, baseline: u64, origin: Option<i32>) -> Self {
-        Self { name, index: None, baseline, at_end: None, counted: 0, before: 0, origin, ended: false }
+        Self {
+            name,
+            index: None,
+            baseline,
+            at_end: None,
+            counted: 0,
+            before: 0,
+            origin,
+            ended: false,
+        }
     }
 }
 
@@ -310,8 +319,7 @@ impl Processes {
         let perms = Perms { read: true, write: false, execute: true, shared: false };
         let file = FileId { major: event.major, minor: event.minor, inode: event.inode };
         let offset = FileOffset(event.offset);
-        let row =
-            MapRow::from_event(Avma(event.start), event.len, offset, perms, file, event.path);
+        let row = MapRow::from_event(Avma(event.start), event.len, offset, perms, file, event.path);
         let process = tracked.viewpoint().cloned();
         let Some(row) = row else {
             self.unreadable_maps += 1;

@@ -1,9 +1,10 @@
 //! From events to counted stacks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use events::{Event, EventKind, Sample, USER_REGISTERS, Words};
-use image::{Arch, Avma, Memory, Unreadable};
+use image::{Arch, Avma, Mapping, MappingId, Memory, Unreadable};
 use unwind::{End, Frame, Registers, Unwinder};
 
 use crate::deep;
@@ -45,6 +46,8 @@ pub(crate) struct Recorder {
     pub tree: StackTree,
     pub counts: Counts,
     pub stats: SampleStats,
+    /// The mappings that frames lie in, as they were when a frame was first seen there.
+    pub mappings: BTreeMap<MappingId, Arc<Mapping>>,
     /// Names of [`Place::Marker`] frames.
     pub markers: Vec<String>,
     unwinder: Unwinder,
@@ -80,6 +83,7 @@ impl Recorder {
             tree: StackTree::default(),
             counts: Counts::default(),
             stats: SampleStats::default(),
+            mappings: BTreeMap::new(),
             markers: Vec::new(),
             unwinder: Unwinder::new(Arch::host()),
             frames: Vec::new(),
@@ -172,8 +176,7 @@ impl Recorder {
         let Some(tracked) = self.processes.get(pid) else { return ROOT };
         let window = StackWindow::new(&registers, s.stack);
         self.frames.clear();
-        let mut end =
-            self.unwinder.unwind(&tracked.space, &registers, &window, &mut self.frames);
+        let mut end = self.unwinder.unwind(&tracked.space, &registers, &window, &mut self.frames);
         if matches!(end, End::Truncated { .. }) && s.stack_full {
             self.recent.too_deep += 1;
             let (unwinder, frames) = (&mut self.unwinder, &mut self.frames);
@@ -191,7 +194,7 @@ impl Recorder {
             }
             End::Broken(reason) => self.broken(reason.to_string()),
         };
-        self.intern_user_frames(root)
+        self.intern_user_frames(pid, root)
     }
 
     fn broken(&mut self, reason: String) -> NodeIndex {
@@ -201,12 +204,20 @@ impl Recorder {
     }
 
     /// The node of the unwound frames above `root`.
-    fn intern_user_frames(&mut self, root: NodeIndex) -> NodeIndex {
+    fn intern_user_frames(&mut self, pid: i32, root: NodeIndex) -> NodeIndex {
         self.indices.clear();
+        let space = self.processes.get(pid).map(|t| &t.space);
         for frame in &self.frames {
             let place = frame.mapping.map_or(Place::Unmapped, Place::User);
-            let key = FrameKey { place, address: frame.lookup_address() };
-            self.indices.push(self.tree.frame(key));
+            let address = frame.lookup_address();
+            let known = self.tree.frames().len();
+            let index = self.tree.frame(FrameKey { place, address });
+            if self.tree.frames().len() > known
+                && let Some(mapping) = space.and_then(|s| s.find(address))
+            {
+                self.mappings.entry(mapping.id).or_insert_with(|| mapping.clone());
+            }
+            self.indices.push(index);
         }
         let tree = &mut self.tree;
         self.indices.iter().rev().fold(root, |node, &frame| tree.child(node, frame))

@@ -84,20 +84,20 @@ pub(crate) fn resolve(
             Place::Kernel => kernel.push((i, frame.address)),
             Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
             Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
-            Place::User(id) => match mappings.get(&id) {
-                Some(m) => match m.image_at(frame.address) {
-                    Some((image, svma)) => {
-                        let batch = by_image.entry(Arc::as_ptr(image)).or_insert_with(|| Batch {
-                            image,
-                            mapping: m,
-                            wanted: Vec::new(),
-                        });
-                        batch.wanted.push((i, svma));
-                    }
-                    None => out[i].functions = nameless_memory(m).into_iter().collect(),
-                },
-                None => out[i].functions = vec![Function::named("[unmapped]")],
-            },
+            Place::User(id) => {
+                match mappings.get(&id) {
+                    Some(m) => match m.image_at(frame.address) {
+                        Some((image, svma)) => {
+                            let batch = by_image
+                                .entry(Arc::as_ptr(image))
+                                .or_insert_with(|| Batch { image, mapping: m, wanted: Vec::new() });
+                            batch.wanted.push((i, svma));
+                        }
+                        None => out[i].functions = nameless_memory(m).into_iter().collect(),
+                    },
+                    None => out[i].functions = vec![Function::named("[unmapped]")],
+                }
+            }
         }
     }
     for batch in by_image.values() {

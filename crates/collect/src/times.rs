@@ -104,9 +104,7 @@ fn subtract_heirs(processes: &Processes, times: &mut BTreeMap<ThreadId, CpuTime>
     for (pid, tracked) in processes.iter() {
         let ended = tracked.threads.iter().filter(|(_, t)| t.at_end.is_none());
         owners.extend(
-            ended
-                .filter(|(_, t)| t.origin.is_none())
-                .map(|(&tid, _)| (tid, ThreadId { pid, tid })),
+            ended.filter(|(_, t)| t.origin.is_none()).map(|(&tid, _)| (tid, ThreadId { pid, tid })),
         );
     }
     for (pid, tracked) in processes.iter() {
