@@ -46,6 +46,7 @@ fn finish(
     if let Some(m) = &main {
         recorder.mappings.entry(m.id).or_insert_with(|| m.clone());
     }
+    let recorder = &recording.recorder;
     let frames = recorder.tree.frames();
     let (resolved, symbol_losses) =
         symbols::resolve(frames, &recorder.markers, &recorder.mappings, files);
