@@ -14,7 +14,7 @@
 //!
 //! - [`ProfileBuilder`] interns everything while a recording runs; [`ProfileBuilder::finish`]
 //!   drops what no sample uses.
-//! - [`write_gz`], [`write`] and [`encode`] are deterministic: equal profiles give equal bytes.
+//! - [`write_gz`], [`write`](fn@write) and [`encode`] are deterministic: equal profiles give equal bytes.
 //! - [`decode`] reads untrusted bytes, gzip or not, within [`Limits`].
 //! - [`merge`] has the semantics of google/pprof's `profile.Merge`.
 //! - [`validate::check`] holds encoded bytes to everything that the known consumers need.

@@ -130,6 +130,12 @@ impl ImageCfi {
         }
     }
 
+    /// Whether an entry begins at exactly this address.
+    pub(crate) fn begins_function(&self, svma: Svma, vendor: gimli::Vendor) -> bool {
+        let begins = |fde: &Fde<'_>, _: Frames<'_>| Some(fde.initial_address() == svma.0);
+        matches!(self.with_fde(svma, vendor, begins), Lookup::Found(true))
+    }
+
     fn entry<'a, S>(&self, table: &Table, section: &S, svma: Svma) -> Lookup<Fde<'a>>
     where
         S: UnwindSection<Reader<'a>>,

@@ -30,6 +30,9 @@ pub enum RootReason {
     NullReturn,
     /// The entry point of the executable or the dynamic linker, without call frame information.
     EntryPoint,
+    /// The return address is a function's first byte and comes after no call: `makecontext` and
+    /// its like put it there to begin a context.
+    ContextStart,
     /// The code does nothing but end the thread, without call frame information.
     ThreadExit,
     /// The chain of frame pointers ends with null, as both psABIs say the outermost frame does.
@@ -90,6 +93,7 @@ impl fmt::Display for RootReason {
             Self::Undefined => "no return address by its unwind information",
             Self::NullReturn => "null return address",
             Self::EntryPoint => "entry point",
+            Self::ContextStart => "context start",
             Self::ThreadExit => "thread start",
             Self::FrameChainEnd => "end of the frame pointer chain",
         })

@@ -35,6 +35,8 @@ pub(crate) enum Rule {
     SignalFrame,
     /// The return address is undefined: the outermost frame.
     Root,
+    /// A return address that no call made: where a context was set up to begin.
+    ContextStart,
     /// No entry covers the address.
     NoEntry,
     /// The entry that covers the address is not usable.

@@ -67,6 +67,7 @@ impl<'a, M: Memory> Stepper<'a, M> {
             Rule::Wide(index) => self.wide::<A>(index, place.image, cursor),
             Rule::SignalFrame => self.signal_frame::<A>(cursor),
             Rule::Root => Err(End::Root(RootReason::Undefined)),
+            Rule::ContextStart => Err(End::Root(RootReason::ContextStart)),
             Rule::NoEntry => self.without_rule::<A>(cursor, Some(place)),
             Rule::Bad => broken(BreakReason::BadCfi),
         }
@@ -183,11 +184,14 @@ impl<'a, M: Memory> Stepper<'a, M> {
         for (register, value) in &rule.registers {
             let known = match value {
                 Value::Same => cursor.registers.get(*register),
-                value => self.value(value, &from, cursor)?,
+                value if *register == rule.return_address => {
+                    return_address = self.value(value, &from, cursor)?;
+                    return_address
+                }
+                // GCC's epilogue of a realigned stack goes on to say that rbp is saved at
+                // [rbp] after `leave`: an address that need not exist. The frame stands without.
+                value => self.value(value, &from, cursor).unwrap_or(None),
             };
-            if *register == rule.return_address {
-                return_address = known;
-            }
             match known {
                 Some(value) => registers.set(*register, value),
                 None => registers.forget(*register),

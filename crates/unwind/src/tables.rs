@@ -125,7 +125,9 @@ impl Tables {
     ///
     /// A handler returns to the *first* byte of the signal trampoline, so that the look-up one
     /// byte before would miss it; glibc's entry starts one byte early for that reason, other
-    /// trampolines' do not. Hence the code itself is recognised, whatever the tables say.
+    /// trampolines' do not. Hence the code itself is recognised, whatever the tables say. Any
+    /// other return address that is a function's first byte, and comes after no call, was put
+    /// there by hand: a context begins there (`makecontext` does so).
     #[cold]
     fn make<A: Arch>(&mut self, index: ImageIndex, pc: Svma, lookup: Svma, exact: bool) -> Rule {
         let Self { images, wide, context, .. } = self;
@@ -133,6 +135,10 @@ impl Tables {
         let (before, at) = code_around(cfi.image(), pc);
         if A::is_sigreturn(before, at) {
             return Rule::SignalFrame;
+        }
+        let after_call = exact || before.is_empty() || A::ends_with_call(before);
+        if !after_call && cfi.begins_function(pc, A::VENDOR) {
+            return self.signal_entry_at::<A>(index, pc).unwrap_or(Rule::ContextStart);
         }
         let mut used =
             |fde: &Fde<'_>, section: Frames<'_>| row_of::<A>(cfi, fde, section, context, lookup);
@@ -143,16 +149,12 @@ impl Tables {
                 wide.push(rule);
                 Rule::Wide(place)
             }
-            // A handler's frame that begins exactly at a function's first byte.
-            Lookup::None if !exact && pc != lookup => {
-                self.signal_entry_at::<A>(index, pc).unwrap_or(Rule::NoEntry)
-            }
             Lookup::None => Rule::NoEntry,
             Lookup::Bad => Rule::Bad,
         }
     }
 
-    /// The rule of a signal trampoline of unknown code whose entry begins at `pc` itself.
+    /// The rule of a signal trampoline of unknown code that begins at `pc` itself.
     fn signal_entry_at<A: Arch>(&mut self, index: ImageIndex, pc: Svma) -> Option<Rule> {
         let Self { images, wide, context, .. } = self;
         let cfi = images.get(index.0 as usize)?;

@@ -48,9 +48,15 @@ impl Ids {
     #[inline]
     pub(super) fn get(&self, id: u64, from: &'static str) -> Result<u32, DecodeError> {
         let dense = usize::try_from(id).ok().and_then(|id| self.dense.get(id)).copied();
-        dense
-            .and_then(|next| next.checked_sub(1))
-            .or_else(|| self.sparse.get(&id).copied())
-            .ok_or(DecodeError::DanglingId { from, table: self.table, id })
+        match dense {
+            Some(next) if next > 0 => Ok(next - 1),
+            _ => self.get_sparse(id, from),
+        }
+    }
+
+    #[cold]
+    fn get_sparse(&self, id: u64, from: &'static str) -> Result<u32, DecodeError> {
+        let found = self.sparse.get(&id).copied();
+        found.ok_or(DecodeError::DanglingId { from, table: self.table, id })
     }
 }

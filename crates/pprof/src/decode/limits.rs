@@ -9,14 +9,15 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Strings in the string table. 16 Mi.
     pub max_strings: usize,
-    /// Bytes of the decoded profile with the scratch tables of decoding. 4 GiB: a byte of a file
-    /// may become 4 in memory without any malice, since a frame does.
+    /// Bytes of the decoded profile with the scratch tables of decoding. 8 GiB: a byte of a file
+    /// may become 4 in memory without any malice, since a frame does, and packed frames are charged
+    /// by the most that there can be.
     pub max_memory: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_bytes: 1 << 30, max_strings: 1 << 24, max_memory: 4 << 30 }
+        Self { max_bytes: 1 << 30, max_strings: 1 << 24, max_memory: 8 << 30 }
     }
 }
 

@@ -73,7 +73,7 @@ pub(super) fn profile(bytes: &[u8], limits: &Limits) -> Result<Profile, DecodeEr
     })
 }
 
-/// Sorts the top-level fields. Numbers are two's complement in varints, so `as i64` is exact.
+/// Sorts the top-level fields.
 fn top_level<'a>(
     bytes: &'a [u8],
     limits: &Limits,
@@ -90,29 +90,8 @@ fn top_level<'a>(
             5 => &mut raw.functions,
             6 if raw.strings.len() < limits.max_strings => &mut raw.strings,
             6 => return Err(DecodeError::TooManyStrings { limit: limits.max_strings }),
-            7 => {
-                raw.drop_frames = value.number(&fields, field)? as i64;
-                continue;
-            }
-            8 => {
-                raw.keep_frames = value.number(&fields, field)? as i64;
-                continue;
-            }
-            9 if raw.time_nanos != 0 => return Err(DecodeError::Concatenated),
-            9 => {
-                raw.time_nanos = value.number(&fields, field)? as i64;
-                continue;
-            }
-            10 => {
-                raw.duration_nanos = value.number(&fields, field)? as i64;
-                continue;
-            }
             11 => {
                 raw.period_type = Some(value.bytes(&fields, field)?);
-                continue;
-            }
-            12 => {
-                raw.period = value.number(&fields, field)? as i64;
                 continue;
             }
             13 => {
@@ -123,21 +102,36 @@ fn top_level<'a>(
                 })?;
                 continue;
             }
-            14 => {
-                raw.default_sample_type = value.number(&fields, field)? as i64;
+            _ => {
+                if let Some(place) = raw.number_mut(field)? {
+                    // Two's complement in a varint, so the cast is exact.
+                    *place = value.number(&fields, field)? as i64;
+                }
                 continue;
             }
-            15 => {
-                raw.doc_url = value.number(&fields, field)? as i64;
-                continue;
-            }
-            // A newer format may have more fields.
-            _ => continue,
         };
         budget.charge_one::<&[u8]>()?;
         table.push(value.bytes(&fields, field)?);
     }
     Ok(raw)
+}
+
+impl Raw<'_> {
+    /// Where a single number goes. `None` for the fields of a newer format.
+    const fn number_mut(&mut self, field: u32) -> Result<Option<&mut i64>, DecodeError> {
+        Ok(Some(match field {
+            7 => &mut self.drop_frames,
+            8 => &mut self.keep_frames,
+            // As google/pprof recognizes it.
+            9 if self.time_nanos != 0 => return Err(DecodeError::Concatenated),
+            9 => &mut self.time_nanos,
+            10 => &mut self.duration_nanos,
+            12 => &mut self.period,
+            14 => &mut self.default_sample_type,
+            15 => &mut self.doc_url,
+            _ => return Ok(None),
+        }))
+    }
 }
 
 fn strings(raw: &[&[u8]], budget: &mut Budget) -> Result<Vec<Arc<str>>, DecodeError> {
@@ -296,11 +290,14 @@ impl Decoder {
             let mut fields = Fields::new(bytes, "Sample");
             while let Some((field, value)) = fields.next()? {
                 match field {
-                    1 => value.each_number(&fields, field, |id| {
-                        self.budget.charge_one::<LocationIndex>()?;
-                        samples.push_frame(LocationIndex::new(locations.get(id, "sample")?));
-                        Ok(())
-                    })?,
+                    1 => {
+                        // A packed frame takes a byte at least.
+                        self.budget.charge(value.max_numbers() * size_of::<LocationIndex>())?;
+                        value.each_number(&fields, field, |id| {
+                            samples.push_frame(LocationIndex::new(locations.get(id, "sample")?));
+                            Ok(())
+                        })?;
+                    }
                     2 => value.each_number(&fields, field, |number| {
                         given += 1;
                         if given <= width {

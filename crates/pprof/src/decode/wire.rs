@@ -87,6 +87,14 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// At most how many numbers [`each_number`](Self::each_number) will find.
+    pub(super) const fn max_numbers(&self) -> usize {
+        match self {
+            Value::Bytes(packed) => packed.len(),
+            Value::Varint(_) | Value::Skipped => 1,
+        }
+    }
+
     /// Each number of a repeated field, packed or not.
     #[inline]
     pub(super) fn each_number(
