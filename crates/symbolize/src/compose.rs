@@ -236,9 +236,7 @@ impl Work<'_> {
         }
         let Call { function, location } = physical;
         let (name, system_name, source) = match (function.linkage_name, function.name, elf) {
-            (Some(linkage), _, _) => {
-                (self.shown(&linkage, NameSource::Dwarf), linkage, NameSource::Dwarf)
-            }
+            (Some(linkage), name, _) => (self.linked(&linkage, name), linkage, NameSource::Dwarf),
             (None, Some(name), elf) => self.without_linkage_name(name, elf),
             (None, None, Some(elf)) => (self.shown(&elf.name, elf.source), elf.name, elf.source),
             (None, None, None) => return Err(NoSymbol::LineOnly),
@@ -256,7 +254,7 @@ impl Work<'_> {
         elf: Option<ElfName>,
     ) -> (Arc<str>, Arc<str>, NameSource) {
         match elf {
-            Some(e) if e.name.starts_with("_Z") || e.name.starts_with("_R") => {
+            Some(e) if is_mangled(&e.name) => {
                 (self.shown(&e.name, e.source), e.name, NameSource::Dwarf)
             }
             Some(e) => (name, e.name, NameSource::Dwarf),
@@ -266,9 +264,21 @@ impl Work<'_> {
 
     fn inlined(&mut self, call: Call) -> Option<Frame> {
         let Call { function, location } = call;
-        let system_name = function.linkage_name.or(function.name)?;
-        let name = self.shown(&system_name, NameSource::Dwarf);
+        let (name, system_name) = match (function.linkage_name, function.name) {
+            (Some(linkage), name) => (self.linked(&linkage, name), linkage),
+            (None, Some(name)) => (Arc::clone(&name), name),
+            (None, None) => return None,
+        };
         Some(frame(name, system_name, location, function.decl_line))
+    }
+
+    /// A function with a linkage name. Where that is no mangling, as by an asm label in C
+    /// (`__GI___read` for `__read`), its author's name for it is the other one.
+    fn linked(&mut self, linkage: &Arc<str>, name: Option<Arc<str>>) -> Arc<str> {
+        match name {
+            Some(name) if !is_mangled(linkage) => name,
+            _ => self.shown(linkage, NameSource::Dwarf),
+        }
     }
 
     fn shown(&mut self, mangled: &Arc<str>, source: NameSource) -> Arc<str> {
@@ -294,6 +304,10 @@ impl Work<'_> {
             NoSymbol::NoTables
         }
     }
+}
+
+fn is_mangled(name: &str) -> bool {
+    name.starts_with("_Z") || name.starts_with("_R")
 }
 
 fn needs_elf_name(hit: &Hit) -> bool {

@@ -47,6 +47,15 @@ fn cpp(mangled: &str) -> Option<String> {
     let symbol = cpp_demangle::BorrowedSymbol::new_with_options(plain.as_bytes(), &parse).ok()?;
     let mut out = Bounded::default();
     symbol.structured_demangle(&mut out, &show).ok()?;
+    // Of what is local to a function (lambdas), the qualifiers are shown without the parameters
+    // that they would follow.
+    if plain.starts_with("_ZZ") {
+        while let Some(shorter) =
+            [" const", " volatile"].iter().find_map(|q| out.text.strip_suffix(q))
+        {
+            out.text.truncate(shorter.len());
+        }
+    }
     (!out.text.is_empty()).then_some(out.text)
 }
 
@@ -82,6 +91,7 @@ mod tests {
                 "std::vector<int, std::allocator<int> >::push_back",
             ),
             ("_ZNKSt6vectorIiSaIiEE4sizeEv", "std::vector<int, std::allocator<int> >::size"),
+            ("_ZZ4mainENKUliE_clEi.constprop.0", "main::{lambda(int)#1}::operator()"),
             ("_ZN3fooC4Ev", "foo::foo"),
             ("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE", "core::fmt::Write::write_fmt"),
             ("_RNvC6_123foo3bar", "123foo::bar"),
