@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use image::{ElfImage, Svma};
+use rustc_hash::FxHashMap;
 
 use crate::dwarf::{self, Call, Hit, Location};
 use crate::files::{DebugSearch, has_dwarf};
@@ -122,11 +123,12 @@ impl ImageSymbols {
         let mut work = Work {
             symbols: self,
             strings: Interner::default(),
+            shown: FxHashMap::default(),
+            demangling: MAX_DEMANGLED,
             losses: Losses::default(),
             has_tables: false,
         };
         let resolved = work.resolve(&sorted);
-        // The name of a frame that the interner refused is empty; see `Work::frame`.
         work.losses.limit_reached |= work.strings.is_full();
         let of = |a: &Svma| match sorted.binary_search(&a.0) {
             Ok(i) => resolved[i].clone(),
@@ -141,9 +143,17 @@ impl ImageSymbols {
     }
 }
 
+/// Mangled names of one batch, in bytes; some hundred times what a session asks for. The worst
+/// of them take microseconds a byte.
+const MAX_DEMANGLED: usize = 16 << 20;
+
 struct Work<'s> {
     symbols: &'s ImageSymbols,
     strings: Interner,
+    /// By the mangled name.
+    shown: FxHashMap<Arc<str>, Arc<str>>,
+    /// Bytes that may still be demangled.
+    demangling: usize,
     losses: Losses,
     has_tables: bool,
 }
@@ -282,6 +292,14 @@ impl Work<'_> {
     }
 
     fn shown(&mut self, mangled: &Arc<str>, source: NameSource) -> Arc<str> {
+        if let Some(known) = self.shown.get(mangled) {
+            return Arc::clone(known);
+        }
+        let Some(left) = self.demangling.checked_sub(mangled.len()) else {
+            self.losses.limit_reached = true;
+            return Arc::clone(mangled);
+        };
+        self.demangling = left;
         let name = match source {
             // The suffix is part of what it is.
             NameSource::Plt => {
@@ -290,7 +308,9 @@ impl Work<'_> {
             }
             _ => demangle(mangled),
         };
-        self.strings.intern(&name).unwrap_or_else(|| Arc::clone(mangled))
+        let name = self.strings.intern(&name).unwrap_or_else(|| Arc::clone(mangled));
+        self.shown.insert(Arc::clone(mangled), Arc::clone(&name));
+        name
     }
 
     fn absence(&self, hit: &Hit) -> NoSymbol {
