@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use image::{ElfImage, Svma};
+use rustc_hash::FxHashMap;
 
 use crate::dwarf::{self, Call, Hit, Location};
 use crate::files::{DebugSearch, has_dwarf};
@@ -122,11 +123,12 @@ impl ImageSymbols {
         let mut work = Work {
             symbols: self,
             strings: Interner::default(),
+            shown: FxHashMap::default(),
+            demangling: MAX_DEMANGLED,
             losses: Losses::default(),
             has_tables: false,
         };
         let resolved = work.resolve(&sorted);
-        // The name of a frame that the interner refused is empty; see `Work::frame`.
         work.losses.limit_reached |= work.strings.is_full();
         let of = |a: &Svma| match sorted.binary_search(&a.0) {
             Ok(i) => resolved[i].clone(),
@@ -141,9 +143,17 @@ impl ImageSymbols {
     }
 }
 
+/// Mangled names of one batch, in bytes; some hundred times what a session asks for. The worst
+/// of them take microseconds a byte.
+const MAX_DEMANGLED: usize = 16 << 20;
+
 struct Work<'s> {
     symbols: &'s ImageSymbols,
     strings: Interner,
+    /// By the mangled name.
+    shown: FxHashMap<Arc<str>, Arc<str>>,
+    /// Bytes that may still be demangled.
+    demangling: usize,
     losses: Losses,
     has_tables: bool,
 }
@@ -236,9 +246,7 @@ impl Work<'_> {
         }
         let Call { function, location } = physical;
         let (name, system_name, source) = match (function.linkage_name, function.name, elf) {
-            (Some(linkage), _, _) => {
-                (self.shown(&linkage, NameSource::Dwarf), linkage, NameSource::Dwarf)
-            }
+            (Some(linkage), name, _) => (self.linked(&linkage, name), linkage, NameSource::Dwarf),
             (None, Some(name), elf) => self.without_linkage_name(name, elf),
             (None, None, Some(elf)) => (self.shown(&elf.name, elf.source), elf.name, elf.source),
             (None, None, None) => return Err(NoSymbol::LineOnly),
@@ -256,7 +264,7 @@ impl Work<'_> {
         elf: Option<ElfName>,
     ) -> (Arc<str>, Arc<str>, NameSource) {
         match elf {
-            Some(e) if e.name.starts_with("_Z") || e.name.starts_with("_R") => {
+            Some(e) if is_mangled(&e.name) => {
                 (self.shown(&e.name, e.source), e.name, NameSource::Dwarf)
             }
             Some(e) => (name, e.name, NameSource::Dwarf),
@@ -266,12 +274,32 @@ impl Work<'_> {
 
     fn inlined(&mut self, call: Call) -> Option<Frame> {
         let Call { function, location } = call;
-        let system_name = function.linkage_name.or(function.name)?;
-        let name = self.shown(&system_name, NameSource::Dwarf);
+        let (name, system_name) = match (function.linkage_name, function.name) {
+            (Some(linkage), name) => (self.linked(&linkage, name), linkage),
+            (None, Some(name)) => (Arc::clone(&name), name),
+            (None, None) => return None,
+        };
         Some(frame(name, system_name, location, function.decl_line))
     }
 
+    /// A function with a linkage name. Where that is no mangling, as by an asm label in C
+    /// (`__GI___read` for `__read`), its author's name for it is the other one.
+    fn linked(&mut self, linkage: &Arc<str>, name: Option<Arc<str>>) -> Arc<str> {
+        match name {
+            Some(name) if !is_mangled(linkage) => name,
+            _ => self.shown(linkage, NameSource::Dwarf),
+        }
+    }
+
     fn shown(&mut self, mangled: &Arc<str>, source: NameSource) -> Arc<str> {
+        if let Some(known) = self.shown.get(mangled) {
+            return Arc::clone(known);
+        }
+        let Some(left) = self.demangling.checked_sub(mangled.len()) else {
+            self.losses.limit_reached = true;
+            return Arc::clone(mangled);
+        };
+        self.demangling = left;
         let name = match source {
             // The suffix is part of what it is.
             NameSource::Plt => {
@@ -280,7 +308,9 @@ impl Work<'_> {
             }
             _ => demangle(mangled),
         };
-        self.strings.intern(&name).unwrap_or_else(|| Arc::clone(mangled))
+        let name = self.strings.intern(&name).unwrap_or_else(|| Arc::clone(mangled));
+        self.shown.insert(Arc::clone(mangled), Arc::clone(&name));
+        name
     }
 
     fn absence(&self, hit: &Hit) -> NoSymbol {
@@ -294,6 +324,10 @@ impl Work<'_> {
             NoSymbol::NoTables
         }
     }
+}
+
+fn is_mangled(name: &str) -> bool {
+    name.starts_with("_Z") || name.starts_with("_R")
 }
 
 fn needs_elf_name(hit: &Hit) -> bool {

@@ -47,6 +47,15 @@ fn cpp(mangled: &str) -> Option<String> {
     let symbol = cpp_demangle::BorrowedSymbol::new_with_options(plain.as_bytes(), &parse).ok()?;
     let mut out = Bounded::default();
     symbol.structured_demangle(&mut out, &show).ok()?;
+    // Of what is local to a function (lambdas), the qualifiers are shown without the parameters
+    // that they would follow.
+    if plain.starts_with("_ZZ") {
+        while let Some(shorter) =
+            [" const", " volatile"].iter().find_map(|q| out.text.strip_suffix(q))
+        {
+            out.text.truncate(shorter.len());
+        }
+    }
     (!out.text.is_empty()).then_some(out.text)
 }
 
@@ -82,6 +91,7 @@ mod tests {
                 "std::vector<int, std::allocator<int> >::push_back",
             ),
             ("_ZNKSt6vectorIiSaIiEE4sizeEv", "std::vector<int, std::allocator<int> >::size"),
+            ("_ZZ4mainENKUliE_clEi.constprop.0", "main::{lambda(int)#1}::operator()"),
             ("_ZN3fooC4Ev", "foo::foo"),
             ("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE", "core::fmt::Write::write_fmt"),
             ("_RNvC6_123foo3bar", "123foo::bar"),
@@ -108,5 +118,34 @@ mod tests {
         assert_eq!(demangle(&long), long);
         let deep = format!("_Z1f{}iv", "P".repeat(4000));
         assert!(demangle(&deep).len() <= MAX_DEMANGLED);
+    }
+
+    #[test]
+    fn damaged_manglings_never_panic() {
+        let names = [
+            "_ZNSt6vectorIN8geometry5ShapeIlEESaIS2_EE17_M_realloc_insertIJRKS2_EEEvN9__gnu_cxx17__normal_iteratorIPS2_S4_EEDpOT_",
+            "_ZZN3foo3barIiEEDTcl1fspLT_EEEvENKUlT_E_clIiEEDaS2_",
+            "_RNvXs1_NtCs4fqI2P2rA04_4core3fmtINtNtB7_5slice4IterpENtB5_5Debug3fmtCs1a2b3c_1x",
+            "_ZN4core3ops8function6FnOnce40call_once$u7b$$u7b$vtable.shim$u7d$$u7d$17h0123456789abcdefE",
+        ];
+        let letters = b"_ZNSTILEJDKRPXdpclsr0123456789abE.$";
+        let mut seed = 0x2545_f491_4f6c_dd1du64;
+        for round in 0..40_000 {
+            let mut name = names[round % names.len()].as_bytes().to_vec();
+            for _ in 0..=round % 7 {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                let at = 2 + (seed >> 8) as usize % (name.len() - 2);
+                let letter = letters[(seed >> 40) as usize % letters.len()];
+                match seed % 3 {
+                    0 => name[at] = letter,
+                    1 => name.insert(at, letter),
+                    _ => name.extend_from_within(at..),
+                }
+            }
+            let name = String::from_utf8(name).unwrap();
+            assert!(demangle(&name).len() <= MAX_DEMANGLED.max(name.len()));
+        }
     }
 }

@@ -126,6 +126,8 @@ impl Pass {
             _ => {}
         }
         let code = match row.kind {
+            // Where code ends, none begins.
+            _ if matches!(row.name, b"_etext" | b"_einittext") => false,
             b't' | b'T' | b'w' | b'W' | b'i' => true,
             // Absolute symbols are numbers; debugging ones mark no memory.
             b'a' | b'A' | b'n' | b'N' | b'u' | b'U' => return,
@@ -207,7 +209,7 @@ impl Nearest {
 
 /// Of two names for one address the lower one is taken.
 fn rank(name: &[u8], global: bool) -> (bool, bool, usize, usize, &[u8]) {
-    let mark = matches!(name, b"_text" | b"_stext" | b"_etext" | b"_sinittext" | b"_einittext");
+    let mark = matches!(name, b"_text" | b"_stext" | b"_sinittext");
     let underscores = name.iter().take_while(|&&c| c == b'_').count();
     (mark, !global, underscores, name.len(), name)
 }

@@ -15,7 +15,7 @@
 //! of the engine: addr2line recurses once per nested inlined call (a crafted file overflows the
 //! stack), keeps every range of every function (a shared range list multiplies), gives up the
 //! whole file for one broken unit, and does not tell where a function is declared. Here work is
-//! bounded by a [fuel](dwarf) that every DIE, range and row costs, and memory by what is asked.
+//! bounded by a fuel that every DIE, range and row costs, and memory by what is asked.
 
 mod compose;
 mod demangle;

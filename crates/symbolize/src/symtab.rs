@@ -141,19 +141,24 @@ impl<'a> Table<'a> {
         // Labels of hand-written code are functions; marks for the disassembler ($x, $d) and
         // local labels are not.
         let label = kind == STT_NOTYPE;
-        if label && matches!(self.name(symbol), [] | [b'$', ..] | [b'.', b'L', ..]) {
+        if label && matches!(self.prefix(symbol, 2), [] | [b'$', ..] | [b'.', b'L', ..]) {
             return None;
         }
         Some(symbol)
     }
 
+    /// The name; empty where it has none or is longer than is believable.
     fn name(&self, symbol: Symbol) -> &'a [u8] {
+        let name = self.prefix(symbol, MAX_NAME);
+        if name.len() == MAX_NAME { &[] } else { name }
+    }
+
+    /// As much of the name as is looked at while there are many of them.
+    fn prefix(&self, symbol: Symbol, max: usize) -> &'a [u8] {
         let rest = self.strings.get(symbol.name as usize..).unwrap_or_default();
-        let rest = &rest[..rest.len().min(MAX_NAME)];
-        match rest.iter().position(|&b| b == 0) {
-            Some(end) => &rest[..end],
-            None => &[],
-        }
+        let rest = &rest[..rest.len().min(max)];
+        let end = rest.iter().position(|&b| b == 0);
+        &rest[..end.unwrap_or(rest.len())]
     }
 }
 
@@ -203,8 +208,7 @@ impl<'a> Pass<'_, 'a, '_> {
     fn better(&self, address: usize, a: Symbol, b: Symbol) -> bool {
         let preferred = self.preferred.get(address).copied().flatten().map(str::as_bytes);
         let rank = |s: Symbol| {
-            let name = self.table.name(s);
-            let name = &name[..name.len().min(MAX_COMPARED)];
+            let name = self.table.prefix(s, MAX_COMPARED);
             let base = name.split(|&c| c == b'.').next();
             let underscores = name.iter().take_while(|&&c| c == b'_').count();
             (

@@ -6,13 +6,15 @@ use gimli::{ColumnType, DebugLineOffset, IncompleteLineProgram, Section};
 use rustc_hash::FxHashMap;
 
 use super::units::Loaded;
-use super::{Dwarf, Fuel, Location, Reader, Stop, Unit};
+use super::{Dwarf, Fuel, Location, Reader, Stop, Unit, text};
 use crate::intern::Interner;
 
 /// The tables of folders and files of one unit; each entry takes up to 100 times its bytes.
 const MAX_HEADER: u64 = 4 << 20;
 /// One line program.
 const MAX_PROGRAM: u64 = 128 << 20;
+/// A byte of a program can be a row, which takes about as long as three attributes.
+const BYTE_COST: u64 = 3;
 /// The kernel's PATH_MAX.
 const MAX_PATH: usize = 4096;
 
@@ -49,7 +51,7 @@ impl<'a, 'u> Lines<'a, 'u> {
     pub(crate) fn run(&mut self, sorted: &[u64], fuel: &mut Fuel) -> Result<(), Stop> {
         self.rows = vec![None; sorted.len()];
         let Some(program) = self.program.clone() else { return Ok(()) };
-        fuel.spend(self.length)?;
+        fuel.spend(self.length.saturating_mul(BYTE_COST))?;
         let mut state = program.rows();
         let mut before: Option<(u64, Row)> = None;
         // The address that comes next: almost all rows end before it.
@@ -83,10 +85,11 @@ impl<'a, 'u> Lines<'a, 'u> {
         dwarf: &Dwarf<'a>,
         number: usize,
         strings: &mut Interner,
-    ) -> Option<Location> {
-        let row = (*self.rows.get(number)?)?;
-        let file = self.path(dwarf, row.file, strings);
-        Some(Location { file, line: row.line, column: row.column })
+        fuel: &mut Fuel,
+    ) -> Result<Option<Location>, Stop> {
+        let Some(row) = self.rows.get(number).copied().flatten() else { return Ok(None) };
+        let file = self.path(dwarf, row.file, strings, fuel)?;
+        Ok(Some(Location { file, line: row.line, column: row.column }))
     }
 
     /// The path of a file by its index in the line program.
@@ -95,24 +98,39 @@ impl<'a, 'u> Lines<'a, 'u> {
         dwarf: &Dwarf<'a>,
         index: u64,
         strings: &mut Interner,
-    ) -> Option<Arc<str>> {
+        fuel: &mut Fuel,
+    ) -> Result<Option<Arc<str>>, Stop> {
         if let Some(known) = self.paths.get(&index) {
-            return known.clone();
+            return Ok(known.clone());
         }
-        let path = self.render(dwarf, index).and_then(|p| strings.intern(&p));
+        let path = self.render(dwarf, index, fuel)?.and_then(|p| strings.intern(&p));
         self.paths.insert(index, path.clone());
-        path
+        Ok(path)
     }
 
     /// Compilation folder, then the file's folder, then its name; an absolute part begins anew.
     /// Nothing is normalized: `..` may lead through a symbolic link.
-    fn render(&self, dwarf: &Dwarf<'a>, index: u64) -> Option<String> {
-        let header = self.program.as_ref()?.header();
-        let file = header.file(index)?;
+    fn render(
+        &self,
+        dwarf: &Dwarf<'a>,
+        index: u64,
+        fuel: &mut Fuel,
+    ) -> Result<Option<String>, Stop> {
+        let Some(header) = self.program.as_ref().map(|p| p.header()) else { return Ok(None) };
+        let Some(file) = header.file(index) else { return Ok(None) };
+        // Folder 0 is the compilation folder.
+        let folder = file.directory(header).filter(|_| file.directory_index() != 0);
+        let mut parts = vec![self.unit.comp_dir];
+        for part in folder.into_iter().chain([file.path_name()]) {
+            match text(dwarf, self.unit, part, fuel)? {
+                Some(part) => parts.push(Some(part)),
+                None => return Ok(None),
+            }
+        }
         let mut path = String::new();
-        let mut push = |part: Reader<'a>| {
+        for part in parts.into_iter().flatten() {
             if part.len() > MAX_PATH {
-                return None;
+                return Ok(None);
             }
             let part = part.to_string_lossy();
             if part.starts_with('/') {
@@ -121,19 +139,8 @@ impl<'a, 'u> Lines<'a, 'u> {
                 path.push('/');
             }
             path.push_str(&part);
-            Some(())
-        };
-        if let Some(dir) = self.unit.comp_dir {
-            push(dir)?;
         }
-        // Folder 0 is the compilation folder.
-        if file.directory_index() != 0
-            && let Some(dir) = file.directory(header)
-        {
-            push(dwarf.attr_string(self.unit, dir).ok()?)?;
-        }
-        push(dwarf.attr_string(self.unit, file.path_name()).ok()?)?;
-        (!path.is_empty()).then_some(path)
+        Ok((!path.is_empty()).then_some(path))
     }
 }
 

@@ -1,7 +1,6 @@
 //! DWARF for a batch of addresses.
 //!
-//! Fuel: every attribute, range, row and byte of a line program that is looked at costs one unit
-//! of [`Fuel`], so that a file whose parts refer to each other in circles, or a million times to
+//! Every attribute, range and byte of a line program that is looked at costs [`Fuel`], so that a file whose parts refer to each other in circles, or a million times to
 //! the same list, ends after a bounded time with what was found until then.
 
 mod functions;
@@ -13,7 +12,7 @@ mod units;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use gimli::{DwarfSections, EndianSlice, LittleEndian, SectionId};
+use gimli::{DwarfSections, EndianSlice, LittleEndian, Section, SectionId};
 use image::ElfImage;
 
 use crate::intern::Interner;
@@ -54,6 +53,23 @@ impl From<gimli::Error> for Stop {
     fn from(_: gimli::Error) -> Self {
         Self::Broken
     }
+}
+
+/// A string; `None` where it cannot be read. Finding its end takes time by its length, and a
+/// crafted file has one string without an end that everything is named by.
+fn text<'a>(
+    dwarf: &Dwarf<'a>,
+    unit: &Unit<'a>,
+    value: gimli::AttributeValue<Reader<'a>>,
+    fuel: &mut Fuel,
+) -> Result<Option<Reader<'a>>, Stop> {
+    let found = dwarf.attr_string(unit, value).ok();
+    let searched = found.map_or_else(
+        || dwarf.debug_str.reader().len().max(dwarf.debug_line_str.reader().len()),
+        |s| s.len(),
+    );
+    fuel.spend(searched as u64 / 16)?;
+    Ok(found)
 }
 
 /// The sections of a file, and of the file that `dwz` moved common parts to.
@@ -227,7 +243,7 @@ impl Batch<'_, '_> {
         let mut lines = lines::Lines::new(dwarf, &loaded);
         let rows = lines.run(&addresses, &mut self.fuel);
         for (n, &i) in open.iter().enumerate() {
-            let row = lines.location(dwarf, n, self.strings);
+            let row = lines.location(dwarf, n, self.strings, &mut self.fuel)?;
             let hit = &mut self.hits[i as usize];
             let Some((begin, chain)) = walk.chain(n) else {
                 if row.as_ref().is_some_and(|r| r.line.is_some()) && hit.line_only.is_none() {
@@ -238,14 +254,12 @@ impl Batch<'_, '_> {
             let mut calls = Vec::new();
             let mut here = row.unwrap_or_default();
             for node in chain {
-                let location = std::mem::replace(
-                    &mut here,
-                    Location {
-                        file: node.call.file.and_then(|f| lines.path(dwarf, f, self.strings)),
-                        line: node.call.line,
-                        column: node.call.column,
-                    },
-                );
+                let file = match node.call.file {
+                    Some(f) => lines.path(dwarf, f, self.strings, &mut self.fuel)?,
+                    None => None,
+                };
+                let (line, column) = (node.call.line, node.call.column);
+                let location = std::mem::replace(&mut here, Location { file, line, column });
                 let at = (Side::Main, number, node.die);
                 let function =
                     self.names.describe(at, &mut self.units, self.strings, &mut self.fuel)?;

@@ -1,10 +1,12 @@
 //! What a function is called and where it is declared: often in another DIE, unit or file.
 
+use std::sync::Arc;
+
 use gimli::{AttributeValue, UnitOffset};
 use rustc_hash::FxHashMap;
 
 use super::units::{Side, Units};
-use super::{Described, Dwarf, Fuel, Reader, Stop, Unit};
+use super::{Described, Dwarf, Fuel, Reader, Stop, Unit, text};
 use crate::intern::Interner;
 
 /// From an inlined call to its abstract origin to its declaration is two. A crafted file may lead
@@ -65,16 +67,17 @@ fn read_die<'a>(
     let mut next = None;
     for spec in abbrev.attributes() {
         let attr = entries.read_attribute(*spec)?;
-        let mut text = |slot: &mut Option<_>| {
+        let mut set = |slot: &mut Option<_>| {
             if slot.is_none() {
-                *slot = string(&units.dwarf(side), unit, attr.value(), strings);
+                *slot = string(&units.dwarf(side), unit, attr.value(), strings, fuel)?;
             }
+            Ok::<_, Stop>(())
         };
         match attr.name() {
             gimli::DW_AT_linkage_name | gimli::DW_AT_MIPS_linkage_name => {
-                text(&mut found.linkage_name);
+                set(&mut found.linkage_name)?;
             }
-            gimli::DW_AT_name => text(&mut found.name),
+            gimli::DW_AT_name => set(&mut found.name)?,
             gimli::DW_AT_decl_line if found.decl_line.is_none() => {
                 let line = attr.udata_value().and_then(|v| u32::try_from(v).ok());
                 found.decl_line = line.filter(|&l| l != 0);
@@ -102,10 +105,9 @@ fn string<'a>(
     unit: &Unit<'a>,
     value: AttributeValue<Reader<'a>>,
     strings: &mut Interner,
-) -> Option<std::sync::Arc<str>> {
-    let bytes = dwarf.attr_string(unit, value).ok()?;
-    if bytes.is_empty() || bytes.len() > MAX_NAME {
-        return None;
-    }
-    strings.intern(&bytes.to_string_lossy())
+    fuel: &mut Fuel,
+) -> Result<Option<Arc<str>>, Stop> {
+    let bytes = text(dwarf, unit, value, fuel)?;
+    let bytes = bytes.filter(|b| !b.is_empty() && b.len() <= MAX_NAME);
+    Ok(bytes.and_then(|b| strings.intern(&b.to_string_lossy())))
 }

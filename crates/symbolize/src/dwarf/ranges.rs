@@ -5,6 +5,9 @@ use gimli::{Attribute, AttributeValue, DebugAddrIndex};
 
 use super::{Dwarf, Fuel, Reader, Stop, Unit};
 
+/// A range takes about as long as four attributes.
+const RANGE_COST: u64 = 4;
+
 /// `DW_AT_low_pc`, `DW_AT_high_pc` and `DW_AT_ranges` of one DIE.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Ranges<'a> {
@@ -37,7 +40,7 @@ impl<'a> Ranges<'a> {
             let Some(offset) = dwarf.attr_ranges_offset(unit, *list)? else { return Ok(false) };
             let mut ranges = dwarf.ranges(unit, offset)?;
             while let Some(r) = ranges.next()? {
-                fuel.spend(1)?;
+                fuel.spend(RANGE_COST)?;
                 if r.begin < r.end {
                     any = true;
                     f(r.begin, r.end, fuel)?;

@@ -11,7 +11,7 @@ use gimli::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::ranges::{Claims, Ranges, address};
-use super::{Dwarf, Fuel, Reader, Stop, Unit};
+use super::{Dwarf, Fuel, Reader, Stop, Unit, text};
 
 /// A longer table of abbreviations is cut; the largest in the field take some 100 KiB.
 const MAX_ABBREV_TABLE: usize = 4 << 20;
@@ -212,11 +212,10 @@ impl<'a> Units<'a> {
                 }
                 Err(Stop::Exhausted) => return Err(Stop::Exhausted),
             };
-            let compiles = match loaded.unit.header.type_() {
-                UnitType::Type { .. } | UnitType::SplitType { .. } | UnitType::Partial => false,
-                _ => true,
-            };
-            if !compiles {
+            if matches!(
+                loaded.unit.header.type_(),
+                UnitType::Type { .. } | UnitType::SplitType { .. } | UnitType::Partial
+            ) {
                 continue;
             }
             let dwarf = &self.main.dwarf;
@@ -293,7 +292,10 @@ fn read_root<'a>(
         }
     }
     // The bases that these need may come after them.
-    unit.comp_dir = comp_dir.and_then(|v| dwarf.attr_string(&unit, v).ok());
+    unit.comp_dir = match comp_dir {
+        Some(v) => text(dwarf, &unit, v, fuel)?,
+        None => None,
+    };
     unit.low_pc = match low {
         Some(v) => address(dwarf, &unit, &v)?.unwrap_or(0),
         None => 0,
