@@ -42,8 +42,9 @@ pub struct Images {
     /// By pid and start time too: what one process cannot reach another one may.
     absent: HashMap<((i32, u64), KernelName), ImageAbsence>,
     vdsos: Vec<Arc<ElfImage>>,
-    /// The root of the first process seen, where files of processes that exited are looked up.
-    first_root: Option<Root>,
+    /// Our own root and that of the first process seen: where files of processes that have
+    /// exited, or that run in a chroot (whose paths the kernel gives as we see them), are found.
+    other_roots: Vec<Root>,
     unguarded: usize,
 }
 
@@ -76,7 +77,7 @@ impl Images {
     /// The mapping of a row with its image, ready for [`image::AddressSpace::insert`].
     ///
     /// `process` is `None` for an event whose process has gone already: then only files that are
-    /// known, or still found under the path in the first process's root, have an image.
+    /// known, or still found under the path in our root or the first process's, have an image.
     pub fn resolve(&mut self, process: Option<&Process>, row: &MapRow) -> NewMapping {
         let kind = row.kind();
         let offset = if kind == MappingKind::Vdso { FileOffset(0) } else { row.offset };
@@ -104,10 +105,11 @@ impl Images {
         if let Some(absence) = self.absent.get(&absent_key) {
             return Err(absence.clone());
         }
-        if self.first_root.is_none() {
-            self.first_root = process.and_then(|p| Root::of(p).ok());
+        if self.other_roots.is_empty() {
+            let own = Root::own().ok();
+            self.other_roots.extend(own.into_iter().chain(process.and_then(|p| Root::of(p).ok())));
         }
-        let found = match open_row(process, self.first_root.as_ref(), row) {
+        let found = match open_row(process, &self.other_roots, row) {
             Ok((file, stamp)) => self.of_opened(&file, stamp),
             Err(absence) => match self.by_name.get(&absent_key.1) {
                 Some(image) => return Ok(Arc::clone(image)),

@@ -115,3 +115,30 @@ impl Memory for ProcessMemory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Process;
+
+    #[test]
+    fn both_ways_of_reading_agree() {
+        let me = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let secret: Vec<u8> = (0..10_000u32).map(|i| (i * 7) as u8).collect();
+        let addr = Avma(secret.as_ptr() as u64);
+        let by_call = me.memory().unwrap();
+        let by_file = me.memory().unwrap();
+        by_file.mem.set(Ok(me.dir.open_file("mem").unwrap())).unwrap();
+        for memory in [&by_call, &by_file] {
+            let mut out = vec![0; secret.len()];
+            memory.read(addr, &mut out).unwrap();
+            assert_eq!(out, secret);
+            assert_eq!(memory.read(Avma(8), &mut out), Err(Unreadable(Avma(8))));
+            assert_eq!(
+                memory.read(Avma(u64::MAX - 3), &mut out),
+                Err(Unreadable(Avma(u64::MAX - 3)))
+            );
+            assert_eq!(memory.read_upto(addr, &mut []).unwrap(), 0);
+        }
+    }
+}

@@ -71,13 +71,17 @@ impl Root {
         let stat = nix::sys::stat::fstat(&fd)?;
         reopen(&fd, &stat).map(|(file, _)| file)
     }
+
+    pub(crate) fn own() -> io::Result<Self> {
+        Ok(Self(open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?))
+    }
 }
 
 /// Opens the file of a row: the mapping itself, else the path in the target's root, else its
-/// `exe` link, else the path in `other_root`.
+/// `exe` link, else the path in one of `other_roots`.
 pub(crate) fn open_row(
     process: Option<&Process>,
-    other_root: Option<&Root>,
+    other_roots: &[Root],
     row: &MapRow,
 ) -> Result<(File, Stamp), ImageAbsence> {
     let mut attempt = Attempt { row, replaced: false, failure: None };
@@ -108,7 +112,7 @@ pub(crate) fn open_row(
     } else {
         attempt.failure = Some(Errno::ESRCH.into());
     }
-    if let Some(root) = other_root {
+    for root in other_roots {
         let (failure, replaced) = (attempt.failure.take(), attempt.replaced);
         if let Some(found) = attempt.take(Way::OtherRoot, || open_in_root(root, &row.path)) {
             return Ok(found);
@@ -233,4 +237,43 @@ fn walk(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
         at = openat(&at, name, flags, Mode::empty())?;
     }
     Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
+    use super::*;
+
+    fn inode(fd: &OwnedFd) -> u64 {
+        nix::sys::stat::fstat(fd).unwrap().st_ino
+    }
+
+    #[test]
+    fn links_stay_within_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root_path = dir.path().join("root");
+        std::fs::create_dir(&root_path).unwrap();
+        std::fs::write(dir.path().join("secret"), "outside").unwrap();
+        std::fs::write(root_path.join("secret"), "inside").unwrap();
+        symlink("../secret", root_path.join("up")).unwrap();
+        symlink("/secret", root_path.join("absolute")).unwrap();
+        symlink(dir.path().join("secret"), root_path.join("host")).unwrap();
+        symlink("/", root_path.join("top")).unwrap();
+        let root =
+            Root(open(&root_path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap());
+        let inside = std::fs::metadata(root_path.join("secret")).unwrap().ino();
+        for path in [&b"/secret"[..], b"/up", b"/absolute", b"/../../secret", b"/top/../up"] {
+            let found = open_in_root(&root, path).map(|fd| inode(&fd));
+            assert_eq!(found.ok(), Some(inside), "{}", path.escape_ascii());
+        }
+        let host = open_in_root(&root, b"/host").unwrap_err();
+        assert_eq!(host.raw_os_error(), Some(libc::ENOENT));
+        // The way for old kernels takes no link at all, and no step up.
+        let walked = |path: &str| walk(root.0.as_fd(), Path::new(path)).map(|fd| inode(&fd));
+        assert_eq!(walked("/secret").unwrap(), inside);
+        assert_eq!(walked("/up").unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(walked("/top/secret").unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(walked("/../secret").unwrap_err().raw_os_error(), Some(libc::EXDEV));
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::procdir::ProcDir;
+use crate::procdir::{ProcDir, ThreadFile};
 use crate::stat::{Stat, Status, container_id};
 use crate::{OpenError, ProcessMemory};
 
@@ -159,10 +159,10 @@ impl Process {
 
     /// A thread that still has the address space: the leader, unless it has ended before others.
     pub(crate) fn memory_thread(&self) -> i32 {
-        let leader_ended = |d: &ProcDir| {
-            d.read("stat").ok().and_then(|t| Stat::parse(&t)).is_some_and(|s| s.is_zombie())
-        };
-        if !leader_ended(&self.dir) {
+        // The thread's own file: that of the process adds up the times of all threads.
+        let mut file = ThreadFile::default();
+        let stat = file.read(&self.dir, self.pid, "stat").ok().and_then(Stat::parse);
+        if !stat.is_some_and(|s| s.is_zombie()) {
             return self.pid;
         }
         let others = self.threads().unwrap_or_default();
