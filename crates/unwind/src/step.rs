@@ -57,11 +57,11 @@ impl<'a, M: Memory> Stepper<'a, M> {
 
     /// The mapping of the cursor's look-up address, which is looked up once per frame.
     #[inline]
-    pub(crate) fn stand<A: Arch>(&mut self, cursor: &Cursor) -> Option<Place> {
-        if self.here.is_none_or(|place| !place.contains(cursor.lookup_address())) {
+    pub(crate) fn stand<A: Arch>(&mut self, cursor: &Cursor) -> Option<&Place> {
+        if !self.here.as_ref().is_some_and(|place| place.contains(cursor.lookup_address())) {
             self.here = self.place::<A>(cursor.lookup_address());
         }
-        self.here
+        self.here.as_ref()
     }
 
     /// Moves the cursor to the calling frame, or leaves it as it is and says why not.
@@ -70,20 +70,23 @@ impl<'a, M: Memory> Stepper<'a, M> {
         let Some(place) = self.stand::<A>(cursor) else {
             return self.without_rule::<A>(cursor, None);
         };
-        let Some((image, svma)) = place.svma(cursor.pc) else {
-            return self.without_rule::<A>(cursor, Some(place));
+        let Some((image, bias)) = place.image else {
+            return self.without_rule::<A>(cursor, self.here);
         };
+        let svma = bias.to_svma(cursor.pc);
         match self.tables.rule::<A>(image, svma, cursor.kind.is_exact()) {
             Rule::Narrow(rule) => self.narrow::<A>(&rule, cursor),
-            Rule::Wide(index) => self.wide::<A>(index, place.image, cursor),
+            Rule::Wide(index) => self.wide::<A>(index, bias, cursor),
             Rule::SignalFrame => self.signal_frame::<A>(cursor),
             Rule::Root => Err(End::Root(RootReason::Undefined)),
             Rule::ContextStart => Err(End::Root(RootReason::ContextStart)),
-            Rule::NoEntry => self.without_rule::<A>(cursor, Some(place)),
+            Rule::NoEntry => self.without_rule::<A>(cursor, self.here),
             Rule::Bad => broken(BreakReason::BadCfi),
         }
     }
 
+    // Zipped iterators are not unrolled here, and this is the profiler's hottest loop.
+    #[expect(clippy::needless_range_loop)]
     #[inline]
     fn narrow<A: Arch>(&mut self, rule: &Narrow, cursor: &mut Cursor) -> Result<(), End> {
         let register = u16::from(rule.cfa_register);
@@ -102,7 +105,6 @@ impl<'a, M: Memory> Stepper<'a, M> {
             n => self.word(cursor, slot(n))?,
         };
         let pc = self.admit::<A>(cursor, cfa, return_address)?;
-        // Indices, not zipped iterators: this is the profiler's hottest loop.
         let mut values = [0; SLOTS];
         for i in 1..A::SAVED.len() {
             let n = rule.saved[i];
@@ -141,7 +143,7 @@ impl<'a, M: Memory> Stepper<'a, M> {
         }
         let pc = Avma(return_address & !self.pac_mask);
         let lookup = pc.wrapping_sub(1);
-        if !self.here.is_some_and(|place| place.contains(lookup))
+        if !self.here.as_ref().is_some_and(|place| place.contains(lookup))
             && self.place::<A>(lookup).is_none()
         {
             return broken(BreakReason::ReturnAddressNotCode);
@@ -171,13 +173,7 @@ impl<'a, M: Memory> Stepper<'a, M> {
     }
 
     #[cold]
-    fn wide<A: Arch>(
-        &mut self,
-        index: u32,
-        image: Option<(crate::tables::ImageIndex, Bias)>,
-        cursor: &mut Cursor,
-    ) -> Result<(), End> {
-        let bias = image.map_or(Bias(0), |(_, bias)| bias);
+    fn wide<A: Arch>(&mut self, index: u32, bias: Bias, cursor: &mut Cursor) -> Result<(), End> {
         let Some(rule) = self.tables.wide(index) else { return broken(BreakReason::BadCfi) };
         let mut from = Surroundings {
             registers: &cursor.registers,

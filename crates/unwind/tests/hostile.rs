@@ -26,7 +26,7 @@ const LIMIT: usize = 300;
 
 fn recording() -> Recording {
     let dir = tempfile::tempdir().unwrap();
-    let program = build(dir.path(), "steps.c", &["-static", "-no-pie"]);
+    let program = build(dir.path(), "steps.c", &[]);
     let script = "recorder.run_to('start')\nrecorder.header()\nrecorder.step(300)";
     record(dir.path(), &program, script)
 }
@@ -95,7 +95,8 @@ impl Memory for Plausible {
 #[test]
 fn garbage_in_registers_and_memory() {
     let recording = recording();
-    let code = recording.space.iter().next().map(|m| (m.start.0, m.end.0)).unwrap();
+    let code =
+        recording.space.iter().map(|m| (m.start.0, m.end.0)).max_by_key(|m| m.1 - m.0).unwrap();
     let memory = Plausible { code, stack: 0x7fff_0000_0000 };
     let mut random = Random(0xbad);
     let mut unwinder = Unwinder::new(Arch::X86_64);
