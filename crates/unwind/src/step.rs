@@ -74,7 +74,17 @@ impl<'a, M: Memory> Stepper<'a, M> {
             return self.without_rule::<A>(cursor, self.here);
         };
         let svma = bias.to_svma(cursor.pc);
+        // A branch of its own, so that no jump table is mispredicted for nearly every frame.
         match self.tables.rule::<A>(image, svma, cursor.kind.is_exact()) {
+            Rule::Narrow(rule) => self.narrow::<A>(&rule, cursor),
+            rule => self.rare::<A>(rule, bias, cursor),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rare<A: Arch>(&mut self, rule: Rule, bias: Bias, cursor: &mut Cursor) -> Result<(), End> {
+        match rule {
             Rule::Narrow(rule) => self.narrow::<A>(&rule, cursor),
             Rule::Wide(index) => self.wide::<A>(index, bias, cursor),
             Rule::SignalFrame => self.signal_frame::<A>(cursor),

@@ -216,3 +216,50 @@ fn registers_that_are_missing_or_wild_break_the_stack_with_a_reason() {
     let truncated = End::Truncated { sp, unreadable };
     assert_eq!(end_of(Some(0x10_0010), Some(0x7000), 0x9000), (truncated, 1));
 }
+
+/// aarch64 by hand: there is no such machine here. Code of a just-in-time compiler, in memory.
+#[test]
+fn aarch64_link_register_records_and_authentication_codes() {
+    const CODE: u64 = 0x40_0000;
+    const STACK: u64 = 0x7f_0000;
+    const PAC: u64 = 0x00ff_0000_0000_0000;
+    const BL_BACK: u32 = 0x97ff_ff00;
+    let mut code = vec![0; 0x1000];
+    let mut put = |at: usize, words: &[u32]| {
+        for (i, word) in words.iter().enumerate() {
+            code[at + i * 4..][..4].copy_from_slice(&word.to_le_bytes());
+        }
+    };
+    put(0x100, &[0xa9bf_7bfd]); // stp x29, x30, [sp, #-16]!
+    put(0x3fc, &[BL_BACK]);
+    put(0x7fc, &[BL_BACK]);
+    let mut stack = vec![0; 0x800];
+    let mut word = |at: usize, value: u64| stack[at..][..8].copy_from_slice(&value.to_le_bytes());
+    // The frame record of the function around 0x400, whose caller's is the last.
+    word(0x40, STACK + 0x80);
+    word(0x48, (CODE + 0x800) | 0x0055_0000_0000_0000);
+    let memory = Regions(vec![(CODE, code), (STACK, stack)]);
+    let mut space = AddressSpace::default();
+    let mapping = NewMapping {
+        start: Avma(CODE),
+        end: Avma(CODE + 0x1000),
+        offset: image::FileOffset(0),
+        name: "//anon".into(),
+        file: None,
+        kind: MappingKind::Anonymous,
+        image: Err(image::ImageAbsence::Anonymous),
+    };
+    space.insert(MappingId(1), mapping);
+    // x0 to x29, lr, sp, pc: perf's order is DWARF's.
+    let mut values = [0; 33];
+    (values[29], values[30]) = (STACK + 0x40, CODE + 0x400);
+    (values[31], values[32]) = (STACK, CODE + 0x100);
+    let registers = Registers::from_perf(Arch::Aarch64, &values, (1 << 33) - 1);
+    let mut unwinder = Unwinder::new(Arch::Aarch64);
+    unwinder.set_pac_mask(PAC);
+    let mut frames = Vec::new();
+    let end = unwinder.unwind(&space, &registers, &memory, &mut frames);
+    assert_eq!(pcs(&frames), [CODE + 0x100, CODE + 0x400, CODE + 0x800]);
+    assert_eq!(end, End::Root(RootReason::NullReturn), "the last record is null");
+    assert_eq!(unwinder.cursor().registers().sp(), None, "a record does not tell the CFA");
+}
