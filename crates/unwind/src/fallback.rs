@@ -4,9 +4,12 @@
 //! |---|---|---|
 //! | leaf | in no mapping (a call through a null pointer) | frameless, if a call confirms it |
 //! | leaf | an image with tables, but no entry here (glibc's `clone3` at its `syscall`) | frameless, if a call confirms it |
-//! | leaf | no tables at all (JIT) | by its instructions, else the frame pointer, else frameless as above |
+//! | leaf | no tables at all (JIT) | by its instructions, or frameless if a direct call confirms it, else the frame pointer |
 //! | caller | no tables at all (JIT), or Go | frame pointer |
 //! | caller | an image with tables, but no entry here | frame pointer, if a direct call to this very code confirms it |
+//!
+//! Code of anonymous mappings is read from the memory that is given; where that does not hold
+//! it, a leaf that has not yet set up its frame record cannot be told from one that has.
 //!
 //! Frameless means that the stack is as the call left it. A leaf is any frame whose program
 //! counter is exact: also one that a signal interrupted.
@@ -83,11 +86,22 @@ impl<M: Memory> Stepper<'_, M> {
                 let sp = sp.ok_or(End::Broken(BreakReason::UnknownRegister(A::SP)))?;
                 self.frame_record::<A>(cursor, sp, None)
             }
+            Stage::Body if self.is_called_near::<A>(cursor) => self.frameless::<A>(cursor),
             Stage::Body => self.frame_pointer::<A>(cursor, None).or_else(|end| match end {
                 End::Broken(reason) => self.confirmed_frameless::<A>(cursor, reason),
                 end => Err(end),
             }),
         }
+    }
+
+    /// Whether the return address lies on top of the stack (or in the link register) and comes
+    /// after a call to code shortly before the leaf's program counter: the frame pointer is then
+    /// still the caller's, and would leave that caller out.
+    fn is_called_near<A: Arch>(&mut self, cursor: &Cursor) -> bool {
+        let Some(sp) = cursor.registers.get(A::SP).map(Avma) else { return false };
+        let Ok((to, _)) = A::frameless(&cursor.registers, sp, self.memory) else { return false };
+        let pc = Avma(to & !self.pac_mask);
+        self.direct_call_target::<A>(pc).is_some_and(|target| is_near(cursor, target))
     }
 
     /// The stack as a call left it, without confirmation.
@@ -181,12 +195,21 @@ impl<M: Memory> Stepper<'_, M> {
     /// is this that tells a function with a frame record from one that has left its caller's
     /// frame pointer alone.
     fn is_direct_call_to<A: Arch>(&mut self, pc: Avma, cursor: &Cursor, place: &Place) -> bool {
-        let Some(calling) = self.place::<A>(pc.wrapping_sub(1)) else { return false };
-        let code = Code::around(self.tables, &calling, pc, self.memory);
-        let Some(relative) = A::direct_call_target(code.before()) else { return false };
-        let target = pc.wrapping_add(relative.cast_unsigned());
-        let within = cursor.pc.0.checked_sub(target.0).is_some_and(|n| n < FUNCTION_LENGTH);
-        let Some((image, svma)) = place.svma(target).filter(|_| within) else { return false };
-        self.tables.rule::<A>(image, svma, true) == Rule::NoEntry
+        let Some(target) = self.direct_call_target::<A>(pc) else { return false };
+        let Some((image, svma)) = place.svma(target) else { return false };
+        is_near(cursor, target) && self.tables.rule::<A>(image, svma, true) == Rule::NoEntry
     }
+
+    /// Where the call before the address goes, if it is a direct one.
+    fn direct_call_target<A: Arch>(&mut self, pc: Avma) -> Option<Avma> {
+        let calling = self.place::<A>(pc.wrapping_sub(1))?;
+        let code = Code::around(self.tables, &calling, pc, self.memory);
+        let relative = A::direct_call_target(code.before())?;
+        Some(pc.wrapping_add(relative.cast_unsigned()))
+    }
+}
+
+/// Whether a function that begins at `target` may hold the cursor's program counter.
+fn is_near(cursor: &Cursor, target: Avma) -> bool {
+    cursor.pc.0.checked_sub(target.0).is_some_and(|n| n < FUNCTION_LENGTH)
 }

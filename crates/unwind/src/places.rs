@@ -19,6 +19,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Whether the address lies in it.
+    #[inline]
+    pub(crate) fn contains(&self, addr: Avma) -> bool {
+        self.start <= addr && addr < self.end
+    }
+
     /// What the image calls the address.
     pub(crate) fn svma(&self, addr: Avma) -> Option<(ImageIndex, Svma)> {
         let (image, bias) = self.image?;
@@ -43,7 +49,7 @@ impl<'s> Places<'s> {
     /// The mapping at an address.
     #[inline]
     pub(crate) fn find<A: Arch>(&mut self, tables: &mut Tables, addr: Avma) -> Option<Place> {
-        let hit = |place: &Option<Place>| place.filter(|p| p.start <= addr && addr < p.end);
+        let hit = |place: &Option<Place>| place.filter(|p| p.contains(addr));
         if let Some(place) = hit(&self.recent[self.last]) {
             return Some(place);
         }

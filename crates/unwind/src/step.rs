@@ -35,6 +35,8 @@ pub(crate) struct Stepper<'a, M> {
     pub(crate) places: Places<'a>,
     pub(crate) memory: &'a M,
     pub(crate) pac_mask: u64,
+    /// The mapping of the cursor's look-up address.
+    here: Option<Place>,
 }
 
 impl<'a, M: Memory> Stepper<'a, M> {
@@ -44,7 +46,7 @@ impl<'a, M: Memory> Stepper<'a, M> {
         memory: &'a M,
         pac_mask: u64,
     ) -> Self {
-        Self { tables, places: Places::new(space), memory, pac_mask }
+        Self { tables, places: Places::new(space), memory, pac_mask, here: None }
     }
 
     /// The mapping at an address.
@@ -53,26 +55,48 @@ impl<'a, M: Memory> Stepper<'a, M> {
         self.places.find::<A>(self.tables, addr)
     }
 
+    /// The mapping of the cursor's look-up address, which is looked up once per frame.
+    #[inline]
+    pub(crate) fn stand<A: Arch>(&mut self, cursor: &Cursor) -> Option<&Place> {
+        if !self.here.as_ref().is_some_and(|place| place.contains(cursor.lookup_address())) {
+            self.here = self.place::<A>(cursor.lookup_address());
+        }
+        self.here.as_ref()
+    }
+
     /// Moves the cursor to the calling frame, or leaves it as it is and says why not.
     #[inline]
     pub(crate) fn advance<A: Arch>(&mut self, cursor: &mut Cursor) -> Result<(), End> {
-        let Some(place) = self.place::<A>(cursor.lookup_address()) else {
+        let Some(place) = self.stand::<A>(cursor) else {
             return self.without_rule::<A>(cursor, None);
         };
-        let Some((image, svma)) = place.svma(cursor.pc) else {
-            return self.without_rule::<A>(cursor, Some(place));
+        let Some((image, bias)) = place.image else {
+            return self.without_rule::<A>(cursor, self.here);
         };
+        let svma = bias.to_svma(cursor.pc);
+        // A branch of its own, so that no jump table is mispredicted for nearly every frame.
         match self.tables.rule::<A>(image, svma, cursor.kind.is_exact()) {
             Rule::Narrow(rule) => self.narrow::<A>(&rule, cursor),
-            Rule::Wide(index) => self.wide::<A>(index, place.image, cursor),
+            rule => self.rare::<A>(rule, bias, cursor),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rare<A: Arch>(&mut self, rule: Rule, bias: Bias, cursor: &mut Cursor) -> Result<(), End> {
+        match rule {
+            Rule::Narrow(rule) => self.narrow::<A>(&rule, cursor),
+            Rule::Wide(index) => self.wide::<A>(index, bias, cursor),
             Rule::SignalFrame => self.signal_frame::<A>(cursor),
             Rule::Root => Err(End::Root(RootReason::Undefined)),
             Rule::ContextStart => Err(End::Root(RootReason::ContextStart)),
-            Rule::NoEntry => self.without_rule::<A>(cursor, Some(place)),
+            Rule::NoEntry => self.without_rule::<A>(cursor, self.here),
             Rule::Bad => broken(BreakReason::BadCfi),
         }
     }
 
+    // Zipped iterators are not unrolled here, and this is the profiler's hottest loop.
+    #[expect(clippy::needless_range_loop)]
     #[inline]
     fn narrow<A: Arch>(&mut self, rule: &Narrow, cursor: &mut Cursor) -> Result<(), End> {
         let register = u16::from(rule.cfa_register);
@@ -92,16 +116,17 @@ impl<'a, M: Memory> Stepper<'a, M> {
         };
         let pc = self.admit::<A>(cursor, cfa, return_address)?;
         let mut values = [0; SLOTS];
-        for (value, n) in values.iter_mut().zip(rule.saved).take(A::SAVED.len()).skip(1) {
+        for i in 1..A::SAVED.len() {
+            let n = rule.saved[i];
             if n != SAME && n != LOST {
-                *value = self.word(cursor, slot(n))?;
+                values[i] = self.word(cursor, slot(n))?;
             }
         }
-        for ((register, n), value) in A::SAVED.iter().zip(rule.saved).zip(values).skip(1) {
-            match n {
+        for i in 1..A::SAVED.len() {
+            match rule.saved[i] {
                 SAME => {}
-                LOST => cursor.registers.forget(*register),
-                _ => cursor.registers.set(*register, value),
+                LOST => cursor.registers.forget(A::SAVED[i]),
+                _ => cursor.registers.set(A::SAVED[i], values[i]),
             }
         }
         cursor.registers.set(A::RA, return_address);
@@ -127,7 +152,10 @@ impl<'a, M: Memory> Stepper<'a, M> {
             return Err(End::Root(RootReason::NullReturn));
         }
         let pc = Avma(return_address & !self.pac_mask);
-        if self.place::<A>(pc.wrapping_sub(1)).is_none() {
+        let lookup = pc.wrapping_sub(1);
+        if !self.here.as_ref().is_some_and(|place| place.contains(lookup))
+            && self.place::<A>(lookup).is_none()
+        {
             return broken(BreakReason::ReturnAddressNotCode);
         }
         // On another stack, nothing but the call itself vouches for the frame.
@@ -155,13 +183,7 @@ impl<'a, M: Memory> Stepper<'a, M> {
     }
 
     #[cold]
-    fn wide<A: Arch>(
-        &mut self,
-        index: u32,
-        image: Option<(crate::tables::ImageIndex, Bias)>,
-        cursor: &mut Cursor,
-    ) -> Result<(), End> {
-        let bias = image.map_or(Bias(0), |(_, bias)| bias);
+    fn wide<A: Arch>(&mut self, index: u32, bias: Bias, cursor: &mut Cursor) -> Result<(), End> {
         let Some(rule) = self.tables.wide(index) else { return broken(BreakReason::BadCfi) };
         let mut from = Surroundings {
             registers: &cursor.registers,

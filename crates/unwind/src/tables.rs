@@ -14,6 +14,8 @@ use crate::rule::{Compiled, Rule, WideRule, compile};
 const MAX_RULES: usize = 1 << 18;
 /// Wide rules hold expressions of their own, up to some KiB each in a hostile file.
 const MAX_WIDE: usize = 1 << 12;
+/// Entries of the small cache in front, a power of two: 48 bytes each, so that it stays in L2.
+const HOT: usize = 1 << 12;
 /// Images that are kept alive by their tables.
 const MAX_IMAGES: usize = 1 << 12;
 
@@ -46,6 +48,8 @@ pub(crate) struct Tables {
     // By the address of the image, which the strong reference in `images` keeps from being reused.
     by_address: FxHashMap<usize, ImageIndex>,
     rules: FxHashMap<Key, Rule>,
+    /// The last rule for each of a key's places, of those in `rules`.
+    hot: Box<[Option<(Key, Rule)>]>,
     wide: Vec<WideRule>,
     context: UnwindContext<usize, Storage>,
     pub(crate) stats: CacheStats,
@@ -60,12 +64,23 @@ struct Key {
     exact: bool,
 }
 
+impl Key {
+    /// Its place in the small cache.
+    #[inline]
+    fn place(self) -> usize {
+        let mixed = self.lookup ^ u64::from(self.image.0) << 40 ^ u64::from(self.exact) << 63;
+        // Fibonacci hashing: the product's high bits depend on all of the address.
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HOT.trailing_zeros())) as usize
+    }
+}
+
 impl Tables {
     pub(crate) fn new() -> Self {
         Self {
             images: Vec::new(),
             by_address: FxHashMap::default(),
             rules: FxHashMap::default(),
+            hot: vec![None; HOT].into(),
             wide: Vec::new(),
             context: UnwindContext::new_in(),
             stats: CacheStats::default(),
@@ -77,6 +92,7 @@ impl Tables {
         let too_many_images = self.images.len() >= MAX_IMAGES;
         if too_many_images || self.rules.len() >= MAX_RULES || self.wide.len() >= MAX_WIDE {
             self.rules.clear();
+            self.hot.fill(None);
             self.wide.clear();
             self.stats.cleared += 1;
         }
@@ -111,13 +127,28 @@ impl Tables {
     pub(crate) fn rule<A: Arch>(&mut self, image: ImageIndex, pc: Svma, exact: bool) -> Rule {
         let lookup = pc.0.wrapping_sub(u64::from(!exact));
         let key = Key { lookup, image, exact };
-        if let Some(rule) = self.rules.get(&key) {
-            self.stats.hits += 1;
-            return *rule;
+        let place = key.place();
+        match &self.hot[place] {
+            Some((found, rule)) if *found == key => {
+                self.stats.hits += 1;
+                *rule
+            }
+            _ => self.rule_behind::<A>(key, pc, place),
         }
-        self.stats.misses += 1;
-        let rule = self.make::<A>(image, pc, Svma(lookup), exact);
-        self.rules.insert(key, rule);
+    }
+
+    #[inline(never)]
+    fn rule_behind<A: Arch>(&mut self, key: Key, pc: Svma, place: usize) -> Rule {
+        let rule = if let Some(rule) = self.rules.get(&key) {
+            self.stats.hits += 1;
+            *rule
+        } else {
+            self.stats.misses += 1;
+            let rule = self.make::<A>(key.image, pc, Svma(key.lookup), key.exact);
+            self.rules.insert(key, rule);
+            rule
+        };
+        self.hot[place] = Some((key, rule));
         rule
     }
 

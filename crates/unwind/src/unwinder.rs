@@ -214,7 +214,7 @@ impl Unwinder {
         let mut push = from_leaf;
         loop {
             if push {
-                let mapping = stepper.place::<A>(cursor.lookup_address()).map(|place| place.id);
+                let mapping = stepper.stand::<A>(cursor).map(|place| place.id);
                 out.push(Frame { pc: cursor.pc, kind: cursor.kind, mapping });
                 cursor.depth += 1;
             }

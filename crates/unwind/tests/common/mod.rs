@@ -89,6 +89,28 @@ pub fn record(dir: &Path, program: &Path, script: &str) -> Recording {
     read(&dump)
 }
 
+impl Recording {
+    /// The same space with other images: `other` is asked for each image that there is, by the
+    /// mapping's name and the bytes of its file.
+    pub fn with_images(
+        &self,
+        mut other: impl FnMut(&str, &[u8]) -> Option<Vec<u8>>,
+    ) -> AddressSpace {
+        let mut space = AddressSpace::default();
+        for m in self.space.iter() {
+            let image = m.image.clone().and_then(|(image, bias)| {
+                let Some(bytes) = other(&m.name, image.bytes()) else { return Ok((image, bias)) };
+                let image = ElfImage::parse(ImageBytes::Owned(bytes));
+                image.map(|i| (Arc::new(i), bias)).map_err(|_| ImageAbsence::Anonymous)
+            });
+            let (start, end, offset) = (m.start, m.end, m.offset);
+            let (name, file, kind) = (m.name.clone(), m.file, m.kind);
+            space.insert(m.id, NewMapping { start, end, offset, name, file, kind, image });
+        }
+        space
+    }
+}
+
 struct Words<'a>(&'a [u8]);
 
 impl<'a> Words<'a> {

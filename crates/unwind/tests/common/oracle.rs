@@ -40,9 +40,14 @@ impl Framehop {
 
     /// The frames, however they ended: framehop takes an undefined return address for an error.
     pub fn frames(&mut self, stop: &Stop) -> Vec<u64> {
+        self.frames_in(stop, &stop.memory)
+    }
+
+    /// As [`Framehop::frames`], with other memory.
+    pub fn frames_in<M: Memory>(&mut self, stop: &Stop, memory: &M) -> Vec<u64> {
         let r = &stop.registers;
         let (pc, sp, bp) = (r.pc().unwrap().0, r.sp().unwrap().0, r.fp().unwrap());
-        let mut read = |at| stop.memory.read_u64(image::Avma(at)).map_err(|_| ());
+        let mut read = |at| memory.read_u64(image::Avma(at)).map_err(|_| ());
         let regs = UnwindRegsX86_64::new(pc, sp, bp);
         let mut frames = self.unwinder.iter_frames(pc, regs, &mut self.cache, &mut read);
         std::iter::from_fn(|| frames.next().ok().flatten()).map(|f| f.address()).collect()
