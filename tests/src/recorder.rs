@@ -162,7 +162,7 @@ impl Recorder {
             .unwrap_or_else(|e| panic!("{:?}: {e}", self.command));
         let stdout = drain(child.stdout.take().expect("stdout is a pipe"));
         let stderr = drain(child.stderr.take().expect("stderr is a pipe"));
-        let streams = Some((stdout, stderr));
+        let streams = Some([stdout, stderr]);
         let said = format!("{:?}", self.command);
         Running { child, streams, folder: Some(self.folder), path, said, ended: None }
     }
@@ -193,7 +193,8 @@ fn drain(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    streams: Option<(JoinHandle<Vec<u8>>, JoinHandle<Vec<u8>>)>,
+    /// Readers of standard output and standard error.
+    streams: Option<[JoinHandle<Vec<u8>>; 2]>,
     folder: Option<TempDir>,
     path: PathBuf,
     said: String,
@@ -262,7 +263,7 @@ impl Running {
         let ended = self.ended.or_else(|| wait4(self.child.id(), 0));
         self.ended = ended;
         let (status, max_rss_kib) = ended.expect("exoprof can be waited for");
-        let (stdout, stderr) = self.streams.take().expect("finished once");
+        let [stdout, stderr] = self.streams.take().expect("finished once");
         Outcome {
             status,
             max_rss_kib,

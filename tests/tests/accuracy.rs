@@ -69,8 +69,7 @@ fn stripped_reaches_root() {
     assert_roots(&profile, WHOLE);
     // No name may be made up for code whose symbols are gone.
     let named = profile.sum("samples", |s| {
-        let ours =
-            |m: &exoprof_tests::profile::Mapping| m.file.ends_with("shares-stripped");
+        let ours = |m: &exoprof_tests::profile::Mapping| m.file.ends_with("shares-stripped");
         s.stack.iter().any(|f| {
             f.mapping.as_ref().is_some_and(|m| ours(m))
                 && ["heavy", "main", "leaf"].iter().any(|n| f.function.contains(n))
@@ -223,16 +222,16 @@ fn libc_vdso_and_kernel() {
     assert_site_shares(&profile, &truth, &sites);
     assert_roots(&profile, 0.99);
     let above = |callee: &str, site: &str| {
-        profile.samples.iter().any(|s| {
-            matches!((s.position(callee), s.position(site)), (Some(a), Some(b)) if a < b)
-        })
+        profile
+            .samples
+            .iter()
+            .any(|s| matches!((s.position(callee), s.position(site)), (Some(a), Some(b)) if a < b))
     };
     assert!(above("compare_items", "in_qsort"));
     assert!(above("compare_keys", "in_bsearch"));
     // The vDSO comes symbolized: no reader can do it later.
-    let in_vdso = |f: &exoprof_tests::Frame| {
-        f.mapping.as_ref().is_some_and(|m| m.file.contains("vdso"))
-    };
+    let in_vdso =
+        |f: &exoprof_tests::Frame| f.mapping.as_ref().is_some_and(|m| m.file.contains("vdso"));
     let vdso: Vec<_> =
         profile.samples.iter().filter(|s| s.has("in_vdso") && in_vdso(s.leaf())).collect();
     assert!(!vdso.is_empty(), "{}", profile.describe(6, |s| s.has("in_vdso")));
@@ -240,11 +239,7 @@ fn libc_vdso_and_kernel() {
     // Kernel frames stand leafward of libc's read.
     let kernel = profile.sum("cpu", |s| s.has("in_kernel") && s.has("vfs_read"));
     let site = profile.sum("cpu", |s| s.has("in_kernel"));
-    assert!(
-        kernel as f64 > 0.9 * site as f64,
-        "{}",
-        profile.describe(6, |s| s.has("in_kernel"))
-    );
+    assert!(kernel as f64 > 0.9 * site as f64, "{}", profile.describe(6, |s| s.has("in_kernel")));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use exoprof_tests::{Sample, Target, record};
 /// Checks one stack against the marks: between two functions of the chain that stand next to each
 /// other, the caller's line is the one marked `@call CALLEE`; each start line is `@begin`.
 fn check(program: Program, chain: &[&str], sample: &Sample) -> Result<(), String> {
-    let mut at = sample.position(chain[0]).ok_or("the innermost level is missing")?;
-    for pair in chain.windows(2) {
+    let from = sample.position(chain[0]).ok_or("the innermost level is missing")?;
+    for (at, pair) in (from..).zip(chain.windows(2)) {
         let [callee, caller] = [pair[0], pair[1]];
         let [inner, outer] = [sample.stack.get(at), sample.stack.get(at + 1)];
         let outer = outer.ok_or_else(|| format!("nothing below {callee}"))?;
@@ -23,7 +23,6 @@ fn check(program: Program, chain: &[&str], sample: &Sample) -> Result<(), String
         if inner.is_some_and(|f| f.start_line != begin) {
             return Err(format!("{callee} starts in line {begin}: {inner:?}"));
         }
-        at += 1;
     }
     Ok(())
 }

@@ -25,9 +25,7 @@ fn children_grandchildren_and_exec() {
         assert_close(site, cpu, truth.ns(site) as f64, 0.05);
     }
     let execed = |s: &exoprof_tests::Sample| {
-        s.stack.iter().any(|f| {
-            ["heavy_a", "heavy_b", "heavy_c", "heavy_d"].iter().any(|n| f.is(n))
-        })
+        s.stack.iter().any(|f| ["heavy_a", "heavy_b", "heavy_c", "heavy_d"].iter().any(|n| f.is(n)))
     };
     assert_close("exec", profile.sum("cpu", execed) as f64, truth.ns("shares") as f64, 0.05);
     let processes = profile.by_label("cpu", "pid");
