@@ -82,7 +82,11 @@ fn ring_bytes(frequency: u32, stack_bytes: u32) -> usize {
 
 /// The first window: generous where samples are rare, since each costs little then.
 pub(crate) fn first_stack_bytes(frequency: u32) -> u32 {
-    if frequency <= 250 { 16 << 10 } else { 8 << 10 }
+    match frequency {
+        ..=250 => 32 << 10,
+        ..=1500 => 16 << 10,
+        _ => 8 << 10,
+    }
 }
 
 /// Attaches to all threads of the processes, and to those that they create meanwhile.

@@ -186,7 +186,7 @@ impl Session<'_> {
             return;
         }
         let now = self.attached.sampler.stack_bytes();
-        let wanted = now.saturating_mul(2).min(u32::from(u16::MAX) & !7);
+        let wanted = now.saturating_mul(4).min(u32::from(u16::MAX) & !7);
         if wanted <= now || self.reattach_failed.is_some() {
             return;
         }

@@ -64,6 +64,11 @@ impl Arch for Aarch64 {
         at.strip_prefix(&MOV_X8_EXIT).is_some_and(|rest| rest.starts_with(&SVC_0))
     }
 
+    fn is_epilogue(_: &[u8]) -> bool {
+        // Compilers restore the rules with the registers here.
+        false
+    }
+
     /// `sp` is at `struct rt_sigframe` (arch/arm64/kernel/signal.c): `siginfo` (128 bytes), then
     /// `struct ucontext`, whose `uc_mcontext` lies at 176 (`uc_flags`, `uc_link` 8 each,
     /// `uc_stack` 24, `uc_sigmask` with padding 128, aligned to 16). `struct sigcontext`

@@ -39,6 +39,11 @@ pub(crate) trait Arch {
     /// returns to where there is no call frame information.
     fn ends_thread(at: &[u8]) -> bool;
 
+    /// Whether the code only takes the function's frame down and leaves: registers that were
+    /// popped have their caller's values again, whatever the call frame information still says
+    /// of slots below the stack pointer.
+    fn is_epilogue(at: &[u8]) -> bool;
+
     /// Reads all registers from the signal frame that the kernel built at `sp`.
     fn read_signal_frame<M: Memory>(sp: Avma, memory: &M) -> Result<Registers, Unreadable>;
 

@@ -116,14 +116,21 @@ impl<'a, M: Memory> Stepper<'a, M> {
         };
         let pc = self.admit::<A>(cursor, cfa, return_address)?;
         let mut values = [0; SLOTS];
+        let mut saved = rule.saved;
         for i in 1..A::SAVED.len() {
-            let n = rule.saved[i];
-            if n != SAME && n != LOST {
-                values[i] = self.word(cursor, slot(n))?;
+            let n = saved[i];
+            if n == SAME || n == LOST {
+                continue;
+            }
+            let at = slot(n);
+            if at < cursor.floor {
+                saved[i] = self.below_stack::<A>(cursor);
+            } else {
+                values[i] = self.word(cursor, at)?;
             }
         }
         for i in 1..A::SAVED.len() {
-            match rule.saved[i] {
+            match saved[i] {
                 SAME => {}
                 LOST => cursor.registers.forget(A::SAVED[i]),
                 _ => cursor.registers.set(A::SAVED[i], values[i]),
@@ -133,6 +140,16 @@ impl<'a, M: Memory> Stepper<'a, M> {
         cursor.registers.set(A::SP, cfa);
         cursor.enter::<A>(pc, cfa, FrameKind::Return);
         Ok(())
+    }
+
+    /// What to make of a register whose slot lies below the stack pointer. GCC goes on to name
+    /// the slot after it was popped: then the register has its value already. Otherwise the slot
+    /// is in the red zone, which is not recorded.
+    #[cold]
+    fn below_stack<A: Arch>(&mut self, cursor: &Cursor) -> i16 {
+        let Some(place) = self.here else { return LOST };
+        let code = Code::around(self.tables, &place, cursor.pc, self.memory);
+        if A::is_epilogue(code.at()) { SAME } else { LOST }
     }
 
     #[inline]

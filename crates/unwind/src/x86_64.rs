@@ -66,6 +66,28 @@ impl Arch for X86_64 {
         at.starts_with(b"\x89\xc7\x31\xc0\xb0\x3c\x0f\x05\xf4")
     }
 
+    fn is_epilogue(at: &[u8]) -> bool {
+        let mut code = at;
+        loop {
+            code = match code {
+                // ret, repz ret, bnd ret, ret n; or a tail call: jmp rel32, jmp rel8, jmp *x(%rip)
+                [0xc3 | 0xc2 | 0xe9 | 0xeb, ..] | [0xf2 | 0xf3, 0xc3, ..] | [0xff, 0x25, ..] => {
+                    return true;
+                }
+                // pop of %rax to %rdi; leave
+                [0x58..=0x5f | 0xc9, rest @ ..]
+                // pop of %r8 to %r15
+                | [0x41, 0x58..=0x5f, rest @ ..]
+                // vzeroupper
+                | [0xc5, 0xf8, 0x77, rest @ ..]
+                // add $n, %rsp
+                | [0x48, 0x83, 0xc4, _, rest @ ..]
+                | [0x48, 0x81, 0xc4, _, _, _, _, rest @ ..] => rest,
+                _ => return false,
+            };
+        }
+    }
+
     /// After the handler's `ret` has popped `pretcode` of `struct rt_sigframe`
     /// (arch/x86/include/asm/sigframe.h), `sp` is at its `struct ucontext`: `uc_flags`,
     /// `uc_link` (8 bytes each) and `uc_stack` (24) come before `uc_mcontext`.
@@ -142,6 +164,15 @@ mod tests {
         for code in others {
             assert!(!X86_64::ends_with_call(&[&[0x90; 8], code].concat()), "{code:x?}");
         }
+    }
+
+    #[test]
+    fn epilogues() {
+        let yes: [&[u8]; 4] =
+            [b"\xc3", b"\x5b\x5d\x41\x5c\xc3", b"\xc9\xc3", b"\x48\x83\xc4\x08\x5b\xe9abcd"];
+        let no: [&[u8]; 4] = [b"\x5b\x5d", b"\x55\xc3", b"\x48\x89\xc7\xc3", b""];
+        assert!(yes.iter().all(|code| X86_64::is_epilogue(code)));
+        assert!(!no.iter().any(|code| X86_64::is_epilogue(code)));
     }
 
     #[test]
