@@ -2,140 +2,253 @@
 //!
 //! Unwinding reads the stack upwards, and a stack changes at its lower end: what lies above the
 //! copied window is most often still as it was when the sample was taken a few milliseconds ago.
-//! Often is not always, so the live stack is used only when it proves to be the same one:
+//! Often is not always, so the live stack is used only where it proves to be the same one:
 //!
 //! ```text
 //!   sp ├──────── copied ────────┤
 //!               floor ├─ joint ─┤─────────── live ───────────┤ root
 //! ```
 //!
-//! * the *joint*, from the last complete frame to the end of the copy, must be equal, byte by
-//!   byte, in the copy and in the live stack: that frame and its callees are still there;
-//! * from there the unwind information must lead without a flaw to the root of the thread, in
-//!   memory that could be read throughout;
-//! * the joint must still be equal after all of that was read.
+//! The unwind information must lead without a flaw through the live stack to the root of the
+//! thread, and one of these must hold:
 //!
-//! Whatever fails leaves the sample truncated and visibly so.
+//! * the *joint*, from the last complete frame to the end of the copy, is equal, byte by byte, in
+//!   the copy and in the live stack, before and after the rest was read: that frame is still
+//!   there, and all that is above it cannot have changed while it was;
+//! * the live stack as it was read *before* the sample and as it is now, after it, show the same
+//!   frames from there on.
+//!
+//! The second admits one error: a stack that was taken down and built up again to the very same
+//! frames at both times, and was another one between. Whatever fails leaves the sample truncated
+//! and visibly so.
 
 use std::cell::{Cell, RefCell};
 
-use image::{Avma, Memory, Unreadable};
+use image::{AddressSpace, Avma, Memory, Unreadable};
+use rustc_hash::FxHashMap;
 use target::ProcessMemory;
-use unwind::{End, Frame, Unwinder};
+use unwind::{Cursor, End, Frame, Unwinder};
 
+use crate::cputime::ThreadId;
 use crate::processes::Tracked;
 use crate::recorder::StackWindow;
 
-/// Live stack is read in pieces of this size.
-const PIECE: u64 = 32 << 10;
-/// A stack larger than this is not completed: 8 MiB is the usual limit of a thread's stack.
-const MAX_DEPTH: u64 = 16 << 20;
-
+/// Live stack is read in blocks of this size…
+const BLOCK: usize = 1024;
+/// …and at most so many at once.
+const MAX_RUN: usize = 64;
 /// How much live stack may be read in a second.
-const BYTES_PER_SECOND: u64 = 64 << 20;
+const BYTES_PER_SECOND: u64 = 128 << 20;
+/// How many threads' stacks are remembered from one reading of the rings to the next.
+const MAX_REMEMBERED: usize = 64;
+/// How many blocks are remembered for all threads together: 32 MiB.
+const MAX_HELD: usize = 32 << 10;
+/// Registers in a signal frame that must be unchanged with the stack and program counter.
+const SIGNAL_REGISTERS: usize = 160;
 
-/// What completing stacks may still cost in this second.
-pub(crate) struct Budget {
+/// Live stacks, read at most once for each thread and reading of the rings.
+#[derive(Default)]
+pub(crate) struct LiveStacks {
+    by_thread: FxHashMap<ThreadId, History>,
+    /// Counts readings of the rings.
+    round: u64,
     second: u64,
-    left: u64,
+    read_in_second: u64,
 }
 
-impl Default for Budget {
-    fn default() -> Self {
-        Self { second: 0, left: BYTES_PER_SECOND }
-    }
+#[derive(Default)]
+struct History {
+    round: u64,
+    earlier: Option<Snapshot>,
+    now: Option<Snapshot>,
 }
 
-impl Budget {
-    fn available(&mut self, now: u64) -> u64 {
-        let second = now / 1_000_000_000;
-        if second != self.second {
-            *self = Self { second, left: BYTES_PER_SECOND };
+impl LiveStacks {
+    /// A new reading of the rings begins: all its samples are older than what is read from now
+    /// on, and newer than what was read before. `now` is CLOCK_MONOTONIC in nanoseconds.
+    pub fn next_round(&mut self, now: u64) {
+        self.round += 1;
+        let blocks = |s: &Option<Snapshot>| s.as_ref().map_or(0, |s| s.blocks.borrow().len());
+        let held = self.by_thread.values().map(|h| blocks(&h.earlier) + blocks(&h.now));
+        if held.sum::<usize>() > MAX_HELD {
+            self.by_thread.clear();
         }
-        self.left
+        if now / 1_000_000_000 != self.second {
+            self.second = now / 1_000_000_000;
+            self.read_in_second = 0;
+        }
     }
-}
 
-/// Goes on where the window ended the stack that `unwinder` has just unwound into `frames`.
-/// Gives the end that was reached, a root; otherwise `frames` is as it was.
-pub(crate) fn complete(
-    unwinder: &mut Unwinder,
-    tracked: &Tracked,
-    window: &StackWindow<'_>,
-    budget: &mut Budget,
-    now: u64,
-    frames: &mut Vec<Frame>,
-) -> Option<End> {
-    let memory = tracked.memory.as_ref()?;
-    let cursor = unwinder.cursor().clone();
-    let floor = cursor.registers().sp()?;
-    let skip = usize::try_from(floor.0.checked_sub(window.start().0)?).ok()?;
-    let joint = window.bytes().get(skip..).filter(|j| !j.is_empty())?;
-    let live = LiveStack {
-        memory,
-        start: floor,
-        bytes: RefCell::default(),
-        allowance: Cell::new(budget.available(now).min(MAX_DEPTH)),
-    };
-    let kept = frames.len();
-    let end = live.agrees(joint).then(|| unwinder.resume(&tracked.space, &cursor, &live, frames));
-    budget.left = budget.left.saturating_sub(live.bytes.borrow().len() as u64);
-    match end {
-        Some(end) if end.is_root() && still_agrees(memory, floor, joint) => Some(end),
-        _ => {
+    fn history(&mut self, id: ThreadId) -> &mut History {
+        if self.by_thread.len() >= MAX_REMEMBERED && !self.by_thread.contains_key(&id) {
+            self.by_thread.clear();
+        }
+        let round = self.round;
+        let history = self.by_thread.entry(id).or_default();
+        if history.round != round {
+            history.round = round;
+            if let Some(snapshot) = history.now.take() {
+                history.earlier = Some(snapshot);
+            }
+        }
+        history
+    }
+
+    /// Goes on where the window ended the stack that `unwinder` has just unwound into `frames`.
+    /// Gives the root that was reached; otherwise `frames` is as it was.
+    pub fn complete(
+        &mut self,
+        unwinder: &mut Unwinder,
+        tracked: &Tracked,
+        id: ThreadId,
+        window: &StackWindow<'_>,
+        frames: &mut Vec<Frame>,
+    ) -> Option<End> {
+        let memory = tracked.memory.as_ref()?;
+        let allowance = BYTES_PER_SECOND.saturating_sub(self.read_in_second);
+        let cursor = unwinder.cursor().clone();
+        let history = self.history(id);
+        let now = &*history.now.get_or_insert_default();
+        let live = Live { snapshot: now, memory: Some(memory), allowance: Cell::new(allowance) };
+        let kept = frames.len();
+        let (space, before) = (&tracked.space, frames.len());
+        let end = resume(unwinder, space, &cursor, window, &live, frames);
+        let read = allowance - live.allowance.get();
+        let same = end.is_root()
+            && (joint_agrees(window, &cursor, &live, memory)
+                || history.earlier.as_ref().is_some_and(|earlier| {
+                    let past = Live { snapshot: earlier, memory: None, allowance: Cell::new(0) };
+                    let mut then = Vec::with_capacity(frames.len() - before);
+                    let end = resume(unwinder, space, &cursor, window, &past, &mut then);
+                    end.is_root() && then == frames[before..]
+                }));
+        self.read_in_second += read;
+        if !same {
             frames.truncate(kept);
-            None
+            return None;
         }
+        Some(end)
     }
 }
 
-fn still_agrees(memory: &ProcessMemory, at: Avma, joint: &[u8]) -> bool {
-    let mut now = vec![0; joint.len()];
-    memory.read(at, &mut now).is_ok() && now == joint
+fn resume(
+    unwinder: &mut Unwinder,
+    space: &AddressSpace,
+    cursor: &Cursor,
+    window: &StackWindow<'_>,
+    live: &Live<'_>,
+    frames: &mut Vec<Frame>,
+) -> End {
+    unwinder.resume(space, cursor, &Joined { window, live }, frames)
 }
 
-/// The live stack from `start` upwards, read once and piece by piece as it is asked for.
-struct LiveStack<'a> {
-    memory: &'a ProcessMemory,
-    start: Avma,
-    bytes: RefCell<Vec<u8>>,
+/// Whether what lies where copy and live stack meet is equal in both, and stays so.
+fn joint_agrees(
+    window: &StackWindow<'_>,
+    cursor: &Cursor,
+    live: &Live<'_>,
+    memory: &ProcessMemory,
+) -> bool {
+    let Some((at, joint)) = joint(window, cursor) else { return false };
+    let mut bytes = vec![0; joint.len()];
+    let same = |bytes: &[u8]| bytes == joint;
+    // In the snapshot, where that holds it; and now, after everything was read.
+    (live.read(at, &mut bytes).is_err() || same(&bytes))
+        && memory.read(at, &mut bytes).is_ok()
+        && same(&bytes)
+}
+
+/// From the last complete frame to the end of the copy. Where that frame lies on another stack,
+/// which a signal interrupted: the registers that the kernel saved with its stack pointer and
+/// program counter.
+fn joint<'w>(window: &StackWindow<'w>, cursor: &Cursor) -> Option<(Avma, &'w [u8])> {
+    let (sp, pc) = (cursor.registers().sp()?, cursor.registers().pc()?);
+    let bytes = window.bytes();
+    let skip = sp.0.wrapping_sub(window.start().0);
+    if let Some(joint) = usize::try_from(skip).ok().and_then(|skip| bytes.get(skip..))
+        && !joint.is_empty()
+    {
+        return Some((sp, joint));
+    }
+    let mut saved = [0; 16];
+    saved[..8].copy_from_slice(&sp.0.to_le_bytes());
+    saved[8..].copy_from_slice(&pc.0.to_le_bytes());
+    let at = (0..bytes.len().saturating_sub(15)).step_by(8).find(|&i| bytes[i..i + 16] == saved)?;
+    let begin = at.saturating_sub(SIGNAL_REGISTERS);
+    Some((window.start().wrapping_add(begin as u64), &bytes[begin..at + 16]))
+}
+
+/// Parts of a thread's stack as they were at one time.
+#[derive(Default)]
+struct Snapshot {
+    blocks: RefCell<FxHashMap<u64, Box<[u8; BLOCK]>>>,
+    /// How many blocks the next read ahead takes.
+    run: Cell<usize>,
+}
+
+/// A snapshot, and the memory that it is taken from while that may still be read.
+struct Live<'a> {
+    snapshot: &'a Snapshot,
+    memory: Option<&'a ProcessMemory>,
     /// Bytes that may yet be read.
     allowance: Cell<u64>,
 }
 
-impl LiveStack<'_> {
-    fn agrees(&self, joint: &[u8]) -> bool {
-        self.fill(joint.len()) && self.bytes.borrow().starts_with(joint)
+impl Live<'_> {
+    /// Reads a block, and ahead of it where the blocks are wanted in a row: small frames want all
+    /// of a stack, large ones a word here and there.
+    fn fetch(&self, block: u64) -> Option<()> {
+        let memory = self.memory?;
+        let mut blocks = self.snapshot.blocks.borrow_mut();
+        let in_a_row = block.checked_sub(1).is_some_and(|before| blocks.contains_key(&before));
+        let run = if in_a_row { (self.snapshot.run.get() * 2).clamp(1, MAX_RUN) } else { 1 };
+        self.snapshot.run.set(run);
+        let cost = (run * BLOCK) as u64;
+        self.allowance.set(self.allowance.get().checked_sub(cost)?);
+        let mut bytes = vec![0; run * BLOCK];
+        let got = memory.read_upto(Avma(block * BLOCK as u64), &mut bytes).ok()?;
+        let (whole, _) = bytes[..got].as_chunks::<BLOCK>();
+        for (n, bytes) in whole.iter().enumerate() {
+            blocks.entry(block + n as u64).or_insert_with(|| Box::new(*bytes));
+        }
+        (!whole.is_empty()).then_some(())
     }
 
-    /// Makes sure that `len` bytes from the start on are there.
-    fn fill(&self, len: usize) -> bool {
-        let mut bytes = self.bytes.borrow_mut();
-        while bytes.len() < len {
-            let piece = PIECE.min(self.allowance.get()) as usize;
-            let had = bytes.len();
-            bytes.resize(had + piece, 0);
-            let from = self.start.wrapping_add(had as u64);
-            let got = self.memory.read_upto(from, &mut bytes[had..]).unwrap_or(0);
-            bytes.truncate(had + got);
-            self.allowance.set(self.allowance.get().saturating_sub(got as u64));
-            if got == 0 {
-                return false;
-            }
+    /// The rest of the block from an address on.
+    fn with_block<T>(&self, addr: u64, f: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let (block, at) = (addr / BLOCK as u64, (addr % BLOCK as u64) as usize);
+        if !self.snapshot.blocks.borrow().contains_key(&block) {
+            self.fetch(block)?;
         }
-        true
+        self.snapshot.blocks.borrow().get(&block).map(|bytes| f(&bytes[at..]))
     }
 }
 
-impl Memory for LiveStack<'_> {
+impl Memory for Live<'_> {
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
-        let at =
-            usize::try_from(addr.0.wrapping_sub(self.start.0)).map_err(|_| Unreadable(addr))?;
-        let end = at.checked_add(buf.len()).ok_or(Unreadable(addr))?;
-        if end as u64 > MAX_DEPTH || !self.fill(end) {
-            return Err(Unreadable(addr));
+        let mut done = 0;
+        while done < buf.len() {
+            let rest = &mut buf[done..];
+            let from = addr.checked_add(done as u64).ok_or(Unreadable(addr))?;
+            let copied = self.with_block(from.0, |bytes| {
+                let n = bytes.len().min(rest.len());
+                rest[..n].copy_from_slice(&bytes[..n]);
+                n
+            });
+            done += copied.ok_or(Unreadable(addr))?;
         }
-        buf.copy_from_slice(self.bytes.borrow().get(at..end).ok_or(Unreadable(addr))?);
         Ok(())
+    }
+}
+
+/// The copy as far as it goes, the live stack from there on.
+struct Joined<'a, 'w> {
+    window: &'a StackWindow<'w>,
+    live: &'a Live<'a>,
+}
+
+impl Memory for Joined<'_, '_> {
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        self.window.read(addr, buf).or_else(|_| self.live.read(addr, buf))
     }
 }

@@ -7,12 +7,16 @@ use events::{Event, EventKind, Sample, USER_REGISTERS, Words};
 use image::{Arch, Avma, Mapping, MappingId, Memory, Unreadable};
 use unwind::{End, Frame, Registers, Unwinder};
 
-use crate::deep;
+use crate::cputime::ThreadId;
+use crate::deep::LiveStacks;
 use crate::processes::Processes;
 use crate::stacks::{Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
 
 /// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
 const FIRST_CONTEXT_MARKER: u64 = -4095i64 as u64;
+
+/// Deeper stacks end in `[broken stack: too many frames]`.
+const MAX_FRAMES: usize = 16_384;
 
 /// What became of the samples.
 #[derive(Debug, Clone, Default)]
@@ -63,7 +67,7 @@ pub(crate) struct Recorder {
     /// Threads found to have inherited events after they were given their own.
     pub doubled: Vec<i32>,
     recent: Recent,
-    budget: deep::Budget,
+    live: LiveStacks,
 }
 
 /// How the stack window does lately.
@@ -78,6 +82,8 @@ const ATTACH_MARGIN_NS: u64 = 2_000_000;
 
 impl Recorder {
     pub fn new(follow_children: bool, period: u64) -> Self {
+        let mut unwinder = Unwinder::new(Arch::host());
+        unwinder.set_max_frames(MAX_FRAMES);
         Self {
             processes: Processes::new(follow_children),
             tree: StackTree::default(),
@@ -85,7 +91,7 @@ impl Recorder {
             stats: SampleStats::default(),
             mappings: BTreeMap::new(),
             markers: Vec::new(),
-            unwinder: Unwinder::new(Arch::host()),
+            unwinder,
             frames: Vec::new(),
             registers: Vec::new(),
             indices: Vec::new(),
@@ -94,7 +100,7 @@ impl Recorder {
             attached: BTreeMap::new(),
             doubled: Vec::new(),
             recent: Recent::default(),
-            budget: deep::Budget::default(),
+            live: LiveStacks::default(),
         }
     }
 
@@ -126,6 +132,11 @@ impl Recorder {
         too_deep * 100 > samples
     }
 
+    /// A new reading of the rings begins; `now` is CLOCK_MONOTONIC in nanoseconds.
+    pub fn next_round(&mut self, now: u64) {
+        self.live.next_round(now);
+    }
+
     pub fn event(&mut self, e: &Event<'_>) {
         match e.kind {
             EventKind::Sample(ref s) => self.sample(e, s),
@@ -153,7 +164,7 @@ impl Recorder {
             return;
         }
         let Some(thread) = self.processes.sampled(e.pid, e.tid) else { return };
-        let node = self.user_stack(e.pid, e.time, s);
+        let node = self.user_stack(ThreadId { pid: e.pid, tid: e.tid }, s);
         let node = self.kernel_stack(node, s.callchain);
         let weight = if s.period > 0 { s.period } else { self.period };
         self.counts.add(thread, node, weight);
@@ -161,7 +172,7 @@ impl Recorder {
         self.stats.contexts_cut = self.tree.is_full();
     }
 
-    fn user_stack(&mut self, pid: i32, time: u64, s: &Sample<'_>) -> NodeIndex {
+    fn user_stack(&mut self, id: ThreadId, s: &Sample<'_>) -> NodeIndex {
         self.recent.samples += 1;
         if s.registers.is_empty() {
             self.stats.no_user_stack += 1;
@@ -173,15 +184,14 @@ impl Recorder {
         self.registers.clear();
         self.registers.extend(s.registers.iter());
         let registers = Registers::from_perf(Arch::host(), &self.registers, USER_REGISTERS);
-        let Some(tracked) = self.processes.get(pid) else { return ROOT };
+        let Some(tracked) = self.processes.get(id.pid) else { return ROOT };
         let window = StackWindow::new(&registers, s.stack);
         self.frames.clear();
         let mut end = self.unwinder.unwind(&tracked.space, &registers, &window, &mut self.frames);
-        if matches!(end, End::Truncated { .. }) && s.stack_full {
-            self.recent.too_deep += 1;
+        if matches!(end, End::Truncated { .. }) {
+            self.recent.too_deep += u32::from(s.stack_full);
             let (unwinder, frames) = (&mut self.unwinder, &mut self.frames);
-            let budget = &mut self.budget;
-            if let Some(root) = deep::complete(unwinder, tracked, &window, budget, time, frames) {
+            if let Some(root) = self.live.complete(unwinder, tracked, id, &window, frames) {
                 self.stats.completed += 1;
                 end = root;
             }
@@ -194,7 +204,7 @@ impl Recorder {
             }
             End::Broken(reason) => self.broken(reason.to_string()),
         };
-        self.intern_user_frames(pid, root)
+        self.intern_user_frames(id.pid, root)
     }
 
     fn broken(&mut self, reason: String) -> NodeIndex {

@@ -177,6 +177,7 @@ impl Session<'_> {
 
     fn read(&mut self, until: u64) {
         let recorder = &mut self.recorder;
+        recorder.next_round(monotonic_now());
         self.attached.rings.drain(until, |e| recorder.event(e));
     }
 

@@ -20,6 +20,8 @@ pub enum FrameKind {
     Leaf,
     /// A signal interrupted the code here: `pc` is the next instruction.
     Interrupted,
+    /// The code that a signal handler returns to, entered by no call: `pc` is where it begins.
+    Trampoline,
     /// A call is under way, and `pc` is where it returns to. The call itself lies before, and
     /// after a call that never returns there may be another function, or nothing.
     Return,
