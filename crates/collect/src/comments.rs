@@ -14,10 +14,19 @@ pub(crate) fn target(process: &Process) -> String {
     for word in words {
         let _ = write!(line, " {word}");
     }
-    // Arguments may be anything and of any length.
-    let line: String = line.chars().filter(|c| !c.is_control()).take(1000).collect();
+    let line = one_line(&line);
     let container = id.container.as_ref().map(|c| format!(", container {c}")).unwrap_or_default();
     format!("target: pid {}{container}: {line}", process.pid())
+}
+
+/// How the recording was asked for.
+pub(crate) fn command(line: &str) -> String {
+    format!("command: {}", one_line(line))
+}
+
+/// Arguments may be anything and of any length.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
 }
 
 /// How it was recorded, and what is missing.

@@ -58,7 +58,7 @@ fn finish(
         label_processes: options.children || roots.len() > 1,
     };
     let stats = stats(&recording, symbol_losses);
-    let builder = header(&recording, roots, &stats, period);
+    let builder = header(&recording, roots, options, &stats);
     let profile = build(tables, builder, &samples)?;
     Ok(Outcome { profile, stats, ended: recording.ended })
 }
@@ -78,9 +78,10 @@ fn build(
 fn header(
     recording: &Recording,
     roots: &[Arc<Process>],
+    options: &RecordOptions,
     stats: &Stats,
-    period: u64,
 ) -> ProfileBuilder {
+    let period = 1_000_000_000 / u64::from(options.frequency.max(1));
     let mut b = ProfileBuilder::new(vec![
         ValueType::new("samples", "count"),
         ValueType::new("cpu", "nanoseconds"),
@@ -91,6 +92,7 @@ fn header(
     for root in roots {
         b.comment(&crate::comments::target(root));
     }
+    b.comment(&crate::comments::command(&options.command_line));
     for line in crate::comments::recording(stats) {
         b.comment(&line);
     }

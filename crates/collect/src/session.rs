@@ -23,6 +23,8 @@ pub struct RecordOptions {
     pub kernel: Option<bool>,
     /// Follow forked children.
     pub children: bool,
+    /// How the recording was asked for, for the profile's comments.
+    pub command_line: String,
 }
 
 /// Where a recording stands.

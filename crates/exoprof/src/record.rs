@@ -37,6 +37,7 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
             _ => None,
         },
         children: !args.no_children,
+        command_line: command_line(),
     };
     let mut child = Child { waiting: spawned, running: None };
     for (kind, output) in kinds.iter().zip(outputs) {
@@ -59,6 +60,11 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn command_line() -> String {
+    let words = std::env::args_os().map(|w| w.to_string_lossy().into_owned());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn usage(text: impl Into<String>) -> anyhow::Error {
