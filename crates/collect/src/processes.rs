@@ -63,8 +63,10 @@ pub(crate) struct Tracked {
     pub space_since: u64,
     /// CPU time of all its threads, ended ones too, as the recording began; nanoseconds.
     pub clock_at_begin: Option<u64>,
-    /// The same as it ended.
+    /// The same when it was last looked at: at the end, or shortly before the process' exit.
     pub clock_at_end: Option<u64>,
+    /// CPU time of children that it had waited for as the recording began; nanoseconds.
+    pub reaped_at_begin: Option<u64>,
     /// Its threads, ended ones too.
     pub threads: BTreeMap<i32, Thread>,
 }
@@ -120,6 +122,7 @@ impl Processes {
             name,
             space_since: u64::MAX,
             clock_at_begin: None,
+            reaped_at_begin: None,
             clock_at_end: None,
             threads: BTreeMap::new(),
         };
@@ -179,6 +182,15 @@ impl Processes {
 
     pub fn iter(&self) -> impl Iterator<Item = (i32, &Tracked)> {
         self.by_pid.iter().map(|(pid, t)| (*pid, t))
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (i32, &mut Tracked)> {
+        self.by_pid.iter_mut().map(|(pid, t)| (*pid, t))
+    }
+
+    /// All threads that were seen, ended ones too.
+    pub fn thread_count(&self) -> usize {
+        self.by_pid.values().map(|t| t.threads.len()).sum()
     }
 
     /// Threads as samples were counted for them, by [`ThreadIndex`].
@@ -257,6 +269,7 @@ impl Processes {
             name: parent.name.clone(),
             space_since: time,
             clock_at_begin: Some(0),
+            reaped_at_begin: Some(0),
             clock_at_end: None,
             threads: BTreeMap::new(),
         };

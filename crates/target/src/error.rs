@@ -41,8 +41,8 @@ pub enum OpenError {
     },
     /// We may not look into it.
     #[error(
-        "not permitted to look into process {pid} ({comm}, uid {uid}): run with sudo, or give \
-         exoprof the capabilities: sudo setcap cap_perfmon,cap_sys_ptrace+ep $(command -v exoprof)"
+        "not permitted to look into process {pid} ({comm}, uid {uid}), which takes CAP_SYS_PTRACE \
+         and CAP_PERFMON: run with sudo, or give them to exoprof: sudo setcap cap_perfmon,cap_sys_ptrace+ep $(command -v exoprof)"
     )]
     Permission {
         /// The process.
