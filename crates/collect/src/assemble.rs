@@ -103,7 +103,7 @@ impl<'a> Assembler<'a> {
             Place::User(id) if self.tables.mappings.contains_key(&id) => (self.mapping(id)?, at),
             Place::User(_) | Place::Unmapped => (self.whole("[unmapped]", 0, 1 << 63)?, at),
             Place::Kernel => {
-                (self.whole("[kernel.kallsyms]", 1 << 63, u64::MAX & !(PAGE - 1))?, at)
+                (self.whole("[kernel.kallsyms]", 1 << 63, !(PAGE - 1))?, at)
             }
             Place::Marker => (self.whole("[exoprof]", MARKER_BASE, 1 << 20)?, MARKER_BASE + at),
         })

@@ -89,8 +89,8 @@ fn ring_bytes(frequency: u32, stack_bytes: u32, cpus: usize) -> usize {
 /// The first window: generous where samples are rare, since each costs little then.
 pub(crate) fn first_stack_bytes(frequency: u32) -> u32 {
     match frequency {
-        ..=250 => 32 << 10,
-        ..=1500 => 16 << 10,
+        0..=250 => 32 << 10,
+        251..=1500 => 16 << 10,
         _ => 8 << 10,
     }
 }
@@ -179,14 +179,10 @@ fn explain(e: OpenError, pid: i32, options: &AttachOptions) -> AttachError {
     };
     match obstacle() {
         Some(obstacle) => AttachError::NotPermitted(obstacle),
-        None => AttachError::Blocked { source, filtered: under_seccomp() },
+        None => {
+            AttachError::Blocked { source, filtered: Rights::read().is_ok_and(|r| r.filtered()) }
+        }
     }
-}
-
-fn under_seccomp() -> bool {
-    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
-        status.lines().any(|l| l.strip_prefix("Seccomp:").is_some_and(|v| v.trim() == "2"))
-    })
 }
 
 impl Attached {
