@@ -34,8 +34,10 @@ impl Function {
 /// What is known of a frame.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Resolved {
-    /// Innermost inlined call first; empty where nothing names the address.
+    /// Innermost inlined call first; empty where nothing is known of the address.
     pub functions: Vec<Function>,
+    /// The function has no name of its own: who has the image's symbols can do better.
+    pub nameless: bool,
 }
 
 /// What could not be told, for the profile's comments.
@@ -140,14 +142,30 @@ impl Batch<'_> {
         if lost.broken_units > 0 || lost.unreadable_sections > 0 || lost.limit_reached {
             losses.damaged.push(self.mapping.name.clone());
         }
-        for ((i, _), symbol) in self.wanted.iter().zip(batch.symbols) {
+        let mut nameless = Vec::new();
+        for ((i, svma), symbol) in self.wanted.iter().zip(batch.symbols) {
             match symbol {
                 Ok(s) => out[*i].functions = s.frames.into_iter().map(function).collect(),
-                Err(_) => {
-                    losses.nameless += 1;
-                    out[*i].functions = nameless_memory(self.mapping).into_iter().collect();
-                }
+                Err(_) => nameless.push((*i, *svma)),
             }
+        }
+        losses.nameless += nameless.len() as u64;
+        self.bound(&nameless, out);
+    }
+
+    /// Gives the addresses of nameless functions at least the function's bounds, so that they
+    /// stay together: `redis-server+0x1a2b0`.
+    fn bound(&self, nameless: &[(usize, Svma)], out: &mut [Resolved]) {
+        if nameless.is_empty() {
+            return;
+        }
+        let file = self.mapping.name.rsplit('/').next().unwrap_or_default();
+        let addresses: Vec<Svma> = nameless.iter().map(|(_, svma)| *svma).collect();
+        let starts = unwind::function_starts(self.image, &addresses);
+        for ((i, _), start) in nameless.iter().zip(starts) {
+            let bounded = start.map(|start| Function::named(format!("{file}+{start}")));
+            out[*i].nameless = true;
+            out[*i].functions = nameless_memory(self.mapping).or(bounded).into_iter().collect();
         }
     }
 }
