@@ -105,7 +105,8 @@ pub(crate) fn record(
     for process in session.recorder.processes.living() {
         session.recorder.processes.refresh_maps(&process, monotonic_now());
     }
-    times::begin(&mut session.recorder.processes);
+    let modes = session.attached.user_only;
+    times::begin(&mut session.recorder.processes, modes);
     // Reading the times of thousands of threads takes a while; what is lost in it is not missed.
     session.read(u64::MAX);
     session.lost_before = session.lost();
@@ -116,7 +117,7 @@ pub(crate) fn record(
     let ended = session.listen(begin, options.duration, watcher);
     let _ = session.attached.sampler.disable();
     let elapsed = Duration::from_nanos(monotonic_now() - begin);
-    times::end(&mut session.recorder.processes);
+    times::end(&mut session.recorder.processes, modes);
     Ok(session.finish(ended, time, elapsed))
 }
 

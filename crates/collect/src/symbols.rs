@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
-use target::Root;
+use target::{Root, sigbus};
 
 use crate::stacks::{FrameKey, Place};
 
@@ -135,6 +135,12 @@ impl Batch<'_> {
     fn resolve(&self, files: &dyn DebugFiles, out: &mut [Resolved], losses: &mut SymbolLosses) {
         let path = Path::new(&*self.mapping.name);
         let found = find_debug_file(self.image, path, files);
+        // The target may shrink its debug files under us as well.
+        let of_file = found.file.iter().flat_map(|f| [Some(&f.image), f.supplementary.as_ref()]);
+        for image in of_file.chain([found.supplementary.as_ref()]).flatten() {
+            // Refused only beyond tens of thousands of files.
+            let _ = sigbus::guard(image);
+        }
         let symbols = ImageSymbols::new(self.image.clone(), &found);
         let addresses: Vec<Svma> = self.wanted.iter().map(|(_, svma)| *svma).collect();
         let batch = symbols.resolve(&addresses);

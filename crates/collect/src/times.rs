@@ -9,8 +9,9 @@ use target::Process;
 use crate::cputime::{CpuTime, ThreadId};
 use crate::processes::{Processes, Tracked};
 
-/// Notes where the threads stand as the recording begins.
-pub(crate) fn begin(processes: &mut Processes) {
+/// Notes where the threads stand as the recording begins; with `modes`, also how their time
+/// divides between user mode and the kernel.
+pub(crate) fn begin(processes: &mut Processes, modes: bool) {
     for pid in processes.pids() {
         let Some(process) = processes.get(pid).and_then(|t| t.process.clone()) else { continue };
         for tid in process.threads().unwrap_or_default() {
@@ -18,6 +19,9 @@ pub(crate) fn begin(processes: &mut Processes) {
                 processes.add_thread(pid, tid, 0);
                 if let Some(t) = processes.thread_mut(pid, tid) {
                     t.baseline = ns;
+                    if modes {
+                        t.ticks_at_begin = process.thread_mode_ticks(tid).unwrap_or_default();
+                    }
                 }
             }
         }
@@ -44,8 +48,8 @@ pub(crate) fn checkpoint(processes: &mut Processes, living: &[Arc<Process>]) {
     }
 }
 
-/// Notes where the threads stand as it ends. Those of ended processes stay without.
-pub(crate) fn end(processes: &mut Processes) {
+/// Notes where the threads stand as it ends, as [`begin`] did. Those of ended processes stay without.
+pub(crate) fn end(processes: &mut Processes, modes: bool) {
     for pid in processes.pids() {
         let Some(process) = processes.get(pid).and_then(|t| t.process.clone()) else { continue };
         for tid in process.threads().unwrap_or_default() {
@@ -54,6 +58,9 @@ pub(crate) fn end(processes: &mut Processes) {
             processes.add_thread(pid, tid, 0);
             if let Some(t) = processes.thread_mut(pid, tid) {
                 t.at_end = Some(ns);
+                if modes {
+                    t.ticks_at_end = process.thread_mode_ticks(tid).unwrap_or_default();
+                }
             }
         }
     }

@@ -59,6 +59,9 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
             summary::print(path.as_deref(), &outcome, verbosity);
         }
     }
+    if let (Some(pid), true) = (child.still_runs(), verbosity > Verbosity::Quiet) {
+        eprintln!("the command runs on as process {pid}");
+    }
     Ok(())
 }
 
@@ -148,6 +151,12 @@ struct Child {
 impl Child {
     fn release(&mut self) {
         self.running = self.waiting.take().map(Spawned::release);
+    }
+
+    /// Its pid, if it has not exited.
+    fn still_runs(&mut self) -> Option<i32> {
+        let Some(Ok(running)) = &mut self.running else { return None };
+        running.try_wait().ok()?.is_none().then(|| running.pid())
     }
 
     /// Reports a command that could not be executed.
