@@ -145,6 +145,17 @@ impl Runtime {
         known.ok_or(ReadError::NoAddress(variable))
     }
 
+    /// The address of a variable that two sources agree on, in a program whose code is understood
+    /// throughout. Code that was compiled in another way (`-N -l`) may by chance look right in
+    /// two places; it does not in all.
+    pub(crate) fn agreed(&self, variable: Variable) -> Result<Avma, Refusal> {
+        let disputed = |e: &Evidence| e.agreed().err().filter(Refusal::is_dispute);
+        if let Some(refusal) = self.evidence.iter().find_map(disputed) {
+            return Err(refusal);
+        }
+        self.evidence(variable).ok_or(Refusal::Unknown(variable))?.agreed()
+    }
+
     /// The permission to write a word-sized variable: two sources agree on its address, it lies
     /// in the image's writable data, and its value is at most `most`.
     pub(crate) fn permit(
@@ -153,7 +164,7 @@ impl Runtime {
         variable: Variable,
         most: u64,
     ) -> Result<WritePermit, Refusal> {
-        let address = self.evidence(variable).ok_or(Refusal::Unknown(variable))?.agreed()?;
+        let address = self.agreed(variable)?;
         let at = self.bias.to_svma(address);
         let writable = self.image.segments().iter().any(|s| {
             s.writable && at >= s.svma && (at.0 - s.svma.0).saturating_add(8) <= s.memory_size

@@ -29,6 +29,13 @@ pub struct LogicalFrame<'a> {
 }
 
 impl Runtime {
+    /// How many frames Go's own goroutine, heap, block and mutex profiles keep of a stack, inlined
+    /// ones included: 32, and 128 since 1.23 (unless GODEBUG=profstackdepth says otherwise).
+    #[must_use]
+    pub fn profile_depth(&self) -> usize {
+        if self.layout.minor >= 23 { 128 } else { 32 }
+    }
+
     fn logical<'a>(&'a self, frame: Frame<'a>, physical: usize) -> LogicalFrame<'a> {
         LogicalFrame {
             function: frame.function,

@@ -69,6 +69,13 @@ pub enum Refusal {
     Unreadable(Variable),
 }
 
+impl Refusal {
+    /// Whether sources contradict each other, rather than being silent.
+    pub(crate) fn is_dispute(&self) -> bool {
+        matches!(self, Self::Disputed { .. })
+    }
+}
+
 impl Evidence {
     /// The address to read from: what the most trusted source says. Reading a wrong address does
     /// no harm to the target, and what is read is checked.
@@ -83,7 +90,10 @@ impl Evidence {
     /// [`Refusal`]: what is missing.
     pub fn agreed(&self) -> Result<Avma, Refusal> {
         let variable = self.variable;
-        let address = self.address().ok_or(Refusal::Unknown(variable))?;
+        if self.claims.is_empty() {
+            return Err(Refusal::Unknown(variable));
+        }
+        let address = self.address().unwrap_or_default();
         if self.claims.iter().any(|(_, a)| *a != Some(address)) {
             let each = self.claims.iter().map(|(s, a)| match a {
                 Some(a) => format!("{s} says {a}"),

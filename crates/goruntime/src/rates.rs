@@ -93,7 +93,7 @@ impl Runtime {
         let variable = Variable::Allp;
         // Its variable is not touched here, but caches that follow no known rate are of no use.
         self.heap_rate_permit(memory)?;
-        let allp = self.evidence(variable).ok_or(Refusal::Unknown(variable))?.agreed()?;
+        let allp = self.agreed(variable)?;
         let unreadable = |_| Refusal::Unreadable(variable);
         let implausible = |reason| Refusal::Implausible { variable, reason };
         let slice = words(memory, allp, 3).map_err(unreadable)?;

@@ -165,18 +165,27 @@ fn created_by(text: &mut String, runtime: &Runtime, g: &Goroutine) {
 }
 
 /// Goroutines with equal stacks and labels together, as `debug=1` prints them
-/// (`printCountProfile` in Go's runtime/pprof). `name` is "goroutine" or "goroutineleak".
+/// (`printCountProfile` in Go's runtime/pprof). `name` is "goroutine" or "goroutineleak". Only
+/// the innermost `depth` frames count: Go itself has no more than
+/// [`Runtime::profile_depth`](crate::Runtime::profile_depth).
 #[must_use]
 pub fn format_goroutines_grouped(
     runtime: &Runtime,
     goroutines: &[Goroutine],
     name: &str,
+    depth: usize,
 ) -> String {
+    let frames = |g: &Goroutine| {
+        let all = g.stack.as_ref().map(|s| runtime.logical_frames(s));
+        let mut all = all.unwrap_or_default();
+        all.truncate(depth);
+        all
+    };
     let mut order: Vec<(String, &Goroutine)> = Vec::new();
     let mut counts: HashMap<String, usize> = HashMap::new();
     let users = || goroutines.iter().filter(|g| !g.system);
     for g in users() {
-        let key = group_key(runtime, g);
+        let key = group_key(g, &frames(g));
         let count = counts.entry(key.clone()).or_default();
         if *count == 0 {
             order.push((key, g));
@@ -188,15 +197,14 @@ pub fn format_goroutines_grouped(
     let mut text = format!("{name} profile: total {}\n", users().count());
     for (key, g) in &order {
         let _ = writeln!(text, "{} {key}", count(key));
-        let frames = g.stack.as_ref().map(|s| runtime.logical_frames(s)).unwrap_or_default();
-        record(&mut text, runtime, &frames);
+        record(&mut text, runtime, &frames(g));
     }
     text
 }
 
-fn group_key(runtime: &Runtime, g: &Goroutine) -> String {
+fn group_key(g: &Goroutine, frames: &[LogicalFrame<'_>]) -> String {
     let mut key = String::from("@");
-    for f in g.stack.as_ref().map(|s| runtime.logical_frames(s)).unwrap_or_default() {
+    for f in frames {
         let _ = write!(key, " {:#x}", f.pc.0.wrapping_add(1));
     }
     if !g.labels.is_empty() {

@@ -141,12 +141,11 @@ impl Drop for Target {
 
 impl Target {
     pub fn start(version: &str, program: &str, how: Build) -> Self {
-        Self::start_with(version, program, how, &[])
+        Self::run(&build(version, program, how), &[])
     }
 
-    pub fn start_with(version: &str, program: &str, how: Build, env: &[(&str, &str)]) -> Self {
-        let path = build(version, program, how);
-        let mut child = Command::new(&path)
+    pub fn run(path: &Path, env: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(path)
             .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -159,7 +158,7 @@ impl Target {
         let memory = ProcMemory::open(child.id());
         let (image, bias) = image_of(child.id());
         let runtime = Runtime::find(&image, bias, &memory)
-            .unwrap_or_else(|e| panic!("{version} {how:?}: {e}"));
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         Self { child, input, output, memory, image, bias, runtime }
     }
 

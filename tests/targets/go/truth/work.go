@@ -13,7 +13,7 @@ func allocate(n int) {
 	for i := 0; i < n; i++ {
 		kept = append(kept, keep())
 		sink = drop()
-		small(100)
+		small(5000)
 	}
 	sink = nil
 }

@@ -1,0 +1,171 @@
+//! Goroutines that run or come and go while they are read.
+
+mod common;
+
+use common::{Build, Target, for_each_version};
+use goruntime::{Goroutine, LeafRepair, StackAbsence, StackEnd, Status, ThreadContext, ThreadRef};
+use image::{Avma, Memory};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+/// A thread that is stopped until this is dropped. A signal that was under way is handed on:
+/// without its SIGURG a Go thread would never again be asked to give way.
+struct Stopped(Pid, Option<nix::sys::signal::Signal>);
+
+impl Stopped {
+    fn stop(tid: u64) -> Self {
+        let tid = Pid::from_raw(i32::try_from(tid).expect("a thread id"));
+        ptrace::seize(tid, ptrace::Options::empty()).expect("seizing a thread");
+        ptrace::interrupt(tid).expect("interrupting it");
+        let status = waitpid(tid, Some(WaitPidFlag::__WALL)).expect("its stop");
+        let signal = match status {
+            nix::sys::wait::WaitStatus::Stopped(_, signal) => Some(signal),
+            _ => None,
+        };
+        Self(tid, signal)
+    }
+
+    fn context(&self) -> ThreadContext {
+        let registers = ptrace::getregs(self.0).expect("its registers");
+        ThreadContext { pc: Avma(registers.rip), sp: Avma(registers.rsp), link: None }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = ptrace::detach(self.0, self.1);
+    }
+}
+
+fn names(target: &Target, g: &Goroutine) -> Vec<String> {
+    let stack = g.stack.as_ref().expect("a stack");
+    target.runtime.logical_frames(stack).iter().map(|f| f.function.to_string()).collect()
+}
+
+/// The goroutine that spins, and its thread.
+fn spinning(target: &Target) -> (Goroutine, ThreadRef) {
+    let mut reader = target.runtime.goroutine_reader(&target.memory, false);
+    for _ in 0..1000 {
+        let list = reader.list().expect("goroutines");
+        let running = list.goroutines.into_iter().find_map(|g| match g.stack {
+            Err(StackAbsence::Running(Some(thread))) if !g.system => Some((g, thread)),
+            _ => None,
+        });
+        if let Some(found) = running {
+            return found;
+        }
+    }
+    panic!("no goroutine was seen running");
+}
+
+#[test]
+fn running_goroutines_are_unwound_from_registers_and_leaves_repaired() {
+    for_each_version(|version| {
+        let mut target = Target::start(version, "truth", Build::Stripped);
+        target.ask("spin 1");
+        let (mut in_leaf, mut stacks) = (0, 0);
+        for _ in 0..200 {
+            let (g, thread) = spinning(&target);
+            let stopped = Stopped::stop(thread.tid);
+            let context = stopped.context();
+            let mut reader = target.runtime.goroutine_reader(&target.memory, false);
+            let read = reader.running(g.address, thread.tid, context).expect("a goroutine");
+            let Some(g) = read else { continue };
+            if g.status != Status::Running || g.stack.is_err() {
+                continue;
+            }
+            let stack = g.stack.as_ref().expect("a stack");
+            assert_eq!(stack.end, StackEnd::Complete, "{version}");
+            let mut names = names(&target, &g);
+            // The moment may be one of the runtime's own, called from the spinning function.
+            while names.first().is_some_and(|n| n.starts_with("runtime.") && n != "runtime.goexit")
+            {
+                names.remove(0);
+            }
+            let leaf = names.first().is_some_and(|n| n == "main.mix");
+            let expected = ["main.mix", "main.spinning", "runtime.goexit"];
+            let expected = &expected[usize::from(!leaf)..];
+            assert!(names == expected || names.len() < 2, "{version}: {names:?}");
+            stacks += usize::from(names == expected);
+
+            let first = target.runtime.frames_at(context.pc);
+            if first.last().is_some_and(|f| f.function == "main.mix") {
+                let table = target.runtime.line_table();
+                let arch = target.image.arch();
+                let repair = LeafRepair::of(table, arch, target.bias, context.pc, context.sp);
+                let LeafRepair::ReturnAddressAt(at) = repair else { panic!("{repair:?}") };
+                let caller = Avma(target.memory.read_u64(at).expect("a word"));
+                let caller = target.runtime.frames_at(caller.wrapping_sub(1));
+                assert_eq!(caller[0].function, "main.spinning", "{version}");
+                in_leaf += 1;
+            }
+        }
+        assert!(stacks > 150 && in_leaf > 10, "{version}: {stacks} stacks, {in_leaf} in the leaf");
+    });
+}
+
+#[test]
+fn nothing_wrong_is_accepted_while_goroutines_come_and_go() {
+    for_each_version(|version| {
+        let mut target = Target::start(version, "truth", Build::Plain);
+        target.ask("churn 4");
+        let mut reader = target.runtime.goroutine_reader(&target.memory, false);
+        let (mut accepted, mut moved, mut unsettled) = (0usize, 0usize, 0usize);
+        let addresses = target.runtime.goroutine_addresses(&target.memory).expect("goroutines");
+        let churning: Vec<Avma> = addresses
+            .into_iter()
+            .filter(|g| match reader.read(*g) {
+                Ok(Some(g)) => g.stack.as_ref().map_or(true, |s| {
+                    let frames = target.runtime.logical_frames(s);
+                    frames.iter().any(|f| f.function.starts_with("main.churn"))
+                }),
+                _ => true,
+            })
+            .collect();
+        while accepted + unsettled < 20_000 {
+            for at in &churning {
+                let g = match reader.read(*at) {
+                    Ok(Some(g)) => g,
+                    Ok(None) => {
+                        moved += 1;
+                        unsettled += usize::from(moved % 50 == 0);
+                        continue;
+                    }
+                    Err(_) => {
+                        unsettled += 1;
+                        continue;
+                    }
+                };
+                let Ok(stack) = &g.stack else {
+                    unsettled += usize::from(g.status == Status::Running);
+                    continue;
+                };
+                accepted += 1;
+                let names: Vec<String> = target
+                    .runtime
+                    .logical_frames(stack)
+                    .iter()
+                    .map(|f| f.function.to_string())
+                    .collect();
+                if g.system
+                    || !names.iter().any(|n| n.starts_with("main.")) && g.status == Status::Runnable
+                {
+                    continue;
+                }
+                assert_eq!(stack.end, StackEnd::Complete, "{version}: {g:?} {names:?}");
+                // From the outside in: goexit, the goroutine's function, and the same all the way.
+                let plain = names.iter().rev().skip_while(|n| *n == "runtime.goexit");
+                let user: Vec<&String> = plain.take_while(|n| n.starts_with("main.")).collect();
+                let inner = &user[1.min(user.len())..];
+                let wrapper = |n: &String| n.starts_with("main.churn.");
+                assert!(
+                    inner.iter().all(|n| *n == "main.churned" || wrapper(n))
+                        || !user[0].starts_with("main.churn"),
+                    "{version}: {names:?}"
+                );
+            }
+        }
+        assert!(accepted > 5_000, "{version}: {accepted} accepted, {unsettled} not");
+    });
+}
