@@ -5,7 +5,7 @@
 //! cgo, GOAMD64=v3 and race. Unoptimised code differs and is caught by the witnesses: other
 //! functions that must refer to the same address.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use image::pclntab::LineTable;
 use image::{Arch, ElfImage, Svma};
 
@@ -13,7 +13,7 @@ use crate::{Source, Variable};
 
 /// Larger than any function of the runtime that is looked at (`selectgo` has 5 KiB).
 const MAX_CODE: usize = 64 << 10;
-/// How far apart `stkbucket` takes its three addresses: they are arms of one `if`.
+/// How far apart `stkbucket` takes its three addresses, into one register: arms of one `if`.
 const ARMS: u64 = 64;
 
 /// A reference of an instruction to memory by RIP.
@@ -22,6 +22,8 @@ struct Reference {
     at: u64,
     to: Svma,
     kind: Kind,
+    /// The destination, for an address that is taken.
+    register: Register,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +106,8 @@ impl<'a> CodeReader<'a> {
                 _ => Kind::Access(instruction.memory_size().size()),
             };
             let to = Svma(instruction.ip_rel_memory_address());
-            found.push(Reference { at: instruction.ip(), to, kind });
+            let register = instruction.op0_register();
+            found.push(Reference { at: instruction.ip(), to, kind, register });
         }
         found
     }
@@ -187,9 +190,9 @@ impl<'a> CodeReader<'a> {
             self.data("runtime.stkbucket").filter(|r| r.kind == Kind::Address).collect();
         // if memProfile {&mbuckets} else if mutexProfile {&xbuckets} else {&bbuckets}
         let arms = taken.windows(3).find(|w| {
-            let (low, high) = (w.iter().map(|r| r.to.0).min(), w.iter().map(|r| r.to.0).max());
-            let near = low.zip(high).is_some_and(|(low, high)| high - low == 16);
-            near && w[2].at - w[0].at < ARMS && w[0].to != w[1].to && w[1].to != w[2].to
+            let same_register = w.iter().all(|r| r.register == w[0].register);
+            let distinct = w[0].to != w[1].to && w[1].to != w[2].to && w[0].to != w[2].to;
+            same_register && distinct && w[2].at - w[0].at < ARMS
         });
         let arm = |i: usize| arms.map(|w| w[i].to);
         let (function, flush) = ("runtime.stkbucket", ["runtime.mProf_FlushLocked"]);
