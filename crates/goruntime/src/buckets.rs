@@ -9,13 +9,15 @@
 //! Buckets are never freed, moved or unlinked, so the lists can be read while they grow: new
 //! ones are put in front.
 
+use std::collections::{HashMap, HashSet};
+
 use image::{Avma, Memory};
 
 use crate::raw::{Block, words};
 use crate::{ReadError, Runtime, Variable};
 
 /// More buckets (distinct stacks and sizes) than any program has; each takes 200 bytes of it.
-const MAX_BUCKETS: usize = 8 << 20;
+const MAX_BUCKETS: usize = 2 << 20;
 /// `maxProfStackDepth` since 1.23; 32 before.
 const MAX_STACK: u64 = 1024 + 8;
 const ATTEMPTS: usize = 64;
@@ -94,7 +96,7 @@ impl Contention {
     /// and only grow, so that this is a profile of the time between.
     #[must_use]
     pub fn since(mut self, before: &Self) -> Self {
-        let old: std::collections::HashMap<&[Avma], (f64, i64)> =
+        let old: HashMap<&[Avma], (f64, i64)> =
             before.records.iter().map(|r| (&r.stack[..], (r.count, r.ticks))).collect();
         for record in &mut self.records {
             if let Some((count, ticks)) = old.get(&record.stack[..]) {
@@ -292,10 +294,9 @@ impl Runtime {
         let layout = &self.layout;
         let mut next = memory.read_u64(self.address(list)?)?;
         let mut found = Buckets { list: Vec::new(), implausible: 0 };
-        let mut seen = 0usize;
+        let mut seen = HashSet::new();
         while next != 0 {
-            seen += 1;
-            if seen > MAX_BUCKETS {
+            if !seen.insert(next) || seen.len() > MAX_BUCKETS {
                 return Err(ReadError::Implausible("a list of samples without end"));
             }
             let at = Avma(next);

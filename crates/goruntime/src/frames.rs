@@ -28,12 +28,38 @@ pub struct LogicalFrame<'a> {
     pub physical: usize,
 }
 
+impl<'a> LogicalFrame<'a> {
+    /// Cuts a stack into what shares one address each: an inlined chain with the function that
+    /// has the code. A pprof location is such a piece, one line per frame; its address is that
+    /// of the first frame, as Go's own profiles have it.
+    pub fn locations(frames: &[Self]) -> impl Iterator<Item = &[Self]> {
+        frames.chunk_by(|a, b| a.inlined && a.entry == b.entry)
+    }
+}
+
 impl Runtime {
     /// How many frames Go's own goroutine, heap, block and mutex profiles keep of a stack, inlined
     /// ones included: 32, and 128 since 1.23 (unless GODEBUG=profstackdepth says otherwise).
     #[must_use]
     pub fn profile_depth(&self) -> usize {
         if self.layout.minor >= 23 { 128 } else { 32 }
+    }
+
+    /// The frames that Go's heap profile and `debug=1` texts show: without the leading ones of the
+    /// runtime itself, unless there is nothing else. (`internal/runtime/…` counts as runtime
+    /// since 1.24.)
+    #[must_use]
+    pub fn without_runtime<'f, 'a>(
+        &self,
+        frames: &'f [LogicalFrame<'a>],
+    ) -> &'f [LogicalFrame<'a>] {
+        let internal = self.layout.minor >= 24;
+        let own = |f: &LogicalFrame<'_>| {
+            f.function.starts_with("runtime.")
+                || (internal && f.function.starts_with("internal/runtime/"))
+        };
+        let first = frames.iter().position(|f| !own(f)).unwrap_or(0);
+        frames.get(first..).unwrap_or_default()
     }
 
     fn logical<'a>(&'a self, frame: Frame<'a>, physical: usize) -> LogicalFrame<'a> {

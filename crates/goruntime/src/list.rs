@@ -8,7 +8,7 @@ use image::{Avma, Memory};
 use crate::goroutine::{Fingerprint, Goroutine, StackAbsence, Status, ThreadRef};
 use crate::offsets::present;
 use crate::raw::{self, Block};
-use crate::unwind::{StackWords, Start};
+use crate::unwind::{MAX_FRAMES, StackWords, Start};
 use crate::{ReadError, Runtime, Stack, StackEnd, Variable, labels};
 
 /// A `g` is never freed, so this bounds how many a program ever had at once.
@@ -29,6 +29,10 @@ pub struct ThreadContext {
     /// The link register, on arm64.
     pub link: Option<Avma>,
 }
+
+/// The frames of all stacks together, so that a target cannot fill our memory: 1.5 GB. A million
+/// goroutines of common depth have half of that.
+const MAX_FRAMES_IN_ALL: usize = 32 << 20;
 
 /// What was read.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +60,7 @@ pub struct GoroutineReader<'a> {
     memory: &'a dyn Memory,
     reasons: HashMap<u8, Option<Arc<str>>>,
     arguments: bool,
+    frames_left: usize,
 }
 
 impl Runtime {
@@ -67,7 +72,27 @@ impl Runtime {
         memory: &'a dyn Memory,
         arguments: bool,
     ) -> GoroutineReader<'a> {
-        GoroutineReader { runtime: self, memory, reasons: HashMap::new(), arguments }
+        let (reasons, frames_left) = (HashMap::new(), MAX_FRAMES_IN_ALL);
+        GoroutineReader { runtime: self, memory, reasons, arguments, frames_left }
+    }
+
+    /// The goroutine that a thread runs now, by the address of its `m` (see
+    /// [`Runtime::threads`]); `None` for none, or where that cannot be read. For CPU samples,
+    /// which know their thread.
+    #[must_use]
+    pub fn current_goroutine(&self, memory: &dyn Memory, m: Avma) -> Option<Avma> {
+        let g = memory.read_u64(m.wrapping_add(self.layout.m_curg)).ok()?;
+        (g != 0).then_some(Avma(g))
+    }
+
+    /// The profiler labels of a goroutine now, and whether some were cut or unreadable. Not
+    /// validated against change: a goroutine sets its own labels, whole sets at a time.
+    #[must_use]
+    pub fn goroutine_labels(&self, memory: &dyn Memory, g: Avma) -> (Vec<(String, String)>, bool) {
+        match memory.read_u64(g.wrapping_add(self.layout.g_labels)) {
+            Ok(pointer) => labels::read(memory, &self.layout, pointer),
+            Err(_) => (Vec::new(), true),
+        }
     }
 
     /// The address of every `g` that ever was.
@@ -114,9 +139,14 @@ impl GoroutineReader<'_> {
     /// [`ReadError`] when there is no list; a single goroutine that cannot be read is counted.
     pub fn list(&mut self) -> Result<GoroutineList, ReadError> {
         let mut list = GoroutineList::default();
+        self.frames_left = MAX_FRAMES_IN_ALL;
         for g in self.runtime.goroutine_addresses(self.memory)? {
             match self.read(g) {
-                Ok(Some(goroutine)) => list.goroutines.push(goroutine),
+                Ok(Some(goroutine)) => {
+                    let frames = goroutine.stack.as_ref().map_or(0, |s| s.frames.len());
+                    self.frames_left -= frames.min(self.frames_left);
+                    list.goroutines.push(goroutine);
+                }
                 Ok(None) => list.dead += 1,
                 Err(ReadError::Unsettled(_)) => list.unsettled.push(g),
                 Err(_) => list.unreadable += 1,
@@ -287,7 +317,8 @@ impl GoroutineReader<'_> {
     ) -> Result<Stack, StackAbsence> {
         let start = self.start(g, status, thread, context)?;
         let mut words = StackWords::new(self.memory, Avma(g.u64(0)), Avma(g.u64(8)));
-        let stack = self.runtime.unwind(&mut words, start, self.arguments);
+        let most = self.frames_left.min(MAX_FRAMES);
+        let stack = self.runtime.unwind(&mut words, start, self.arguments, most);
         if stack.end == StackEnd::Unreadable && stack.frames.len() <= 1 {
             return Err(StackAbsence::Unreadable);
         }

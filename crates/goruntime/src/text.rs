@@ -244,12 +244,8 @@ fn quoted(s: &str) -> String {
 
 /// `printStackRecord`: without leading frames of the runtime, unless there is nothing else.
 fn record(text: &mut String, runtime: &Runtime, frames: &[LogicalFrame<'_>]) {
-    let internal = |name: &str| {
-        name.starts_with("runtime.")
-            || (runtime.layout().minor >= 24 && name.starts_with("internal/runtime/"))
-    };
-    let first = frames.iter().position(|f| !internal(&f.function)).unwrap_or(0);
-    let rows: Vec<[String; 4]> = frames[first.min(frames.len())..]
+    let rows: Vec<[String; 4]> = runtime
+        .without_runtime(frames)
         .iter()
         .filter(|f| f.function != "runtime.goexit")
         .map(|f| {

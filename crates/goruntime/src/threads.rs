@@ -1,5 +1,7 @@
 //! Threads and what created them.
 
+use std::collections::HashSet;
+
 use image::{Avma, Memory};
 
 use crate::raw::words;
@@ -32,9 +34,9 @@ impl Runtime {
     pub fn threads(&self, memory: &dyn Memory) -> Result<Vec<ThreadCreation>, ReadError> {
         let layout = &self.layout;
         let mut next = memory.read_u64(self.address(Variable::Allm)?)?;
-        let mut threads = Vec::new();
+        let (mut threads, mut seen) = (Vec::new(), HashSet::new());
         while next != 0 {
-            if threads.len() >= MAX_THREADS {
+            if !seen.insert(next) || threads.len() >= MAX_THREADS {
                 return Err(ReadError::Implausible("a list of threads without end"));
             }
             let m = Avma(next);

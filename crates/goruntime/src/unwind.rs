@@ -18,7 +18,7 @@ use image::{Arch, Avma, Memory};
 use crate::Runtime;
 
 /// Deeper stacks are cut; a Go stack of 1 GiB has room for 30 million frames.
-const MAX_FRAMES: usize = 100_000;
+pub(crate) const MAX_FRAMES: usize = 100_000;
 /// Stacks are read in pieces that grow from the first to the second size, in bytes.
 const FIRST_CHUNK: u64 = 4 << 10;
 const LAST_CHUNK: u64 = 256 << 10;
@@ -137,12 +137,13 @@ enum Caller {
 }
 
 impl Runtime {
-    /// Unwinds from `start` to the stack's end. `arguments`: also read those.
+    /// Unwinds from `start` to the stack's end, or to `most` frames. `arguments`: also read those.
     pub(crate) fn unwind(
         &self,
         stack: &mut StackWords<'_>,
         start: Start,
         arguments: bool,
+        most: usize,
     ) -> Stack {
         let mut frames = Vec::new();
         let (mut pc, mut sp) = (start.pc, start.sp);
@@ -156,7 +157,7 @@ impl Runtime {
             }
         }
         let end = loop {
-            if frames.len() >= MAX_FRAMES {
+            if frames.len() >= most {
                 break StackEnd::TooDeep;
             }
             let Some(f) = self.table.function_at(self.bias.to_svma(pc)) else {

@@ -109,3 +109,21 @@ fn what_goroutines_wait_for_and_who_they_are() {
         assert!(all.goroutines.iter().any(|g| g.system), "{version}: system goroutines");
     });
 }
+
+/// Go 1.27 knows which goroutines nothing can ever wake, once it was asked to look.
+#[test]
+fn leaked_goroutines_are_told_apart() {
+    let mut target = Target::start("1.27.3", "truth", Build::Stripped);
+    let theirs = target.ask("goroutineleak 1");
+    let leaked: Vec<Goroutine> =
+        others(list(&target, false)).into_iter().filter(|g| g.status == Status::Leaked).collect();
+    assert!(leaked.len() > 20, "{} leaked", leaked.len());
+    let depth = target.runtime.profile_depth();
+    let ours = format_goroutines_grouped(&target.runtime, &leaked, "goroutineleak", depth);
+    assert_same_text(&ours, &theirs, "leaked");
+    let theirs = target.ask("goroutine 2");
+    let ours = format_goroutines(&target.runtime, &others(list(&target, true)), 0);
+    let (ours, theirs) = (without_dumper(&ours, "\n\n"), without_dumper(&theirs, "\n\n"));
+    assert_same_text(&ours.join("\n\n"), &theirs.join("\n\n"), "with leaked ones");
+    assert!(ours.iter().any(|g| g.contains(" (leaked)]:")));
+}

@@ -169,3 +169,39 @@ fn nothing_wrong_is_accepted_while_goroutines_come_and_go() {
         assert!(accepted > 5_000, "{version}: {accepted} accepted, {unsettled} not");
     });
 }
+
+/// The share of stops at which a goroutine has no complete stack. 0.1 to 0.2 % were measured over
+/// 16,650 stops: in signal handlers and while switching, where Go itself cannot tell. Among 1,500
+/// stops, ten are more than five standard deviations above that.
+#[test]
+fn few_stacks_are_lost_under_stress() {
+    for version in ["1.21.13", "1.24.11", "1.27.3"] {
+        let mut target = Target::start(version, "truth", Build::Stripped);
+        target.ask("stress 4");
+        let mut reader = target.runtime.goroutine_reader(&target.memory, false);
+        let (mut whole, mut lost, mut kinds) = (0, 0, std::collections::BTreeMap::new());
+        while whole + lost < 1_500 {
+            let (g, thread) = spinning(&target);
+            let stopped = Stopped::stop(thread.tid);
+            let Ok(Some(g)) = reader.running(g.address, thread.tid, stopped.context()) else {
+                continue;
+            };
+            // It may have been moved to another thread before the stop.
+            if g.status != Status::Running || g.thread != Some(thread) {
+                continue;
+            }
+            let end = g.stack.as_ref().map(|s| s.end);
+            if end == Ok(StackEnd::Complete) {
+                let names = names(&target, &g);
+                let last = names.iter().rev().nth(1).map(String::as_str);
+                assert_eq!(last, Some("main.stressing"), "{version}: {names:?}");
+                whole += 1;
+            } else {
+                *kinds.entry(format!("{end:?}")).or_insert(0) += 1;
+                lost += 1;
+            }
+        }
+        eprintln!("{version}: {whole} whole, {lost} lost: {kinds:?}");
+        assert!(lost < 10, "{version}: {lost} of {}: {kinds:?}", whole + lost);
+    }
+}

@@ -44,7 +44,7 @@ func end() {
 
 func run(command string, n int) {
 	switch command {
-	case "goroutine", "heap", "allocs", "block", "mutex", "threadcreate":
+	case "goroutine", "heap", "allocs", "block", "mutex", "threadcreate", "goroutineleak":
 		if err := pprof.Lookup(command).WriteTo(out, n); err != nil {
 			panic(err)
 		}
@@ -60,6 +60,8 @@ func run(command string, n int) {
 		contend(n)
 	case "spin":
 		spin(n)
+	case "stress":
+		stress(n)
 	case "many":
 		many(n)
 	case "churn":
