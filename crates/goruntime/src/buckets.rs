@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 
 use image::{Avma, Memory};
 
-use crate::raw::{Block, words};
+use crate::raw::{Block, Paged, words};
 use crate::{ReadError, Runtime, Variable};
 
 /// More buckets (distinct stacks and sizes) than any program has; each takes 200 bytes of it.
@@ -293,6 +293,7 @@ impl Runtime {
     ) -> Result<Buckets, ReadError> {
         let layout = &self.layout;
         let mut next = memory.read_u64(self.address(list)?)?;
+        let memory = &Paged::new(memory);
         let mut found = Buckets { list: Vec::new(), implausible: 0 };
         let mut seen = HashSet::new();
         while next != 0 {

@@ -4,6 +4,9 @@
 //! functions it is clear which reference is which variable: measured on 1.21 to 1.27, plain, PIE,
 //! cgo, GOAMD64=v3 and race. Unoptimised code differs and is caught by the witnesses: other
 //! functions that must refer to the same address.
+//!
+//! There is no such reader for arm64 yet: there the symbol table is the only source, so that
+//! nothing is written, and stripped programs do not tell where their state is.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use image::pclntab::LineTable;

@@ -6,11 +6,15 @@ use image::pclntab::{GoVersion, LineTable, PclntabError, gofunc_offset};
 use image::{Avma, Bias, ElfImage, Memory, Svma, Unreadable};
 
 use crate::code::CodeReader;
+use crate::goroutine::Status;
+use crate::raw::Block;
 use crate::{Evidence, Layout, ReadError, Refusal, Source, Variable, WritePermit, symbols};
 
 /// How much of a segment is searched for the module's description.
 const MAX_SEARCH: u64 = 256 << 20;
 const CHUNK: usize = 1 << 20;
+/// How often goroutines are looked at before their layout is called wrong.
+const CHECKS: usize = 64;
 
 /// Why there is no runtime to read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,24 +84,44 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// Whether the first goroutines look like goroutines: catches a wrong layout.
+    /// Whether the first goroutines look like goroutines: catches a wrong layout. They change
+    /// while they are looked at, so that one plausible view is enough.
     fn check(&self, memory: &dyn Memory) -> Result<(), FindError> {
         let Ok(all) = self.goroutine_addresses(memory) else { return Ok(()) };
-        let mut seen = Vec::new();
-        for g in all.into_iter().take(64) {
-            let block = crate::raw::Block::read(memory, g, self.layout.g_size())?;
-            let (low, high) = (block.u64(0), block.u64(8));
-            let status = block.u32(self.layout.g_status) & 0xfff;
-            let id = block.u64(self.layout.g_goid);
-            if status > 11 || low > high {
-                return Err(FindError::Implausible("a goroutine's status or stack"));
+        let mut seen = Ok(());
+        for _ in 0..CHECKS {
+            seen = self.check_goroutines(memory, &all[..all.len().min(64)]);
+            if seen.is_ok() {
+                break;
             }
-            // Dead ones keep the id of their last life.
-            if !matches!(status, 0 | 6 | 11) {
-                if id == 0 || seen.contains(&id) {
-                    return Err(FindError::Implausible("a goroutine's id"));
+        }
+        seen
+    }
+
+    fn check_goroutines(&self, memory: &dyn Memory, all: &[Avma]) -> Result<(), FindError> {
+        let layout = &self.layout;
+        let mut ids = Vec::new();
+        for at in all {
+            let g = Block::read(memory, *at, layout.g_size())?;
+            // Those without a goroutine keep the fields of their last one.
+            let Some(status) = Status::of(g.u32(layout.g_status)) else { continue };
+            let id = g.u64(layout.g_goid);
+            if matches!(status, Status::Other(_)) || id == 0 || ids.contains(&id) {
+                return Err(FindError::Implausible("a goroutine's status or number"));
+            }
+            ids.push(id);
+            let (low, high) = (g.u64(0), g.u64(8));
+            let sp = g.u64(layout.g_sched_sp);
+            let parked = matches!(status, Status::Waiting | Status::Runnable);
+            if low >= high || (parked && !(low..high).contains(&sp)) {
+                return Err(FindError::Implausible("a goroutine's stack"));
+            }
+            let m = g.u64(layout.g_m);
+            if status == Status::Syscall && m != 0 {
+                let current = memory.read_u64(Avma(m).wrapping_add(layout.m_curg))?;
+                if current != at.0 {
+                    return Err(FindError::Implausible("a thread does not know its goroutine"));
                 }
-                seen.push(id);
             }
         }
         Ok(())

