@@ -137,16 +137,18 @@ fn recorded_memory_tells_the_same_as_the_live_one_and_false_memory_does_no_harm(
         assert_eq!(everything(&found, &replay), recorded, "{version}");
         assert!(recorded.contains("main.descend") && recorded.len() > 20_000, "{}", recorded.len());
 
-        let honest = replay.reads.get();
+        let (honest, mut noticed) = (replay.reads.get(), 0);
         for round in 0..60u64 {
             replay.wrong_every = [30, 300, 3_000][round as usize % 3];
             replay.random.set(round * 977 + 5);
             replay.reads.set(0);
             let _ = Runtime::find(&target.image, target.bias, &replay);
             let text = everything(&runtime, &replay);
-            assert_ne!(text, recorded, "{version}: the falsehood was not even read");
+            noticed += usize::from(text != recorded);
             let reads = replay.reads.get();
             assert!(reads < honest * 50, "{version}: {reads} reads, {honest} without falsehoods");
         }
+        // A rare wrong byte may lie where it does not matter; frequent ones cannot.
+        assert!(noticed >= 40, "{version}: only {noticed} of 60 falsehoods changed the result");
     }
 }
