@@ -34,6 +34,19 @@ func main() {
 			for i := 0; i < n*64; i++ {
 				sink = drop()
 			}
+		case "spread":
+			var done sync.WaitGroup
+			for p := 0; p < runtime.GOMAXPROCS(0); p++ {
+				done.Add(1)
+				go func() {
+					defer done.Done()
+					for i := 0; i < n*64; i++ {
+						local := drop()
+						local[0] = 1
+					}
+				}()
+			}
+			done.Wait()
 		case "gc":
 			sink = nil
 			runtime.GC()
