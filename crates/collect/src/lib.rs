@@ -1,1 +1,76 @@
-//! See docs/architecture.md.
+//! Recording sessions: from a process to a finished profile.
+//!
+//! A session attaches to every thread of its targets ([`attach`](crate::AttachError)), listens
+//! for a while, and detaches. Samples are unwound and counted as they come, against the mappings
+//! of their own time; names are looked up once at the end, for the addresses that occurred.
+
+mod assemble;
+mod attach;
+mod clock;
+mod comments;
+mod cpu;
+mod cputime;
+mod deep;
+pub mod kinds;
+mod processes;
+mod recorder;
+mod session;
+mod stacks;
+mod symbols;
+mod times;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use attach::AttachError;
+pub use recorder::SampleStats;
+pub use session::{Ended, Progress, RecordOptions, Watcher};
+
+/// Why there is no profile.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The recording could not begin.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The profile exceeds what its format can hold.
+    #[error("cannot build the profile: {0}")]
+    Build(#[from] pprof::BuildError),
+}
+
+/// What a recording is made of, and what is missing from it.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    /// How samples were taken.
+    pub backend: String,
+    /// What became of the samples.
+    pub samples: SampleStats,
+    /// Records that the kernel had no room for.
+    pub lost: u64,
+    /// Times the kernel throttled a CPU.
+    pub throttled: u64,
+    /// Records that could not be understood.
+    pub malformed: u64,
+    /// Rows or events of mappings that could not be read.
+    pub unreadable_maps: u64,
+    /// Addresses that their images have no name for.
+    pub nameless_frames: u64,
+    /// Images whose debug information is damaged.
+    pub damaged_images: Vec<Arc<str>>,
+    /// Why kernel frames have no names.
+    pub kernel_names: Option<String>,
+    /// Why sampling could not go on after the stack window was made larger.
+    pub reattach_failed: Option<String>,
+    /// How long the recording took.
+    pub elapsed: Duration,
+}
+
+/// A finished recording.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The profile.
+    pub profile: pprof::Profile,
+    /// What it is made of.
+    pub stats: Stats,
+    /// Why the recording ended.
+    pub ended: Ended,
+}

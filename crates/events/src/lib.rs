@@ -1,1 +1,19 @@
-//! See docs/architecture.md.
+//! Kernel event sources: perf_event rings and what comes out of them.
+//!
+//! [`Sampler`] opens the events and enables them; [`RingSet::drain`] hands out what the kernel
+//! wrote, in time order over all CPUs, without copying: an [`Event`] borrows from the ring. What
+//! a record means for a profile is decided elsewhere.
+
+mod attr;
+mod online;
+mod record;
+mod ring;
+mod ringset;
+mod sampler;
+
+pub use attr::{ClockSource, SamplingOptions, USER_REGISTERS};
+pub use online::online_cpus;
+pub use record::{Comm, Event, EventKind, Fork, MmapEvent, Sample, Words};
+pub use ring::RingError;
+pub use ringset::{Losses, RingSet};
+pub use sampler::{OpenError, Opened, Sampler, Scope};

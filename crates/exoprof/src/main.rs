@@ -1,2 +1,30 @@
-//! The exoprof binary.
-fn main() {}
+//! exoprof: pprof for any running process, from outside.
+
+mod cli;
+mod duration;
+mod output;
+mod progress;
+mod record;
+mod stop;
+mod summary;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let quiet = cli.quiet;
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            // Also with --quiet: it silences all but errors.
+            eprintln!("exoprof: {e:#}");
+            let usage = e.downcast_ref::<cli::UsageError>().is_some();
+            if usage && !quiet {
+                eprintln!("for more: exoprof help");
+            }
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}

@@ -1,1 +1,3 @@
-//! See docs/architecture.md.
+//! Reports over a profile.
+
+pub mod top;

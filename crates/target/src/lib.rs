@@ -1,1 +1,28 @@
-//! See docs/architecture.md.
+//! One live process, seen from outside: `/proc`, its memory, its threads, its files.
+//!
+//! The process is hostile: nothing that it controls (paths, files, counts) is trusted, and it can
+//! neither stop us, nor lead us to files that it could not open itself, nor pass another process
+//! off as itself by a reused PID.
+
+mod cpu;
+mod error;
+mod images;
+mod maps;
+mod memory;
+mod open;
+mod procdir;
+mod process;
+pub mod rights;
+pub mod sigbus;
+mod spawned;
+mod stat;
+
+pub use cpu::{CpuTimes, CpuTimesReader};
+pub use error::OpenError;
+pub use images::Images;
+pub use maps::{MapRow, Maps, Perms};
+pub use memory::ProcessMemory;
+pub use open::Root;
+pub use process::{Identity, Process};
+pub use rights::{Obstacle, Rights, TargetRights, raise_nofile};
+pub use spawned::{Running, SpawnError, Spawned};

@@ -1,0 +1,185 @@
+//! The `cpu` profile: where threads spend their CPU time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pprof::{Profile, ProfileBuilder, ValueType};
+use target::{Process, Root};
+
+use crate::assemble::{Assembler, Tables, Valued, main_mapping};
+use crate::cputime::{self, CpuTime, ThreadId, ThreadUse, Weights};
+use crate::processes::NamedThread;
+use crate::session::{self, RecordOptions, Recording, Watcher};
+use crate::stacks::{Count, ROOT};
+use crate::symbols::{self, SymbolLosses, TargetFiles};
+use crate::{Outcome, RecordError, Stats};
+
+/// The marker of CPU time of which no sample was taken.
+const UNSAMPLED: &str = "[cpu time without samples]";
+
+/// Records a CPU profile of running processes.
+pub(crate) fn record(
+    roots: &[Arc<Process>],
+    options: &RecordOptions,
+    watcher: &mut dyn Watcher,
+) -> Result<Outcome, RecordError> {
+    // Held from now on: debug files are looked for in them after the targets' end.
+    let files = TargetFiles(roots.iter().filter_map(|p| Root::of(p).ok()).collect());
+    let recording = session::record(roots, options, watcher)?;
+    finish(roots, options, recording, &files)
+}
+
+fn finish(
+    roots: &[Arc<Process>],
+    options: &RecordOptions,
+    mut recording: Recording,
+    files: &TargetFiles,
+) -> Result<Outcome, RecordError> {
+    let period = 1_000_000_000 / u64::from(options.frequency.max(1));
+    let samples = valued_samples(&mut recording, period);
+    let recorder = &mut recording.recorder;
+    let main = roots.first().and_then(|root| {
+        let space = &recorder.processes.get(root.pid())?.space;
+        let exe = root.identity().exe.as_ref()?.to_str()?;
+        main_mapping(space, Some(exe))
+    });
+    if let Some(m) = &main {
+        recorder.mappings.entry(m.id).or_insert_with(|| m.clone());
+    }
+    let recorder = &recording.recorder;
+    let frames = recorder.tree.frames();
+    let (resolved, symbol_losses) =
+        symbols::resolve(frames, &recorder.markers, &recorder.mappings, files);
+    let tables = Tables {
+        tree: &recorder.tree,
+        resolved: &resolved,
+        mappings: &recorder.mappings,
+        main: main.map(|m| m.id),
+        label_processes: options.children || roots.len() > 1,
+    };
+    let stats = stats(&recording, symbol_losses);
+    let builder = header(&recording, roots, &stats, period);
+    let profile = build(tables, builder, &samples)?;
+    Ok(Outcome { profile, stats, ended: recording.ended })
+}
+
+fn build(
+    tables: Tables<'_>,
+    builder: ProfileBuilder,
+    samples: &[Valued],
+) -> Result<Profile, RecordError> {
+    let mut assembler = Assembler::new(tables, builder)?;
+    for sample in samples {
+        assembler.add(sample)?;
+    }
+    Ok(assembler.finish())
+}
+
+fn header(
+    recording: &Recording,
+    roots: &[Arc<Process>],
+    stats: &Stats,
+    period: u64,
+) -> ProfileBuilder {
+    let mut b = ProfileBuilder::new(vec![
+        ValueType::new("samples", "count"),
+        ValueType::new("cpu", "nanoseconds"),
+    ]);
+    b.set_period(ValueType::new("cpu", "nanoseconds"), i64::try_from(period).unwrap_or(i64::MAX));
+    b.set_time_nanos(recording.time);
+    b.set_duration_nanos(i64::try_from(recording.elapsed.as_nanos()).unwrap_or(i64::MAX));
+    for root in roots {
+        b.comment(&crate::comments::target(root));
+    }
+    for line in crate::comments::recording(stats) {
+        b.comment(&line);
+    }
+    b
+}
+
+fn stats(recording: &Recording, symbols: SymbolLosses) -> Stats {
+    let r = &recording.recorder;
+    Stats {
+        backend: recording.attached.backend(),
+        samples: r.stats.clone(),
+        lost: recording.lost,
+        throttled: recording.throttled,
+        malformed: recording.malformed,
+        unreadable_maps: r.processes.unreadable_maps as u64,
+        nameless_frames: symbols.nameless,
+        damaged_images: symbols.damaged,
+        kernel_names: symbols.kernel,
+        reattach_failed: recording.reattach_failed.clone(),
+        elapsed: recording.elapsed,
+    }
+}
+
+/// Turns counts into samples with values: sample count and CPU nanoseconds.
+fn valued_samples(recording: &mut Recording, period: u64) -> Vec<Valued> {
+    let recorder = &mut recording.recorder;
+    let counts = std::mem::take(&mut recorder.counts).sorted();
+    let named = recorder.processes.named_threads().to_vec();
+    let uses = thread_uses(recording, &named, &counts);
+    let weights = cputime::weigh(&uses, 1.0, period);
+    let mut samples = Vec::with_capacity(counts.len());
+    let mut carry: BTreeMap<ThreadId, f64> = BTreeMap::new();
+    for ((thread, stack), count) in counts {
+        let thread = &named[thread as usize];
+        // What rounding takes from one stack goes to the thread's next, so that sums are exact.
+        let rest = carry.entry(thread.id).or_default();
+        let exact = weights.per_unit(thread.id) * count.weight as f64 + *rest;
+        let ns = exact.round().max(0.0);
+        *rest = exact - ns;
+        let values = vec![i64::try_from(count.samples).unwrap_or(i64::MAX), ns as i64];
+        samples.push(Valued { thread: thread.clone(), stack, values });
+    }
+    samples.extend(unsampled(recording, &weights));
+    samples
+}
+
+/// CPU time of which there is no sample: shown as what it is.
+fn unsampled(recording: &mut Recording, weights: &Weights) -> Vec<Valued> {
+    let recorder = &mut recording.recorder;
+    let mut samples = Vec::new();
+    for &(id, ns) in &weights.unsampled {
+        let Some(tracked) = recorder.processes.get(id.pid) else { continue };
+        let name = tracked.threads.get(&id.tid).map_or(&tracked.name, |t| &t.name).clone();
+        let thread = NamedThread { id, name, process: tracked.name.clone() };
+        let stack = recorder.marker(ROOT, UNSAMPLED.into());
+        let values = vec![0, i64::try_from(ns).unwrap_or(i64::MAX)];
+        samples.push(Valued { thread, stack, values });
+    }
+    samples
+}
+
+fn thread_uses(
+    recording: &Recording,
+    named: &[NamedThread],
+    counts: &[((u32, u32), Count)],
+) -> Vec<ThreadUse> {
+    let mut by_thread: BTreeMap<ThreadId, Count> = BTreeMap::new();
+    for ((thread, _), count) in counts {
+        let sum = by_thread.entry(named[*thread as usize].id).or_default();
+        sum.samples += count.samples;
+        sum.weight += count.weight;
+    }
+    let weights = by_thread.iter().map(|(id, c)| (*id, c.weight)).collect();
+    let processes = &recording.recorder.processes;
+    let mut times = crate::times::tally(processes, &recording.attached.sampler, &weights);
+    for id in by_thread.keys() {
+        times.entry(*id).or_insert(CpuTime::Unknown);
+    }
+    let mut groups: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+    let mut uses = Vec::with_capacity(times.len());
+    for (id, time) in times {
+        let count = by_thread.get(&id).copied().unwrap_or_default();
+        let thread = processes.get(id.pid).and_then(|p| p.threads.get(&id.tid));
+        let next = groups.len() as u32;
+        let group = match thread {
+            Some(t) => *groups.entry(t.name.clone()).or_insert(next),
+            None => u32::MAX,
+        };
+        uses.push(ThreadUse { id, group, time, count });
+    }
+    uses
+}

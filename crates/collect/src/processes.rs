@@ -1,0 +1,334 @@
+//! The processes of a session: who is followed, what is mapped where, what threads are called.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use events::{Comm, Fork, MmapEvent};
+use image::{AddressSpace, Avma, FileId, FileOffset, MappingId};
+use rustc_hash::FxHashMap;
+use target::{Images, MapRow, Perms, Process, ProcessMemory};
+
+use crate::cputime::ThreadId;
+use crate::stacks::ThreadIndex;
+
+/// A thread as far as the session knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Thread {
+    /// Its name now.
+    pub name: Arc<str>,
+    /// The index under which samples with this name are counted; drawn at the first sample.
+    pub index: Option<ThreadIndex>,
+    /// CPU time when the recording began, in nanoseconds: 0 for threads that began later.
+    pub baseline: u64,
+    /// CPU time at the end, in nanoseconds, if it was alive then.
+    pub at_end: Option<u64>,
+    /// What its inherited events counted, reported when it ended.
+    pub counted: u64,
+    /// CPU time within the recording before its events were replaced, in nanoseconds.
+    pub before: u64,
+    /// The thread whose events it inherited; `None` for those with events of their own.
+    pub origin: Option<i32>,
+    /// It ended during the recording.
+    pub ended: bool,
+}
+
+impl Thread {
+    fn new(name: Arc<str>, baseline: u64, origin: Option<i32>) -> Self {
+        Self {
+            name,
+            index: None,
+            baseline,
+            at_end: None,
+            counted: 0,
+            before: 0,
+            origin,
+            ended: false,
+        }
+    }
+}
+
+/// A followed process.
+pub(crate) struct Tracked {
+    /// A hold on it, while there is one to be had: a short-lived child may be gone.
+    pub process: Option<Arc<Process>>,
+    /// Its memory, where it may be read.
+    pub memory: Option<ProcessMemory>,
+    /// The process whose view of files serves when its own is gone.
+    pub ancestor: Option<Arc<Process>>,
+    /// Its executable mappings at the time of the last event.
+    pub space: AddressSpace,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Mapping events before this (CLOCK_MONOTONIC, nanoseconds) are in `space` already.
+    pub space_since: u64,
+    /// CPU time of all its threads, ended ones too, as the recording began; nanoseconds.
+    pub clock_at_begin: Option<u64>,
+    /// The same as it ended.
+    pub clock_at_end: Option<u64>,
+    /// Its threads, ended ones too.
+    pub threads: BTreeMap<i32, Thread>,
+}
+
+impl Tracked {
+    fn viewpoint(&self) -> Option<&Arc<Process>> {
+        self.process.as_ref().or(self.ancestor.as_ref())
+    }
+}
+
+/// A thread under one name, as samples are counted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct NamedThread {
+    pub id: ThreadId,
+    pub name: Arc<str>,
+    pub process: Arc<str>,
+}
+
+/// All processes that are or were followed.
+pub(crate) struct Processes {
+    by_pid: FxHashMap<i32, Tracked>,
+    named: Vec<NamedThread>,
+    named_index: FxHashMap<NamedThread, ThreadIndex>,
+    images: Images,
+    next_mapping: u32,
+    follow_children: bool,
+    /// Mappings whose rows in `/proc/PID/maps` could not be read or understood.
+    pub unreadable_maps: usize,
+}
+
+impl Processes {
+    pub fn new(follow_children: bool) -> Self {
+        Self {
+            by_pid: FxHashMap::default(),
+            named: Vec::new(),
+            named_index: FxHashMap::default(),
+            images: Images::new(),
+            next_mapping: 0,
+            follow_children,
+            unreadable_maps: 0,
+        }
+    }
+
+    /// Follows a process that runs already; its mappings are read by
+    /// [`Processes::refresh_maps`], once the events that tell of changes are open.
+    pub fn add_root(&mut self, process: Arc<Process>) {
+        let name: Arc<str> = process.identity().comm.as_str().into();
+        let tracked = Tracked {
+            memory: process.memory().ok(),
+            process: Some(process.clone()),
+            ancestor: None,
+            space: AddressSpace::default(),
+            name,
+            space_since: u64::MAX,
+            clock_at_begin: None,
+            clock_at_end: None,
+            threads: BTreeMap::new(),
+        };
+        self.by_pid.insert(process.pid(), tracked);
+    }
+
+    /// Reads the mappings anew. `now` is CLOCK_MONOTONIC from before this call.
+    pub fn refresh_maps(&mut self, process: &Process, now: u64) {
+        let mut space = AddressSpace::default();
+        self.read_maps(process, &mut space);
+        if let Some(tracked) = self.by_pid.get_mut(&process.pid()) {
+            tracked.space = space;
+            tracked.space_since = now;
+        }
+    }
+
+    /// The followed processes that run.
+    pub fn living(&self) -> Vec<Arc<Process>> {
+        let held = self.by_pid.values().filter_map(|t| t.process.clone());
+        let mut living: Vec<_> = held.filter(|p| p.is_alive()).collect();
+        living.sort_unstable_by_key(|p| p.pid());
+        living
+    }
+
+    fn read_maps(&mut self, process: &Process, space: &mut AddressSpace) {
+        match process.exec_maps() {
+            Ok(maps) => {
+                self.unreadable_maps += maps.malformed + usize::from(maps.truncated);
+                for row in &maps.rows {
+                    let new = self.images.resolve(Some(process), row);
+                    space.insert(self.draw_mapping(), new);
+                }
+            }
+            Err(_) => self.unreadable_maps += 1,
+        }
+    }
+
+    fn draw_mapping(&mut self) -> MappingId {
+        let id = MappingId(self.next_mapping);
+        self.next_mapping += 1;
+        id
+    }
+
+    pub fn get(&self, pid: i32) -> Option<&Tracked> {
+        self.by_pid.get(&pid)
+    }
+
+    pub fn get_mut(&mut self, pid: i32) -> Option<&mut Tracked> {
+        self.by_pid.get_mut(&pid)
+    }
+
+    pub fn pids(&self) -> Vec<i32> {
+        let mut pids: Vec<i32> = self.by_pid.keys().copied().collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (i32, &Tracked)> {
+        self.by_pid.iter().map(|(pid, t)| (*pid, t))
+    }
+
+    /// Threads as samples were counted for them, by [`ThreadIndex`].
+    pub fn named_threads(&self) -> &[NamedThread] {
+        &self.named
+    }
+
+    /// Notes a thread that was found in `/proc`.
+    pub fn add_thread(&mut self, pid: i32, tid: i32, baseline: u64) {
+        let Some(tracked) = self.by_pid.get_mut(&pid) else { return };
+        let name = tracked
+            .process
+            .as_ref()
+            .and_then(|p| p.thread_name(tid).ok())
+            .map_or_else(|| tracked.name.clone(), Into::into);
+        tracked.threads.entry(tid).or_insert_with(|| Thread::new(name, baseline, None));
+    }
+
+    /// The index for counting a sample; `None` for a process that is not followed.
+    pub fn sampled(&mut self, pid: i32, tid: i32) -> Option<ThreadIndex> {
+        let tracked = self.by_pid.get_mut(&pid)?;
+        let process = tracked.name.clone();
+        let thread = tracked
+            .threads
+            .entry(tid)
+            .or_insert_with(|| Thread::new(tracked.name.clone(), 0, None));
+        if let Some(index) = thread.index {
+            return Some(index);
+        }
+        let name = thread.name.clone();
+        let named = NamedThread { id: ThreadId { pid, tid }, name, process };
+        let next = self.named.len() as ThreadIndex;
+        let index = *self.named_index.entry(named.clone()).or_insert(next);
+        if index == next {
+            self.named.push(named);
+        }
+        thread.index = Some(index);
+        Some(index)
+    }
+
+    /// A thread or process was created. `inherited` says whether its creator's events surely
+    /// were in place at that time, so that it has them too.
+    pub fn forked(&mut self, fork: Fork, time: u64, inherited: bool) {
+        let origin = self.origin_of(fork.parent_pid, fork.parent_tid).filter(|_| inherited);
+        if fork.pid != fork.parent_pid {
+            self.forked_process(fork, time);
+        }
+        let parent_name = self
+            .by_pid
+            .get(&fork.parent_pid)
+            .and_then(|p| p.threads.get(&fork.parent_tid).map(|t| t.name.clone()));
+        let Some(tracked) = self.by_pid.get_mut(&fork.pid) else { return };
+        let name = parent_name.unwrap_or_else(|| tracked.name.clone());
+        let mut thread = Thread::new(name, 0, origin);
+        match tracked.threads.get_mut(&fork.tid) {
+            Some(known) if !known.ended => known.origin = origin.or(known.origin),
+            known => {
+                // A thread id that is used again: the time of both is weighed together.
+                thread.counted = known.map_or(0, |k| k.counted);
+                tracked.threads.insert(fork.tid, thread);
+            }
+        }
+    }
+
+    fn forked_process(&mut self, fork: Fork, time: u64) {
+        if !self.follow_children {
+            return;
+        }
+        let Some(parent) = self.by_pid.get(&fork.parent_pid) else { return };
+        let process = Process::open(fork.pid).ok().map(Arc::new);
+        let mut child = Tracked {
+            memory: process.as_ref().and_then(|p| p.memory().ok()),
+            process,
+            ancestor: parent.viewpoint().cloned(),
+            space: parent.space.clone(),
+            name: parent.name.clone(),
+            space_since: time,
+            clock_at_begin: Some(0),
+            clock_at_end: None,
+            threads: BTreeMap::new(),
+        };
+        // A process id that is used again keeps what was counted under it.
+        if let Some(earlier) = self.by_pid.remove(&fork.pid) {
+            child.threads = earlier.threads;
+        }
+        self.by_pid.insert(fork.pid, child);
+    }
+
+    fn origin_of(&self, pid: i32, tid: i32) -> Option<i32> {
+        let thread = self.by_pid.get(&pid)?.threads.get(&tid)?;
+        Some(thread.origin.unwrap_or(tid))
+    }
+
+    /// A thread ended.
+    pub fn exited(&mut self, fork: Fork) {
+        if let Some(t) = self.thread_mut(fork.pid, fork.tid) {
+            t.ended = true;
+        }
+    }
+
+    /// The inherited events of an ending thread reported their count.
+    pub fn counted(&mut self, pid: i32, tid: i32, value: u64) {
+        if let Some(t) = self.thread_mut(pid, tid) {
+            t.counted += value;
+        }
+    }
+
+    pub fn thread_mut(&mut self, pid: i32, tid: i32) -> Option<&mut Thread> {
+        self.by_pid.get_mut(&pid)?.threads.get_mut(&tid)
+    }
+
+    /// A thread has a new name; after an exec, the process has a new address space as well.
+    pub fn named(&mut self, pid: i32, tid: i32, comm: Comm<'_>, time: u64) {
+        let Some(tracked) = self.by_pid.get_mut(&pid) else { return };
+        let name: Arc<str> = String::from_utf8_lossy(comm.name).into();
+        if comm.exec && time > tracked.space_since {
+            tracked.space.clear();
+        }
+        if pid == tid {
+            tracked.name = name.clone();
+        }
+        if let Some(thread) = tracked.threads.get_mut(&tid) {
+            thread.name = name;
+            thread.index = None;
+        }
+        if pid == tid {
+            // The process's name is a label of all its threads.
+            tracked.threads.values_mut().for_each(|t| t.index = None);
+        }
+    }
+
+    /// An executable mapping was made.
+    pub fn mapped(&mut self, pid: i32, event: &MmapEvent<'_>, time: u64) {
+        let Some(tracked) = self.by_pid.get(&pid) else { return };
+        if time < tracked.space_since {
+            return;
+        }
+        let perms = Perms { read: true, write: false, execute: true, shared: false };
+        let file = FileId { major: event.major, minor: event.minor, inode: event.inode };
+        let offset = FileOffset(event.offset);
+        let row = MapRow::from_event(Avma(event.start), event.len, offset, perms, file, event.path);
+        let process = tracked.viewpoint().cloned();
+        let Some(row) = row else {
+            self.unreadable_maps += 1;
+            return;
+        };
+        let new = self.images.resolve(process.as_deref(), &row);
+        let id = self.draw_mapping();
+        if let Some(tracked) = self.by_pid.get_mut(&pid) {
+            tracked.space.insert(id, new);
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! From events to counted stacks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use events::{Event, EventKind, Sample, USER_REGISTERS, Words};
+use image::{Arch, Avma, Mapping, MappingId, Memory, Unreadable};
+use unwind::{End, Frame, Registers, Unwinder};
+
+use crate::deep;
+use crate::processes::Processes;
+use crate::stacks::{Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
+
+/// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
+const FIRST_CONTEXT_MARKER: u64 = -4095i64 as u64;
+
+/// What became of the samples.
+#[derive(Debug, Clone, Default)]
+pub struct SampleStats {
+    /// Samples in the profile.
+    pub kept: u64,
+    /// Of them, those whose user stack was longer than the copied window and that were completed
+    /// from the live stack, where that agreed with the copy.
+    pub completed: u64,
+    /// Of them, those that end in a frame `[truncated stack]`.
+    pub truncated: u64,
+    /// Of them, those that end in a frame `[broken stack: …]`, by reason.
+    pub broken: BTreeMap<String, u64>,
+    /// Of them, those of threads without a user stack: on their way out, or in exec.
+    pub no_user_stack: u64,
+    /// Calling contexts were left out because there were too many.
+    pub contexts_cut: bool,
+}
+
+impl SampleStats {
+    /// All broken stacks.
+    #[must_use]
+    pub fn broken_total(&self) -> u64 {
+        self.broken.values().sum()
+    }
+}
+
+/// Takes events in the order of their times.
+pub(crate) struct Recorder {
+    pub processes: Processes,
+    pub tree: StackTree,
+    pub counts: Counts,
+    pub stats: SampleStats,
+    /// The mappings that frames lie in, as they were when a frame was first seen there.
+    pub mappings: BTreeMap<MappingId, Arc<Mapping>>,
+    /// Names of [`Place::Marker`] frames.
+    pub markers: Vec<String>,
+    unwinder: Unwinder,
+    frames: Vec<Frame>,
+    registers: Vec<u64>,
+    indices: Vec<FrameIndex>,
+    /// Weight of a sample where it does not say its own period.
+    period: u64,
+    /// Samples before this are of the time when not everything was attached.
+    pub start: u64,
+    /// When each thread's own events were in place.
+    attached: BTreeMap<i32, u64>,
+    /// Threads found to have inherited events after they were given their own.
+    pub doubled: Vec<i32>,
+    recent: Recent,
+    budget: deep::Budget,
+}
+
+/// How the stack window does lately.
+#[derive(Default)]
+struct Recent {
+    samples: u32,
+    too_deep: u32,
+}
+
+/// A creation this close to the attachment of its creator may have missed the events.
+const ATTACH_MARGIN_NS: u64 = 2_000_000;
+
+impl Recorder {
+    pub fn new(follow_children: bool, period: u64) -> Self {
+        Self {
+            processes: Processes::new(follow_children),
+            tree: StackTree::default(),
+            counts: Counts::default(),
+            stats: SampleStats::default(),
+            mappings: BTreeMap::new(),
+            markers: Vec::new(),
+            unwinder: Unwinder::new(Arch::host()),
+            frames: Vec::new(),
+            registers: Vec::new(),
+            indices: Vec::new(),
+            period,
+            start: u64::MAX,
+            attached: BTreeMap::new(),
+            doubled: Vec::new(),
+            recent: Recent::default(),
+            budget: deep::Budget::default(),
+        }
+    }
+
+    /// Notes that a thread's own events are in place since `now`.
+    pub fn attached(&mut self, tid: i32, now: u64) {
+        self.attached.insert(tid, now);
+    }
+
+    /// Whether the thread is covered, by events of its own or inherited ones.
+    pub fn covers(&self, pid: i32, tid: i32) -> bool {
+        let inherited = || self.processes.get(pid)?.threads.get(&tid)?.origin;
+        self.attached.contains_key(&tid) || inherited().is_some()
+    }
+
+    /// Forgets who is attached: all events were replaced.
+    pub fn reattach(&mut self) {
+        self.attached.clear();
+        self.recent = Recent::default();
+    }
+
+    /// Whether a larger window of the stack would have completed more than one in a hundred of
+    /// the recent samples. Asking begins a new count.
+    pub fn window_is_too_small(&mut self) -> bool {
+        let Recent { samples, too_deep } = self.recent;
+        if samples < 50 && too_deep < 3 {
+            return false;
+        }
+        self.recent = Recent::default();
+        too_deep * 100 > samples
+    }
+
+    pub fn event(&mut self, e: &Event<'_>) {
+        match e.kind {
+            EventKind::Sample(ref s) => self.sample(e, s),
+            EventKind::Mmap(ref m) => self.processes.mapped(e.pid, m, e.time),
+            EventKind::Comm(c) => self.processes.named(e.pid, e.tid, c, e.time),
+            EventKind::Fork(f) => {
+                let since = self.attached.get(&f.parent_tid).copied();
+                let inherited = since.is_none_or(|t| t + ATTACH_MARGIN_NS < e.time);
+                self.processes.forked(f, e.time, inherited);
+                if inherited && self.attached.remove(&f.tid).is_some() {
+                    self.doubled.push(f.tid);
+                }
+            }
+            EventKind::Exit(f) => self.processes.exited(f),
+            EventKind::Read { value } => self.processes.counted(e.pid, e.tid, value),
+            EventKind::Lost { .. }
+            | EventKind::Throttle
+            | EventKind::Unthrottle
+            | EventKind::Other => {}
+        }
+    }
+
+    fn sample(&mut self, e: &Event<'_>, s: &Sample<'_>) {
+        if e.time < self.start {
+            return;
+        }
+        let Some(thread) = self.processes.sampled(e.pid, e.tid) else { return };
+        let node = self.user_stack(e.pid, e.time, s);
+        let node = self.kernel_stack(node, s.callchain);
+        let weight = if s.period > 0 { s.period } else { self.period };
+        self.counts.add(thread, node, weight);
+        self.stats.kept += 1;
+        self.stats.contexts_cut = self.tree.is_full();
+    }
+
+    fn user_stack(&mut self, pid: i32, time: u64, s: &Sample<'_>) -> NodeIndex {
+        self.recent.samples += 1;
+        if s.registers.is_empty() {
+            self.stats.no_user_stack += 1;
+            return self.marker(ROOT, "[no user stack]".into());
+        }
+        if s.abi_32 {
+            return self.broken("32-bit code".into());
+        }
+        self.registers.clear();
+        self.registers.extend(s.registers.iter());
+        let registers = Registers::from_perf(Arch::host(), &self.registers, USER_REGISTERS);
+        let Some(tracked) = self.processes.get(pid) else { return ROOT };
+        let window = StackWindow::new(&registers, s.stack);
+        self.frames.clear();
+        let mut end = self.unwinder.unwind(&tracked.space, &registers, &window, &mut self.frames);
+        if matches!(end, End::Truncated { .. }) && s.stack_full {
+            self.recent.too_deep += 1;
+            let (unwinder, frames) = (&mut self.unwinder, &mut self.frames);
+            let budget = &mut self.budget;
+            if let Some(root) = deep::complete(unwinder, tracked, &window, budget, time, frames) {
+                self.stats.completed += 1;
+                end = root;
+            }
+        }
+        let root = match end {
+            End::Root(_) => ROOT,
+            End::Truncated { .. } => {
+                self.stats.truncated += 1;
+                self.marker(ROOT, "[truncated stack]".into())
+            }
+            End::Broken(reason) => self.broken(reason.to_string()),
+        };
+        self.intern_user_frames(pid, root)
+    }
+
+    fn broken(&mut self, reason: String) -> NodeIndex {
+        let node = self.marker(ROOT, format!("[broken stack: {reason}]"));
+        *self.stats.broken.entry(reason).or_default() += 1;
+        node
+    }
+
+    /// The node of the unwound frames above `root`.
+    fn intern_user_frames(&mut self, pid: i32, root: NodeIndex) -> NodeIndex {
+        self.indices.clear();
+        let space = self.processes.get(pid).map(|t| &t.space);
+        for frame in &self.frames {
+            let place = frame.mapping.map_or(Place::Unmapped, Place::User);
+            let address = frame.lookup_address();
+            let known = self.tree.frames().len();
+            let index = self.tree.frame(FrameKey { place, address });
+            if self.tree.frames().len() > known
+                && let Some(mapping) = space.and_then(|s| s.find(address))
+            {
+                self.mappings.entry(mapping.id).or_insert_with(|| mapping.clone());
+            }
+            self.indices.push(index);
+        }
+        let tree = &mut self.tree;
+        self.indices.iter().rev().fold(root, |node, &frame| tree.child(node, frame))
+    }
+
+    /// The node of the kernel's frames above `node`, the system call or interrupt.
+    fn kernel_stack(&mut self, node: NodeIndex, chain: Words<'_>) -> NodeIndex {
+        self.indices.clear();
+        let addresses = chain.iter().filter(|a| *a < FIRST_CONTEXT_MARKER);
+        for (i, address) in addresses.enumerate() {
+            // The first is where the kernel was; the others are return addresses.
+            let address = Avma(address - u64::from(i > 0 && address > 0));
+            self.indices.push(self.tree.frame(FrameKey { place: Place::Kernel, address }));
+        }
+        let tree = &mut self.tree;
+        self.indices.iter().rev().fold(node, |node, &frame| tree.child(node, frame))
+    }
+
+    /// The node of a frame that is no code.
+    pub fn marker(&mut self, parent: NodeIndex, name: String) -> NodeIndex {
+        let index = self.markers.iter().position(|m| *m == name).unwrap_or_else(|| {
+            self.markers.push(name);
+            self.markers.len() - 1
+        });
+        let key = FrameKey { place: Place::Marker, address: Avma(index as u64) };
+        let frame = self.tree.frame(key);
+        self.tree.child(parent, frame)
+    }
+}
+
+/// The copied part of a stack.
+pub(crate) struct StackWindow<'a> {
+    base: u64,
+    bytes: &'a [u8],
+}
+
+impl<'a> StackWindow<'a> {
+    fn new(registers: &Registers, bytes: &'a [u8]) -> Self {
+        Self { base: registers.sp().map_or(0, |sp| sp.0), bytes }
+    }
+
+    /// Where the copy begins.
+    pub fn start(&self) -> Avma {
+        Avma(self.base)
+    }
+
+    /// The copied bytes.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+impl Memory for StackWindow<'_> {
+    #[inline]
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        let at = usize::try_from(addr.0.wrapping_sub(self.base)).map_err(|_| Unreadable(addr))?;
+        let end = at.checked_add(buf.len()).ok_or(Unreadable(addr))?;
+        buf.copy_from_slice(self.bytes.get(at..end).ok_or(Unreadable(addr))?);
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! Samples, aggregated as they come: a calling context tree, and counts on its nodes.
+//!
+//! A stack is a node; its parent is the caller. Stacks share their outer frames, so that memory
+//! grows with the number of *different* calling contexts and not with the number of samples: a
+//! recursion of random depth costs one node per level, not one stack per depth.
+
+use image::{Avma, MappingId};
+use rustc_hash::FxHashMap;
+
+/// Where a frame's address belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// In a mapping of a target; the address is an [`Avma`].
+    User(MappingId),
+    /// In executable memory of the target that no mapping accounts for.
+    Unmapped,
+    /// In the kernel.
+    Kernel,
+    /// No code at all: the address is an index into the session's table of markers.
+    Marker,
+}
+
+/// A frame: the address to look up (a return address is already one less).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameKey {
+    /// What the address refers to.
+    pub place: Place,
+    /// The address.
+    pub address: Avma,
+}
+
+/// A frame's index in the tree's table of frames.
+pub type FrameIndex = u32;
+/// A stack: the node of its leaf.
+pub type NodeIndex = u32;
+
+/// The node that is no frame, above all roots.
+pub const ROOT: NodeIndex = 0;
+
+/// More nodes than this are not kept: about 100 MB.
+const MAX_NODES: usize = 2_000_000;
+
+#[derive(Clone, Copy)]
+struct Node {
+    parent: NodeIndex,
+    frame: FrameIndex,
+}
+
+/// The calling context tree.
+pub struct StackTree {
+    frames: Vec<FrameKey>,
+    frame_index: FxHashMap<FrameKey, FrameIndex>,
+    nodes: Vec<Node>,
+    children: FxHashMap<(NodeIndex, FrameIndex), NodeIndex>,
+    full: bool,
+}
+
+impl Default for StackTree {
+    fn default() -> Self {
+        Self {
+            frames: Vec::new(),
+            frame_index: FxHashMap::default(),
+            nodes: vec![Node { parent: ROOT, frame: u32::MAX }],
+            children: FxHashMap::default(),
+            full: false,
+        }
+    }
+}
+
+impl StackTree {
+    /// The index of a frame.
+    pub fn frame(&mut self, key: FrameKey) -> FrameIndex {
+        let next = self.frames.len() as FrameIndex;
+        *self.frame_index.entry(key).or_insert_with(|| {
+            self.frames.push(key);
+            next
+        })
+    }
+
+    /// The node of `frame` called from `parent`. Once the tree is full, new contexts stay at
+    /// their nearest known caller: see [`StackTree::is_full`].
+    pub fn child(&mut self, parent: NodeIndex, frame: FrameIndex) -> NodeIndex {
+        if let Some(&node) = self.children.get(&(parent, frame)) {
+            return node;
+        }
+        if self.nodes.len() >= MAX_NODES {
+            self.full = true;
+            return parent;
+        }
+        let node = self.nodes.len() as NodeIndex;
+        self.nodes.push(Node { parent, frame });
+        self.children.insert((parent, frame), node);
+        node
+    }
+
+    /// Whether calling contexts were left out.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// The frames of a stack, leaf first.
+    pub fn stack(&self, leaf: NodeIndex) -> impl Iterator<Item = FrameIndex> + '_ {
+        let mut at = leaf;
+        std::iter::from_fn(move || {
+            if at == ROOT {
+                return None;
+            }
+            let node = self.nodes[at as usize];
+            at = node.parent;
+            Some(node.frame)
+        })
+    }
+
+    /// All frames, by index.
+    pub fn frames(&self) -> &[FrameKey] {
+        &self.frames
+    }
+}
+
+/// A thread under one of its names.
+pub type ThreadIndex = u32;
+
+/// What was counted for one thread and stack.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Samples.
+    pub samples: u64,
+    /// Their weight before it is turned into CPU time: periods of the clock, or cycles.
+    pub weight: u64,
+}
+
+/// Counts per thread and stack.
+#[derive(Default)]
+pub struct Counts {
+    by_stack: FxHashMap<(ThreadIndex, NodeIndex), Count>,
+}
+
+impl Counts {
+    /// Adds one sample.
+    pub fn add(&mut self, thread: ThreadIndex, stack: NodeIndex, weight: u64) {
+        let c = self.by_stack.entry((thread, stack)).or_default();
+        c.samples += 1;
+        c.weight += weight;
+    }
+
+    /// All counts in a fixed order, so that equal recordings give equal files.
+    pub fn sorted(self) -> Vec<((ThreadIndex, NodeIndex), Count)> {
+        let mut all: Vec<_> = self.by_stack.into_iter().collect();
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stacks_share_their_outer_frames() {
+        let mut tree = StackTree::default();
+        let key = |a| FrameKey { place: Place::Kernel, address: Avma(a) };
+        let [main, f, g] = [1, 2, 3].map(|a| tree.frame(key(a)));
+        let at_main = tree.child(ROOT, main);
+        let at_f = tree.child(at_main, f);
+        let at_g = tree.child(at_main, g);
+        assert_eq!(tree.child(at_main, f), at_f);
+        assert_eq!(tree.stack(at_g).collect::<Vec<_>>(), [g, main]);
+        assert_eq!(tree.nodes.len(), 4);
+        assert_eq!(tree.frame(key(2)), f);
+    }
+}

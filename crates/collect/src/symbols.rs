@@ -1,0 +1,190 @@
+//! Names for the frames of a recording: one batch per image, and one for the kernel.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
+use std::sync::Arc;
+
+use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
+use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
+use target::Root;
+
+use crate::stacks::{FrameKey, Place};
+
+/// One function at a frame's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Function {
+    pub name: Arc<str>,
+    pub system_name: Arc<str>,
+    pub file: Option<Arc<str>>,
+    pub line: u32,
+    pub column: u32,
+    pub start_line: u32,
+}
+
+impl Function {
+    /// A function of which only the name is known.
+    pub fn named(name: impl Into<Arc<str>>) -> Self {
+        let name = name.into();
+        Self { system_name: name.clone(), name, file: None, line: 0, column: 0, start_line: 0 }
+    }
+}
+
+/// What is known of a frame.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Resolved {
+    /// Innermost inlined call first; empty where nothing names the address.
+    pub functions: Vec<Function>,
+}
+
+/// What could not be told, for the profile's comments.
+#[derive(Debug, Default)]
+pub(crate) struct SymbolLosses {
+    /// Frames in images that name no function there.
+    pub nameless: u64,
+    /// Images whose debug information is broken in part or exceeds the limits, by path.
+    pub damaged: Vec<Arc<str>>,
+    /// Why kernel addresses have no names, if they have none.
+    pub kernel: Option<String>,
+}
+
+/// The files of the targets, as they see them. Their roots are held open, so that debug files
+/// are found after the targets' end as well.
+pub(crate) struct TargetFiles(pub Vec<Root>);
+
+impl DebugFiles for TargetFiles {
+    fn open(&self, path: &Path) -> io::Result<File> {
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for root in &self.0 {
+            match root.open_file(path) {
+                Ok(file) => return Ok(file),
+                Err(e) => last = e,
+            }
+        }
+        // Debug packages may be installed beside us and not in the target's container: the build
+        // id or checksum decides whether a file fits.
+        File::open(path).map_err(|_| last)
+    }
+}
+
+/// Names all frames. `mapping_of` tells what each mapping was.
+pub(crate) fn resolve(
+    frames: &[FrameKey],
+    markers: &[String],
+    mappings: &BTreeMap<MappingId, Arc<Mapping>>,
+    files: &dyn DebugFiles,
+) -> (Vec<Resolved>, SymbolLosses) {
+    let mut out = vec![Resolved::default(); frames.len()];
+    let mut losses = SymbolLosses::default();
+    let mut by_image: BTreeMap<*const ElfImage, Batch<'_>> = BTreeMap::new();
+    let mut kernel = Vec::new();
+    for (i, frame) in frames.iter().enumerate() {
+        match frame.place {
+            Place::Kernel => kernel.push((i, frame.address)),
+            Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
+            Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
+            Place::User(id) => {
+                match mappings.get(&id) {
+                    Some(m) => match m.image_at(frame.address) {
+                        Some((image, svma)) => {
+                            let batch = by_image
+                                .entry(Arc::as_ptr(image))
+                                .or_insert_with(|| Batch { image, mapping: m, wanted: Vec::new() });
+                            batch.wanted.push((i, svma));
+                        }
+                        None => out[i].functions = nameless_memory(m).into_iter().collect(),
+                    },
+                    None => out[i].functions = vec![Function::named("[unmapped]")],
+                }
+            }
+        }
+    }
+    for batch in by_image.values() {
+        batch.resolve(files, &mut out, &mut losses);
+    }
+    resolve_kernel(&kernel, &mut out, &mut losses);
+    (out, losses)
+}
+
+fn marker(markers: &[String], index: Avma) -> Function {
+    let name = usize::try_from(index.0).ok().and_then(|i| markers.get(i));
+    Function::named(name.map_or("[unknown marker]", String::as_str))
+}
+
+/// Memory that no reader of the profile can look into later has to get its name here. A file
+/// that could not be opened has not: whoever has it can resolve the address.
+fn nameless_memory(m: &Mapping) -> Option<Function> {
+    match m.kind {
+        MappingKind::File => None,
+        MappingKind::Vdso => Some(Function::named("[vdso]")),
+        MappingKind::Vsyscall => Some(Function::named("[vsyscall]")),
+        MappingKind::Anonymous => Some(Function::named("[anonymous code]")),
+    }
+}
+
+struct Batch<'a> {
+    image: &'a Arc<ElfImage>,
+    mapping: &'a Mapping,
+    wanted: Vec<(usize, Svma)>,
+}
+
+impl Batch<'_> {
+    fn resolve(&self, files: &dyn DebugFiles, out: &mut [Resolved], losses: &mut SymbolLosses) {
+        let path = Path::new(&*self.mapping.name);
+        let found = find_debug_file(self.image, path, files);
+        let symbols = ImageSymbols::new(self.image.clone(), &found);
+        let addresses: Vec<Svma> = self.wanted.iter().map(|(_, svma)| *svma).collect();
+        let batch = symbols.resolve(&addresses);
+        let lost = batch.losses;
+        if lost.broken_units > 0 || lost.unreadable_sections > 0 || lost.limit_reached {
+            losses.damaged.push(self.mapping.name.clone());
+        }
+        for ((i, _), symbol) in self.wanted.iter().zip(batch.symbols) {
+            match symbol {
+                Ok(s) => out[*i].functions = s.frames.into_iter().map(function).collect(),
+                Err(_) => {
+                    losses.nameless += 1;
+                    out[*i].functions = nameless_memory(self.mapping).into_iter().collect();
+                }
+            }
+        }
+    }
+}
+
+fn function(f: Frame) -> Function {
+    Function {
+        name: f.name,
+        system_name: f.system_name,
+        file: f.file,
+        line: f.line.unwrap_or(0),
+        column: f.column.unwrap_or(0),
+        start_line: f.start_line.unwrap_or(0),
+    }
+}
+
+fn resolve_kernel(wanted: &[(usize, Avma)], out: &mut [Resolved], losses: &mut SymbolLosses) {
+    if wanted.is_empty() {
+        return;
+    }
+    let addresses: Vec<u64> = wanted.iter().map(|(_, a)| a.0).collect();
+    let names = File::open("/proc/kallsyms")
+        .and_then(|f| symbolize::kernel::resolve(BufReader::with_capacity(1 << 16, f), &addresses));
+    let names = match names {
+        Ok(names) => names.names,
+        Err(e) => {
+            losses.kernel = Some(format!("/proc/kallsyms: {e}"));
+            Vec::new()
+        }
+    };
+    for (n, (i, _)) in wanted.iter().enumerate() {
+        out[*i].functions = vec![match names.get(n) {
+            Some(Ok(symbol)) => Function::named(symbol.name.clone()),
+            Some(Err(e)) => {
+                losses.kernel.get_or_insert_with(|| e.to_string());
+                Function::named("[kernel]")
+            }
+            None => Function::named("[kernel]"),
+        }];
+    }
+}

@@ -1,0 +1,153 @@
+//! How much CPU time each thread took during the recording.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use events::{ClockSource, Sampler};
+use target::Process;
+
+use crate::cputime::{CpuTime, ThreadId};
+use crate::processes::{Processes, Tracked};
+
+/// Notes where the threads stand as the recording begins.
+pub(crate) fn begin(processes: &mut Processes) {
+    for pid in processes.pids() {
+        let Some(process) = processes.get(pid).and_then(|t| t.process.clone()) else { continue };
+        for tid in process.threads().unwrap_or_default() {
+            if let Ok(ns) = process.thread_cpu_time(tid) {
+                processes.add_thread(pid, tid, 0);
+                if let Some(t) = processes.thread_mut(pid, tid) {
+                    t.baseline = ns;
+                }
+            }
+        }
+        if let Some(tracked) = processes.get_mut(pid) {
+            // What ended before is of no interest, and neither is what it counted.
+            tracked.threads.retain(|_, t| !t.ended);
+            tracked.clock_at_begin = process.process_cpu_time().ok();
+        }
+    }
+}
+
+/// Notes where the threads stand as their events are replaced: counts begin anew with the new
+/// ones, and nothing is inherited from before.
+pub(crate) fn checkpoint(processes: &mut Processes, living: &[Arc<Process>]) {
+    for process in living {
+        let Some(tracked) = processes.get_mut(process.pid()) else { continue };
+        for (&tid, t) in &mut tracked.threads {
+            if let (false, Ok(ns)) = (t.ended, process.thread_cpu_time(tid)) {
+                t.before = ns.saturating_sub(t.baseline);
+                t.origin = None;
+            }
+        }
+    }
+}
+
+/// Notes where the threads stand as it ends. Those of ended processes stay without.
+pub(crate) fn end(processes: &mut Processes) {
+    for pid in processes.pids() {
+        let Some(process) = processes.get(pid).and_then(|t| t.process.clone()) else { continue };
+        for tid in process.threads().unwrap_or_default() {
+            let Ok(ns) = process.thread_cpu_time(tid) else { continue };
+            // A thread that nothing was heard of has time all the same.
+            processes.add_thread(pid, tid, 0);
+            if let Some(t) = processes.thread_mut(pid, tid) {
+                t.at_end = Some(ns);
+            }
+        }
+        if let Some(tracked) = processes.get_mut(pid) {
+            tracked.clock_at_end = process.process_cpu_time().ok();
+        }
+    }
+}
+
+/// The CPU time of every thread, as far as it is known. `weights` are the samples' own weights,
+/// by which time is shared where only a sum is known.
+pub(crate) fn tally(
+    processes: &Processes,
+    sampler: &Sampler,
+    weights: &BTreeMap<ThreadId, u64>,
+) -> BTreeMap<ThreadId, CpuTime> {
+    let mut times = BTreeMap::new();
+    for (pid, tracked) in processes.iter() {
+        for &tid in tracked.threads.keys() {
+            let id = ThreadId { pid, tid };
+            times.insert(id, thread_time(tracked, tid, sampler));
+        }
+    }
+    subtract_heirs(processes, &mut times);
+    for (pid, tracked) in processes.iter() {
+        share_remainder(pid, tracked, weights, &mut times);
+    }
+    times
+}
+
+fn thread_time(tracked: &Tracked, tid: i32, sampler: &Sampler) -> CpuTime {
+    let Some(t) = tracked.threads.get(&tid) else { return CpuTime::Unknown };
+    if let Some(ns) = t.at_end {
+        return CpuTime::Known(ns.saturating_sub(t.baseline).saturating_add(t.counted));
+    }
+    if sampler.source() != ClockSource::CpuClock {
+        return CpuTime::Unknown;
+    }
+    match t.origin {
+        Some(_) if t.counted > 0 => CpuTime::Known(t.counted.saturating_sub(t.baseline)),
+        Some(_) => CpuTime::Unknown,
+        // Its own events: their count includes that of all heirs, see `subtract_heirs`.
+        None => sampler.count_of(tid).map_or(CpuTime::Unknown, |n| CpuTime::Known(n + t.before)),
+    }
+}
+
+/// The count of a thread's own events contains that of the threads that inherited them.
+fn subtract_heirs(processes: &Processes, times: &mut BTreeMap<ThreadId, CpuTime>) {
+    let mut owners: BTreeMap<i32, ThreadId> = BTreeMap::new();
+    for (pid, tracked) in processes.iter() {
+        let ended = tracked.threads.iter().filter(|(_, t)| t.at_end.is_none());
+        owners.extend(
+            ended.filter(|(_, t)| t.origin.is_none()).map(|(&tid, _)| (tid, ThreadId { pid, tid })),
+        );
+    }
+    for (pid, tracked) in processes.iter() {
+        for (&tid, t) in &tracked.threads {
+            let Some(owner) = t.origin.and_then(|o| owners.get(&o)) else { continue };
+            let heir = times.get(&ThreadId { pid, tid }).copied();
+            let own = times.get(owner).copied();
+            let rest = match (own, heir) {
+                (Some(CpuTime::Known(own)), Some(CpuTime::Known(heir))) => {
+                    own.checked_sub(heir).map_or(CpuTime::Unknown, CpuTime::Known)
+                }
+                _ => CpuTime::Unknown,
+            };
+            times.insert(*owner, rest);
+        }
+    }
+}
+
+/// Where a process is alive, its own clock tells what its unknown threads took together.
+fn share_remainder(
+    pid: i32,
+    tracked: &Tracked,
+    weights: &BTreeMap<ThreadId, u64>,
+    times: &mut BTreeMap<ThreadId, CpuTime>,
+) {
+    let (Some(begin), Some(end)) = (tracked.clock_at_begin, tracked.clock_at_end) else { return };
+    let of_process = || ThreadId { pid, tid: i32::MIN }..=ThreadId { pid, tid: i32::MAX };
+    let known: u64 = times
+        .range(of_process())
+        .map(|(_, t)| if let CpuTime::Known(ns) = t { *ns } else { 0 })
+        .sum();
+    let Some(rest) = end.checked_sub(begin).and_then(|all| all.checked_sub(known)) else { return };
+    let weight_of = |id: &ThreadId| weights.get(id).copied().unwrap_or(0);
+    let unknown = |t: &CpuTime| matches!(t, CpuTime::Unknown);
+    let total: u64 =
+        times.range(of_process()).filter(|(_, t)| unknown(t)).map(|(id, _)| weight_of(id)).sum();
+    if total == 0 {
+        return;
+    }
+    for (id, time) in times.range_mut(of_process()) {
+        if unknown(time) {
+            let share = u128::from(rest) * u128::from(weight_of(id)) / u128::from(total);
+            *time = CpuTime::Known(u64::try_from(share).unwrap_or(u64::MAX));
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Records as the kernel lays them out (perf_event_open(2), "MMAP layout").
+//!
+//! The layout depends on `sample_type`; all events of a [`crate::Sampler`] share one.
+
+use perf_event_open_sys::bindings as b;
+
+/// A run of little-endian 64-bit words inside a record.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Words<'a>(&'a [u8]);
+
+impl<'a> Words<'a> {
+    /// The words in order.
+    pub fn iter(self) -> impl ExactSizeIterator<Item = u64> + 'a {
+        self.0.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("chunk of 8")))
+    }
+
+    /// How many words there are.
+    #[must_use]
+    pub fn len(self) -> usize {
+        self.0.len() / 8
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// One record.
+#[derive(Debug, Clone, Copy)]
+pub struct Event<'a> {
+    /// CLOCK_MONOTONIC, in nanoseconds.
+    pub time: u64,
+    /// Process (thread group) that it happened in, in our PID namespace; 0 while it is exiting.
+    pub pid: i32,
+    /// Thread that it happened in.
+    pub tid: i32,
+    /// What happened.
+    pub kind: EventKind<'a>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy)]
+pub enum EventKind<'a> {
+    /// A sample of a running thread.
+    Sample(Sample<'a>),
+    /// An executable mapping was made.
+    Mmap(MmapEvent<'a>),
+    /// A thread has a new name, by itself or by exec.
+    Comm(Comm<'a>),
+    /// A thread or process was created.
+    Fork(Fork),
+    /// A thread ended.
+    Exit(Fork),
+    /// Records that found no room in the ring.
+    Lost {
+        /// How many, samples and others together.
+        count: u64,
+    },
+    /// An inherited event ended with its thread; the count is CPU time in nanoseconds where the
+    /// source is the CPU clock.
+    Read {
+        /// The event's count for that thread alone.
+        value: u64,
+    },
+    /// The kernel pauses this CPU's samples: too much time went into them.
+    Throttle,
+    /// The kernel goes on.
+    Unthrottle,
+    /// A kind that nothing here asks for.
+    Other,
+}
+
+/// A sample.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sample<'a> {
+    /// Counts since the last sample; 0 where the period is fixed.
+    pub period: u64,
+    /// The kernel's call chain, innermost first, with `PERF_CONTEXT_*` markers in it.
+    pub callchain: Words<'a>,
+    /// User registers in the order of [`crate::USER_REGISTERS`]; empty where the thread has no
+    /// user context (it is exiting, or in exec).
+    pub registers: Words<'a>,
+    /// Whether the registers are those of a 32-bit task.
+    pub abi_32: bool,
+    /// The bytes from the stack pointer upwards, as far as they could be copied.
+    pub stack: &'a [u8],
+    /// The copy was ended by its size, not by the end of the stack's memory.
+    pub stack_full: bool,
+}
+
+/// An executable mapping.
+#[derive(Debug, Clone, Copy)]
+pub struct MmapEvent<'a> {
+    /// First address.
+    pub start: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// Device.
+    pub major: u32,
+    /// Device.
+    pub minor: u32,
+    /// Inode.
+    pub inode: u64,
+    /// Path as the target sees it, or `//anon`, `[vdso]` and the like.
+    pub path: &'a [u8],
+}
+
+/// A new name.
+#[derive(Debug, Clone, Copy)]
+pub struct Comm<'a> {
+    /// It came by exec: the address space is new.
+    pub exec: bool,
+    /// Up to 15 bytes.
+    pub name: &'a [u8],
+}
+
+/// A thread's beginning or end.
+#[derive(Debug, Clone, Copy)]
+pub struct Fork {
+    /// Its process.
+    pub pid: i32,
+    /// Its thread id.
+    pub tid: i32,
+    /// The creator's process.
+    pub parent_pid: i32,
+    /// The creator's thread id.
+    pub parent_tid: i32,
+}
+
+/// How the records of a sampler are laid out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    pub sample_type: u64,
+    /// Bytes per register set.
+    pub registers: usize,
+    /// `sample_stack_user`: a copy of that many bytes may have been cut.
+    pub stack_bytes: u32,
+}
+
+impl Layout {
+    fn has(self, bit: u32) -> bool {
+        self.sample_type & u64::from(bit) != 0
+    }
+}
+
+/// A cursor over a record's body; every read is checked, since a torn or foreign record must not
+/// bring the profiler down.
+#[derive(Clone, Copy)]
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(n)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.bytes(8)?.try_into().ok()?))
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.bytes(4)?.try_into().ok()?))
+    }
+
+    fn pair(&mut self) -> Option<(i32, i32)> {
+        Some((self.u32()?.cast_signed(), self.u32()?.cast_signed()))
+    }
+
+    fn words(&mut self, n: usize) -> Option<Words<'a>> {
+        self.bytes(n.checked_mul(8)?).map(Words)
+    }
+}
+
+/// The TID and TIME words of a record: at the front of a sample, at the end of all others
+/// (`sample_id_all`).
+fn identity(layout: Layout, kind: u32, body: &[u8]) -> Option<(i32, i32, u64)> {
+    debug_assert!(layout.has(b::PERF_SAMPLE_TID) && layout.has(b::PERF_SAMPLE_TIME));
+    let at = if kind == b::PERF_RECORD_SAMPLE { 0 } else { body.len().checked_sub(16)? };
+    let mut c = Cursor(body.get(at..)?);
+    let (pid, tid) = c.pair()?;
+    Some((pid, tid, c.u64()?))
+}
+
+/// The time of a record, for ordering it among those of other CPUs.
+pub(crate) fn time_of(layout: Layout, kind: u32, body: &[u8]) -> Option<u64> {
+    identity(layout, kind, body).map(|(_, _, time)| time)
+}
+
+/// Parses a record's body; `None` where it does not have the layout that its header promises.
+pub(crate) fn parse(layout: Layout, kind: u32, misc: u16, body: &[u8]) -> Option<Event<'_>> {
+    let (pid, tid, time) = identity(layout, kind, body)?;
+    let mut c = Cursor(body);
+    let kind = match kind {
+        b::PERF_RECORD_SAMPLE => {
+            c.bytes(16)?;
+            EventKind::Sample(parse_sample(layout, &mut c)?)
+        }
+        b::PERF_RECORD_MMAP2 => EventKind::Mmap(parse_mmap2(&mut c)?),
+        b::PERF_RECORD_COMM => {
+            c.pair()?;
+            let exec = misc & b::PERF_RECORD_MISC_COMM_EXEC as u16 != 0;
+            EventKind::Comm(Comm { exec, name: until_nul(c.0) })
+        }
+        b::PERF_RECORD_FORK => EventKind::Fork(parse_fork(&mut c)?),
+        b::PERF_RECORD_EXIT => EventKind::Exit(parse_fork(&mut c)?),
+        b::PERF_RECORD_LOST => {
+            c.u64()?;
+            EventKind::Lost { count: c.u64()? }
+        }
+        b::PERF_RECORD_READ => {
+            let (pid, tid) = c.pair()?;
+            return Some(Event { time, pid, tid, kind: EventKind::Read { value: c.u64()? } });
+        }
+        b::PERF_RECORD_THROTTLE => EventKind::Throttle,
+        b::PERF_RECORD_UNTHROTTLE => EventKind::Unthrottle,
+        _ => EventKind::Other,
+    };
+    Some(Event { time, pid, tid, kind })
+}
+
+fn parse_sample<'a>(layout: Layout, c: &mut Cursor<'a>) -> Option<Sample<'a>> {
+    let mut s = Sample::default();
+    if layout.has(b::PERF_SAMPLE_PERIOD) {
+        s.period = c.u64()?;
+    }
+    if layout.has(b::PERF_SAMPLE_CALLCHAIN) {
+        let n = usize::try_from(c.u64()?).ok()?;
+        s.callchain = c.words(n)?;
+    }
+    if layout.has(b::PERF_SAMPLE_REGS_USER) {
+        let abi = c.u64()?;
+        if abi != u64::from(b::PERF_SAMPLE_REGS_ABI_NONE) {
+            s.registers = c.words(layout.registers)?;
+            s.abi_32 = abi == u64::from(b::PERF_SAMPLE_REGS_ABI_32);
+        }
+    }
+    if layout.has(b::PERF_SAMPLE_STACK_USER) {
+        let size = usize::try_from(c.u64()?).ok()?;
+        if size > 0 {
+            let data = c.bytes(size)?;
+            let dynamic = usize::try_from(c.u64()?).ok()?;
+            s.stack = data.get(..dynamic)?;
+            s.stack_full = dynamic == size;
+        }
+    }
+    debug_assert!(layout.stack_bytes == 0 || s.stack.len() <= layout.stack_bytes as usize);
+    Some(s)
+}
+
+fn parse_mmap2<'a>(c: &mut Cursor<'a>) -> Option<MmapEvent<'a>> {
+    c.pair()?;
+    let (start, len, offset) = (c.u64()?, c.u64()?, c.u64()?);
+    let (major, minor) = (c.u32()?, c.u32()?);
+    let inode = c.u64()?;
+    let _generation = c.u64()?;
+    let _protection_and_flags = c.u64()?;
+    Some(MmapEvent { start, len, offset, major, minor, inode, path: until_nul(c.0) })
+}
+
+fn parse_fork(c: &mut Cursor<'_>) -> Option<Fork> {
+    let (pid, parent_pid) = c.pair()?;
+    let (tid, parent_tid) = c.pair()?;
+    Some(Fork { pid, tid, parent_pid, parent_tid })
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|c| *c == 0).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> Layout {
+        let sample_type = crate::attr::sample_type(crate::ClockSource::CpuClock, true);
+        Layout { sample_type, registers: 2, stack_bytes: 16 }
+    }
+
+    fn body(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|w| w.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn a_sample_is_taken_apart() {
+        let who = 7 | (8 << 32);
+        let b = body(&[who, 99, 1, 0xffff_8000, 2, 11, 12, 16, 21, 22, 8]);
+        let e = parse(layout(), b::PERF_RECORD_SAMPLE, 0, &b).unwrap();
+        assert_eq!((e.pid, e.tid, e.time), (7, 8, 99));
+        let EventKind::Sample(s) = e.kind else { panic!("{e:?}") };
+        assert_eq!(s.callchain.iter().collect::<Vec<_>>(), [0xffff_8000]);
+        assert_eq!(s.registers.iter().collect::<Vec<_>>(), [11, 12]);
+        assert_eq!(s.stack, 21u64.to_le_bytes());
+        assert!(!s.stack_full, "8 of 16 bytes: the stack's memory ended");
+    }
+
+    #[test]
+    fn every_truncation_of_a_record_is_refused_or_harmless() {
+        let b = body(&[7, 99, 1, 5, 2, 11, 12, 16, 21, 22, 8]);
+        for kind in 0..22 {
+            for n in 0..b.len() {
+                let _ = parse(layout(), kind, 0, &b[..n]);
+            }
+        }
+        let lying = body(&[7, 99, u64::MAX, 5]);
+        assert!(parse(layout(), b::PERF_RECORD_SAMPLE, 0, &lying).is_none());
+    }
+
+    #[test]
+    fn a_name_that_came_by_exec_says_so() {
+        let mut b = body(&[7 | (8 << 32)]);
+        b.extend(b"redis\0\0\0");
+        b.extend(body(&[7 | (8 << 32), 5]));
+        let e = parse(layout(), b::PERF_RECORD_COMM, b::PERF_RECORD_MISC_COMM_EXEC as u16, &b);
+        let EventKind::Comm(c) = e.unwrap().kind else { panic!() };
+        assert_eq!((c.exec, c.name), (true, &b"redis"[..]));
+    }
+}

@@ -1,0 +1,406 @@
+//! Opening the events of a recording and keeping them.
+//!
+//! Two ways lead to samples of exactly one process tree:
+//!
+//! * [`Scope::Threads`]: one event per thread and CPU, with `inherit`, all events of a CPU
+//!   writing into one ring. Nothing of other processes is ever seen, and it needs no rights
+//!   beyond those over the target. It costs threads × CPUs descriptors. (An event per thread on
+//!   *any* CPU would cost fewer, but the kernel refuses a ring to those with `inherit`.)
+//! * [`Scope::Cpus`]: one event per CPU for everything that runs, filtered by whoever reads. It
+//!   costs CPUs descriptors, however many threads there are, but needs CAP_PERFMON or
+//!   perf_event_paranoid ≤ 0.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use perf_event_open_sys::{self as sys, bindings as b};
+
+use crate::attr::{self, ClockSource, Features, SamplingOptions};
+use crate::record::Layout;
+use crate::ring::{Ring, RingError, page_size};
+use crate::ringset::RingSet;
+
+/// Below this a ring holds too few samples to be of use.
+const MIN_RING_BYTES: usize = 32 << 10;
+
+/// What the events are attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Each thread on each CPU, inherited by what it creates.
+    Threads,
+    /// Each CPU as a whole.
+    Cpus,
+}
+
+/// Why an event could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// EPERM or EACCES: rights, or a seccomp filter, which look the same from here.
+    #[error("perf_event_open was refused: {0}")]
+    Refused(io::Error),
+    /// ENOSYS: no such system call, or a seccomp filter says so.
+    #[error("perf_event_open does not exist here: {0}")]
+    Missing(io::Error),
+    /// EMFILE or ENFILE: RLIMIT_NOFILE or the system's limit.
+    #[error("too many open files for {open} events: {source}")]
+    Descriptors {
+        /// How many were open.
+        open: usize,
+        /// Which limit.
+        source: io::Error,
+    },
+    /// Not even one thread was there to attach to.
+    #[error("no thread left to attach to")]
+    NoThread,
+    /// Anything else.
+    #[error("perf_event_open for thread {tid} on cpu {cpu}: {source}")]
+    Other {
+        /// -1: every thread.
+        tid: i32,
+        /// The CPU.
+        cpu: u32,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The ring of a CPU.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+}
+
+/// What came of attaching one thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// It is covered now.
+    Attached,
+    /// It ended before that.
+    Gone,
+}
+
+struct ThreadEvents(Vec<OwnedFd>);
+
+/// The events of a recording and their rings.
+pub struct Sampler {
+    scope: Scope,
+    source: ClockSource,
+    features: Features,
+    options: SamplingOptions,
+    watermark: u32,
+    cpus: Vec<u32>,
+    /// The event of each CPU that owns its ring. It stays open, whatever becomes of its thread.
+    leaders: Vec<OwnedFd>,
+    threads: BTreeMap<i32, ThreadEvents>,
+    /// Events of an earlier generation: kept for the losses that they counted.
+    retired_lost: u64,
+    ring_bytes: usize,
+}
+
+impl Sampler {
+    /// Opens the events of the first thread (or of the CPUs) and maps their rings with
+    /// `ring_bytes` each: less, down to 32 KiB, where the locked-memory allowance is smaller.
+    ///
+    /// Events count from the moment they are open. They cannot be opened disabled: a disabled
+    /// event reports no FORK, and then nobody knows which threads inherited it.
+    ///
+    /// Cycles are tried first, then the CPU clock: most virtual machines have no counters.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::NoThread`] when the thread is gone.
+    pub fn open(
+        scope: Scope,
+        first_tid: i32,
+        cpus: &[u32],
+        options: &SamplingOptions,
+        ring_bytes: usize,
+    ) -> Result<(Self, RingSet), OpenError> {
+        let mut sampler = Self {
+            scope,
+            source: ClockSource::Cycles,
+            features: Features { format_lost: true, inherit_thread: true },
+            options: options.clone(),
+            watermark: 0,
+            cpus: cpus.to_vec(),
+            leaders: Vec::new(),
+            threads: BTreeMap::new(),
+            retired_lost: 0,
+            ring_bytes: ring_bytes.next_power_of_two().max(MIN_RING_BYTES),
+        };
+        sampler.watermark = u32::try_from(sampler.ring_bytes / 4).unwrap_or(u32::MAX);
+        let tid = if scope == Scope::Cpus { -1 } else { first_tid };
+        sampler.negotiate(tid)?;
+        let mut rings = Vec::new();
+        for fd in sampler.open_on_all_cpus(tid)?.ok_or(OpenError::NoThread)? {
+            rings.push(sampler.map_ring(fd.as_fd())?);
+            sampler.leaders.push(fd);
+        }
+        let layout = Layout {
+            sample_type: attr::sample_type(sampler.source, options.kernel_callchain),
+            registers: attr::USER_REGISTERS.count_ones() as usize,
+            stack_bytes: options.stack_bytes,
+        };
+        if scope == Scope::Threads {
+            sampler.threads.insert(first_tid, ThreadEvents(Vec::new()));
+        }
+        Ok((sampler, RingSet::new(rings, layout)))
+    }
+
+    /// What drives the samples.
+    #[must_use]
+    pub fn source(&self) -> ClockSource {
+        self.source
+    }
+
+    /// What the events are attached to.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// Bytes of each CPU's ring, as it was possible.
+    #[must_use]
+    pub fn ring_bytes(&self) -> usize {
+        self.ring_bytes
+    }
+
+    /// Bytes of stack copied with each sample.
+    #[must_use]
+    pub fn stack_bytes(&self) -> u32 {
+        self.options.stack_bytes
+    }
+
+    /// The descriptors to poll: readable when a ring is a quarter full, or all threads ended.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.leaders.iter().map(AsFd::as_fd)
+    }
+
+    /// Whether the thread has events of its own (not inherited ones).
+    #[must_use]
+    pub fn has_thread(&self, tid: i32) -> bool {
+        self.threads.contains_key(&tid)
+    }
+
+    /// Attaches one more thread.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn add_thread(&mut self, tid: i32) -> Result<Opened, OpenError> {
+        if self.scope == Scope::Cpus || self.threads.contains_key(&tid) {
+            return Ok(Opened::Attached);
+        }
+        let Some(fds) = self.open_on_all_cpus(tid)? else { return Ok(Opened::Gone) };
+        self.join_rings(&fds)?;
+        self.threads.insert(tid, ThreadEvents(fds));
+        Ok(Opened::Attached)
+    }
+
+    /// Takes a thread's own events away again: it turned out to have inherited some.
+    pub fn remove_thread(&mut self, tid: i32) {
+        if let Some(events) = self.threads.remove(&tid) {
+            self.retired_lost += events.0.iter().map(|fd| self.lost_of(fd.as_fd())).sum::<u64>();
+        }
+    }
+
+    /// Stops all events, inherited ones too.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn disable(&self) -> io::Result<()> {
+        self.all_events().try_for_each(disable_event)
+    }
+
+    /// Replaces every event by one that copies `stack_bytes` of stack, into the same rings.
+    /// Between the end of the old ones and the start of the new ones lies one system call per
+    /// thread and CPU; what runs there is weighed, but not sampled.
+    ///
+    /// Threads that had inherited their events get events of their own; `tids` lists those that
+    /// are alive, and the caller looks for newer ones afterwards.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the old events are then ended all the same.
+    pub fn grow_stack(
+        &mut self,
+        rings: &mut RingSet,
+        stack_bytes: u32,
+        tids: &[i32],
+    ) -> Result<(), OpenError> {
+        self.options.stack_bytes = stack_bytes.min(attr::MAX_STACK_BYTES) & !7;
+        rings.set_stack_bytes(self.options.stack_bytes);
+        let _ = self.disable();
+        let retired = std::mem::take(&mut self.threads);
+        self.retired_lost +=
+            retired.values().flat_map(|t| &t.0).map(|fd| self.lost_of(fd.as_fd())).sum::<u64>();
+        self.threads = self
+            .open_generation(tids)?
+            .into_iter()
+            .map(|(tid, fds)| (tid, ThreadEvents(fds)))
+            .collect();
+        Ok(())
+    }
+
+    fn open_generation(&self, tids: &[i32]) -> Result<Vec<(i32, Vec<OwnedFd>)>, OpenError> {
+        let all = [-1];
+        let tids = if self.scope == Scope::Cpus { &all[..] } else { tids };
+        let mut fresh = Vec::with_capacity(tids.len());
+        for &tid in tids {
+            if let Some(fds) = self.open_on_all_cpus(tid)? {
+                self.join_rings(&fds)?;
+                fresh.push((tid, fds));
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Records lost so far by the kernel's own count, where it keeps one (6.0 and later): the
+    /// last losses of a ring are never reported in it, since there is no room for the report.
+    #[must_use]
+    pub fn lost(&self) -> Option<u64> {
+        if !self.features.format_lost {
+            return None;
+        }
+        let own = self.threads.values().flat_map(|t| &t.0).chain(&self.leaders);
+        Some(self.retired_lost + own.map(|fd| self.lost_of(fd.as_fd())).sum::<u64>())
+    }
+
+    fn all_events(&self) -> impl Iterator<Item = RawFd> + '_ {
+        let own = self.threads.values().flat_map(|t| &t.0);
+        self.leaders.iter().chain(own).map(AsRawFd::as_raw_fd)
+    }
+
+    /// What the thread's own events and all that inherited them counted, ended or not:
+    /// nanoseconds of CPU time where the source is the CPU clock. `None` for a thread without
+    /// events of its own.
+    #[must_use]
+    pub fn count_of(&self, tid: i32) -> Option<u64> {
+        let own = &self.threads.get(&tid)?.0;
+        let leads = own.is_empty().then_some(&self.leaders).into_iter().flatten();
+        Some(own.iter().chain(leads).map(|fd| self.count_and_lost(fd.as_fd()).0).sum())
+    }
+
+    fn lost_of(&self, fd: BorrowedFd<'_>) -> u64 {
+        self.count_and_lost(fd).1
+    }
+
+    /// `read_format` is PERF_FORMAT_LOST alone, or nothing: value[, lost].
+    fn count_and_lost(&self, fd: BorrowedFd<'_>) -> (u64, u64) {
+        let mut words = [0u8; 16];
+        let n = read(fd, &mut words).unwrap_or(0);
+        let word = |i: usize| u64::from_le_bytes(words[i..i + 8].try_into().unwrap_or_default());
+        (if n >= 8 { word(0) } else { 0 }, if n >= 16 { word(8) } else { 0 })
+    }
+
+    /// Finds the clock and the features that this kernel gives, on the first CPU.
+    fn negotiate(&mut self, tid: i32) -> Result<(), OpenError> {
+        loop {
+            let cpu = *self.cpus.first().ok_or(OpenError::NoThread)?;
+            let e = match self.open_one(tid, cpu) {
+                Ok(_probe) => return Ok(()),
+                Err(e) => e,
+            };
+            match e.raw_os_error() {
+                Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP)
+                    if self.source == ClockSource::Cycles =>
+                {
+                    self.source = ClockSource::CpuClock;
+                }
+                Some(libc::EINVAL | libc::E2BIG) if self.features.format_lost => {
+                    self.features.format_lost = false;
+                }
+                Some(libc::EINVAL | libc::E2BIG) if self.features.inherit_thread => {
+                    self.features.inherit_thread = false;
+                }
+                _ => return Err(self.classify(tid, cpu, e)),
+            }
+        }
+    }
+
+    fn map_ring(&mut self, fd: BorrowedFd<'_>) -> Result<Ring, RingError> {
+        loop {
+            let kib = self.ring_bytes >> 10;
+            match Ring::map(fd, self.ring_bytes.max(page_size())) {
+                Ok(ring) => return Ok(ring),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOMEM)) => {
+                    // The allowance is shared by the CPUs: what the first one shrinks to may
+                    // still be too much for the last one.
+                    let smaller = self.ring_bytes / 2;
+                    if smaller < MIN_RING_BYTES.max(page_size()) {
+                        return Err(RingError::Locked { kib });
+                    }
+                    self.ring_bytes = smaller;
+                }
+                Err(source) => return Err(RingError::Map { kib, source }),
+            }
+        }
+    }
+
+    fn join_rings(&self, fds: &[OwnedFd]) -> Result<(), OpenError> {
+        for ((fd, leader), &cpu) in fds.iter().zip(&self.leaders).zip(&self.cpus) {
+            redirect(fd.as_fd(), leader.as_fd()).map_err(|source| OpenError::Other {
+                tid: -1,
+                cpu,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// One event per CPU, or `None` if the thread is gone.
+    fn open_on_all_cpus(&self, tid: i32) -> Result<Option<Vec<OwnedFd>>, OpenError> {
+        let mut fds = Vec::with_capacity(self.cpus.len());
+        for &cpu in &self.cpus {
+            match self.open_one(tid, cpu) {
+                Ok(fd) => fds.push(fd),
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+                Err(e) => return Err(self.classify(tid, cpu, e)),
+            }
+        }
+        Ok(Some(fds))
+    }
+
+    fn classify(&self, tid: i32, cpu: u32, source: io::Error) -> OpenError {
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => OpenError::Refused(source),
+            Some(libc::ENOSYS) => OpenError::Missing(source),
+            Some(libc::ESRCH) => OpenError::NoThread,
+            Some(libc::EMFILE | libc::ENFILE) => {
+                OpenError::Descriptors { open: self.threads.len() * self.cpus.len(), source }
+            }
+            _ => OpenError::Other { tid, cpu, source },
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn open_one(&self, tid: i32, cpu: u32) -> io::Result<OwnedFd> {
+        let inherit = self.scope == Scope::Threads;
+        let mut attr =
+            attr::build(&self.options, self.source, self.features, inherit, self.watermark);
+        let flags = libc::c_ulong::from(b::PERF_FLAG_FD_CLOEXEC);
+        // SAFETY: `attr` is initialised and its `size` is its own; the call opens a descriptor.
+        let fd = unsafe { sys::perf_event_open(&raw mut attr, tid, cpu.cast_signed(), -1, flags) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor that the kernel has just given to us alone.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+#[allow(unsafe_code)]
+fn disable_event(fd: RawFd) -> io::Result<()> {
+    // SAFETY: a plain ioctl without a pointer argument, on a perf event's descriptor.
+    let rc = unsafe { sys::ioctls::DISABLE(fd, 0) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[allow(unsafe_code)]
+fn redirect(fd: BorrowedFd<'_>, leader: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both are perf events' descriptors, alive for the call.
+    let rc = unsafe { sys::ioctls::SET_OUTPUT(fd.as_raw_fd(), leader.as_raw_fd()) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[allow(unsafe_code)]
+fn read(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the buffer is valid for writes of its length.
+    let n = unsafe { libc::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}

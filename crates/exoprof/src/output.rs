@@ -1,0 +1,187 @@
+//! Where a profile goes: checked before anything is recorded, complete or not there at all.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use nix::unistd::{Gid, Uid};
+use tempfile::NamedTempFile;
+
+/// Tries for a free number in a folder.
+const MAX_NUMBER: u32 = 99_999;
+
+/// A place for one profile.
+pub enum Output {
+    /// Standard output.
+    Stdout,
+    /// A file beside its final place, and that place.
+    File {
+        /// Written first.
+        beside: NamedTempFile,
+        /// The name it gets when it is complete.
+        place: Place,
+    },
+}
+
+/// The final name of a file.
+pub enum Place {
+    /// As the user said.
+    Named {
+        /// The path.
+        path: PathBuf,
+        /// An existing file may be replaced.
+        replace: bool,
+    },
+    /// `exoprof.COMM.PID.TYPE.NNN.pb.gz` in a folder, NNN the first free number.
+    Numbered {
+        /// The folder.
+        folder: PathBuf,
+        /// The name up to the number.
+        stem: String,
+    },
+}
+
+impl Output {
+    /// Prepares a place: what cannot be written is found out here.
+    pub fn prepare(place: Place) -> anyhow::Result<Self> {
+        if let Place::Named { path, replace } = &place {
+            if path == Path::new("-") {
+                return Ok(Self::Stdout);
+            }
+            match path.symlink_metadata() {
+                Ok(m) if m.is_dir() => bail!("{} is a folder", path.display()),
+                Ok(_) if !replace => {
+                    bail!("{} exists already; --force overwrites it", path.display())
+                }
+                _ => {}
+            }
+        }
+        let folder = match &place {
+            Place::Named { path, .. } => folder_of(path),
+            Place::Numbered { folder, .. } => folder,
+        };
+        let beside = tempfile::Builder::new()
+            .prefix(".exoprof.")
+            .suffix(".part")
+            .tempfile_in(folder)
+            .with_context(|| format!("cannot write in {}", folder.display()))?;
+        Ok(Self::File { beside, place })
+    }
+
+    /// Writes the profile and gives it its name, which is returned.
+    pub fn write(self, profile: &pprof::Profile) -> anyhow::Result<Option<PathBuf>> {
+        let (beside, place) = match self {
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                pprof::write_gz(profile, &mut out).context("cannot write to stdout")?;
+                out.flush().context("cannot write to stdout")?;
+                return Ok(None);
+            }
+            Self::File { beside, place } => (beside, place),
+        };
+        write_profile(&beside, profile)
+            .with_context(|| format!("cannot write {}", beside.path().display()))?;
+        give_name(beside, place).map(Some)
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn write_profile(file: &NamedTempFile, profile: &pprof::Profile) -> io::Result<()> {
+    let mut out = io::BufWriter::with_capacity(1 << 18, file.as_file());
+    pprof::write_gz(profile, &mut out)?;
+    out.flush()?;
+    hand_over(file.as_file())
+}
+
+/// Gives the file the rights of any file that the invoking user makes, and under sudo that owner.
+fn hand_over(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    // A temporary file is 0600; a profile is an ordinary file.
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    nix::sys::stat::umask(mask);
+    file.set_permissions(std::fs::Permissions::from_mode(0o666 & !mask.bits()))?;
+    let id = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    if let (true, Some(uid)) = (nix::unistd::geteuid().is_root(), id("SUDO_UID")) {
+        let group = id("SUDO_GID").map(Gid::from_raw);
+        nix::unistd::fchown(file, Some(Uid::from_raw(uid)), group)?;
+    }
+    Ok(())
+}
+
+fn give_name(mut beside: NamedTempFile, place: Place) -> anyhow::Result<PathBuf> {
+    match place {
+        Place::Named { path, replace: true } => {
+            beside.persist(&path).with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(path)
+        }
+        Place::Named { path, replace: false } => {
+            beside
+                .persist_noclobber(&path)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(path)
+        }
+        Place::Numbered { folder, stem } => {
+            for n in 1..=MAX_NUMBER {
+                let path = folder.join(format!("{stem}.{n:03}.pb.gz"));
+                match beside.persist_noclobber(&path) {
+                    Ok(_) => return Ok(path),
+                    Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => beside = e.file,
+                    Err(e) => {
+                        return Err(e.error)
+                            .with_context(|| format!("cannot write {}", path.display()));
+                    }
+                }
+            }
+            bail!("no free number for {stem}.NNN.pb.gz in {}", folder.display())
+        }
+    }
+}
+
+/// The part of a file name that tells the process: nothing in a process' name may lead elsewhere.
+pub fn stem(comm: &str, pid: i32, kind: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "-_+".contains(c) { c } else { '_' };
+    let comm: String = comm.chars().map(safe).collect();
+    format!("exoprof.{}.{pid}.{kind}", if comm.is_empty() { "_" } else { &comm })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_cannot_lead_out_of_the_folder() {
+        assert_eq!(stem("../../etc/x", 7, "cpu"), "exoprof.______etc_x.7.cpu");
+        assert_eq!(stem("redis-server", 7, "cpu"), "exoprof.redis-server.7.cpu");
+    }
+
+    #[test]
+    fn numbers_count_up_and_nothing_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let profile = pprof::Profile::default();
+        let place =
+            || Place::Numbered { folder: folder.path().into(), stem: "exoprof.a.1.cpu".into() };
+        for n in 1..=3 {
+            let path = Output::prepare(place()).unwrap().write(&profile).unwrap().unwrap();
+            assert_eq!(
+                path.file_name().unwrap().to_str(),
+                Some(&*format!("exoprof.a.1.cpu.00{n}.pb.gz"))
+            );
+        }
+        assert_eq!(folder.path().read_dir().unwrap().count(), 3, "nothing is left beside");
+    }
+
+    #[test]
+    fn an_existing_file_needs_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.pb.gz");
+        std::fs::write(&path, "mine").unwrap();
+        let place = |replace| Place::Named { path: path.clone(), replace };
+        assert!(Output::prepare(place(false)).is_err());
+        Output::prepare(place(true)).unwrap().write(&pprof::Profile::default()).unwrap();
+        assert_ne!(std::fs::read(&path).unwrap(), b"mine");
+    }
+}

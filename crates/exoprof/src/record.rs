@@ -1,0 +1,157 @@
+//! `exoprof record`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use collect::kinds::{self, Kind};
+use collect::{Ended, RecordOptions};
+use target::{Process, Spawned};
+
+use crate::cli::{RecordArgs, UsageError, Verbosity};
+use crate::output::{Output, Place, stem};
+use crate::progress::Display;
+use crate::stop::StopSignal;
+use crate::summary;
+
+/// Runs the command.
+pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
+    let kinds = kinds_of(&args.types)?;
+    let spawned = spawn(args)?;
+    let pids = match &spawned {
+        Some(child) => vec![child.pid()],
+        None => args.pid.clone(),
+    };
+    if pids.is_empty() {
+        return Err(usage("nothing to record: give a process with -p PID, or a command after --"));
+    }
+    let processes = open_all(&pids)?;
+    let outputs = prepare_outputs(args, &kinds, &processes, spawned.is_some())?;
+    let stop = StopSignal::install().context("cannot handle signals")?;
+    let options = RecordOptions {
+        duration: args.duration,
+        frequency: args.freq,
+        kernel: match (args.kernel, args.no_kernel) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        },
+        children: !args.no_children,
+    };
+    let mut child = Child { waiting: spawned, running: None };
+    for (kind, output) in kinds.iter().zip(outputs) {
+        let what = format!("{} of {}", kind.name, describe(&processes));
+        if verbosity >= Verbosity::Verbose {
+            eprintln!("recording {what} for {:?} at {} Hz", options.duration, options.frequency);
+        }
+        let outcome = {
+            let release = Box::new(|| child.release());
+            let mut display = Display::new(what, options.duration, verbosity, &stop, Some(release));
+            (kind.record)(&processes, &options, &mut display)?
+        };
+        child.check()?;
+        let path = output.write(&outcome.profile)?;
+        if verbosity > Verbosity::Quiet {
+            if outcome.ended == Ended::TargetsExited {
+                eprintln!("the target exited after {:.1}s", outcome.stats.elapsed.as_secs_f64());
+            }
+            summary::print(path.as_deref(), &outcome, verbosity);
+        }
+    }
+    Ok(())
+}
+
+fn usage(text: impl Into<String>) -> anyhow::Error {
+    UsageError(text.into()).into()
+}
+
+fn kinds_of(types: &str) -> anyhow::Result<Vec<&'static Kind>> {
+    if types == "all" {
+        return Ok(kinds::KINDS.iter().collect());
+    }
+    let mut found: Vec<&Kind> = Vec::new();
+    for name in types.split(',') {
+        let kind = kinds::find(name).ok_or_else(|| {
+            let known: Vec<_> = kinds::KINDS.iter().map(|k| k.name).collect();
+            usage(format!("unknown profile type {name:?}; there are: {}, all", known.join(", ")))
+        })?;
+        if !found.iter().any(|k| k.name == kind.name) {
+            found.push(kind);
+        }
+    }
+    Ok(found)
+}
+
+/// The command to profile, started but held before its exec.
+fn spawn(args: &RecordArgs) -> anyhow::Result<Option<Spawned>> {
+    if args.command.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Spawned::new(&args.command)?))
+}
+
+fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
+    let mut processes: Vec<Arc<Process>> = Vec::new();
+    for &pid in pids {
+        if processes.iter().all(|p| p.pid() != pid) {
+            processes.push(Arc::new(Process::open(pid)?));
+        }
+    }
+    Ok(processes)
+}
+
+fn describe(processes: &[Arc<Process>]) -> String {
+    let names = processes.iter().map(|p| format!("{} ({})", p.identity().comm, p.pid()));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn prepare_outputs(
+    args: &RecordArgs,
+    kinds: &[&Kind],
+    processes: &[Arc<Process>],
+    spawned: bool,
+) -> anyhow::Result<Vec<Output>> {
+    let Some(first) = processes.first() else { return Ok(Vec::new()) };
+    // A command that has not begun yet bears our name still.
+    let program = args.command.first().map(PathBuf::from);
+    let program = program.as_ref().and_then(|p| p.file_name()?.to_str());
+    let comm = program.filter(|_| spawned).unwrap_or(&first.identity().comm);
+    let numbered = |folder: PathBuf, kind: &Kind| Place::Numbered {
+        folder,
+        stem: stem(comm, first.pid(), kind.name),
+    };
+    let place = |kind: &&Kind| match &args.output {
+        None => numbered(PathBuf::from("."), kind),
+        Some(path) if path.is_dir() => numbered(path.clone(), kind),
+        Some(path) => Place::Named { path: path.clone(), replace: args.force },
+    };
+    if let (Some(path), true) = (&args.output, kinds.len() > 1)
+        && !path.is_dir()
+    {
+        return Err(usage(format!("{} is no folder, for several types", path.display())));
+    }
+    kinds.iter().map(|kind| Output::prepare(place(kind))).collect()
+}
+
+/// The command that is profiled.
+struct Child {
+    waiting: Option<Spawned>,
+    running: Option<Result<target::Running, target::SpawnError>>,
+}
+
+impl Child {
+    fn release(&mut self) {
+        self.running = self.waiting.take().map(Spawned::release);
+    }
+
+    /// Reports a command that could not be executed.
+    fn check(&mut self) -> anyhow::Result<()> {
+        match self.running.take() {
+            Some(Err(e)) => Err(e.into()),
+            other => {
+                self.running = other;
+                Ok(())
+            }
+        }
+    }
+}

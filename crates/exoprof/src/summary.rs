@@ -1,0 +1,70 @@
+//! What is said after a recording.
+
+use std::path::Path;
+
+use collect::Outcome;
+
+use crate::cli::Verbosity;
+
+/// How many functions are listed.
+const HEAVIEST: usize = 10;
+
+/// Prints the file, what it is made of and what is missing, and the heaviest functions.
+pub fn print(path: Option<&Path>, outcome: &Outcome, verbosity: Verbosity) {
+    let stats = &outcome.stats;
+    match path {
+        Some(path) => eprintln!("wrote {}", path.display()),
+        None => eprintln!("wrote the profile to stdout"),
+    }
+    let s = &stats.samples;
+    eprintln!(
+        "samples: {} kept, {} lost, {} truncated, {} broken in {:.1}s",
+        s.kept,
+        stats.lost,
+        s.truncated,
+        s.broken_total(),
+        stats.elapsed.as_secs_f64()
+    );
+    for (reason, n) in &s.broken {
+        eprintln!("  {n} broken: {reason}");
+    }
+    if s.kept == 0 {
+        eprintln!("no samples: the target used no CPU in this time");
+    }
+    for warning in warnings(outcome) {
+        eprintln!("warning: {warning}");
+    }
+    if verbosity >= Verbosity::Verbose {
+        eprintln!("backend: {}", stats.backend);
+        for comment in &outcome.profile.comments {
+            eprintln!("  {comment}");
+        }
+    }
+    let top = report::top::heaviest(&outcome.profile, HEAVIEST);
+    if !top.is_empty() {
+        eprint!("{}", report::top::table(&top));
+    }
+}
+
+fn warnings(outcome: &Outcome) -> Vec<String> {
+    let stats = &outcome.stats;
+    let s = &stats.samples;
+    let mut out = Vec::new();
+    let percent = |n: u64| n as f64 * 100.0 / s.kept.max(1) as f64;
+    if stats.lost > 0 && percent(stats.lost) > 1.0 {
+        out.push(format!(
+            "{} records were lost; a lower --freq or more CPU for exoprof keeps them",
+            stats.lost
+        ));
+    }
+    let incomplete = s.truncated + s.broken_total();
+    if percent(incomplete) > 1.0 {
+        out.push(format!("{:.1}% of the stacks do not reach their root", percent(incomplete)));
+    }
+    if stats.throttled > 0 {
+        out.push(format!("the kernel throttled sampling {} times", stats.throttled));
+    }
+    out.extend(stats.kernel_names.iter().map(|why| format!("kernel frames have no names: {why}")));
+    out.extend(stats.reattach_failed.iter().map(|why| format!("sampling ended early: {why}")));
+    out
+}

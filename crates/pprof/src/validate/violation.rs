@@ -1,0 +1,113 @@
+//! The rules, one variant each.
+
+/// One broken rule, with the place where. Samples are counted from 0; the rest goes by wire id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what each field is")]
+pub enum Violation {
+    // The container and the string table.
+    #[error("unreadable: {reason}")]
+    Unreadable { reason: String },
+    #[error("string_table[0] is not the empty string")]
+    FirstString,
+    #[error("string_table[{index}] is not valid UTF-8")]
+    Utf8 { index: usize },
+    #[error("string_table[{index}] repeats string_table[{first}]: {text:?}")]
+    DuplicateString { index: usize, first: usize, text: String },
+    #[error("{field} is string {index} of {strings}")]
+    StringIndex { field: &'static str, index: i64, strings: usize },
+
+    // Ids and references.
+    #[error("{table} ids are not 1..N in order: entry {position} has the id {id}")]
+    IdNotSequential { table: &'static str, position: usize, id: u64 },
+    #[error("{from} refers to {table} {id}, which does not exist")]
+    Dangling { from: String, table: &'static str, id: u64 },
+    #[error("{table} {id} is used by nothing")]
+    Unused { table: &'static str, id: u64 },
+
+    // Mappings.
+    #[error("mapping {id} ({file}) is empty or inverted: {start:#x}..{limit:#x}")]
+    MappingRange { id: u64, file: String, start: u64, limit: u64 },
+    #[error("mapping {id} ({file}): {field} {value:#x} is not page-aligned")]
+    MappingUnaligned { id: u64, file: String, field: &'static str, value: u64 },
+    #[error("mapping {id} ({file}): build id {build_id:?} is not lower-case hex")]
+    BuildId { id: u64, file: String, build_id: String },
+    #[error("mapping {id}: path {file:?} ends in \" (deleted)\"")]
+    DeletedPath { id: u64, file: String },
+    #[error("mapping {id}: path {file:?} is not as the target sees it")]
+    ProcRootPath { id: u64, file: String },
+    #[error("mapping 1 is {file:?}, not the main binary {expected:?}")]
+    MainBinary { file: String, expected: String },
+    #[error("mapping {id} ({file}) has {flag}, but location {location} at {address:#x} lacks it")]
+    UnfoundedFlag { id: u64, file: String, flag: &'static str, location: u64, address: u64 },
+
+    // Locations.
+    #[error("location {id} at {address:#x} has no mapping")]
+    NoMapping { id: u64, address: u64 },
+    #[error("location {id}: {address:#x} is outside of mapping {mapping}, {start:#x}..{limit:#x}")]
+    AddressOutside { id: u64, address: u64, mapping: u64, start: u64, limit: u64 },
+    #[error("location {id} at {address:#x} has no lines, and {file:?} cannot be symbolized later")]
+    NeverSymbolized { id: u64, address: u64, file: String },
+    #[error("location {id} repeats location {first}")]
+    DuplicateLocation { id: u64, first: u64 },
+    #[error("location {id}: line {line} has no function")]
+    LineWithoutFunction { id: u64, line: usize },
+    #[error("location {id}: {inner} is inlined into {outer} but comes after it")]
+    LineOrder { id: u64, inner: String, outer: String },
+
+    // Functions.
+    #[error("function {id} is named {name:?}: leave the location without lines instead")]
+    PlaceholderName { id: u64, name: String },
+    #[error("function {id} ({name}) has no system_name")]
+    NoSystemName { id: u64, name: String },
+    #[error("function {id} repeats function {first}: {name}")]
+    DuplicateFunction { id: u64, first: u64, name: String },
+    #[error("{place} has the negative line or column {value}")]
+    NegativeLine { place: String, value: i64 },
+
+    // Samples.
+    #[error("sample {sample} has {given} values for {expected} sample types")]
+    ValueCount { sample: usize, given: usize, expected: usize },
+    #[error("sample {sample} has the negative value {value}")]
+    NegativeValue { sample: usize, value: i64 },
+    #[error("sample {sample} has an empty stack")]
+    EmptyStack { sample: usize },
+    #[error("sample {sample} repeats sample {first}")]
+    DuplicateSample { sample: usize, first: usize },
+    #[error("sample {sample}: a label has no key")]
+    NoLabelKey { sample: usize },
+    #[error("sample {sample}: several values for label {key:?}")]
+    RepeatedLabel { sample: usize, key: String },
+    #[error("sample {sample}: label {key:?} has both a string and a number")]
+    LabelWithBoth { sample: usize, key: String },
+    #[error(
+        "label {key:?} is a string in one sample and a number in sample {sample}, or the reverse"
+    )]
+    MixedLabel { sample: usize, key: String },
+    #[error("sample {sample}: label {key:?} begins with the reserved pprof::")]
+    ReservedLabel { sample: usize, key: String },
+    #[error("sample {sample}: numeric label {key:?} has no unit")]
+    LabelWithoutUnit { sample: usize, key: String },
+
+    // The header.
+    #[error("time_nanos is {value}")]
+    NoTime { value: i64 },
+    #[error("duration_nanos is {value}")]
+    NegativeDuration { value: i64 },
+    #[error("there is no period_type")]
+    NoPeriodType,
+    #[error("period is {value}")]
+    NoPeriod { value: i64 },
+    #[error("comment {text:?} is empty or would be hidden, since it begins with #")]
+    HiddenComment { text: String },
+    #[error("doc_url {url:?} is not absolute")]
+    RelativeDocUrl { url: String },
+    #[error("default_sample_type {name:?} is none of the sample types")]
+    UnknownDefaultType { name: String },
+    #[error("sample types {types} with the period type {period} are of no known kind of profile")]
+    UnknownKind { types: String, period: String },
+
+    // The list itself.
+    #[error("and {count} more violations")]
+    More { count: usize },
+}

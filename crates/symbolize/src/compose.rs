@@ -1,0 +1,345 @@
+//! Everything that an image tells of an address, put together.
+
+use std::sync::Arc;
+
+use image::{ElfImage, Svma};
+use rustc_hash::FxHashMap;
+
+use crate::dwarf::{self, Call, Hit, Location};
+use crate::files::{DebugSearch, has_dwarf};
+use crate::intern::Interner;
+use crate::symtab::{self, SHT_DYNSYM, SHT_SYMTAB, SymbolHit};
+use crate::{demangle, plt};
+
+/// One function at an address: the physical one, or one that was inlined there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The name to show: see [`demangle()`].
+    pub name: Arc<str>,
+    /// The name as it is in DWARF's linkage name or in the symbol table, with suffixes such as
+    /// `.cold`, `.part.0` or `.llvm.123`.
+    pub system_name: Arc<str>,
+    /// Path of the source file as the compiler was given it; absolute where it recorded its
+    /// working folder. Not normalized.
+    pub file: Option<Arc<str>>,
+    /// The line in `file`, from 1: that of the address, or of the call into the frame before.
+    pub line: Option<u32>,
+    /// The column, from 1.
+    pub column: Option<u32>,
+    /// Where the function is declared (`DW_AT_decl_line`).
+    pub start_line: Option<u32>,
+}
+
+/// Where the name of the physical function is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NameSource {
+    /// Debug information; lines and inlined calls are known.
+    Dwarf,
+    /// `.symtab`, of the image or of its debug file.
+    Symtab,
+    /// `.dynsym`: only exported functions have a name there.
+    Dynsym,
+    /// A linker's stub, named by its relocation: `memcpy@plt`.
+    Plt,
+}
+
+/// What an address is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Symbolized {
+    /// Innermost inlined call first, the physical function last; never empty.
+    pub frames: Vec<Frame>,
+    /// Where the code of the physical function begins: its symbol, or in DWARF the contiguous
+    /// range that holds the address (`.cold` parts have one of their own).
+    pub start: Svma,
+    /// Where the physical function's name is from.
+    pub source: NameSource,
+}
+
+/// Why an address has no name: expected, and worth telling the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum NoSymbol {
+    /// The image is stripped of both, and no debug file was found.
+    #[error("no debug information and no symbol table")]
+    NoTables,
+    /// There are tables, but no function in them covers the address.
+    #[error("no function covers the address")]
+    NotCovered,
+    /// The line table knows the place, but nothing names a function there.
+    #[error("a source line but no function")]
+    LineOnly,
+    /// The tables are so large or so twisted that the look-up was given up before.
+    #[error("the look-up was given up: the debug information exceeds the limits")]
+    Limit,
+}
+
+/// What could not be read of an image. All zero for a sound one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Units of debug information that are broken, at least in part.
+    pub broken_units: u32,
+    /// Compressed sections that cannot be decompressed, or are larger than 2 GiB.
+    pub unreadable_sections: u32,
+    /// Inlined calls without a name, which are left out.
+    pub nameless_inlines: u32,
+    /// A limit on work or memory was reached.
+    pub limit_reached: bool,
+}
+
+/// The outcome for a batch of addresses.
+#[derive(Debug)]
+pub struct Batch {
+    /// One for each address, in the order in which they were given.
+    pub symbols: Vec<Result<Symbolized, NoSymbol>>,
+    /// What could not be read on the way.
+    pub losses: Losses,
+}
+
+/// The symbols and the debug information of one image. Nothing is read before it is asked.
+#[derive(Debug, Clone)]
+pub struct ImageSymbols {
+    image: Arc<ElfImage>,
+    debug: Option<Arc<ElfImage>>,
+    supplementary: Option<Arc<ElfImage>>,
+}
+
+impl ImageSymbols {
+    /// What an image holds together with what [`crate::find_debug_file`] found for it;
+    /// `&DebugSearch::default()` for the image alone.
+    #[must_use]
+    pub fn new(image: Arc<ElfImage>, found: &DebugSearch) -> Self {
+        let debug = found.file.as_ref().map(|f| Arc::clone(&f.image));
+        let of_debug = found.file.as_ref().and_then(|f| f.supplementary.clone());
+        let supplementary = of_debug.or_else(|| found.supplementary.clone());
+        Self { image, debug, supplementary }
+    }
+
+    /// Names a batch of addresses, in any order. Ask for all addresses of a session at once: the
+    /// tables are read anew for each batch.
+    #[must_use]
+    pub fn resolve(&self, addresses: &[Svma]) -> Batch {
+        let mut sorted: Vec<u64> = addresses.iter().map(|a| a.0).collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut work = Work {
+            symbols: self,
+            strings: Interner::default(),
+            shown: FxHashMap::default(),
+            demangling: MAX_DEMANGLED,
+            losses: Losses::default(),
+            has_tables: false,
+        };
+        let resolved = work.resolve(&sorted);
+        work.losses.limit_reached |= work.strings.is_full();
+        let of = |a: &Svma| match sorted.binary_search(&a.0) {
+            Ok(i) => resolved[i].clone(),
+            Err(_) => Err(NoSymbol::NotCovered),
+        };
+        Batch { symbols: addresses.iter().map(of).collect(), losses: work.losses }
+    }
+
+    fn dwarf_image(&self) -> Option<&ElfImage> {
+        let debug = self.debug.as_deref().filter(|d| has_dwarf(d));
+        if has_dwarf(&self.image) { Some(&self.image) } else { debug }
+    }
+}
+
+/// Mangled names of one batch, in bytes; some hundred times what a session asks for. The worst
+/// of them take microseconds a byte.
+const MAX_DEMANGLED: usize = 16 << 20;
+
+struct Work<'s> {
+    symbols: &'s ImageSymbols,
+    strings: Interner,
+    /// By the mangled name.
+    shown: FxHashMap<Arc<str>, Arc<str>>,
+    /// Bytes that may still be demangled.
+    demangling: usize,
+    losses: Losses,
+    has_tables: bool,
+}
+
+/// A name from an ELF table.
+struct ElfName {
+    name: Arc<str>,
+    start: u64,
+    source: NameSource,
+}
+
+impl Work<'_> {
+    fn resolve(&mut self, sorted: &[u64]) -> Vec<Result<Symbolized, NoSymbol>> {
+        let hits = self.dwarf(sorted);
+        let names = self.elf_names(sorted, &hits);
+        hits.into_iter().zip(names).map(|(hit, name)| self.compose(hit, name)).collect()
+    }
+
+    fn dwarf(&mut self, sorted: &[u64]) -> Vec<Hit> {
+        let Some(image) = self.symbols.dwarf_image() else {
+            return sorted.iter().map(|_| Hit::default()).collect();
+        };
+        self.has_tables = true;
+        let sections = dwarf::Sections::read(image, self.symbols.supplementary.as_deref());
+        let found = dwarf::resolve(&sections, sorted, &mut self.strings);
+        self.losses.unreadable_sections = sections.unreadable;
+        self.losses.broken_units = found.broken_units;
+        self.losses.limit_reached |= found.exhausted;
+        found.hits
+    }
+
+    /// Names from the tables, best first: `.symtab` of both files, `.dynsym`, PLT stubs.
+    fn elf_names(&mut self, sorted: &[u64], hits: &[Hit]) -> Vec<Option<ElfName>> {
+        let mut names: Vec<Option<ElfName>> = sorted.iter().map(|_| None).collect();
+        let image = &*self.symbols.image;
+        let debug = self.symbols.debug.as_deref();
+        let tables = [
+            (Some(image), SHT_SYMTAB, NameSource::Symtab),
+            (debug, SHT_SYMTAB, NameSource::Symtab),
+            (Some(image), SHT_DYNSYM, NameSource::Dynsym),
+        ];
+        for (file, kind, source) in tables {
+            let Some(file) = file else { continue };
+            // Where DWARF has the linkage name there is nothing to add.
+            let open: Vec<usize> = (0..sorted.len())
+                .filter(|&i| names[i].is_none() && needs_elf_name(&hits[i]))
+                .collect();
+            let wanted: Vec<u64> = open.iter().map(|&i| sorted[i]).collect();
+            let preferred: Vec<Option<&str>> = open
+                .iter()
+                .map(|&i| hits[i].calls.last().and_then(|c| c.function.name.as_deref()))
+                .collect();
+            let found = symtab::resolve(file.bytes(), kind, &wanted, &preferred);
+            self.has_tables |= found.has_functions;
+            self.losses.limit_reached |= found.cut;
+            for (&i, hit) in open.iter().zip(found.hits) {
+                names[i] = hit.and_then(|SymbolHit { name, start }| {
+                    let name = self.strings.intern(&name)?;
+                    Some(ElfName { name, start, source })
+                });
+            }
+        }
+        let open: Vec<usize> =
+            (0..sorted.len()).filter(|&i| names[i].is_none() && hits[i].calls.is_empty()).collect();
+        let wanted: Vec<u64> = open.iter().map(|&i| sorted[i]).collect();
+        for (&i, stub) in open.iter().zip(plt::resolve(image, &wanted)) {
+            names[i] = stub.and_then(|s| {
+                let name = self.strings.intern(&s.name)?;
+                Some(ElfName { name, start: s.start, source: NameSource::Plt })
+            });
+        }
+        names
+    }
+
+    fn compose(&mut self, mut hit: Hit, elf: Option<ElfName>) -> Result<Symbolized, NoSymbol> {
+        let Some(physical) = hit.calls.pop() else {
+            let Some(elf) = elf else { return Err(self.absence(&hit)) };
+            let location = hit.line_only.unwrap_or_default();
+            let name = self.shown(&elf.name, elf.source);
+            let frame = frame(name, elf.name, location, None);
+            let start = Svma(elf.start);
+            return Ok(Symbolized { frames: vec![frame], start, source: elf.source });
+        };
+        let mut frames = Vec::with_capacity(hit.calls.len() + 1);
+        for call in hit.calls {
+            match self.inlined(call) {
+                Some(frame) => frames.push(frame),
+                None => self.losses.nameless_inlines += 1,
+            }
+        }
+        let Call { function, location } = physical;
+        let (name, system_name, source) = match (function.linkage_name, function.name, elf) {
+            (Some(linkage), name, _) => (self.linked(&linkage, name), linkage, NameSource::Dwarf),
+            (None, Some(name), elf) => self.without_linkage_name(name, elf),
+            (None, None, Some(elf)) => (self.shown(&elf.name, elf.source), elf.name, elf.source),
+            (None, None, None) => return Err(NoSymbol::LineOnly),
+        };
+        frames.push(frame(name, system_name, location, function.decl_line));
+        Ok(Symbolized { frames, start: Svma(hit.begin), source })
+    }
+
+    /// C and assembler: the name in DWARF is the symbol, unless the compiler made a variant of
+    /// it. C++ without a linkage name (a lambda, an anonymous namespace): only the symbol says
+    /// what the function belongs to.
+    fn without_linkage_name(
+        &mut self,
+        name: Arc<str>,
+        elf: Option<ElfName>,
+    ) -> (Arc<str>, Arc<str>, NameSource) {
+        match elf {
+            Some(e) if is_mangled(&e.name) => {
+                (self.shown(&e.name, e.source), e.name, NameSource::Dwarf)
+            }
+            Some(e) => (name, e.name, NameSource::Dwarf),
+            None => (Arc::clone(&name), name, NameSource::Dwarf),
+        }
+    }
+
+    fn inlined(&mut self, call: Call) -> Option<Frame> {
+        let Call { function, location } = call;
+        let (name, system_name) = match (function.linkage_name, function.name) {
+            (Some(linkage), name) => (self.linked(&linkage, name), linkage),
+            (None, Some(name)) => (Arc::clone(&name), name),
+            (None, None) => return None,
+        };
+        Some(frame(name, system_name, location, function.decl_line))
+    }
+
+    /// A function with a linkage name. Where that is no mangling, as by an asm label in C
+    /// (`__GI___read` for `__read`), its author's name for it is the other one.
+    fn linked(&mut self, linkage: &Arc<str>, name: Option<Arc<str>>) -> Arc<str> {
+        match name {
+            Some(name) if !is_mangled(linkage) => name,
+            _ => self.shown(linkage, NameSource::Dwarf),
+        }
+    }
+
+    fn shown(&mut self, mangled: &Arc<str>, source: NameSource) -> Arc<str> {
+        if let Some(known) = self.shown.get(mangled) {
+            return Arc::clone(known);
+        }
+        let Some(left) = self.demangling.checked_sub(mangled.len()) else {
+            self.losses.limit_reached = true;
+            return Arc::clone(mangled);
+        };
+        self.demangling = left;
+        let name = match source {
+            // The suffix is part of what it is.
+            NameSource::Plt => {
+                let (symbol, suffix) = mangled.split_at(mangled.len() - "@plt".len());
+                format!("{}{suffix}", demangle(symbol)).into()
+            }
+            _ => demangle(mangled),
+        };
+        let name = self.strings.intern(&name).unwrap_or_else(|| Arc::clone(mangled));
+        self.shown.insert(Arc::clone(mangled), Arc::clone(&name));
+        name
+    }
+
+    fn absence(&self, hit: &Hit) -> NoSymbol {
+        if self.losses.limit_reached || self.strings.is_full() {
+            NoSymbol::Limit
+        } else if hit.line_only.is_some() {
+            NoSymbol::LineOnly
+        } else if self.has_tables {
+            NoSymbol::NotCovered
+        } else {
+            NoSymbol::NoTables
+        }
+    }
+}
+
+fn is_mangled(name: &str) -> bool {
+    name.starts_with("_Z") || name.starts_with("_R")
+}
+
+fn needs_elf_name(hit: &Hit) -> bool {
+    hit.calls.last().is_none_or(|physical| physical.function.linkage_name.is_none())
+}
+
+fn frame(
+    name: Arc<str>,
+    system_name: Arc<str>,
+    location: Location,
+    start_line: Option<u32>,
+) -> Frame {
+    let Location { file, line, column } = location;
+    Frame { name, system_name, file, line, column, start_line }
+}

@@ -1,0 +1,207 @@
+//! One walk over the DIEs of a unit: which function holds each address, and which inlined calls.
+
+use std::ops::Range;
+
+use gimli::{AttributeValue, EntriesRaw, UnitOffset};
+
+use super::ranges::{Ranges, inside};
+use super::{Dwarf, Fuel, Reader, Stop, Unit};
+
+/// Functions and inlined calls within each other. Compilers stop inlining long before.
+const MAX_DEPTH: usize = 256;
+
+/// Where an inlined function was called.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct CallSite {
+    /// `DW_AT_call_file`, an index into the files of the line program.
+    pub(crate) file: Option<u64>,
+    /// `DW_AT_call_line`.
+    pub(crate) line: Option<u32>,
+    /// `DW_AT_call_column`.
+    pub(crate) column: Option<u32>,
+}
+
+/// A function or an inlined call that holds an address.
+#[derive(Debug)]
+pub(crate) struct Node {
+    parent: Option<u32>,
+    pub(crate) die: UnitOffset,
+    /// Of an inlined call: where the caller is.
+    pub(crate) call: CallSite,
+}
+
+/// The innermost node at an address.
+#[derive(Debug, Clone, Copy)]
+struct Leaf {
+    node: u32,
+    /// The node of the physical function.
+    function: u32,
+    /// Inlined calls around the address.
+    inlined: usize,
+    begin: u64,
+}
+
+/// A DIE whose children are being walked.
+struct Scope {
+    depth: isize,
+    die: UnitOffset,
+    call: CallSite,
+    /// Made when an address needs it, so that memory follows what is asked.
+    node: Option<u32>,
+    /// The node of the physical function; `None` in one that holds no address.
+    function: Option<u32>,
+    inlined: usize,
+}
+
+/// The walk, and what it found.
+pub(crate) struct Walk<'b> {
+    sorted: &'b [u64],
+    nodes: Vec<Node>,
+    leaves: Vec<Option<Leaf>>,
+    missing: usize,
+    scopes: Vec<Scope>,
+}
+
+impl<'b> Walk<'b> {
+    /// For sorted, distinct addresses.
+    pub(crate) fn new(sorted: &'b [u64]) -> Self {
+        Self {
+            sorted,
+            nodes: Vec::new(),
+            leaves: vec![None; sorted.len()],
+            missing: sorted.len(),
+            scopes: Vec::new(),
+        }
+    }
+
+    /// Walks until each address has its function. Addresses that were found before an error stay.
+    pub(crate) fn run<'a>(
+        &mut self,
+        dwarf: &Dwarf<'a>,
+        unit: &Unit<'a>,
+        fuel: &mut Fuel,
+    ) -> Result<(), Stop> {
+        let mut entries = unit.entries_raw(None)?;
+        while !entries.is_empty() {
+            let (die, depth) = (entries.next_offset(), entries.next_depth());
+            let Some(abbrev) = entries.read_abbreviation()? else { continue };
+            fuel.spend(abbrev.attributes().len() as u64 + 1)?;
+            while self.scopes.last().is_some_and(|s| s.depth >= depth) {
+                self.scopes.pop();
+            }
+            if self.missing == 0 && self.scopes.is_empty() {
+                return Ok(());
+            }
+            let inside_hit = self.scopes.last().is_some_and(|s| s.function.is_some());
+            let (is_function, is_inlined) = match abbrev.tag() {
+                gimli::DW_TAG_subprogram => (true, false),
+                gimli::DW_TAG_inlined_subroutine => (false, inside_hit),
+                _ => (false, false),
+            };
+            if !(is_function || is_inlined) || self.scopes.len() >= MAX_DEPTH {
+                entries.skip_attributes(abbrev.attributes())?;
+                continue;
+            }
+            let (ranges, call) = attributes(&mut entries, abbrev, unit)?;
+            let mut scope = Scope { depth, die, call, node: None, function: None, inlined: 0 };
+            if let (true, Some(outer)) = (is_inlined, self.scopes.last()) {
+                (scope.function, scope.inlined) = (outer.function, outer.inlined + 1);
+            }
+            ranges.each(dwarf, unit, fuel, |begin, end, fuel| {
+                let hit = inside(self.sorted, begin, end);
+                fuel.spend(hit.len() as u64)?;
+                if !hit.is_empty() {
+                    self.take(&mut scope, hit, begin);
+                }
+                Ok(())
+            })?;
+            if abbrev.has_children() {
+                self.scopes.push(scope);
+            }
+        }
+        Ok(())
+    }
+
+    /// The scope covers some of the addresses.
+    fn take(&mut self, scope: &mut Scope, hit: Range<usize>, begin: u64) {
+        for i in hit {
+            let wanted = match (self.leaves[i], scope.inlined) {
+                // Folded functions share their code; the first one is as good as any.
+                (None, 0) => true,
+                (Some(_), 0) | (None, _) => false,
+                (Some(leaf), n) => scope.function == Some(leaf.function) && n > leaf.inlined,
+            };
+            if !wanted {
+                continue;
+            }
+            let node = self.node_of(scope);
+            let function = *scope.function.get_or_insert(node);
+            match &mut self.leaves[i] {
+                Some(leaf) => (leaf.node, leaf.inlined) = (node, scope.inlined),
+                none => {
+                    *none = Some(Leaf { node, function, inlined: 0, begin });
+                    self.missing -= 1;
+                }
+            }
+        }
+    }
+
+    /// The node of a scope whose parents, if it is an inlined call, are the open scopes.
+    fn node_of(&mut self, scope: &mut Scope) -> u32 {
+        if let Some(node) = scope.node {
+            return node;
+        }
+        let mut parent = None;
+        if scope.inlined > 0 {
+            let first = self.scopes.len() - scope.inlined.min(self.scopes.len());
+            for outer in &mut self.scopes[first..] {
+                let node = outer.node.unwrap_or_else(|| {
+                    self.nodes.push(Node { parent, die: outer.die, call: outer.call });
+                    self.nodes.len() as u32 - 1
+                });
+                outer.node = Some(node);
+                parent = Some(node);
+            }
+        }
+        self.nodes.push(Node { parent, die: scope.die, call: scope.call });
+        let node = self.nodes.len() as u32 - 1;
+        scope.node = Some(node);
+        node
+    }
+
+    /// For the address of that number: the start of its function's contiguous code, and the nodes
+    /// from the innermost inlined call out to the physical function.
+    pub(crate) fn chain(&self, number: usize) -> Option<(u64, impl Iterator<Item = &Node>)> {
+        let leaf = self.leaves.get(number)?.as_ref()?;
+        let node = |n: u32| self.nodes.get(n as usize);
+        let chain = std::iter::successors(node(leaf.node), move |n| node(n.parent?));
+        Some((leaf.begin, chain))
+    }
+}
+
+fn attributes<'a>(
+    entries: &mut EntriesRaw<'_, Reader<'a>>,
+    abbrev: &gimli::Abbreviation,
+    unit: &Unit<'a>,
+) -> gimli::Result<(Ranges<'a>, CallSite)> {
+    let (mut ranges, mut call) = (Ranges::default(), CallSite::default());
+    let number = |attr: &gimli::Attribute<Reader<'a>>| {
+        attr.udata_value().and_then(|v| u32::try_from(v).ok()).filter(|&v| v != 0)
+    };
+    for spec in abbrev.attributes() {
+        let attr = entries.read_attribute(*spec)?;
+        ranges.note(&attr);
+        match attr.name() {
+            gimli::DW_AT_call_file => {
+                if let AttributeValue::FileIndex(file) = attr.value() {
+                    // Before DWARF 5, 0 stands for no file.
+                    call.file = (file > 0 || unit.header.version() >= 5).then_some(file);
+                }
+            }
+            gimli::DW_AT_call_line => call.line = number(&attr),
+            gimli::DW_AT_call_column => call.column = number(&attr),
+            _ => {}
+        }
+    }
+    Ok((ranges, call))
+}

@@ -1,0 +1,272 @@
+//! DWARF for a batch of addresses.
+//!
+//! Every attribute, range and byte of a line program that is looked at costs [`Fuel`], so that a file whose parts refer to each other in circles, or a million times to
+//! the same list, ends after a bounded time with what was found until then.
+
+mod functions;
+mod lines;
+mod names;
+mod ranges;
+mod units;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use gimli::{DwarfSections, EndianSlice, LittleEndian, Section, SectionId};
+use image::ElfImage;
+
+use crate::intern::Interner;
+use crate::sections::SectionReader;
+use names::Names;
+use units::{Side, Units};
+
+pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
+pub(crate) type Dwarf<'a> = gimli::Dwarf<Reader<'a>>;
+pub(crate) type Unit<'a> = gimli::Unit<Reader<'a>>;
+
+/// A few seconds of work. The largest units in the field (Chromium, LTO) cost some 10⁷.
+const FUEL: u64 = 1 << 29;
+/// Units that claim the same address. More than one is a linker's oddity.
+const MAX_UNITS_PER_ADDRESS: u8 = 8;
+
+/// Work that may still be done.
+#[derive(Debug)]
+pub(crate) struct Fuel(u64);
+
+impl Fuel {
+    pub(crate) fn spend(&mut self, n: u64) -> Result<(), Stop> {
+        self.0 = self.0.checked_sub(n).ok_or(Stop::Exhausted)?;
+        Ok(())
+    }
+}
+
+/// Why a part of the DWARF was left.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// No fuel is left: all is over.
+    Exhausted,
+    /// This unit is broken, others may be fine.
+    Broken,
+}
+
+impl From<gimli::Error> for Stop {
+    fn from(_: gimli::Error) -> Self {
+        Self::Broken
+    }
+}
+
+/// A string; `None` where it cannot be read. Finding its end takes time by its length, and a
+/// crafted file has one string without an end that everything is named by.
+fn text<'a>(
+    dwarf: &Dwarf<'a>,
+    unit: &Unit<'a>,
+    value: gimli::AttributeValue<Reader<'a>>,
+    fuel: &mut Fuel,
+) -> Result<Option<Reader<'a>>, Stop> {
+    let found = dwarf.attr_string(unit, value).ok();
+    let searched = found.map_or_else(
+        || dwarf.debug_str.reader().len().max(dwarf.debug_line_str.reader().len()),
+        |s| s.len(),
+    );
+    fuel.spend(searched as u64 / 16)?;
+    Ok(found)
+}
+
+/// The sections of a file, and of the file that `dwz` moved common parts to.
+pub(crate) struct Sections<'a> {
+    main: DwarfSections<Cow<'a, [u8]>>,
+    supplementary: Option<DwarfSections<Cow<'a, [u8]>>>,
+    /// See [`SectionReader::unreadable`].
+    pub(crate) unreadable: u32,
+}
+
+impl<'a> Sections<'a> {
+    pub(crate) fn read(main: &'a ElfImage, supplementary: Option<&'a ElfImage>) -> Self {
+        let (main, a) = read_sections(main);
+        let (supplementary, b) = match supplementary.map(read_sections) {
+            Some((sections, unreadable)) => (Some(sections), unreadable),
+            None => (None, 0),
+        };
+        Self { main, supplementary, unreadable: a + b }
+    }
+
+    fn dwarf(&self) -> Dwarf<'_> {
+        self.main.borrow_with_sup(self.supplementary.as_ref(), |bytes| {
+            EndianSlice::new(bytes, LittleEndian)
+        })
+    }
+}
+
+fn read_sections(image: &ElfImage) -> (DwarfSections<Cow<'_, [u8]>>, u32) {
+    let mut reader = SectionReader::new(image);
+    let loaded = DwarfSections::load(|id| -> Result<_, std::convert::Infallible> {
+        // Locations of variables, macros and type units are often the largest sections, and name
+        // no function.
+        Ok(match id {
+            SectionId::DebugAbbrev
+            | SectionId::DebugAddr
+            | SectionId::DebugAranges
+            | SectionId::DebugInfo
+            | SectionId::DebugLine
+            | SectionId::DebugLineStr
+            | SectionId::DebugStr
+            | SectionId::DebugStrOffsets
+            | SectionId::DebugRanges
+            | SectionId::DebugRngLists => reader.read(id.name()),
+            _ => Cow::Borrowed(&[][..]),
+        })
+    });
+    let Ok(sections) = loaded;
+    (sections, reader.unreadable)
+}
+
+/// A place in a source file.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Location {
+    pub(crate) file: Option<Arc<str>>,
+    pub(crate) line: Option<u32>,
+    pub(crate) column: Option<u32>,
+}
+
+/// What DWARF says of a function.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Described {
+    /// `DW_AT_name`.
+    pub(crate) name: Option<Arc<str>>,
+    /// `DW_AT_linkage_name`.
+    pub(crate) linkage_name: Option<Arc<str>>,
+    /// `DW_AT_decl_line`.
+    pub(crate) decl_line: Option<u32>,
+}
+
+/// A function at an address, and the place in it.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) function: Described,
+    pub(crate) location: Location,
+}
+
+/// What was found for one address.
+#[derive(Debug, Default)]
+pub(crate) struct Hit {
+    /// Innermost first, the physical function last; empty where no function covers the address.
+    pub(crate) calls: Vec<Call>,
+    /// Start of the contiguous code of the physical function that holds the address.
+    pub(crate) begin: u64,
+    /// The line table's row, where no function covers the address.
+    pub(crate) line_only: Option<Location>,
+}
+
+/// What was found for a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Hits {
+    /// One for each address.
+    pub(crate) hits: Vec<Hit>,
+    /// Units that were left in the middle.
+    pub(crate) broken_units: u32,
+    /// The fuel ran out.
+    pub(crate) exhausted: bool,
+}
+
+/// Looks up addresses, which are sorted and distinct.
+pub(crate) fn resolve(sections: &Sections<'_>, sorted: &[u64], strings: &mut Interner) -> Hits {
+    let dwarf = sections.dwarf();
+    let mut batch = Batch {
+        units: Units::new(&dwarf),
+        names: Names::default(),
+        strings,
+        fuel: Fuel(FUEL),
+        sorted,
+        hits: (0..sorted.len()).map(|_| Hit::default()).collect(),
+        broken_units: 0,
+    };
+    let exhausted = matches!(batch.run(), Err(Stop::Exhausted));
+    let broken_units = batch.broken_units + batch.units.broken;
+    Hits { hits: batch.hits, broken_units, exhausted }
+}
+
+struct Batch<'a, 'b> {
+    units: Units<'a>,
+    names: Names,
+    strings: &'b mut Interner,
+    fuel: Fuel,
+    sorted: &'b [u64],
+    hits: Vec<Hit>,
+    broken_units: u32,
+}
+
+impl Batch<'_, '_> {
+    /// Three ways to the unit of an address, each asked only for what the one before left open:
+    /// the index, the ranges that each unit states, and the units that state none.
+    fn run(&mut self) -> Result<(), Stop> {
+        let mut claims = ranges::Claims::new(self.sorted, MAX_UNITS_PER_ADDRESS);
+        let indexed = self.units.claims_by_index(&mut claims, &mut self.fuel)?;
+        self.look_into(&claims.take())?;
+        if claims.unclaimed().is_empty() {
+            return Ok(());
+        }
+        let rangeless = self.units.claims_by_root(&indexed, &mut claims, &mut self.fuel)?;
+        self.look_into(&claims.take())?;
+        let open = claims.unclaimed();
+        for unit in rangeless {
+            self.look_into(&open.iter().map(|&i| (unit, i)).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    /// `claims` are pairs of a unit and an address, by their numbers, in order.
+    fn look_into(&mut self, claims: &[(u32, u32)]) -> Result<(), Stop> {
+        for of_unit in claims.chunk_by(|a, b| a.0 == b.0) {
+            let open: Vec<u32> = of_unit
+                .iter()
+                .map(|c| c.1)
+                .filter(|&i| self.hits[i as usize].calls.is_empty())
+                .collect();
+            match self.look_into_unit(of_unit[0].0 as usize, &open) {
+                Err(Stop::Broken) => self.broken_units += 1,
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn look_into_unit(&mut self, number: usize, open: &[u32]) -> Result<(), Stop> {
+        if open.is_empty() {
+            return Ok(());
+        }
+        let addresses: Vec<u64> = open.iter().map(|&i| self.sorted[i as usize]).collect();
+        let loaded = self.units.load(Side::Main, number, &mut self.fuel)?;
+        let dwarf = &*self.units.dwarf(Side::Main);
+        // A broken part must not hide the sound rest, so each result is used as far as it got.
+        let mut walk = functions::Walk::new(&addresses);
+        let walked = walk.run(dwarf, &loaded.unit, &mut self.fuel);
+        let mut lines = lines::Lines::new(dwarf, &loaded);
+        let rows = lines.run(&addresses, &mut self.fuel);
+        for (n, &i) in open.iter().enumerate() {
+            let row = lines.location(dwarf, n, self.strings, &mut self.fuel)?;
+            let hit = &mut self.hits[i as usize];
+            let Some((begin, chain)) = walk.chain(n) else {
+                if row.as_ref().is_some_and(|r| r.line.is_some()) && hit.line_only.is_none() {
+                    hit.line_only = row;
+                }
+                continue;
+            };
+            let mut calls = Vec::new();
+            let mut here = row.unwrap_or_default();
+            for node in chain {
+                let file = match node.call.file {
+                    Some(f) => lines.path(dwarf, f, self.strings, &mut self.fuel)?,
+                    None => None,
+                };
+                let (line, column) = (node.call.line, node.call.column);
+                let location = std::mem::replace(&mut here, Location { file, line, column });
+                let at = (Side::Main, number, node.die);
+                let function =
+                    self.names.describe(at, &mut self.units, self.strings, &mut self.fuel)?;
+                calls.push(Call { function, location });
+            }
+            (hit.begin, hit.calls) = (begin, calls);
+        }
+        walked.and(rows)
+    }
+}

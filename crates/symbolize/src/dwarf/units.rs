@@ -1,0 +1,304 @@
+//! The units of a file: where they are, what they cover, and their abbreviations.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gimli::{
+    Abbreviations, AttributeValue, DebugAbbrev, DebugAddrBase, DebugInfoOffset, DebugLineOffset,
+    DebugLocListsBase, DebugRngListsBase, DebugStrOffsetsBase, EndianSlice, LittleEndian, Section,
+    UnitType,
+};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::ranges::{Claims, Ranges, address};
+use super::{Dwarf, Fuel, Reader, Stop, Unit, text};
+
+/// A longer table of abbreviations is cut; the largest in the field take some 100 KiB.
+const MAX_ABBREV_TABLE: usize = 4 << 20;
+/// Parsed tables take about six times their bytes; the cache starts anew beyond this.
+const MAX_CACHED_ABBREVS: usize = 2 << 20;
+const MAX_CACHED_UNITS: usize = 1024;
+
+/// Which of the two files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Side {
+    /// The debug information itself.
+    Main,
+    /// The `dwz` file.
+    Supplementary,
+}
+
+/// A unit whose root DIE was read. Its line program is left aside until it is needed.
+pub(crate) struct Loaded<'a> {
+    pub(crate) unit: Unit<'a>,
+    pub(crate) ranges: Ranges<'a>,
+    pub(crate) lines: Option<DebugLineOffset<usize>>,
+}
+
+struct File<'a> {
+    dwarf: Rc<Dwarf<'a>>,
+    /// Offsets of the units in `.debug_info`, ascending.
+    offsets: Vec<usize>,
+    /// Distinct offsets of their tables in `.debug_abbrev`, ascending. A table ends at the latest
+    /// where the next one begins: so all of them together are parsed in linear time, even when a
+    /// crafted file has units point at each byte of one long table.
+    tables: Vec<usize>,
+}
+
+impl<'a> File<'a> {
+    fn new(dwarf: Dwarf<'a>, broken: &mut u32) -> Self {
+        let (mut offsets, mut tables) = (Vec::new(), Vec::new());
+        let mut units = dwarf.units();
+        loop {
+            match units.next() {
+                Ok(Some(header)) => {
+                    if let Some(offset) = header.debug_info_offset() {
+                        offsets.push(offset.0);
+                        tables.push(header.debug_abbrev_offset().0);
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    *broken += 1;
+                    break;
+                }
+            }
+        }
+        tables.sort_unstable();
+        tables.dedup();
+        Self { dwarf: Rc::new(dwarf), offsets, tables }
+    }
+
+    /// `.debug_abbrev` up to the end of the table at `offset`, and the table's length.
+    fn table(&self, offset: usize) -> Option<(DebugAbbrev<Reader<'a>>, usize)> {
+        let all: &'a [u8] = self.dwarf.debug_abbrev.reader().slice();
+        let next = self.tables.partition_point(|&t| t <= offset);
+        let end = self.tables.get(next).copied().unwrap_or(all.len());
+        let end = end.min(all.len()).min(offset.checked_add(MAX_ABBREV_TABLE)?);
+        let length = end.checked_sub(offset)?;
+        Some((EndianSlice::new(&all[..end], LittleEndian).into(), length))
+    }
+}
+
+/// All units of the main and the supplementary file.
+pub(crate) struct Units<'a> {
+    main: File<'a>,
+    supplementary: Option<File<'a>>,
+    cache: FxHashMap<(Side, usize), Rc<Loaded<'a>>>,
+    abbreviations: FxHashMap<(Side, usize), Arc<Abbreviations>>,
+    cached_bytes: usize,
+    /// Units that cannot be read at all.
+    pub(crate) broken: u32,
+}
+
+impl<'a> Units<'a> {
+    pub(crate) fn new(dwarf: &Dwarf<'a>) -> Self {
+        let mut broken = 0;
+        let supplementary = dwarf.sup().map(|s| File::new(share(s), &mut broken));
+        Self {
+            main: File::new(share(dwarf), &mut broken),
+            supplementary,
+            cache: FxHashMap::default(),
+            abbreviations: FxHashMap::default(),
+            cached_bytes: 0,
+            broken,
+        }
+    }
+
+    fn file(&self, side: Side) -> Option<&File<'a>> {
+        match side {
+            Side::Main => Some(&self.main),
+            Side::Supplementary => self.supplementary.as_ref(),
+        }
+    }
+
+    /// The sections of a file; of the main one where there is no other.
+    pub(crate) fn dwarf(&self, side: Side) -> Rc<Dwarf<'a>> {
+        Rc::clone(&self.file(side).unwrap_or(&self.main).dwarf)
+    }
+
+    /// The number of the unit that holds an offset in `.debug_info`, and the offset in the unit.
+    pub(crate) fn find(&self, side: Side, offset: usize) -> Option<(usize, gimli::UnitOffset)> {
+        let offsets = &self.file(side)?.offsets;
+        let number = offsets.partition_point(|&o| o <= offset).checked_sub(1)?;
+        Some((number, gimli::UnitOffset(offset - offsets[number])))
+    }
+
+    /// A unit by its number.
+    pub(crate) fn load(
+        &mut self,
+        side: Side,
+        number: usize,
+        fuel: &mut Fuel,
+    ) -> Result<Rc<Loaded<'a>>, Stop> {
+        if let Some(known) = self.cache.get(&(side, number)) {
+            return Ok(Rc::clone(known));
+        }
+        let loaded = Rc::new(self.read(side, number, fuel)?);
+        if self.cache.len() >= MAX_CACHED_UNITS {
+            self.cache.clear();
+        }
+        self.cache.insert((side, number), Rc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    fn read(&mut self, side: Side, number: usize, fuel: &mut Fuel) -> Result<Loaded<'a>, Stop> {
+        let file = self.file(side).ok_or(Stop::Broken)?;
+        let offset = *file.offsets.get(number).ok_or(Stop::Broken)?;
+        let header = file.dwarf.debug_info.header_from_offset(DebugInfoOffset(offset))?;
+        let table = header.debug_abbrev_offset().0;
+        let known = self.abbreviations.get(&(side, table)).map(Arc::clone);
+        let abbreviations = match known {
+            Some(known) => known,
+            None => {
+                let (section, length) = file.table(table).ok_or(Stop::Broken)?;
+                fuel.spend(length as u64)?;
+                let parsed = Arc::new(header.abbreviations(&section)?);
+                if self.cached_bytes + length > MAX_CACHED_ABBREVS {
+                    self.abbreviations.clear();
+                    self.cache.clear();
+                    self.cached_bytes = 0;
+                }
+                self.cached_bytes += length;
+                self.abbreviations.insert((side, table), Arc::clone(&parsed));
+                parsed
+            }
+        };
+        read_root(&self.dwarf(side), header, abbreviations, fuel)
+    }
+
+    /// Claims from `.debug_aranges`; gives the units that are listed there.
+    pub(crate) fn claims_by_index(
+        &self,
+        claims: &mut Claims<'_>,
+        fuel: &mut Fuel,
+    ) -> Result<FxHashSet<usize>, Stop> {
+        let mut listed = FxHashSet::default();
+        let mut headers = self.main.dwarf.debug_aranges.headers();
+        // An index that breaks off is no loss: what it does not list is found the long way.
+        while let Ok(Some(header)) = headers.next() {
+            let Ok(unit) = self.main.offsets.binary_search(&header.debug_info_offset().0) else {
+                continue;
+            };
+            let mut entries = header.entries();
+            while let Ok(Some(entry)) = entries.next() {
+                fuel.spend(1)?;
+                let range = entry.range();
+                if range.begin < range.end {
+                    listed.insert(unit);
+                    claims.add(unit, range.begin, range.end, fuel)?;
+                }
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Claims from the root DIEs of units that are not in `known`; gives those that state no
+    /// ranges but have lines.
+    pub(crate) fn claims_by_root(
+        &mut self,
+        known: &FxHashSet<usize>,
+        claims: &mut Claims<'_>,
+        fuel: &mut Fuel,
+    ) -> Result<Vec<u32>, Stop> {
+        let mut rangeless = Vec::new();
+        for number in (0..self.main.offsets.len()).filter(|n| !known.contains(n)) {
+            fuel.spend(1)?;
+            let loaded = match self.read(Side::Main, number, fuel) {
+                Ok(loaded) => loaded,
+                Err(Stop::Broken) => {
+                    self.broken += 1;
+                    continue;
+                }
+                Err(Stop::Exhausted) => return Err(Stop::Exhausted),
+            };
+            if matches!(
+                loaded.unit.header.type_(),
+                UnitType::Type { .. } | UnitType::SplitType { .. } | UnitType::Partial
+            ) {
+                continue;
+            }
+            let dwarf = &self.main.dwarf;
+            let any = loaded.ranges.each(dwarf, &loaded.unit, fuel, |begin, end, fuel| {
+                claims.add(number, begin, end, fuel)
+            });
+            match any {
+                Ok(false) if loaded.lines.is_some() => rangeless.push(number as u32),
+                Ok(_) => {}
+                Err(Stop::Broken) => self.broken += 1,
+                Err(Stop::Exhausted) => return Err(Stop::Exhausted),
+            }
+        }
+        Ok(rangeless)
+    }
+}
+
+/// The same sections again. The supplementary file is kept, since strings are looked up there.
+fn share<'a>(dwarf: &Dwarf<'a>) -> Dwarf<'a> {
+    let mut copy = gimli::Dwarf {
+        debug_abbrev: dwarf.debug_abbrev,
+        debug_addr: dwarf.debug_addr,
+        debug_aranges: dwarf.debug_aranges,
+        debug_info: dwarf.debug_info,
+        debug_line: dwarf.debug_line,
+        debug_line_str: dwarf.debug_line_str,
+        debug_str: dwarf.debug_str,
+        debug_str_offsets: dwarf.debug_str_offsets,
+        ranges: dwarf.ranges,
+        ..Default::default()
+    };
+    copy.sup = dwarf.sup.clone();
+    copy
+}
+
+/// What `gimli::Unit::new` does, but for the line program: its header holds all files of the
+/// unit, and most units are loaded for a name or a range.
+fn read_root<'a>(
+    dwarf: &Dwarf<'a>,
+    header: gimli::UnitHeader<Reader<'a>>,
+    abbreviations: Arc<Abbreviations>,
+    fuel: &mut Fuel,
+) -> Result<Loaded<'a>, Stop> {
+    let (encoding, kind) = (header.encoding(), dwarf.file_type);
+    let mut unit = Unit {
+        abbreviations,
+        name: None,
+        comp_dir: None,
+        low_pc: 0,
+        str_offsets_base: DebugStrOffsetsBase::default_for_encoding_and_file(encoding, kind),
+        addr_base: DebugAddrBase(0),
+        loclists_base: DebugLocListsBase::default_for_encoding_and_file(encoding, kind),
+        rnglists_base: DebugRngListsBase::default_for_encoding_and_file(encoding, kind),
+        line_program: None,
+        dwo_id: None,
+        header,
+    };
+    let (mut ranges, mut lines, mut comp_dir, mut low) = (Ranges::default(), None, None, None);
+    let abbreviations = Arc::clone(&unit.abbreviations);
+    let mut entries = unit.header.entries_raw(&abbreviations, None)?;
+    let root = entries.read_abbreviation()?.ok_or(Stop::Broken)?;
+    fuel.spend(root.attributes().len() as u64 + 1)?;
+    for spec in root.attributes() {
+        let attr = entries.read_attribute(*spec)?;
+        ranges.note(&attr);
+        match (attr.name(), attr.value()) {
+            (gimli::DW_AT_comp_dir, value) => comp_dir = Some(value),
+            (gimli::DW_AT_low_pc, value) => low = Some(value),
+            (gimli::DW_AT_stmt_list, AttributeValue::DebugLineRef(o)) => lines = Some(o),
+            (_, AttributeValue::DebugStrOffsetsBase(base)) => unit.str_offsets_base = base,
+            (_, AttributeValue::DebugAddrBase(base)) => unit.addr_base = base,
+            (_, AttributeValue::DebugRngListsBase(base)) => unit.rnglists_base = base,
+            _ => {}
+        }
+    }
+    // The bases that these need may come after them.
+    unit.comp_dir = match comp_dir {
+        Some(v) => text(dwarf, &unit, v, fuel)?,
+        None => None,
+    };
+    unit.low_pc = match low {
+        Some(v) => address(dwarf, &unit, &v)?.unwrap_or(0),
+        None => 0,
+    };
+    Ok(Loaded { unit, ranges, lines })
+}

@@ -1,0 +1,281 @@
+//! Finding the file that holds an image's debug information.
+//!
+//! The rules are gdb's: the build id first, since it cannot be wrong, then `.gnu_debuglink`
+//! beside the image, in `.debug/`, and under `/usr/lib/debug`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use image::{ElfError, ElfImage};
+
+/// A larger debug file is not read to the end for its checksum.
+const MAX_CRC_BYTES: u64 = 8 << 30;
+const DEBUG_ROOT: &str = "/usr/lib/debug";
+
+/// Opens files by the path that the target gives them. The caller decides what the root is and
+/// how symbolic links in it are followed.
+pub trait DebugFiles {
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being opened; `NotFound` is the usual case.
+    fn open(&self, path: &Path) -> io::Result<File>;
+}
+
+/// The files below one folder, `/` for our own. Links are followed as the kernel does from our
+/// own root: where the target chooses them, use the target's own opener.
+#[derive(Debug, Clone)]
+pub struct RootedFiles {
+    root: PathBuf,
+}
+
+impl RootedFiles {
+    /// Files below `root`.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+}
+
+impl DebugFiles for RootedFiles {
+    fn open(&self, path: &Path) -> io::Result<File> {
+        let mut full = self.root.clone();
+        for part in path.components() {
+            match part {
+                Component::Normal(p) => full.push(p),
+                Component::ParentDir => return Err(io::ErrorKind::InvalidInput.into()),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        // Without O_NONBLOCK a named pipe in the way would hold us up for ever.
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(full)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(file)
+    }
+}
+
+/// How a debug file was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DebugSource {
+    /// `/usr/lib/debug/.build-id/xx/yyyy.debug`.
+    BuildId,
+    /// The name and checksum in `.gnu_debuglink`.
+    DebugLink,
+}
+
+/// Why a candidate was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejection {
+    /// It cannot be opened or read; mostly, it is not there.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It is no ELF file of ours.
+    #[error("{0}")]
+    Elf(#[from] ElfError),
+    /// It was made from another build.
+    #[error("its build id is another one")]
+    BuildId,
+    /// The checksum in `.gnu_debuglink` is not that of the file.
+    #[error("its checksum is not the one in .gnu_debuglink")]
+    Checksum,
+    /// It holds neither debug information nor a symbol table.
+    #[error("it holds no debug information and no symbols")]
+    Empty,
+}
+
+/// A candidate that was tried in vain.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The path as the target sees it.
+    pub path: PathBuf,
+    /// Why it was not taken.
+    pub rejection: Rejection,
+}
+
+/// A separate debug file that belongs to an image.
+#[derive(Debug, Clone)]
+pub struct DebugFile {
+    /// Its path as the target sees it.
+    pub path: PathBuf,
+    /// Its contents.
+    pub image: Arc<ElfImage>,
+    /// How it was found.
+    pub source: DebugSource,
+    /// The file that `dwz` has moved common parts to (`.gnu_debugaltlink`).
+    pub supplementary: Option<Arc<ElfImage>>,
+}
+
+/// The outcome of a search: what was found, and what was tried in vain before.
+#[derive(Debug, Default)]
+pub struct DebugSearch {
+    /// The separate debug file.
+    pub file: Option<DebugFile>,
+    /// The `dwz` file of the image itself, where it holds its own debug information.
+    pub supplementary: Option<Arc<ElfImage>>,
+    /// In the order of the attempts; tells a user where to put a file.
+    pub attempts: Vec<Attempt>,
+}
+
+/// Looks for the debug file of an image, whose path is given as the target sees it.
+///
+/// An image that holds `.debug_info` itself needs none: then only its `dwz` file is looked for.
+pub fn find_debug_file(image: &ElfImage, path: &Path, files: &dyn DebugFiles) -> DebugSearch {
+    let mut search = DebugSearch::default();
+    if has_dwarf(image) {
+        search.supplementary = supplementary(image, path, files, &mut search.attempts);
+        return search;
+    }
+    for (candidate, source) in candidates(image, path) {
+        match accept(image, &candidate, &source, files) {
+            Ok(debug) => {
+                let supplementary = supplementary(&debug, &candidate, files, &mut search.attempts);
+                let source = match source {
+                    Want::BuildId => DebugSource::BuildId,
+                    Want::Checksum(_) => DebugSource::DebugLink,
+                };
+                search.file = Some(DebugFile {
+                    path: candidate,
+                    image: Arc::new(debug),
+                    source,
+                    supplementary,
+                });
+                break;
+            }
+            Err(rejection) => search.attempts.push(Attempt { path: candidate, rejection }),
+        }
+    }
+    search
+}
+
+/// Whether the image holds DWARF itself.
+pub(crate) fn has_dwarf(image: &ElfImage) -> bool {
+    [".debug_info", ".zdebug_info"]
+        .iter()
+        .any(|name| image.section(name).is_some_and(|s| !s.data.is_empty()))
+}
+
+/// What proves that a candidate belongs to the image.
+enum Want {
+    BuildId,
+    Checksum(u32),
+}
+
+fn candidates(image: &ElfImage, path: &Path) -> Vec<(PathBuf, Want)> {
+    let mut all = Vec::new();
+    if let Some(p) = image.build_id().and_then(build_id_path) {
+        all.push((p, Want::BuildId));
+    }
+    if let (Some((name, crc)), Some(dir)) = (debug_link(image), path.parent()) {
+        let below = dir.strip_prefix("/").unwrap_or(dir);
+        for folder in [dir.to_owned(), dir.join(".debug"), Path::new(DEBUG_ROOT).join(below)] {
+            let candidate = folder.join(&name);
+            // A stripped file may name itself.
+            if candidate != path {
+                all.push((candidate, Want::Checksum(crc)));
+            }
+        }
+    }
+    all
+}
+
+fn build_id_path(id: &[u8]) -> Option<PathBuf> {
+    use std::fmt::Write as _;
+    let (first, rest) = id.split_first()?;
+    if rest.is_empty() {
+        return None;
+    }
+    let mut p = format!("{DEBUG_ROOT}/.build-id/{first:02x}/");
+    for b in rest {
+        let _ = write!(p, "{b:02x}");
+    }
+    Some(PathBuf::from(p + ".debug"))
+}
+
+/// `.gnu_debuglink`: a file name, NUL, padding to 4 bytes, CRC-32 (gdb manual, Separate Debug
+/// Files).
+fn debug_link(image: &ElfImage) -> Option<(String, u32)> {
+    let data = image.section(".gnu_debuglink")?.data;
+    let end = data.iter().take(4096).position(|&b| b == 0)?;
+    let name = std::str::from_utf8(&data[..end]).ok()?;
+    let at = (end + 1).next_multiple_of(4);
+    let crc = u32::from_le_bytes(data.get(at..at + 4)?.try_into().ok()?);
+    let plain = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
+    plain.then(|| (name.to_owned(), crc))
+}
+
+fn accept(
+    image: &ElfImage,
+    path: &Path,
+    want: &Want,
+    files: &dyn DebugFiles,
+) -> Result<ElfImage, Rejection> {
+    let file = files.open(path)?;
+    let debug = ElfImage::open(&file)?;
+    match (want, image.build_id(), debug.build_id()) {
+        (_, Some(ours), Some(theirs)) if ours == theirs => {}
+        (_, Some(_), Some(_)) | (Want::BuildId, _, _) => return Err(Rejection::BuildId),
+        (Want::Checksum(crc), _, _) if crc32(file)? != *crc => return Err(Rejection::Checksum),
+        _ => {}
+    }
+    let useful = has_dwarf(&debug) || debug.section(".symtab").is_some_and(|s| !s.data.is_empty());
+    if useful { Ok(debug) } else { Err(Rejection::Empty) }
+}
+
+fn crc32(file: File) -> io::Result<u32> {
+    let mut crc = flate2::Crc::new();
+    let mut buf = vec![0; 64 << 10];
+    let mut input = file.take(MAX_CRC_BYTES);
+    loop {
+        match input.read(&mut buf)? {
+            0 => return Ok(crc.sum()),
+            n => crc.update(&buf[..n]),
+        }
+    }
+}
+
+/// `.gnu_debugaltlink`: a path, NUL, the build id of the file there (dwz(1)).
+fn supplementary(
+    image: &ElfImage,
+    path: &Path,
+    files: &dyn DebugFiles,
+    attempts: &mut Vec<Attempt>,
+) -> Option<Arc<ElfImage>> {
+    let data = image.section(".gnu_debugaltlink")?.data;
+    let end = data.iter().take(4096).position(|&b| b == 0)?;
+    let (name, id) = (Path::new(std::str::from_utf8(&data[..end]).ok()?), &data[end + 1..]);
+    let stated = normal(&path.parent()?.join(name));
+    for candidate in [Some(stated), build_id_path(id)].into_iter().flatten() {
+        let opened = files.open(&candidate).map_err(Rejection::from).and_then(|file| {
+            let image = ElfImage::open(&file)?;
+            if image.build_id() == Some(id) { Ok(image) } else { Err(Rejection::BuildId) }
+        });
+        match opened {
+            Ok(image) => return Some(Arc::new(image)),
+            Err(rejection) => attempts.push(Attempt { path: candidate, rejection }),
+        }
+    }
+    None
+}
+
+/// Resolves `..` by the text alone: `dwz -m` writes relative paths such as `../../.dwz/name`.
+fn normal(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::CurDir => {}
+            other => out.push(other),
+        }
+    }
+    out
+}

@@ -1,0 +1,256 @@
+//! Kernel addresses, by `/proc/kallsyms`.
+//!
+//! The list is streamed past the addresses that are asked for: it is sorted within the kernel
+//! and within each module only, and its 120,000 lines are needed once.
+
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+
+/// Longer lines than any symbol of the kernel (`KSYM_NAME_LEN` is 512) are cut.
+const MAX_LINE: u64 = 2048;
+/// kallsyms has no sizes. Behind the last symbol of a module or of the kernel's text lies
+/// something else; no function of the kernel is this long.
+const MAX_FUNCTION: u64 = 1 << 20;
+/// The mapping that perf and pprof know the kernel's own text by.
+const KERNEL: &str = "[kernel.kallsyms]";
+
+/// A function of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelSymbol {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `[kernel.kallsyms]`, or the module in brackets: `[ext4]`, `[bpf]`.
+    pub module: Arc<str>,
+    /// Where it starts.
+    pub start: u64,
+}
+
+/// Why a kernel address has no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum NoKernelSymbol {
+    /// All addresses in the list are zero for this reader: `kernel.kptr_restrict` hides them from
+    /// processes without CAP_SYSLOG.
+    #[error("kernel addresses are hidden (kernel.kptr_restrict)")]
+    KptrRestricted,
+    /// The list is empty.
+    #[error("no kernel symbols")]
+    NoSymbols,
+    /// No function starts close enough before the address.
+    #[error("no kernel function covers the address")]
+    NotCovered,
+}
+
+/// What a list of kernel symbols gave.
+#[derive(Debug)]
+pub struct KernelNames {
+    /// One for each address, in the order in which they were given.
+    pub names: Vec<Result<KernelSymbol, NoKernelSymbol>>,
+    /// `_stext`, where the kernel's text begins.
+    pub stext: Option<u64>,
+    /// `_etext`, where it ends.
+    pub etext: Option<u64>,
+    /// Lines that could not be understood.
+    pub malformed: u64,
+}
+
+/// The last symbol that starts between two of the addresses.
+#[derive(Debug, Clone, Default)]
+struct Nearest {
+    start: u64,
+    found: bool,
+    /// Empty for a symbol that is no code.
+    name: Vec<u8>,
+    module: Vec<u8>,
+    global: bool,
+}
+
+/// Finds for each address the function that starts last before it.
+///
+/// # Errors
+/// The error of reading the list.
+pub fn resolve(kallsyms: impl BufRead, addresses: &[u64]) -> io::Result<KernelNames> {
+    let mut sorted = addresses.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let mut pass = Pass {
+        nearest: vec![Nearest::default(); sorted.len()],
+        sorted,
+        stext: None,
+        etext: None,
+        malformed: 0,
+        symbols: false,
+        visible: false,
+    };
+    pass.read(kallsyms)?;
+    Ok(pass.finish(addresses))
+}
+
+struct Pass {
+    sorted: Vec<u64>,
+    nearest: Vec<Nearest>,
+    stext: Option<u64>,
+    etext: Option<u64>,
+    malformed: u64,
+    symbols: bool,
+    visible: bool,
+}
+
+impl Pass {
+    fn read(&mut self, mut input: impl BufRead) -> io::Result<()> {
+        let mut line = Vec::with_capacity(256);
+        loop {
+            line.clear();
+            if (&mut input).take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+                return Ok(());
+            }
+            let whole = line.strip_suffix(b"\n").unwrap_or(&line);
+            if whole.is_empty() {
+                continue;
+            }
+            match parse(whole) {
+                Some(row) => self.add(&row),
+                None => self.malformed += 1,
+            }
+        }
+    }
+
+    fn add(&mut self, row: &Row<'_>) {
+        self.symbols = true;
+        if row.address == 0 {
+            return;
+        }
+        self.visible |= row.kind != b'a' && row.kind != b'A';
+        match row.name {
+            b"_stext" => self.stext = Some(row.address),
+            b"_etext" => self.etext = Some(row.address),
+            _ => {}
+        }
+        let code = match row.kind {
+            // Where code ends, none begins.
+            _ if matches!(row.name, b"_etext" | b"_einittext") => false,
+            b't' | b'T' | b'w' | b'W' | b'i' => true,
+            // Absolute symbols are numbers; debugging ones mark no memory.
+            b'a' | b'A' | b'n' | b'N' | b'u' | b'U' => return,
+            _ => false,
+        };
+        let i = self.sorted.partition_point(|&a| a < row.address);
+        let Some(near) = self.nearest.get_mut(i) else { return };
+        let better = match (near.found, row.address.cmp(&near.start)) {
+            (false, _) | (_, std::cmp::Ordering::Greater) => true,
+            (_, std::cmp::Ordering::Less) => false,
+            (_, std::cmp::Ordering::Equal) => {
+                code && (near.name.is_empty() || rank(row.name, row.is_global()) < near.rank())
+            }
+        };
+        if better {
+            (near.start, near.found, near.global) = (row.address, true, row.is_global());
+            near.name.clear();
+            near.module.clear();
+            if code {
+                near.name.extend_from_slice(row.name);
+                near.module.extend_from_slice(row.module);
+            }
+        }
+    }
+
+    fn finish(self, addresses: &[u64]) -> KernelNames {
+        let Self { sorted, nearest, stext, etext, malformed, symbols, visible } = self;
+        let kernel: Arc<str> = KERNEL.into();
+        let mut last: Option<Nearest> = None;
+        let mut shared: Option<(u64, KernelSymbol)> = None;
+        let mut found = Vec::with_capacity(sorted.len());
+        for (&address, near) in sorted.iter().zip(nearest) {
+            if near.found {
+                last = Some(near);
+            }
+            let near = last.as_ref().filter(|n| !n.name.is_empty());
+            let near = near.filter(|n| address - n.start < MAX_FUNCTION);
+            // The first thing behind the kernel's text is no function of it.
+            let ends = |n: &&Nearest| {
+                etext.is_none_or(|e| !(n.module.is_empty() && n.start < e && address >= e))
+            };
+            let Some(near) = near.filter(ends) else {
+                found.push(Err(match (symbols, visible) {
+                    (false, _) => NoKernelSymbol::NoSymbols,
+                    (true, false) => NoKernelSymbol::KptrRestricted,
+                    (true, true) => NoKernelSymbol::NotCovered,
+                }));
+                continue;
+            };
+            let symbol = match &shared {
+                Some((start, symbol)) if *start == near.start => symbol.clone(),
+                _ => KernelSymbol {
+                    name: String::from_utf8_lossy(&near.name).into(),
+                    module: if near.module.is_empty() {
+                        Arc::clone(&kernel)
+                    } else {
+                        String::from_utf8_lossy(&near.module).into()
+                    },
+                    start: near.start,
+                },
+            };
+            shared = Some((near.start, symbol.clone()));
+            found.push(Ok(symbol));
+        }
+        let of = |a: &u64| match sorted.binary_search(a) {
+            Ok(i) => found[i].clone(),
+            Err(_) => Err(NoKernelSymbol::NotCovered),
+        };
+        let names = addresses.iter().map(of).collect();
+        KernelNames { names, stext, etext, malformed }
+    }
+}
+
+impl Nearest {
+    fn rank(&self) -> (bool, bool, usize, usize, &[u8]) {
+        rank(&self.name, self.global)
+    }
+}
+
+/// Of two names for one address the lower one is taken.
+fn rank(name: &[u8], global: bool) -> (bool, bool, usize, usize, &[u8]) {
+    let mark = matches!(name, b"_text" | b"_stext" | b"_sinittext");
+    let underscores = name.iter().take_while(|&&c| c == b'_').count();
+    (mark, !global, underscores, name.len(), name)
+}
+
+struct Row<'a> {
+    address: u64,
+    kind: u8,
+    name: &'a [u8],
+    /// With its brackets; empty for the kernel itself.
+    module: &'a [u8],
+}
+
+impl Row<'_> {
+    fn is_global(&self) -> bool {
+        self.kind.is_ascii_uppercase()
+    }
+}
+
+/// `ffffffff81000000 T _stext` or `ffffffffc0000000 t init\t[ext4]` (kernel/kallsyms.c, s_show).
+fn parse(line: &[u8]) -> Option<Row<'_>> {
+    let mut address = 0u64;
+    let mut digits = 0;
+    for &c in line.iter().take(17) {
+        let digit = match c {
+            b'0'..=b'9' => c - b'0',
+            b'a'..=b'f' => c - b'a' + 10,
+            b' ' => break,
+            _ => return None,
+        };
+        if digits == 16 {
+            return None;
+        }
+        address = address << 4 | u64::from(digit);
+        digits += 1;
+    }
+    let [b' ', kind, b' ', rest @ ..] = line.get(digits..)? else { return None };
+    let end = rest.iter().position(|&c| c == b'\t').unwrap_or(rest.len());
+    let (name, module) = rest.split_at(end);
+    let module = module.strip_prefix(b"\t").unwrap_or(module);
+    if digits == 0 || name.is_empty() || !kind.is_ascii_alphabetic() {
+        return None;
+    }
+    Some(Row { address, kind: *kind, name, module })
+}

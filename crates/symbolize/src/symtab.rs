@@ -1,0 +1,252 @@
+//! ELF symbols for a batch of addresses: one pass over the table, nothing sorted, nothing copied.
+//!
+//! Each symbol is held against the addresses that are asked for (some thousand) rather than the
+//! other way round, because tables have up to millions of rows and are needed once.
+
+use std::borrow::Cow;
+
+use object::Endianness;
+use object::elf::{
+    FileHeader64, SHF_EXECINSTR, SHN_LORESERVE, STB_GLOBAL, STB_WEAK, STT_FUNC, STT_GNU_IFUNC,
+    STT_NOTYPE,
+};
+use object::read::elf::{FileHeader, SectionHeader};
+
+/// `sizeof(Elf64_Sym)`.
+const SYMBOL_SIZE: usize = 24;
+/// Pairs of a symbol and an address in it. Symbols of real files hardly overlap.
+const MAX_OVERLAPS: u64 = 1 << 26;
+/// A longer name is taken as none.
+const MAX_NAME: usize = 64 << 10;
+/// What is compared to choose between aliases of the same address.
+const MAX_COMPARED: usize = 512;
+
+pub(crate) use object::elf::{SHT_DYNSYM, SHT_SYMTAB};
+
+/// The symbol that covers an address.
+#[derive(Debug, Clone)]
+pub(crate) struct SymbolHit<'a> {
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) start: u64,
+}
+
+/// What a table gave.
+#[derive(Debug, Default)]
+pub(crate) struct SymbolHits<'a> {
+    /// One for each address.
+    pub(crate) hits: Vec<Option<SymbolHit<'a>>>,
+    /// There is such a table, and it names functions.
+    pub(crate) has_functions: bool,
+    /// The table's symbols overlap beyond reason; the rest of it was not read.
+    pub(crate) cut: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Symbol {
+    start: u64,
+    size: u64,
+    name: u32,
+    binding: u8,
+    /// End of its section, where a symbol without a size ends at the latest.
+    section_end: u64,
+}
+
+/// The symbol that starts last before an address, of whatever size.
+#[derive(Debug, Clone, Copy, Default)]
+struct Nearest {
+    start: u64,
+    any: bool,
+    sizeless: Option<Symbol>,
+}
+
+/// Looks up sorted, distinct addresses in the table of one kind. `preferred` holds a name for
+/// each address that wins over its aliases, such as the one in DWARF.
+pub(crate) fn resolve<'a>(
+    file: &'a [u8],
+    table_kind: u32,
+    sorted: &[u64],
+    preferred: &[Option<&str>],
+) -> SymbolHits<'a> {
+    let mut none = SymbolHits { hits: vec![None; sorted.len()], ..SymbolHits::default() };
+    let (Some(table), Some(&last)) = (Table::find(file, table_kind), sorted.last()) else {
+        return none;
+    };
+    let mut pass = Pass {
+        table: &table,
+        sorted,
+        preferred,
+        covering: vec![None; sorted.len()],
+        nearest: vec![Nearest::default(); sorted.len()],
+        overlaps: 0,
+    };
+    for raw in table.symbols.chunks_exact(SYMBOL_SIZE) {
+        let Some(symbol) = table.function(raw) else { continue };
+        none.has_functions = true;
+        if symbol.start <= last && !pass.add(symbol) {
+            none.cut = true;
+            break;
+        }
+    }
+    none.hits = pass.finish();
+    none
+}
+
+struct Table<'a> {
+    symbols: &'a [u8],
+    strings: &'a [u8],
+    /// For each section that holds code, where it ends.
+    code_ends: Vec<Option<u64>>,
+}
+
+impl<'a> Table<'a> {
+    fn find(file: &'a [u8], kind: u32) -> Option<Self> {
+        let e = Endianness::Little;
+        let header = FileHeader64::<Endianness>::parse(file).ok()?;
+        let sections = header.sections(e, file).ok()?;
+        let (_, section) =
+            sections.enumerate().find(|(_, s)| s.sh_type(e) == kind && s.sh_size(e) > 0)?;
+        let symbols = section.data(e, file).ok()?;
+        let strings = sections.section(section.link(e)).ok()?.data(e, file).ok()?;
+        let code_ends = sections
+            .iter()
+            .map(|s| {
+                let code = s.sh_flags(e) & u64::from(SHF_EXECINSTR) != 0;
+                code.then(|| s.sh_addr(e).saturating_add(s.sh_size(e)))
+            })
+            .collect();
+        Some(Self { symbols, strings, code_ends })
+    }
+
+    /// Reads a row (layout: gABI, `Elf64_Sym`), if it stands for code.
+    fn function(&self, raw: &[u8]) -> Option<Symbol> {
+        let [n0, n1, n2, n3, info, _other, x0, x1, value @ .., _, _, _, _, _, _, _, _] = raw else {
+            return None;
+        };
+        let kind = info & 0xf;
+        let section = u16::from_le_bytes([*x0, *x1]);
+        if !matches!(kind, STT_FUNC | STT_GNU_IFUNC | STT_NOTYPE)
+            || section == 0
+            || section >= SHN_LORESERVE
+        {
+            return None;
+        }
+        let section_end = (*self.code_ends.get(usize::from(section))?)?;
+        let symbol = Symbol {
+            start: u64::from_le_bytes(value.try_into().ok()?),
+            size: u64::from_le_bytes(raw[16..].try_into().ok()?),
+            name: u32::from_le_bytes([*n0, *n1, *n2, *n3]),
+            binding: info >> 4,
+            section_end,
+        };
+        // Labels of hand-written code are functions; marks for the disassembler ($x, $d) and
+        // local labels are not.
+        let label = kind == STT_NOTYPE;
+        if label && matches!(self.prefix(symbol, 2), [] | [b'$', ..] | [b'.', b'L', ..]) {
+            return None;
+        }
+        Some(symbol)
+    }
+
+    /// The name; empty where it has none or is longer than is believable.
+    fn name(&self, symbol: Symbol) -> &'a [u8] {
+        let name = self.prefix(symbol, MAX_NAME);
+        if name.len() == MAX_NAME { &[] } else { name }
+    }
+
+    /// As much of the name as is looked at while there are many of them.
+    fn prefix(&self, symbol: Symbol, max: usize) -> &'a [u8] {
+        let rest = self.strings.get(symbol.name as usize..).unwrap_or_default();
+        let rest = &rest[..rest.len().min(max)];
+        let end = rest.iter().position(|&b| b == 0);
+        &rest[..end.unwrap_or(rest.len())]
+    }
+}
+
+struct Pass<'t, 'a, 'b> {
+    table: &'t Table<'a>,
+    sorted: &'b [u64],
+    preferred: &'b [Option<&'b str>],
+    covering: Vec<Option<Symbol>>,
+    /// For each address, among the symbols that start between the address before and it.
+    nearest: Vec<Nearest>,
+    overlaps: u64,
+}
+
+impl<'a> Pass<'_, 'a, '_> {
+    /// Returns false when it is too much.
+    fn add(&mut self, symbol: Symbol) -> bool {
+        let first = self.sorted.partition_point(|&a| a < symbol.start);
+        let Some(near) = self.nearest.get(first).copied() else { return true };
+        if !near.any || symbol.start > near.start {
+            let sizeless = (symbol.size == 0).then_some(symbol);
+            self.nearest[first] = Nearest { start: symbol.start, any: true, sizeless };
+        } else if symbol.start == near.start && symbol.size == 0 {
+            self.nearest[first].sizeless = match near.sizeless {
+                Some(other) if !self.better(first, symbol, other) => Some(other),
+                _ => Some(symbol),
+            };
+        }
+        let end = symbol.start.saturating_add(symbol.size);
+        for i in first..self.sorted.len() {
+            if self.sorted[i] >= end {
+                break;
+            }
+            self.overlaps += 1;
+            let wins = match self.covering[i] {
+                None => true,
+                Some(old) if symbol.start == old.start => self.better(i, symbol, old),
+                Some(old) => symbol.start > old.start,
+            };
+            if wins {
+                self.covering[i] = Some(symbol);
+            }
+        }
+        self.overlaps < MAX_OVERLAPS
+    }
+
+    /// Whether `a` is the better name of the two for the address of that number.
+    fn better(&self, address: usize, a: Symbol, b: Symbol) -> bool {
+        let preferred = self.preferred.get(address).copied().flatten().map(str::as_bytes);
+        let rank = |s: Symbol| {
+            let name = self.table.prefix(s, MAX_COMPARED);
+            let base = name.split(|&c| c == b'.').next();
+            let underscores = name.iter().take_while(|&&c| c == b'_').count();
+            (
+                name.is_empty(),
+                preferred.is_some_and(|p| name != p),
+                preferred.is_some_and(|p| base != Some(p)),
+                match s.binding {
+                    STB_GLOBAL => 0,
+                    STB_WEAK => 1,
+                    _ => 2,
+                },
+                // `name@VERSION`: the plain one says the same.
+                name.contains(&b'@'),
+                underscores,
+                name.len(),
+                name,
+            )
+        };
+        rank(a) < rank(b)
+    }
+
+    fn finish(self) -> Vec<Option<SymbolHit<'a>>> {
+        let mut near = Nearest::default();
+        let mut hits = Vec::with_capacity(self.sorted.len());
+        for (i, &address) in self.sorted.iter().enumerate() {
+            let here = self.nearest[i];
+            if here.any && (!near.any || here.start >= near.start) {
+                near = here;
+            }
+            // A symbol without a size goes on until the next one starts, within its section.
+            let open = near.sizeless.filter(|s| address < s.section_end);
+            let name = self.covering[i].or(open).and_then(|s| {
+                let name = self.table.name(s);
+                let name = String::from_utf8_lossy(name);
+                (!name.is_empty()).then_some(SymbolHit { name, start: s.start })
+            });
+            hits.push(name);
+        }
+        hits
+    }
+}

@@ -1,0 +1,165 @@
+//! Threads and the CPU time that they took.
+
+use std::collections::HashMap;
+use std::io;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, SysconfVar, sysconf};
+
+use crate::Process;
+use crate::procdir::ThreadFile;
+use crate::stat::{Stat, decimal};
+
+/// More threads than `pid_max` can be (4 Mi) are never listed.
+const MAX_THREADS: usize = 1 << 22;
+
+/// The CPU time of every thread of a process at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CpuTimes {
+    /// Nanoseconds on a CPU since the thread began, by thread id.
+    pub by_thread: HashMap<i32, u64>,
+    /// Threads that were listed and had ended when their time was read.
+    pub vanished: usize,
+}
+
+impl CpuTimes {
+    /// The sum over all threads, nanoseconds.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.by_thread.values().fold(0, |sum, ns| sum.saturating_add(*ns))
+    }
+}
+
+/// Takes [`CpuTimes`] again and again with the same descriptors and buffers: three system calls
+/// and no allocation per thread.
+#[derive(Debug)]
+pub struct CpuTimesReader {
+    list: Dir,
+    file: ThreadFile,
+}
+
+impl CpuTimesReader {
+    /// A reader for this process.
+    ///
+    /// # Errors
+    /// The error of opening `/proc/PID/task`.
+    pub fn new(process: &Process) -> io::Result<Self> {
+        Ok(Self { list: open_task(process)?, file: ThreadFile::default() })
+    }
+
+    /// Replaces `out` by the times of now. `process` must be the one the reader was made for.
+    ///
+    /// # Errors
+    /// The error of listing the threads; `ESRCH` once the process is gone.
+    pub fn read(&mut self, process: &Process, out: &mut CpuTimes) -> io::Result<()> {
+        out.by_thread.clear();
+        out.vanished = 0;
+        let Self { list, file } = self;
+        for_each_thread(list, |tid| match time_of_thread(process, file, tid) {
+            Ok(ns) => {
+                out.by_thread.insert(tid, ns);
+            }
+            Err(_) => out.vanished += 1,
+        })
+    }
+}
+
+impl Process {
+    /// The ids of its threads in our PID namespace, as `/proc` lists them.
+    ///
+    /// # Errors
+    /// The error of reading `/proc/PID/task`; `ESRCH` or `ENOENT` once the process is gone.
+    pub fn threads(&self) -> io::Result<Vec<i32>> {
+        let mut out = Vec::new();
+        for_each_thread(&mut open_task(self)?, |tid| out.push(tid))?;
+        if out.is_empty() {
+            return Err(Errno::ESRCH.into());
+        }
+        Ok(out)
+    }
+
+    /// The name that the thread gave itself (at most 15 bytes).
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` once the thread is gone.
+    pub fn thread_name(&self, tid: i32) -> io::Result<String> {
+        let mut file = ThreadFile::default();
+        let text = file.read(&self.dir, tid, "comm")?;
+        Ok(String::from_utf8_lossy(text.strip_suffix(b"\n").unwrap_or(text)).into_owned())
+    }
+
+    /// Nanoseconds that the thread spent on a CPU, user and kernel: the first field of
+    /// `schedstat`. For a thread that runs this moment it is up to one scheduler tick old.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` once the thread is gone.
+    pub fn thread_cpu_time(&self, tid: i32) -> io::Result<u64> {
+        time_of_thread(self, &mut ThreadFile::default(), tid)
+    }
+
+    /// Nanoseconds that all threads spent on a CPU, ended ones included: exact, to this moment.
+    ///
+    /// # Errors
+    /// `ESRCH` once the process has exited.
+    pub fn process_cpu_time(&self) -> io::Result<u64> {
+        let clock = nix::time::clock_getcpuclockid(Pid::from_raw(self.pid()))?;
+        let time = nix::time::clock_gettime(clock)?;
+        // The clock goes by number. Alive after the reading means that it was this process's.
+        if !self.is_alive() {
+            return Err(Errno::ESRCH.into());
+        }
+        let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+        let nanos = u64::try_from(time.tv_nsec()).unwrap_or(0);
+        Ok(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+    }
+
+    /// Nanoseconds of CPU time of children (and their children) that it has waited for, in steps
+    /// of a clock tick (usually 10 ms).
+    ///
+    /// # Errors
+    /// `ESRCH` once the process is gone.
+    pub fn reaped_children_cpu_time(&self) -> io::Result<u64> {
+        let stat = Stat::parse(&self.dir.read("stat")?).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(nanos_of_ticks(stat.children_ticks))
+    }
+}
+
+fn open_task(process: &Process) -> io::Result<Dir> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(Dir::openat(&process.dir, "task", flags, Mode::empty())?)
+}
+
+fn for_each_thread(task: &mut Dir, mut f: impl FnMut(i32)) -> io::Result<()> {
+    for entry in task.iter().take(MAX_THREADS) {
+        let entry = entry?;
+        let tid = decimal(entry.file_name().to_bytes()).and_then(|n| i32::try_from(n).ok());
+        if let Some(tid) = tid {
+            f(tid);
+        }
+    }
+    Ok(())
+}
+
+fn time_of_thread(process: &Process, file: &mut ThreadFile, tid: i32) -> io::Result<u64> {
+    match file.read(&process.dir, tid, "schedstat") {
+        Ok(text) => {
+            let first = text.split(|b| *b == b' ').next().unwrap_or_default();
+            decimal(first).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        }
+        // A kernel without CONFIG_SCHED_INFO has no such file; neither has a thread that ended.
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+            let stat = Stat::parse(file.read(&process.dir, tid, "stat")?);
+            Ok(nanos_of_ticks(stat.ok_or(io::ErrorKind::InvalidData)?.own_ticks))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn nanos_of_ticks(ticks: u64) -> u64 {
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+    let per_second = u64::try_from(per_second).unwrap_or(100).max(1);
+    ticks.saturating_mul(1_000_000_000 / per_second)
+}

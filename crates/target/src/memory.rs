@@ -1,0 +1,144 @@
+//! Reading the memory of a live process.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use image::{Avma, Memory, Unreadable};
+use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+
+use crate::procdir::ProcDir;
+use crate::process::readable_within;
+
+/// Memory of a live process, read while it runs: nothing is stopped, so a read of several words
+/// may see them at different moments.
+///
+/// Reads by `process_vm_readv`; where that call is forbidden (a seccomp filter) or missing, by
+/// `/proc/PID/mem`. Both need `PTRACE_MODE_ATTACH_REALCREDS`.
+#[derive(Debug)]
+pub struct ProcessMemory {
+    tid: Pid,
+    pidfd: OwnedFd,
+    dir: ProcDir,
+    /// Set when the system call cannot be used; `Err` when the file cannot be either.
+    mem: OnceLock<Result<File, Errno>>,
+}
+
+impl ProcessMemory {
+    pub(crate) fn new(tid: i32, pidfd: OwnedFd, dir: ProcDir) -> Self {
+        Self { tid: Pid::from_raw(tid), pidfd, dir, mem: OnceLock::new() }
+    }
+
+    /// Reads as much as is readable from `addr` on, up to the length of `buf`. Returns how many
+    /// bytes those are: at least one.
+    ///
+    /// # Errors
+    /// The system's error when not even the first byte can be read: `EFAULT` or `EIO` where
+    /// nothing is mapped, `EPERM` or `EACCES` without the right, `ESRCH` once the process is gone.
+    pub fn read_upto(&self, addr: Avma, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let n = match self.mem.get() {
+            Some(file) => read_file(file, addr, buf)?,
+            None => match self.read_call(addr, buf) {
+                Err(Errno::ENOSYS | Errno::EPERM) => {
+                    let file = self.mem.get_or_init(|| {
+                        let open = self.dir.open_file("mem");
+                        open.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+                    });
+                    read_file(file, addr, buf)?
+                }
+                other => other?,
+            },
+        };
+        // The call goes by number. Alive after the reading means that it was this process's.
+        if readable_within(self.pidfd.as_fd(), Some(Duration::ZERO))? {
+            return Err(Errno::ESRCH.into());
+        }
+        if n == 0 { Err(Errno::EFAULT.into()) } else { Ok(n) }
+    }
+
+    fn read_call(&self, addr: Avma, buf: &mut [u8]) -> Result<usize, Errno> {
+        let base = usize::try_from(addr.0).map_err(|_| Errno::EFAULT)?;
+        let mut done = 0;
+        // A partial transfer ends at the page that cannot be read; asking on confirms it.
+        while done < buf.len() {
+            let at = base.checked_add(done).ok_or(Errno::EFAULT)?;
+            let remote = [RemoteIoVec { base: at, len: buf.len() - done }];
+            let mut local = [IoSliceMut::new(&mut buf[done..])];
+            match process_vm_readv(self.tid, &mut local, &remote) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Whether memory can be read at all, tried on one byte at `addr`.
+    ///
+    /// # Errors
+    /// As [`ProcessMemory::read_upto`].
+    pub fn probe(&self, addr: Avma) -> io::Result<()> {
+        self.read_upto(addr, &mut [0]).map(drop)
+    }
+}
+
+fn read_file(file: &Result<File, Errno>, addr: Avma, buf: &mut [u8]) -> io::Result<usize> {
+    let file = file.as_ref().map_err(|e| *e)?;
+    let mut done = 0;
+    while done < buf.len() {
+        let Some(at) = addr.0.checked_add(done as u64) else { break };
+        match file.read_at(&mut buf[done..], at) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+impl Memory for ProcessMemory {
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        match self.read_upto(addr, buf) {
+            Ok(n) if n == buf.len() => Ok(()),
+            _ => Err(Unreadable(addr)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Process;
+
+    #[test]
+    fn both_ways_of_reading_agree() {
+        let me = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let secret: Vec<u8> = (0..10_000u32).map(|i| (i * 7) as u8).collect();
+        let addr = Avma(secret.as_ptr() as u64);
+        let by_call = me.memory().unwrap();
+        let by_file = me.memory().unwrap();
+        by_file.mem.set(Ok(me.dir.open_file("mem").unwrap())).unwrap();
+        for memory in [&by_call, &by_file] {
+            let mut out = vec![0; secret.len()];
+            memory.read(addr, &mut out).unwrap();
+            assert_eq!(out, secret);
+            assert_eq!(memory.read(Avma(8), &mut out), Err(Unreadable(Avma(8))));
+            assert_eq!(
+                memory.read(Avma(u64::MAX - 3), &mut out),
+                Err(Unreadable(Avma(u64::MAX - 3)))
+            );
+            assert_eq!(memory.read_upto(addr, &mut []).unwrap(), 0);
+        }
+    }
+}

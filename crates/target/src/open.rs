@@ -1,0 +1,279 @@
+//! Opening the file behind a mapping of the target, without being led astray.
+//!
+//! The target may be hostile: its paths can be symbolic links out of its container, its files
+//! FIFOs or devices whose mere opening blocks or has effects. So every candidate is first opened
+//! with `O_PATH`, which touches nothing, then looked at, and only then opened for reading through
+//! that very descriptor.
+//!
+//! A file system in user space could still answer slowly; the kernel keeps those of other users
+//! away from us (fuse(4): no access without `allow_other`, and none across user namespaces).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path};
+
+use image::ImageAbsence;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, major, minor};
+
+use crate::procdir::c_path;
+use crate::{MapRow, Process};
+
+/// A larger file is no image that anyone has linked.
+const MAX_FILE_SIZE: u64 = 16 << 30;
+/// `openat2` reports `EAGAIN` when a rename raced with it.
+const MAX_TRIES: usize = 8;
+
+/// What tells one state of one file from another, by our own `fstat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// How sure the way is by which a file was reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The kernel led to the very file that is mapped.
+    Mapping,
+    /// By a link or path in the target's own view: the inode must agree, and the device unless
+    /// the file system shows several (btrfs subvolumes, overlayfs).
+    Path,
+    /// By a path in another process's view: device and inode must agree.
+    OtherRoot,
+}
+
+/// The root directory of a process, kept so that files can still be looked up after its exit.
+#[derive(Debug)]
+pub struct Root(OwnedFd);
+
+impl Root {
+    /// The root directory of a process that still runs.
+    ///
+    /// # Errors
+    /// The system's: gone, or not permitted.
+    pub fn of(process: &Process) -> io::Result<Self> {
+        Ok(Self(process.dir.open_path("root")?))
+    }
+
+    /// Opens a regular file for reading by the path that the process would use. Symbolic links
+    /// are followed as they would lead it, never out of its root.
+    ///
+    /// # Errors
+    /// The system's; also for anything but a regular file.
+    pub fn open_file(&self, path: &Path) -> io::Result<File> {
+        let fd = open_in_root(self, path.as_os_str().as_bytes())?;
+        let stat = nix::sys::stat::fstat(&fd)?;
+        reopen(&fd, &stat).map(|(file, _)| file)
+    }
+
+    pub(crate) fn own() -> io::Result<Self> {
+        Ok(Self(open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?))
+    }
+}
+
+/// Opens the file of a row: the mapping itself, else the path in the target's root, else its
+/// `exe` link, else the path in one of `other_roots`.
+pub(crate) fn open_row(
+    process: Option<&Process>,
+    other_roots: &[Root],
+    row: &MapRow,
+) -> Result<(File, Stamp), ImageAbsence> {
+    let mut attempt = Attempt { row, replaced: false, failure: None };
+    if let Some(process) = process {
+        let tid = process.memory_thread();
+        let link = format!("map_files/{:x}-{:x}", row.start.0, row.end.0);
+        if let Some(found) = attempt.take(Way::Mapping, || {
+            process.open_memory_dir(tid).and_then(|dir| dir.open_path(&link))
+        }) {
+            return Ok(found);
+        }
+        // Only the failure of the path is worth reporting.
+        attempt.failure = None;
+        let by_path = || Root::of(process).and_then(|root| open_in_root(&root, &row.path));
+        if let Some(found) = attempt.take(Way::Path, by_path) {
+            return Ok(found);
+        }
+        let failure = attempt.failure.take();
+        if row.deleted || failure.is_some() || attempt.replaced {
+            // Says "replaced" of every file but the program's own, which is no news.
+            let replaced = attempt.replaced;
+            if let Some(found) = attempt.take(Way::Path, || process.dir.open_path("exe")) {
+                return Ok(found);
+            }
+            attempt.replaced = replaced;
+        }
+        attempt.failure = failure;
+    } else {
+        attempt.failure = Some(Errno::ESRCH.into());
+    }
+    for root in other_roots {
+        let (failure, replaced) = (attempt.failure.take(), attempt.replaced);
+        if let Some(found) = attempt.take(Way::OtherRoot, || open_in_root(root, &row.path)) {
+            return Ok(found);
+        }
+        (attempt.failure, attempt.replaced) = (failure, replaced);
+    }
+    Err(attempt.absence())
+}
+
+struct Attempt<'a> {
+    row: &'a MapRow,
+    replaced: bool,
+    failure: Option<io::Error>,
+}
+
+impl Attempt<'_> {
+    fn take(
+        &mut self,
+        way: Way,
+        open: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> Option<(File, Stamp)> {
+        let result = open().and_then(|fd| {
+            let stat = nix::sys::stat::fstat(&fd)?;
+            // Identity comes first: what lies at the path now may be no file at all.
+            if way != Way::Mapping && !self.agrees(&stat, way) {
+                return Ok(None);
+            }
+            reopen(&fd, &stat).map(Some)
+        });
+        match result {
+            Ok(Some(found)) => return Some(found),
+            Ok(None) => self.replaced = true,
+            Err(e) => self.failure = Some(e),
+        }
+        None
+    }
+
+    fn agrees(&self, stat: &FileStat, way: Way) -> bool {
+        let id = self.row.file;
+        let same_device =
+            (major(stat.st_dev), minor(stat.st_dev)) == (id.major.into(), id.minor.into());
+        // Major 0 is that of devices without hardware, which those file systems hand out.
+        let several_devices = major(stat.st_dev) == 0 || id.major == 0;
+        stat.st_ino == id.inode && (same_device || (way == Way::Path && several_devices))
+    }
+
+    fn absence(self) -> ImageAbsence {
+        if self.replaced {
+            return ImageAbsence::Replaced;
+        }
+        let missing = |e: &io::Error| e.raw_os_error() == Some(libc::ENOENT);
+        match self.failure {
+            Some(e) if self.row.deleted && missing(&e) => {
+                let text = "deleted, and the mapped file can only be opened with CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN";
+                ImageAbsence::Unopened(text.into())
+            }
+            Some(e) => ImageAbsence::Unopened(e.to_string().into()),
+            None => ImageAbsence::Unopened("no way to the file".into()),
+        }
+    }
+}
+
+/// Opens for reading what an `O_PATH` descriptor stands for, if that is a regular file.
+fn reopen(fd: &OwnedFd, stat: &FileStat) -> io::Result<(File, Stamp)> {
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    if size > MAX_FILE_SIZE {
+        return Err(io::Error::other("file larger than 16 GiB"));
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let file = File::from(open(path.as_str(), flags, Mode::empty())?);
+    let stamp = Stamp {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        size,
+        modified: (stat.st_mtime, stat.st_mtime_nsec),
+    };
+    Ok((file, stamp))
+}
+
+/// Looks an absolute path up as a process with that root would, symbolic links included.
+fn open_in_root(root: &Root, path: &[u8]) -> io::Result<OwnedFd> {
+    let path = c_path(path).ok_or(io::ErrorKind::InvalidInput)?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    for _ in 0..MAX_TRIES {
+        match openat2(&root.0, path.as_c_str(), how) {
+            Err(Errno::EAGAIN) => {}
+            // Kernels before 5.6, and container runtimes that filter the call.
+            Err(Errno::ENOSYS | Errno::EPERM) => {
+                return walk(
+                    root.0.as_fd(),
+                    Path::new(std::ffi::OsStr::from_bytes(path.to_bytes())),
+                );
+            }
+            other => return Ok(other?),
+        }
+    }
+    Err(Errno::EAGAIN.into())
+}
+
+/// Goes down a path one name at a time, following no symbolic link: less than `openat2` finds,
+/// but never a step outside.
+fn walk(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let mut at = root.try_clone_to_owned()?;
+    for component in path.components() {
+        let name = match component {
+            Component::RootDir | Component::CurDir => continue,
+            Component::Normal(name) => name,
+            Component::ParentDir | Component::Prefix(_) => return Err(Errno::EXDEV.into()),
+        };
+        // Before the step: O_PATH with O_NOFOLLOW would give the link itself.
+        let stat = fstatat(&at, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFLNK {
+            return Err(Errno::ELOOP.into());
+        }
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        at = openat(&at, name, flags, Mode::empty())?;
+    }
+    Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
+    use super::*;
+
+    fn inode(fd: &OwnedFd) -> u64 {
+        nix::sys::stat::fstat(fd).unwrap().st_ino
+    }
+
+    #[test]
+    fn links_stay_within_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root_path = dir.path().join("root");
+        std::fs::create_dir(&root_path).unwrap();
+        std::fs::write(dir.path().join("secret"), "outside").unwrap();
+        std::fs::write(root_path.join("secret"), "inside").unwrap();
+        symlink("../secret", root_path.join("up")).unwrap();
+        symlink("/secret", root_path.join("absolute")).unwrap();
+        symlink(dir.path().join("secret"), root_path.join("host")).unwrap();
+        symlink("/", root_path.join("top")).unwrap();
+        let root =
+            Root(open(&root_path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap());
+        let inside = std::fs::metadata(root_path.join("secret")).unwrap().ino();
+        for path in [&b"/secret"[..], b"/up", b"/absolute", b"/../../secret", b"/top/../up"] {
+            let found = open_in_root(&root, path).map(|fd| inode(&fd));
+            assert_eq!(found.ok(), Some(inside), "{}", path.escape_ascii());
+        }
+        let host = open_in_root(&root, b"/host").unwrap_err();
+        assert_eq!(host.raw_os_error(), Some(libc::ENOENT));
+        // The way for old kernels takes no link at all, and no step up.
+        let walked = |path: &str| walk(root.0.as_fd(), Path::new(path)).map(|fd| inode(&fd));
+        assert_eq!(walked("/secret").unwrap(), inside);
+        assert_eq!(walked("/up").unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(walked("/top/secret").unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(walked("/../secret").unwrap_err().raw_os_error(), Some(libc::EXDEV));
+    }
+}

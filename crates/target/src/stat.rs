@@ -1,0 +1,153 @@
+//! The texts of `/proc/PID/stat`, `status` and `cgroup` (layout: proc_pid_stat(5),
+//! proc_pid_status(5), cgroups(7)).
+
+/// `PF_KTHREAD` of the task flags (linux/sched.h).
+const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// What is used of `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// Field 3.
+    pub state: u8,
+    /// Field 9 has `PF_KTHREAD`.
+    pub kernel_thread: bool,
+    /// Fields 14 and 15, clock ticks: this task (or process) in user mode and in the kernel.
+    pub own_ticks: u64,
+    /// Fields 16 and 17, clock ticks: children that were waited for.
+    pub children_ticks: u64,
+    /// Field 22, clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Stat {
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        // The name may itself hold blanks and parentheses; the last `)` ends it.
+        let after = text.iter().rposition(|b| *b == b')')? + 1;
+        let mut fields =
+            text.get(after..)?.split(u8::is_ascii_whitespace).filter(|f| !f.is_empty());
+        let state = *fields.next()?.first()?;
+        // From here on `nth` counts from field 4.
+        let flags = decimal(fields.nth(9 - 4)?)?;
+        let utime = decimal(fields.nth(14 - 10)?)?;
+        let stime = decimal(fields.next()?)?;
+        let cutime = decimal(fields.next()?)?;
+        let cstime = decimal(fields.next()?)?;
+        let start_time = decimal(fields.nth(22 - 18)?)?;
+        Some(Self {
+            state,
+            kernel_thread: flags & PF_KTHREAD != 0,
+            own_ticks: utime.saturating_add(stime),
+            children_ticks: cutime.saturating_add(cstime),
+            start_time,
+        })
+    }
+
+    /// Dead, but for its entry in the table.
+    pub(crate) fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// What is used of `/proc/PID/status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub tgid: i32,
+    /// The effective user id, which decides about permission.
+    pub uid: u32,
+    pub gid: u32,
+    /// From the outermost namespace (ours) to the innermost.
+    pub ns_pids: Vec<i32>,
+    pub cap_effective: u64,
+}
+
+impl Status {
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        let mut out = Self::default();
+        let mut seen_tgid = false;
+        for line in text.split(|b| *b == b'\n') {
+            let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
+            let (key, rest) = (&line[..colon], &line[colon + 1..]);
+            let mut words = rest.split(u8::is_ascii_whitespace).filter(|w| !w.is_empty());
+            let number = |w: Option<&[u8]>| w.and_then(decimal).and_then(|n| u32::try_from(n).ok());
+            match key {
+                b"Tgid" => {
+                    out.tgid = i32::try_from(number(words.next())?).ok()?;
+                    seen_tgid = true;
+                }
+                // Real, effective, saved, file system.
+                b"Uid" => out.uid = number(words.nth(1))?,
+                b"Gid" => out.gid = number(words.nth(1))?,
+                b"NSpid" => {
+                    out.ns_pids =
+                        words.filter_map(|w| i32::try_from(decimal(w)?).ok()).take(64).collect();
+                }
+                b"CapEff" => {
+                    out.cap_effective = u64::from_str_radix(text_of(words.next()?)?, 16).ok()?;
+                }
+                _ => {}
+            }
+        }
+        seen_tgid.then_some(out)
+    }
+}
+
+/// The id of the container in a `/proc/PID/cgroup` text: 64 hex digits, as containerd, CRI-O,
+/// Docker and Podman name their groups. The innermost one counts.
+pub(crate) fn container_id(cgroup: &[u8]) -> Option<String> {
+    let mut found = None;
+    for run in cgroup.split(|b| !b.is_ascii_hexdigit()) {
+        if run.len() == 64 {
+            found = text_of(run).map(str::to_owned);
+        }
+    }
+    found
+}
+
+fn text_of(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+/// Decimal digits only; no sign, no blanks, no overflow.
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |n, b| {
+        let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
+        n.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_blanks_does_not_shift_the_fields() {
+        let text = b"12 (a) R 1 (x) S 1 12 12 0 -1 2097152 1 2 3 4 50 6 70 8 20 0 3 0 9999 1 2\n";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!(stat.state, b'S');
+        assert!(stat.kernel_thread);
+        assert_eq!((stat.own_ticks, stat.children_ticks, stat.start_time), (56, 78, 9999));
+        assert_eq!(Stat::parse(b"12 (a) S 1 2"), None);
+        assert_eq!(Stat::parse(b""), None);
+    }
+
+    #[test]
+    fn status_gives_the_effective_ids_and_all_namespaces() {
+        let text = b"Name:\tx\nTgid:\t7\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nNSpid:\t7\t1\nCapEff:\t00000000000000ff\n";
+        let status = Status::parse(text).unwrap();
+        assert_eq!((status.tgid, status.uid, status.gid), (7, 2, 6));
+        assert_eq!(status.ns_pids, [7, 1]);
+        assert_eq!(status.cap_effective, 0xff);
+    }
+
+    #[test]
+    fn the_innermost_container_is_named() {
+        let (outer, inner) = ("a".repeat(64), "0123456789abcdef".repeat(4));
+        let text = format!("0::/kubepods/pod1-2/cri-containerd-{outer}.scope/docker/{inner}\n");
+        assert_eq!(container_id(text.as_bytes()), Some(inner));
+        assert_eq!(container_id(b"0::/user.slice/session-1.scope\n"), None);
+        assert_eq!(container_id(format!("0::/{}", "a".repeat(65)).as_bytes()), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! 64-bit Arm under Linux.
+
+use image::{Avma, Memory, Unreadable};
+
+use crate::Registers;
+use crate::arch::{Arch, Stage};
+
+/// DWARF numbers (AADWARF64, section 4.1): x29.
+pub(crate) const FP: u16 = 29;
+/// x30.
+pub(crate) const LR: u16 = 30;
+/// The stack pointer.
+pub(crate) const SP: u16 = 31;
+/// The program counter.
+pub(crate) const PC: u16 = 32;
+
+/// `enum perf_event_arm_regs` counts x0 to x29, lr, sp, pc as DWARF does.
+pub(crate) fn perf_to_dwarf(bit: u16) -> Option<u16> {
+    (bit <= PC).then_some(bit)
+}
+
+/// See [`Arch`].
+pub(crate) struct Aarch64;
+
+/// `mov x8, #139` (`__NR_rt_sigreturn`).
+const MOV_X8_SIGRETURN: [u8; 4] = 0xd280_1168_u32.to_le_bytes();
+/// `svc #0`.
+const SVC_0: [u8; 4] = 0xd400_0001_u32.to_le_bytes();
+
+impl Arch for Aarch64 {
+    const ARCH: image::Arch = image::Arch::Aarch64;
+    const SP: u16 = SP;
+    const FP: u16 = FP;
+    const PC: u16 = PC;
+    const RA: u16 = LR;
+    const SAVED: &'static [u16] = &[LR, FP, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28];
+    const VENDOR: gimli::Vendor = gimli::Vendor::AArch64;
+    const HAS_LINK_REGISTER: bool = true;
+
+    fn ends_with_call(before: &[u8]) -> bool {
+        let Some(last) = before.last_chunk::<4>() else { return false };
+        let instruction = u32::from_le_bytes(*last);
+        let bl = instruction & 0xfc00_0000 == 0x9400_0000;
+        let blr = instruction & 0xffff_fc1f == 0xd63f_0000;
+        // BLRAA, BLRAB, BLRAAZ, BLRABZ (Arm ARM C6.2): bit 24 selects the modifier form.
+        let blra = instruction & 0xfeff_f800 == 0xd63f_0800;
+        bl || blr || blra
+    }
+
+    fn direct_call_target(before: &[u8]) -> Option<i64> {
+        let instruction = u32::from_le_bytes(*before.last_chunk::<4>()?);
+        // imm26 counts words from the BL itself.
+        let words = i64::from((instruction << 6).cast_signed() >> 6);
+        (instruction & 0xfc00_0000 == 0x9400_0000).then_some(words * 4 - 4)
+    }
+
+    fn is_sigreturn(before: &[u8], at: &[u8]) -> bool {
+        let first = at.strip_prefix(&MOV_X8_SIGRETURN).is_some_and(|rest| rest.starts_with(&SVC_0));
+        first || (at.starts_with(&SVC_0) && before.ends_with(&MOV_X8_SIGRETURN))
+    }
+
+    fn ends_thread(at: &[u8]) -> bool {
+        const MOV_X8_EXIT: [u8; 4] = 0xd280_0ba8_u32.to_le_bytes();
+        at.strip_prefix(&MOV_X8_EXIT).is_some_and(|rest| rest.starts_with(&SVC_0))
+    }
+
+    fn is_epilogue(_: &[u8]) -> bool {
+        // Compilers restore the rules with the registers here.
+        false
+    }
+
+    /// `sp` is at `struct rt_sigframe` (arch/arm64/kernel/signal.c): `siginfo` (128 bytes), then
+    /// `struct ucontext`, whose `uc_mcontext` lies at 176 (`uc_flags`, `uc_link` 8 each,
+    /// `uc_stack` 24, `uc_sigmask` with padding 128, aligned to 16). `struct sigcontext`
+    /// (uapi/asm/sigcontext.h) is `fault_address`, `regs[31]`, `sp`, `pc`.
+    fn read_signal_frame<M: Memory>(sp: Avma, memory: &M) -> Result<Registers, Unreadable> {
+        const REGS: u64 = 128 + 176 + 8;
+        let mut raw = [0; (PC as usize + 1) * 8];
+        memory.read(sp.wrapping_add(REGS), &mut raw)?;
+        let mut registers = Registers::unknown(Self::ARCH);
+        for (number, word) in (0..=PC).zip(raw.as_chunks::<8>().0) {
+            registers.set(number, u64::from_le_bytes(*word));
+        }
+        Ok(registers)
+    }
+
+    fn frameless<M: Memory>(
+        registers: &Registers,
+        sp: Avma,
+        _: &M,
+    ) -> Result<(u64, u64), Unreadable> {
+        registers.get(LR).map(|lr| (lr, sp.0)).ok_or(Unreadable(sp))
+    }
+
+    fn stage(_: &[u8], at: &[u8]) -> Stage {
+        const RET: u32 = 0xd65f_03c0;
+        const PACIASP: u32 = 0xd503_233f;
+        const BTI_C: u32 = 0xd503_245f;
+        let Some(first) = at.first_chunk::<4>() else { return Stage::Body };
+        match u32::from_le_bytes(*first) {
+            RET | PACIASP | BTI_C => Stage::Frameless,
+            // stp x29, x30, [sp, #imm]!
+            word if word & 0xffc0_7fff == 0xa980_7bfd => Stage::Frameless,
+            _ => Stage::Body,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_and_their_targets() {
+        let bl = 0x9400_0004_u32.to_le_bytes(); // bl .+16
+        assert_eq!(Aarch64::direct_call_target(&bl), Some(12));
+        let back = 0x97ff_ffff_u32.to_le_bytes(); // bl .-4
+        assert_eq!(Aarch64::direct_call_target(&back), Some(-8));
+        for word in [0xd63f_0100_u32, 0xd63f_0910, 0xd73f_0a11, 0xd63f_091f] {
+            assert!(Aarch64::ends_with_call(&word.to_le_bytes()), "{word:x}");
+        }
+        for word in [0xd61f_0100_u32, 0x1400_0004, 0xd65f_03c0] {
+            assert!(!Aarch64::ends_with_call(&word.to_le_bytes()), "{word:x}");
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! The call frame information of one image: from an address to its frame description entry.
+
+use std::io::Read as _;
+use std::ops::Range;
+use std::sync::Arc;
+
+use gimli::{
+    BaseAddresses, CieOrFde, DebugFrame, EhFrame, EndianSlice, FrameDescriptionEntry, LittleEndian,
+    UnwindOffset, UnwindSection,
+};
+use image::{ElfImage, Section, Svma};
+
+pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
+pub(crate) type Fde<'a> = FrameDescriptionEntry<Reader<'a>>;
+
+/// More entries than this in one walked section are not indexed: 24 MiB of index. Sections of
+/// that size come with a search table.
+const MAX_ENTRIES: usize = 1 << 20;
+/// A compressed `.debug_frame` is inflated up to this size.
+const MAX_INFLATED: u64 = 64 << 20;
+/// An entry's instructions; the largest seen in the wild are a few tens of KiB.
+const MAX_ENTRY: usize = 64 << 10;
+
+/// Where an image's tables lie and how they are searched.
+pub(crate) struct ImageCfi {
+    image: Arc<ElfImage>,
+    bases: BaseAddresses,
+    eh_frame: Option<Table>,
+    debug_frame: Option<Table>,
+    /// Go's frame pointer is always kept, also where nothing else is said.
+    has_pclntab: bool,
+}
+
+struct Table {
+    bytes: TableBytes,
+    search: Search,
+}
+
+enum TableBytes {
+    File(Range<usize>),
+    Inflated(Vec<u8>),
+}
+
+enum Search {
+    /// `.eh_frame_hdr`'s sorted table: pairs of 32-bit offsets from the header's address.
+    Header { hdr: Svma, eh_frame: Svma, table: Range<usize> },
+    /// Made by a walk over all entries, sorted by start.
+    Index(Vec<IndexEntry>),
+}
+
+#[derive(Clone, Copy)]
+struct IndexEntry {
+    start: u64,
+    end: u64,
+    offset: usize,
+}
+
+/// What the tables say of an address.
+pub(crate) enum Lookup<T> {
+    /// The entry that covers it.
+    Found(T),
+    /// No entry covers it.
+    None,
+    /// An entry was found but cannot be used.
+    Bad,
+}
+
+impl ImageCfi {
+    pub(crate) fn new(image: Arc<ElfImage>, vendor: gimli::Vendor) -> Self {
+        let mut bases = BaseAddresses::default();
+        if let Some(text) = image.section(".text") {
+            bases = bases.set_text(text.svma.0);
+        }
+        if let Some(got) = image.section(".got") {
+            bases = bases.set_got(got.svma.0);
+        }
+        let mut cfi = Self {
+            bases,
+            eh_frame: None,
+            debug_frame: None,
+            has_pclntab: image.section(".gopclntab").is_some(),
+            image,
+        };
+        cfi.load_eh_frame(vendor);
+        cfi.load_debug_frame(vendor);
+        cfi
+    }
+
+    /// Whether the image has any call frame information.
+    pub(crate) fn has_tables(&self) -> bool {
+        self.eh_frame.is_some() || self.debug_frame.is_some()
+    }
+
+    /// Whether code without an entry of its own is known to keep frame pointers.
+    pub(crate) fn keeps_frame_pointers(&self) -> bool {
+        self.has_pclntab || !self.has_tables()
+    }
+
+    /// The image.
+    pub(crate) fn image(&self) -> &Arc<ElfImage> {
+        &self.image
+    }
+
+    pub(crate) fn bases(&self) -> &BaseAddresses {
+        &self.bases
+    }
+
+    /// Calls `use_entry` with the entry for an address: of `.eh_frame`, or of `.debug_frame`
+    /// where that has none.
+    pub(crate) fn with_fde<T>(
+        &self,
+        svma: Svma,
+        vendor: gimli::Vendor,
+        mut use_entry: impl FnMut(&Fde<'_>, Frames<'_>) -> Option<T>,
+    ) -> Lookup<T> {
+        if let Some(table) = &self.eh_frame {
+            let section = eh_frame_of(self.bytes(table), vendor);
+            match self.entry(table, &section, svma) {
+                Lookup::Found(fde) => return found(use_entry(&fde, Frames::Eh(&section))),
+                Lookup::Bad => return Lookup::Bad,
+                Lookup::None => {}
+            }
+        }
+        let Some(table) = &self.debug_frame else { return Lookup::None };
+        let section = debug_frame_of(self.bytes(table), vendor);
+        match self.entry(table, &section, svma) {
+            Lookup::Found(fde) => found(use_entry(&fde, Frames::Debug(&section))),
+            Lookup::Bad => Lookup::Bad,
+            Lookup::None => Lookup::None,
+        }
+    }
+
+    /// Whether an entry begins at exactly this address.
+    pub(crate) fn begins_function(&self, svma: Svma, vendor: gimli::Vendor) -> bool {
+        let begins = |fde: &Fde<'_>, _: Frames<'_>| Some(fde.initial_address() == svma.0);
+        matches!(self.with_fde(svma, vendor, begins), Lookup::Found(true))
+    }
+
+    fn entry<'a, S>(&self, table: &Table, section: &S, svma: Svma) -> Lookup<Fde<'a>>
+    where
+        S: UnwindSection<Reader<'a>>,
+        S::Offset: UnwindOffset<usize>,
+    {
+        let Some(offset) = self.search(&table.search, svma) else { return Lookup::None };
+        let fde = section.fde_from_offset(&self.bases, offset.into(), S::cie_from_offset);
+        match fde {
+            Ok(fde) if !covers(&fde, svma) => Lookup::None,
+            Ok(fde) if fde.entry_len() > MAX_ENTRY || fde.cie().entry_len() > MAX_ENTRY => {
+                Lookup::Bad
+            }
+            Ok(fde) => Lookup::Found(fde),
+            Err(_) => Lookup::Bad,
+        }
+    }
+
+    fn bytes<'a>(&'a self, table: &'a Table) -> &'a [u8] {
+        match &table.bytes {
+            TableBytes::File(range) => self.image.bytes().get(range.clone()).unwrap_or_default(),
+            TableBytes::Inflated(bytes) => bytes,
+        }
+    }
+
+    fn search(&self, search: &Search, svma: Svma) -> Option<usize> {
+        match search {
+            Search::Index(entries) => {
+                let after = entries.partition_point(|e| e.start <= svma.0);
+                let entry = entries.get(after.checked_sub(1)?)?;
+                (svma.0 < entry.end).then_some(entry.offset)
+            }
+            Search::Header { hdr, eh_frame, table } => {
+                let rows = self.image.bytes().get(table.clone())?.as_chunks::<8>().0;
+                let after = rows.partition_point(|row| header_address(*hdr, row, 0) <= svma);
+                let row = rows.get(after.checked_sub(1)?)?;
+                let fde = header_address(*hdr, row, 4);
+                usize::try_from(fde.0.checked_sub(eh_frame.0)?).ok()
+            }
+        }
+    }
+
+    fn load_eh_frame(&mut self, vendor: gimli::Vendor) {
+        let image = Arc::clone(&self.image);
+        let hdr = image.eh_frame_hdr().or_else(|| image.section(".eh_frame_hdr"));
+        if let Some(hdr) = &hdr {
+            self.bases = std::mem::take(&mut self.bases).set_eh_frame_hdr(hdr.svma.0);
+        }
+        let by_name = image.section(".eh_frame").filter(|s| !s.data.is_empty() && !s.compressed);
+        let by_header = || {
+            let svma = eh_frame_address(hdr.as_ref()?)?;
+            let data = image.bytes_at(svma)?;
+            Some(Section { svma, data, size: data.len() as u64, compressed: false })
+        };
+        let Some(section) = by_name.or_else(by_header) else { return };
+        self.bases = std::mem::take(&mut self.bases).set_eh_frame(section.svma.0);
+        let Some(range) = range_in(image.bytes(), section.data) else { return };
+        let search = hdr.and_then(|hdr| search_table(&image, &hdr, section.svma));
+        let search = search.unwrap_or_else(|| {
+            Search::Index(index(&eh_frame_of(section.data, vendor), &self.bases))
+        });
+        self.eh_frame = Some(Table { bytes: TableBytes::File(range), search });
+    }
+
+    fn load_debug_frame(&mut self, vendor: gimli::Vendor) {
+        let image = Arc::clone(&self.image);
+        let Some(section) = image.section(".debug_frame").filter(|s| !s.data.is_empty()) else {
+            return;
+        };
+        let bytes = if section.compressed {
+            inflate(section.data).map(TableBytes::Inflated)
+        } else {
+            range_in(image.bytes(), section.data).map(TableBytes::File)
+        };
+        let Some(bytes) = bytes else { return };
+        let mut table = Table { bytes, search: Search::Index(Vec::new()) };
+        let entries = index(&debug_frame_of(self.bytes(&table), vendor), &self.bases);
+        if !entries.is_empty() {
+            table.search = Search::Index(entries);
+            self.debug_frame = Some(table);
+        }
+    }
+}
+
+/// The section that an entry came from.
+#[derive(Clone, Copy)]
+pub(crate) enum Frames<'a> {
+    Eh(&'a EhFrame<Reader<'a>>),
+    Debug(&'a DebugFrame<Reader<'a>>),
+}
+
+fn found<T>(used: Option<T>) -> Lookup<T> {
+    used.map_or(Lookup::Bad, Lookup::Found)
+}
+
+fn covers(fde: &Fde<'_>, svma: Svma) -> bool {
+    svma.0.checked_sub(fde.initial_address()).is_some_and(|into| into < fde.len())
+}
+
+fn eh_frame_of(data: &[u8], vendor: gimli::Vendor) -> EhFrame<Reader<'_>> {
+    let mut section = EhFrame::new(data, LittleEndian);
+    section.set_address_size(8);
+    section.set_vendor(vendor);
+    section
+}
+
+fn debug_frame_of(data: &[u8], vendor: gimli::Vendor) -> DebugFrame<Reader<'_>> {
+    let mut section = DebugFrame::new(data, LittleEndian);
+    section.set_address_size(8);
+    section.set_vendor(vendor);
+    section
+}
+
+fn range_in(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    let end = start.checked_add(part.len())?;
+    (end <= whole.len()).then_some(start..end)
+}
+
+/// `DW_EH_PE_pcrel | DW_EH_PE_sdata4`, `DW_EH_PE_udata4`, `DW_EH_PE_datarel | DW_EH_PE_sdata4`:
+/// what every linker writes (LSB 10.6.2). Another encoding means a walk over `.eh_frame`.
+const HEADER: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
+
+fn eh_frame_address(hdr: &Section<'_>) -> Option<Svma> {
+    let (head, rest) = hdr.data.split_first_chunk::<4>()?;
+    let relative = i32::from_le_bytes(*rest.first_chunk::<4>()?);
+    let place = hdr.svma.wrapping_add(4);
+    (head[..2] == HEADER[..2]).then(|| place.wrapping_add(i64::from(relative).cast_unsigned()))
+}
+
+/// The address in the `at`th half of a row: 0 is where the function starts, 4 its entry.
+fn header_address(hdr: Svma, row: &[u8; 8], at: usize) -> Svma {
+    let word = [row[at], row[at + 1], row[at + 2], row[at + 3]];
+    hdr.wrapping_add(i64::from(i32::from_le_bytes(word)).cast_unsigned())
+}
+
+/// The table of `.eh_frame_hdr`, if it is one: not empty, whole, and sorted.
+fn search_table(image: &ElfImage, hdr: &Section<'_>, eh_frame: Svma) -> Option<Search> {
+    let rest = hdr.data.strip_prefix(&HEADER)?;
+    if eh_frame_address(hdr)? != eh_frame {
+        return None;
+    }
+    let count = usize::try_from(u32::from_le_bytes(*rest.get(4..)?.first_chunk()?)).ok()?;
+    let table = rest.get(8..)?.get(..count.checked_mul(8)?)?;
+    let rows = table.as_chunks::<8>().0;
+    if rows.is_empty() || !rows.is_sorted_by_key(|row| header_address(hdr.svma, row, 0)) {
+        return None;
+    }
+    Some(Search::Header { hdr: hdr.svma, eh_frame, table: range_in(image.bytes(), table)? })
+}
+
+/// Walks all entries. What follows a malformed entry cannot be found and is left out.
+fn index<'a, S>(section: &S, bases: &BaseAddresses) -> Vec<IndexEntry>
+where
+    S: UnwindSection<Reader<'a>>,
+{
+    let mut found = Vec::new();
+    let mut entries = section.entries(bases);
+    for _ in 0..MAX_ENTRIES {
+        let Ok(Some(entry)) = entries.next() else { break };
+        let CieOrFde::Fde(partial) = entry else { continue };
+        let offset = partial.offset();
+        let Ok(fde) = partial.parse(S::cie_from_offset) else { continue };
+        let start = fde.initial_address();
+        // A linker that drops a function leaves its entry behind, at 0 or -1.
+        if let Some(end) = start.checked_add(fde.len()).filter(|_| start != 0) {
+            found.push(IndexEntry { start, end, offset });
+        }
+    }
+    found.sort_unstable_by_key(|e| (e.start, e.end));
+    found.shrink_to_fit();
+    found
+}
+
+/// Inflates a `SHF_COMPRESSED` section: `Elf64_Chdr` (type, reserved, size, alignment), then a
+/// zlib stream. Another compression, or a stream that is broken or too large, gives nothing.
+fn inflate(data: &[u8]) -> Option<Vec<u8>> {
+    const ELFCOMPRESS_ZLIB: u32 = 1;
+    let (chdr, stream) = data.split_first_chunk::<24>()?;
+    let kind = u32::from_le_bytes(*chdr.first_chunk()?);
+    let size = u64::from_le_bytes(*chdr[8..].first_chunk()?);
+    if kind != ELFCOMPRESS_ZLIB || size > MAX_INFLATED {
+        return None;
+    }
+    let mut out = Vec::new();
+    flate2::read::ZlibDecoder::new(stream).take(size).read_to_end(&mut out).ok()?;
+    (out.len() as u64 == size).then_some(out)
+}

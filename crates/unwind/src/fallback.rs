@@ -1,0 +1,215 @@
+//! Code without call frame information: only ways that the code itself confirms.
+//!
+//! | frame | code | way |
+//! |---|---|---|
+//! | leaf | in no mapping (a call through a null pointer) | frameless, if a call confirms it |
+//! | leaf | an image with tables, but no entry here (glibc's `clone3` at its `syscall`) | frameless, if a call confirms it |
+//! | leaf | no tables at all (JIT) | by its instructions, or frameless if a direct call confirms it, else the frame pointer |
+//! | caller | no tables at all (JIT), or Go | frame pointer |
+//! | caller | an image with tables, but no entry here | frame pointer, if a direct call to this very code confirms it |
+//!
+//! Code of anonymous mappings is read from the memory that is given; where that does not hold
+//! it, a leaf that has not yet set up its frame record cannot be told from one that has.
+//!
+//! Frameless means that the stack is as the call left it. A leaf is any frame whose program
+//! counter is exact: also one that a signal interrupted.
+
+use image::{Avma, MappingKind, Memory};
+
+use crate::arch::{Arch, Stage};
+use crate::end::{BreakReason, RootReason};
+use crate::places::{Code, Place};
+use crate::rule::Rule;
+use crate::step::{Stepper, broken, check_cfa, unreadable};
+use crate::{Cursor, End, FrameKind};
+
+/// How far after its entry point `_start` may still be.
+const START_LENGTH: u64 = 64;
+/// A function that a direct call is taken to have entered is no longer than this.
+const FUNCTION_LENGTH: u64 = 1 << 20;
+
+impl<M: Memory> Stepper<'_, M> {
+    #[cold]
+    pub(crate) fn without_rule<A: Arch>(
+        &mut self,
+        cursor: &mut Cursor,
+        place: Option<Place>,
+    ) -> Result<(), End> {
+        let Some(place) = place else {
+            let reason = BreakReason::NoMapping;
+            return if cursor.kind.is_exact() {
+                self.confirmed_frameless::<A>(cursor, reason)
+            } else {
+                broken(reason)
+            };
+        };
+        if self.is_entry_point(cursor, &place) {
+            return Err(End::Root(RootReason::EntryPoint));
+        }
+        let code = Code::around(self.tables, &place, cursor.pc, self.memory);
+        if !cursor.kind.is_exact() && A::ends_thread(code.at()) {
+            return Err(End::Root(RootReason::ThreadExit));
+        }
+        let keeps_frame_pointers = place
+            .image
+            .and_then(|(image, _)| self.tables.cfi(image))
+            .is_none_or(crate::cfi::ImageCfi::keeps_frame_pointers);
+        match (keeps_frame_pointers, cursor.kind.is_exact()) {
+            _ if place.kind == MappingKind::Vsyscall => self.frameless::<A>(cursor),
+            (true, true) => self.leaf_with_frame_pointer::<A>(cursor, &code),
+            (true, false) => self.frame_pointer::<A>(cursor, None),
+            (false, true) => self
+                .confirmed_frameless::<A>(cursor, BreakReason::NoUnwindInfo)
+                .or_else(|end| match end {
+                    End::Broken(_) => self.frame_pointer::<A>(cursor, Some(place)),
+                    end => Err(end),
+                }),
+            (false, false) => self.frame_pointer::<A>(cursor, Some(place)),
+        }
+    }
+
+    fn is_entry_point(&self, cursor: &Cursor, place: &Place) -> bool {
+        let Some((image, svma)) = place.svma(cursor.lookup_address()) else { return false };
+        let entry = self.tables.cfi(image).map(|cfi| cfi.image().entry());
+        entry.is_some_and(|e| e.0 != 0 && svma >= e && svma.0 - e.0 < START_LENGTH)
+    }
+
+    fn leaf_with_frame_pointer<A: Arch>(
+        &mut self,
+        cursor: &mut Cursor,
+        code: &Code,
+    ) -> Result<(), End> {
+        match A::stage(code.before(), code.at()) {
+            Stage::Frameless => self.frameless::<A>(cursor),
+            Stage::Pushed => {
+                let sp = cursor.registers.get(A::SP);
+                let sp = sp.ok_or(End::Broken(BreakReason::UnknownRegister(A::SP)))?;
+                self.frame_record::<A>(cursor, sp, None)
+            }
+            Stage::Body if self.is_called_near::<A>(cursor) => self.frameless::<A>(cursor),
+            Stage::Body => self.frame_pointer::<A>(cursor, None).or_else(|end| match end {
+                End::Broken(reason) => self.confirmed_frameless::<A>(cursor, reason),
+                end => Err(end),
+            }),
+        }
+    }
+
+    /// Whether the return address lies on top of the stack (or in the link register) and comes
+    /// after a call to code shortly before the leaf's program counter: the frame pointer is then
+    /// still the caller's, and would leave that caller out.
+    fn is_called_near<A: Arch>(&mut self, cursor: &Cursor) -> bool {
+        let Some(sp) = cursor.registers.get(A::SP).map(Avma) else { return false };
+        let Ok((to, _)) = A::frameless(&cursor.registers, sp, self.memory) else { return false };
+        let pc = Avma(to & !self.pac_mask);
+        self.direct_call_target::<A>(pc).is_some_and(|target| is_near(cursor, target))
+    }
+
+    /// The stack as a call left it, without confirmation.
+    fn frameless<A: Arch>(&mut self, cursor: &mut Cursor) -> Result<(), End> {
+        let Some(sp) = cursor.registers.get(A::SP).map(Avma) else {
+            return broken(BreakReason::UnknownRegister(A::SP));
+        };
+        let (return_address, cfa) = A::frameless(&cursor.registers, sp, self.memory)
+            .map_err(|at| unreadable(cursor.floor, at.0))?;
+        check_cfa::<A>(cursor, cfa, true)?;
+        let pc = self.admit::<A>(cursor, cfa, return_address)?;
+        cursor.registers.set(A::RA, return_address);
+        cursor.registers.set(A::SP, cfa);
+        cursor.enter::<A>(pc, cfa, FrameKind::Return);
+        Ok(())
+    }
+
+    /// As [`Self::frameless`], if the return address is one: a call comes before it. `reason` is
+    /// what to say otherwise.
+    fn confirmed_frameless<A: Arch>(
+        &mut self,
+        cursor: &mut Cursor,
+        reason: BreakReason,
+    ) -> Result<(), End> {
+        let sp = cursor.registers.get(A::SP).map(Avma).ok_or(End::Broken(reason))?;
+        let (return_address, _) = A::frameless(&cursor.registers, sp, self.memory)
+            .map_err(|at| unreadable(cursor.floor, at.0))?;
+        let pc = Avma(return_address & !self.pac_mask);
+        if self.follows_call::<A>(pc) != Some(true) {
+            return broken(reason);
+        }
+        self.frameless::<A>(cursor)
+    }
+
+    fn frame_pointer<A: Arch>(
+        &mut self,
+        cursor: &mut Cursor,
+        confirm_in: Option<Place>,
+    ) -> Result<(), End> {
+        let Some(fp) = cursor.registers.get(A::FP) else {
+            return broken(BreakReason::UnknownRegister(A::FP));
+        };
+        // A leaf may not have set up its own frame yet, or may use the register for something
+        // else: only a caller's null is the end of the chain.
+        if fp == 0 && confirm_in.is_none() && !cursor.kind.is_exact() {
+            return Err(End::Root(RootReason::FrameChainEnd));
+        }
+        if fp < cursor.floor.0 || fp & 7 != 0 {
+            return broken(BreakReason::NoUnwindInfo);
+        }
+        self.frame_record::<A>(cursor, fp, confirm_in)
+    }
+
+    /// Unwinds by the pair of frame pointer and return address at `record`.
+    fn frame_record<A: Arch>(
+        &mut self,
+        cursor: &mut Cursor,
+        record: u64,
+        confirm_in: Option<Place>,
+    ) -> Result<(), End> {
+        let fp = self.word(cursor, Avma(record))?;
+        let return_address = self.word(cursor, Avma(record.wrapping_add(8)))?;
+        let cfa = record.wrapping_add(16);
+        check_cfa::<A>(cursor, cfa, true)?;
+        let pc = Avma(return_address & !self.pac_mask);
+        let confirmed = match confirm_in {
+            Some(place) => self.is_direct_call_to::<A>(pc, cursor, &place),
+            None => return_address == 0 || self.follows_call::<A>(pc) != Some(false),
+        };
+        if !confirmed {
+            return broken(BreakReason::NoUnwindInfo);
+        }
+        let pc = self.admit::<A>(cursor, cfa, return_address)?;
+        // What else the function saved is not known.
+        for register in A::SAVED {
+            cursor.registers.forget(*register);
+        }
+        cursor.registers.set(A::FP, fp);
+        cursor.registers.set(A::RA, return_address);
+        if A::HAS_LINK_REGISTER {
+            // The record may lie anywhere in the frame, so that only a bound is known.
+            cursor.registers.forget(A::SP);
+        } else {
+            cursor.registers.set(A::SP, cfa);
+        }
+        cursor.enter::<A>(pc, cfa, FrameKind::Return);
+        Ok(())
+    }
+
+    /// Whether the call before `pc` enters the stretch without entries that the cursor is in. It
+    /// is this that tells a function with a frame record from one that has left its caller's
+    /// frame pointer alone.
+    fn is_direct_call_to<A: Arch>(&mut self, pc: Avma, cursor: &Cursor, place: &Place) -> bool {
+        let Some(target) = self.direct_call_target::<A>(pc) else { return false };
+        let Some((image, svma)) = place.svma(target) else { return false };
+        is_near(cursor, target) && self.tables.rule::<A>(image, svma, true) == Rule::NoEntry
+    }
+
+    /// Where the call before the address goes, if it is a direct one.
+    fn direct_call_target<A: Arch>(&mut self, pc: Avma) -> Option<Avma> {
+        let calling = self.place::<A>(pc.wrapping_sub(1))?;
+        let code = Code::around(self.tables, &calling, pc, self.memory);
+        let relative = A::direct_call_target(code.before())?;
+        Some(pc.wrapping_add(relative.cast_unsigned()))
+    }
+}
+
+/// Whether a function that begins at `target` may hold the cursor's program counter.
+fn is_near(cursor: &Cursor, target: Avma) -> bool {
+    cursor.pc.0.checked_sub(target.0).is_some_and(|n| n < FUNCTION_LENGTH)
+}

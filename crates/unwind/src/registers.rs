@@ -1,0 +1,117 @@
+//! The registers of one frame, each known or not.
+
+use image::{Arch, Avma};
+
+/// Registers that are tracked: DWARF numbers 0 to 32 cover the general registers, the stack
+/// pointer and the program counter of both architectures.
+pub(crate) const COUNT: usize = 33;
+
+/// The user registers of a thread, or of a frame as far as they could be recovered.
+///
+/// Numbering is DWARF's for the architecture (System V psABI AMD64, figure 3.36; AADWARF64,
+/// section 4.1), with the program counter at x86-64's 16 and aarch64's 32. A register that was
+/// never recorded, or that a callee has destroyed, is *unknown*: asking for it gives `None`, so
+/// that nothing is ever computed from a stale value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Registers {
+    values: [u64; COUNT],
+    known: u64,
+    arch: Arch,
+}
+
+impl Registers {
+    /// No register known yet.
+    #[must_use]
+    pub const fn unknown(arch: Arch) -> Self {
+        Self { values: [0; COUNT], known: 0, arch }
+    }
+
+    /// Registers as perf_event_open(2) records them for `PERF_SAMPLE_REGS_USER`: one value per
+    /// set bit of `mask`, lowest bit first. Bits are those of `enum perf_event_x86_regs` and
+    /// `enum perf_event_arm_regs` in the kernel's `asm/perf_regs.h`. Bits without a counterpart
+    /// here (flags, segments, vector registers) and values that are missing are skipped.
+    #[must_use]
+    pub fn from_perf(arch: Arch, values: &[u64], mask: u64) -> Self {
+        let mut registers = Self::unknown(arch);
+        let bits = (0..64u16).filter(|bit| mask >> bit & 1 == 1);
+        for (bit, value) in bits.zip(values) {
+            let number = match arch {
+                Arch::X86_64 => crate::x86_64::perf_to_dwarf(bit),
+                Arch::Aarch64 => crate::aarch64::perf_to_dwarf(bit),
+            };
+            if let Some(number) = number {
+                registers.set(number, *value);
+            }
+        }
+        registers
+    }
+
+    /// The architecture whose numbering is used.
+    #[must_use]
+    pub const fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// The value of a register by its DWARF number, if it is known.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, number: u16) -> Option<u64> {
+        let value = self.values.get(usize::from(number))?;
+        (self.known >> number & 1 == 1).then_some(*value)
+    }
+
+    /// Sets a register by its DWARF number; a number that is not tracked is ignored.
+    #[inline]
+    pub fn set(&mut self, number: u16, value: u64) {
+        if let Some(slot) = self.values.get_mut(usize::from(number)) {
+            *slot = value;
+            self.known |= 1 << number;
+        }
+    }
+
+    /// Makes a register unknown.
+    #[inline]
+    pub fn forget(&mut self, number: u16) {
+        if usize::from(number) < COUNT {
+            self.known &= !(1 << number);
+        }
+    }
+
+    /// The program counter.
+    #[must_use]
+    #[inline]
+    pub fn pc(&self) -> Option<Avma> {
+        self.get(self.by_arch(crate::x86_64::RIP, crate::aarch64::PC)).map(Avma)
+    }
+
+    /// The stack pointer.
+    #[must_use]
+    #[inline]
+    pub fn sp(&self) -> Option<Avma> {
+        self.get(self.by_arch(crate::x86_64::RSP, crate::aarch64::SP)).map(Avma)
+    }
+
+    /// The frame pointer register, whatever it holds.
+    #[must_use]
+    #[inline]
+    pub fn fp(&self) -> Option<u64> {
+        self.get(self.by_arch(crate::x86_64::RBP, crate::aarch64::FP))
+    }
+
+    /// Sets the program counter.
+    pub fn set_pc(&mut self, pc: Avma) {
+        self.set(self.by_arch(crate::x86_64::RIP, crate::aarch64::PC), pc.0);
+    }
+
+    /// Sets the stack pointer.
+    pub fn set_sp(&mut self, sp: Avma) {
+        self.set(self.by_arch(crate::x86_64::RSP, crate::aarch64::SP), sp.0);
+    }
+
+    const fn by_arch(&self, x86_64: u16, aarch64: u16) -> u16 {
+        match self.arch {
+            Arch::X86_64 => x86_64,
+            Arch::Aarch64 => aarch64,
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Unwind rules: what a row of call frame information comes down to.
+//!
+//! Nearly every row of compiled code says the same few things, so that it fits half a cache line
+//! and is applied with a handful of reads:
+//!
+//! ```text
+//!   CFA      = register + offset
+//!   saved[i] = [CFA + 8·n]      for the ABI's callee-saved registers and the return address
+//! ```
+//!
+//! Anything else becomes a [`WideRule`] on the side, which holds all that DWARF can say.
+
+use gimli::{CfaRule, Operation, RegisterRule, UnwindTableRow};
+
+use crate::arch::Arch;
+use crate::cfi::{Frames, Reader};
+
+/// Registers with a slot in a narrow rule.
+pub(crate) const SLOTS: usize = 12;
+/// A slot's value for a register that keeps its value.
+pub(crate) const SAME: i16 = 0;
+/// A slot's value for a register whose value is lost.
+pub(crate) const LOST: i16 = i16::MIN;
+/// An expression longer than this is no compiler's.
+const MAX_EXPRESSION: usize = 4096;
+
+/// What is cached per address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// The common case.
+    Narrow(Narrow),
+    /// An index into the wide rules.
+    Wide(u32),
+    /// The kernel's signal frame lies at the stack pointer.
+    SignalFrame,
+    /// The return address is undefined: the outermost frame.
+    Root,
+    /// A return address that no call made: where a context was set up to begin.
+    ContextStart,
+    /// No entry covers the address.
+    NoEntry,
+    /// The entry that covers the address is not usable.
+    Bad,
+}
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Narrow {
+    /// The CFA is `register + offset`…
+    pub(crate) cfa_register: u8,
+    /// …and, if `plt`, 8 bytes more from this offset into the 16-byte slot on.
+    pub(crate) plt_push: u8,
+    /// The code is an x86-64 procedure linkage table. (A `bool` also leaves [`Rule`] room for its
+    /// tag.)
+    pub(crate) plt: bool,
+    /// See `cfa_register`.
+    pub(crate) cfa_offset: i32,
+    /// By the order of [`Arch::SAVED`]: [`SAME`], [`LOST`] or the place in words from the CFA.
+    pub(crate) saved: [i16; SLOTS],
+}
+
+/// A rule of any shape.
+#[derive(Debug)]
+pub(crate) struct WideRule {
+    /// The canonical frame address.
+    pub(crate) cfa: Value,
+    /// The column that the return address is restored to.
+    pub(crate) return_address: u16,
+    /// The rules of all registers that have one.
+    pub(crate) registers: Box<[(u16, Value)]>,
+    /// The frame is a signal trampoline's: its caller was interrupted.
+    pub(crate) signal: bool,
+    /// How expressions are to be read.
+    pub(crate) encoding: gimli::Encoding,
+}
+
+/// Where a register's value in the calling frame comes from.
+#[derive(Debug)]
+pub(crate) enum Value {
+    /// Unchanged.
+    Same,
+    /// Lost.
+    Undefined,
+    /// In memory at CFA + n.
+    AtCfa(i64),
+    /// CFA + n.
+    Cfa(i64),
+    /// Register + n.
+    Register(u16, i64),
+    /// In memory at register + n.
+    AtRegister(u16, i64),
+    /// A constant.
+    Constant(u64),
+    /// In memory at what the expression gives.
+    AtExpression(Box<[u8]>),
+    /// What the expression gives.
+    Expression(Box<[u8]>),
+}
+
+/// A row compiled, with a wide rule still to be given its place.
+pub(crate) enum Compiled {
+    Rule(Rule),
+    Wide(WideRule),
+}
+
+type Row<S> = UnwindTableRow<usize, S>;
+
+/// Compiles a row; `None` if it cannot be represented.
+pub(crate) fn compile<A: Arch, S>(
+    row: &Row<S>,
+    return_address: u16,
+    signal: bool,
+    encoding: gimli::Encoding,
+    section: Frames<'_>,
+) -> Option<Compiled>
+where
+    S: gimli::UnwindContextStorage<usize>,
+{
+    if matches!(row.register(gimli::Register(return_address)), Some(RegisterRule::Undefined)) {
+        return Some(Compiled::Rule(Rule::Root));
+    }
+    let is_plain = !signal && return_address == A::RA;
+    if let Some(narrow) = is_plain.then(|| narrow::<A, S>(row, section)).flatten() {
+        return Some(Compiled::Rule(Rule::Narrow(narrow)));
+    }
+    let cfa = match row.cfa() {
+        CfaRule::RegisterAndOffset { register, offset } => Value::Register(register.0, *offset),
+        CfaRule::Expression(expression) => {
+            value_of(bytes_of(section, expression)?, encoding, false)
+        }
+    };
+    let mut registers = Vec::new();
+    for (register, rule) in row.registers() {
+        registers.push((register.0, wide_value(rule, encoding, section)?));
+    }
+    let registers = registers.into();
+    Some(Compiled::Wide(WideRule { cfa, return_address, registers, signal, encoding }))
+}
+
+fn wide_value(
+    rule: &RegisterRule<usize>,
+    encoding: gimli::Encoding,
+    section: Frames<'_>,
+) -> Option<Value> {
+    Some(match rule {
+        RegisterRule::Undefined => Value::Undefined,
+        RegisterRule::SameValue => Value::Same,
+        RegisterRule::Offset(n) => Value::AtCfa(*n),
+        RegisterRule::ValOffset(n) => Value::Cfa(*n),
+        RegisterRule::Register(register) => Value::Register(register.0, 0),
+        RegisterRule::Constant(value) => Value::Constant(*value),
+        RegisterRule::Expression(e) => value_of(bytes_of(section, e)?, encoding, true),
+        RegisterRule::ValExpression(e) => value_of(bytes_of(section, e)?, encoding, false),
+        _ => return None,
+    })
+}
+
+/// The narrow form of a row, if it has one.
+fn narrow<A: Arch, S>(row: &Row<S>, section: Frames<'_>) -> Option<Narrow>
+where
+    S: gimli::UnwindContextStorage<usize>,
+{
+    let (register, offset, push) = match row.cfa() {
+        CfaRule::RegisterAndOffset { register, offset } => (register.0, *offset, None),
+        CfaRule::Expression(e) => (A::SP, 8, Some(plt_push::<A>(bytes_of(section, e)?)?)),
+    };
+    let mut narrow = Narrow {
+        cfa_register: u8::try_from(register).ok()?,
+        plt_push: push.unwrap_or(0),
+        plt: push.is_some(),
+        cfa_offset: i32::try_from(offset).ok()?,
+        saved: [SAME; SLOTS],
+    };
+    for (register, rule) in row.registers() {
+        let Some(slot) = A::SAVED.iter().position(|saved| *saved == register.0) else {
+            // Vector registers and pseudo registers do not take part in unwinding.
+            if usize::from(register.0) < crate::registers::COUNT {
+                return None;
+            }
+            continue;
+        };
+        narrow.saved[slot] = match rule {
+            RegisterRule::SameValue => SAME,
+            RegisterRule::Undefined => LOST,
+            RegisterRule::Offset(n) if n % 8 == 0 && *n != 0 => {
+                i16::try_from(n / 8).ok().filter(|words| *words != LOST)?
+            }
+            _ => return None,
+        };
+    }
+    (A::HAS_LINK_REGISTER || narrow.saved[0] != SAME).then_some(narrow)
+}
+
+/// Linkers describe an x86-64 PLT slot by `rsp + 8 + ((rip & 15) >= n) * 8`: the slot's push has
+/// happened from its n'th byte on.
+fn plt_push<A: Arch>(expression: &[u8]) -> Option<u8> {
+    if A::ARCH != image::Arch::X86_64 {
+        return None;
+    }
+    // breg7 8, breg16 0, lit15, and, lit<n>, ge, lit3, shl, plus
+    let [0x77, 8, 0x80, 0, 0x3f, 0x1a, lit @ 0x30..=0x3f, 0x2a, 0x33, 0x24, 0x22] = *expression
+    else {
+        return None;
+    };
+    Some(lit - 0x30)
+}
+
+fn bytes_of<'a>(
+    section: Frames<'a>,
+    expression: &gimli::UnwindExpression<usize>,
+) -> Option<&'a [u8]> {
+    let expression = match section {
+        Frames::Eh(section) => expression.get(section),
+        Frames::Debug(section) => expression.get(section),
+    };
+    expression.ok().map(|e| e.0.slice()).filter(|bytes| bytes.len() <= MAX_EXPRESSION)
+}
+
+/// Recognises the expressions that compilers make for realigned stacks and glibc for signal
+/// frames, `register + n` and `[register + n]`; the rest is left to the evaluator.
+fn value_of(expression: &[u8], encoding: gimli::Encoding, indirect: bool) -> Value {
+    let general = || match indirect {
+        true => Value::AtExpression(expression.into()),
+        false => Value::Expression(expression.into()),
+    };
+    let reader = Reader::new(expression, gimli::LittleEndian);
+    let mut operations = gimli::Expression(reader).operations(encoding);
+    let Ok(Some(Operation::RegisterOffset { register, offset, base_type })) = operations.next()
+    else {
+        return general();
+    };
+    if base_type.0 != 0 {
+        return general();
+    }
+    match (operations.next(), indirect) {
+        (Ok(None), false) => Value::Register(register.0, offset),
+        (Ok(None), true) => Value::AtRegister(register.0, offset),
+        (Ok(Some(Operation::Deref { size: 8, space: false, .. })), false) => {
+            match operations.next() {
+                Ok(None) => Value::AtRegister(register.0, offset),
+                _ => general(),
+            }
+        }
+        _ => general(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_fits_half_a_cache_line() {
+        assert_eq!(size_of::<Rule>(), 32, "rules are cached by the hundred thousand");
+    }
+}

@@ -1,0 +1,323 @@
+//! One step: from a frame to the frame that called it.
+
+use image::{AddressSpace, Avma, Bias, Memory};
+
+use crate::arch::Arch;
+use crate::end::{BreakReason, RootReason};
+use crate::expression::Surroundings;
+use crate::places::{Code, Place, Places};
+use crate::registers::COUNT;
+use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS, Value};
+use crate::tables::Tables;
+use crate::{Cursor, End, FrameKind, Registers};
+
+/// Jumps to a stack at a lower address, as rustc's `stacker` makes them, that one stack may hold
+/// besides its signal frames.
+const MAX_SWITCHES: u8 = 8;
+/// No frame lies in the null page.
+const NULL_PAGE: u64 = 4096;
+
+pub(crate) fn broken<T>(reason: BreakReason) -> Result<T, End> {
+    Err(End::Broken(reason))
+}
+
+/// What to say of memory that could not be read while the frame at `sp` was being unwound.
+pub(crate) fn unreadable(sp: Avma, unreadable: Avma) -> End {
+    if unreadable.0 < NULL_PAGE {
+        return End::Broken(BreakReason::BadCfa);
+    }
+    End::Truncated { sp, unreadable }
+}
+
+/// What steps are taken with.
+pub(crate) struct Stepper<'a, M> {
+    pub(crate) tables: &'a mut Tables,
+    pub(crate) places: Places<'a>,
+    pub(crate) memory: &'a M,
+    pub(crate) pac_mask: u64,
+    /// The mapping of the cursor's look-up address.
+    here: Option<Place>,
+}
+
+impl<'a, M: Memory> Stepper<'a, M> {
+    pub(crate) fn new(
+        tables: &'a mut Tables,
+        space: &'a AddressSpace,
+        memory: &'a M,
+        pac_mask: u64,
+    ) -> Self {
+        Self { tables, places: Places::new(space), memory, pac_mask, here: None }
+    }
+
+    /// The mapping at an address.
+    #[inline]
+    pub(crate) fn place<A: Arch>(&mut self, addr: Avma) -> Option<Place> {
+        self.places.find::<A>(self.tables, addr)
+    }
+
+    /// The mapping of the cursor's look-up address, which is looked up once per frame.
+    #[inline]
+    pub(crate) fn stand<A: Arch>(&mut self, cursor: &Cursor) -> Option<&Place> {
+        if !self.here.as_ref().is_some_and(|place| place.contains(cursor.lookup_address())) {
+            self.here = self.place::<A>(cursor.lookup_address());
+        }
+        self.here.as_ref()
+    }
+
+    /// Moves the cursor to the calling frame, or leaves it as it is and says why not.
+    #[inline]
+    pub(crate) fn advance<A: Arch>(&mut self, cursor: &mut Cursor) -> Result<(), End> {
+        let Some(place) = self.stand::<A>(cursor) else {
+            return self.without_rule::<A>(cursor, None);
+        };
+        let Some((image, bias)) = place.image else {
+            return self.without_rule::<A>(cursor, self.here);
+        };
+        let svma = bias.to_svma(cursor.pc);
+        // A branch of its own, so that no jump table is mispredicted for nearly every frame.
+        match self.tables.rule::<A>(image, svma, cursor.kind.is_exact()) {
+            Rule::Narrow(rule) => self.narrow::<A>(&rule, cursor),
+            rule => self.rare::<A>(rule, bias, cursor),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rare<A: Arch>(&mut self, rule: Rule, bias: Bias, cursor: &mut Cursor) -> Result<(), End> {
+        match rule {
+            Rule::Narrow(rule) => self.narrow::<A>(&rule, cursor),
+            Rule::Wide(index) => self.wide::<A>(index, bias, cursor),
+            Rule::SignalFrame => self.signal_frame::<A>(cursor),
+            Rule::Root => Err(End::Root(RootReason::Undefined)),
+            Rule::ContextStart => Err(End::Root(RootReason::ContextStart)),
+            Rule::NoEntry => self.without_rule::<A>(cursor, self.here),
+            Rule::Bad => broken(BreakReason::BadCfi),
+        }
+    }
+
+    // Zipped iterators are not unrolled here, and this is the profiler's hottest loop.
+    #[expect(clippy::needless_range_loop)]
+    #[inline]
+    fn narrow<A: Arch>(&mut self, rule: &Narrow, cursor: &mut Cursor) -> Result<(), End> {
+        let register = u16::from(rule.cfa_register);
+        let Some(base) = cursor.registers.get(register) else {
+            return broken(BreakReason::UnknownRegister(register));
+        };
+        let pushed = rule.plt && cursor.pc.0 & 15 >= u64::from(rule.plt_push);
+        let cfa = base
+            .wrapping_add(i64::from(rule.cfa_offset).cast_unsigned())
+            .wrapping_add(if pushed { 8 } else { 0 });
+        let by_sp = register == A::SP;
+        check_cfa::<A>(cursor, cfa, by_sp)?;
+        let slot = |n: i16| Avma(cfa.wrapping_add((i64::from(n) * 8).cast_unsigned()));
+        let return_address = match rule.saved[0] {
+            SAME => link_register::<A>(cursor)?,
+            n => self.word(cursor, slot(n))?,
+        };
+        let pc = self.admit::<A>(cursor, cfa, return_address)?;
+        let mut values = [0; SLOTS];
+        let mut saved = rule.saved;
+        for i in 1..A::SAVED.len() {
+            let n = saved[i];
+            if n == SAME || n == LOST {
+                continue;
+            }
+            let at = slot(n);
+            if at < cursor.floor {
+                saved[i] = self.below_stack::<A>(cursor);
+            } else {
+                values[i] = self.word(cursor, at)?;
+            }
+        }
+        for i in 1..A::SAVED.len() {
+            match saved[i] {
+                SAME => {}
+                LOST => cursor.registers.forget(A::SAVED[i]),
+                _ => cursor.registers.set(A::SAVED[i], values[i]),
+            }
+        }
+        cursor.registers.set(A::RA, return_address);
+        cursor.registers.set(A::SP, cfa);
+        cursor.enter::<A>(pc, cfa, FrameKind::Return);
+        Ok(())
+    }
+
+    /// What to make of a register whose slot lies below the stack pointer. GCC goes on to name
+    /// the slot after it was popped: then the register has its value already. Otherwise the slot
+    /// is in the red zone, which is not recorded.
+    #[cold]
+    fn below_stack<A: Arch>(&mut self, cursor: &Cursor) -> i16 {
+        let Some(place) = self.here else { return LOST };
+        let code = Code::around(self.tables, &place, cursor.pc, self.memory);
+        if A::is_epilogue(code.at()) { SAME } else { LOST }
+    }
+
+    #[inline]
+    pub(crate) fn word(&self, cursor: &Cursor, at: Avma) -> Result<u64, End> {
+        self.memory.read_u64(at).map_err(|_| unreadable(cursor.floor, at))
+    }
+
+    /// Checks the calling frame against all that is known, and gives its program counter.
+    #[inline]
+    pub(crate) fn admit<A: Arch>(
+        &mut self,
+        cursor: &Cursor,
+        cfa: u64,
+        return_address: u64,
+    ) -> Result<Avma, End> {
+        if return_address == 0 {
+            return Err(End::Root(RootReason::NullReturn));
+        }
+        let pc = Avma(return_address & !self.pac_mask);
+        let lookup = pc.wrapping_sub(1);
+        if !self.here.as_ref().is_some_and(|place| place.contains(lookup))
+            && self.place::<A>(lookup).is_none()
+        {
+            return broken(BreakReason::ReturnAddressNotCode);
+        }
+        // On another stack, nothing but the call itself vouches for the frame.
+        if cfa < cursor.floor.0 && self.follows_call::<A>(pc) != Some(true) {
+            return broken(BreakReason::CfaBelowSp);
+        }
+        Ok(pc)
+    }
+
+    /// Whether a call lies right before the address; `None` if the code cannot be read.
+    pub(crate) fn follows_call<A: Arch>(&mut self, pc: Avma) -> Option<bool> {
+        let place = self.place::<A>(pc.wrapping_sub(1))?;
+        let code = Code::around(self.tables, &place, pc, self.memory);
+        (!code.before().is_empty()).then(|| A::ends_with_call(code.before()))
+    }
+
+    #[cold]
+    fn signal_frame<A: Arch>(&mut self, cursor: &mut Cursor) -> Result<(), End> {
+        let Some(sp) = cursor.registers.get(A::SP).map(Avma) else {
+            return broken(BreakReason::UnknownRegister(A::SP));
+        };
+        let registers =
+            A::read_signal_frame(sp, self.memory).map_err(|at| unreadable(cursor.floor, at.0))?;
+        cursor.interrupt(registers)
+    }
+
+    #[cold]
+    fn wide<A: Arch>(&mut self, index: u32, bias: Bias, cursor: &mut Cursor) -> Result<(), End> {
+        let Some(rule) = self.tables.wide(index) else { return broken(BreakReason::BadCfi) };
+        let mut from = Surroundings {
+            registers: &cursor.registers,
+            memory: self.memory,
+            bias,
+            encoding: rule.encoding,
+            cfa: None,
+        };
+        let by_sp = matches!(rule.cfa, Value::Register(register, _) if register == A::SP);
+        let Some(cfa) = self.value(&rule.cfa, &from, cursor)? else {
+            return broken(BreakReason::BadCfi);
+        };
+        if !rule.signal {
+            check_cfa::<A>(cursor, cfa, by_sp)?;
+        }
+        from.cfa = Some(cfa);
+        let mut registers = cursor.registers;
+        registers.set(A::SP, cfa);
+        let mut return_address = None;
+        for (register, value) in &rule.registers {
+            let known = match value {
+                Value::Same => cursor.registers.get(*register),
+                value if *register == rule.return_address => {
+                    return_address = self.value(value, &from, cursor)?;
+                    return_address
+                }
+                // GCC's epilogue of a realigned stack goes on to say that rbp is saved at
+                // [rbp] after `leave`: an address that need not exist. The frame stands without.
+                value => self.value(value, &from, cursor).unwrap_or(None),
+            };
+            match known {
+                Some(value) => registers.set(*register, value),
+                None => registers.forget(*register),
+            }
+        }
+        if rule.signal {
+            if let Some(pc) = return_address {
+                registers.set(A::PC, pc & !self.pac_mask);
+            }
+            return cursor.interrupt(registers);
+        }
+        let return_address = match return_address {
+            Some(address) if usize::from(rule.return_address) < COUNT => address,
+            _ => link_register::<A>(cursor)?,
+        };
+        let pc = self.admit::<A>(cursor, cfa, return_address)?;
+        let sp = registers.get(A::SP).unwrap_or(cfa);
+        cursor.registers = registers;
+        cursor.registers.set(A::RA, return_address);
+        cursor.enter::<A>(pc, sp, FrameKind::Return);
+        Ok(())
+    }
+
+    /// The value of a wide rule's register; `None` if it is lost.
+    fn value(
+        &self,
+        value: &Value,
+        from: &Surroundings<'_, M>,
+        cursor: &Cursor,
+    ) -> Result<Option<u64>, End> {
+        let cfa = from.cfa.unwrap_or(0);
+        let register = |number: u16, offset: i64| {
+            let unknown = End::Broken(BreakReason::UnknownRegister(number));
+            let base = from.registers.get(number).ok_or(unknown)?;
+            Ok(base.wrapping_add(offset.cast_unsigned()))
+        };
+        let word = |address: u64| self.word(cursor, Avma(address));
+        Ok(Some(match value {
+            Value::Undefined | Value::Same => return Ok(None),
+            Value::AtCfa(n) => word(cfa.wrapping_add(n.cast_unsigned()))?,
+            Value::Cfa(n) => cfa.wrapping_add(n.cast_unsigned()),
+            Value::Register(number, n) => register(*number, *n)?,
+            Value::AtRegister(number, n) => word(register(*number, *n)?)?,
+            Value::Constant(value) => *value,
+            Value::AtExpression(e) => word(from.evaluate(e)?)?,
+            Value::Expression(e) => from.evaluate(e)?,
+        }))
+    }
+}
+
+/// Whether the caller's frame can lie at the CFA: further up the stack than the callee's, or else
+/// on another stack.
+#[inline]
+pub(crate) fn check_cfa<A: Arch>(cursor: &Cursor, cfa: u64, by_sp: bool) -> Result<(), End> {
+    if cfa & 7 != 0 || cfa < NULL_PAGE {
+        return broken(BreakReason::BadCfa);
+    }
+    let floor = cursor.floor.0;
+    // A function that keeps its return address in the link register need not use its stack.
+    if cfa > floor || (cfa == floor && A::HAS_LINK_REGISTER && cursor.kind.is_exact()) {
+        return Ok(());
+    }
+    if cfa == floor {
+        return Err(no_progress::<A>(&cursor.registers));
+    }
+    if by_sp || cursor.switches >= MAX_SWITCHES {
+        return broken(BreakReason::CfaBelowSp);
+    }
+    Ok(())
+}
+
+/// The return address in the link register, which only holds in a frame that calls nobody.
+fn link_register<A: Arch>(cursor: &Cursor) -> Result<u64, End> {
+    if !A::HAS_LINK_REGISTER {
+        return broken(BreakReason::BadCfi);
+    }
+    if !cursor.kind.is_exact() {
+        return Err(no_progress::<A>(&cursor.registers));
+    }
+    cursor.registers.get(A::RA).ok_or(End::Broken(BreakReason::UnknownRegister(A::RA)))
+}
+
+/// A frame that would be its own caller. glibc's aarch64 `_start` is one where it does not say
+/// that its return address is undefined; it clears the frame pointer.
+fn no_progress<A: Arch>(registers: &Registers) -> End {
+    match registers.get(A::FP) {
+        Some(0) if A::HAS_LINK_REGISTER => End::Root(RootReason::FrameChainEnd),
+        _ => End::Broken(BreakReason::Loop),
+    }
+}

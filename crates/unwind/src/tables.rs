@@ -1,0 +1,230 @@
+//! The images' tables, and the rules that were made from them.
+
+use std::sync::Arc;
+
+use gimli::{UnwindContext, UnwindContextStorage, UnwindTableRow};
+use image::{ElfImage, Svma};
+use rustc_hash::FxHashMap;
+
+use crate::arch::Arch;
+use crate::cfi::{Fde, Frames, ImageCfi, Lookup};
+use crate::rule::{Compiled, Rule, WideRule, compile};
+
+/// Cached rules: at 48 bytes an entry, 24 MiB with the table's own slack.
+const MAX_RULES: usize = 1 << 18;
+/// Wide rules hold expressions of their own, up to some KiB each in a hostile file.
+const MAX_WIDE: usize = 1 << 12;
+/// Entries of the small cache in front, a power of two: 48 bytes each, so that it stays in L2.
+const HOT: usize = 1 << 12;
+/// Images that are kept alive by their tables.
+const MAX_IMAGES: usize = 1 << 12;
+
+/// Fixed storage for gimli: rules for the general, pseudo and vector registers that compilers
+/// mention, and more nested remember/restore pairs than they make.
+struct Storage;
+
+impl UnwindContextStorage<usize> for Storage {
+    type Rules = [(gimli::Register, gimli::RegisterRule<usize>); 128];
+    type Stack = Box<[UnwindTableRow<usize, Self>; 16]>;
+}
+
+/// Identifies an image within [`Tables`], until [`Tables::trim`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ImageIndex(u32);
+
+/// How often rules were found ready, and how often made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Rules taken from the cache.
+    pub hits: u64,
+    /// Rules compiled from call frame information.
+    pub misses: u64,
+    /// Times that a full cache was emptied.
+    pub cleared: u64,
+}
+
+pub(crate) struct Tables {
+    images: Vec<ImageCfi>,
+    // By the address of the image, which the strong reference in `images` keeps from being reused.
+    by_address: FxHashMap<usize, ImageIndex>,
+    rules: FxHashMap<Key, Rule>,
+    /// The last rule for each of a key's places, of those in `rules`.
+    hot: Box<[Option<(Key, Rule)>]>,
+    wide: Vec<WideRule>,
+    context: UnwindContext<usize, Storage>,
+    pub(crate) stats: CacheStats,
+}
+
+/// An exact program counter and a return address may share the address that is looked up, but not
+/// the rule (see [`Tables::make`]).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    lookup: u64,
+    image: ImageIndex,
+    exact: bool,
+}
+
+impl Key {
+    /// Its place in the small cache.
+    #[inline]
+    fn place(self) -> usize {
+        let mixed = self.lookup ^ u64::from(self.image.0) << 40 ^ u64::from(self.exact) << 63;
+        // Fibonacci hashing: the product's high bits depend on all of the address.
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HOT.trailing_zeros())) as usize
+    }
+}
+
+impl Tables {
+    pub(crate) fn new() -> Self {
+        Self {
+            images: Vec::new(),
+            by_address: FxHashMap::default(),
+            rules: FxHashMap::default(),
+            hot: vec![None; HOT].into(),
+            wide: Vec::new(),
+            context: UnwindContext::new_in(),
+            stats: CacheStats::default(),
+        }
+    }
+
+    /// Keeps within the bounds. Called between stacks: indices do not outlive it.
+    pub(crate) fn trim(&mut self) {
+        let too_many_images = self.images.len() >= MAX_IMAGES;
+        if too_many_images || self.rules.len() >= MAX_RULES || self.wide.len() >= MAX_WIDE {
+            self.rules.clear();
+            self.hot.fill(None);
+            self.wide.clear();
+            self.stats.cleared += 1;
+        }
+        if too_many_images {
+            self.images.clear();
+            self.by_address.clear();
+        }
+    }
+
+    /// The tables of an image, loaded when first asked for.
+    pub(crate) fn image<A: Arch>(&mut self, image: &Arc<ElfImage>) -> ImageIndex {
+        let address = Arc::as_ptr(image).addr();
+        if let Some(index) = self.by_address.get(&address) {
+            return *index;
+        }
+        let index = ImageIndex(u32::try_from(self.images.len()).unwrap_or(u32::MAX));
+        self.images.push(ImageCfi::new(Arc::clone(image), A::VENDOR));
+        self.by_address.insert(address, index);
+        index
+    }
+
+    pub(crate) fn cfi(&self, index: ImageIndex) -> Option<&ImageCfi> {
+        self.images.get(index.0 as usize)
+    }
+
+    pub(crate) fn wide(&self, index: u32) -> Option<&WideRule> {
+        self.wide.get(index as usize)
+    }
+
+    /// The rule for a program counter (`exact`) or a return address.
+    #[inline]
+    pub(crate) fn rule<A: Arch>(&mut self, image: ImageIndex, pc: Svma, exact: bool) -> Rule {
+        let lookup = pc.0.wrapping_sub(u64::from(!exact));
+        let key = Key { lookup, image, exact };
+        let place = key.place();
+        match &self.hot[place] {
+            Some((found, rule)) if *found == key => {
+                self.stats.hits += 1;
+                *rule
+            }
+            _ => self.rule_behind::<A>(key, pc, place),
+        }
+    }
+
+    #[inline(never)]
+    fn rule_behind<A: Arch>(&mut self, key: Key, pc: Svma, place: usize) -> Rule {
+        let rule = if let Some(rule) = self.rules.get(&key) {
+            self.stats.hits += 1;
+            *rule
+        } else {
+            self.stats.misses += 1;
+            let rule = self.make::<A>(key.image, pc, Svma(key.lookup), key.exact);
+            self.rules.insert(key, rule);
+            rule
+        };
+        self.hot[place] = Some((key, rule));
+        rule
+    }
+
+    /// Finds and executes the call frame information.
+    ///
+    /// A handler returns to the *first* byte of the signal trampoline, so that the look-up one
+    /// byte before would miss it; glibc's entry starts one byte early for that reason, other
+    /// trampolines' do not. Hence the code itself is recognised, whatever the tables say. Any
+    /// other return address that is a function's first byte, and comes after no call, was put
+    /// there by hand: a context begins there (`makecontext` does so).
+    #[cold]
+    fn make<A: Arch>(&mut self, index: ImageIndex, pc: Svma, lookup: Svma, exact: bool) -> Rule {
+        let Self { images, wide, context, .. } = self;
+        let Some(cfi) = images.get(index.0 as usize) else { return Rule::NoEntry };
+        let (before, at) = code_around(cfi.image(), pc);
+        if A::is_sigreturn(before, at) {
+            return Rule::SignalFrame;
+        }
+        let after_call = exact || before.is_empty() || A::ends_with_call(before);
+        if !after_call && cfi.begins_function(pc, A::VENDOR) {
+            return self.signal_entry_at::<A>(index, pc).unwrap_or(Rule::ContextStart);
+        }
+        let mut used =
+            |fde: &Fde<'_>, section: Frames<'_>| row_of::<A>(cfi, fde, section, context, lookup);
+        match cfi.with_fde(lookup, A::VENDOR, &mut used) {
+            Lookup::Found(Compiled::Rule(rule)) => rule,
+            Lookup::Found(Compiled::Wide(rule)) => {
+                let Ok(place) = u32::try_from(wide.len()) else { return Rule::Bad };
+                wide.push(rule);
+                Rule::Wide(place)
+            }
+            Lookup::None => Rule::NoEntry,
+            Lookup::Bad => Rule::Bad,
+        }
+    }
+
+    /// The rule of a signal trampoline of unknown code that begins at `pc` itself.
+    fn signal_entry_at<A: Arch>(&mut self, index: ImageIndex, pc: Svma) -> Option<Rule> {
+        let Self { images, wide, context, .. } = self;
+        let cfi = images.get(index.0 as usize)?;
+        let mut used = |fde: &Fde<'_>, section: Frames<'_>| {
+            let signal = fde.is_signal_trampoline();
+            if signal { row_of::<A>(cfi, fde, section, context, pc) } else { None }
+        };
+        let Lookup::Found(Compiled::Wide(rule)) = cfi.with_fde(pc, A::VENDOR, &mut used) else {
+            return None;
+        };
+        let place = u32::try_from(wide.len()).ok()?;
+        wide.push(rule);
+        Some(Rule::Wide(place))
+    }
+}
+
+fn row_of<A: Arch>(
+    cfi: &ImageCfi,
+    fde: &Fde<'_>,
+    section: Frames<'_>,
+    context: &mut UnwindContext<usize, Storage>,
+    lookup: Svma,
+) -> Option<Compiled> {
+    let bases = cfi.bases();
+    let row = match section {
+        Frames::Eh(s) => fde.unwind_info_for_address(s, bases, context, lookup.0),
+        Frames::Debug(s) => fde.unwind_info_for_address(s, bases, context, lookup.0),
+    };
+    let cie = fde.cie();
+    let return_address = cie.return_address_register().0;
+    compile::<A, _>(row.ok()?, return_address, fde.is_signal_trampoline(), cie.encoding(), section)
+}
+
+/// The code up to an address (at most 16 bytes) and from it on (at most 16).
+pub(crate) fn code_around(image: &ElfImage, pc: Svma) -> (&[u8], &[u8]) {
+    let at = image.bytes_at(pc).unwrap_or_default();
+    // Fewer bytes where the address lies near its segment's start.
+    let before = (1..=16)
+        .rev()
+        .find_map(|n| image.bytes_at(Svma(pc.0.checked_sub(n)?))?.get(..usize::try_from(n).ok()?));
+    (before.unwrap_or_default(), &at[..at.len().min(16)])
+}

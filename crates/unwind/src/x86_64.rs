@@ -1,0 +1,193 @@
+//! x86-64 under Linux.
+
+use image::{Avma, Memory, Unreadable};
+
+use crate::Registers;
+use crate::arch::{Arch, Stage};
+
+/// DWARF numbers (System V psABI AMD64, figure 3.36).
+pub(crate) const RBP: u16 = 6;
+/// The stack pointer.
+pub(crate) const RSP: u16 = 7;
+/// The return address column, which stands for the program counter.
+pub(crate) const RIP: u16 = 16;
+
+/// `enum perf_event_x86_regs` to DWARF.
+pub(crate) fn perf_to_dwarf(bit: u16) -> Option<u16> {
+    // AX BX CX DX SI DI BP SP IP, FLAGS CS SS DS ES FS GS, R8..R15
+    const FIRST: [u16; 9] = [0, 3, 2, 1, 4, 5, RBP, RSP, RIP];
+    match bit {
+        0..=8 => Some(FIRST[usize::from(bit)]),
+        16..=23 => Some(bit - 8),
+        _ => None,
+    }
+}
+
+/// See [`Arch`].
+pub(crate) struct X86_64;
+
+/// `mov $15, %rax; syscall` (glibc, Go) and `mov $15, %eax; syscall` (musl, Go's shorter form).
+const SIGRETURN: [&[u8]; 2] = [b"\x48\xc7\xc0\x0f\0\0\0\x0f\x05", b"\xb8\x0f\0\0\0\x0f\x05"];
+
+/// The order of `struct sigcontext` (arch/x86/include/uapi/asm/sigcontext.h), in DWARF numbers:
+/// r8..r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
+const SIGCONTEXT: [u16; 17] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, RBP, 3, 1, 0, 2, RSP, RIP];
+
+impl Arch for X86_64 {
+    const ARCH: image::Arch = image::Arch::X86_64;
+    const SP: u16 = RSP;
+    const FP: u16 = RBP;
+    const PC: u16 = RIP;
+    const RA: u16 = RIP;
+    const SAVED: &'static [u16] = &[RIP, RBP, 3, 12, 13, 14, 15];
+    const VENDOR: gimli::Vendor = gimli::Vendor::Default;
+    const HAS_LINK_REGISTER: bool = false;
+
+    fn ends_with_call(before: &[u8]) -> bool {
+        Self::direct_call_target(before).is_some()
+            || (2..=7)
+                .any(|len| before.len() >= len && is_indirect_call(&before[before.len() - len..]))
+    }
+
+    fn direct_call_target(before: &[u8]) -> Option<i64> {
+        let [0xe8, a, b, c, d] = *before.last_chunk::<5>()? else { return None };
+        Some(i64::from(i32::from_le_bytes([a, b, c, d])))
+    }
+
+    fn is_sigreturn(before: &[u8], at: &[u8]) -> bool {
+        SIGRETURN.iter().any(|code| {
+            let (load, syscall) = code.split_at(code.len() - 2);
+            at.starts_with(code) || (at.starts_with(syscall) && before.ends_with(load))
+        })
+    }
+
+    fn ends_thread(at: &[u8]) -> bool {
+        // musl: mov %eax, %edi; xor %eax, %eax; mov $60 (__NR_exit), %al; syscall; hlt
+        at.starts_with(b"\x89\xc7\x31\xc0\xb0\x3c\x0f\x05\xf4")
+    }
+
+    fn is_epilogue(at: &[u8]) -> bool {
+        let mut code = at;
+        loop {
+            code = match code {
+                // ret, repz ret, bnd ret, ret n; or a tail call: jmp rel32, jmp rel8, jmp *x(%rip)
+                [0xc3 | 0xc2 | 0xe9 | 0xeb, ..] | [0xf2 | 0xf3, 0xc3, ..] | [0xff, 0x25, ..] => {
+                    return true;
+                }
+                // pop of %rax to %rdi; leave
+                [0x58..=0x5f | 0xc9, rest @ ..]
+                // pop of %r8 to %r15
+                | [0x41, 0x58..=0x5f, rest @ ..]
+                // vzeroupper
+                | [0xc5, 0xf8, 0x77, rest @ ..]
+                // add $n, %rsp
+                | [0x48, 0x83, 0xc4, _, rest @ ..]
+                | [0x48, 0x81, 0xc4, _, _, _, _, rest @ ..] => rest,
+                _ => return false,
+            };
+        }
+    }
+
+    /// After the handler's `ret` has popped `pretcode` of `struct rt_sigframe`
+    /// (arch/x86/include/asm/sigframe.h), `sp` is at its `struct ucontext`: `uc_flags`,
+    /// `uc_link` (8 bytes each) and `uc_stack` (24) come before `uc_mcontext`.
+    fn read_signal_frame<M: Memory>(sp: Avma, memory: &M) -> Result<Registers, Unreadable> {
+        const MCONTEXT: u64 = 40;
+        let mut raw = [0; SIGCONTEXT.len() * 8];
+        memory.read(sp.wrapping_add(MCONTEXT), &mut raw)?;
+        let mut registers = Registers::unknown(Self::ARCH);
+        for (number, word) in SIGCONTEXT.iter().zip(raw.as_chunks::<8>().0) {
+            registers.set(*number, u64::from_le_bytes(*word));
+        }
+        Ok(registers)
+    }
+
+    fn frameless<M: Memory>(_: &Registers, sp: Avma, memory: &M) -> Result<(u64, u64), Unreadable> {
+        Ok((memory.read_u64(sp)?, sp.0.wrapping_add(8)))
+    }
+
+    fn stage(before: &[u8], at: &[u8]) -> Stage {
+        const PUSH_RBP: u8 = 0x55;
+        const POP_RBP: u8 = 0x5d;
+        const RET: u8 = 0xc3;
+        const ENDBR64: &[u8] = b"\xf3\x0f\x1e\xfa";
+        const MOV_RSP_RBP: [&[u8]; 2] = [b"\x48\x89\xe5", b"\x48\x8b\xec"];
+        let moves = |code: &[u8]| MOV_RSP_RBP.iter().any(|mov| code.starts_with(mov));
+        let body = at.strip_prefix(ENDBR64).unwrap_or(at);
+        match body {
+            [PUSH_RBP, rest @ ..] if moves(rest) => Stage::Frameless,
+            [RET, ..] => Stage::Frameless,
+            [POP_RBP, RET, ..] => Stage::Pushed,
+            code if moves(code) && before.last() == Some(&PUSH_RBP) => Stage::Pushed,
+            _ => Stage::Body,
+        }
+    }
+}
+
+/// Whether the bytes are exactly one `call r/m64`: `[REX] FF /2` with its ModRM, SIB and
+/// displacement (Intel SDM volume 2, 2.1). The optional REX prefix lies before the slice.
+fn is_indirect_call(code: &[u8]) -> bool {
+    let [0xff, modrm, rest @ ..] = code else { return false };
+    let (mode, opcode, rm) = (modrm >> 6, modrm >> 3 & 7, modrm & 7);
+    let has_sib = mode != 3 && rm == 4;
+    let base = if has_sib { rest.first().map_or(0, |sib| sib & 7) } else { rm };
+    let displacement = match mode {
+        1 => 1,
+        2 => 4,
+        0 if base == 5 => 4,
+        _ => 0,
+    };
+    opcode == 2 && rest.len() == usize::from(has_sib) + displacement
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_told_from_what_only_looks_like_one() {
+        let calls: [&[u8]; 8] = [
+            b"\xe8\x01\x02\x03\x04",
+            b"\xff\xd0",                     // call *%rax
+            b"\x41\xff\xd4",                 // call *%r12
+            b"\xff\x15\x01\x02\x03\x04",     // call *x(%rip)
+            b"\xff\x10",                     // call *(%rax)
+            b"\xff\x50\x18",                 // call *24(%rax)
+            b"\xff\x54\x24\x08",             // call *8(%rsp)
+            b"\x41\xff\x94\xc4\x01\x02\0\0", // call *x(%r12,%rax,8)
+        ];
+        for code in calls {
+            assert!(X86_64::ends_with_call(&[&[0x90; 8], code].concat()), "{code:x?}");
+        }
+        let others: [&[u8]; 4] =
+            [b"\xff\xe0", b"\xff\x25\x01\x02\x03\x04", b"\xc3", b"\xff\x74\x24\x08"];
+        for code in others {
+            assert!(!X86_64::ends_with_call(&[&[0x90; 8], code].concat()), "{code:x?}");
+        }
+    }
+
+    #[test]
+    fn epilogues() {
+        let yes: [&[u8]; 4] =
+            [b"\xc3", b"\x5b\x5d\x41\x5c\xc3", b"\xc9\xc3", b"\x48\x83\xc4\x08\x5b\xe9abcd"];
+        let no: [&[u8]; 4] = [b"\x5b\x5d", b"\x55\xc3", b"\x48\x89\xc7\xc3", b""];
+        assert!(yes.iter().all(|code| X86_64::is_epilogue(code)));
+        assert!(!no.iter().any(|code| X86_64::is_epilogue(code)));
+    }
+
+    #[test]
+    fn perf_order_is_the_kernels() {
+        // bits 0-8 and 16-23, value = bit
+        let values: Vec<u64> = (0..=8).chain(16..=23).collect();
+        let r = Registers::from_perf(image::Arch::X86_64, &values, 0x00ff_01ff);
+        let dwarf: Vec<Option<u64>> = (0..=16).map(|n| r.get(n)).collect();
+        let expected = [0, 3, 2, 1, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23, 8];
+        assert_eq!(dwarf, expected.map(Some));
+    }
+
+    #[test]
+    fn a_register_that_was_not_recorded_is_unknown() {
+        let r = Registers::from_perf(image::Arch::X86_64, &[7, 8], 1 << 7 | 1 << 8);
+        assert_eq!((r.sp(), r.pc(), r.fp()), (Some(Avma(7)), Some(Avma(8)), None));
+    }
+}

@@ -1,0 +1,184 @@
+//! Real programs, stopped by gdb and unwound from what it recorded. The truth is gdb's own
+//! backtrace: every program counter of every frame must be the same, to the outermost frame.
+
+mod common;
+
+use common::{Recording, Stop, build, record};
+use unwind::{End, Frame, FrameKind, Unwinder};
+
+fn unwind(unwinder: &mut Unwinder, recording: &Recording, stop: &Stop) -> (Vec<Frame>, End) {
+    let mut frames = Vec::new();
+    let end = unwinder.unwind(&recording.space, &stop.registers, &stop.memory, &mut frames);
+    (frames, end)
+}
+
+/// Compares every stop with gdb.
+fn assert_same_as_gdb(recording: &Recording, at_least: usize) {
+    assert!(recording.stops.len() >= at_least, "only {} stops", recording.stops.len());
+    let mut unwinder = Unwinder::new(image::Arch::X86_64);
+    let mut wrong = Vec::new();
+    for (i, stop) in recording.stops.iter().enumerate() {
+        assert!(stop.complete, "stop {i}: gdb gave up: {:x?}", stop.pcs);
+        let (frames, end) = unwind(&mut unwinder, recording, stop);
+        let pcs: Vec<u64> = frames.iter().map(|f| f.pc.0).collect();
+        if pcs != stop.pcs || !end.is_root() {
+            wrong.push(format!("stop {i}: {end}\n  ours {pcs:x?}\n  gdb  {:x?}", stop.pcs));
+        }
+    }
+    let shown = wrong.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
+    assert!(wrong.is_empty(), "{} of {} stops:\n{shown}", wrong.len(), recording.stops.len());
+}
+
+/// The same recording by framehop, which must agree at so many stops: the test of the truth
+/// itself, by an unwinder that shares only gimli with ours. It knows no aligned stacks and treats
+/// some interrupted program counters as return addresses, so that it cannot be right everywhere.
+fn assert_framehop_agrees(recording: &Recording, at_least: usize) {
+    let mut oracle = common::oracle::Framehop::new(recording);
+    let mut unwinder = Unwinder::new(image::Arch::X86_64);
+    let mut agrees = |stop: &Stop| {
+        let ours = unwind(&mut unwinder, recording, stop).0;
+        oracle.frames(stop).into_iter().eq(ours.iter().map(|f| f.pc.0))
+    };
+    let agreed = recording.stops.iter().filter(|stop| agrees(stop)).count();
+    assert!(agreed >= at_least, "framehop got only {agreed} of {}", recording.stops.len());
+}
+
+const STEP_FROM_START: &str = "
+recorder.run_to('start')
+recorder.header()
+recorder.step(1500)
+";
+
+#[test]
+fn every_instruction_of_a_pie() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build(dir.path(), "steps.c", &["-fpie", "-pie", "-Wl,-z,lazy"]);
+    let recording = record(dir.path(), &program, STEP_FROM_START);
+    assert_same_as_gdb(&recording, 1500);
+}
+
+#[test]
+fn every_instruction_of_a_static_executable() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build(dir.path(), "steps.c", &["-static", "-no-pie"]);
+    let recording = record(dir.path(), &program, STEP_FROM_START);
+    assert_same_as_gdb(&recording, 1500);
+    assert_framehop_agrees(&recording, 1200);
+}
+
+#[test]
+fn every_instruction_of_a_static_pie_with_ibt_plt() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build(dir.path(), "steps.c", &["-static-pie", "-fcf-protection=full"]);
+    assert_same_as_gdb(&record(dir.path(), &program, STEP_FROM_START), 1500);
+}
+
+#[test]
+fn signal_handlers_on_both_stacks_and_at_a_functions_first_instruction() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build(dir.path(), "signals.c", &[]);
+    let script = "
+gdb.execute('handle SIGUSR1 SIGUSR2 nostop noprint pass', to_string=True)
+recorder.run_to('*victim')
+recorder.header()
+recorder.stop()
+gdb.execute('tbreak on_usr1', to_string=True)
+gdb.execute('signal SIGUSR1', to_string=True)
+recorder.step(60)
+recorder.run_to('in_handler')
+recorder.step(60)
+";
+    let recording = record(dir.path(), &program, script);
+    assert_same_as_gdb(&recording, 121);
+    let mut unwinder = Unwinder::new(image::Arch::X86_64);
+    let frames = unwind(&mut unwinder, &recording, &recording.stops[1]).0;
+    let kinds: Vec<FrameKind> = frames.iter().take(4).map(|f| f.kind).collect();
+    use FrameKind::{Interrupted, Leaf, Return};
+    assert_eq!(kinds, [Leaf, Return, Interrupted, Return]);
+    assert_eq!(frames[2].pc.0, recording.stops[0].pcs[0], "interrupted at victim's first byte");
+    assert_eq!(frames[2].lookup_address(), frames[2].pc);
+}
+
+#[test]
+fn a_call_through_a_null_pointer() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build(dir.path(), "signals.c", &[]);
+    let script = "
+gdb.execute('set args x', to_string=True)
+gdb.execute('handle SIGUSR1 SIGUSR2 nostop noprint pass', to_string=True)
+recorder.run_to('calls_null')
+recorder.header()
+for _ in range(8):
+    if gdb.newest_frame().pc() == 0: break
+    gdb.execute('stepi', to_string=True)
+assert gdb.newest_frame().pc() == 0
+recorder.stop()
+";
+    assert_same_as_gdb(&record(dir.path(), &program, script), 1);
+}
+
+#[test]
+fn a_coroutine_and_a_threads_start_through_the_gap_in_clone3() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build(dir.path(), "threads.c", &["-static"]);
+    // Nothing describes the stack at the system call itself: the callers there are those at the
+    // function's first instruction.
+    let script = "
+recorder.run_to('in_coroutine')
+recorder.header()
+recorder.step(7, outermost=int(gdb.parse_and_eval('(long)&__start_context')))
+recorder.run_to('*__clone3')
+callers = recorder.stop()
+gdb.execute('set scheduler-locking on', to_string=True)
+while gdb.execute('x/i $pc', to_string=True).split()[-1] != 'ret':
+    gdb.execute('stepi', to_string=True)
+    recorder.stop(callers)
+";
+    assert_same_as_gdb(&record(dir.path(), &program, script), 18);
+    let script = "
+recorder.run_to('in_thread')
+recorder.header()
+gdb.execute('set scheduler-locking on', to_string=True)
+recorder.step(30)
+";
+    assert_same_as_gdb(&record(dir.path(), &program, script), 30);
+}
+
+#[test]
+fn inside_the_unwinder_of_cxx_exceptions() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build(dir.path(), "throws.cc", &["-Wl,-z,now"]);
+    let script = "
+gdb.execute('set environment LD_BIND_NOW 1', to_string=True)
+recorder.run_to('throws')
+recorder.header()
+gdb.execute('tbreak _Unwind_RaiseException', to_string=True)
+gdb.execute('continue', to_string=True)
+recorder.step(1200)
+";
+    let recording = record(dir.path(), &program, script);
+    assert_same_as_gdb(&recording, 1200);
+    assert_framehop_agrees(&recording, 1000);
+}
+
+#[test]
+fn assembly_with_registers_that_no_compiler_uses() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build(dir.path(), "byhand.S", &[]);
+    let script = "
+recorder.run_to('*by_rbx')
+recorder.header()
+for _ in range(70):
+    if gdb.newest_frame().name() == 'bare_with_frame': break
+    recorder.stop()
+    gdb.execute('stepi', to_string=True)
+recorder.run_to('*bottom')
+recorder.stop()
+";
+    let recording = record(dir.path(), &program, script);
+    assert_same_as_gdb(&recording, 45);
+    // The reason for an engine of our own.
+    let mut oracle = common::oracle::Framehop::new(&recording);
+    let mut wrong = |stop: &Stop| oracle.frames(stop) != stop.pcs;
+    assert!(recording.stops.iter().filter(|stop| wrong(stop)).count() > 10);
+}

@@ -1,0 +1,265 @@
+//! One recorded stack under other circumstances: less memory, other tables, or none.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Recording, Regions, build, build_with, record};
+use image::{AddressSpace, Arch, Avma, MappingId, MappingKind, NewMapping};
+use unwind::{BreakReason, End, Frame, Registers, RootReason, Unwinder};
+
+const AT_BOTTOM: &str = "recorder.run_to('bottom')\nrecorder.header()\nrecorder.stop()\n";
+
+fn deep(dir: &Path, flags: &[&str]) -> Recording {
+    let program = build(dir, "deep.c", flags);
+    record(dir, &program, AT_BOTTOM)
+}
+
+fn pcs(frames: &[Frame]) -> Vec<u64> {
+    frames.iter().map(|f| f.pc.0).collect()
+}
+
+fn unwind_in(recording: &Recording, space: &AddressSpace) -> (Vec<u64>, End) {
+    let stop = &recording.stops[0];
+    let mut frames = Vec::new();
+    let mut unwinder = Unwinder::new(Arch::X86_64);
+    let end = unwinder.unwind(space, &stop.registers, &stop.memory, &mut frames);
+    (pcs(&frames), end)
+}
+
+#[test]
+fn a_truncated_stack_goes_on_from_other_memory_at_every_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = deep(dir.path(), &[]);
+    let stop = &recording.stops[0];
+    let sp = stop.registers.sp().unwrap().0;
+    let mut unwinder = Unwinder::new(Arch::X86_64);
+    let mut lengths = 0;
+    for length in (0..).step_by(8) {
+        let mut window = vec![0; length];
+        image::Memory::read(&stop.memory, Avma(sp), &mut window).unwrap();
+        let window = Regions(vec![(sp, window)]);
+        let mut frames = Vec::new();
+        let end = unwinder.unwind(&recording.space, &stop.registers, &window, &mut frames);
+        if end.is_root() {
+            break;
+        }
+        let End::Truncated { sp: at, unreadable } = end else { panic!("{length}: {end}") };
+        assert_eq!(unwinder.cursor().registers().sp(), Some(at));
+        assert_eq!(unwinder.cursor().depth(), frames.len());
+        assert!(unreadable.0 >= sp + length as u64, "{unreadable} was captured");
+        assert_eq!(pcs(&frames), stop.pcs[..frames.len()], "the part is right");
+        let cursor = unwinder.cursor().clone();
+        let end = unwinder.resume(&recording.space, &cursor, &stop.memory, &mut frames);
+        assert!(end.is_root(), "{length}: {end}");
+        assert_eq!(pcs(&frames), stop.pcs, "resumed after {length} bytes");
+        lengths += 1;
+    }
+    assert!(lengths > 50, "only {lengths} lengths were too short");
+}
+
+#[test]
+fn a_deeper_stack_than_the_limit_is_said_to_be_too_deep() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = deep(dir.path(), &[]);
+    let stop = &recording.stops[0];
+    let mut unwinder = Unwinder::new(Arch::X86_64);
+    for (limit, end) in [
+        (stop.pcs.len() - 1, End::Broken(BreakReason::TooDeep)),
+        (stop.pcs.len(), End::Root(RootReason::Undefined)),
+    ] {
+        let mut frames = Vec::new();
+        unwinder.set_max_frames(limit);
+        let got = unwinder.unwind(&recording.space, &stop.registers, &stop.memory, &mut frames);
+        assert_eq!((got, frames.len()), (end, limit));
+    }
+}
+
+#[test]
+fn the_cache_gives_the_rules_that_it_was_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = deep(dir.path(), &[]);
+    let stop = &recording.stops[0];
+    let mut unwinder = Unwinder::new(Arch::X86_64);
+    let mut frames = Vec::new();
+    unwinder.unwind(&recording.space, &stop.registers, &stop.memory, &mut frames);
+    let cold = unwinder.cache_stats();
+    unwinder.unwind(&recording.space, &stop.registers, &stop.memory, &mut frames);
+    let warm = unwinder.cache_stats();
+    assert_eq!(warm.misses, cold.misses);
+    assert_eq!(warm.hits, cold.hits * 2 + cold.misses);
+    assert_eq!(frames[..stop.pcs.len()], frames[stop.pcs.len()..]);
+}
+
+#[test]
+fn tables_are_found_without_their_search_table_or_section_headers() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = deep(dir.path(), &[]);
+    // An unknown version of .eh_frame_hdr: the entries are walked.
+    let without_header = |_: &str, file: &[u8]| {
+        let mut file = file.to_vec();
+        let image = image::ElfImage::parse(image::ImageBytes::Owned(file.clone())).ok()?;
+        let hdr = image.eh_frame_hdr()?.data.as_ptr().addr() - image.bytes().as_ptr().addr();
+        file[hdr] = 9;
+        Some(file)
+    };
+    // e_shoff, e_shnum, e_shstrndx: only the program headers are left.
+    let without_sections = |_: &str, file: &[u8]| {
+        let mut file = file.to_vec();
+        file[0x28..0x30].fill(0);
+        file[0x3c..0x40].fill(0);
+        Some(file)
+    };
+    for space in [recording.with_images(without_header), recording.with_images(without_sections)] {
+        let (frames, end) = unwind_in(&recording, &space);
+        assert_eq!(frames, recording.stops[0].pcs);
+        assert!(end.is_root(), "{end}");
+    }
+}
+
+#[test]
+fn debug_frame_serves_where_there_is_no_eh_frame_also_compressed() {
+    for compress in ["none", "zlib"] {
+        let dir = tempfile::tempdir().unwrap();
+        let compress = format!("-Wl,--compress-debug-sections={compress}");
+        let flags = ["-g", "-fno-asynchronous-unwind-tables", "-fno-exceptions", &compress];
+        let recording = deep(dir.path(), &flags);
+        let image = recording.space.iter().find_map(|m| m.image.as_ref().ok()).unwrap();
+        assert!(image.0.section(".debug_frame").is_some());
+        let (frames, end) = unwind_in(&recording, &recording.space);
+        assert_eq!(frames, recording.stops[0].pcs);
+        assert!(end.is_root(), "{end}");
+    }
+}
+
+#[test]
+fn code_without_any_tables_is_followed_by_its_frame_pointers() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recording = deep(dir.path(), &["-fno-omit-frame-pointer"]);
+    let program = recording.space.iter().find(|m| m.name.ends_with("/program")).unwrap();
+    let (image, bias) = program.image.as_ref().unwrap();
+    let code = image.bytes_at(bias.to_svma(program.start)).unwrap().to_vec();
+    let code = (program.start.0, code);
+    recording.stops[0].memory.0.push(code);
+    let stop = &recording.stops[0];
+    // As if a just-in-time compiler had made the program: no image at all.
+    let space = recording.with_images(|name, _| name.ends_with("/program").then(Vec::new));
+    let (frames, end) = unwind_in(&recording, &space);
+    // `_start` has no frame record: it clears rbp and never returns.
+    assert_eq!(frames, stop.pcs);
+    assert!(end.is_root(), "{end}");
+}
+
+#[test]
+fn a_frame_without_tables_ends_the_stack_where_nothing_confirms_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build(dir.path(), "deep.c", &["-fno-asynchronous-unwind-tables"]);
+    let recording = record(dir.path(), &program, AT_BOTTOM);
+    let (frames, end) = unwind_in(&recording, &recording.space);
+    // The leaf is as its caller's call left it, which is confirmed; the caller is not.
+    assert_eq!(frames, recording.stops[0].pcs[..2]);
+    assert_eq!(end, End::Broken(BreakReason::NoUnwindInfo));
+}
+
+#[test]
+fn starts_without_tables_are_known_by_their_code_or_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build_with("musl-gcc", dir.path(), "musl.c", &["-static"]);
+    let script = "
+gdb.execute('set follow-fork-mode child', to_string=True)
+recorder.run_to('in_child')
+recorder.header()
+recorder.stop()
+";
+    let recording = record(dir.path(), &program, script);
+    let (frames, end) = unwind_in(&recording, &recording.space);
+    assert_eq!((frames.len(), end), (2, End::Root(RootReason::ThreadExit)), "in musl's __clone");
+
+    let program = build(dir.path(), "entry.c", &["-static", "-nostartfiles"]);
+    let recording = record(dir.path(), &program, AT_BOTTOM);
+    let (frames, end) = unwind_in(&recording, &recording.space);
+    assert_eq!((frames.len(), end), (3, End::Root(RootReason::EntryPoint)));
+}
+
+#[test]
+fn registers_that_are_missing_or_wild_break_the_stack_with_a_reason() {
+    let memory = Regions(vec![(0x7000, vec![0; 64])]);
+    let mut space = AddressSpace::default();
+    let image = Err(image::ImageAbsence::Anonymous);
+    let mapping = NewMapping {
+        start: Avma(0x10_0000),
+        end: Avma(0x20_0000),
+        offset: image::FileOffset(0),
+        name: "//anon".into(),
+        file: None,
+        kind: MappingKind::Anonymous,
+        image,
+    };
+    space.insert(MappingId(1), mapping);
+    let mut unwinder = Unwinder::new(Arch::X86_64);
+    let mut end_of = |pc: Option<u64>, sp: Option<u64>, bp: u64| {
+        let mut registers = Registers::unknown(Arch::X86_64);
+        pc.into_iter().for_each(|pc| registers.set_pc(Avma(pc)));
+        sp.into_iter().for_each(|sp| registers.set_sp(Avma(sp)));
+        registers.set(6, bp);
+        let mut frames = Vec::new();
+        (unwinder.unwind(&space, &registers, &memory, &mut frames), frames.len())
+    };
+    let broken = End::Broken;
+    assert_eq!(end_of(None, Some(0x7000), 0), (broken(BreakReason::NoRegisters), 0));
+    assert_eq!(end_of(Some(0x10_0000), None, 0), (broken(BreakReason::NoRegisters), 0));
+    assert_eq!(end_of(Some(0x1), Some(0x7000), 0), (broken(BreakReason::NoMapping), 1));
+    assert_eq!(end_of(Some(0x10_0010), Some(0x7000), 3), (broken(BreakReason::NoUnwindInfo), 1));
+    let null = End::Root(RootReason::NullReturn);
+    assert_eq!(end_of(Some(0x10_0010), Some(0x7000), 0x7008), (null, 1));
+    let (sp, unreadable) = (Avma(0x7000), Avma(0x9000));
+    let truncated = End::Truncated { sp, unreadable };
+    assert_eq!(end_of(Some(0x10_0010), Some(0x7000), 0x9000), (truncated, 1));
+}
+
+/// aarch64 by hand: there is no such machine here. Code of a just-in-time compiler, in memory.
+#[test]
+fn aarch64_link_register_records_and_authentication_codes() {
+    const CODE: u64 = 0x40_0000;
+    const STACK: u64 = 0x7f_0000;
+    const PAC: u64 = 0x00ff_0000_0000_0000;
+    const BL_BACK: u32 = 0x97ff_ff00;
+    let mut code = vec![0; 0x1000];
+    let mut put = |at: usize, words: &[u32]| {
+        for (i, word) in words.iter().enumerate() {
+            code[at + i * 4..][..4].copy_from_slice(&word.to_le_bytes());
+        }
+    };
+    put(0x100, &[0xa9bf_7bfd]); // stp x29, x30, [sp, #-16]!
+    put(0x3fc, &[BL_BACK]);
+    put(0x7fc, &[BL_BACK]);
+    let mut stack = vec![0; 0x800];
+    let mut word = |at: usize, value: u64| stack[at..][..8].copy_from_slice(&value.to_le_bytes());
+    // The frame record of the function around 0x400, whose caller's is the last.
+    word(0x40, STACK + 0x80);
+    word(0x48, (CODE + 0x800) | 0x0055_0000_0000_0000);
+    let memory = Regions(vec![(CODE, code), (STACK, stack)]);
+    let mut space = AddressSpace::default();
+    let mapping = NewMapping {
+        start: Avma(CODE),
+        end: Avma(CODE + 0x1000),
+        offset: image::FileOffset(0),
+        name: "//anon".into(),
+        file: None,
+        kind: MappingKind::Anonymous,
+        image: Err(image::ImageAbsence::Anonymous),
+    };
+    space.insert(MappingId(1), mapping);
+    // x0 to x29, lr, sp, pc: perf's order is DWARF's.
+    let mut values = [0; 33];
+    (values[29], values[30]) = (STACK + 0x40, CODE + 0x400);
+    (values[31], values[32]) = (STACK, CODE + 0x100);
+    let registers = Registers::from_perf(Arch::Aarch64, &values, (1 << 33) - 1);
+    let mut unwinder = Unwinder::new(Arch::Aarch64);
+    unwinder.set_pac_mask(PAC);
+    let mut frames = Vec::new();
+    let end = unwinder.unwind(&space, &registers, &memory, &mut frames);
+    assert_eq!(pcs(&frames), [CODE + 0x100, CODE + 0x400, CODE + 0x800]);
+    assert_eq!(end, End::Root(RootReason::NullReturn), "the last record is null");
+    assert_eq!(unwinder.cursor().registers().sp(), None, "a record does not tell the CFA");
+}

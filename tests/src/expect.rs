@@ -1,0 +1,167 @@
+//! What a right profile must satisfy.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, OnceLock};
+
+use crate::{Frame, Profile, Sample, Truth};
+
+/// Points of difference allowed between a measured and a true share.
+///
+/// Targets work in slices several times as long as the sampling period at 997 Hz, in the exact
+/// proportion within each round of about 80 ms. So sampling is stratified: what is random is only
+/// where a slice begins between two samples, at most half a sample per slice. With some 250 slices
+/// a second of 4 ms that is about 0.3 points after 3 s, where plain binomial chance would be
+/// sqrt(0.5*0.5/3000) = 0.9 points. 2 points leave room for late timers of virtual machines
+/// and for the partial rounds at both ends.
+pub const SHARE_POINTS: f64 = 2.0;
+
+/// Asserts for each site that its share in the profile is its share in the truth, within `points`.
+/// `sites` are function names that no stack holds two of; what is outside of them (reading clocks,
+/// polling stdin) must be under 3%.
+///
+/// # Panics
+/// When a share is off.
+#[track_caller]
+pub fn assert_shares(profile: &Profile, truth: &Truth, sites: &[(&str, &str)], points: f64) {
+    let column = profile.column("cpu");
+    let mut by_site = BTreeMap::<&str, i64>::new();
+    let mut outside = 0;
+    for sample in &profile.samples {
+        match sites.iter().find(|(function, _)| sample.has(function)) {
+            Some((_, site)) => *by_site.entry(site).or_default() += sample.values[column],
+            None => outside += sample.values[column],
+        }
+    }
+    let inside: i64 = by_site.values().sum();
+    let true_total: u64 = sites.iter().map(|(_, site)| truth.ns(site)).sum();
+    let mut wrong = String::new();
+    for (_, site) in sites {
+        let measured = by_site.get(site).copied().unwrap_or(0) as f64 / inside as f64 * 100.0;
+        let real = truth.ns(site) as f64 / true_total as f64 * 100.0;
+        // An empty profile makes it NaN.
+        if measured.is_nan() || (measured - real).abs() > points {
+            wrong += &format!("{site}: measured {measured:.2}%, true {real:.2}%\n");
+        }
+    }
+    let seen = || profile.describe(8, |_| true);
+    assert!(wrong.is_empty(), "shares off by more than {points} points:\n{wrong}{}", seen());
+    let outside_share = outside as f64 / (inside + outside) as f64;
+    let is_outside = |s: &Sample| !sites.iter().any(|(function, _)| s.has(function));
+    assert!(
+        outside_share < 0.03,
+        "{:.1}% outside of all sites:\n{}",
+        outside_share * 100.0,
+        profile.describe(8, is_outside)
+    );
+}
+
+/// As [`assert_shares`] where functions are named as the sites.
+#[track_caller]
+pub fn assert_site_shares(profile: &Profile, truth: &Truth, sites: &[&str]) {
+    let pairs: Vec<_> = sites.iter().map(|&site| (site, site)).collect();
+    assert_shares(profile, truth, &pairs, SHARE_POINTS);
+}
+
+/// Whether this stack is whole: its outermost frame is where the thread began.
+#[must_use]
+pub fn reaches_root(sample: &Sample) -> bool {
+    !is_marked(sample) && (is_root_by_name(sample.root()) || is_root_by_code(sample.root()))
+}
+
+/// Whether exoprof has marked the stack as truncated or broken.
+#[must_use]
+pub fn is_marked(sample: &Sample) -> bool {
+    let root = &sample.root().function;
+    root.starts_with("[truncated") || root.starts_with("[broken")
+}
+
+/// Asserts that at least `share` (0 to 1) of all samples are whole.
+///
+/// # Panics
+/// When they are not; shows the heaviest stacks that are not.
+#[track_caller]
+pub fn assert_roots(profile: &Profile, share: f64) {
+    assert_reach(profile, share, "the thread's root", reaches_root);
+}
+
+/// Asserts that at least `share` of all samples satisfy `holds`.
+///
+/// # Panics
+/// When they do not.
+#[track_caller]
+pub fn assert_reach(profile: &Profile, share: f64, what: &str, holds: impl Fn(&Sample) -> bool) {
+    let all = profile.total("samples");
+    assert!(all > 0, "the profile has no samples");
+    let good = profile.sum("samples", &holds);
+    assert!(
+        good as f64 >= share * all as f64,
+        "{good} of {all} samples reach {what}, under {:.1}%; those that do not:\n{}",
+        share * 100.0,
+        profile.describe(6, |s| !holds(s))
+    );
+}
+
+/// Asserts that a value lies within `tolerance` (0.02 is 2%) of the truth.
+///
+/// # Panics
+/// When it does not.
+#[track_caller]
+pub fn assert_close(what: &str, measured: f64, truth: f64, tolerance: f64) {
+    let off = (measured - truth) / truth;
+    assert!(
+        off.abs() <= tolerance,
+        "{what}: measured {measured}, true {truth}: off by {:.2}%, allowed {:.2}%",
+        off * 100.0,
+        tolerance * 100.0
+    );
+}
+
+fn is_root_by_name(frame: &Frame) -> bool {
+    let name = frame.function.split('@').next().unwrap_or_default();
+    let known = [
+        "_start",
+        "_start_c",
+        "__libc_start_call_main",
+        "start_thread",
+        "clone",
+        "clone3",
+        "__clone",
+        "__clone3",
+        "__clone_internal",
+        "_dl_start_user",
+    ];
+    known.contains(&name)
+        || name.starts_with("__libc_start_main")
+        || name.starts_with("ret_from_fork")
+}
+
+/// Without libc's debug symbols, and in stripped programs, the root has no name; then its code
+/// tells. `_start` traps (`hlt`) after the call that does not return; `clone`, `clone3` and musl's
+/// `__clone` end the thread with `exit(2)` after theirs.
+fn is_root_by_code(frame: &Frame) -> bool {
+    let Some(code) = code_after(frame) else { return false };
+    let ends_thread: [&[u8]; 2] = [
+        // mov $SYS_exit,%eax; syscall
+        &[0xb8, 0x3c, 0, 0, 0, 0x0f, 0x05],
+        // mov $SYS_exit,%al; syscall
+        &[0xb0, 0x3c, 0x0f, 0x05],
+    ];
+    code[0] == 0xf4
+        || ends_thread.iter().any(|end| code.windows(end.len()).any(|window| window == *end))
+}
+
+/// The code at the frame's return address (x86-64: the frame's address + 1).
+fn code_after(frame: &Frame) -> Option<[u8; 16]> {
+    static FILES: OnceLock<Mutex<HashMap<String, Vec<u8>>>> = OnceLock::new();
+    if !cfg!(target_arch = "x86_64") {
+        return None;
+    }
+    let mapping = frame.mapping.as_ref()?;
+    let at = frame.address.checked_add(1)?.checked_sub(mapping.start)? + mapping.offset;
+    let mut files = FILES.get_or_init(Mutex::default).lock().ok()?;
+    let bytes = files
+        .entry(mapping.file.clone())
+        .or_insert_with(|| std::fs::read(&mapping.file).unwrap_or_default());
+    let at = usize::try_from(at).ok()?;
+    bytes.get(at..at + 16)?.try_into().ok()
+}

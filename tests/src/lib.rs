@@ -1,0 +1,39 @@
+//! Tests that drive the `exoprof` binary from outside, as its users do, on programs whose truth is
+//! known. This library is their harness:
+//!
+//! ```text
+//!   programs  builds tests/targets/* on demand ──► a path
+//!   target    runs it: `ready`, `go`, `mark`, ground truth in nanoseconds
+//!   recorder  runs `exoprof record` on it ──► Recording { profile, stderr, status, max_rss }
+//!   profile   the decoded profile, stacks expanded and leaf first
+//!   expect    what a right profile must satisfy: shares, thread roots, values
+//!   gotool    `go tool pprof` on the outcome
+//!   procfs    what /proc says of a process, to see that nothing was changed
+//!   server    starts redis and the like on a free port, ends them when the test ends
+//! ```
+//!
+//! The harness panics with a full account where it cannot go on: it exists for tests only.
+
+pub mod expect;
+pub mod gotool;
+pub mod procfs;
+pub mod profile;
+pub mod programs;
+pub mod recorder;
+pub mod server;
+pub mod target;
+
+use std::path::PathBuf;
+
+pub use profile::{Frame, Profile, Sample};
+pub use programs::Program;
+pub use recorder::{Outcome, Recorder, Recording, Running, exoprof, record};
+pub use target::{Target, Truth};
+
+/// The root of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .canonicalize()
+        .expect("the repository's folder exists")
+}

@@ -1,0 +1,92 @@
+//! What /proc says of a process: CPU time, and what a profiler must leave unchanged.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+/// The value of a field of `/proc/PID/status`.
+///
+/// # Panics
+/// When the process or the field does not exist.
+#[must_use]
+pub fn status(pid: u32, field: &str) -> String {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| *name == field)
+        .unwrap_or_else(|| panic!("no {field} in {path}"))
+        .1
+        .trim()
+        .to_owned()
+}
+
+/// The ids of all threads.
+///
+/// # Panics
+/// When the process does not exist.
+#[must_use]
+pub fn threads(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task");
+    let entries = fs::read_dir(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// CPU nanoseconds of each living thread, from schedstat. Exact for a thread that sleeps; of a
+/// running one the kernel brings it up to date at each tick.
+#[must_use]
+pub fn cpu_by_thread(pid: u32) -> BTreeMap<u32, u64> {
+    let of = |tid: u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
+        Some((tid, text.split_whitespace().next()?.parse().ok()?))
+    };
+    threads(pid).into_iter().filter_map(of).collect()
+}
+
+/// What must be the same before and after a recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    tracer: String,
+    threads: usize,
+    stopped: Vec<u32>,
+    signals: Vec<String>,
+    descriptors: usize,
+    executable: Vec<String>,
+    seccomp: String,
+}
+
+impl State {
+    /// The state now.
+    ///
+    /// # Panics
+    /// When the process does not exist.
+    #[must_use]
+    pub fn of(pid: u32) -> Self {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps can be read");
+        let executable = maps
+            .lines()
+            .filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.contains('x')))
+            .map(ToOwned::to_owned)
+            .collect();
+        let tids = threads(pid);
+        let is_stopped = |tid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat"));
+            let state = stat.ok().and_then(|s| s.rsplit_once(") ")?.1.chars().next());
+            matches!(state, Some('T' | 't'))
+        };
+        Self {
+            tracer: status(pid, "TracerPid"),
+            threads: tids.len(),
+            stopped: tids.into_iter().filter(is_stopped).collect(),
+            signals: ["SigBlk", "SigIgn", "SigCgt"].map(|f| status(pid, f)).to_vec(),
+            descriptors: fs::read_dir(format!("/proc/{pid}/fd")).expect("fd can be read").count(),
+            executable,
+            seccomp: status(pid, "Seccomp"),
+        }
+    }
+
+    /// Whether nobody traces it and no thread is stopped.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.tracer == "0" && self.stopped.is_empty()
+    }
+}

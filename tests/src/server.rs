@@ -1,0 +1,131 @@
+//! Real programs: started on a free port in a folder of their own, ended with the test.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// A bound on the start of a server, far above what any needs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A child that is killed when dropped: a server or its load.
+#[derive(Debug)]
+pub struct Background {
+    child: Child,
+    said: String,
+}
+
+impl Background {
+    /// Starts it, its output thrown away.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start(command: &mut Command) -> Self {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}; run scripts/setup-tests"));
+        Self { child, said: format!("{command:?}") }
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until something listens on a local port.
+    ///
+    /// # Panics
+    /// When it ends before, or takes over a minute.
+    pub fn wait_listening(&mut self, port: u16) {
+        self.wait_until("listening", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+
+    /// Waits until a condition holds, such as a load that has begun.
+    ///
+    /// # Panics
+    /// When the child ends before, or it takes over a minute.
+    pub fn wait_until(&mut self, what: &str, holds: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !holds() {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("{} ended with {status} before it was {what}", self.said);
+            }
+            assert!(began.elapsed() < PATIENCE, "{} is not {what}", self.said);
+            // A step of polling, not a wait for time to pass.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Asserts that it still runs: what is recorded must not have died.
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[track_caller]
+    pub fn assert_running(&mut self) {
+        let ended = self.child.try_wait().expect("a child can be asked");
+        assert!(ended.is_none(), "{} ended: {ended:?}", self.said);
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // SIGTERM lets a server end its own children; the wait reaps it.
+        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(5) {
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that was free a moment ago.
+///
+/// # Panics
+/// When the machine has none.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// A folder that other users can enter, as servers that drop their rights need.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn open_folder() -> TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777))
+        .expect("its mode can be set");
+    folder
+}
+
+/// A redis server without persistence, and its port.
+///
+/// # Panics
+/// When it does not start.
+#[must_use]
+pub fn redis(folder: &Path) -> (Background, u16) {
+    let port = free_port();
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+        .arg(folder);
+    let mut server = Background::start(&mut command);
+    server.wait_listening(port);
+    (server, port)
+}

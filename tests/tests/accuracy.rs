@@ -1,0 +1,255 @@
+//! CPU shares within ±2 points of what the program measured itself (see `expect::SHARE_POINTS` for
+//! why 2), and stacks that are whole.
+
+use exoprof_tests::expect::{
+    assert_reach, assert_roots, assert_shares, assert_site_shares, is_marked,
+};
+use exoprof_tests::programs::{self, Program};
+use exoprof_tests::{Profile, Target, Truth, record};
+
+/// At least 99.5% of stacks must reach the thread's root: the rest may be caught in the few
+/// instructions of a prologue, of `clone` or of the dynamic loader.
+const WHOLE: f64 = 0.995;
+
+fn profile_of(program: Program, args: &[&str]) -> (Profile, Truth) {
+    profile_at(program, args, "997")
+}
+
+fn profile_at(program: Program, args: &[&str], hertz: &str) -> (Profile, Truth) {
+    let mut target = Target::working(program, args);
+    let before = target.mark();
+    let recording = record(target.pid(), &["-d", "3s", "-F", hertz]);
+    let truth = target.mark().since(&before);
+    let _ = target.finish();
+    (recording.profile.clone(), truth)
+}
+
+const SHARE_SITES: &[&str] = &["heavy_a", "heavy_b", "heavy_c", "heavy_d"];
+
+#[track_caller]
+fn shares_are_right(program: Program) {
+    let (profile, truth) = profile_of(program, &[]);
+    assert_site_shares(&profile, &truth, SHARE_SITES);
+    assert_roots(&profile, WHOLE);
+    assert_reach(&profile, WHOLE, "main", |s| s.has("main"));
+}
+
+#[test]
+fn shares_pie() {
+    shares_are_right(programs::SHARES);
+}
+
+#[test]
+fn shares_no_pie() {
+    shares_are_right(programs::SHARES_NO_PIE);
+}
+
+#[test]
+fn shares_static() {
+    shares_are_right(programs::SHARES_STATIC);
+}
+
+#[test]
+fn shares_static_pie() {
+    shares_are_right(programs::SHARES_STATIC_PIE);
+}
+
+/// musl's own objects have no unwind tables, so what called `main` cannot be known from tables:
+/// the stack must hold `main`, and either go on to the root or be marked.
+#[test]
+fn shares_musl() {
+    let (profile, truth) = profile_of(programs::SHARES_MUSL, &[]);
+    assert_site_shares(&profile, &truth, SHARE_SITES);
+    assert_reach(&profile, WHOLE, "main", |s| s.has("main"));
+}
+
+#[test]
+fn stripped_reaches_root() {
+    let (profile, _) = profile_of(programs::SHARES_STRIPPED, &[]);
+    assert_roots(&profile, WHOLE);
+    // No name may be made up for code whose symbols are gone.
+    let named = profile.sum("samples", |s| {
+        let ours = |m: &exoprof_tests::profile::Mapping| m.file.ends_with("shares-stripped");
+        s.stack.iter().any(|f| {
+            f.mapping.as_ref().is_some_and(|m| ours(m))
+                && ["heavy", "main", "leaf"].iter().any(|n| f.function.contains(n))
+        })
+    });
+    assert_eq!(named, 0, "{}", profile.describe(4, |_| true));
+}
+
+/// The default rate: 300 samples in 3 s, one per two slices or so, so chance decides much more.
+/// Four standard deviations of a binomial, sqrt(0.5*0.5/280)*4 = 12 points, is missed once in
+/// 16,000 runs; it still tells 50% from 30%.
+#[test]
+fn shares_at_99_hertz() {
+    let (profile, truth) = profile_at(programs::SHARES, &[], "99");
+    let sites: Vec<_> = SHARE_SITES.iter().map(|&s| (s, s)).collect();
+    assert_shares(&profile, &truth, &sites, 12.0);
+    assert_roots(&profile, WHOLE);
+}
+
+/// A callee's time is its own, and its caller's only in sum.
+#[test]
+fn flat_and_cumulative_differ() {
+    let (profile, _) = profile_of(programs::SHARES, &[]);
+    let under_d = profile.sum("cpu", |s| s.has("heavy_d"));
+    let in_leaf = profile.sum("cpu", |s| s.has("heavy_d") && s.leaf().is("leaf_of_d"));
+    assert!(under_d > 0);
+    assert!(in_leaf as f64 > 0.95 * under_d as f64, "{in_leaf} of {under_d}");
+    assert_reach(&profile, 1.0, "heavy_d below leaf_of_d", |s| match s.position("leaf_of_d") {
+        Some(at) => s.stack.get(at + 1).is_some_and(|f| f.is("heavy_d")),
+        None => true,
+    });
+}
+
+/// Names of Rust: generic instances apart, `<…>` whole, the linker's name beside.
+#[track_caller]
+fn rust_is_right(program: Program, prefix: &str) {
+    let (profile, truth) = profile_of(program, &[]);
+    // Both instances of the generic function are one site here: legacy names do not tell them.
+    let all = truth.total() as f64;
+    let generic = profile.sum("cpu", |s| s.has("generic_mix")) as f64;
+    let holder = profile.sum("cpu", |s| s.has("work")) as f64;
+    let measured = generic / (generic + holder) * 100.0;
+    let real = (truth.ns("generic_u32") + truth.ns("generic_u8")) as f64 / all * 100.0;
+    assert!((measured - real).abs() <= 2.0, "generic: {measured:.2}%, true {real:.2}%");
+    assert_roots(&profile, WHOLE);
+    for name in ["generic_mix", "work"] {
+        let frame = profile.samples.iter().flat_map(|s| &s.stack).find(|f| f.is(name));
+        let frame = frame.unwrap_or_else(|| panic!("no {name}"));
+        assert!(frame.system_name.starts_with(prefix), "{frame:?}");
+        assert_ne!(frame.function, frame.system_name);
+        assert!(frame.function.contains("rust_shares"), "{frame:?}");
+        assert!(frame.file.ends_with("rust_shares.rs"), "{frame:?}");
+    }
+    let holder = profile.samples.iter().flat_map(|s| &s.stack).find(|f| f.is("work")).unwrap();
+    assert!(holder.function.contains(" as rust_shares::Work>"), "{holder:?}");
+}
+
+#[test]
+fn rust_v0() {
+    rust_is_right(programs::RUST_V0, "_R");
+}
+
+#[test]
+fn rust_legacy() {
+    rust_is_right(programs::RUST_LEGACY, "_ZN");
+}
+
+#[test]
+fn exceptions() {
+    let (profile, truth) = profile_of(programs::EXCEPTIONS, &[]);
+    assert_site_shares(&profile, &truth, &["throwing", "calm"]);
+    // libgcc's unwinder restores registers in code that no table describes fully.
+    assert_roots(&profile, 0.99);
+    let in_unwinder = profile.sum("cpu", |s| s.has("throwing") && s.has("_Unwind_RaiseException"));
+    assert!(in_unwinder > 0, "{}", profile.describe(6, |s| s.has("throwing")));
+}
+
+#[track_caller]
+fn signals_are_right(stack: &str) {
+    let (profile, truth) = profile_of(programs::SIGNALS, &[stack]);
+    let handler = |s: &exoprof_tests::Sample| s.has("handler_burn");
+    let measured = profile.sum("cpu", handler) as f64 / profile.total("cpu") as f64 * 100.0;
+    let real = truth.share("handler_burn") * 100.0;
+    assert!((measured - real).abs() <= 2.0, "handler: {measured:.2}%, true {real:.2}%");
+    assert_roots(&profile, WHOLE);
+    // 1% may interrupt the few instructions between two rounds.
+    assert_reach(&profile, 0.99, "the interrupted function below the handler", |s| {
+        match (s.position("on_signal"), s.position("interrupted_loop")) {
+            (Some(above), Some(below)) => above < below,
+            _ => !handler(s),
+        }
+    });
+}
+
+#[test]
+fn signal_on_own_stack() {
+    signals_are_right("normal");
+}
+
+#[test]
+fn signal_on_alternate_stack() {
+    signals_are_right("alternate");
+}
+
+/// Every stack that holds the bottom holds exactly DEPTH frames of the recursion, and its root.
+/// 2% may be caught while the recursion goes down or up, which for 5000 big frames takes time.
+#[track_caller]
+fn recursion_is_whole(kind: &str, depth: usize) {
+    let (profile, _) = profile_of(programs::RECURSION, &[kind, &depth.to_string()]);
+    let function = format!("descend_{kind}");
+    let at_bottom = |s: &exoprof_tests::Sample| s.has("bottom_burn") && !is_marked(s);
+    assert_reach(&profile, 0.98, "from bottom_burn to the root", |s| {
+        at_bottom(s) && exoprof_tests::expect::reaches_root(s)
+    });
+    for sample in profile.samples.iter().filter(|s| at_bottom(s)) {
+        let frames = sample.stack.iter().filter(|f| f.is(&function)).count();
+        assert_eq!(frames, depth, "{sample}");
+    }
+}
+
+#[test]
+fn recursion_small_10() {
+    recursion_is_whole("small", 10);
+}
+
+#[test]
+fn recursion_small_1000() {
+    recursion_is_whole("small", 1000);
+}
+
+#[test]
+fn recursion_small_5000() {
+    recursion_is_whole("small", 5000);
+}
+
+#[test]
+fn recursion_big_10() {
+    recursion_is_whole("big", 10);
+}
+
+#[test]
+fn recursion_big_1000() {
+    recursion_is_whole("big", 1000);
+}
+
+#[test]
+fn libc_vdso_and_kernel() {
+    let sites = ["in_qsort", "in_bsearch", "in_memcpy", "in_vdso", "in_kernel"];
+    let (profile, truth) = profile_of(programs::DEEP_LIBC, &[]);
+    assert_site_shares(&profile, &truth, &sites);
+    assert_roots(&profile, 0.99);
+    let above = |callee: &str, site: &str| {
+        profile
+            .samples
+            .iter()
+            .any(|s| matches!((s.position(callee), s.position(site)), (Some(a), Some(b)) if a < b))
+    };
+    assert!(above("compare_items", "in_qsort"));
+    assert!(above("compare_keys", "in_bsearch"));
+    // The vDSO comes symbolized: no reader can do it later.
+    let in_vdso =
+        |f: &exoprof_tests::Frame| f.mapping.as_ref().is_some_and(|m| m.file.contains("vdso"));
+    let vdso: Vec<_> =
+        profile.samples.iter().filter(|s| s.has("in_vdso") && in_vdso(s.leaf())).collect();
+    assert!(!vdso.is_empty(), "{}", profile.describe(6, |s| s.has("in_vdso")));
+    assert!(vdso.iter().all(|s| s.leaf().function.contains("clock_gettime")), "{}", vdso[0]);
+    // Kernel frames stand leafward of libc's read.
+    let kernel = profile.sum("cpu", |s| s.has("in_kernel") && s.has("vfs_read"));
+    let site = profile.sum("cpu", |s| s.has("in_kernel"));
+    assert!(kernel as f64 > 0.9 * site as f64, "{}", profile.describe(6, |s| s.has("in_kernel")));
+}
+
+#[test]
+fn no_kernel_frames_when_refused() {
+    let target = Target::working(programs::DEEP_LIBC, &[]);
+    let recording = record(target.pid(), &["-d", "2s", "-F", "997", "--no-kernel"]);
+    let kernel = recording.profile.sum("samples", |s| {
+        s.stack.iter().any(|f| {
+            f.is("vfs_read") || f.mapping.as_ref().is_some_and(|m| m.file.contains("[kernel"))
+        })
+    });
+    assert_eq!(kernel, 0);
+}

@@ -1,0 +1,211 @@
+//! Whatever happens during a recording, what was collected is written, complete and symbolized.
+
+use exoprof_tests::expect::{assert_close, assert_roots, assert_site_shares};
+use exoprof_tests::procfs::State;
+use exoprof_tests::programs;
+use exoprof_tests::{Outcome, Recorder, Recording, Target, record};
+use nix::sys::signal::Signal;
+
+#[test]
+fn children_grandchildren_and_exec() {
+    let shares = programs::SHARES.path();
+    let mut target = Target::spawn(programs::FORK, &[shares.to_str().unwrap()]);
+    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    running.wait_recording();
+    target.go(1000);
+    target.wait_done();
+    running.signal(Signal::SIGINT);
+    let recording = running.finish().recording();
+    let truth = target.finish();
+    let profile = &recording.profile;
+    // Children's totals are weighted as threads are; what they use between the last reading and
+    // their end, and in fork and exec themselves, is some ms of 500: hence 5%.
+    for site in ["parent_burn", "child_burn", "grandchild_burn"] {
+        let cpu = profile.sum("cpu", |s| s.has(site)) as f64;
+        assert_close(site, cpu, truth.ns(site) as f64, 0.05);
+    }
+    let execed = |s: &exoprof_tests::Sample| {
+        s.stack.iter().any(|f| ["heavy_a", "heavy_b", "heavy_c", "heavy_d"].iter().any(|n| f.is(n)))
+    };
+    assert_close("exec", profile.sum("cpu", execed) as f64, truth.ns("shares") as f64, 0.05);
+    let processes = profile.by_label("cpu", "pid");
+    assert_eq!(processes.len(), 4, "{processes:?}");
+    let names = profile.by_label("cpu", "process");
+    assert!(names.contains_key("fork") && names.contains_key("shares"), "{names:?}");
+    assert_roots(profile, 0.99);
+}
+
+#[test]
+fn children_are_left_out_when_refused() {
+    let shares = programs::SHARES.path();
+    let mut target = Target::spawn(programs::FORK, &[shares.to_str().unwrap()]);
+    let mut running =
+        Recorder::of(target.pid()).args(["-d", "60s", "-F", "997", "--no-children"]).start();
+    running.wait_recording();
+    target.go(500);
+    target.wait_done();
+    running.signal(Signal::SIGINT);
+    let profile = running.finish().recording().profile;
+    assert!(profile.sum("cpu", |s| s.has("parent_burn")) > 0);
+    for site in ["child_burn", "grandchild_burn", "heavy_a"] {
+        assert_eq!(profile.sum("cpu", |s| s.has(site)), 0, "{site}");
+    }
+}
+
+#[test]
+fn exec_into_another_program() {
+    let shares = programs::SHARES.path();
+    let mut target = Target::spawn(programs::EXEC, &[shares.to_str().unwrap()]);
+    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    running.wait_recording();
+    target.go(1000);
+    target.wait_done();
+    running.signal(Signal::SIGINT);
+    let profile = running.finish().recording().profile;
+    // Each program burns 1000 ms; 4% is for exec itself, calibration and the reading at the exec.
+    let before = profile.sum("cpu", |s| s.has("before_exec")) as f64;
+    assert_close("before the exec", before, 1e9, 0.04);
+    let after = profile.sum("cpu", |s| s.stack.iter().any(|f| f.function.starts_with("heavy_")));
+    assert_close("after the exec", after as f64, 1e9, 0.04);
+    assert_roots(&profile, 0.99);
+    // A stack of one program never holds a function of the other.
+    let mixed = profile.sum("samples", |s| {
+        s.has("before_exec") && s.stack.iter().any(|f| f.function.starts_with("heavy_"))
+    });
+    assert_eq!(mixed, 0);
+    let _ = target.finish();
+}
+
+#[test]
+fn plugins_loaded_in_turn() {
+    let [alpha, beta] = [programs::PLUGIN_ALPHA.path(), programs::PLUGIN_BETA.path()];
+    let args = [alpha.to_str().unwrap(), beta.to_str().unwrap()];
+    let mut target = Target::working(programs::DLOPEN, &args);
+    let before = target.mark();
+    let recording = record(target.pid(), &["-d", "3s", "-F", "997"]);
+    let mut truth = target.mark().since(&before);
+    let reused = truth.0.remove("same").unwrap();
+    assert!(reused > 10, "the loader did not reuse addresses: {reused}");
+    // Plugins are loaded and unloaded some 50 times a second; shares are 2:1.
+    assert_site_shares(&recording.profile, &truth, &["alpha_work", "beta_work"]);
+    assert_roots(&recording.profile, 0.99);
+    for sample in &recording.profile.samples {
+        for frame in &sample.stack {
+            let file = frame.mapping.as_ref().map_or("", |m| m.file.as_str());
+            assert!(!frame.is("alpha_work") || file.ends_with("alpha.so"), "{sample}");
+            assert!(!frame.is("beta_work") || file.ends_with("beta.so"), "{sample}");
+        }
+    }
+    let _ = target.finish();
+}
+
+/// Checks a recording that ended early: complete, symbolized, nothing beside it.
+#[track_caller]
+fn early_end_is_complete(outcome: Outcome, ms: f64) -> Recording {
+    let recording = outcome.recording();
+    assert_eq!(recording.files(), ["profile.pb.gz"]);
+    assert_close("CPU", recording.profile.total("cpu") as f64, ms * 1e6, 0.04);
+    assert_roots(&recording.profile, 0.99);
+    let named = recording.profile.sum("cpu", |s| s.has("heavy_a"));
+    assert!(named > 0, "not symbolized:\n{}", recording.profile.describe(4, |_| true));
+    let lines = recording.profile.samples.iter().flat_map(|s| &s.stack);
+    assert!(lines.clone().any(|f| f.is("heavy_a") && f.line > 0 && f.file.ends_with("shares.c")));
+    recording
+}
+
+#[track_caller]
+fn ends_by_signal(signal: Signal) {
+    let mut target = Target::spawn(programs::SHARES, &[]);
+    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    running.wait_recording();
+    target.go(1000);
+    target.wait_done();
+    running.signal(signal);
+    let _ = early_end_is_complete(running.finish(), 1000.0);
+    assert!(State::of(target.pid()).is_free());
+    let _ = target.finish();
+}
+
+#[test]
+fn ends_by_ctrl_c() {
+    ends_by_signal(Signal::SIGINT);
+}
+
+#[test]
+fn ends_by_sigterm() {
+    ends_by_signal(Signal::SIGTERM);
+}
+
+/// The target ends while it is recorded: symbols come from what was opened while it lived.
+#[test]
+fn target_exits() {
+    let mut target = Target::spawn(programs::SHARES, &[]);
+    let running = {
+        let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+        running.wait_recording();
+        running
+    };
+    target.go(1000);
+    target.wait_done();
+    // Ended and reaped: nothing of /proc/PID is left.
+    let _ = target.finish();
+    let _ = early_end_is_complete(running.finish(), 1000.0);
+}
+
+/// As above, but its executable is gone too, as after an upgrade in mid-recording.
+#[test]
+fn target_exits_and_its_file_is_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("shares");
+    std::fs::copy(programs::SHARES.path(), &copy).unwrap();
+    let mut target = Target::spawn_command(std::process::Command::new(&copy));
+    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    running.wait_recording();
+    std::fs::remove_file(&copy).unwrap();
+    target.go(1000);
+    target.wait_done();
+    let _ = target.finish();
+    let recording = early_end_is_complete(running.finish(), 1000.0);
+    let main = &recording.profile.mappings[0];
+    assert!(!main.file.ends_with(" (deleted)"), "{main:?}");
+}
+
+/// A killed target leaves a profile as well.
+#[test]
+fn target_is_killed() {
+    let mut target = Target::spawn(programs::SHARES, &[]);
+    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    running.wait_recording();
+    target.go(1000);
+    target.wait_done();
+    target.kill();
+    target.wait();
+    let _ = early_end_is_complete(running.finish(), 1000.0);
+}
+
+#[test]
+fn killed_exoprof_leaves_nothing() {
+    let mut target = Target::working(programs::SHARES, &[]);
+    let before = State::of(target.pid());
+    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    running.wait_recording();
+    running.signal(Signal::SIGKILL);
+    let outcome = running.finish();
+    assert_eq!(outcome.files(), Vec::<String>::new(), "nothing half-written");
+    assert_eq!(State::of(target.pid()), before);
+    // It works on: CPU time grows.
+    let mark = target.mark();
+    while target.mark().since(&mark).total() == 0 {}
+    let _ = target.finish();
+}
+
+#[test]
+fn command_is_started_and_recorded() {
+    let shares = programs::SHARES.path();
+    let outcome = Recorder::new()
+        .args(["-d", "60s", "-F", "997"])
+        .command(&[shares.to_str().unwrap(), "--burn", "1000"])
+        .run();
+    let recording = early_end_is_complete(outcome, 1000.0 + 30.0);
+    assert!(recording.profile.total("samples") > 100);
+}

@@ -1,0 +1,219 @@
+//! Real programs under load, none of them ours, all of them stripped as Debian ships them: what
+//! they export must be found, and at least 99% of the stacks must reach the thread's root.
+//!
+//! 99%, not 99.5%: real programs spend part of their time in hand-written assembly, in JIT code
+//! and in kernel entries.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use exoprof_tests::expect::assert_roots;
+use exoprof_tests::server::{Background, free_port, open_folder, redis};
+use exoprof_tests::{Profile, Recorder, procfs, record};
+use nix::sys::signal::Signal;
+
+const WHOLE: f64 = 0.99;
+
+/// Records a process that is busy.
+fn recorded(pid: u32) -> Profile {
+    record(pid, &["-d", "3s", "-F", "997"]).profile
+}
+
+/// Asserts that each function stands on at least this share of the CPU time.
+#[track_caller]
+fn assert_on_stacks(profile: &Profile, functions: &[(&str, f64)]) {
+    let total = profile.total("cpu") as f64;
+    for (function, least) in functions {
+        let share = profile.sum("cpu", |s| s.has(function)) as f64 / total;
+        assert!(
+            share >= *least,
+            "{function} stands on {:.1}% of the CPU time, under {:.1}%:\n{}",
+            share * 100.0,
+            least * 100.0,
+            profile.describe(8, |s| !s.has(function))
+        );
+    }
+}
+
+fn cpu(pid: u32) -> u64 {
+    procfs::cpu_by_thread(pid).values().sum()
+}
+
+/// Waits until a process has used 50 ms of CPU more than now: it has its load.
+fn wait_busy(waiter: &mut Background, pid: u32) {
+    let before = cpu(pid);
+    waiter.wait_until("busy", || cpu(pid) > before + 50_000_000);
+}
+
+#[test]
+fn redis_under_benchmark() {
+    let folder = open_folder();
+    let (mut server, port) = redis(folder.path());
+    let mut load = Background::start(Command::new("redis-benchmark").args([
+        "-p",
+        &port.to_string(),
+        "-t",
+        "set,get",
+        "-l",
+        "-q",
+    ]));
+    wait_busy(&mut load, server.pid());
+    let profile = recorded(server.pid());
+    server.assert_running();
+    load.assert_running();
+    assert_roots(&profile, WHOLE);
+    // All work is done from the event loop.
+    assert_on_stacks(&profile, &[("aeMain", 0.95), ("aeProcessEvents", 0.95)]);
+    assert_on_stacks(&profile, &[("processCommand", 0.05)]);
+}
+
+#[test]
+fn nginx_under_wrk() {
+    let folder = open_folder();
+    let port = free_port();
+    fs::write(folder.path().join("index.html"), "x".repeat(4096)).unwrap();
+    let dir = folder.path().display();
+    let configuration = format!(
+        "daemon off; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log;
+         events {{ worker_connections 256; }}
+         http {{
+           access_log off;
+           client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c;
+           uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;
+           server {{ listen 127.0.0.1:{port}; root {dir}; }}
+         }}"
+    );
+    let path = folder.path().join("nginx.conf");
+    fs::write(&path, configuration).unwrap();
+    let nginx =
+        ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|p| Path::new(p).exists());
+    let nginx = nginx.expect("nginx; run scripts/setup-tests");
+    let mut master = Background::start(Command::new(nginx).arg("-c").arg(&path));
+    master.wait_listening(port);
+    let worker = children(master.pid())[0];
+    let url = format!("http://127.0.0.1:{port}/index.html");
+    let mut load = Background::start(Command::new("wrk").args(["-t1", "-c8", "-d60s", &url]));
+    wait_busy(&mut load, worker);
+    let profile = recorded(worker);
+    load.assert_running();
+    assert_roots(&profile, WHOLE);
+    assert_on_stacks(&profile, &[("ngx_process_events_and_timers", 0.95)]);
+    assert_on_stacks(&profile, &[("ngx_http_process_request", 0.1)]);
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// Backends are forked by the recorded postmaster during the recording.
+#[test]
+fn postgres_under_pgbench() {
+    let bin = postgres_bin();
+    let folder = open_folder();
+    let data = folder.path().join("data");
+    // postgres refuses to run as root.
+    let nobody = |program: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(bin.join(program));
+        command.current_dir(folder.path()).env("LC_ALL", "C").env("PGUSER", "test");
+        command
+    };
+    let initialized = nobody("initdb")
+        .args(["-N", "-A", "trust", "-U", "test", "--locale=C", "-E", "UTF8", "-D"])
+        .arg(&data)
+        .output()
+        .unwrap();
+    assert!(initialized.status.success(), "{}", String::from_utf8_lossy(&initialized.stderr));
+    let port = free_port().to_string();
+    let mut postmaster = Background::start(
+        nobody("postgres").arg("-D").arg(&data).arg("-k").arg(folder.path()).args([
+            "-p",
+            &port,
+            "-h",
+            "127.0.0.1",
+            "-F",
+        ]),
+    );
+    let pgbench = |args: &[&str]| {
+        let mut command = nobody("pgbench");
+        command.args(["-h", "127.0.0.1", "-p", &port]).args(args).arg("postgres");
+        command
+    };
+    postmaster.wait_until("ready", || {
+        let output = nobody("psql")
+            .args(["-h", "127.0.0.1", "-p", &port, "-c", "select 1", "postgres"])
+            .output();
+        output.is_ok_and(|o| o.status.success())
+    });
+    let filled = pgbench(&["-i", "-q", "-s", "1"]).output().unwrap();
+    assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
+    let mut running = Recorder::of(postmaster.pid()).args(["-d", "60s", "-F", "997"]).start();
+    running.wait_recording();
+    let load = pgbench(&["-S", "-c", "4", "-t", "4000", "-n"]).output().unwrap();
+    assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
+    running.signal(Signal::SIGINT);
+    let profile = running.finish().recording().profile;
+    postmaster.assert_running();
+    assert_roots(&profile, WHOLE);
+    assert_on_stacks(&profile, &[("PostmasterMain", 0.9), ("PostgresMain", 0.7)]);
+    assert_on_stacks(&profile, &[("standard_ExecutorRun", 0.02)]);
+    assert!(profile.by_label("cpu", "pid").len() >= 4, "four backends were forked");
+}
+
+fn postgres_bin() -> PathBuf {
+    let versions =
+        fs::read_dir("/usr/lib/postgresql").expect("postgresql; run scripts/setup-tests");
+    let mut bins: Vec<_> = versions.flatten().map(|e| e.path().join("bin")).collect();
+    bins.sort();
+    bins.pop().expect("a version of postgresql")
+}
+
+#[test]
+fn python() {
+    let program = "while True: sum(i * i for i in range(1000))";
+    let mut python = Background::start(Command::new("/usr/bin/python3").args(["-c", program]));
+    let pid = python.pid();
+    wait_busy(&mut python, pid);
+    let profile = recorded(pid);
+    assert_roots(&profile, WHOLE);
+    assert_on_stacks(&profile, &[("Py_BytesMain", 0.98), ("_PyEval_EvalFrameDefault", 0.98)]);
+}
+
+/// JIT code has no tables; it keeps frame pointers, and so the stack goes on below it.
+#[test]
+fn node() {
+    let program = "function hot(n) { let s = 0; for (let i = 0; i < n; i++) s += Math.sqrt(i) * i; \
+                   return s; } let t = 0; for (;;) t += hot(10000) + JSON.stringify({ t }).length;";
+    let mut node = Background::start(Command::new("/usr/bin/node").args(["-e", program]));
+    let pid = node.pid();
+    wait_busy(&mut node, pid);
+    let profile = recorded(pid);
+    assert_roots(&profile, WHOLE);
+    assert_on_stacks(&profile, &[("main", 0.9)]);
+}
+
+#[test]
+fn xz() {
+    let script = "exec xz -6 -T1 </dev/urandom >/dev/null";
+    let mut xz = Background::start(Command::new("sh").args(["-c", script]));
+    let pid = xz.pid();
+    wait_busy(&mut xz, pid);
+    let profile = recorded(pid);
+    assert_roots(&profile, WHOLE);
+    assert_on_stacks(&profile, &[("lzma_code", 0.9)]);
+}
+
+/// gzip exports nothing and is stripped: only whole stacks can be asked for.
+#[test]
+fn gzip() {
+    let script = "exec gzip -6 </dev/urandom >/dev/null";
+    let mut gzip = Background::start(Command::new("sh").args(["-c", script]));
+    let pid = gzip.pid();
+    wait_busy(&mut gzip, pid);
+    let profile = recorded(pid);
+    assert_roots(&profile, WHOLE);
+    assert!(profile.mappings[0].file.ends_with("/gzip"), "{:?}", profile.mappings[0]);
+    assert!(!profile.mappings[0].build_id.is_empty());
+}
