@@ -143,7 +143,10 @@ fn nothing_wrong_is_accepted_while_goroutines_come_and_go() {
             assert_eq!(stack.end, StackEnd::Complete, "{version}: {g:?} {names:?}");
             // One that has not run yet may be in the wrapper of its go statement, which Go hides.
             let new = names == ["runtime.goexit"] && stack.frames[0].pc == g.start;
-            assert!(new || is_churn_stack(&names), "{version}: {names:?}");
+            // One that has returned may be asked to give way at the entry of goexit1.
+            let over =
+                names == ["runtime.goexit1", "runtime.goexit"] && g.status == Status::Runnable;
+            assert!(new || over || is_churn_stack(&names), "{version}: {names:?} {:?}", g.status);
             accepted += 1;
         }
         eprintln!("{version}: {accepted} accepted, {rejected} unsettled, of {}", churning.len());

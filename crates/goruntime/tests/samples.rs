@@ -56,7 +56,8 @@ fn heap_records_equal_those_of_the_program() {
             // What the dump itself allocates may have a place by now, but no published count.
             ours.retain(|(numbers, _)| numbers[2] != 0);
             theirs.retain(|(numbers, _)| numbers[2] != 0);
-            assert!(ours.len() > 2, "{version} {how:?}: {ours:?}");
+            // Of two places with twenty MiB each, both are sampled; of the small objects perhaps.
+            assert!(ours.len() >= 2, "{version} {how:?}: {ours:?}");
             assert_eq!(ours, theirs, "{version} {how:?}");
         }
     });
