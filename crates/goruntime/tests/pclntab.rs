@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
 
-use common::{BUILDS, Build, Target, build, for_each_version, go};
+use common::{BUILDS, Build, Target, build, for_each_version, go, installed};
 use image::pclntab::{GoVersion, LineTable, printed_name};
 use image::{Avma, ElfImage, Svma};
 
@@ -76,7 +76,7 @@ fn every_instruction_has_the_function_file_and_line_that_the_runtime_tells() {
 
 #[test]
 fn a_table_read_from_memory_equals_that_of_the_file() {
-    for version in ["1.21.13", "1.26.6", "1.27.3"] {
+    for version in installed(&["1.21.13", "1.26.6", "1.27.3"]) {
         for how in [Build::Plain, Build::StrippedPieCgo] {
             let target = Target::start(version, "truth", how);
             let of_file = target.runtime.line_table();

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Build, Target, for_each_version};
+use common::{Build, Target, for_each_version, installed};
 use goruntime::{Goroutine, LeafRepair, StackAbsence, StackEnd, Status, ThreadContext, ThreadRef};
 use image::{Avma, Memory};
 use nix::sys::ptrace;
@@ -159,7 +159,7 @@ fn nothing_wrong_is_accepted_while_goroutines_come_and_go() {
 /// stops, ten are more than five standard deviations above that.
 #[test]
 fn few_stacks_are_lost_under_stress() {
-    for version in ["1.21.13", "1.24.11", "1.27.3"] {
+    for version in installed(&["1.21.13", "1.24.11", "1.27.3"]) {
         let mut target = Target::start(version, "truth", Build::Stripped);
         target.ask("stress 4");
         let mut reader = target.runtime.goroutine_reader(&target.memory, false);

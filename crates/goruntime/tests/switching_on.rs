@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Build, Target, build, for_each_version};
+use common::{Build, Target, build, for_each_version, installed};
 use goruntime::{HeapView, Patch};
 
 fn set_heap_rate(target: &Target, rate: u64, mut seed: u64) -> Patch {
@@ -105,7 +105,7 @@ fn contention_is_recorded_in_a_program_without_profiling() {
 /// of eight caches adds one at once: 75 ± 5.
 #[test]
 fn no_cache_contributes_a_sample_of_its_own() {
-    for version in ["1.21.13", "1.24.11", "1.27.3"] {
+    for version in installed(&["1.21.13", "1.24.11", "1.27.3"]) {
         let path = build(version, "plain", Build::Stripped);
         let mut samples = 0;
         for run in 0..6 {

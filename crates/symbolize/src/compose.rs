@@ -9,7 +9,7 @@ use crate::dwarf::{self, Call, Hit, Location};
 use crate::files::{DebugSearch, has_dwarf};
 use crate::intern::Interner;
 use crate::symtab::{self, SHT_DYNSYM, SHT_SYMTAB, SymbolHit};
-use crate::{demangle, plt};
+use crate::{demangle, golang, plt};
 
 /// One function at an address: the physical one, or one that was inlined there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub enum NameSource {
     Symtab,
     /// `.dynsym`: only exported functions have a name there.
     Dynsym,
+    /// Go's line table; lines and inlined calls are known.
+    Pclntab,
     /// A linker's stub, named by its relocation: `memcpy@plt`.
     Plt,
 }
@@ -169,7 +171,10 @@ impl Work<'_> {
     fn resolve(&mut self, sorted: &[u64]) -> Vec<Result<Symbolized, NoSymbol>> {
         let hits = self.dwarf(sorted);
         let names = self.elf_names(sorted, &hits);
-        hits.into_iter().zip(names).map(|(hit, name)| self.compose(hit, name)).collect()
+        let mut symbols: Vec<_> =
+            hits.into_iter().zip(names).map(|(hit, name)| self.compose(hit, name)).collect();
+        golang::fill(&self.symbols.image, sorted, &mut symbols);
+        symbols
     }
 
     fn dwarf(&mut self, sorted: &[u64]) -> Vec<Hit> {

@@ -21,6 +21,7 @@ mod compose;
 mod demangle;
 mod dwarf;
 mod files;
+mod golang;
 mod intern;
 pub mod kernel;
 mod plt;

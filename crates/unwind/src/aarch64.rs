@@ -1,9 +1,11 @@
 //! 64-bit Arm under Linux.
 
-use image::{Avma, Memory, Unreadable};
+use image::pclntab::Function;
+use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
 use crate::arch::{Arch, Stage};
+use crate::rule::Rule;
 
 /// DWARF numbers (AADWARF64, section 4.1): x29.
 pub(crate) const FP: u16 = 29;
@@ -62,6 +64,11 @@ impl Arch for Aarch64 {
     fn ends_thread(at: &[u8]) -> bool {
         const MOV_X8_EXIT: [u8; 4] = 0xd280_0ba8_u32.to_le_bytes();
         at.strip_prefix(&MOV_X8_EXIT).is_some_and(|rest| rest.starts_with(&SVC_0))
+    }
+
+    fn go_rule(_: &Function<'_>, _: Svma, _: Svma) -> Option<Rule> {
+        // The table counts the saved link register in some versions and not in others.
+        None
     }
 
     fn sets_up_frame(before: &[u8]) -> bool {

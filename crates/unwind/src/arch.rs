@@ -1,8 +1,10 @@
 //! What differs between the instruction sets. `x86_64` and `aarch64` mirror each other.
 
-use image::{Avma, Memory, Unreadable};
+use image::pclntab::Function;
+use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
+use crate::rule::Rule;
 
 /// The architecture's part of unwinding, as constants and pure functions.
 pub(crate) trait Arch {
@@ -38,6 +40,10 @@ pub(crate) trait Arch {
     /// Whether the code at once ends the thread by a system call: what a thread's start function
     /// returns to where there is no call frame information.
     fn ends_thread(at: &[u8]) -> bool;
+
+    /// The rule for a Go function, by Go's own table; `None` where that does not tell. `lookup` is
+    /// the instruction that is executed, and `pc` what the frame's program counter is.
+    fn go_rule(function: &Function<'_>, lookup: Svma, pc: Svma) -> Option<Rule>;
 
     /// Whether the function that `before` ends in has set up a frame record, as far as that much
     /// of its code shows.

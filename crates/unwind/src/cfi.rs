@@ -8,6 +8,7 @@ use gimli::{
     BaseAddresses, CieOrFde, DebugFrame, EhFrame, EndianSlice, FrameDescriptionEntry, LittleEndian,
     UnwindOffset, UnwindSection,
 };
+use image::pclntab::{self, LineTable};
 use image::{ElfImage, Section, Svma};
 
 pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
@@ -27,8 +28,8 @@ pub(crate) struct ImageCfi {
     bases: BaseAddresses,
     eh_frame: Option<Table>,
     debug_frame: Option<Table>,
-    /// Go's frame pointer is always kept, also where nothing else is said.
-    has_pclntab: bool,
+    /// Go's own table, which tells the depth of the stack at every instruction.
+    go: Option<LineTable>,
 }
 
 struct Table {
@@ -78,7 +79,7 @@ impl ImageCfi {
             bases,
             eh_frame: None,
             debug_frame: None,
-            has_pclntab: image.section(".gopclntab").is_some(),
+            go: pclntab::is_go(&image).then(|| LineTable::from_image(&image).ok()).flatten(),
             image,
         };
         cfi.load_eh_frame(vendor);
@@ -93,7 +94,13 @@ impl ImageCfi {
 
     /// Whether code without an entry of its own is known to keep frame pointers.
     pub(crate) fn keeps_frame_pointers(&self) -> bool {
-        self.has_pclntab || !self.has_tables()
+        // Go's frame pointer is always kept, also where nothing else is said.
+        self.go.is_some() || !self.has_tables()
+    }
+
+    /// The Go function that holds an address.
+    pub(crate) fn go_function(&self, svma: Svma) -> Option<pclntab::Function<'_>> {
+        self.go.as_ref()?.function_at(svma)
     }
 
     /// The image.

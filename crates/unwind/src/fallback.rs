@@ -55,6 +55,9 @@ impl<M: Memory> Stepper<'_, M> {
             .image
             .and_then(|(image, _)| self.tables.cfi(image))
             .is_none_or(crate::cfi::ImageCfi::keeps_frame_pointers);
+        if self.switches_stack(cursor, &place) {
+            return self.frame_pointer_elsewhere::<A>(cursor);
+        }
         match (keeps_frame_pointers, cursor.kind.is_exact()) {
             _ if place.kind == MappingKind::Vsyscall => self.frameless::<A>(cursor),
             (true, true) => self.leaf_with_frame_pointer::<A>(cursor, &code),
@@ -67,6 +70,28 @@ impl<M: Memory> Stepper<'_, M> {
                 }),
             (false, false) => self.frame_pointer::<A>(cursor, Some(place)),
         }
+    }
+
+    /// Whether a Go function holds the cursor that sets the stack pointer by itself, as
+    /// `runtime.systemstack` does.
+    fn switches_stack(&self, cursor: &Cursor, place: &Place) -> bool {
+        let Some((image, svma)) = place.svma(cursor.lookup_address()) else { return false };
+        let go = self.tables.cfi(image).and_then(|cfi| cfi.go_function(svma));
+        go.is_some_and(|f| f.flags().writes_sp())
+    }
+
+    /// The frame record may lie on another stack: the call before its return address vouches.
+    fn frame_pointer_elsewhere<A: Arch>(&mut self, cursor: &mut Cursor) -> Result<(), End> {
+        let Some(fp) = cursor.registers.get(A::FP) else {
+            return broken(BreakReason::UnknownRegister(A::FP));
+        };
+        if fp == 0 {
+            return Err(End::Root(RootReason::FrameChainEnd));
+        }
+        if fp & 7 != 0 {
+            return broken(BreakReason::BadCfa);
+        }
+        self.frame_record::<A>(cursor, fp, None)
     }
 
     fn is_entry_point(&self, cursor: &Cursor, place: &Place) -> bool {
@@ -166,7 +191,7 @@ impl<M: Memory> Stepper<'_, M> {
         let fp = self.word(cursor, Avma(record))?;
         let return_address = self.word(cursor, Avma(record.wrapping_add(8)))?;
         let cfa = record.wrapping_add(16);
-        check_cfa::<A>(cursor, cfa, true)?;
+        check_cfa::<A>(cursor, cfa, false)?;
         let pc = Avma(return_address & !self.pac_mask);
         let confirmed = match confirm_in {
             Some(place) => {

@@ -167,6 +167,9 @@ impl Tables {
         if A::is_sigreturn(before, at) {
             return Rule::SignalFrame;
         }
+        if let Some(rule) = cfi.go_function(lookup).and_then(|f| A::go_rule(&f, lookup, pc)) {
+            return rule;
+        }
         let after_call = exact || before.is_empty() || A::ends_with_call(before);
         if !after_call && cfi.begins_function(pc, A::VENDOR) {
             return self.signal_entry_at::<A>(index, pc).unwrap_or(Rule::ContextStart);

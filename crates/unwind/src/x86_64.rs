@@ -1,9 +1,11 @@
 //! x86-64 under Linux.
 
-use image::{Avma, Memory, Unreadable};
+use image::pclntab::Function;
+use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
 use crate::arch::{Arch, Stage};
+use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS};
 
 /// DWARF numbers (System V psABI AMD64, figure 3.36).
 pub(crate) const RBP: u16 = 6;
@@ -64,6 +66,32 @@ impl Arch for X86_64 {
     fn ends_thread(at: &[u8]) -> bool {
         // musl: mov %eax, %edi; xor %eax, %eax; mov $60 (__NR_exit), %al; syscall; hlt
         at.starts_with(b"\x89\xc7\x31\xc0\xb0\x3c\x0f\x05\xf4")
+    }
+
+    /// Go's stacks are laid out by the depth that pcsp gives for each instruction: the return
+    /// address lies there, and below it the frame pointer, if the function has a frame at all
+    /// (cmd/internal/obj/x86: `PUSHQ BP` or its older form). No other register is kept. A
+    /// function that writes SP by itself (`mcall`, `systemstack`) is left to frame pointers.
+    fn go_rule(function: &Function<'_>, lookup: Svma, _: Svma) -> Option<Rule> {
+        // `mcall` never returns: what is above it belongs to the goroutine that was parked.
+        if function.flags().is_top_frame() || function.name() == "runtime.mcall" {
+            return Some(Rule::Root);
+        }
+        if function.flags().writes_sp() {
+            return None;
+        }
+        let depth = i32::try_from(function.sp_delta(lookup)?).ok()?;
+        let mut saved = [LOST; SLOTS];
+        saved[0] = -1;
+        saved[1] = if depth >= 8 { -2 } else { SAME };
+        let cfa_offset = depth.checked_add(8)?;
+        Some(Rule::Narrow(Narrow {
+            cfa_register: RSP as u8,
+            plt_push: 0,
+            plt: false,
+            cfa_offset,
+            saved,
+        }))
     }
 
     fn sets_up_frame(before: &[u8]) -> bool {

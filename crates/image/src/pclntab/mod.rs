@@ -103,6 +103,15 @@ pub struct LineTable {
     special: OnceLock<SpecialFunctions>,
 }
 
+/// Whether the image says of itself that it holds Go code: cheaper than looking for the table in
+/// one that does not.
+#[must_use]
+pub fn is_go(image: &ElfImage) -> bool {
+    [".gopclntab", ".data.rel.ro.gopclntab", ".go.buildinfo"]
+        .iter()
+        .any(|name| image.section(name).is_some())
+}
+
 impl LineTable {
     /// Finds and checks the table of an image, by section name or by its magic number.
     ///
