@@ -13,8 +13,7 @@ pub enum RingError {
     /// The locked-memory allowance does not hold even the smallest useful ring.
     #[error(
         "cannot map a ring of {kib} KiB per cpu: the locked-memory allowance is used up \
-         (mend: `ulimit -l unlimited`, `sudo sysctl kernel.perf_event_mlock_kb={}`, or run as root)",
-        kib * 4
+         (mend: `ulimit -l unlimited`, `sudo sysctl kernel.perf_event_mlock_kb=4096`, or run as root)"
     )]
     Locked {
         /// The smallest size that was tried.

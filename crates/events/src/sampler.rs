@@ -43,7 +43,9 @@ pub enum OpenError {
     #[error("perf_event_open does not exist here: {0}")]
     Missing(io::Error),
     /// EMFILE or ENFILE: RLIMIT_NOFILE or the system's limit.
-    #[error("too many open files for {open} events: {source}")]
+    #[error(
+        "too many open files for {open} events: {source} (mend: `ulimit -n 65536`, or run as root)"
+    )]
     Descriptors {
         /// How many were open.
         open: usize,
@@ -128,11 +130,8 @@ impl Sampler {
         sampler.watermark = u32::try_from(sampler.ring_bytes / 4).unwrap_or(u32::MAX);
         let tid = if scope == Scope::Cpus { -1 } else { first_tid };
         sampler.negotiate(tid)?;
-        let mut rings = Vec::new();
-        for fd in sampler.open_on_all_cpus(tid)?.ok_or(OpenError::NoThread)? {
-            rings.push(sampler.map_ring(fd.as_fd())?);
-            sampler.leaders.push(fd);
-        }
+        sampler.leaders = sampler.open_on_all_cpus(tid)?.ok_or(OpenError::NoThread)?;
+        let rings = sampler.map_rings()?;
         let layout = Layout {
             sample_type: attr::sample_type(sampler.source, options.kernel_callchain),
             registers: attr::USER_REGISTERS.count_ones() as usize,
@@ -313,14 +312,17 @@ impl Sampler {
         }
     }
 
-    fn map_ring(&mut self, fd: BorrowedFd<'_>) -> Result<Ring, RingError> {
+    /// Maps the rings of all CPUs, all of one size: the allowance is shared, and a large ring of
+    /// the first CPU would leave nothing for the last.
+    fn map_rings(&mut self) -> Result<Vec<Ring>, RingError> {
         loop {
-            let kib = self.ring_bytes >> 10;
-            match Ring::map(fd, self.ring_bytes.max(page_size())) {
-                Ok(ring) => return Ok(ring),
+            let size = self.ring_bytes.max(page_size());
+            let kib = size >> 10;
+            let rings: io::Result<Vec<Ring>> =
+                self.leaders.iter().map(|fd| Ring::map(fd.as_fd(), size)).collect();
+            match rings {
+                Ok(rings) => return Ok(rings),
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOMEM)) => {
-                    // The allowance is shared by the CPUs: what the first one shrinks to may
-                    // still be too much for the last one.
                     let smaller = self.ring_bytes / 2;
                     if smaller < MIN_RING_BYTES.max(page_size()) {
                         return Err(RingError::Locked { kib });
