@@ -63,7 +63,8 @@ fn write_routine(
         values.label(cum),
         measure::percentage(cum, values.total)
     )?;
-    let lines = match sources.lines(file) {
+    let (first, last) = extent(graph, ids);
+    let lines = match sources.lines(file, first > last) {
         Ok(lines) => lines,
         Err(reason) => return Ok(writeln!(out, " Error: {reason}")?),
     };
@@ -72,7 +73,6 @@ fn write_routine(
         let sum = weights.entry(node.info.line).or_default();
         *sum = (sum.0.wrapping_add(node.flat), sum.1.wrapping_add(node.cum));
     }
-    let (first, last) = extent(graph, ids);
     for (number, line) in (1_i64..).zip(lines).skip_while(|(n, _)| *n < first) {
         if number > last {
             break;
@@ -93,7 +93,7 @@ fn extent(graph: &Graph, ids: &[NodeId]) -> (i64, i64) {
         0 => i.line.saturating_sub(MARGIN),
         start => start,
     };
-    let begin = infos.clone().map(first).min().unwrap_or(1);
+    let begin = infos.clone().map(first).min().unwrap_or(1).max(1);
     let end = infos.map(|i| i.line.saturating_add(MARGIN)).max().unwrap_or(0);
     (begin, end)
 }

@@ -23,9 +23,13 @@ impl Sources {
         Self { root: root.to_owned(), files: HashMap::new() }
     }
 
-    /// The lines of a file.
-    pub(crate) fn lines(&mut self, path: &str) -> Result<&[Vec<u8>], &str> {
+    /// The lines of a file. One that was not read before is left alone if it is `unneeded`, so
+    /// that nothing is said of its absence.
+    pub(crate) fn lines(&mut self, path: &str, unneeded: bool) -> Result<&[Vec<u8>], &str> {
         if !self.files.contains_key(path) {
+            if unneeded {
+                return Ok(&[]);
+            }
             let lines = self.open(path).map(|bytes| split(&bytes));
             self.files.insert(path.to_owned(), lines);
         }

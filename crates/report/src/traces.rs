@@ -15,7 +15,7 @@ impl Report<'_> {
         for line in self.profile_header(&values) {
             writeln!(out, "{line}")?;
         }
-        let graph = Graph::of_locations(&self.work, self.detail());
+        let graph = Graph::of_locations(&self.work, self.detail().with_long_paths());
         let names: Vec<String> = graph.nodes.iter().map(|n| n.info.printable()).collect();
         let units = Units::new(&self.work);
         for sample in self.work.samples() {

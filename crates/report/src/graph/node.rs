@@ -17,6 +17,8 @@ pub(crate) struct Detail {
     address: bool,
     /// The binary, also of functions with names.
     binary: bool,
+    /// Source paths with what build systems put before them.
+    long_paths: bool,
 }
 
 impl Detail {
@@ -24,7 +26,12 @@ impl Detail {
         let address = matches!(granularity, Granularity::Addresses);
         let line = address || matches!(granularity, Granularity::Lines);
         let function = !matches!(granularity, Granularity::Files);
-        Self { function, file: line || !function, line, address, binary: false }
+        Self { function, file: line || !function, line, address, binary: false, long_paths: false }
+    }
+
+    /// The same, but with whole source paths.
+    pub(crate) const fn with_long_paths(self) -> Self {
+        Self { long_paths: true, ..self }
     }
 
     /// What annotated source needs.
@@ -100,10 +107,12 @@ pub(super) struct Namer<'p> {
 impl<'p> Namer<'p> {
     pub(super) fn new(profile: &'p Profile, detail: Detail) -> Self {
         let empty: Arc<str> = "".into();
-        let files = profile.functions.iter().map(|f| match (detail.file, cleaned(&f.filename)) {
-            (false, _) => Arc::clone(&empty),
-            (true, None) => Arc::clone(&f.filename),
-            (true, Some(file)) => file.into(),
+        let files = profile.functions.iter().map(|f| {
+            match (detail.file, cleaned(&f.filename, detail.long_paths)) {
+                (false, _) => Arc::clone(&empty),
+                (true, None) => Arc::clone(&f.filename),
+                (true, Some(file)) => file.into(),
+            }
         });
         Self { profile, detail, files: files.collect(), empty }
     }
@@ -132,11 +141,11 @@ impl<'p> Namer<'p> {
     }
 }
 
-/// A source path without what build systems put before it. `None` when it stays as it is.
-fn cleaned(path: &str) -> Option<String> {
+/// A source path at its shortest. `None` when it stays as it is.
+fn cleaned(path: &str, long: bool) -> Option<String> {
     let short = ["/proc/self/cwd/./", "/proc/self/cwd/"]
         .into_iter()
-        .find_map(|prefix| path.strip_prefix(prefix))
+        .find_map(|prefix| path.strip_prefix(prefix).filter(|_| !long))
         .unwrap_or(path);
     let clean = if short.is_empty() { "".into() } else { go::clean(short) };
     (clean != path).then(|| clean.into_owned())
