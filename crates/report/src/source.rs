@@ -62,12 +62,14 @@ impl Sources {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Not even opened, because that may hang (a pipe) or act (a device).
-    if !std::fs::metadata(path)?.is_file() {
+    // Others are not even opened, because that may hang (a pipe) or act (a device). Nor is more
+    // read than the size says: it is 0 for kernel files, some of which never end.
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    File::open(path)?.take(metadata.len().min(MAX_BYTES)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -210,6 +210,12 @@ fn unknown_units() {
 }
 
 #[test]
+fn no_mappings() {
+    Input::new(&[profiles::unmapped(19)], &[]).compare();
+    Input::new(&[profiles::unmapped(20), profiles::unmapped(21)], &[]).compare();
+}
+
+#[test]
 fn no_samples() {
     Input::new(&[profiles::empty()], &[]).compare();
 }
@@ -236,7 +242,7 @@ fn differences() {
 #[test]
 fn a_sample_type_by_its_old_name() {
     let input = Input::new(&[profiles::heap(18)], &[]);
-    let profile = read(&input.sources[0]);
+    let profile = combine(vec![read(&input.sources[0])], Vec::new()).unwrap();
     let by_name: Change = (&["-sample_index=inuse_space"], |o| {
         o.sample_index = Some("inuse_space".into());
     });

@@ -57,6 +57,7 @@ fn mappings(b: &mut ProfileBuilder) -> Vec<MappingIndex> {
         ("/usr/lib/libc.so.6", ""),
         ("[vdso]", ""),
         ("", "ff"),
+        ("http://localhost:6060/debug/pprof/profile", ""),
     ];
     let all = (0..).zip(specs).map(|(at, (file, build_id))| {
         let start = 0x40_0000 + at * 0x10_0000;
@@ -152,7 +153,17 @@ pub fn cpu(seed: u64) -> Profile {
         .set_frame_filter("mal.*|.*operator.*", "malloc")
         .comment("recorded by a test")
         .comment("#hidden");
-    filled(b, seed, 400, &[50, 500_000_000])
+    let mut profile = filled(b, seed, 400, &[50, 500_000_000]);
+    profile.locations[5].is_folded = true;
+    profile
+}
+
+/// The cpu profile without mappings, as old Go runtimes write it.
+pub fn unmapped(seed: u64) -> Profile {
+    let mut profile = cpu(seed);
+    profile.mappings.clear();
+    profile.locations.iter_mut().for_each(|l| l.mapping = None);
+    profile
 }
 
 /// A heap profile whose first types count objects, and are not shown first.
