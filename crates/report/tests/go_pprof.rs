@@ -240,8 +240,10 @@ fn differences() {
 }
 
 #[test]
-fn a_sample_type_by_its_old_name() {
-    let input = Input::new(&[profiles::heap(18)], &[]);
+fn a_sample_type_by_its_new_name() {
+    let mut old_heap = profiles::heap(18);
+    old_heap.sample_types[3].kind = "space".into();
+    let input = Input::new(&[old_heap], &[]);
     let profile = combine(vec![read(&input.sources[0])], Vec::new()).unwrap();
     let by_name: Change = (&["-sample_index=inuse_space"], |o| {
         o.sample_index = Some("inuse_space".into());
