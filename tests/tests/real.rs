@@ -64,8 +64,9 @@ fn redis_under_benchmark() {
     load.assert_running();
     assert_roots(&profile, WHOLE);
     // All work is done from the event loop.
-    assert_on_stacks(&profile, &[("aeMain", 0.95), ("aeProcessEvents", 0.95)]);
-    assert_on_stacks(&profile, &[("processCommand", 0.05)]);
+    assert_on_stacks(&profile, &[("aeMain", 0.95)]);
+    // Debian's binary is stripped: what is exported has a name.
+    assert_on_stacks(&profile, &[("handleClientsWithPendingWrites", 0.05)]);
 }
 
 #[test]
@@ -99,7 +100,7 @@ fn nginx_under_wrk() {
     load.assert_running();
     assert_roots(&profile, WHOLE);
     assert_on_stacks(&profile, &[("ngx_process_events_and_timers", 0.95)]);
-    assert_on_stacks(&profile, &[("ngx_http_process_request", 0.1)]);
+    assert_on_stacks(&profile, &[("ngx_http_core_run_phases", 0.1)]);
 }
 
 fn children(pid: u32) -> Vec<u32> {
@@ -191,7 +192,8 @@ fn node() {
     wait_busy(&mut node, pid);
     let profile = recorded(pid);
     assert_roots(&profile, WHOLE);
-    assert_on_stacks(&profile, &[("main", 0.9)]);
+    // Debian-like builds export node's C++ functions, but not main.
+    assert_on_stacks(&profile, &[("node::Start", 0.9)]);
 }
 
 #[test]

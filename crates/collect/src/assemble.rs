@@ -1,6 +1,6 @@
 //! A finished recording becomes a profile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use image::{AddressSpace, Mapping, MappingId};
@@ -42,13 +42,21 @@ pub(crate) struct Assembler<'a> {
     locations: Vec<Option<LocationIndex>>,
     mapping_index: BTreeMap<MappingId, MappingIndex>,
     stack: Vec<LocationIndex>,
+    /// Files with nameless functions, whose mappings must not count as symbolized.
+    nameless: BTreeSet<Arc<str>>,
 }
 
 impl<'a> Assembler<'a> {
     pub fn new(tables: Tables<'a>, builder: ProfileBuilder) -> Result<Self, BuildError> {
         let locations = vec![None; tables.tree.frames().len()];
-        let mut this =
-            Self { tables, builder, locations, mapping_index: BTreeMap::new(), stack: Vec::new() };
+        let mut this = Self {
+            tables,
+            builder,
+            locations,
+            mapping_index: BTreeMap::new(),
+            stack: Vec::new(),
+            nameless: BTreeSet::new(),
+        };
         if let Some(main) = this.tables.main {
             this.mapping(main)?;
         }
@@ -69,7 +77,14 @@ impl<'a> Assembler<'a> {
     }
 
     pub fn finish(self) -> Profile {
-        self.builder.finish()
+        let mut profile = self.builder.finish();
+        for m in profile.mappings.iter_mut().filter(|m| self.nameless.contains(&m.file)) {
+            m.has_functions = false;
+            m.has_filenames = false;
+            m.has_line_numbers = false;
+            m.has_inline_frames = false;
+        }
+        profile
     }
 
     fn location(&mut self, index: usize, frame: FrameKey) -> Result<LocationIndex, BuildError> {
@@ -80,6 +95,11 @@ impl<'a> Assembler<'a> {
         let mut lines = Vec::with_capacity(resolved.functions.len());
         for f in &resolved.functions {
             lines.push(self.line(f)?);
+        }
+        if let (true, Place::User(id)) = (resolved.nameless, frame.place)
+            && let Some(m) = self.tables.mappings.get(&id)
+        {
+            self.nameless.insert(m.name.clone());
         }
         let (mapping, address) = self.place(frame)?;
         let location = self.builder.location(mapping, address, &lines)?;
@@ -102,9 +122,7 @@ impl<'a> Assembler<'a> {
         Ok(match frame.place {
             Place::User(id) if self.tables.mappings.contains_key(&id) => (self.mapping(id)?, at),
             Place::User(_) | Place::Unmapped => (self.whole("[unmapped]", 0, 1 << 63)?, at),
-            Place::Kernel => {
-                (self.whole("[kernel.kallsyms]", 1 << 63, u64::MAX & !(PAGE - 1))?, at)
-            }
+            Place::Kernel => (self.whole("[kernel.kallsyms]", 1 << 63, !(PAGE - 1))?, at),
             Place::Marker => (self.whole("[exoprof]", MARKER_BASE, 1 << 20)?, MARKER_BASE + at),
         })
     }

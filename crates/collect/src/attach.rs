@@ -10,11 +10,15 @@ use crate::clock::monotonic_now;
 use crate::recorder::Recorder;
 use crate::times;
 
-/// Above this many events the way over whole CPUs is taken: opening and the kernel's memory
-/// (about 2 KiB an event) would cost more than reading past other processes' samples.
-const MAX_THREAD_EVENTS: usize = 16_384;
+/// Above this many events the way over whole CPUs is taken in any case: opening and the kernel's
+/// memory (about 2 KiB an event) would cost more than reading past other processes' samples.
+const MAX_THREAD_EVENTS: usize = 2048;
+/// Up to this rate the samples of a whole CPU cost other processes less than half a percent.
+const MAX_WHOLE_CPU_HZ: u32 = 1500;
 /// Descriptors left for everything else: images, /proc files, the output.
 const SPARE_DESCRIPTORS: u64 = 512;
+/// The rings of all CPUs together are no larger than about this.
+const ALL_RINGS_BYTES: usize = 64 << 20;
 /// A program that creates threads faster than we attach to them is given up on after this.
 const MAX_RESCANS: usize = 64;
 
@@ -73,18 +77,20 @@ pub(crate) struct Attached {
     pub user_only: bool,
 }
 
-/// Bytes of a ring that holds 100 ms of a CPU's samples: what the reader may be kept waiting.
-fn ring_bytes(frequency: u32, stack_bytes: u32) -> usize {
+/// Bytes of a ring that holds a third of a second of its CPU's samples: what the reader may be
+/// kept waiting while it looks at thousands of threads, or has to wait for a CPU itself.
+fn ring_bytes(frequency: u32, stack_bytes: u32, cpus: usize) -> usize {
     let record = stack_bytes as usize + 1024;
-    let wanted = frequency as usize / 10 * record;
-    wanted.next_power_of_two().clamp(512 << 10, 16 << 20)
+    let wanted = (frequency as usize / 3).max(1) * record;
+    let most = (ALL_RINGS_BYTES / cpus.max(1)).clamp(512 << 10, 8 << 20);
+    wanted.next_power_of_two().clamp(512 << 10, most.next_power_of_two())
 }
 
 /// The first window: generous where samples are rare, since each costs little then.
 pub(crate) fn first_stack_bytes(frequency: u32) -> u32 {
     match frequency {
-        ..=250 => 32 << 10,
-        ..=1500 => 16 << 10,
+        0..=250 => 32 << 10,
+        251..=1500 => 16 << 10,
         _ => 8 << 10,
     }
 }
@@ -101,9 +107,9 @@ pub(crate) fn attach(
         .iter()
         .flat_map(|p| p.threads().unwrap_or_default().into_iter().map(|tid| (p.pid(), tid)))
         .collect();
-    let scope = choose_scope(threads.len(), cpus.len())?;
+    let scope = choose_scope(threads.len(), cpus.len(), options.frequency)?;
     let stack_bytes = first_stack_bytes(options.frequency);
-    let ring = ring_bytes(options.frequency, stack_bytes);
+    let ring = ring_bytes(options.frequency, stack_bytes, cpus.len());
     let mut sampling = SamplingOptions {
         frequency: options.frequency,
         kernel_callchain: options.kernel != Some(false),
@@ -140,14 +146,20 @@ fn may_go_without_kernel(options: &AttachOptions, sampling: &SamplingOptions) ->
     options.kernel != Some(true) && !sampling.exclude_kernel
 }
 
-fn choose_scope(threads: usize, cpus: usize) -> Result<Scope, AttachError> {
+/// Whole CPUs where we may: their clock hits every thread in proportion to its time, also the
+/// thousand that run for a millisecond each, which an event per thread never hits, since each of
+/// those counts a full period of its own first. Nothing is paid at a context switch, and
+/// attaching takes no time. But every other process on the CPU is sampled too, and that is only
+/// as good as free at moderate rates.
+fn choose_scope(threads: usize, cpus: usize, frequency: u32) -> Result<Scope, AttachError> {
     let limit = target::raise_nofile()
         .map_err(|source| AttachError::System { what: "raise RLIMIT_NOFILE", source })?;
     let needed = threads.saturating_mul(cpus);
     // Room for threads that come later and have no events to inherit.
     let fits = (needed + needed / 4) as u64 + SPARE_DESCRIPTORS <= limit;
     let whole_cpus = Rights::read().is_ok_and(|r| r.perfmon());
-    if whole_cpus && (needed > MAX_THREAD_EVENTS || !fits) {
+    let moderate = frequency <= MAX_WHOLE_CPU_HZ;
+    if whole_cpus && (moderate || needed > MAX_THREAD_EVENTS || !fits) {
         return Ok(Scope::Cpus);
     }
     Ok(Scope::Threads)
@@ -167,14 +179,10 @@ fn explain(e: OpenError, pid: i32, options: &AttachOptions) -> AttachError {
     };
     match obstacle() {
         Some(obstacle) => AttachError::NotPermitted(obstacle),
-        None => AttachError::Blocked { source, filtered: under_seccomp() },
+        None => {
+            AttachError::Blocked { source, filtered: Rights::read().is_ok_and(|r| r.filtered()) }
+        }
     }
-}
-
-fn under_seccomp() -> bool {
-    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
-        status.lines().any(|l| l.strip_prefix("Seccomp:").is_some_and(|v| v.trim() == "2"))
-    })
 }
 
 impl Attached {

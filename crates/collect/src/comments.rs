@@ -2,22 +2,30 @@
 
 use std::fmt::Write as _;
 
-use target::Process;
+use target::Identity;
 
 use crate::Stats;
 
 /// Who was profiled.
-pub(crate) fn target(process: &Process) -> String {
-    let id = process.identity();
+pub(crate) fn target(pid: i32, id: &Identity) -> String {
     let mut words = id.cmdline.iter().map(|w| w.to_string_lossy().into_owned());
     let mut line = words.next().unwrap_or_else(|| id.comm.clone());
     for word in words {
         let _ = write!(line, " {word}");
     }
-    // Arguments may be anything and of any length.
-    let line: String = line.chars().filter(|c| !c.is_control()).take(1000).collect();
+    let line = one_line(&line);
     let container = id.container.as_ref().map(|c| format!(", container {c}")).unwrap_or_default();
-    format!("target: pid {}{container}: {line}", process.pid())
+    format!("target: pid {pid}{container}: {line}")
+}
+
+/// How the recording was asked for.
+pub(crate) fn command(line: &str) -> String {
+    format!("command: {}", one_line(line))
+}
+
+/// Arguments may be anything and of any length.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
 }
 
 /// How it was recorded, and what is missing.
@@ -46,6 +54,7 @@ pub(crate) fn recording(stats: &Stats) -> Vec<String> {
     note(stats.throttled, "times the kernel throttled the sampling of a cpu");
     note(stats.malformed, "records could not be understood");
     note(stats.unreadable_maps, "mappings could not be read");
+    note(stats.file_faults, "reads of files that were cut short met zeros");
     note(stats.nameless_frames, "addresses without a name in their image");
     note(
         u64::from(stats.samples.contexts_cut),

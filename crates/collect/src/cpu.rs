@@ -7,7 +7,7 @@ use pprof::{Profile, ProfileBuilder, ValueType};
 use target::{Process, Root};
 
 use crate::assemble::{Assembler, Tables, Valued, main_mapping};
-use crate::cputime::{self, CpuTime, ThreadId, ThreadUse, Weights};
+use crate::cputime::{self, CpuTime, ThreadId, ThreadUse};
 use crate::processes::NamedThread;
 use crate::session::{self, RecordOptions, Recording, Watcher};
 use crate::stacks::{Count, ROOT};
@@ -16,6 +16,9 @@ use crate::{Outcome, RecordError, Stats};
 
 /// The marker of CPU time of which no sample was taken.
 const UNSAMPLED: &str = "[cpu time without samples]";
+
+/// The marker of CPU time in the kernel where only user mode may be sampled.
+const KERNEL_TIME: &str = "[kernel, not sampled]";
 
 /// Records a CPU profile of running processes.
 pub(crate) fn record(
@@ -39,9 +42,9 @@ fn finish(
     let samples = valued_samples(&mut recording, period);
     let recorder = &mut recording.recorder;
     let main = roots.first().and_then(|root| {
-        let space = &recorder.processes.get(root.pid())?.space;
-        let exe = root.identity().exe.as_ref()?.to_str()?;
-        main_mapping(space, Some(exe))
+        let tracked = recorder.processes.get(root.pid())?;
+        let exe = tracked.identity.as_ref().and_then(|i| i.exe.as_ref()?.to_str());
+        main_mapping(&tracked.space, exe)
     });
     if let Some(m) = &main {
         recorder.mappings.entry(m.id).or_insert_with(|| m.clone());
@@ -58,7 +61,7 @@ fn finish(
         label_processes: options.children || roots.len() > 1,
     };
     let stats = stats(&recording, symbol_losses);
-    let builder = header(&recording, roots, &stats, period);
+    let builder = header(&recording, roots, options, &stats);
     let profile = build(tables, builder, &samples)?;
     Ok(Outcome { profile, stats, ended: recording.ended })
 }
@@ -78,9 +81,10 @@ fn build(
 fn header(
     recording: &Recording,
     roots: &[Arc<Process>],
+    options: &RecordOptions,
     stats: &Stats,
-    period: u64,
 ) -> ProfileBuilder {
+    let period = 1_000_000_000 / u64::from(options.frequency.max(1));
     let mut b = ProfileBuilder::new(vec![
         ValueType::new("samples", "count"),
         ValueType::new("cpu", "nanoseconds"),
@@ -89,8 +93,11 @@ fn header(
     b.set_time_nanos(recording.time);
     b.set_duration_nanos(i64::try_from(recording.elapsed.as_nanos()).unwrap_or(i64::MAX));
     for root in roots {
-        b.comment(&crate::comments::target(root));
+        let tracked = recording.recorder.processes.get(root.pid());
+        let identity = tracked.and_then(|t| t.identity.as_ref()).unwrap_or(root.identity());
+        b.comment(&crate::comments::target(root.pid(), identity));
     }
+    b.comment(&crate::comments::command(&options.command_line));
     for line in crate::comments::recording(stats) {
         b.comment(&line);
     }
@@ -110,6 +117,7 @@ fn stats(recording: &Recording, symbols: SymbolLosses) -> Stats {
         damaged_images: symbols.damaged,
         kernel_names: symbols.kernel,
         reattach_failed: recording.reattach_failed.clone(),
+        file_faults: target::sigbus::faults(),
         elapsed: recording.elapsed,
     }
 }
@@ -119,7 +127,8 @@ fn valued_samples(recording: &mut Recording, period: u64) -> Vec<Valued> {
     let recorder = &mut recording.recorder;
     let counts = std::mem::take(&mut recorder.counts).sorted();
     let named = recorder.processes.named_threads().to_vec();
-    let uses = thread_uses(recording, &named, &counts);
+    let mut uses = thread_uses(recording, &named, &counts);
+    let in_kernel = take_kernel_time(recording, &mut uses);
     let weights = cputime::weigh(&uses, 1.0, period);
     let mut samples = Vec::with_capacity(counts.len());
     let mut carry: BTreeMap<ThreadId, f64> = BTreeMap::new();
@@ -133,19 +142,45 @@ fn valued_samples(recording: &mut Recording, period: u64) -> Vec<Valued> {
         let values = vec![i64::try_from(count.samples).unwrap_or(i64::MAX), ns as i64];
         samples.push(Valued { thread: thread.clone(), stack, values });
     }
-    samples.extend(unsampled(recording, &weights));
+    samples.extend(without_samples(recording, &weights.unsampled, UNSAMPLED));
+    samples.extend(without_samples(recording, &in_kernel, KERNEL_TIME));
     samples
 }
 
+/// Where the kernel may not be sampled, samples only tell how time in user mode is shared. The
+/// rest of each thread's time is taken out and given back apart.
+fn take_kernel_time(recording: &Recording, uses: &mut [ThreadUse]) -> Vec<(ThreadId, u64)> {
+    if !recording.attached.user_only {
+        return Vec::new();
+    }
+    let processes = &recording.recorder.processes;
+    let mut in_kernel = Vec::new();
+    for u in uses {
+        let thread = processes.get(u.id.pid).and_then(|p| p.threads.get(&u.id.tid));
+        let share = thread.and_then(|t| t.user_share());
+        if let (CpuTime::Known(ns), Some(share)) = (u.time, share) {
+            let user = (ns as f64 * share) as u64;
+            u.time = CpuTime::Known(user);
+            in_kernel.push((u.id, ns.saturating_sub(user)));
+        }
+    }
+    in_kernel.retain(|(_, ns)| *ns > 0);
+    in_kernel
+}
+
 /// CPU time of which there is no sample: shown as what it is.
-fn unsampled(recording: &mut Recording, weights: &Weights) -> Vec<Valued> {
+fn without_samples(
+    recording: &mut Recording,
+    times: &[(ThreadId, u64)],
+    marker: &str,
+) -> Vec<Valued> {
     let recorder = &mut recording.recorder;
     let mut samples = Vec::new();
-    for &(id, ns) in &weights.unsampled {
+    for &(id, ns) in times {
         let Some(tracked) = recorder.processes.get(id.pid) else { continue };
         let name = tracked.threads.get(&id.tid).map_or(&tracked.name, |t| &t.name).clone();
         let thread = NamedThread { id, name, process: tracked.name.clone() };
-        let stack = recorder.marker(ROOT, UNSAMPLED.into());
+        let stack = recorder.marker(ROOT, marker.into());
         let values = vec![0, i64::try_from(ns).unwrap_or(i64::MAX)];
         samples.push(Valued { thread, stack, values });
     }

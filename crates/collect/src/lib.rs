@@ -60,6 +60,8 @@ pub struct Stats {
     pub kernel_names: Option<String>,
     /// Why sampling could not go on after the stack window was made larger.
     pub reattach_failed: Option<String>,
+    /// Reads of the targets' files that met zeros, because a file was cut short under us.
+    pub file_faults: u64,
     /// How long the recording took.
     pub elapsed: Duration,
 }

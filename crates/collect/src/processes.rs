@@ -6,7 +6,7 @@ use std::sync::Arc;
 use events::{Comm, Fork, MmapEvent};
 use image::{AddressSpace, Avma, FileId, FileOffset, MappingId};
 use rustc_hash::FxHashMap;
-use target::{Images, MapRow, Perms, Process, ProcessMemory};
+use target::{Identity, Images, MapRow, Perms, Process, ProcessMemory};
 
 use crate::cputime::ThreadId;
 use crate::stacks::ThreadIndex;
@@ -20,6 +20,10 @@ pub(crate) struct Thread {
     pub index: Option<ThreadIndex>,
     /// CPU time when the recording began, in nanoseconds: 0 for threads that began later.
     pub baseline: u64,
+    /// Clock ticks in user mode and in the kernel when the recording began.
+    pub ticks_at_begin: (u64, u64),
+    /// The same at the end.
+    pub ticks_at_end: (u64, u64),
     /// CPU time at the end, in nanoseconds, if it was alive then.
     pub at_end: Option<u64>,
     /// What its inherited events counted, reported when it ended.
@@ -33,11 +37,20 @@ pub(crate) struct Thread {
 }
 
 impl Thread {
+    /// The part of its CPU time in the recording that it spent in user mode, where that is known.
+    pub fn user_share(&self) -> Option<f64> {
+        let user = self.ticks_at_end.0.saturating_sub(self.ticks_at_begin.0);
+        let kernel = self.ticks_at_end.1.saturating_sub(self.ticks_at_begin.1);
+        (user + kernel > 0).then(|| user as f64 / (user + kernel) as f64)
+    }
+
     fn new(name: Arc<str>, baseline: u64, origin: Option<i32>) -> Self {
         Self {
             name,
             index: None,
             baseline,
+            ticks_at_begin: (0, 0),
+            ticks_at_end: (0, 0),
             at_end: None,
             counted: 0,
             before: 0,
@@ -51,6 +64,8 @@ impl Thread {
 pub(crate) struct Tracked {
     /// A hold on it, while there is one to be had: a short-lived child may be gone.
     pub process: Option<Arc<Process>>,
+    /// Who it is, as of its last exec that was seen.
+    pub identity: Option<Identity>,
     /// Its memory, where it may be read.
     pub memory: Option<ProcessMemory>,
     /// The process whose view of files serves when its own is gone.
@@ -63,8 +78,10 @@ pub(crate) struct Tracked {
     pub space_since: u64,
     /// CPU time of all its threads, ended ones too, as the recording began; nanoseconds.
     pub clock_at_begin: Option<u64>,
-    /// The same as it ended.
+    /// The same when it was last looked at: at the end, or shortly before the process' exit.
     pub clock_at_end: Option<u64>,
+    /// CPU time of children that it had waited for as the recording began; nanoseconds.
+    pub reaped_at_begin: Option<u64>,
     /// Its threads, ended ones too.
     pub threads: BTreeMap<i32, Thread>,
 }
@@ -113,6 +130,7 @@ impl Processes {
     pub fn add_root(&mut self, process: Arc<Process>) {
         let name: Arc<str> = process.identity().comm.as_str().into();
         let tracked = Tracked {
+            identity: Some(process.identity().clone()),
             memory: process.memory().ok(),
             process: Some(process.clone()),
             ancestor: None,
@@ -120,6 +138,7 @@ impl Processes {
             name,
             space_since: u64::MAX,
             clock_at_begin: None,
+            reaped_at_begin: None,
             clock_at_end: None,
             threads: BTreeMap::new(),
         };
@@ -179,6 +198,15 @@ impl Processes {
 
     pub fn iter(&self) -> impl Iterator<Item = (i32, &Tracked)> {
         self.by_pid.iter().map(|(pid, t)| (*pid, t))
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (i32, &mut Tracked)> {
+        self.by_pid.iter_mut().map(|(pid, t)| (*pid, t))
+    }
+
+    /// All threads that were seen, ended ones too.
+    pub fn thread_count(&self) -> usize {
+        self.by_pid.values().map(|t| t.threads.len()).sum()
     }
 
     /// Threads as samples were counted for them, by [`ThreadIndex`].
@@ -250,6 +278,7 @@ impl Processes {
         let Some(parent) = self.by_pid.get(&fork.parent_pid) else { return };
         let process = Process::open(fork.pid).ok().map(Arc::new);
         let mut child = Tracked {
+            identity: parent.identity.clone(),
             memory: process.as_ref().and_then(|p| p.memory().ok()),
             process,
             ancestor: parent.viewpoint().cloned(),
@@ -257,6 +286,7 @@ impl Processes {
             name: parent.name.clone(),
             space_since: time,
             clock_at_begin: Some(0),
+            reaped_at_begin: Some(0),
             clock_at_end: None,
             threads: BTreeMap::new(),
         };
@@ -296,6 +326,8 @@ impl Processes {
         let name: Arc<str> = String::from_utf8_lossy(comm.name).into();
         if comm.exec && time > tracked.space_since {
             tracked.space.clear();
+            let now = tracked.process.as_ref().and_then(|p| p.read_identity().ok());
+            tracked.identity = now.filter(|i| i.exe.is_some()).or(tracked.identity.take());
         }
         if pid == tid {
             tracked.name = name.clone();

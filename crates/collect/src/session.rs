@@ -23,6 +23,8 @@ pub struct RecordOptions {
     pub kernel: Option<bool>,
     /// Follow forked children.
     pub children: bool,
+    /// How the recording was asked for, for the profile's comments.
+    pub command_line: String,
 }
 
 /// Where a recording stands.
@@ -76,6 +78,8 @@ pub(crate) struct Recording {
 const SETTLE_NS: u64 = 3_000_000;
 /// How often the rings are read: several times within what a ring holds.
 const READ_INTERVAL: Duration = Duration::from_millis(20);
+/// With more threads than this, the processes' clocks are not looked at each time.
+const CLOCKS_WATCHED: usize = 256;
 /// How often the size of the stack window is thought over.
 const REVIEW_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -96,12 +100,16 @@ pub(crate) fn record(
         children: options.children,
     };
     let attached = attach::attach(roots, &attach_options, &mut recorder)?;
-    let mut session = Session { roots, recorder, attached, reattach_failed: None };
+    let mut session = Session { roots, recorder, attached, reattach_failed: None, lost_before: 0 };
     // Only now: whatever is mapped from here on is reported by an event.
     for process in session.recorder.processes.living() {
         session.recorder.processes.refresh_maps(&process, monotonic_now());
     }
-    times::begin(&mut session.recorder.processes);
+    let modes = session.attached.user_only;
+    times::begin(&mut session.recorder.processes, modes);
+    // Reading the times of thousands of threads takes a while; what is lost in it is not missed.
+    session.read(u64::MAX);
+    session.lost_before = session.lost();
     let begin = monotonic_now();
     session.recorder.start = begin;
     let time = unix_now();
@@ -109,7 +117,7 @@ pub(crate) fn record(
     let ended = session.listen(begin, options.duration, watcher);
     let _ = session.attached.sampler.disable();
     let elapsed = Duration::from_nanos(monotonic_now() - begin);
-    times::end(&mut session.recorder.processes);
+    times::end(&mut session.recorder.processes, modes);
     Ok(session.finish(ended, time, elapsed))
 }
 
@@ -118,6 +126,8 @@ struct Session<'a> {
     recorder: Recorder,
     attached: Attached,
     reattach_failed: Option<String>,
+    /// Records that were lost before the recording began.
+    lost_before: u64,
 }
 
 impl Session<'_> {
@@ -134,11 +144,15 @@ impl Session<'_> {
                 None => {}
             }
             self.read(monotonic_now().saturating_sub(SETTLE_NS));
+            // The kernel adds up all threads for it.
+            if self.recorder.processes.thread_count() <= CLOCKS_WATCHED {
+                times::look_at_clocks(&mut self.recorder.processes);
+            }
             self.attached.drop_doubled(&mut self.recorder);
             watcher.progress(Progress {
                 elapsed: Duration::from_nanos(monotonic_now() - begin),
                 samples: self.recorder.stats.kept,
-                lost: self.attached.rings.losses().lost,
+                lost: self.attached.rings.losses().lost.saturating_sub(self.lost_before),
             });
             if monotonic_now() - reviewed >= REVIEW_INTERVAL.as_nanos() as u64 {
                 reviewed = monotonic_now();
@@ -196,10 +210,16 @@ impl Session<'_> {
         }
     }
 
+    /// Records lost since everything was opened. The kernel's own count is complete, the rings'
+    /// reports are not; where it keeps none, they are what there is.
+    fn lost(&self) -> u64 {
+        self.attached.sampler.lost().unwrap_or(0).max(self.attached.rings.losses().lost)
+    }
+
     fn finish(mut self, ended: Ended, time: i64, elapsed: Duration) -> Recording {
         self.read(u64::MAX);
         let losses = self.attached.rings.losses();
-        let lost = self.attached.sampler.lost().unwrap_or(0).max(losses.lost);
+        let lost = self.lost().saturating_sub(self.lost_before);
         Recording {
             recorder: self.recorder,
             attached: self.attached,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
-use target::Root;
+use target::{Root, sigbus};
 
 use crate::stacks::{FrameKey, Place};
 
@@ -34,8 +34,10 @@ impl Function {
 /// What is known of a frame.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Resolved {
-    /// Innermost inlined call first; empty where nothing names the address.
+    /// Innermost inlined call first; empty where nothing is known of the address.
     pub functions: Vec<Function>,
+    /// The function has no name of its own: who has the image's symbols can do better.
+    pub nameless: bool,
 }
 
 /// What could not be told, for the profile's comments.
@@ -133,6 +135,12 @@ impl Batch<'_> {
     fn resolve(&self, files: &dyn DebugFiles, out: &mut [Resolved], losses: &mut SymbolLosses) {
         let path = Path::new(&*self.mapping.name);
         let found = find_debug_file(self.image, path, files);
+        // The target may shrink its debug files under us as well.
+        let of_file = found.file.iter().flat_map(|f| [Some(&f.image), f.supplementary.as_ref()]);
+        for image in of_file.chain([found.supplementary.as_ref()]).flatten() {
+            // Refused only beyond tens of thousands of files.
+            let _ = sigbus::guard(image);
+        }
         let symbols = ImageSymbols::new(self.image.clone(), &found);
         let addresses: Vec<Svma> = self.wanted.iter().map(|(_, svma)| *svma).collect();
         let batch = symbols.resolve(&addresses);
@@ -140,14 +148,30 @@ impl Batch<'_> {
         if lost.broken_units > 0 || lost.unreadable_sections > 0 || lost.limit_reached {
             losses.damaged.push(self.mapping.name.clone());
         }
-        for ((i, _), symbol) in self.wanted.iter().zip(batch.symbols) {
+        let mut nameless = Vec::new();
+        for ((i, svma), symbol) in self.wanted.iter().zip(batch.symbols) {
             match symbol {
                 Ok(s) => out[*i].functions = s.frames.into_iter().map(function).collect(),
-                Err(_) => {
-                    losses.nameless += 1;
-                    out[*i].functions = nameless_memory(self.mapping).into_iter().collect();
-                }
+                Err(_) => nameless.push((*i, *svma)),
             }
+        }
+        losses.nameless += nameless.len() as u64;
+        self.bound(&nameless, out);
+    }
+
+    /// Gives the addresses of nameless functions at least the function's bounds, so that they
+    /// stay together: `redis-server+0x1a2b0`.
+    fn bound(&self, nameless: &[(usize, Svma)], out: &mut [Resolved]) {
+        if nameless.is_empty() {
+            return;
+        }
+        let file = self.mapping.name.rsplit('/').next().unwrap_or_default();
+        let addresses: Vec<Svma> = nameless.iter().map(|(_, svma)| *svma).collect();
+        let starts = unwind::function_starts(self.image, &addresses);
+        for ((i, _), start) in nameless.iter().zip(starts) {
+            let bounded = start.map(|start| Function::named(format!("{file}+{start}")));
+            out[*i].nameless = true;
+            out[*i].functions = nameless_memory(self.mapping).or(bounded).into_iter().collect();
         }
     }
 }

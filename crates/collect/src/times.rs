@@ -9,8 +9,9 @@ use target::Process;
 use crate::cputime::{CpuTime, ThreadId};
 use crate::processes::{Processes, Tracked};
 
-/// Notes where the threads stand as the recording begins.
-pub(crate) fn begin(processes: &mut Processes) {
+/// Notes where the threads stand as the recording begins; with `modes`, also how their time
+/// divides between user mode and the kernel.
+pub(crate) fn begin(processes: &mut Processes, modes: bool) {
     for pid in processes.pids() {
         let Some(process) = processes.get(pid).and_then(|t| t.process.clone()) else { continue };
         for tid in process.threads().unwrap_or_default() {
@@ -18,6 +19,9 @@ pub(crate) fn begin(processes: &mut Processes) {
                 processes.add_thread(pid, tid, 0);
                 if let Some(t) = processes.thread_mut(pid, tid) {
                     t.baseline = ns;
+                    if modes {
+                        t.ticks_at_begin = process.thread_mode_ticks(tid).unwrap_or_default();
+                    }
                 }
             }
         }
@@ -25,6 +29,7 @@ pub(crate) fn begin(processes: &mut Processes) {
             // What ended before is of no interest, and neither is what it counted.
             tracked.threads.retain(|_, t| !t.ended);
             tracked.clock_at_begin = process.process_cpu_time().ok();
+            tracked.reaped_at_begin = process.reaped_children_cpu_time().ok();
         }
     }
 }
@@ -43,8 +48,8 @@ pub(crate) fn checkpoint(processes: &mut Processes, living: &[Arc<Process>]) {
     }
 }
 
-/// Notes where the threads stand as it ends. Those of ended processes stay without.
-pub(crate) fn end(processes: &mut Processes) {
+/// Notes where the threads stand as it ends, as [`begin`] did. Those of ended processes stay without.
+pub(crate) fn end(processes: &mut Processes, modes: bool) {
     for pid in processes.pids() {
         let Some(process) = processes.get(pid).and_then(|t| t.process.clone()) else { continue };
         for tid in process.threads().unwrap_or_default() {
@@ -53,11 +58,20 @@ pub(crate) fn end(processes: &mut Processes) {
             processes.add_thread(pid, tid, 0);
             if let Some(t) = processes.thread_mut(pid, tid) {
                 t.at_end = Some(ns);
+                if modes {
+                    t.ticks_at_end = process.thread_mode_ticks(tid).unwrap_or_default();
+                }
             }
         }
-        if let Some(tracked) = processes.get_mut(pid) {
-            tracked.clock_at_end = process.process_cpu_time().ok();
-        }
+    }
+    look_at_clocks(processes);
+}
+
+/// Reads the clocks of the processes: one that exits leaves what was read last.
+pub(crate) fn look_at_clocks(processes: &mut Processes) {
+    for (_, tracked) in processes.iter_mut() {
+        let now = tracked.process.as_ref().and_then(|p| p.process_cpu_time().ok());
+        tracked.clock_at_end = now.or(tracked.clock_at_end);
     }
 }
 
@@ -79,7 +93,55 @@ pub(crate) fn tally(
     for (pid, tracked) in processes.iter() {
         share_remainder(pid, tracked, weights, &mut times);
     }
+    share_reaped(processes, weights, &mut times);
     times
+}
+
+/// What the living processes' exited children took, as it was added up when they were waited
+/// for, is shared by those whose own clocks nobody saw.
+fn share_reaped(
+    processes: &Processes,
+    weights: &BTreeMap<ThreadId, u64>,
+    times: &mut BTreeMap<ThreadId, CpuTime>,
+) {
+    let reaped = |tracked: &Tracked| {
+        let now = tracked.process.as_ref()?.reaped_children_cpu_time().ok()?;
+        now.checked_sub(tracked.reaped_at_begin?)
+    };
+    let total: u64 = processes.iter().filter_map(|(_, t)| reaped(t)).sum();
+    let exited = |pid: i32| {
+        processes.get(pid).is_some_and(|t| t.process.as_ref().is_none_or(|p| !p.is_alive()))
+    };
+    let of_exited = || times.iter().filter(|(id, _)| exited(id.pid));
+    let known: u64 = of_exited().map(|(_, t)| known(t)).sum();
+    let unknown: Vec<ThreadId> =
+        of_exited().filter(|(_, t)| **t == CpuTime::Unknown).map(|(id, _)| *id).collect();
+    share(total.saturating_sub(known), &unknown, weights, times);
+}
+
+fn known(time: &CpuTime) -> u64 {
+    match time {
+        CpuTime::Known(ns) => *ns,
+        CpuTime::Unknown => 0,
+    }
+}
+
+/// Shares time among threads by the weight of their samples.
+fn share(
+    ns: u64,
+    threads: &[ThreadId],
+    weights: &BTreeMap<ThreadId, u64>,
+    times: &mut BTreeMap<ThreadId, CpuTime>,
+) {
+    let weight_of = |id: &ThreadId| u128::from(weights.get(id).copied().unwrap_or(0));
+    let total: u128 = threads.iter().map(weight_of).sum();
+    if total == 0 || ns == 0 {
+        return;
+    }
+    for id in threads {
+        let part = u128::from(ns) * weight_of(id) / total;
+        times.insert(*id, CpuTime::Known(u64::try_from(part).unwrap_or(u64::MAX)));
+    }
 }
 
 fn thread_time(tracked: &Tracked, tid: i32, sampler: &Sampler) -> CpuTime {
@@ -123,7 +185,7 @@ fn subtract_heirs(processes: &Processes, times: &mut BTreeMap<ThreadId, CpuTime>
     }
 }
 
-/// Where a process is alive, its own clock tells what its unknown threads took together.
+/// A process' own clock tells what its unknown threads took together.
 fn share_remainder(
     pid: i32,
     tracked: &Tracked,
@@ -132,22 +194,12 @@ fn share_remainder(
 ) {
     let (Some(begin), Some(end)) = (tracked.clock_at_begin, tracked.clock_at_end) else { return };
     let of_process = || ThreadId { pid, tid: i32::MIN }..=ThreadId { pid, tid: i32::MAX };
-    let known: u64 = times
-        .range(of_process())
-        .map(|(_, t)| if let CpuTime::Known(ns) = t { *ns } else { 0 })
-        .sum();
+    let known: u64 = times.range(of_process()).map(|(_, t)| known(t)).sum();
     let Some(rest) = end.checked_sub(begin).and_then(|all| all.checked_sub(known)) else { return };
-    let weight_of = |id: &ThreadId| weights.get(id).copied().unwrap_or(0);
-    let unknown = |t: &CpuTime| matches!(t, CpuTime::Unknown);
-    let total: u64 =
-        times.range(of_process()).filter(|(_, t)| unknown(t)).map(|(id, _)| weight_of(id)).sum();
-    if total == 0 {
-        return;
-    }
-    for (id, time) in times.range_mut(of_process()) {
-        if unknown(time) {
-            let share = u128::from(rest) * u128::from(weight_of(id)) / u128::from(total);
-            *time = CpuTime::Known(u64::try_from(share).unwrap_or(u64::MAX));
-        }
-    }
+    let unknown: Vec<ThreadId> = times
+        .range(of_process())
+        .filter(|(_, t)| **t == CpuTime::Unknown)
+        .map(|(id, _)| *id)
+        .collect();
+    share(rest, &unknown, weights, times);
 }

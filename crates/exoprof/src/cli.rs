@@ -55,7 +55,7 @@ pub struct RecordArgs {
     #[arg(value_name = "TYPE", default_value = "cpu", help = types_help())]
     pub types: String,
     /// The running process; repeatable
-    #[arg(short, long, value_name = "PID")]
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: Vec<i32>,
     /// How long: `30`, `30s`, `500ms`, `2m`
     #[arg(short, long, value_name = "T", default_value = "30s", value_parser = duration::parse)]

@@ -15,13 +15,8 @@ const MAX_NUMBER: u32 = 99_999;
 pub enum Output {
     /// Standard output.
     Stdout,
-    /// A file beside its final place, and that place.
-    File {
-        /// Written first.
-        beside: NamedTempFile,
-        /// The name it gets when it is complete.
-        place: Place,
-    },
+    /// A file: written beside its place and renamed when it is complete.
+    File(Place),
 }
 
 /// The final name of a file.
@@ -57,33 +52,41 @@ impl Output {
                 _ => {}
             }
         }
-        let folder = match &place {
-            Place::Named { path, .. } => folder_of(path),
-            Place::Numbered { folder, .. } => folder,
-        };
-        let beside = tempfile::Builder::new()
-            .prefix(".exoprof.")
-            .suffix(".part")
-            .tempfile_in(folder)
-            .with_context(|| format!("cannot write in {}", folder.display()))?;
-        Ok(Self::File { beside, place })
+        // Only a try: nothing may be left beside if we are killed while recording.
+        beside(&place)?;
+        Ok(Self::File(place))
     }
 
     /// Writes the profile and gives it its name, which is returned.
     pub fn write(self, profile: &pprof::Profile) -> anyhow::Result<Option<PathBuf>> {
-        let (beside, place) = match self {
+        let place = match self {
             Self::Stdout => {
                 let mut out = io::stdout().lock();
                 pprof::write_gz(profile, &mut out).context("cannot write to stdout")?;
                 out.flush().context("cannot write to stdout")?;
                 return Ok(None);
             }
-            Self::File { beside, place } => (beside, place),
+            Self::File(place) => place,
         };
+        let beside = beside(&place)?;
         write_profile(&beside, profile)
             .with_context(|| format!("cannot write {}", beside.path().display()))?;
         give_name(beside, place).map(Some)
     }
+}
+
+/// A temporary file in the folder of the place.
+fn beside(place: &Place) -> anyhow::Result<NamedTempFile> {
+    let (folder, shown) = match place {
+        Place::Named { path, .. } => (folder_of(path), path.as_path()),
+        Place::Numbered { folder, .. } => (folder.as_path(), folder.as_path()),
+    };
+    tempfile::Builder::new()
+        .prefix(".exoprof.")
+        .suffix(".part")
+        .tempfile_in(folder)
+        .map_err(|e| io::Error::from(e.kind()))
+        .with_context(|| format!("cannot write {}", shown.display()))
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -37,6 +37,7 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
             _ => None,
         },
         children: !args.no_children,
+        command_line: command_line(),
     };
     let mut child = Child { waiting: spawned, running: None };
     for (kind, output) in kinds.iter().zip(outputs) {
@@ -58,7 +59,15 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
             summary::print(path.as_deref(), &outcome, verbosity);
         }
     }
+    if let (Some(pid), true) = (child.still_runs(), verbosity > Verbosity::Quiet) {
+        eprintln!("the command runs on as process {pid}");
+    }
     Ok(())
+}
+
+fn command_line() -> String {
+    let words = std::env::args_os().map(|w| w.to_string_lossy().into_owned());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn usage(text: impl Into<String>) -> anyhow::Error {
@@ -142,6 +151,12 @@ struct Child {
 impl Child {
     fn release(&mut self) {
         self.running = self.waiting.take().map(Spawned::release);
+    }
+
+    /// Its pid, if it has not exited.
+    fn still_runs(&mut self) -> Option<i32> {
+        let Some(Ok(running)) = &mut self.running else { return None };
+        running.try_wait().ok()?.is_none().then(|| running.pid())
     }
 
     /// Reports a command that could not be executed.

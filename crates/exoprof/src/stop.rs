@@ -4,17 +4,26 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
-/// Readable once a signal came. A second signal of the same kind ends the program as usual.
+/// Readable once a signal came. A second one ends the program as usual: whoever presses Ctrl-C
+/// twice does not want to wait for symbols.
 pub struct StopSignal(UnixStream);
 
 impl StopSignal {
     /// Installs the handlers.
     pub fn install() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
+        let came = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
+            // Handlers run in this order: the first signal finds the flag unset.
+            flag::register_conditional_default(signal, came.clone())?;
+            flag::register(signal, came.clone())?;
             pipe::register(signal, write.try_clone()?)?;
         }
         Ok(Self(read))

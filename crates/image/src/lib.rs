@@ -17,6 +17,7 @@
 mod addr;
 mod elf;
 mod memory;
+pub mod pclntab;
 mod space;
 
 pub use addr::{Avma, Bias, FileOffset, Svma};

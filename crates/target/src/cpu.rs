@@ -9,6 +9,8 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
+use procfs::FromRead as _;
+
 use crate::Process;
 use crate::procdir::ThreadFile;
 use crate::stat::{Stat, decimal};
@@ -98,6 +100,18 @@ impl Process {
     /// `ENOENT` or `ESRCH` once the thread is gone.
     pub fn thread_cpu_time(&self, tid: i32) -> io::Result<u64> {
         time_of_thread(self, &mut ThreadFile::default(), tid)
+    }
+
+    /// How the thread's CPU time divides: clock ticks in user mode and in the kernel. Coarse, but
+    /// the only division that the kernel shows.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` once the thread is gone.
+    pub fn thread_mode_ticks(&self, tid: i32) -> io::Result<(u64, u64)> {
+        let mut file = ThreadFile::default();
+        let stat = procfs::process::Stat::from_read(file.read(&self.dir, tid, "stat")?);
+        let stat = stat.map_err(|e| io::Error::other(e.to_string()))?;
+        Ok((stat.utime, stat.stime))
     }
 
     /// Nanoseconds that all threads spent on a CPU, ended ones included: exact, to this moment.

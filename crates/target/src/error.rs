@@ -6,7 +6,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is no such process (any more).
-    #[error("no process with pid {pid}; it may have exited (see: ps -e)")]
+    #[error("no such process: pid {pid}; it may have exited (see: ps -e)")]
     NoSuchProcess {
         /// The id that was asked for.
         pid: i32,
@@ -40,7 +40,10 @@ pub enum OpenError {
         comm: Box<str>,
     },
     /// We may not look into it.
-    #[error("not permitted to look into process {pid} ({comm}, uid {uid}): run with sudo")]
+    #[error(
+        "not permitted to look into process {pid} ({comm}, uid {uid}), which takes CAP_SYS_PTRACE \
+         and CAP_PERFMON: run with sudo, or give them to exoprof: sudo setcap cap_perfmon,cap_sys_ptrace+ep $(command -v exoprof)"
+    )]
     Permission {
         /// The process.
         pid: i32,

@@ -39,7 +39,7 @@ pub(crate) struct Stamp {
 /// How sure the way is by which a file was reached.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// The kernel led to the very file that is mapped.
+    /// The kernel led to the file that is mapped there now.
     Mapping,
     /// By a link or path in the target's own view: the inode must agree, and the device unless
     /// the file system shows several (btrfs subvolumes, overlayfs).
@@ -88,22 +88,22 @@ pub(crate) fn open_row(
     if let Some(process) = process {
         let tid = process.memory_thread();
         let link = format!("map_files/{:x}-{:x}", row.start.0, row.end.0);
-        if let Some(found) = attempt.take(Way::Mapping, || {
-            process.open_memory_dir(tid).and_then(|dir| dir.open_path(&link))
-        }) {
+        let by_mapping = || process.open_memory_dir(tid).and_then(|dir| dir.open_path(&link));
+        if let Some(found) = attempt.take(Way::Mapping, by_mapping, || is_mapped(process, row)) {
             return Ok(found);
         }
         // Only the failure of the path is worth reporting.
         attempt.failure = None;
         let by_path = || Root::of(process).and_then(|root| open_in_root(&root, &row.path));
-        if let Some(found) = attempt.take(Way::Path, by_path) {
+        if let Some(found) = attempt.take(Way::Path, by_path, || false) {
             return Ok(found);
         }
         let failure = attempt.failure.take();
         if row.deleted || failure.is_some() || attempt.replaced {
             // Says "replaced" of every file but the program's own, which is no news.
             let replaced = attempt.replaced;
-            if let Some(found) = attempt.take(Way::Path, || process.dir.open_path("exe")) {
+            if let Some(found) = attempt.take(Way::Path, || process.dir.open_path("exe"), || false)
+            {
                 return Ok(found);
             }
             attempt.replaced = replaced;
@@ -114,12 +114,22 @@ pub(crate) fn open_row(
     }
     for root in other_roots {
         let (failure, replaced) = (attempt.failure.take(), attempt.replaced);
-        if let Some(found) = attempt.take(Way::OtherRoot, || open_in_root(root, &row.path)) {
+        if let Some(found) =
+            attempt.take(Way::OtherRoot, || open_in_root(root, &row.path), || false)
+        {
             return Ok(found);
         }
         (attempt.failure, attempt.replaced) = (failure, replaced);
     }
     Err(attempt.absence())
+}
+
+/// Whether the row is still in the process' map: then the link of its range leads to its file,
+/// even where the file system shows another inode for it (overlayfs before Linux 6.8). An event
+/// may be about a mapping that another one has taken the place of since.
+fn is_mapped(process: &Process, row: &MapRow) -> bool {
+    let same = |r: &MapRow| (r.start, r.end, r.file) == (row.start, row.end, row.file);
+    process.exec_maps().is_ok_and(|maps| maps.rows.iter().any(same))
 }
 
 struct Attempt<'a> {
@@ -133,11 +143,12 @@ impl Attempt<'_> {
         &mut self,
         way: Way,
         open: impl FnOnce() -> io::Result<OwnedFd>,
+        vouched: impl FnOnce() -> bool,
     ) -> Option<(File, Stamp)> {
         let result = open().and_then(|fd| {
             let stat = nix::sys::stat::fstat(&fd)?;
             // Identity comes first: what lies at the path now may be no file at all.
-            if way != Way::Mapping && !self.agrees(&stat, way) {
+            if !self.agrees(&stat, way) && !vouched() {
                 return Ok(None);
             }
             reopen(&fd, &stat).map(Some)

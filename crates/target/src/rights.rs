@@ -42,6 +42,9 @@ pub struct Obstacle {
 /// not have or hides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rights {
+    /// Our seccomp mode: 0 none, 2 a filter, as container runtimes install it; `None` where the
+    /// kernel does not tell.
+    pub seccomp: Option<u32>,
     /// Our effective user id.
     pub uid: u32,
     /// `CapEff` of `/proc/self/status`.
@@ -90,6 +93,10 @@ impl TargetRights {
     }
 }
 
+fn own_seccomp_mode() -> Option<u32> {
+    procfs::process::Process::myself().ok()?.status().ok()?.seccomp
+}
+
 impl Rights {
     /// Reads them.
     ///
@@ -107,6 +114,7 @@ impl Rights {
             uid: status.uid,
             capabilities: status.cap_effective,
             initial_user_namespace: uid_map.split_whitespace().eq(["0", "0", "4294967295"]),
+            seccomp: own_seccomp_mode(),
             perf_event_paranoid: setting("perf_event_paranoid"),
             kptr_restrict: setting("kptr_restrict"),
             ptrace_scope: setting("yama/ptrace_scope"),
@@ -114,6 +122,12 @@ impl Rights {
             nofile: getrlimit(Resource::RLIMIT_NOFILE)?,
             memlock: getrlimit(Resource::RLIMIT_MEMLOCK)?,
         })
+    }
+
+    /// Whether a seccomp filter may refuse us system calls.
+    #[must_use]
+    pub fn filtered(&self) -> bool {
+        self.seccomp == Some(2)
     }
 
     /// Whether we have the capability.
@@ -330,6 +344,7 @@ mod tests {
 
     fn nobody() -> Rights {
         Rights {
+            seccomp: Some(0),
             uid: 1000,
             capabilities: 0,
             initial_user_namespace: true,

@@ -64,6 +64,17 @@ impl Arch for Aarch64 {
         at.strip_prefix(&MOV_X8_EXIT).is_some_and(|rest| rest.starts_with(&SVC_0))
     }
 
+    fn sets_up_frame(before: &[u8]) -> bool {
+        // stp x29, x30, [sp, #-n]!; mov x29, sp; and ret, which ends a function
+        const MOV_FP_SP: u32 = 0x9100_03fd;
+        const RET: u32 = 0xd65f_03c0;
+        let (_, words) = before.as_rchunks::<4>();
+        let words: Vec<u32> = words.iter().map(|w| u32::from_le_bytes(*w)).collect();
+        let stores = |w: u32| w & 0xffc0_7fff == 0xa980_7bfd;
+        let last = words.windows(2).rposition(|w| stores(w[0]) && w[1] == MOV_FP_SP);
+        last.is_some_and(|at| !words[at..].contains(&RET))
+    }
+
     fn is_epilogue(_: &[u8]) -> bool {
         // Compilers restore the rules with the registers here.
         false

@@ -39,6 +39,10 @@ pub(crate) trait Arch {
     /// returns to where there is no call frame information.
     fn ends_thread(at: &[u8]) -> bool;
 
+    /// Whether the function that `before` ends in has set up a frame record, as far as that much
+    /// of its code shows.
+    fn sets_up_frame(before: &[u8]) -> bool;
+
     /// Whether the code only takes the function's frame down and leaves: registers that were
     /// popped have their caller's values again, whatever the call frame information still says
     /// of slots below the stack pointer.

@@ -136,6 +136,15 @@ impl ImageCfi {
         matches!(self.with_fde(svma, vendor, begins), Lookup::Found(true))
     }
 
+    /// Where the function that holds an address begins.
+    fn function_start(&self, svma: Svma, vendor: gimli::Vendor) -> Option<Svma> {
+        let start = |fde: &Fde<'_>, _: Frames<'_>| Some(Svma(fde.initial_address()));
+        match self.with_fde(svma, vendor, start) {
+            Lookup::Found(start) => Some(start),
+            Lookup::None | Lookup::Bad => None,
+        }
+    }
+
     fn entry<'a, S>(&self, table: &Table, section: &S, svma: Svma) -> Lookup<Fde<'a>>
     where
         S: UnwindSection<Reader<'a>>,
@@ -224,6 +233,19 @@ impl ImageCfi {
 pub(crate) enum Frames<'a> {
     Eh(&'a EhFrame<Reader<'a>>),
     Debug(&'a DebugFrame<Reader<'a>>),
+}
+
+/// Where the functions begin that hold these addresses, by the call frame information: it survives
+/// when an image is stripped of its names. A function that is split into parts has a start for
+/// each; the stubs of a procedure linkage table count as one function.
+#[must_use]
+pub fn function_starts(image: &Arc<ElfImage>, addresses: &[Svma]) -> Vec<Option<Svma>> {
+    let vendor = match image.arch() {
+        image::Arch::X86_64 => gimli::Vendor::Default,
+        image::Arch::Aarch64 => gimli::Vendor::AArch64,
+    };
+    let cfi = ImageCfi::new(Arc::clone(image), vendor);
+    addresses.iter().map(|svma| cfi.function_start(*svma, vendor)).collect()
 }
 
 fn found<T>(used: Option<T>) -> Lookup<T> {

@@ -6,7 +6,7 @@
 //! | leaf | an image with tables, but no entry here (glibc's `clone3` at its `syscall`) | frameless, if a call confirms it |
 //! | leaf | no tables at all (JIT) | by its instructions, or frameless if a direct call confirms it, else the frame pointer |
 //! | caller | no tables at all (JIT), or Go | frame pointer |
-//! | caller | an image with tables, but no entry here | frame pointer, if a direct call to this very code confirms it |
+//! | caller | an image with tables, but no entry here | frame pointer, if a direct call to this very code, or the set-up of a frame record in it, confirms it |
 //!
 //! Code of anonymous mappings is read from the memory that is given; where that does not hold
 //! it, a leaf that has not yet set up its frame record cannot be told from one that has.
@@ -21,6 +21,7 @@ use crate::end::{BreakReason, RootReason};
 use crate::places::{Code, Place};
 use crate::rule::Rule;
 use crate::step::{Stepper, broken, check_cfa, unreadable};
+use crate::tables::code_before;
 use crate::{Cursor, End, FrameKind};
 
 /// How far after its entry point `_start` may still be.
@@ -168,7 +169,11 @@ impl<M: Memory> Stepper<'_, M> {
         check_cfa::<A>(cursor, cfa, true)?;
         let pc = Avma(return_address & !self.pac_mask);
         let confirmed = match confirm_in {
-            Some(place) => self.is_direct_call_to::<A>(pc, cursor, &place),
+            Some(place) => {
+                self.is_direct_call_to::<A>(pc, cursor, &place)
+                    || (self.sets_up_frame::<A>(cursor, &place)
+                        && self.follows_call::<A>(pc) == Some(true))
+            }
             None => return_address == 0 || self.follows_call::<A>(pc) != Some(false),
         };
         if !confirmed {
@@ -189,6 +194,15 @@ impl<M: Memory> Stepper<'_, M> {
         }
         cursor.enter::<A>(pc, cfa, FrameKind::Return);
         Ok(())
+    }
+
+    /// Whether the code before the cursor's program counter has set up a frame record, as that of
+    /// V8's builtins does, which C++ calls through a pointer.
+    fn sets_up_frame<A: Arch>(&self, cursor: &Cursor, place: &Place) -> bool {
+        let code = place.svma(cursor.pc).and_then(|(image, svma)| {
+            Some(A::sets_up_frame(code_before(self.tables.cfi(image)?.image(), svma)))
+        });
+        code.unwrap_or(false)
     }
 
     /// Whether the call before `pc` enters the stretch without entries that the cursor is in. It

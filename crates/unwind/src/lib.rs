@@ -29,6 +29,7 @@ mod tables;
 mod unwinder;
 mod x86_64;
 
+pub use cfi::function_starts;
 pub use end::{BreakReason, End, RootReason};
 pub use registers::Registers;
 pub use tables::CacheStats;

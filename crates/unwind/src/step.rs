@@ -96,7 +96,6 @@ impl<'a, M: Memory> Stepper<'a, M> {
     }
 
     // Zipped iterators are not unrolled here, and this is the profiler's hottest loop.
-    #[expect(clippy::needless_range_loop)]
     #[inline]
     fn narrow<A: Arch>(&mut self, rule: &Narrow, cursor: &mut Cursor) -> Result<(), End> {
         let register = u16::from(rule.cfa_register);

@@ -219,6 +219,12 @@ fn row_of<A: Arch>(
     compile::<A, _>(row.ok()?, return_address, fde.is_signal_trampoline(), cie.encoding(), section)
 }
 
+/// Up to 1 KiB of code that ends at an address.
+pub(crate) fn code_before(image: &ElfImage, pc: Svma) -> &[u8] {
+    let of = |n: u64| image.bytes_at(Svma(pc.0.checked_sub(n)?))?.get(..usize::try_from(n).ok()?);
+    [1024, 256, 64, 16].into_iter().find_map(of).unwrap_or_default()
+}
+
 /// The code up to an address (at most 16 bytes) and from it on (at most 16).
 pub(crate) fn code_around(image: &ElfImage, pc: Svma) -> (&[u8], &[u8]) {
     let at = image.bytes_at(pc).unwrap_or_default();

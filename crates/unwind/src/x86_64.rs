@@ -66,6 +66,15 @@ impl Arch for X86_64 {
         at.starts_with(b"\x89\xc7\x31\xc0\xb0\x3c\x0f\x05\xf4")
     }
 
+    fn sets_up_frame(before: &[u8]) -> bool {
+        // push %rbp; mov %rsp, %rbp in both encodings
+        const SETUP: [&[u8]; 2] = [b"\x55\x48\x89\xe5", b"\x55\x48\x8b\xec"];
+        // Padding after a return: int3, nop, or the longer nops' first bytes.
+        let boundary = |w: &[u8]| w[0] == 0xc3 && matches!(w[1], 0xcc | 0x90 | 0x66 | 0x0f);
+        let last = before.windows(4).rposition(|w| SETUP.contains(&w));
+        last.is_some_and(|at| !before[at..].windows(2).any(boundary))
+    }
+
     fn is_epilogue(at: &[u8]) -> bool {
         let mut code = at;
         loop {
@@ -164,6 +173,13 @@ mod tests {
         for code in others {
             assert!(!X86_64::ends_with_call(&[&[0x90; 8], code].concat()), "{code:x?}");
         }
+    }
+
+    #[test]
+    fn a_frame_set_up_by_another_function_does_not_count() {
+        assert!(X86_64::sets_up_frame(b"\xc3\xcc\xcc\x55\x48\x89\xe5\x41\x54\xff\xd0"));
+        assert!(!X86_64::sets_up_frame(b"\x55\x48\x89\xe5\x5d\xc3\xcc\xcc\x50\xff\xd0"));
+        assert!(!X86_64::sets_up_frame(b"\x50\xff\xd0"));
     }
 
     #[test]

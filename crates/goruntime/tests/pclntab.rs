@@ -1,0 +1,178 @@
+//! The line table against what Go's own tools and runtime say.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::Arc;
+
+use common::{BUILDS, Build, Target, build, for_each_version, go};
+use image::pclntab::{GoVersion, LineTable, printed_name};
+use image::{Avma, ElfImage, Svma};
+
+fn open(path: &std::path::Path) -> Arc<ElfImage> {
+    Arc::new(ElfImage::open(&File::open(path).expect("the program")).expect("an ELF file"))
+}
+
+#[test]
+fn every_function_of_the_symbol_table_is_found_under_its_name() {
+    for_each_version(|version| {
+        let path = build(version, "truth", Build::Plain);
+        let table = LineTable::from_image(&open(&path)).expect("a line table");
+        let nm = go(version).args(["tool", "nm"]).arg(&path).output().expect("go tool nm");
+        let symbols = String::from_utf8(nm.stdout).expect("text");
+        let mut checked = 0;
+        for line in symbols.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let &[address, "T" | "t", ..] = &words[..] else { continue };
+            // A name may hold spaces: struct types in type arguments.
+            let name = line.split_once(" T ").or_else(|| line.split_once(" t "));
+            let name = name.expect("a name").1.trim();
+            // Marks, not functions; and symbols that the linker names after an ABI.
+            if name.starts_with("runtime.text")
+                || name.starts_with("runtime.etext")
+                || name.ends_with(".abi0")
+                || name.starts_with('_')
+            {
+                continue;
+            }
+            let address = Svma(u64::from_str_radix(address, 16).expect("an address"));
+            let f = table.function_at(address).unwrap_or_else(|| panic!("{version}: {name}"));
+            // nm shows the compiler's middle dot as a full stop.
+            assert_eq!(
+                (f.entry(), f.name().replace('·', ".")),
+                (address, name.into()),
+                "{version}"
+            );
+            checked += 1;
+        }
+        assert!(checked > 1000, "{version}: only {checked} symbols");
+    });
+}
+
+#[test]
+fn every_instruction_has_the_function_file_and_line_that_the_runtime_tells() {
+    for_each_version(|version| {
+        for how in BUILDS {
+            let mut target = Target::start(version, "truth", how);
+            let mut checked = 0;
+            for line in target.ask("frames").lines() {
+                let words: Vec<&str> = line.rsplitn(4, ' ').collect();
+                let [line_number, file, function, pc] = words[..] else { panic!("{line}") };
+                let pc = pc.trim_start_matches("0x");
+                let pc = Avma(u64::from_str_radix(pc, 16).expect("an address"));
+                let frames = target.runtime.frames_at(pc);
+                let first = frames.first().unwrap_or_else(|| panic!("{version} {how:?}: {line}"));
+                let (our_file, our_line) = first.position.clone().unwrap_or(("?".into(), 0));
+                let ours = (printed_name(&first.function), our_file, our_line.to_string());
+                let theirs = (function.into(), file.into(), line_number.to_owned());
+                assert_eq!(ours, theirs, "{version} {how:?}: {pc}");
+                checked += 1;
+            }
+            assert!(checked > 1000, "{version} {how:?}: only {checked} instructions");
+        }
+    });
+}
+
+#[test]
+fn a_table_read_from_memory_equals_that_of_the_file() {
+    for version in ["1.21.13", "1.26.6", "1.27.3"] {
+        for how in [Build::Plain, Build::StrippedPieCgo] {
+            let target = Target::start(version, "truth", how);
+            let of_file = target.runtime.line_table();
+            let gofunc = image::pclntab::gofunc_offset(target.runtime.version());
+            let module = target.runtime.module_data();
+            let of_memory = LineTable::read(&target.memory, module, gofunc).expect("a table");
+            assert_eq!(of_file.len(), of_memory.len());
+            assert!(of_memory.has_inline_trees());
+            let mut inlined = 0;
+            for f in of_file.functions() {
+                let entry = target.bias.to_avma(f.entry());
+                let g = of_memory.function_at(Svma(entry.0)).expect("the same function");
+                assert_eq!((f.name(), f.start_line()), (g.name(), g.start_line()));
+                for offset in (0..f.end().0 - f.entry().0).step_by(7) {
+                    let a = f.frames(f.entry().wrapping_add(offset));
+                    let b = g.frames(g.entry().wrapping_add(offset));
+                    let names = |frames: image::pclntab::Frames<'_>| {
+                        frames
+                            .map(|f| (f.function.into_owned(), f.position.map(|p| p.1)))
+                            .collect::<Vec<_>>()
+                    };
+                    let (a, b) = (names(a), names(b));
+                    inlined += usize::from(a.len() > 1);
+                    assert_eq!(a, b, "{version} {how:?} {}", f.name());
+                }
+            }
+            assert!(inlined > 1000, "{version} {how:?}: {inlined} inlined positions");
+        }
+    }
+}
+
+#[test]
+fn versions_and_inline_trees_are_there_in_every_build() {
+    for_each_version(|version| {
+        for how in BUILDS {
+            let image = open(&build(version, "truth", how));
+            let found = GoVersion::of_image(&image).expect("a version");
+            assert_eq!(found.text, format!("go{version}"));
+            let table = LineTable::from_image(&image).expect("a line table");
+            assert!(table.has_inline_trees(), "{version} {how:?}");
+            let special = table.special();
+            assert!(special.wrapper > special.sigpanic, "{version} {how:?}: {special:?}");
+        }
+    });
+}
+
+/// The Go of Debian's programs is 1.19, stripped.
+#[test]
+fn debians_prometheus_is_read() {
+    let image = open(std::path::Path::new("/usr/bin/prometheus"));
+    assert_eq!(GoVersion::of_image(&image).expect("a version").minor, 19);
+    let table = LineTable::from_image(&image).expect("a line table");
+    assert!(table.len() > 50_000 && table.has_inline_trees());
+    let f = table.function_named("runtime.gopark").expect("gopark");
+    let (file, line) = f.position(f.entry()).expect("a position");
+    assert!(file.ends_with("runtime/proc.go") && line > 300, "{file}:{line}");
+    assert!(table.function_named("main.main").is_some());
+}
+
+/// Whatever a file holds, nothing panics and nothing takes for ever.
+#[test]
+fn damaged_tables_do_no_harm() {
+    let path = build("1.27.3", "truth", Build::Plain);
+    let whole = std::fs::read(&path).expect("the program");
+    let image = open(&path);
+    let section = image.section(".gopclntab").expect("a table");
+    let start = section.data.as_ptr() as usize - image.bytes().as_ptr() as usize;
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize
+    };
+    let mut outcomes = HashMap::new();
+    for round in 0..60 {
+        let mut bytes = whole.clone();
+        // The header in each third, anything in it in the others.
+        let range = if round % 3 == 0 { 72 } else { section.data.len() };
+        for _ in 0..[4, 1000, 100_000][round % 3] {
+            bytes[start + random() % range] = random() as u8;
+        }
+        let damaged = ElfImage::parse(image::ImageBytes::Owned(bytes)).expect("still ELF");
+        let outcome = match LineTable::from_image(&Arc::new(damaged)) {
+            Err(_) => "refused",
+            Ok(table) => {
+                table.special();
+                for i in 0..2000 {
+                    let pc = Svma(table.text().0.wrapping_add((i * 997) as u64));
+                    if let Some(f) = table.function_at(pc) {
+                        f.frames(pc).for_each(drop);
+                        std::hint::black_box(f.sp_delta(pc));
+                    }
+                }
+                "read"
+            }
+        };
+        *outcomes.entry(outcome).or_insert(0) += 1;
+    }
+    assert!(outcomes.len() == 2, "the damage was always or never noticed: {outcomes:?}");
+}

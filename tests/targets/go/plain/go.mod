@@ -1,0 +1,3 @@
+module exoprof.test/plain
+
+go 1.19

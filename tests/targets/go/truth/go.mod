@@ -1,0 +1,3 @@
+module exoprof.test/truth
+
+go 1.19

@@ -1,0 +1,89 @@
+// Truth is the target that the Go runtime readers are measured against: it does what a Go program
+// can do with goroutines, the heap and locks, and prints what its own runtime knows of it.
+//
+// It reads one command per line from stdin and ends each answer with a line "@@END".
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+)
+
+var out = bufio.NewWriter(os.Stdout)
+
+func main() {
+	debug.SetGCPercent(-1)
+	startAll()
+	fmt.Fprintf(out, "ready %d %s\n", os.Getpid(), runtime.Version())
+	end()
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		words := strings.Fields(in.Text())
+		if len(words) == 0 {
+			continue
+		}
+		n := 0
+		if len(words) > 1 {
+			n, _ = strconv.Atoi(words[1])
+		}
+		run(words[0], n)
+		end()
+	}
+}
+
+func end() {
+	fmt.Fprintln(out, "@@END")
+	out.Flush()
+}
+
+func run(command string, n int) {
+	switch command {
+	case "goroutine", "heap", "allocs", "block", "mutex", "threadcreate", "goroutineleak":
+		if err := pprof.Lookup(command).WriteTo(out, n); err != nil {
+			panic(err)
+		}
+	case "gc":
+		runtime.GC()
+		runtime.GC()
+	case "rates":
+		// A negative argument only asks for the value.
+		fmt.Fprintf(out, "%d %d\n", runtime.MemProfileRate, runtime.SetMutexProfileFraction(-1))
+	case "alloc":
+		allocate(n)
+	case "contend":
+		contend(n)
+	case "spin":
+		spin(n)
+	case "stress":
+		stress(n)
+	case "many":
+		many(n)
+	case "churn":
+		churn(n)
+	case "frames":
+		frames()
+	case "panic":
+		inPanic()
+	case "cgo":
+		throughC()
+	case "symbols":
+		fmt.Fprintf(out, "%p %p\n", allocate, inPanic)
+	case "quit":
+		os.Exit(0)
+	default:
+		fmt.Fprintf(out, "no such command: %s\n", command)
+	}
+}
+
+// frames prints what the runtime says of every program counter of some functions.
+func frames() {
+	for _, f := range []interface{}{allocate, contend, startAll, many, runtime.GC, fmt.Fprintf, strings.Fields, strconv.Atoi} {
+		printFrames(f)
+	}
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"runtime"
+	"sync"
+	"time"
+)
+
+var kept [][]byte
+
+// allocate allocates n MiB that stay, n MiB that go, and some small objects.
+func allocate(n int) {
+	for i := 0; i < n; i++ {
+		kept = append(kept, keep())
+		sink = drop()
+		small(5000)
+	}
+	sink = nil
+}
+
+//go:noinline
+func keep() []byte { return make([]byte, 1<<20) }
+
+//go:noinline
+func drop() []byte { return make([]byte, 1<<20) }
+
+type node struct {
+	next *node
+	data [3]int
+}
+
+var list *node
+
+func small(n int) {
+	for i := 0; i < n; i++ {
+		list = &node{next: list}
+	}
+}
+
+// contend makes n blocked waits of each kind, 5 ms each, with all of them recorded.
+func contend(n int) {
+	runtime.SetBlockProfileRate(1)
+	runtime.SetMutexProfileFraction(1)
+	for i := 0; i < n; i++ {
+		waitMutex()
+		waitChannel()
+	}
+	runtime.SetBlockProfileRate(0)
+	runtime.SetMutexProfileFraction(0)
+}
+
+func waitMutex() {
+	var mu sync.Mutex
+	held, done := make(chan int), make(chan int)
+	go func() {
+		mu.Lock()
+		held <- 1
+		time.Sleep(5 * time.Millisecond)
+		mu.Unlock()
+		close(done)
+	}()
+	<-held
+	mu.Lock()
+	mu.Unlock()
+	<-done
+}
+
+func waitChannel() {
+	c := make(chan int)
+	go func() {
+		time.Sleep(5 * time.Millisecond)
+		c <- 1
+	}()
+	<-c
+}
