@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{duration, record};
+use crate::{duration, record, report};
 
 /// The user asked for something that does not exist or does not go together: exit status 2.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub struct Cli {
 enum Command {
     /// Record profiles of running processes, or of a command, into pprof files
     Record(RecordArgs),
+    /// Show what profile files hold, as `go tool pprof` does
+    Report(report::ReportArgs),
 }
 
 /// Options of `record`.
@@ -125,6 +127,7 @@ impl Cli {
         };
         match self.command {
             Command::Record(args) => record::run(&args, verbosity),
+            Command::Report(args) => report::run(&args, verbosity),
         }
     }
 }

@@ -5,6 +5,7 @@ mod duration;
 mod output;
 mod progress;
 mod record;
+mod report;
 mod stop;
 mod summary;
 

@@ -40,10 +40,20 @@ pub fn print(path: Option<&Path>, outcome: &Outcome, verbosity: Verbosity) {
             eprintln!("  {comment}");
         }
     }
-    let top = report::top::heaviest(&outcome.profile, HEAVIEST);
-    if !top.is_empty() {
-        eprint!("{}", report::top::table(&top));
+    if s.kept > 0 {
+        eprint!("{}", heaviest(&outcome.profile));
     }
+}
+
+/// The heaviest functions, in the form of `go tool pprof -top`.
+fn heaviest(profile: &pprof::Profile) -> String {
+    let options =
+        report::Options { node_count: Some(HEAVIEST), compact: true, ..report::Options::default() };
+    let mut text = Vec::new();
+    // A profile of ours has a sample type, and memory takes all that is written.
+    let written = report::Report::new(profile, options).and_then(|r| r.write(&mut text));
+    written
+        .map_or_else(|e| format!("no summary: {e}\n"), |()| String::from_utf8_lossy(&text).into())
 }
 
 fn warnings(outcome: &Outcome) -> Vec<String> {

@@ -40,16 +40,16 @@ fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Distinct stacks of 10 to 60 frames over 20000 locations, on 64 threads.
+/// Distinct stacks of 10 to 60 frames over 60000 locations of 20000 functions, on 64 threads.
 fn build(samples: u64) -> Profile {
     let types = vec![ValueType::new("samples", "count"), ValueType::new("cpu", "nanoseconds")];
     let mut b = ProfileBuilder::new(types);
     let file = "/usr/bin/worker";
     let spec = MappingSpec { start: 0x40_0000, limit: 0x140_0000, offset: 0, file, build_id: "ab" };
     let mapping = b.mapping(spec).expect("there is room");
-    let locations: Vec<LocationIndex> = (0..20_000)
+    let locations: Vec<LocationIndex> = (0..60_000)
         .map(|i| {
-            let name = format!("module{}::function{}", i % 100, i / 4);
+            let name = format!("module{}::function{}", i / 3 % 100, i / 3);
             let spec =
                 FunctionSpec { name: &name, system_name: &name, filename: "a.rs", start_line: 1 };
             let function = b.function(spec).expect("there is room");

@@ -50,6 +50,26 @@ impl Profile {
         }
     }
 
+    /// Orders locations, and mappings after the first, by their first use in the samples.
+    ///
+    /// Everything must be [in use](Self::compact).
+    pub(crate) fn number_by_first_use(&mut self) {
+        let uses = self.samples.frames().iter().map(|l| l.index());
+        let moved = reorder(&mut self.locations, uses);
+        for frame in self.samples.frames_mut() {
+            if let Some(&to) = moved.get(frame.index()) {
+                *frame = LocationIndex::new(to);
+            }
+        }
+        let uses = self.locations.iter().filter_map(|l| l.mapping).map(|m| m.index());
+        let moved = reorder(&mut self.mappings, std::iter::once(0).chain(uses));
+        for mapping in self.locations.iter_mut().filter_map(|l| l.mapping.as_mut()) {
+            if let Some(&to) = moved.get(mapping.index()) {
+                *mapping = MappingIndex::new(to);
+            }
+        }
+    }
+
     /// Sets `has_functions`, `has_filenames`, `has_line_numbers` and `has_inline_frames` of each
     /// mapping from its locations.
     ///
@@ -100,6 +120,22 @@ impl Resolved {
         self.lineless |= other.lineless;
         self.inlined |= other.inlined;
     }
+}
+
+/// Orders entries by their first use, unused ones last, and returns where each entry lies now.
+fn reorder<T>(table: &mut Vec<T>, uses: impl Iterator<Item = usize>) -> Vec<u32> {
+    let mut moved = vec![u32::MAX; table.len()];
+    let mut next = 0;
+    for at in uses.chain(0..table.len()) {
+        if let Some(to) = moved.get_mut(at).filter(|to| **to == u32::MAX) {
+            *to = next;
+            next += 1;
+        }
+    }
+    let mut entries: Vec<(u32, T)> = moved.iter().copied().zip(table.drain(..)).collect();
+    entries.sort_unstable_by_key(|(to, _)| *to);
+    table.extend(entries.into_iter().map(|(_, entry)| entry));
+    moved
 }
 
 /// Removes unused entries and returns where each entry lies now.

@@ -21,6 +21,7 @@
 //!
 //! The format itself is described in `proto/profile.proto`.
 
+mod align;
 mod builder;
 mod compact;
 mod decode;

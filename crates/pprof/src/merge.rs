@@ -57,6 +57,7 @@ pub enum MergeError {
 /// - Start is the earliest that is known, durations add up, the period is the largest; comments are
 ///   joined without repetition; default type, documentation link and frame filters are the first
 ///   profile's that has one.
+/// - Locations and mappings are in the order in which samples use them, after the main binary.
 /// - Samples with equal stacks and labels become one; those that sum up to zero are dropped, and
 ///   with them what nothing else uses.
 ///
@@ -78,6 +79,7 @@ pub fn merge<'p>(profiles: impl IntoIterator<Item = &'p Profile>) -> Result<Prof
     let mut merged = merger.builder.into_profile();
     merged.samples.retain(|s| s.values.iter().any(|v| *v != 0));
     merged.compact();
+    merged.number_by_first_use();
     Ok(merged)
 }
 

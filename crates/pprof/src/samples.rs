@@ -138,6 +138,16 @@ impl Samples {
         }
     }
 
+    /// The values of all samples, one sample after the other.
+    pub(crate) const fn values_mut(&mut self) -> &mut Vec<i64> {
+        &mut self.values
+    }
+
+    /// Sets how many values each sample has; the values must be in accord.
+    pub(crate) const fn set_width(&mut self, width: usize) {
+        self.width = width;
+    }
+
     /// Every frame of every sample.
     pub(crate) fn frames(&self) -> &[LocationIndex] {
         &self.frames

@@ -18,7 +18,7 @@ fn go() -> PathBuf {
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/go");
     let cached = || {
         let versions = std::fs::read_dir(&cache).ok()?;
-        versions.flatten().map(|v| v.path().join("bin/go")).filter(|f| f.is_file()).max()
+        versions.flatten().map(|v| v.path().join("go/bin/go")).filter(|f| f.is_file()).max()
     };
     in_path.or_else(cached).expect("no Go toolchain: run scripts/setup-tests, or set EXOPROF_GO")
 }
@@ -34,7 +34,7 @@ fn pprof_output(profile: &Profile, options: &[&str]) -> Output {
         .arg(&file)
         .env("HOME", folder.path())
         .env("PPROF_TMPDIR", folder.path())
-        .env("GOCACHE", folder.path().join("cache"))
+        .env("GOCACHE", Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/go-build"))
         .env("GOTOOLCHAIN", "local")
         .output()
         .expect("go starts")

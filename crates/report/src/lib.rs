@@ -1,3 +1,37 @@
-//! Reports over a profile.
+//! Reports over a profile, in the form of `go tool pprof`.
+//!
+//! ```text
+//!   files ── combine() ──► Profile ── Report::new() ──► Report ── write() ──► text
+//!            merge, diff              prune, filter             graph, order, trim
+//! ```
+//!
+//! The text is the same as that of `go tool pprof -symbolize=none` with the same options, to the
+//! character; where that tool leaves an order to chance, one is chosen here. Nothing is
+//! symbolized or demangled: a profile holds its names.
 
-pub mod top;
+mod collapsed;
+mod combine;
+mod error;
+mod filter;
+mod go;
+mod graph;
+mod header;
+mod labels;
+mod list;
+mod measure;
+mod options;
+mod prune;
+mod raw;
+mod regexp;
+mod report;
+mod samplevalue;
+mod source;
+mod text;
+mod traces;
+mod tree;
+mod work;
+
+pub use combine::{CombineError, combine};
+pub use error::ReportError;
+pub use options::{Filters, Form, Granularity, Options};
+pub use report::Report;

@@ -1,0 +1,193 @@
+//! `exoprof report`.
+
+use std::fs::File;
+use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use pprof::Profile;
+use report::{Filters, Form, Granularity, Options, Report, ReportError, combine};
+
+use crate::cli::{UsageError, Verbosity};
+
+/// No more of a file is read. The decoder takes no larger profiles either.
+const MAX_BYTES: u64 = (1 << 30) + 1;
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  exoprof report slow.pb.gz                          the heaviest functions
+  exoprof report --top=10 --cum slow.pb.gz           ten, by what they and their callees used
+  exoprof report --peek 'parse$' slow.pb.gz          who calls parse, and what parse calls
+  exoprof report --list parse slow.pb.gz             its source, with the weight of each line
+  exoprof report --diff-base old.pb.gz new.pb.gz     what has changed")]
+pub struct ReportArgs {
+    /// Profiles; several are merged
+    #[arg(value_name = "FILE|URL", required = true)]
+    sources: Vec<PathBuf>,
+
+    /// The heaviest entries, at most N (the default report)
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, group = "form")]
+    top: Option<Option<usize>>,
+    /// Each entry with its callers and callees
+    #[arg(long, group = "form")]
+    tree: bool,
+    /// Callers and callees of entries that match
+    #[arg(long, value_name = "RE", group = "form")]
+    peek: Option<String>,
+    /// Annotated source of functions that match
+    #[arg(long, value_name = "RE", group = "form")]
+    list: Option<String>,
+    /// Every sample
+    #[arg(long, group = "form")]
+    traces: bool,
+    /// Everything that is in the profile
+    #[arg(long, group = "form")]
+    raw: bool,
+    /// One line for each stack, for flame graph tools
+    #[arg(long, group = "form")]
+    collapsed: bool,
+
+    /// Show the difference to this profile; repeatable
+    #[arg(long, value_name = "FILE")]
+    diff_base: Vec<PathBuf>,
+    /// The sample type to report: its name, or its position from 0
+    #[arg(long, value_name = "NAME")]
+    sample_index: Option<String>,
+    /// Sort by what entries and their callees used
+    #[arg(long)]
+    cum: bool,
+    /// Only samples through a frame that matches
+    #[arg(long, value_name = "RE")]
+    focus: Option<String>,
+    /// No samples through a frame that matches
+    #[arg(long, value_name = "RE")]
+    ignore: Option<String>,
+    /// No frames that match
+    #[arg(long, value_name = "RE")]
+    hide: Option<String>,
+    /// Only frames that match
+    #[arg(long, value_name = "RE")]
+    show: Option<String>,
+    /// How many entries to show; 0 for all
+    #[arg(long, value_name = "N")]
+    nodecount: Option<usize>,
+    /// Leave out entries below this part of the total
+    #[arg(long, value_name = "F", default_value_t = 0.005)]
+    nodefraction: f64,
+    /// The unit of values, such as ms or MB
+    #[arg(long, value_name = "U")]
+    unit: Option<String>,
+
+    /// Entries are functions (the default)
+    #[arg(long, group = "granularity")]
+    functions: bool,
+    /// Entries are source files
+    #[arg(long, group = "granularity")]
+    files: bool,
+    /// Entries are source lines
+    #[arg(long, group = "granularity")]
+    lines: bool,
+    /// Entries are code addresses
+    #[arg(long, group = "granularity")]
+    addresses: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &ReportArgs, verbosity: Verbosity) -> anyhow::Result<()> {
+    let profile = combine(read_all(&args.sources)?, read_all(&args.diff_base)?)?;
+    let report = Report::new(&profile, options(args)?).map_err(wrong_usage)?;
+    if verbosity > Verbosity::Quiet {
+        report.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+    }
+    let stdout = io::stdout().lock();
+    let is_terminal = stdout.is_terminal();
+    let mut out = BufWriter::new(stdout);
+    let written =
+        if is_terminal { report.write(&mut Printable(&mut out)) } else { report.write(&mut out) };
+    match written.and_then(|()| Ok(out.flush()?)) {
+        // Who reads us has seen enough.
+        Err(ReportError::Write(e)) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn options(args: &ReportArgs) -> anyhow::Result<Options> {
+    let form = match args {
+        ReportArgs { tree: true, .. } => Form::Tree,
+        ReportArgs { traces: true, .. } => Form::Traces,
+        ReportArgs { raw: true, .. } => Form::Raw,
+        ReportArgs { collapsed: true, .. } => Form::Collapsed,
+        ReportArgs { peek: Some(pattern), .. } => Form::Peek(pattern.clone()),
+        ReportArgs { list: Some(pattern), .. } => Form::List(pattern.clone()),
+        _ => Form::Top,
+    };
+    let granularity = match args {
+        ReportArgs { files: true, .. } => Granularity::Files,
+        ReportArgs { lines: true, .. } => Granularity::Lines,
+        ReportArgs { addresses: true, .. } => Granularity::Addresses,
+        _ => Granularity::Functions,
+    };
+    Ok(Options {
+        form,
+        granularity,
+        sample_index: args.sample_index.clone(),
+        cum: args.cum,
+        filters: Filters {
+            focus: args.focus.clone(),
+            ignore: args.ignore.clone(),
+            hide: args.hide.clone(),
+            show: args.show.clone(),
+        },
+        node_count: args.top.flatten().or(args.nodecount),
+        node_fraction: args.nodefraction,
+        unit: args.unit.clone(),
+        source_path: std::env::current_dir().context("cannot find the current folder")?,
+        ..Options::default()
+    })
+}
+
+fn wrong_usage(error: ReportError) -> anyhow::Error {
+    match error {
+        ReportError::Pattern { .. }
+        | ReportError::SampleType { .. }
+        | ReportError::SampleTypeRange { .. } => UsageError(error.to_string()).into(),
+        other => other.into(),
+    }
+}
+
+fn read_all(sources: &[PathBuf]) -> anyhow::Result<Vec<Profile>> {
+    sources.iter().map(|s| read(s).with_context(|| s.display().to_string())).collect()
+}
+
+fn read(source: &Path) -> anyhow::Result<Profile> {
+    let is_url = |s: &str| s.starts_with("http://") || s.starts_with("https://");
+    if source.to_str().is_some_and(is_url) {
+        anyhow::bail!("reading profiles from a URL is not supported yet");
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(source)?;
+    // Room for all of it at once: growing would need twice as much.
+    let size = file.metadata().map_or(0, |m| m.len().min(MAX_BYTES));
+    bytes.try_reserve_exact(usize::try_from(size)?.saturating_add(1))?;
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(pprof::decode(&bytes)?)
+}
+
+/// What is written to a terminal must not command it: names in a profile may be any bytes.
+struct Printable<W>(W);
+
+impl<W: Write> Write for Printable<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let is_unsafe = |b: &u8| b.is_ascii_control() && !matches!(b, b'\n' | b'\t');
+        let safe: Vec<u8> = bytes.iter().map(|b| if is_unsafe(b) { b'?' } else { *b }).collect();
+        self.0.write_all(&safe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}

@@ -1,0 +1,124 @@
+//! Calls between entries.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use super::order::magnitude;
+use super::{Graph, NodeId};
+use crate::work::Work;
+
+/// A call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Edge {
+    /// The entry at the other end.
+    pub(crate) other: NodeId,
+    /// Spent in it.
+    pub(crate) weight: i64,
+    /// Whether the callee is inlined wherever it is called so.
+    pub(crate) is_inline: bool,
+}
+
+#[derive(Debug)]
+struct Sum {
+    weight: i64,
+    is_inline: bool,
+    /// The last sample that counted.
+    seen: u32,
+}
+
+/// The calls between entries of a graph, of those that were asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Edges {
+    into: HashMap<NodeId, Vec<Edge>>,
+    out_of: HashMap<NodeId, Vec<Edge>>,
+}
+
+/// Which calls are collected, by flags for each entry.
+pub(crate) struct Wanted<'g> {
+    /// Entries that are part of the graph: calls go past others as if they were not in the stack.
+    /// All when not given.
+    pub(crate) kept: Option<&'g [bool]>,
+    /// Entries whose callers are wanted.
+    pub(crate) callers_of: &'g [bool],
+    /// Entries whose callees are wanted.
+    pub(crate) callees_of: &'g [bool],
+}
+
+impl Edges {
+    /// Collects calls from the samples.
+    pub(crate) fn new(work: &Work<'_>, graph: &Graph, value: usize, wanted: &Wanted<'_>) -> Self {
+        let mut sums: HashMap<(NodeId, NodeId), Sum> = HashMap::new();
+        for (seen, sample) in (1_u32..).zip(work.samples()) {
+            let weight = sample.values.get(value).copied().unwrap_or(0);
+            if weight == 0 {
+                continue;
+            }
+            let mut caller: Option<NodeId> = None;
+            for (callee, is_inline) in graph.frames_from_root(sample) {
+                if wanted.kept.is_some_and(|kept| !kept[callee as usize]) {
+                    continue;
+                }
+                let Some(caller) = caller.replace(callee) else { continue };
+                let is_wanted =
+                    wanted.callers_of[callee as usize] || wanted.callees_of[caller as usize];
+                if caller == callee || !is_wanted {
+                    continue;
+                }
+                let new = Sum { weight: 0, is_inline, seen: 0 };
+                let sum = sums.entry((caller, callee)).or_insert(new);
+                if sum.seen != seen {
+                    sum.seen = seen;
+                    sum.weight = sum.weight.wrapping_add(weight);
+                    sum.is_inline &= is_inline;
+                }
+            }
+        }
+        let mut edges = Self::default();
+        for ((caller, callee), Sum { weight, is_inline, .. }) in sums {
+            let edge = |other| Edge { other, weight, is_inline };
+            edges.into.entry(callee).or_default().push(edge(caller));
+            edges.out_of.entry(caller).or_default().push(edge(callee));
+        }
+        edges
+    }
+
+    /// Drops calls with less than `cutoff` spent in them. Calls of entries in which nothing was
+    /// spent stay, as with pprof, which does not come by those.
+    pub(crate) fn trim(&mut self, graph: &Graph, cutoff: i64) {
+        let is_heavy = |e: &Edge| magnitude(e.weight) >= cutoff;
+        for (callee, edges) in &mut self.into {
+            if !graph.node(*callee).is_zero() {
+                edges.retain(is_heavy);
+            }
+        }
+        for edges in self.out_of.values_mut() {
+            edges.retain(|e| graph.node(e.other).is_zero() || is_heavy(e));
+        }
+    }
+
+    /// The calls of an entry, in no order.
+    pub(crate) fn callers(&self, of: NodeId) -> &[Edge] {
+        self.into.get(&of).map_or(&[], Vec::as_slice)
+    }
+
+    /// The callers of an entry, with their names, heaviest first.
+    pub(crate) fn sorted_callers(&self, graph: &Graph, of: NodeId) -> Vec<(Edge, String)> {
+        sorted(graph, self.callers(of))
+    }
+
+    /// The callees of an entry, with their names, heaviest first.
+    pub(crate) fn sorted_callees(&self, graph: &Graph, of: NodeId) -> Vec<(Edge, String)> {
+        sorted(graph, self.out_of.get(&of).map_or(&[], Vec::as_slice))
+    }
+}
+
+fn sorted(graph: &Graph, edges: &[Edge]) -> Vec<(Edge, String)> {
+    let named = edges.iter().map(|e| (*e, graph.node(e.other).info.printable()));
+    let mut named: Vec<(Edge, String)> = named.collect();
+    named.sort_unstable_by(|(a, a_name), (b, b_name)| {
+        let key = |e: &Edge| (Reverse(magnitude(e.weight)), Reverse(e.weight));
+        let by_name = || a_name.cmp(b_name).then(a.is_inline.cmp(&b.is_inline));
+        key(a).cmp(&key(b)).then_with(by_name).then(a.other.cmp(&b.other))
+    });
+    named
+}

@@ -1,0 +1,154 @@
+//! Entries of a report and the calls between them.
+
+mod edges;
+mod node;
+mod order;
+
+use std::collections::HashMap;
+
+use pprof::{LocationIndex, SampleRef};
+
+pub(crate) use edges::{Edge, Edges, Wanted};
+pub(crate) use node::{Detail, NodeInfo};
+pub(crate) use order::magnitude;
+
+use crate::work::Work;
+use node::Namer;
+
+/// A position in [`Graph::nodes`].
+pub(crate) type NodeId = u32;
+
+/// An entry of a report.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) info: NodeInfo,
+    /// Spent in it alone.
+    pub(crate) flat: i64,
+    /// Spent in it and in what it called.
+    pub(crate) cum: i64,
+    /// Whether some location has it inlined into another.
+    pub(crate) may_be_inline: bool,
+}
+
+impl Node {
+    const fn is_zero(&self) -> bool {
+        self.flat == 0 && self.cum == 0
+    }
+}
+
+/// All entries, with what was spent in them.
+pub(crate) struct Graph {
+    pub(crate) nodes: Vec<Node>,
+    /// The entries of all locations, innermost first, one location after the other.
+    ids: Vec<NodeId>,
+    /// For each location the end of its entries in `ids`.
+    ends: Vec<usize>,
+}
+
+impl Graph {
+    /// The entries of all locations, with nothing spent.
+    pub(crate) fn of_locations(work: &Work<'_>, detail: Detail) -> Self {
+        let profile = work.profile;
+        let namer = Namer::new(profile, detail);
+        let mut known: HashMap<NodeInfo, NodeId> = HashMap::new();
+        let mut graph = Self { nodes: Vec::new(), ids: Vec::new(), ends: Vec::new() };
+        let unnamed = [pprof::Line::default()];
+        for (at, location) in profile.locations.iter().enumerate() {
+            let lines = match work.lines(at) {
+                [] => unnamed.as_slice(),
+                lines => lines,
+            };
+            // Hidden locations have entries, too, but no part in any stack.
+            let lines = if work.is_hidden(location_index(at)) { &[] } else { lines };
+            for (nth, line) in lines.iter().enumerate() {
+                let info = namer.info(location, line);
+                let id = *known.entry(info).or_insert_with_key(|info| {
+                    let (info, may_be_inline) = (info.clone(), false);
+                    graph.nodes.push(Node { info, flat: 0, cum: 0, may_be_inline });
+                    // There are at most as many as lines, and those are fewer than 2³² as the file
+                    // is of less than 2³² bytes.
+                    (graph.nodes.len() - 1) as NodeId
+                });
+                graph.nodes[id as usize].may_be_inline |= nth + 1 < lines.len();
+                graph.ids.push(id);
+            }
+            graph.ends.push(graph.ids.len());
+        }
+        graph
+    }
+
+    /// The entries with what the samples spent in them.
+    pub(crate) fn new(work: &Work<'_>, detail: Detail, value: usize) -> Self {
+        let mut graph = Self::of_locations(work, detail);
+        // The last sample that counted for each entry: one counts once, however often it recurs.
+        let mut seen = vec![0_u32; graph.nodes.len()];
+        let mut sums = vec![(0_i64, 0_i64); graph.nodes.len()];
+        for (nth, sample) in (1_u32..).zip(work.samples()) {
+            let weight = sample.values.get(value).copied().unwrap_or(0);
+            if weight == 0 {
+                continue;
+            }
+            let mut leaf = None;
+            for location in sample.locations {
+                for id in graph.at(*location) {
+                    let at = *id as usize;
+                    leaf.get_or_insert(at);
+                    if seen[at] != nth {
+                        seen[at] = nth;
+                        sums[at].1 = sums[at].1.wrapping_add(weight);
+                    }
+                }
+            }
+            if let Some(leaf) = leaf {
+                sums[leaf].0 = sums[leaf].0.wrapping_add(weight);
+            }
+        }
+        for (node, (flat, cum)) in graph.nodes.iter_mut().zip(sums) {
+            (node.flat, node.cum) = (flat, cum);
+        }
+        graph
+    }
+
+    /// The entries of a location, innermost first. None for a hidden one.
+    pub(crate) fn at(&self, location: LocationIndex) -> &[NodeId] {
+        let at = location.index();
+        let begin = at.checked_sub(1).and_then(|l| self.ends.get(l)).copied().unwrap_or(0);
+        self.ends.get(at).and_then(|end| self.ids.get(begin..*end)).unwrap_or_default()
+    }
+
+    /// The entries in which something was spent.
+    pub(crate) fn used(&self) -> Vec<NodeId> {
+        let numbered = (0..).zip(&self.nodes);
+        numbered.filter(|(_, n)| !n.is_zero()).map(|(id, _)| id).collect()
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id as usize]
+    }
+
+    /// The sum of what was spent in each of these alone.
+    pub(crate) fn flat_sum(&self, ids: &[NodeId]) -> i64 {
+        ids.iter().fold(0, |sum, id| sum.wrapping_add(self.node(*id).flat))
+    }
+
+    /// The sum of what was spent in each of these and their callees.
+    pub(crate) fn cum_sum(&self, ids: &[NodeId]) -> i64 {
+        ids.iter().fold(0, |sum, id| sum.wrapping_add(self.node(*id).cum))
+    }
+
+    /// The frames of a sample from root to leaf: the entry, and whether it is inlined into the one
+    /// before.
+    pub(crate) fn frames_from_root(
+        &self,
+        sample: SampleRef<'_>,
+    ) -> impl Iterator<Item = (NodeId, bool)> {
+        sample.locations.iter().rev().flat_map(|location| {
+            let ids = self.at(*location);
+            ids.iter().enumerate().rev().map(|(nth, id)| (*id, nth + 1 < ids.len()))
+        })
+    }
+}
+
+fn location_index(at: usize) -> LocationIndex {
+    LocationIndex::new(u32::try_from(at).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,152 @@
+//! What an entry is.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use pprof::{Line, Location, Profile};
+
+use crate::{Granularity, go};
+
+/// Which of their properties make entries differ.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Detail {
+    function: bool,
+    file: bool,
+    line: bool,
+    /// Address and column.
+    address: bool,
+    /// The binary, also of functions with names.
+    binary: bool,
+    /// Source paths with what build systems put before them.
+    long_paths: bool,
+}
+
+impl Detail {
+    pub(crate) const fn of(granularity: Granularity) -> Self {
+        let address = matches!(granularity, Granularity::Addresses);
+        let line = address || matches!(granularity, Granularity::Lines);
+        let function = !matches!(granularity, Granularity::Files);
+        Self { function, file: line || !function, line, address, binary: false, long_paths: false }
+    }
+
+    /// The same, but with whole source paths.
+    pub(crate) const fn with_long_paths(self) -> Self {
+        Self { long_paths: true, ..self }
+    }
+
+    /// What annotated source needs.
+    pub(crate) const fn of_source() -> Self {
+        Self { binary: true, ..Self::of(Granularity::Lines) }
+    }
+}
+
+/// The properties of an entry. Those that the [`Detail`] leaves out are empty or 0.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(crate) struct NodeInfo {
+    pub(crate) name: Arc<str>,
+    pub(crate) address: u64,
+    pub(crate) file: Arc<str>,
+    pub(crate) start_line: i64,
+    pub(crate) line: i64,
+    column: i64,
+    binary: Arc<str>,
+}
+
+impl NodeInfo {
+    /// The name in reports.
+    pub(crate) fn printable(&self) -> String {
+        let mut out = String::with_capacity(self.name.len());
+        if self.address != 0 {
+            let _ = write!(out, "{:016x} ", self.address);
+        }
+        if !self.name.is_empty() {
+            out.push_str(&self.name);
+            out.push(' ');
+        }
+        if self.line != 0 {
+            let _ = write!(out, "{}:{}", self.file, self.line);
+            if self.column != 0 {
+                let _ = write!(out, ":{}", self.column);
+            }
+        } else if !self.file.is_empty() {
+            out.push_str(&self.file);
+        } else if !self.name.is_empty() {
+            out.pop();
+        } else if !self.binary.is_empty() {
+            let _ = write!(out, "[{}]", go::base(&self.binary));
+        } else {
+            out.push_str("<unknown>");
+        }
+        out
+    }
+
+    /// All properties as text: what decides where nothing else does.
+    pub(crate) fn sort_key(&self) -> String {
+        format!(
+            "{{{}  {} {} {} {} {} {}}}",
+            self.name,
+            self.address,
+            self.file,
+            self.start_line,
+            self.line,
+            self.column,
+            self.binary
+        )
+    }
+}
+
+/// Makes entries of lines.
+pub(super) struct Namer<'p> {
+    profile: &'p Profile,
+    detail: Detail,
+    /// For each function its file, cleaned up.
+    files: Vec<Arc<str>>,
+    empty: Arc<str>,
+}
+
+impl<'p> Namer<'p> {
+    pub(super) fn new(profile: &'p Profile, detail: Detail) -> Self {
+        let empty: Arc<str> = "".into();
+        let files = profile.functions.iter().map(|f| {
+            match (detail.file, cleaned(&f.filename, detail.long_paths)) {
+                (false, _) => Arc::clone(&empty),
+                (true, None) => Arc::clone(&f.filename),
+                (true, Some(file)) => file.into(),
+            }
+        });
+        Self { profile, detail, files: files.collect(), empty }
+    }
+
+    pub(super) fn info(&self, location: &Location, line: &Line) -> NodeInfo {
+        let detail = self.detail;
+        let mapping = location.mapping.and_then(|m| self.profile.mappings.get(m.index()));
+        let binary = mapping.map_or(&self.empty, |m| &m.file);
+        let address = if detail.address { location.address } else { 0 };
+        let function =
+            line.function.and_then(|f| Some((f, self.profile.functions.get(f.index())?)));
+        let Some((at, function)) = function else {
+            return NodeInfo { address, binary: Arc::clone(binary), ..NodeInfo::default() };
+        };
+        let name = if detail.function { &function.name } else { &self.empty };
+        let with_binary = detail.binary || name.is_empty();
+        NodeInfo {
+            name: Arc::clone(name),
+            address,
+            file: Arc::clone(&self.files[at.index()]),
+            start_line: if with_binary { function.start_line } else { 0 },
+            line: if detail.line { line.line } else { 0 },
+            column: if detail.address { line.column } else { 0 },
+            binary: Arc::clone(if with_binary { binary } else { &self.empty }),
+        }
+    }
+}
+
+/// A source path at its shortest. `None` when it stays as it is.
+fn cleaned(path: &str, long: bool) -> Option<String> {
+    let short = ["/proc/self/cwd/./", "/proc/self/cwd/"]
+        .into_iter()
+        .find_map(|prefix| path.strip_prefix(prefix).filter(|_| !long))
+        .unwrap_or(path);
+    let clean = if short.is_empty() { "".into() } else { go::clean(short) };
+    (clean != path).then(|| clean.into_owned())
+}

@@ -1,0 +1,119 @@
+//! How values look, and the lines above a report.
+
+use pprof::Profile;
+
+use crate::{go, measure};
+
+/// Longer filters are cut in the header.
+const LONGEST_FILTER: usize = 80;
+
+/// The values of a report.
+pub(crate) struct Values<'r> {
+    /// What percentages are of.
+    pub(crate) total: i64,
+    /// The unit in the profile.
+    pub(crate) unit: &'r str,
+    /// The unit to show.
+    pub(crate) shown_in: String,
+}
+
+impl Values<'_> {
+    pub(crate) fn label(&self, value: i64) -> String {
+        measure::label(value, self.unit, &self.shown_in)
+    }
+
+    pub(crate) fn label_or_dot(&self, value: i64) -> String {
+        if value == 0 { ".".to_owned() } else { self.label(value) }
+    }
+
+    pub(crate) fn percentage(&self, value: i64) -> String {
+        measure::percentage(value, self.total)
+    }
+}
+
+/// What the profile says about itself.
+pub(crate) fn of_profile(profile: &Profile, sample_type: &str, values: &Values<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(main) = profile.mappings.first() {
+        if !main.file.is_empty() {
+            lines.push(format!("File: {}", go::base(&main.file)));
+        }
+        if !main.build_id.is_empty() {
+            lines.push(format!("Build ID: {}", main.build_id));
+        }
+    }
+    lines.extend(profile.comments.iter().filter(|c| !c.starts_with('#')).map(|c| c.to_string()));
+    if !sample_type.is_empty() {
+        lines.push(format!("Type: {sample_type}"));
+    }
+    if !profile.doc_url.is_empty() {
+        lines.push(format!("Doc: {}", profile.doc_url));
+    }
+    if profile.time_nanos != 0 {
+        lines.push(format!("Time: {}", go::time_to_second(profile.time_nanos)));
+    }
+    if profile.duration_nanos != 0 {
+        let duration = measure::label(profile.duration_nanos, "nanoseconds", "auto");
+        let (nanos, unit) = measure::scale(values.total, values.unit, "nanoseconds");
+        let ratio = match &*unit {
+            "ns" if nanos != 0.0 => {
+                format!("({})", measure::percentage(nanos as i64, profile.duration_nanos))
+            }
+            _ => String::new(),
+        };
+        let total = values.label(values.total);
+        lines.push(format!("Duration: {duration}, Total samples = {total} {ratio}"));
+    }
+    lines
+}
+
+/// What was left out of a report.
+pub(crate) struct Shown {
+    /// What was spent in all entries that are shown.
+    pub(crate) flat: i64,
+    /// How many entries are shown.
+    pub(crate) nodes: usize,
+    /// How many there would be without a limit on their number.
+    pub(crate) nodes_before_limit: usize,
+    /// How many were too light.
+    pub(crate) dropped: usize,
+    /// How light that is, as a part of the total.
+    pub(crate) node_fraction: f64,
+}
+
+/// What is shown, and what is left out.
+pub(crate) fn of_selection(filters: &[String], shown: &Shown, values: &Values<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !filters.is_empty() {
+        lines.push("Active filters:".to_owned());
+        lines.extend(filters.iter().map(|filter| {
+            let cut = filter.char_indices().find(|(at, c)| at + c.len_utf8() > LONGEST_FILTER);
+            cut.map_or_else(|| format!("   {filter}"), |(end, _)| format!("   {}…", &filter[..end]))
+        }));
+    }
+    let percentage = values.percentage(shown.flat);
+    lines.push(format!(
+        "Showing nodes accounting for {}, {} of {} total",
+        values.label(shown.flat),
+        percentage.trim(),
+        values.label(values.total)
+    ));
+    if values.total != 0 {
+        if shown.dropped > 0 {
+            let cutoff = (values.total as f64 * shown.node_fraction) as i64;
+            lines.push(format!(
+                "Dropped {} node{} (cum <= {})",
+                shown.dropped,
+                if shown.dropped > 1 { "s" } else { "" },
+                values.label(cutoff.wrapping_abs())
+            ));
+        }
+        if shown.nodes > 0 && shown.nodes < shown.nodes_before_limit {
+            lines.push(format!(
+                "Showing top {} nodes out of {}",
+                shown.nodes, shown.nodes_before_limit
+            ));
+        }
+    }
+    lines
+}

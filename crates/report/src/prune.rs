@@ -1,0 +1,112 @@
+//! The frames that a profile itself asks to leave out.
+
+use crate::regexp::Pattern;
+use crate::work::Work;
+
+/// What becomes of a location.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    /// Some of its inlined lines match: they and its callees go.
+    Shortened,
+    /// It and its callees go.
+    Goes,
+}
+
+/// Applies `drop_frames` and `keep_frames`. A broken expression drops nothing, as with pprof.
+pub(crate) fn apply(work: &mut Work<'_>) {
+    let profile = work.profile;
+    if profile.drop_frames.is_empty() {
+        return;
+    }
+    let whole = |text: &str| Pattern::new("frames", &format!("^({text})$"));
+    let Ok(drop) = whole(&profile.drop_frames) else { return };
+    let keep = match &*profile.keep_frames {
+        "" => None,
+        text => match whole(text) {
+            Ok(keep) => Some(keep),
+            Err(_) => return,
+        },
+    };
+    let pruned: Vec<bool> = (profile.functions.iter())
+        .map(|f| {
+            let name = simple(&f.name);
+            !f.name.is_empty()
+                && drop.is_match(name)
+                && !keep.as_ref().is_some_and(|k| k.is_match(name))
+        })
+        .collect();
+    let mut fates = vec![Fate::Stays; profile.locations.len()];
+    work.rewrite_lines(|location, lines, out| {
+        let is_pruned = |line: &pprof::Line| {
+            line.function.and_then(|f| pruned.get(f.index())).is_some_and(|p| *p)
+        };
+        match lines.iter().rposition(is_pruned) {
+            None => out.extend_from_slice(lines),
+            Some(at) if at + 1 == lines.len() => {
+                fates[location] = Fate::Goes;
+                out.extend_from_slice(lines);
+            }
+            Some(at) => {
+                fates[location] = Fate::Shortened;
+                out.extend_from_slice(&lines[at + 1..]);
+            }
+        }
+    });
+    work.cut(profile.samples.iter().map(|s| cut(s.locations, &fates)).collect());
+}
+
+/// How many leaf frames of a stack go. Matches at its root, before any other function, do not count.
+fn cut(stack: &[pprof::LocationIndex], fates: &[Fate]) -> u32 {
+    let mut is_past_root = false;
+    for (at, location) in stack.iter().enumerate().rev() {
+        let frames = match fates.get(location.index()) {
+            Some(Fate::Goes) if is_past_root => at + 1,
+            Some(Fate::Shortened) if is_past_root => at,
+            None | Some(Fate::Stays) => {
+                is_past_root = true;
+                continue;
+            }
+            _ => continue,
+        };
+        return u32::try_from(frames).unwrap_or(u32::MAX);
+    }
+    0
+}
+
+/// A function's name without its arguments.
+fn simple(name: &str) -> &str {
+    let name = name.strip_prefix('.').unwrap_or(name);
+    let mut at = 0;
+    while let Some(found) = name.get(at..).and_then(|rest| rest.find('(')) {
+        let bracket = at + found;
+        let reserved = ["(anonymous namespace)", "operator()"].into_iter().find_map(|r| {
+            let begin = bracket.checked_sub(r.find('(')?)?;
+            name.get(begin..)?.starts_with(r).then_some(begin + r.len())
+        });
+        match reserved {
+            Some(end) => at = end,
+            None => return &name[..bracket],
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        let cases = [
+            ("f(int)", "f"),
+            (".f", "f"),
+            ("(anonymous namespace)::f(int)", "(anonymous namespace)::f"),
+            ("T::operator()(int)", "T::operator()"),
+            ("f", "f"),
+        ];
+        for (name, simplified) in cases {
+            assert_eq!(simple(name), simplified);
+        }
+    }
+}

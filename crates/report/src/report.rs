@@ -1,0 +1,178 @@
+//! A report: what is shown of a profile, and how.
+
+use std::io::Write;
+
+use pprof::Profile;
+
+use crate::graph::{Detail, Graph, NodeId, magnitude};
+use crate::header::{self, Shown, Values};
+use crate::measure;
+use crate::regexp::Pattern;
+use crate::work::Work;
+use crate::{Form, Granularity, Options, ReportError, filter, prune, samplevalue};
+
+/// A report over a profile.
+pub struct Report<'p> {
+    pub(crate) work: Work<'p>,
+    pub(crate) options: Options,
+    /// The reported sample type.
+    pub(crate) value: usize,
+    total: i64,
+    /// What peek and list look for.
+    pub(crate) pattern: Option<Pattern>,
+    warnings: Vec<String>,
+}
+
+/// The entries that top and tree show.
+pub(crate) struct Selection {
+    pub(crate) graph: Graph,
+    /// Those that are shown, in order.
+    pub(crate) shown: Vec<NodeId>,
+    /// For each entry whether it is part of the graph. Without this all are.
+    pub(crate) kept: Option<Vec<bool>>,
+    /// Calls of less than this are left out.
+    pub(crate) edge_cutoff: i64,
+    before_limit: usize,
+    dropped: usize,
+    node_fraction: f64,
+}
+
+impl<'p> Report<'p> {
+    /// Prepares a report.
+    ///
+    /// # Errors
+    /// When the profile has no such sample type, or an expression is none.
+    pub fn new(profile: &'p Profile, options: Options) -> Result<Self, ReportError> {
+        let value = samplevalue::index(profile, options.sample_index.as_deref())?;
+        let pattern = match &options.form {
+            Form::Peek(text) => Some(Pattern::new("peek", text)?),
+            Form::List(text) => Some(Pattern::new("list", text)?),
+            _ => None,
+        };
+        let mut work = Work::new(profile);
+        prune::apply(&mut work);
+        // Of all samples: filters do not change what percentages are of.
+        let total = samplevalue::total(profile, value);
+        let warnings = filter::apply(&mut work, &options.filters)?;
+        Ok(Self { work, options, value, total, pattern, warnings })
+    }
+
+    /// What the user should know, such as filters that match nothing.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Writes the report.
+    ///
+    /// # Errors
+    /// When it cannot be written, or peek or list match nothing.
+    pub fn write(&self, out: &mut dyn Write) -> Result<(), ReportError> {
+        match &self.options.form {
+            Form::Top => self.write_top(out),
+            Form::Tree | Form::Peek(_) => self.write_tree(out),
+            Form::List(_) => self.write_list(out),
+            Form::Traces => self.write_traces(out),
+            Form::Raw => self.write_raw(out),
+            Form::Collapsed => self.write_collapsed(out),
+        }
+    }
+
+    /// What makes an entry of this report.
+    pub(crate) const fn detail(&self) -> Detail {
+        match self.options.form {
+            Form::List(_) => Detail::of_source(),
+            Form::Raw => Detail::of(Granularity::Addresses),
+            _ => Detail::of(self.options.granularity),
+        }
+    }
+
+    /// The entries to show: those that are heavy enough, in order, up to the limit.
+    pub(crate) fn select(&self) -> Selection {
+        let graph = Graph::new(&self.work, self.detail(), self.value);
+        let mut shown = graph.used();
+        let options = &self.options;
+        let trims = options.form.trims();
+        let fraction = |f: f64| if trims { f } else { 0.0 };
+        let total = graph.flat_sum(&shown) as f64;
+        let node_fraction = fraction(options.node_fraction);
+        let cutoff = ((total * node_fraction) as i64).wrapping_abs();
+        let edge_cutoff = ((total * fraction(options.edge_fraction)) as i64).wrapping_abs();
+        let limit = match options.node_count.unwrap_or(options.form.default_count()) {
+            0 => usize::MAX,
+            _ if !trims => usize::MAX,
+            limit => limit,
+        };
+
+        let used = shown.len();
+        if cutoff > 0 {
+            shown.retain(|id| magnitude(graph.node(*id).cum) >= cutoff);
+        }
+        let before_limit = shown.len();
+        graph.sort(&mut shown, options.cum);
+        shown.truncate(limit);
+        let kept = (shown.len() < used).then(|| {
+            let mut kept = vec![false; graph.nodes.len()];
+            shown.iter().for_each(|id| kept[*id as usize] = true);
+            kept
+        });
+        let dropped = used - before_limit;
+        Selection { graph, shown, kept, edge_cutoff, before_limit, dropped, node_fraction }
+    }
+
+    /// Values in the unit that was asked for; where none was, in one that suits each value.
+    pub(crate) fn values(&self) -> Values<'_> {
+        let unit = self.options.unit.as_deref().unwrap_or("minimum");
+        Values { total: self.total, unit: self.unit(), shown_in: unit.to_owned() }
+    }
+
+    /// Values in the unit that was asked for; where none was, in one that suits all of these.
+    pub(crate) fn values_for(&self, selection: &Selection) -> Values<'_> {
+        let mut values = self.values();
+        if values.shown_in != "minimum" || selection.shown.is_empty() {
+            return values;
+        }
+        let weights = selection.shown.iter().map(|id| {
+            let node = selection.graph.node(*id);
+            magnitude(if node.flat == 0 { node.cum } else { node.flat })
+        });
+        let largest = self.total;
+        let smallest = weights.filter(|w| *w > 0).min().unwrap_or(largest);
+        let unit = |value: i64| measure::scale(value, self.unit(), "minimum").1;
+        let mut chosen = unit(smallest);
+        if chosen != unit(largest) && smallest.wrapping_mul(100) < largest {
+            // A hundredth can still be shown.
+            chosen = unit(smallest.wrapping_mul(100));
+        }
+        values.shown_in =
+            if chosen.is_empty() { self.unit().to_owned() } else { chosen.into_owned() };
+        values
+    }
+
+    /// The lines above top and tree.
+    pub(crate) fn header(&self, selection: &Selection, values: &Values<'_>) -> Vec<String> {
+        let mut lines = match self.options.compact {
+            true => Vec::new(),
+            false => self.profile_header(values),
+        };
+        let shown = Shown {
+            flat: selection.graph.flat_sum(&selection.shown),
+            nodes: selection.shown.len(),
+            nodes_before_limit: selection.before_limit,
+            dropped: selection.dropped,
+            node_fraction: selection.node_fraction,
+        };
+        lines.extend(header::of_selection(&self.options.filters.described(), &shown, values));
+        lines
+    }
+
+    /// What the profile says about itself.
+    pub(crate) fn profile_header(&self, values: &Values<'_>) -> Vec<String> {
+        let sample_type = &self.work.profile.sample_types[self.value].kind;
+        header::of_profile(self.work.profile, sample_type, values)
+    }
+
+    fn unit(&self) -> &'p str {
+        &self.work.profile.sample_types[self.value].unit
+    }
+}

@@ -1,0 +1,254 @@
+//! Reports are those of `go tool pprof`, to the character.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::profiles;
+use pprof::Profile;
+use report::{Filters, Form, Granularity, Options, Report, combine};
+
+/// A line where a tree's entries are separated.
+const SEPARATOR: &str = "----------------------------------------------------------+";
+
+type Change = (&'static [&'static str], fn(&mut Options));
+
+/// Reports, as options of pprof and as ours.
+const FORMS: [Change; 9] = [
+    (&["-top"], |_| {}),
+    (&["-top", "-nodecount=3"], |o| o.node_count = Some(3)),
+    (&["-tree"], |o| o.form = Form::Tree),
+    (&["-tree", "-nodecount=4"], |o| (o.form, o.node_count) = (Form::Tree, Some(4))),
+    (&["-peek=main|alloc"], |o| o.form = Form::Peek("main|alloc".into())),
+    (&["-peek=."], |o| o.form = Form::Peek(".".into())),
+    (&["-list=m|[a-c].*w"], |o| o.form = Form::List("m|[a-c].*w".into())),
+    (&["-traces"], |o| o.form = Form::Traces),
+    (&["-raw"], |o| o.form = Form::Raw),
+];
+
+/// What can be said beside the report.
+const MODIFIERS: [Change; 17] = [
+    (&[], |_| {}),
+    (&["-cum"], |o| o.cum = true),
+    (&["-sample_index=0"], |o| o.sample_index = Some("0".into())),
+    (&["-focus=main|größe"], |o| o.filters.focus = Some("main|größe".into())),
+    (&["-ignore=^a$|libc"], |o| o.filters.ignore = Some("^a$|libc".into())),
+    (&["-hide=runtime|stl_vec"], |o| o.filters.hide = Some("runtime|stl_vec".into())),
+    (&["-show=main|wörker"], |o| o.filters.show = Some("main|wörker".into())),
+    (&["-focus=nowhere"], |o| o.filters.focus = Some("nowhere".into())),
+    (&["-hide=^a", "-show=[ae]", "-ignore=zero", "-focus=.", "-lines"], |o| {
+        let text = |t: &str| Some(t.to_owned());
+        let (focus, ignore) = (text("."), text("zero"));
+        o.filters = Filters { focus, ignore, hide: text("^a"), show: text("[ae]") };
+        o.granularity = Granularity::Lines;
+    }),
+    (&["-nodefraction=0"], |o| o.node_fraction = 0.0),
+    (&["-nodefraction=0.2", "-cum"], |o| (o.node_fraction, o.cum) = (0.2, true)),
+    (&["-unit=ms"], |o| o.unit = Some("ms".into())),
+    (&["-unit=auto"], |o| o.unit = Some("auto".into())),
+    (&["-unit=MB"], |o| o.unit = Some("MB".into())),
+    (&["-lines"], |o| o.granularity = Granularity::Lines),
+    (&["-files"], |o| o.granularity = Granularity::Files),
+    (&["-addresses"], |o| o.granularity = Granularity::Addresses),
+];
+
+/// Profiles in files.
+struct Input {
+    folder: tempfile::TempDir,
+    sources: Vec<PathBuf>,
+    bases: Vec<PathBuf>,
+}
+
+impl Input {
+    fn new(sources: &[Profile], bases: &[Profile]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // What `list` finds: a file with a carriage return, a tab and no end of its last line.
+        let text = (1..45).map(|n| format!("line {n}\t{}", if n == 7 { "\r\n" } else { "\n" }));
+        std::fs::write(folder.path().join("annotated.txt"), text.collect::<String>() + "x")
+            .unwrap();
+        let write = |kind: &str, profiles: &[Profile]| {
+            let files = profiles.iter().enumerate().map(|(nth, profile)| {
+                let path = folder.path().join(format!("{kind}{nth}.pb.gz"));
+                let mut bytes = Vec::new();
+                pprof::write_gz(profile, &mut bytes).unwrap();
+                std::fs::write(&path, bytes).unwrap();
+                path
+            });
+            files.collect::<Vec<_>>()
+        };
+        let (sources, bases) = (write("source", sources), write("base", bases));
+        Self { folder, sources, bases }
+    }
+
+    fn of_files(sources: &[PathBuf]) -> Self {
+        let (sources, bases) = (sources.to_vec(), Vec::new());
+        Self { folder: tempfile::tempdir().unwrap(), sources, bases }
+    }
+
+    /// Everything that differs, over all reports and modifiers.
+    #[track_caller]
+    fn compare(&self) {
+        let read = |files: &[PathBuf]| files.iter().map(|f| read(f)).collect::<Vec<_>>();
+        let combined = combine(read(&self.sources), read(&self.bases)).unwrap();
+        let mut differences = Vec::new();
+        for form in &FORMS {
+            for modifier in &MODIFIERS {
+                differences.extend(self.difference(&combined, form, modifier));
+            }
+        }
+        assert!(differences.is_empty(), "{} differ: {}", differences.len(), differences[0]);
+    }
+
+    fn difference(&self, profile: &Profile, form: &Change, modifier: &Change) -> Option<String> {
+        let mut options =
+            Options { source_path: self.folder.path().to_owned(), ..Options::default() };
+        form.1(&mut options);
+        modifier.1(&mut options);
+        let has_ties = options.granularity == Granularity::Files || !self.bases.is_empty();
+
+        let own = |files: &[PathBuf], option: &str| {
+            files.iter().map(|f| format!("{option}{}", f.display())).collect::<Vec<_>>()
+        };
+        let mut args: Vec<String> =
+            form.0.iter().chain(modifier.0).map(|a| (*a).to_owned()).collect();
+        args.extend(own(&self.bases, "-diff_base="));
+        args.extend(own(&self.sources, ""));
+        let judge = common::pprof(self.folder.path(), &args);
+
+        let mut ours = Vec::new();
+        let written = Report::new(profile, options).and_then(|r| r.write(&mut ours));
+        let errors = String::from_utf8_lossy(&judge.stderr);
+        if judge.status.success() != written.is_ok() {
+            return Some(format!("{args:?}: {written:?}, {errors}"));
+        }
+        let theirs = String::from_utf8_lossy(&judge.stdout);
+        let ours = String::from_utf8_lossy(&ours);
+        let is_merged = self.sources.len() + self.bases.len() > 1;
+        let is_same = ours == theirs
+            || has_ties && untied(&ours) == untied(&theirs)
+            || is_merged && form.0 == ["-raw"] && unflagged(&ours) == unflagged(&theirs);
+        (!is_same).then(|| format!("{args:?}\n{}", first_difference(&theirs, &ours)))
+    }
+}
+
+fn read(file: &Path) -> Profile {
+    pprof::decode(&std::fs::read(file).unwrap()).unwrap()
+}
+
+/// Text in an order of its own.
+///
+/// pprof leaves to chance (Go's maps) which comes first of two entries with equal name and weight,
+/// as source files have that it counts once for each function, and of two calls with the weights x
+/// and -x. So lines are sorted within an entry, and entries within the report; the running sum,
+/// which belongs to the place, not to the entry, is left out.
+fn untied(text: &str) -> Vec<Vec<String>> {
+    let mut blocks: Vec<Vec<String>> = vec![Vec::new()];
+    for line in text.lines() {
+        if line.starts_with(SEPARATOR) {
+            blocks.push(Vec::new());
+        }
+        let mut words: Vec<&str> = line.split(' ').filter(|w| !w.is_empty()).collect();
+        if words.len() > 3 && words[1].ends_with('%') && words[2].ends_with('%') {
+            words.remove(2);
+        }
+        blocks.last_mut().unwrap().push(words.join(" "));
+    }
+    blocks.iter_mut().for_each(|b| b.sort());
+    blocks.sort();
+    blocks
+}
+
+/// Raw text without the flags of mappings.
+///
+/// Where merged mappings differ in them, pprof takes the first profile's word that all is
+/// symbolized; ours wants that of each.
+fn unflagged(text: &str) -> String {
+    let (others, mappings) = text.split_once("\nMappings\n").expect("a raw report");
+    let flags = ["[FN]", "[FL]", "[LN]", "[IN]"];
+    let mappings = flags.iter().fold(mappings.to_owned(), |text, flag| text.replace(flag, ""));
+    format!("{others}\n{mappings}")
+}
+
+fn first_difference(theirs: &str, ours: &str) -> String {
+    let (theirs, ours): (Vec<_>, Vec<_>) = (theirs.lines().collect(), ours.lines().collect());
+    let at = theirs.iter().zip(&ours).take_while(|(a, b)| a == b).count();
+    let around = |lines: &[&str]| lines[at.saturating_sub(2)..lines.len().min(at + 3)].join("\n");
+    format!("line {}\npprof:\n{}\nours:\n{}", at + 1, around(&theirs), around(&ours))
+}
+
+#[test]
+fn profiles_of_the_go_toolchain() {
+    let folder = common::goroot().join("src/cmd/compile/internal/test/testdata/pgo");
+    for name in ["devirtualize/devirt.pprof", "inline/inline_hot.pprof"] {
+        Input::of_files(&[folder.join(name)]).compare();
+    }
+}
+
+#[test]
+fn recordings() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    for name in ["python.pb.gz", "go-vet.pb.gz"] {
+        Input::of_files(&[folder.join(name)]).compare();
+    }
+}
+
+#[test]
+fn cpu_profiles() {
+    for seed in 1..4 {
+        Input::new(&[profiles::cpu(seed)], &[]).compare();
+    }
+}
+
+#[test]
+fn heap_profiles() {
+    Input::new(&[profiles::heap(5)], &[]).compare();
+}
+
+#[test]
+fn unknown_units() {
+    Input::new(&[profiles::odd(6)], &[]).compare();
+}
+
+#[test]
+fn no_mappings() {
+    Input::new(&[profiles::unmapped(19)], &[]).compare();
+    Input::new(&[profiles::unmapped(20), profiles::unmapped(21)], &[]).compare();
+}
+
+#[test]
+fn no_samples() {
+    Input::new(&[profiles::empty()], &[]).compare();
+}
+
+#[test]
+fn merged() {
+    Input::new(&[profiles::cpu(7), profiles::cpu(8), profiles::cpu(7)], &[]).compare();
+    Input::new(&[profiles::heap(9), profiles::heap(10)], &[]).compare();
+}
+
+#[test]
+fn merged_with_other_types_and_units() {
+    Input::new(&[profiles::cpu(11), profiles::cpu_in_milliseconds(12)], &[]).compare();
+}
+
+#[test]
+fn differences() {
+    Input::new(&[profiles::cpu(13)], &[profiles::cpu(14)]).compare();
+    Input::new(&[profiles::heap(15), profiles::heap(16)], &[profiles::heap(15)]).compare();
+    // All of it cancels out.
+    Input::new(&[profiles::cpu(17)], &[profiles::cpu(17)]).compare();
+}
+
+#[test]
+fn a_sample_type_by_its_new_name() {
+    let mut old_heap = profiles::heap(18);
+    old_heap.sample_types[3].kind = "space".into();
+    let input = Input::new(&[old_heap], &[]);
+    let profile = combine(vec![read(&input.sources[0])], Vec::new()).unwrap();
+    let by_name: Change = (&["-sample_index=inuse_space"], |o| {
+        o.sample_index = Some("inuse_space".into());
+    });
+    assert_eq!(input.difference(&profile, &FORMS[0], &by_name), None);
+    let unknown: Change = (&["-sample_index=9"], |o| o.sample_index = Some("9".into()));
+    assert_eq!(input.difference(&profile, &FORMS[0], &unknown), None);
+}
