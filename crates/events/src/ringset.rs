@@ -77,6 +77,7 @@ impl RingSet {
         loop {
             let raw = ring.peek()?;
             if let Some(time) = record::time_of(self.layout, raw.kind, raw.body) {
+                ring.prefetch();
                 return Some(time);
             }
             let len = raw.body.len();
