@@ -5,7 +5,7 @@ mod common;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use common::{Build, ProcMemory, Target};
+use common::{Build, ProcMemory, Target, installed};
 use goruntime::{HeapView, Runtime, format_goroutines, format_goroutines_grouped};
 use image::{Avma, Memory, Unreadable};
 
@@ -114,7 +114,7 @@ fn everything(runtime: &Runtime, memory: &dyn Memory) -> String {
 #[test]
 fn recorded_memory_tells_the_same_as_the_live_one_and_false_memory_does_no_harm() {
     // Labels in a map, labels in a slice.
-    for version in ["1.23.9", "1.27.3"] {
+    for version in installed(&["1.23.9", "1.27.3"]) {
         let mut target = Target::start(version, "truth", Build::Stripped);
         target.ask("alloc 10");
         target.ask("contend 2");
