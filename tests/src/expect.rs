@@ -65,7 +65,10 @@ pub fn assert_site_shares(profile: &Profile, truth: &Truth, sites: &[&str]) {
 /// Whether this stack is whole: its outermost frame is where the thread began.
 #[must_use]
 pub fn reaches_root(sample: &Sample) -> bool {
-    !is_marked(sample) && (is_root_by_name(sample.root()) || is_root_by_code(sample.root()))
+    // A process on its way out has given its user stack back: the kernel's part is all there is.
+    let exiting = sample.root().function == "[no user stack]" && sample.has("do_exit");
+    let begins = is_root_by_name(sample.root()) || is_root_by_code(sample.root());
+    !is_marked(sample) && (exiting || begins)
 }
 
 /// Whether exoprof has marked the stack as truncated or broken.

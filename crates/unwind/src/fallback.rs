@@ -196,8 +196,9 @@ impl<M: Memory> Stepper<'_, M> {
         let confirmed = match confirm_in {
             Some(place) => {
                 self.is_direct_call_to::<A>(pc, cursor, &place)
+                    // Unknown where it returns to JIT code, whose bytes are not at hand.
                     || (self.sets_up_frame::<A>(cursor, &place)
-                        && self.follows_call::<A>(pc) == Some(true))
+                        && self.follows_call::<A>(pc) != Some(false))
             }
             None => return_address == 0 || self.follows_call::<A>(pc) != Some(false),
         };
