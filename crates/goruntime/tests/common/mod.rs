@@ -21,9 +21,9 @@ pub const VERSIONS: [&str; 7] =
 
 /// Those of `wanted` that are installed. Says loudly which are not; the last of all must be.
 pub fn installed(wanted: &[&'static str]) -> Vec<&'static str> {
-    let there = |v: &&&str| workspace().join(".cache/go").join(v).join("go/bin/go").exists();
+    let there = |v: &&str| workspace().join(".cache/go").join(v).join("go/bin/go").exists();
     let (present, missing): (Vec<&str>, Vec<&str>) =
-        wanted.iter().partition(|v| there(&v) || **v == VERSIONS[VERSIONS.len() - 1]);
+        wanted.iter().partition(|v| there(v) || **v == VERSIONS[VERSIONS.len() - 1]);
     if !missing.is_empty() {
         // Past the capture of the test's output: everyone shall read it.
         let text = format!(
