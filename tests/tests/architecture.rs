@@ -32,9 +32,16 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 fn metadata() -> Metadata {
+    // Packages for other platforms were never downloaded.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     MetadataCommand::new()
         .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
-        .other_options(["--offline".into(), "--locked".into()])
+        .other_options([
+            "--offline".into(),
+            "--locked".into(),
+            "--filter-platform".into(),
+            platform,
+        ])
         .exec()
         .expect("cargo metadata")
 }
