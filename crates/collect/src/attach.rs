@@ -103,10 +103,7 @@ pub(crate) fn attach(
 ) -> Result<Attached, AttachError> {
     let cpus = events::online_cpus()
         .map_err(|source| AttachError::System { what: "list the cpus", source })?;
-    let threads: Vec<(i32, i32)> = roots
-        .iter()
-        .flat_map(|p| p.threads().unwrap_or_default().into_iter().map(|tid| (p.pid(), tid)))
-        .collect();
+    let threads = list_threads(roots);
     let scope = choose_scope(threads.len(), cpus.len(), options.frequency)?;
     let stack_bytes = first_stack_bytes(options.frequency);
     let ring = ring_bytes(options.frequency, stack_bytes, cpus.len());
@@ -140,6 +137,13 @@ pub(crate) fn attach(
             Err(e) => return Err(explain(e, pid, options)),
         }
     }
+}
+
+/// Process and thread ids of all threads, as `/proc` lists them now.
+fn list_threads(processes: &[Arc<Process>]) -> Vec<(i32, i32)> {
+    let of = |p: &Arc<Process>| (p.pid(), p.threads().unwrap_or_default());
+    let all = processes.iter().map(of);
+    all.flat_map(|(pid, tids)| tids.into_iter().map(move |tid| (pid, tid))).collect()
 }
 
 fn may_go_without_kernel(options: &AttachOptions, sampling: &SamplingOptions) -> bool {
@@ -220,10 +224,7 @@ impl Attached {
 
     fn uncovered(&mut self, roots: &[Arc<Process>], recorder: &mut Recorder) -> Vec<(i32, i32)> {
         let mut look = |recorder: &mut Recorder| -> Vec<(i32, i32)> {
-            let listed = roots.iter().flat_map(|p| {
-                p.threads().unwrap_or_default().into_iter().map(|tid| (p.pid(), tid))
-            });
-            let listed: Vec<_> = listed.collect();
+            let listed = list_threads(roots);
             self.rings.drain(u64::MAX, |e| recorder.event(e));
             listed.into_iter().filter(|(pid, tid)| !recorder.covers(*pid, *tid)).collect()
         };

@@ -38,7 +38,7 @@ fn finish(
     mut recording: Recording,
     files: &TargetFiles,
 ) -> Result<Outcome, RecordError> {
-    let period = 1_000_000_000 / u64::from(options.frequency.max(1));
+    let period = options.period();
     let samples = valued_samples(&mut recording, period);
     let recorder = &mut recording.recorder;
     let main = roots.first().and_then(|root| {
@@ -84,7 +84,7 @@ fn header(
     options: &RecordOptions,
     stats: &Stats,
 ) -> ProfileBuilder {
-    let period = 1_000_000_000 / u64::from(options.frequency.max(1));
+    let period = options.period();
     let mut b = ProfileBuilder::new(vec![
         ValueType::new("samples", "count"),
         ValueType::new("cpu", "nanoseconds"),

@@ -27,6 +27,13 @@ pub struct RecordOptions {
     pub command_line: String,
 }
 
+impl RecordOptions {
+    /// The length of a sampling period in nanoseconds.
+    pub(crate) fn period(&self) -> u64 {
+        1_000_000_000 / u64::from(self.frequency.max(1))
+    }
+}
+
 /// Where a recording stands.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Progress {
@@ -89,8 +96,7 @@ pub(crate) fn record(
     options: &RecordOptions,
     watcher: &mut dyn Watcher,
 ) -> Result<Recording, AttachError> {
-    let period = 1_000_000_000 / u64::from(options.frequency.max(1));
-    let mut recorder = Recorder::new(options.children, period);
+    let mut recorder = Recorder::new(options.children, options.period());
     for root in roots {
         recorder.processes.add_root(root.clone());
     }

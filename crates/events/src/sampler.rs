@@ -155,27 +155,10 @@ impl Sampler {
         self.scope
     }
 
-    /// Bytes of each CPU's ring, as it was possible.
-    #[must_use]
-    pub fn ring_bytes(&self) -> usize {
-        self.ring_bytes
-    }
-
     /// Bytes of stack copied with each sample.
     #[must_use]
     pub fn stack_bytes(&self) -> u32 {
         self.options.stack_bytes
-    }
-
-    /// The descriptors to poll: readable when a ring is a quarter full, or all threads ended.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.leaders.iter().map(AsFd::as_fd)
-    }
-
-    /// Whether the thread has events of its own (not inherited ones).
-    #[must_use]
-    pub fn has_thread(&self, tid: i32) -> bool {
-        self.threads.contains_key(&tid)
     }
 
     /// Attaches one more thread.

@@ -66,7 +66,7 @@ impl Arch for Aarch64 {
         at.strip_prefix(&MOV_X8_EXIT).is_some_and(|rest| rest.starts_with(&SVC_0))
     }
 
-    fn go_rule(_: &Function<'_>, _: Svma, _: Svma) -> Option<Rule> {
+    fn go_rule(_: &Function<'_>, _: Svma) -> Option<Rule> {
         // The table counts the saved link register in some versions and not in others.
         None
     }

@@ -42,8 +42,8 @@ pub(crate) trait Arch {
     fn ends_thread(at: &[u8]) -> bool;
 
     /// The rule for a Go function, by Go's own table; `None` where that does not tell. `lookup` is
-    /// the instruction that is executed, and `pc` what the frame's program counter is.
-    fn go_rule(function: &Function<'_>, lookup: Svma, pc: Svma) -> Option<Rule>;
+    /// the instruction that is executed.
+    fn go_rule(function: &Function<'_>, lookup: Svma) -> Option<Rule>;
 
     /// Whether the function that `before` ends in has set up a frame record, as far as that much
     /// of its code shows.

@@ -167,7 +167,7 @@ impl Tables {
         if A::is_sigreturn(before, at) {
             return Rule::SignalFrame;
         }
-        if let Some(rule) = cfi.go_function(lookup).and_then(|f| A::go_rule(&f, lookup, pc)) {
+        if let Some(rule) = cfi.go_function(lookup).and_then(|f| A::go_rule(&f, lookup)) {
             return rule;
         }
         let after_call = exact || before.is_empty() || A::ends_with_call(before);

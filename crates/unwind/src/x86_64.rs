@@ -72,7 +72,7 @@ impl Arch for X86_64 {
     /// address lies there, and below it the frame pointer, if the function has a frame at all
     /// (cmd/internal/obj/x86: `PUSHQ BP` or its older form). No other register is kept. A
     /// function that writes SP by itself (`mcall`, `systemstack`) is left to frame pointers.
-    fn go_rule(function: &Function<'_>, lookup: Svma, _: Svma) -> Option<Rule> {
+    fn go_rule(function: &Function<'_>, lookup: Svma) -> Option<Rule> {
         // `mcall` never returns: what is above it belongs to the goroutine that was parked.
         if function.flags().is_top_frame() || function.name() == "runtime.mcall" {
             return Some(Rule::Root);
