@@ -65,6 +65,7 @@ pub(crate) fn recording(stats: &Stats) -> Vec<String> {
     lines.extend(
         stats.damaged_images.iter().map(|path| format!("damaged debug information: {path}")),
     );
+    lines.extend(stats.notes.iter().map(|note| one_line(note)));
     lines
 }
 

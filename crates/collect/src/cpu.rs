@@ -9,7 +9,8 @@ use target::{Process, Root};
 use crate::assemble::{Assembler, Tables, Valued, main_mapping};
 use crate::cputime::{self, CpuTime, ThreadId, ThreadUse};
 use crate::processes::NamedThread;
-use crate::session::{self, RecordOptions, Recording, Watcher};
+use crate::sampling::{Recording, Sampling};
+use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
 use crate::stacks::{Count, ROOT};
 use crate::symbols::{self, SymbolLosses, TargetFiles};
 use crate::{Outcome, RecordError, Stats};
@@ -20,16 +21,44 @@ const UNSAMPLED: &str = "[cpu time without samples]";
 /// The marker of CPU time in the kernel where only user mode may be sampled.
 const KERNEL_TIME: &str = "[kernel, not sampled]";
 
-/// Records a CPU profile of running processes.
-pub(crate) fn record(
-    roots: &[Arc<Process>],
-    options: &RecordOptions,
-    watcher: &mut dyn Watcher,
-) -> Result<Outcome, RecordError> {
+/// Attaches to the targets, for a CPU profile.
+pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    let roots = request.roots.to_vec();
     // Held from now on: debug files are looked for in them after the targets' end.
     let files = TargetFiles(roots.iter().filter_map(|p| Root::of(p).ok()).collect());
-    let recording = session::record(roots, options, watcher)?;
-    finish(roots, options, recording, &files)
+    let sampling = Sampling::attach(&roots, request.options)?;
+    Ok(Box::new(Cpu { roots, options: request.options.clone(), files, sampling }))
+}
+
+struct Cpu {
+    roots: Vec<Arc<Process>>,
+    options: RecordOptions,
+    files: TargetFiles,
+    sampling: Sampling,
+}
+
+impl Collector for Cpu {
+    fn begin(&mut self) -> Result<(), RecordError> {
+        self.sampling.begin();
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Progress {
+        self.sampling.poll()
+    }
+
+    fn someone_lives(&mut self) -> bool {
+        self.sampling.someone_lives()
+    }
+
+    fn end(&mut self) {
+        self.sampling.end();
+    }
+
+    fn finish(self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
+        let recording = self.sampling.finish();
+        finish(&self.roots, &self.options, recording, &self.files, ended)
+    }
 }
 
 fn finish(
@@ -37,6 +66,7 @@ fn finish(
     options: &RecordOptions,
     mut recording: Recording,
     files: &TargetFiles,
+    ended: Ended,
 ) -> Result<Outcome, RecordError> {
     let period = options.period();
     let samples = valued_samples(&mut recording, period);
@@ -63,7 +93,7 @@ fn finish(
     let stats = stats(&recording, symbol_losses);
     let builder = header(&recording, roots, options, &stats);
     let profile = build(tables, builder, &samples)?;
-    Ok(Outcome { profile, stats, ended: recording.ended })
+    Ok(Outcome { profile, stats, ended })
 }
 
 fn build(
@@ -106,6 +136,10 @@ fn header(
 
 fn stats(recording: &Recording, symbols: SymbolLosses) -> Stats {
     let r = &recording.recorder;
+    let uncovered = match recording.attached.uncovered {
+        0 => None,
+        n => Some(format!("{n} threads were not sampled: the program creates them too fast")),
+    };
     Stats {
         backend: recording.attached.backend(),
         samples: r.stats.clone(),
@@ -119,6 +153,7 @@ fn stats(recording: &Recording, symbols: SymbolLosses) -> Stats {
         reattach_failed: recording.reattach_failed.clone(),
         file_faults: target::sigbus::faults(),
         elapsed: recording.elapsed,
+        notes: uncovered.into_iter().collect(),
     }
 }
 

@@ -1,12 +1,8 @@
 //! The table of profile kinds. Commands, the server's index and the help iterate it; a new kind
 //! is a file of its own and a row here.
 
-use std::sync::Arc;
-
-use target::Process;
-
-use crate::session::{RecordOptions, Watcher};
-use crate::{Outcome, RecordError, cpu};
+use crate::session::{Collector, Request};
+use crate::{RecordError, cpu};
 
 /// One kind of profile.
 pub struct Kind {
@@ -14,19 +10,16 @@ pub struct Kind {
     pub name: &'static str,
     /// One line of help.
     pub about: &'static str,
-    /// Records it.
-    pub record: Recorder,
+    /// Attaches to the targets for it. [`RecordError::NotApplicable`] where the kind does not fit
+    /// them.
+    pub prepare: fn(&Request<'_>) -> Result<Box<dyn Collector>, RecordError>,
 }
-
-/// Records one profile of running processes.
-pub type Recorder =
-    fn(&[Arc<Process>], &RecordOptions, &mut dyn Watcher) -> Result<Outcome, RecordError>;
 
 /// All kinds.
 pub const KINDS: &[Kind] = &[Kind {
     name: "cpu",
     about: "where CPU time is spent, in user code and in the kernel",
-    record: cpu::record,
+    prepare: cpu::prepare,
 }];
 
 /// The kind of that name.

@@ -14,6 +14,7 @@ mod deep;
 pub mod kinds;
 mod processes;
 mod recorder;
+mod sampling;
 mod session;
 mod stacks;
 mod symbols;
@@ -24,7 +25,9 @@ use std::time::Duration;
 
 pub use attach::AttachError;
 pub use recorder::SampleStats;
-pub use session::{Ended, Progress, RecordOptions, Watcher};
+pub use session::{
+    Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
+};
 
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +35,16 @@ pub enum RecordError {
     /// The recording could not begin.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// The kind does not fit these targets, and why.
+    #[error("{0}")]
+    NotApplicable(String),
     /// The profile exceeds what its format can hold.
     #[error("cannot build the profile: {0}")]
     Build(#[from] pprof::BuildError),
 }
 
 /// What a recording is made of, and what is missing from it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Stats {
     /// How samples were taken.
     pub backend: String,
@@ -64,6 +70,9 @@ pub struct Stats {
     pub file_faults: u64,
     /// How long the recording took.
     pub elapsed: Duration,
+    /// What else a reader of the profile should know, one line each: it goes into the profile's
+    /// comments, and is shown.
+    pub notes: Vec<String>,
 }
 
 /// A finished recording.

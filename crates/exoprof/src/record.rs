@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use collect::kinds::{self, Kind};
-use collect::{Ended, RecordOptions};
+use collect::{Ended, KindOutcome, RecordError, RecordOptions, Request};
 use target::{Process, Spawned};
 
 use crate::cli::{RecordArgs, UsageError, Verbosity};
@@ -28,7 +28,30 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let processes = open_all(&pids)?;
     let outputs = prepare_outputs(args, &kinds, &processes, spawned.is_some())?;
     let stop = StopSignal::install().context("cannot handle signals")?;
-    let options = RecordOptions {
+    let options = options(args);
+    let mut child = Child { waiting: spawned, running: None };
+    let names: Vec<_> = kinds.iter().map(|k| k.name).collect();
+    let what = format!("{} of {}", names.join(", "), describe(&processes));
+    if verbosity >= Verbosity::Verbose {
+        eprintln!("recording {what} for {:?} at {} Hz", options.duration, options.frequency);
+    }
+    let outcomes = {
+        let request =
+            Request { roots: &processes, options: &options, before_exec: child.waiting.is_some() };
+        let release = Box::new(|| child.release());
+        let mut display = Display::new(what, options.duration, verbosity, &stop, Some(release));
+        collect::record(&kinds, &request, &mut display)
+    };
+    child.check()?;
+    conclude(args, &kinds, outcomes, outputs, verbosity)?;
+    if let (Some(pid), true) = (child.still_runs(), verbosity > Verbosity::Quiet) {
+        eprintln!("the command runs on as process {pid}");
+    }
+    Ok(())
+}
+
+fn options(args: &RecordArgs) -> RecordOptions {
+    RecordOptions {
         duration: args.duration,
         frequency: args.freq,
         kernel: match (args.kernel, args.no_kernel) {
@@ -38,31 +61,49 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         },
         children: !args.no_children,
         command_line: command_line(),
-    };
-    let mut child = Child { waiting: spawned, running: None };
-    for (kind, output) in kinds.iter().zip(outputs) {
-        let what = format!("{} of {}", kind.name, describe(&processes));
-        if verbosity >= Verbosity::Verbose {
-            eprintln!("recording {what} for {:?} at {} Hz", options.duration, options.frequency);
-        }
-        let outcome = {
-            let release = Box::new(|| child.release());
-            let mut display = Display::new(what, options.duration, verbosity, &stop, Some(release));
-            (kind.record)(&processes, &options, &mut display)?
+        ..RecordOptions::default()
+    }
+}
+
+/// Writes what was recorded, and says so. With `all`, kinds that do not fit the target are left
+/// out with their reason; any other failure is the command's, after the rest has been written.
+fn conclude(
+    args: &RecordArgs,
+    kinds: &[&Kind],
+    outcomes: Vec<KindOutcome>,
+    outputs: Vec<Output>,
+    verbosity: Verbosity,
+) -> anyhow::Result<()> {
+    let mut failed = None;
+    let mut exited = false;
+    for ((kind, output), outcome) in kinds.iter().zip(outputs).zip(outcomes) {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(RecordError::NotApplicable(why)) if args.types == "all" => {
+                if verbosity > Verbosity::Quiet {
+                    eprintln!("no {}: {why}", kind.name);
+                }
+                continue;
+            }
+            Err(e) if kinds.len() == 1 => return Err(e.into()),
+            Err(e) => {
+                let e = anyhow::Error::from(e).context(format!("cannot record {}", kind.name));
+                if let Some(earlier) = failed.replace(e) {
+                    eprintln!("exoprof: {earlier:#}");
+                }
+                continue;
+            }
         };
-        child.check()?;
         let path = output.write(&outcome.profile)?;
         if verbosity > Verbosity::Quiet {
-            if outcome.ended == Ended::TargetsExited {
+            if outcome.ended == Ended::TargetsExited && !exited {
+                exited = true;
                 eprintln!("the target exited after {:.1}s", outcome.stats.elapsed.as_secs_f64());
             }
             summary::print(path.as_deref(), &outcome, verbosity);
         }
     }
-    if let (Some(pid), true) = (child.still_runs(), verbosity > Verbosity::Quiet) {
-        eprintln!("the command runs on as process {pid}");
-    }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 fn command_line() -> String {

@@ -76,5 +76,6 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
     }
     out.extend(stats.kernel_names.iter().map(|why| format!("kernel frames have no names: {why}")));
     out.extend(stats.reattach_failed.iter().map(|why| format!("sampling ended early: {why}")));
+    out.extend(stats.notes.iter().cloned());
     out
 }
