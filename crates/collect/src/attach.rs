@@ -8,6 +8,7 @@ use target::rights::{Obstacle, Rights, TargetRights};
 
 use crate::clock::monotonic_now;
 use crate::recorder::Recorder;
+use crate::session::RecordOptions;
 use crate::times;
 
 /// Above this many events the way over whole CPUs is taken in any case: opening and the kernel's
@@ -19,7 +20,8 @@ const MAX_WHOLE_CPU_HZ: u32 = 1500;
 const SPARE_DESCRIPTORS: u64 = 512;
 /// The rings of all CPUs together are no larger than about this.
 const ALL_RINGS_BYTES: usize = 64 << 20;
-/// A program that creates threads faster than we attach to them is given up on after this.
+/// A program that creates threads faster than we attach to them is given up on after this; how
+/// many threads are left out then is counted.
 const MAX_RESCANS: usize = 64;
 
 /// Why a recording could not begin.
@@ -60,21 +62,15 @@ pub enum AttachError {
     },
 }
 
-/// What is to be attached, and how.
-#[derive(Debug, Clone)]
-pub(crate) struct AttachOptions {
-    pub frequency: u32,
-    /// `None`: where permitted.
-    pub kernel: Option<bool>,
-    pub children: bool,
-}
-
 /// Events on all threads.
 pub(crate) struct Attached {
     pub sampler: Sampler,
     pub rings: RingSet,
     pub kernel: bool,
     pub user_only: bool,
+    /// Threads that were still without events when a program that creates threads faster than
+    /// they are attached was given up on.
+    pub uncovered: usize,
 }
 
 /// Bytes of a ring that holds a third of a second of its CPU's samples: what the reader may be
@@ -91,14 +87,14 @@ pub(crate) fn first_stack_bytes(frequency: u32) -> u32 {
     match frequency {
         0..=250 => 32 << 10,
         251..=1500 => 16 << 10,
-        _ => 8 << 10,
+        _ => 4 << 10,
     }
 }
 
 /// Attaches to all threads of the processes, and to those that they create meanwhile.
 pub(crate) fn attach(
     roots: &[Arc<Process>],
-    options: &AttachOptions,
+    options: &RecordOptions,
     recorder: &mut Recorder,
 ) -> Result<Attached, AttachError> {
     let cpus = events::online_cpus()
@@ -124,7 +120,7 @@ pub(crate) fn attach(
                 recorder.attached(tid, monotonic_now());
                 let kernel = sampling.kernel_callchain;
                 let user_only = sampling.exclude_kernel;
-                let mut attached = Attached { sampler, rings, kernel, user_only };
+                let mut attached = Attached { sampler, rings, kernel, user_only, uncovered: 0 };
                 attached.cover(roots, recorder)?;
                 return Ok(attached);
             }
@@ -134,7 +130,7 @@ pub(crate) fn attach(
                 sampling.exclude_kernel = true;
                 candidates = threads.iter().copied();
             }
-            Err(e) => return Err(explain(e, pid, options)),
+            Err(e) => return Err(explain(e, pid, options.kernel)),
         }
     }
 }
@@ -146,7 +142,7 @@ fn list_threads(processes: &[Arc<Process>]) -> Vec<(i32, i32)> {
     all.flat_map(|(pid, tids)| tids.into_iter().map(move |tid| (pid, tid))).collect()
 }
 
-fn may_go_without_kernel(options: &AttachOptions, sampling: &SamplingOptions) -> bool {
+fn may_go_without_kernel(options: &RecordOptions, sampling: &SamplingOptions) -> bool {
     options.kernel != Some(true) && !sampling.exclude_kernel
 }
 
@@ -170,16 +166,17 @@ fn choose_scope(threads: usize, cpus: usize, frequency: u32) -> Result<Scope, At
 }
 
 /// Finds the reason behind a refusal.
-fn explain(e: OpenError, pid: i32, options: &AttachOptions) -> AttachError {
+fn explain(e: OpenError, pid: i32, kernel: Option<bool>) -> AttachError {
     let (OpenError::Refused(source) | OpenError::Missing(source)) = e else {
         return AttachError::Open(e);
     };
     let obstacle = || {
         let rights = Rights::read().ok()?;
         let target = TargetRights::read(pid).ok()?;
-        rights.sample_user(&target).err().or_else(|| {
-            if options.kernel == Some(true) { rights.sample_kernel().err() } else { None }
-        })
+        rights
+            .sample_user(&target)
+            .err()
+            .or_else(|| if kernel == Some(true) { rights.sample_kernel().err() } else { None })
     };
     match obstacle() {
         Some(obstacle) => AttachError::NotPermitted(obstacle),
@@ -203,7 +200,7 @@ impl Attached {
             return Ok(());
         }
         for _ in 0..MAX_RESCANS {
-            let unknown = self.uncovered(roots, recorder);
+            let unknown = self.without_events(roots, recorder);
             if unknown.is_empty() {
                 return Ok(());
             }
@@ -214,15 +211,20 @@ impl Attached {
                 match self.sampler.add_thread(tid) {
                     Ok(Opened::Attached) => recorder.attached(tid, monotonic_now()),
                     Ok(Opened::Gone) => {}
-                    Err(e) => return Err(explain(e, pid, &AttachOptions::any())),
+                    Err(e) => return Err(explain(e, pid, None)),
                 }
             }
             self.drop_doubled(recorder);
         }
+        self.uncovered = self.without_events(roots, recorder).len();
         Ok(())
     }
 
-    fn uncovered(&mut self, roots: &[Arc<Process>], recorder: &mut Recorder) -> Vec<(i32, i32)> {
+    fn without_events(
+        &mut self,
+        roots: &[Arc<Process>],
+        recorder: &mut Recorder,
+    ) -> Vec<(i32, i32)> {
         let mut look = |recorder: &mut Recorder| -> Vec<(i32, i32)> {
             let listed = list_threads(roots);
             self.rings.drain(u64::MAX, |e| recorder.event(e));
@@ -276,11 +278,5 @@ impl Attached {
 
     fn stack_kib(&self) -> u32 {
         self.sampler.stack_bytes().div_ceil(1024)
-    }
-}
-
-impl AttachOptions {
-    fn any() -> Self {
-        Self { frequency: 1, kernel: None, children: true }
     }
 }

@@ -68,7 +68,6 @@ pub(crate) fn build(
     source: ClockSource,
     features: Features,
     inherit: bool,
-    watermark: u32,
 ) -> b::perf_event_attr {
     let mut attr =
         b::perf_event_attr { size: size_of::<b::perf_event_attr>() as u32, ..Default::default() };
@@ -112,6 +111,7 @@ pub(crate) fn build(
     attr.set_use_clockid(1);
     attr.clockid = libc::CLOCK_MONOTONIC;
     attr.set_watermark(1);
-    attr.wakeup_watermark = watermark;
+    // Never: the ring is read by the clock, and a wake-up would interrupt the target.
+    attr.wakeup_watermark = u32::MAX;
     attr
 }

@@ -87,7 +87,6 @@ pub struct Sampler {
     source: ClockSource,
     features: Features,
     options: SamplingOptions,
-    watermark: u32,
     cpus: Vec<u32>,
     /// The event of each CPU that owns its ring. It stays open, whatever becomes of its thread.
     leaders: Vec<OwnedFd>,
@@ -120,14 +119,12 @@ impl Sampler {
             source: ClockSource::Cycles,
             features: Features { format_lost: true, inherit_thread: true },
             options: options.clone(),
-            watermark: 0,
             cpus: cpus.to_vec(),
             leaders: Vec::new(),
             threads: BTreeMap::new(),
             retired_lost: 0,
             ring_bytes: ring_bytes.next_power_of_two().max(MIN_RING_BYTES),
         };
-        sampler.watermark = u32::try_from(sampler.ring_bytes / 4).unwrap_or(u32::MAX);
         let tid = if scope == Scope::Cpus { -1 } else { first_tid };
         sampler.negotiate(tid)?;
         sampler.leaders = sampler.open_on_all_cpus(tid)?.ok_or(OpenError::NoThread)?;
@@ -356,8 +353,7 @@ impl Sampler {
     #[allow(unsafe_code)]
     fn open_one(&self, tid: i32, cpu: u32) -> io::Result<OwnedFd> {
         let inherit = self.scope == Scope::Threads;
-        let mut attr =
-            attr::build(&self.options, self.source, self.features, inherit, self.watermark);
+        let mut attr = attr::build(&self.options, self.source, self.features, inherit);
         let flags = libc::c_ulong::from(b::PERF_FLAG_FD_CLOEXEC);
         // SAFETY: `attr` is initialised and its `size` is its own; the call opens a descriptor.
         let fd = unsafe { sys::perf_event_open(&raw mut attr, tid, cpu.cast_signed(), -1, flags) };
