@@ -39,6 +39,11 @@ impl Token {
         Ok(Self(token.to_vec()))
     }
 
+    /// The value of the header `Authorization` with this token.
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", String::from_utf8_lossy(&self.0))
+    }
+
     /// Compares in a time that does not depend on where the difference is.
     fn matches(&self, given: &[u8]) -> bool {
         self.0.ct_eq(given).into()

@@ -100,6 +100,7 @@ fn answer(
 ) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        .title_case_headers(true)
         .header_read_timeout(HEADER_PATIENCE)
         .max_buf_size(HEADER_BYTES)
         .max_headers(HEADERS)

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::duration;
 use crate::http::listen::Listen;
 use crate::serve::allow::Rule;
+use crate::serve::push::Destination;
 
 /// Options of `serve`.
 #[derive(Debug, Args)]
@@ -17,7 +18,8 @@ Examples:
   go tool pprof http://127.0.0.1:6060/debug/pprof/profile?seconds=10
   sudo exoprof serve                          all processes, at /pid/PID/debug/pprof/; / lists them
   sudo exoprof serve --allow unit=api --listen unix:/run/exoprof.sock
-  sudo exoprof serve --listen :6060 --token-file /etc/exoprof/token")]
+  sudo exoprof serve --listen :6060 --token-file /etc/exoprof/token
+  sudo exoprof serve --allow unit=api --push http://pyroscope:4040")]
 pub struct ServeArgs {
     /// The process to serve; repeatable. Without, every process that may be profiled
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
@@ -52,4 +54,50 @@ pub struct ServeArgs {
     /// Become this user, keeping the capabilities that recordings need
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
+    #[command(flatten)]
+    pub push: PushArgs,
+}
+
+/// Options of continuous profiling.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Continuous profiling")]
+pub struct PushArgs {
+    /// Send profiles of -p or --allow without end to http://HOST:4040 (Pyroscope) or
+    /// parca+http://HOST:7070; repeatable
+    #[arg(long, value_name = "URL", value_parser = Destination::parse)]
+    pub push: Vec<Destination>,
+    /// The kinds that are pushed, separated by commas
+    #[arg(long, value_name = "TYPE", default_value = "cpu", value_delimiter = ',')]
+    pub push_types: Vec<String>,
+    /// The length of each recording that is pushed
+    #[arg(long, value_name = "T", default_value = "15s", value_parser = duration::parse)]
+    pub push_interval: Duration,
+    /// A label of everything that is pushed; repeatable
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair::<'='>)]
+    pub push_label: Vec<(String, String)>,
+    /// A header of each push, such as `X-Scope-OrgID: team`; repeatable
+    #[arg(long, value_name = "NAME: VALUE", value_parser = pair::<':'>)]
+    pub push_header: Vec<(String, String)>,
+    /// A file with a token for pushes (Authorization: Bearer TOKEN)
+    #[arg(long, value_name = "FILE")]
+    pub push_token_file: Option<PathBuf>,
+    /// The most processes and kinds that are pushed at a time
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=400))]
+    pub push_max: u16,
+    /// Where profiles wait for a server that is away
+    #[arg(long, value_name = "DIR")]
+    pub spool: Option<PathBuf>,
+    /// The size of the spool for each URL, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub spool_limit: u64,
+}
+
+/// Two words with a separator between.
+fn pair<const SEPARATOR: char>(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once(SEPARATOR).ok_or(format!("there is no {SEPARATOR:?}"))?;
+    let (key, value) = (key.trim(), value.trim());
+    if key.is_empty() || value.is_empty() || value.contains(char::is_control) {
+        return Err("a name and a value are needed".into());
+    }
+    Ok((key.to_string(), value.to_string()))
 }

@@ -25,6 +25,8 @@ pub struct ProfileSource {
     pub like_cpu: bool,
     /// Recordings in the same lane change the same things in a process: one at a time.
     pub lane: &'static str,
+    /// What profile stores call it.
+    pub metric: &'static str,
 }
 
 /// One endpoint below `/debug/pprof/`.
@@ -45,6 +47,7 @@ struct GoName {
     about: &'static str,
     like_cpu: bool,
     lane: &'static str,
+    metric: &'static str,
 }
 
 const fn go(
@@ -53,13 +56,14 @@ const fn go(
     lane: &'static str,
     about: &'static str,
 ) -> GoName {
-    GoName { kind, endpoint, about, like_cpu: false, lane }
+    GoName { kind, endpoint, about, like_cpu: false, lane, metric: kind }
 }
 
 /// Kinds that Go has too, or that need a word more than their own.
 const GO_NAMES: &[GoName] = &[
     GoName {
         like_cpu: true,
+        metric: "process_cpu",
         ..go(
             "cpu",
             "profile",
@@ -78,8 +82,14 @@ const GO_NAMES: &[GoName] = &[
              the seconds GET parameter.",
         )
     },
-    go("allocs", "allocs", "heap", "A sampling of memory allocations"),
-    go("heap", "heap", "heap", "A sampling of memory allocations of live objects"),
+    GoName {
+        metric: "memory",
+        ..go("allocs", "allocs", "heap", "A sampling of memory allocations")
+    },
+    GoName {
+        metric: "memory",
+        ..go("heap", "heap", "heap", "A sampling of memory allocations of live objects")
+    },
     go(
         "block",
         "block",
@@ -127,11 +137,23 @@ pub fn all() -> Vec<Endpoint> {
 
 fn of_kind(kind: &'static Kind) -> Endpoint {
     let known = GO_NAMES.iter().find(|g| g.kind == kind.name);
-    let (name, about, like_cpu, lane) = match known {
-        Some(g) => (g.endpoint, g.about, g.like_cpu, g.lane),
-        None => (kind.name, kind.about, false, kind.name),
+    let (name, about, like_cpu, lane, metric) = match known {
+        Some(g) => (g.endpoint, g.about, g.like_cpu, g.lane, g.metric),
+        None => (kind.name, kind.about, false, kind.name, kind.name),
     };
-    Endpoint { name, about, source: Source::Profile(ProfileSource { kind, like_cpu, lane }) }
+    Endpoint {
+        name,
+        about,
+        source: Source::Profile(ProfileSource { kind, like_cpu, lane, metric }),
+    }
+}
+
+/// The endpoint of a kind, by the kind's or the endpoint's name.
+pub fn of_kind_named(name: &str) -> Option<(Endpoint, ProfileSource)> {
+    all().into_iter().find_map(|e| match e.source {
+        Source::Profile(source) if name == e.name || name == source.kind.name => Some((e, source)),
+        _ => None,
+    })
 }
 
 /// The endpoint of that name.

@@ -7,6 +7,7 @@ mod endpoints;
 mod pages;
 mod privileges;
 mod profile;
+mod push;
 mod record;
 mod router;
 mod state;
@@ -43,6 +44,8 @@ pub fn run(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         let token = args.token_file.as_deref().map(Token::read).transpose()?;
         doors.push((listen.bind(group)?, Guard::new(listen, token)));
     }
+    let push = prepare_push(args, verbosity)?;
+    let push = push.map(|p| push::Push::open(p, user.as_ref())).transpose()?;
     let stop = StopSignal::install().context("cannot handle signals")?;
     // Each served process takes descriptors. A lower limit only means fewer at a time.
     let _ = target::raise_nofile();
@@ -54,6 +57,7 @@ pub fn run(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         window: args.window,
         max_duration: args.max_duration,
         max_recordings: args.max_recordings.into(),
+        max_pushed: args.push.push_max.into(),
     };
     let server = Arc::new(Server::new(targets, &settings));
     if verbosity > Verbosity::Quiet {
@@ -64,7 +68,47 @@ pub fn run(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(serve(&server, doors, stop))
+    let push = push.map(Arc::new);
+    // Threads begin only now: before, each would have kept its rights.
+    let senders = push.as_ref().map(|p| p.start_senders()).transpose()?;
+    let outcome = runtime.block_on(serve(&server, doors, push, stop));
+    if let Some(senders) = senders {
+        senders.join();
+    }
+    outcome
+}
+
+fn prepare_push(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<Option<push::Settings>> {
+    let given = &args.push;
+    if given.push.is_empty() {
+        return Ok(None);
+    }
+    let usage = |text: String| anyhow::Error::from(UsageError(text));
+    if args.pid.is_empty() && args.allow.is_empty() {
+        return Err(usage("--push needs processes: give -p PID or --allow RULE".into()));
+    }
+    let mut endpoints = Vec::new();
+    for name in &given.push_types {
+        let found = endpoints::of_kind_named(name);
+        endpoints.push(found.ok_or_else(|| usage(format!("unknown profile type {name:?}")))?);
+    }
+    let mut headers = given.push_header.clone();
+    if let Some(path) = &given.push_token_file {
+        let token = Token::read(path)?;
+        headers.push(("Authorization".into(), token.bearer()));
+    }
+    let labels = given.push_label.iter().map(|(k, v)| (push::label_name(k), v.clone()));
+    Ok(Some(push::Settings {
+        destinations: given.push.clone(),
+        endpoints,
+        interval: given.push_interval,
+        frequency: args.freq,
+        labels: labels.collect(),
+        headers,
+        spool: given.spool.clone().unwrap_or_else(push::default_spool),
+        spool_limit: given.spool_limit << 20,
+        verbosity,
+    }))
 }
 
 /// Whoever can reach the server sees into processes: beyond this machine only with a token.
@@ -108,6 +152,7 @@ fn announce(doors: &[(Socket, Guard)], server: &Server) {
 async fn serve(
     server: &Arc<Server>,
     doors: Vec<(Socket, Guard)>,
+    push: Option<Arc<push::Push>>,
     stop: StopSignal,
 ) -> anyhow::Result<()> {
     let mut running = JoinSet::new();
@@ -116,6 +161,7 @@ async fn serve(
         let server = server.clone();
         running.spawn(async move { server::serve(socket, app, server.stopping()).await });
     }
+    let pushing = push.map(|push| tokio::spawn(push.run(server.clone())));
     let stop = stop.into_stream().and_then(UnixStream::from_std);
     let stop = stop.context("cannot wait for signals")?;
     tokio::select! {
@@ -126,6 +172,9 @@ async fn serve(
     server.stop();
     while let Some(ended) = running.join_next().await {
         ended?.context("cannot serve")?;
+    }
+    if let Some(pushing) = pushing {
+        pushing.await.context("cannot push")?;
     }
     Ok(())
 }

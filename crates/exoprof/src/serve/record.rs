@@ -61,7 +61,7 @@ pub enum Trouble {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// All slots are taken.
-    #[error("{0} recordings run already, which is the limit (--max-recordings)")]
+    #[error("{0} recordings run already, which is the limit")]
     Full(usize),
     /// The server stops.
     #[error("the server is stopping")]
@@ -93,12 +93,30 @@ struct Shared {
 #[derive(Default)]
 struct Inner {
     shared: HashMap<Key, Shared>,
-    lanes: HashMap<Lane, Weak<tokio::sync::Mutex<()>>>,
     stopping: bool,
 }
 
-/// All recordings of the server.
+/// Turns: recordings in one lane of a process follow each other.
+#[derive(Default)]
+pub struct Lanes(Mutex<HashMap<Lane, Weak<Turn>>>);
+
+type Turn = tokio::sync::Mutex<()>;
+
+impl Lanes {
+    fn turn(&self, lane: Lane) -> Arc<Turn> {
+        // Never left half changed.
+        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.retain(|_, turn| turn.strong_count() > 0);
+        let place = lanes.entry(lane).or_default();
+        let turn = place.upgrade().unwrap_or_default();
+        *place = Arc::downgrade(&turn);
+        turn
+    }
+}
+
+/// Recordings, a limited number at a time.
 pub struct Recorder {
+    lanes: Arc<Lanes>,
     inner: Mutex<Inner>,
     slots: Arc<Semaphore>,
     limit: usize,
@@ -106,8 +124,8 @@ pub struct Recorder {
 
 impl Recorder {
     /// At most `limit` recordings at a time.
-    pub fn new(limit: usize) -> Self {
-        Self { inner: Mutex::default(), slots: Arc::new(Semaphore::new(limit)), limit }
+    pub fn new(limit: usize, lanes: Arc<Lanes>) -> Self {
+        Self { lanes, inner: Mutex::default(), slots: Arc::new(Semaphore::new(limit)), limit }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -136,10 +154,7 @@ impl Recorder {
         let stop = EventFd::from_value_and_flags(0, flags)
             .map_err(|e| Trouble::Internal(format!("no eventfd: {e}")))?;
         let running = Arc::new(Running { stop, answer: watch::Sender::new(None) });
-        inner.lanes.retain(|_, lane| lane.strong_count() > 0);
-        let slot_of_lane = inner.lanes.entry((key.0, key.1, lane)).or_default();
-        let turn = slot_of_lane.upgrade().unwrap_or_default();
-        *slot_of_lane = Arc::downgrade(&turn);
+        let turn = self.lanes.turn((key.0, key.1, lane));
         inner.shared.insert(key.clone(), Shared { running: running.clone(), waiters: 1 });
         drop(inner);
         let task = Task { recorder: self.clone(), key: key.clone(), running: running.clone() };
@@ -219,12 +234,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(
-        self,
-        process: Arc<Process>,
-        turn: Arc<tokio::sync::Mutex<()>>,
-        slot: OwnedSemaphorePermit,
-    ) {
+    async fn run(self, process: Arc<Process>, turn: Arc<Turn>, slot: OwnedSemaphorePermit) {
         let turn = turn.lock_owned().await;
         let (wanted, running) = (self.key.2.clone(), self.running.clone());
         let work = move || {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::serve::record::Recorder;
+use crate::serve::record::{Lanes, Recorder};
 use crate::serve::targets::Targets;
 
 /// Look-ups (lists of processes, symbols) at a time: each reads much of `/proc` or of an image.
@@ -17,6 +17,8 @@ pub struct Server {
     pub targets: Targets,
     /// The recordings.
     pub recorder: Arc<Recorder>,
+    /// The recordings that are pushed, which take no request's place.
+    pub pushed: Arc<Recorder>,
     /// Samples a second where a request names no rate.
     pub frequency: u32,
     /// How long kinds other than cpu are recorded where a request does not say.
@@ -36,16 +38,20 @@ pub struct Settings {
     pub window: Duration,
     /// As [`Server::max_duration`].
     pub max_duration: Duration,
-    /// Recordings at a time.
+    /// Recordings at a time for requests.
     pub max_recordings: usize,
+    /// Recordings at a time for pushing.
+    pub max_pushed: usize,
 }
 
 impl Server {
     /// A server of these processes.
     pub fn new(targets: Targets, settings: &Settings) -> Self {
+        let lanes = Arc::new(Lanes::default());
         Self {
             targets,
-            recorder: Arc::new(Recorder::new(settings.max_recordings)),
+            recorder: Arc::new(Recorder::new(settings.max_recordings, lanes.clone())),
+            pushed: Arc::new(Recorder::new(settings.max_pushed, lanes)),
             frequency: settings.frequency,
             window: settings.window,
             max_duration: settings.max_duration,
@@ -58,6 +64,12 @@ impl Server {
     pub fn stop(&self) {
         self.stop.send_replace(true);
         self.recorder.stop();
+        self.pushed.stop();
+    }
+
+    /// Whether it stops.
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
     }
 
     /// Waits until the server stops.

@@ -39,7 +39,9 @@ impl Entry {
 
     /// `redis-server (4711)`.
     pub fn shown(&self) -> String {
-        shown(self.process.identity(), self.process.pid())
+        // An exec may have come since it was opened.
+        let now = self.process.read_identity();
+        shown(now.as_ref().unwrap_or(self.process.identity()), self.process.pid())
     }
 }
 
