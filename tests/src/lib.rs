@@ -9,6 +9,8 @@
 //!   expect    what a right profile must satisfy: shares, thread roots, values
 //!   gotool    `go tool pprof` on the outcome
 //!   procfs    what /proc says of a process, to see that nothing was changed
+//!   http      runs `exoprof serve` and sends it requests, well-formed or not
+//!   store     receives what `exoprof serve --push` sends
 //!   server    starts redis and the like on a free port, ends them when the test ends
 //! ```
 //!
@@ -16,11 +18,13 @@
 
 pub mod expect;
 pub mod gotool;
+pub mod http;
 pub mod procfs;
 pub mod profile;
 pub mod programs;
 pub mod recorder;
 pub mod server;
+pub mod store;
 pub mod target;
 
 use std::path::PathBuf;
