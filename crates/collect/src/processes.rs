@@ -84,6 +84,8 @@ pub(crate) struct Tracked {
     pub reaped_at_begin: Option<u64>,
     /// Its threads, ended ones too.
     pub threads: BTreeMap<i32, Thread>,
+    /// It is gone, and a process that is not followed has its PID now.
+    pub replaced: bool,
 }
 
 impl Tracked {
@@ -141,6 +143,7 @@ impl Processes {
             reaped_at_begin: None,
             clock_at_end: None,
             threads: BTreeMap::new(),
+            replaced: false,
         };
         self.by_pid.insert(process.pid(), tracked);
     }
@@ -227,7 +230,7 @@ impl Processes {
 
     /// The index for counting a sample; `None` for a process that is not followed.
     pub fn sampled(&mut self, pid: i32, tid: i32) -> Option<ThreadIndex> {
-        let tracked = self.by_pid.get_mut(&pid)?;
+        let tracked = self.by_pid.get_mut(&pid).filter(|t| !t.replaced)?;
         let process = tracked.name.clone();
         let thread = tracked
             .threads
@@ -258,7 +261,7 @@ impl Processes {
             .by_pid
             .get(&fork.parent_pid)
             .and_then(|p| p.threads.get(&fork.parent_tid).map(|t| t.name.clone()));
-        let Some(tracked) = self.by_pid.get_mut(&fork.pid) else { return };
+        let Some(tracked) = self.by_pid.get_mut(&fork.pid).filter(|t| !t.replaced) else { return };
         let name = parent_name.unwrap_or_else(|| tracked.name.clone());
         let mut thread = Thread::new(name, 0, origin);
         match tracked.threads.get_mut(&fork.tid) {
@@ -272,10 +275,15 @@ impl Processes {
     }
 
     fn forked_process(&mut self, fork: Fork, time: u64) {
-        if !self.follow_children {
+        let follow = self.follow_children;
+        let parent = self.by_pid.get(&fork.parent_pid).filter(|p| follow && !p.replaced);
+        let Some(parent) = parent else {
+            // A stranger; whoever was followed under its PID has ended.
+            if let Some(earlier) = self.by_pid.get_mut(&fork.pid) {
+                earlier.replaced = true;
+            }
             return;
-        }
-        let Some(parent) = self.by_pid.get(&fork.parent_pid) else { return };
+        };
         let process = Process::open(fork.pid).ok().map(Arc::new);
         let mut child = Tracked {
             identity: parent.identity.clone(),
@@ -289,6 +297,7 @@ impl Processes {
             reaped_at_begin: Some(0),
             clock_at_end: None,
             threads: BTreeMap::new(),
+            replaced: false,
         };
         // A process id that is used again keeps what was counted under it.
         if let Some(earlier) = self.by_pid.remove(&fork.pid) {
@@ -322,7 +331,7 @@ impl Processes {
 
     /// A thread has a new name; after an exec, the process has a new address space as well.
     pub fn named(&mut self, pid: i32, tid: i32, comm: Comm<'_>, time: u64) {
-        let Some(tracked) = self.by_pid.get_mut(&pid) else { return };
+        let Some(tracked) = self.by_pid.get_mut(&pid).filter(|t| !t.replaced) else { return };
         let name: Arc<str> = String::from_utf8_lossy(comm.name).into();
         if comm.exec && time > tracked.space_since {
             tracked.space.clear();
