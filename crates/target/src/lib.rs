@@ -7,6 +7,7 @@
 mod cpu;
 mod error;
 mod images;
+mod list;
 mod maps;
 mod memory;
 mod open;
@@ -20,6 +21,7 @@ mod stat;
 pub use cpu::{CpuTimes, CpuTimesReader};
 pub use error::OpenError;
 pub use images::Images;
+pub use list::pids;
 pub use maps::{MapRow, Maps, Perms};
 pub use memory::ProcessMemory;
 pub use open::Root;
