@@ -19,6 +19,6 @@ pub use ring::RingError;
 pub use ringset::{Losses, RingSet};
 pub use sampler::{OpenError, Opened, Sampler, Scope};
 pub use waits::{
-    Fixed, WaitCounters, WaitError, WaitId, WaitOptions, WaitPlace, WaitSample, WaitSampler,
-    Waited, Waiting, Woke,
+    Fixed, WaitCounters, WaitError, WaitId, WaitKind, WaitOptions, WaitPlace, WaitSample,
+    WaitSampler, Waited, Waiting, Woke,
 };

@@ -5,6 +5,7 @@
 //! one event per CPU, of which the ring also gets what happens to threads and mappings.
 
 mod abi;
+mod place;
 mod rate;
 mod syscall;
 
@@ -18,6 +19,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 pub use abi::{Fixed, WaitCounters, WaitId, WaitPlace, WaitSample, Waited, Waiting, Woke};
 use abi::{Settings, flags};
+pub use place::WaitKind;
 
 use crate::attr::{self, OUTPUT_SAMPLE_TYPE, USER_REGISTERS};
 use crate::record::Layout;
