@@ -22,6 +22,8 @@ pub(crate) struct Valued {
     pub thread: NamedThread,
     pub stack: NodeIndex,
     pub values: Vec<i64>,
+    /// Labels beyond those of the thread.
+    pub labels: Vec<(&'static str, &'static str)>,
 }
 
 /// What the samples refer to.
@@ -70,7 +72,8 @@ impl<'a> Assembler<'a> {
         for frame in tree.stack(sample.stack) {
             stack.push(self.location(frame as usize, tree.frames()[frame as usize])?);
         }
-        let labels = labels(&sample.thread, self.tables.label_processes);
+        let mut labels = labels(&sample.thread, self.tables.label_processes);
+        labels.extend(sample.labels.iter().map(|(key, value)| Label::text(*key, *value)));
         self.builder.add_sample(&stack, &sample.values, &labels)?;
         self.stack = stack;
         Ok(())

@@ -6,13 +6,17 @@
 
 mod assemble;
 mod attach;
+mod block;
 mod clock;
 mod comments;
+mod conclude;
 mod cpu;
 mod cputime;
 mod deep;
 pub mod kinds;
 mod names;
+mod mutex;
+mod native;
 mod processes;
 mod recorder;
 mod sampling;
@@ -28,7 +32,7 @@ pub use attach::AttachError;
 pub use names::function_names;
 pub use recorder::SampleStats;
 pub use session::{
-    Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
+    Backend, Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
 };
 
 /// Why there is no profile.
@@ -40,6 +44,9 @@ pub enum RecordError {
     /// The kind does not fit these targets, and why.
     #[error("{0}")]
     NotApplicable(String),
+    /// BPF programs cannot sample waiting.
+    #[error("cannot sample waiting: {0}")]
+    Waits(#[from] events::WaitError),
     /// The profile exceeds what its format can hold.
     #[error("cannot build the profile: {0}")]
     Build(#[from] pprof::BuildError),

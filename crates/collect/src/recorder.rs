@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use events::{Event, EventKind, Sample, USER_REGISTERS, Words};
+use events::{Event, EventKind, Sample, USER_REGISTERS};
 use image::{Arch, Avma, Mapping, MappingId, Memory, Unreadable};
 use unwind::{End, Frame, Registers, Unwinder};
 
@@ -14,6 +14,9 @@ use crate::stacks::{Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackT
 
 /// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
 const FIRST_CONTEXT_MARKER: u64 = -4095i64 as u64;
+
+/// How much of the stack of a thread that waits is read at once.
+const LIVE_WINDOW: usize = 8 << 10;
 
 /// Deeper stacks end in `[broken stack: too many frames]`.
 const MAX_FRAMES: usize = 16_384;
@@ -165,14 +168,15 @@ impl Recorder {
         }
         let Some(thread) = self.processes.sampled(e.pid, e.tid) else { return };
         let node = self.user_stack(ThreadId { pid: e.pid, tid: e.tid }, s);
-        let node = self.kernel_stack(node, s.callchain);
+        let node = self.kernel_stack(node, s.callchain.iter());
         let weight = if s.period > 0 { s.period } else { self.period };
         self.counts.add(thread, node, weight);
         self.stats.kept += 1;
         self.stats.contexts_cut = self.tree.is_full();
     }
 
-    fn user_stack(&mut self, id: ThreadId, s: &Sample<'_>) -> NodeIndex {
+    /// The node of a sample's user stack.
+    pub fn user_stack(&mut self, id: ThreadId, s: &Sample<'_>) -> NodeIndex {
         self.recent.samples += 1;
         if s.registers.is_empty() {
             self.stats.no_user_stack += 1;
@@ -196,15 +200,37 @@ impl Recorder {
                 end = root;
             }
         }
-        let root = match end {
+        let root = self.outermost(end);
+        self.intern_user_frames(id.pid, root)
+    }
+
+    /// The node of the stack of a thread that waits, read from its memory: the caller sees to it
+    /// that it still waited after this. `None` where its process is not followed or unreadable.
+    pub fn waiting_stack(&mut self, pid: i32, registers: &[u64]) -> Option<NodeIndex> {
+        let registers = Registers::from_perf(Arch::host(), registers, USER_REGISTERS);
+        let tracked = self.processes.get(pid)?;
+        let memory = tracked.memory.as_ref()?;
+        let sp = registers.sp()?;
+        let mut bytes = vec![0; LIVE_WINDOW];
+        let got = memory.read_upto(sp, &mut bytes).unwrap_or(0);
+        let window = StackWindow::new(&registers, &bytes[..got]);
+        let live = Live { window: &window, memory };
+        self.frames.clear();
+        let end = self.unwinder.unwind(&tracked.space, &registers, &live, &mut self.frames);
+        let root = self.outermost(end);
+        Some(self.intern_user_frames(pid, root))
+    }
+
+    /// The node above the outermost frame, by how the stack ended.
+    fn outermost(&mut self, end: End) -> NodeIndex {
+        match end {
             End::Root(_) => ROOT,
             End::Truncated { .. } => {
                 self.stats.truncated += 1;
                 self.marker(ROOT, "[truncated stack]".into())
             }
             End::Broken(reason) => self.broken(reason.to_string()),
-        };
-        self.intern_user_frames(id.pid, root)
+        }
     }
 
     fn broken(&mut self, reason: String) -> NodeIndex {
@@ -234,9 +260,9 @@ impl Recorder {
     }
 
     /// The node of the kernel's frames above `node`, the system call or interrupt.
-    fn kernel_stack(&mut self, node: NodeIndex, chain: Words<'_>) -> NodeIndex {
+    pub fn kernel_stack(&mut self, node: NodeIndex, chain: impl Iterator<Item = u64>) -> NodeIndex {
         self.indices.clear();
-        let addresses = chain.iter().filter(|a| *a < FIRST_CONTEXT_MARKER);
+        let addresses = chain.filter(|a| *a < FIRST_CONTEXT_MARKER);
         for (i, address) in addresses.enumerate() {
             // The first is where the kernel was; the others are return addresses.
             let address = Avma(address - u64::from(i > 0 && address > 0));
@@ -287,5 +313,17 @@ impl Memory for StackWindow<'_> {
         let end = at.checked_add(buf.len()).ok_or(Unreadable(addr))?;
         buf.copy_from_slice(self.bytes.get(at..end).ok_or(Unreadable(addr))?);
         Ok(())
+    }
+}
+
+/// A live stack that does not change: its beginning, read at once, and the rest.
+struct Live<'a> {
+    window: &'a StackWindow<'a>,
+    memory: &'a target::ProcessMemory,
+}
+
+impl Memory for Live<'_> {
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        self.window.read(addr, buf).or_else(|_| self.memory.read(addr, buf))
     }
 }

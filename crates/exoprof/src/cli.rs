@@ -83,6 +83,12 @@ pub struct RecordArgs {
     /// How samples are taken
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub backend: Backend,
+    /// Go's SetBlockProfileRate for the recording: one sample in this much waiting
+    #[arg(long, value_name = "T", default_value = "10us", value_parser = duration::parse_nanoseconds)]
+    pub block_rate: Duration,
+    /// mutex: the waiting side instead of the unlocker
+    #[arg(long)]
+    pub waiters: bool,
     /// Overwrite an existing --output file
     #[arg(long)]
     pub force: bool,
