@@ -21,9 +21,9 @@ const MARKER_BASE: u64 = 0x1000;
 pub(crate) struct Valued {
     pub thread: NamedThread,
     pub stack: NodeIndex,
+    /// Labels beyond those of the thread; of equal keys, these win.
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
     pub values: Vec<i64>,
-    /// Labels beyond those of the thread.
-    pub labels: Vec<(&'static str, &'static str)>,
 }
 
 /// What the samples refer to.
@@ -72,8 +72,7 @@ impl<'a> Assembler<'a> {
         for frame in tree.stack(sample.stack) {
             stack.push(self.location(frame as usize, tree.frames()[frame as usize])?);
         }
-        let mut labels = labels(&sample.thread, self.tables.label_processes);
-        labels.extend(sample.labels.iter().map(|(key, value)| Label::text(*key, *value)));
+        let labels = labels(sample, self.tables.label_processes);
         self.builder.add_sample(&stack, &sample.values, &labels)?;
         self.stack = stack;
         Ok(())
@@ -154,7 +153,9 @@ impl<'a> Assembler<'a> {
     }
 }
 
-fn labels(thread: &NamedThread, processes: bool) -> Vec<Label> {
+/// A label that the program has set itself stands in place of ours of that name.
+fn labels(sample: &Valued, processes: bool) -> Vec<Label> {
+    let thread = &sample.thread;
     let mut labels = vec![
         Label::text("thread", thread.name.clone()),
         Label::text("thread_id", thread.id.tid.to_string()),
@@ -163,6 +164,8 @@ fn labels(thread: &NamedThread, processes: bool) -> Vec<Label> {
         labels.push(Label::text("pid", thread.id.pid.to_string()));
         labels.push(Label::text("process", thread.process.clone()));
     }
+    labels.retain(|ours| sample.labels.iter().all(|(key, _)| *key != ours.key));
+    labels.extend(sample.labels.iter().map(|(k, v)| Label::text(k.clone(), v.clone())));
     labels
 }
 

@@ -11,7 +11,7 @@ use crate::cputime::{self, CpuTime, ThreadId, ThreadUse};
 use crate::processes::NamedThread;
 use crate::sampling::{Recording, Sampling};
 use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
-use crate::stacks::{Count, ROOT};
+use crate::stacks::{Count, CountKey, ROOT};
 use crate::symbols::{SymbolLosses, TargetFiles};
 use crate::{Outcome, RecordError, Stats};
 
@@ -101,7 +101,7 @@ fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
         reattach_failed: recording.reattach_failed.clone(),
         file_faults: target::sigbus::faults(),
         elapsed: recording.elapsed,
-        notes: uncovered.into_iter().collect(),
+        notes: uncovered.into_iter().chain(r.go_notes()).collect(),
     }
 }
 
@@ -115,15 +115,16 @@ fn valued_samples(recording: &mut Recording, period: u64) -> Vec<Valued> {
     let weights = cputime::weigh(&uses, 1.0, period);
     let mut samples = Vec::with_capacity(counts.len());
     let mut carry: BTreeMap<ThreadId, f64> = BTreeMap::new();
-    for ((thread, stack), count) in counts {
-        let thread = &named[thread as usize];
+    for (key, count) in counts {
+        let thread = &named[key.thread as usize];
         // What rounding takes from one stack goes to the thread's next, so that sums are exact.
         let rest = carry.entry(thread.id).or_default();
         let exact = weights.per_unit(thread.id) * count.weight as f64 + *rest;
         let ns = exact.round().max(0.0);
         *rest = exact - ns;
         let values = vec![i64::try_from(count.samples).unwrap_or(i64::MAX), ns as i64];
-        samples.push(Valued { thread: thread.clone(), stack, values, labels: Vec::new() });
+        let labels = recording.recorder.go.label_set(key.labels).to_vec();
+        samples.push(Valued { thread: thread.clone(), stack: key.stack, labels, values });
     }
     samples.extend(without_samples(recording, &weights.unsampled, UNSAMPLED));
     samples.extend(without_samples(recording, &in_kernel, KERNEL_TIME));
@@ -165,7 +166,7 @@ fn without_samples(
         let thread = NamedThread { id, name, process: tracked.name.clone() };
         let stack = recorder.marker(ROOT, marker.into());
         let values = vec![0, i64::try_from(ns).unwrap_or(i64::MAX)];
-        samples.push(Valued { thread, stack, values, labels: Vec::new() });
+        samples.push(Valued { thread, stack, labels: Vec::new(), values });
     }
     samples
 }
@@ -173,11 +174,11 @@ fn without_samples(
 fn thread_uses(
     recording: &Recording,
     named: &[NamedThread],
-    counts: &[((u32, u32), Count)],
+    counts: &[(CountKey, Count)],
 ) -> Vec<ThreadUse> {
     let mut by_thread: BTreeMap<ThreadId, Count> = BTreeMap::new();
-    for ((thread, _), count) in counts {
-        let sum = by_thread.entry(named[*thread as usize].id).or_default();
+    for (key, count) in counts {
+        let sum = by_thread.entry(named[key.thread as usize].id).or_default();
         sum.samples += count.samples;
         sum.weight += count.weight;
     }

@@ -9,8 +9,9 @@ use unwind::{End, Frame, Registers, Unwinder};
 
 use crate::cputime::ThreadId;
 use crate::deep::LiveStacks;
+use crate::gocpu::{self, GoMemory, GoSampling, LabelsIndex};
 use crate::processes::Processes;
-use crate::stacks::{Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
+use crate::stacks::{CountKey, Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
 
 /// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
 const FIRST_CONTEXT_MARKER: u64 = -4095i64 as u64;
@@ -71,6 +72,8 @@ pub(crate) struct Recorder {
     pub doubled: Vec<i32>,
     recent: Recent,
     live: LiveStacks,
+    /// Go programs.
+    pub go: GoSampling,
 }
 
 /// How the stack window does lately.
@@ -104,6 +107,7 @@ impl Recorder {
             doubled: Vec::new(),
             recent: Recent::default(),
             live: LiveStacks::default(),
+            go: GoSampling::default(),
         }
     }
 
@@ -138,22 +142,44 @@ impl Recorder {
     /// A new reading of the rings begins; `now` is CLOCK_MONOTONIC in nanoseconds.
     pub fn next_round(&mut self, now: u64) {
         self.live.next_round(now);
+        self.go.drain();
+    }
+
+    /// What is to be said of Go programs.
+    pub fn go_notes(&self) -> Vec<String> {
+        let mut notes = self.go.notes();
+        let lost = self.unwinder.c_frames_lost();
+        if lost > 0 {
+            notes.push(format!("{lost} stacks lack frames of C code between those of Go"));
+        }
+        notes
     }
 
     pub fn event(&mut self, e: &Event<'_>) {
         match e.kind {
             EventKind::Sample(ref s) => self.sample(e, s),
             EventKind::Mmap(ref m) => self.processes.mapped(e.pid, m, e.time),
-            EventKind::Comm(c) => self.processes.named(e.pid, e.tid, c, e.time),
+            EventKind::Comm(c) => {
+                self.processes.named(e.pid, e.tid, c, e.time);
+                if c.exec && self.processes.get(e.pid).is_some() {
+                    self.go.look_at(e.pid);
+                }
+            }
             EventKind::Fork(f) => {
                 let since = self.attached.get(&f.parent_tid).copied();
                 let inherited = since.is_none_or(|t| t + ATTACH_MARGIN_NS < e.time);
                 self.processes.forked(f, e.time, inherited);
+                if f.pid == f.parent_pid {
+                    self.go.thread_created(f.pid);
+                }
                 if inherited && self.attached.remove(&f.tid).is_some() {
                     self.doubled.push(f.tid);
                 }
             }
-            EventKind::Exit(f) => self.processes.exited(f),
+            EventKind::Exit(f) => {
+                self.processes.exited(f);
+                self.go.thread_ended(f.pid, f.tid);
+            }
             EventKind::Read { value } => self.processes.counted(e.pid, e.tid, value),
             EventKind::Lost { .. }
             | EventKind::Throttle
@@ -167,41 +193,55 @@ impl Recorder {
             return;
         }
         let Some(thread) = self.processes.sampled(e.pid, e.tid) else { return };
-        let node = self.user_stack(ThreadId { pid: e.pid, tid: e.tid }, s);
-        let node = self.kernel_stack(node, s.callchain.iter());
+        let (node, labels) = self.user_stack(ThreadId { pid: e.pid, tid: e.tid }, e.time, s);
+        let stack = self.kernel_stack(node, s.callchain.iter());
         let weight = if s.period > 0 { s.period } else { self.period };
-        self.counts.add(thread, node, weight);
+        self.counts.add(CountKey { thread, stack, labels }, weight);
         self.stats.kept += 1;
         self.stats.contexts_cut = self.tree.is_full();
     }
 
-    /// The node of a sample's user stack.
-    pub fn user_stack(&mut self, id: ThreadId, s: &Sample<'_>) -> NodeIndex {
+    /// The node of the user's frames, and the labels of the goroutine.
+    pub fn user_stack(
+        &mut self,
+        id: ThreadId,
+        time: u64,
+        s: &Sample<'_>,
+    ) -> (NodeIndex, LabelsIndex) {
         self.recent.samples += 1;
         if s.registers.is_empty() {
             self.stats.no_user_stack += 1;
-            return self.marker(ROOT, "[no user stack]".into());
+            return (self.marker(ROOT, "[no user stack]".into()), 0);
         }
         if s.abi_32 {
-            return self.broken("32-bit code".into());
+            return (self.broken("32-bit code".into()), 0);
         }
         self.registers.clear();
         self.registers.extend(s.registers.iter());
         let registers = Registers::from_perf(Arch::host(), &self.registers, USER_REGISTERS);
-        let Some(tracked) = self.processes.get(id.pid) else { return ROOT };
+        let Some(tracked) = self.processes.get(id.pid) else { return (ROOT, 0) };
+        let capture = self.go.take(id.pid, id.tid, time, &registers).filter(|c| c.g != 0);
+        let labels = capture.as_ref().map_or(0, |c| self.go.labels(id.pid, tracked, c));
         let window = StackWindow::new(&registers, s.stack);
         self.frames.clear();
-        let mut end = self.unwinder.unwind(&tracked.space, &registers, &window, &mut self.frames);
+        let (unwinder, frames) = (&mut self.unwinder, &mut self.frames);
+        let mut end = match &capture {
+            Some(capture) => {
+                let (stacks, memory) =
+                    (gocpu::stacks(capture), GoMemory { window: &window, capture });
+                unwinder.unwind_go(&tracked.space, &registers, &stacks, &memory, frames)
+            }
+            None => unwinder.unwind(&tracked.space, &registers, &window, frames),
+        };
         if matches!(end, End::Truncated { .. }) {
             self.recent.too_deep += u32::from(s.stack_full);
-            let (unwinder, frames) = (&mut self.unwinder, &mut self.frames);
             if let Some(root) = self.live.complete(unwinder, tracked, id, &window, frames) {
                 self.stats.completed += 1;
                 end = root;
             }
         }
         let root = self.outermost(end);
-        self.intern_user_frames(id.pid, root)
+        (self.intern_user_frames(id.pid, root), labels)
     }
 
     /// The node of the stack of a thread that waits, read from its memory: the caller sees to it

@@ -5,6 +5,7 @@
 //! a record means for a profile is decided elsewhere.
 
 mod attr;
+mod goroutines;
 mod online;
 mod record;
 mod ring;
@@ -13,6 +14,10 @@ mod sampler;
 mod waits;
 
 pub use attr::{ClockSource, SamplingOptions, USER_REGISTERS};
+pub use goroutines::{
+    Capture, CaptureError, CapturedLabels, FieldOffsets, GoThread, GoroutineCapture, Part,
+    StackCopy,
+};
 pub use online::online_cpus;
 pub use record::{Comm, Event, EventKind, Fork, MmapEvent, Sample, Words};
 pub use ring::RingError;

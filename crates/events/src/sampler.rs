@@ -94,6 +94,8 @@ pub struct Sampler {
     /// Events of an earlier generation: kept for the losses that they counted.
     retired_lost: u64,
     ring_bytes: usize,
+    /// The BPF program that runs with each sample.
+    program: Option<OwnedFd>,
 }
 
 impl Sampler {
@@ -124,6 +126,7 @@ impl Sampler {
             threads: BTreeMap::new(),
             retired_lost: 0,
             ring_bytes: ring_bytes.next_power_of_two().max(MIN_RING_BYTES),
+            program: None,
         };
         let tid = if scope == Scope::Cpus { -1 } else { first_tid };
         sampler.negotiate(tid)?;
@@ -156,6 +159,18 @@ impl Sampler {
     #[must_use]
     pub fn stack_bytes(&self) -> u32 {
         self.options.stack_bytes
+    }
+
+    /// Has a BPF program run with each sample, right before it is written. Events that come later
+    /// get it too; those that threads have inherited already do not ([`Sampler::grow_stack`]
+    /// replaces them).
+    ///
+    /// # Errors
+    /// The system's; the events then sample as before.
+    pub fn run_with_each_sample(&mut self, program: OwnedFd) -> io::Result<()> {
+        self.all_events().try_for_each(|fd| set_program(fd, program.as_fd()))?;
+        self.program = Some(program);
+        Ok(())
     }
 
     /// Attaches one more thread.
@@ -331,7 +346,11 @@ impl Sampler {
     fn open_one(&self, tid: i32, cpu: u32) -> io::Result<OwnedFd> {
         let inherit = self.scope == Scope::Threads;
         let mut attr = attr::build(&self.options, self.source, self.features, inherit);
-        open_event(&mut attr, tid, cpu)
+        let fd = open_event(&mut attr, tid, cpu)?;
+        if let Some(program) = &self.program {
+            set_program(fd.as_raw_fd(), program.as_fd())?;
+        }
+        Ok(fd)
     }
 }
 
@@ -376,6 +395,15 @@ pub(crate) fn open_event(attr: &mut b::perf_event_attr, tid: i32, cpu: u32) -> i
 fn disable_event(fd: RawFd) -> io::Result<()> {
     // SAFETY: a plain ioctl without a pointer argument, on a perf event's descriptor.
     let rc = unsafe { sys::ioctls::DISABLE(fd, 0) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[allow(unsafe_code)]
+fn set_program(fd: RawFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    // PERF_EVENT_IOC_SET_BPF takes the descriptor by value (linux/perf_event.h).
+    const SET_BPF: libc::c_ulong = 0x4004_2408;
+    // SAFETY: an ioctl on a perf event's descriptor whose argument is a number.
+    let rc = unsafe { libc::ioctl(fd, SET_BPF, program.as_raw_fd()) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

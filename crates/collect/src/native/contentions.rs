@@ -71,7 +71,7 @@ impl Contentions {
             thread: named[key.thread as usize].clone(),
             stack: key.stack,
             values: vec![sum.contentions.round() as i64, sum.delay.round() as i64],
-            labels: key.labels,
+            labels: key.labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
         };
         all.into_iter().map(valued).filter(|v| v.values != [0, 0]).collect()
     }

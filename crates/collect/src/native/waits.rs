@@ -302,7 +302,7 @@ fn take<'a>(recorder: &mut Recorder, e: &Event<'a>) -> Option<Taken<'a>> {
     let stack = if moved {
         recorder.marker(ROOT, NO_STACK.into())
     } else {
-        recorder.user_stack(ThreadId { pid: e.pid, tid: e.tid }, &s)
+        recorder.user_stack(ThreadId { pid: e.pid, tid: e.tid }, e.time, &s).0
     };
     recorder.stats.contexts_cut = recorder.tree.is_full();
     Some(Taken { thread, stack, sample })
