@@ -71,6 +71,7 @@ fn finish(
     let period = options.period();
     let samples = valued_samples(&mut recording, period);
     let recorder = &mut recording.recorder;
+    recorder.jit.finish();
     let main = roots.first().and_then(|root| {
         let tracked = recorder.processes.get(root.pid())?;
         let exe = tracked.identity.as_ref().and_then(|i| i.exe.as_ref()?.to_str());
@@ -82,7 +83,7 @@ fn finish(
     let recorder = &recording.recorder;
     let frames = recorder.tree.frames();
     let (resolved, symbol_losses) =
-        symbols::resolve(frames, &recorder.markers, &recorder.mappings, files);
+        symbols::resolve(frames, &recorder.markers, &recorder.mappings, &recorder.jit, files);
     let tables = Tables {
         tree: &recorder.tree,
         resolved: &resolved,
@@ -153,7 +154,7 @@ fn stats(recording: &Recording, symbols: SymbolLosses) -> Stats {
         reattach_failed: recording.reattach_failed.clone(),
         file_faults: target::sigbus::faults(),
         elapsed: recording.elapsed,
-        notes: uncovered.into_iter().collect(),
+        notes: uncovered.into_iter().chain(r.jit.notes().iter().cloned()).collect(),
     }
 }
 

@@ -11,6 +11,7 @@ mod comments;
 mod cpu;
 mod cputime;
 mod deep;
+mod jit;
 pub mod kinds;
 mod processes;
 mod recorder;

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use events::{Event, EventKind, Sample, USER_REGISTERS, Words};
-use image::{Arch, Avma, Mapping, MappingId, Memory, Unreadable};
+use image::{Arch, Avma, Mapping, MappingId, MappingKind, Memory, Unreadable};
 use unwind::{End, Frame, Registers, Unwinder};
 
 use crate::cputime::ThreadId;
 use crate::deep::LiveStacks;
+use crate::jit::Jit;
 use crate::processes::Processes;
 use crate::stacks::{Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
 
@@ -54,6 +55,8 @@ pub(crate) struct Recorder {
     pub mappings: BTreeMap<MappingId, Arc<Mapping>>,
     /// Names of [`Place::Marker`] frames.
     pub markers: Vec<String>,
+    /// Names of code that targets compile while they run.
+    pub jit: Jit,
     unwinder: Unwinder,
     frames: Vec<Frame>,
     registers: Vec<u64>,
@@ -91,6 +94,7 @@ impl Recorder {
             stats: SampleStats::default(),
             mappings: BTreeMap::new(),
             markers: Vec::new(),
+            jit: Jit::default(),
             unwinder,
             frames: Vec::new(),
             registers: Vec::new(),
@@ -135,13 +139,19 @@ impl Recorder {
     /// A new reading of the rings begins; `now` is CLOCK_MONOTONIC in nanoseconds.
     pub fn next_round(&mut self, now: u64) {
         self.live.next_round(now);
+        self.jit.next_round();
     }
 
     pub fn event(&mut self, e: &Event<'_>) {
         match e.kind {
             EventKind::Sample(ref s) => self.sample(e, s),
             EventKind::Mmap(ref m) => self.processes.mapped(e.pid, m, e.time),
-            EventKind::Comm(c) => self.processes.named(e.pid, e.tid, c, e.time),
+            EventKind::Comm(c) => {
+                if c.exec {
+                    self.jit.forget(e.pid);
+                }
+                self.processes.named(e.pid, e.tid, c, e.time);
+            }
             EventKind::Fork(f) => {
                 let since = self.attached.get(&f.parent_tid).copied();
                 let inherited = since.is_none_or(|t| t + ATTACH_MARGIN_NS < e.time);
@@ -164,7 +174,7 @@ impl Recorder {
             return;
         }
         let Some(thread) = self.processes.sampled(e.pid, e.tid) else { return };
-        let node = self.user_stack(ThreadId { pid: e.pid, tid: e.tid }, s);
+        let node = self.user_stack(ThreadId { pid: e.pid, tid: e.tid }, s, e.time);
         let node = self.kernel_stack(node, s.callchain);
         let weight = if s.period > 0 { s.period } else { self.period };
         self.counts.add(thread, node, weight);
@@ -172,7 +182,7 @@ impl Recorder {
         self.stats.contexts_cut = self.tree.is_full();
     }
 
-    fn user_stack(&mut self, id: ThreadId, s: &Sample<'_>) -> NodeIndex {
+    fn user_stack(&mut self, id: ThreadId, s: &Sample<'_>, time: u64) -> NodeIndex {
         self.recent.samples += 1;
         if s.registers.is_empty() {
             self.stats.no_user_stack += 1;
@@ -204,7 +214,7 @@ impl Recorder {
             }
             End::Broken(reason) => self.broken(reason.to_string()),
         };
-        self.intern_user_frames(id.pid, root)
+        self.intern_user_frames(id.pid, root, time)
     }
 
     fn broken(&mut self, reason: String) -> NodeIndex {
@@ -214,16 +224,23 @@ impl Recorder {
     }
 
     /// The node of the unwound frames above `root`.
-    fn intern_user_frames(&mut self, pid: i32, root: NodeIndex) -> NodeIndex {
+    fn intern_user_frames(&mut self, pid: i32, root: NodeIndex, time: u64) -> NodeIndex {
         self.indices.clear();
-        let space = self.processes.get(pid).map(|t| &t.space);
+        let tracked = self.processes.get(pid);
         for frame in &self.frames {
-            let place = frame.mapping.map_or(Place::Unmapped, Place::User);
             let address = frame.lookup_address();
+            let mapping = tracked.and_then(|t| t.space.find(address));
+            let mut place = frame.mapping.map_or(Place::Unmapped, Place::User);
+            if let (Some(t), Some(m), Place::User(id)) = (tracked, mapping, place)
+                && is_compiled_code(m)
+                && let Some(index) = self.jit.lookup(pid, t, address, time)
+            {
+                place = Place::Jit(id, index);
+            }
             let known = self.tree.frames().len();
             let index = self.tree.frame(FrameKey { place, address });
             if self.tree.frames().len() > known
-                && let Some(mapping) = space.and_then(|s| s.find(address))
+                && let Some(mapping) = mapping
             {
                 self.mappings.entry(mapping.id).or_insert_with(|| mapping.clone());
             }
@@ -255,6 +272,16 @@ impl Recorder {
         let key = FrameKey { place: Place::Marker, address: Avma(index as u64) };
         let frame = self.tree.frame(key);
         self.tree.child(parent, frame)
+    }
+}
+
+/// Whether a mapping may hold code that its process has compiled itself: anonymous memory, or a
+/// file of memory that is mapped twice, writable and executable (.NET).
+fn is_compiled_code(mapping: &Mapping) -> bool {
+    match mapping.kind {
+        MappingKind::Anonymous => true,
+        MappingKind::File => mapping.image.is_err() && mapping.name.starts_with("/memfd:"),
+        MappingKind::Vdso | MappingKind::Vsyscall => false,
     }
 }
 

@@ -22,7 +22,7 @@ pub use error::OpenError;
 pub use images::Images;
 pub use maps::{MapRow, Maps, Perms};
 pub use memory::ProcessMemory;
-pub use open::Root;
+pub use open::{Root, open_mapped};
 pub use process::{Identity, Process};
 pub use rights::{Obstacle, Rights, TargetRights, raise_nofile};
 pub use spawned::{Running, SpawnError, Spawned};
