@@ -23,6 +23,7 @@ pub(crate) struct Named {
 
 /// Looks up the names of all frames that were recorded.
 pub(crate) fn name(recorder: &mut Recorder, roots: &[Arc<Process>], files: &TargetFiles) -> Named {
+    recorder.jit.finish();
     let main = roots.first().and_then(|root| {
         let tracked = recorder.processes.get(root.pid())?;
         let exe = tracked.identity.as_ref().and_then(|i| i.exe.as_ref()?.to_str());
@@ -32,7 +33,8 @@ pub(crate) fn name(recorder: &mut Recorder, roots: &[Arc<Process>], files: &Targ
         recorder.mappings.entry(m.id).or_insert_with(|| m.clone());
     }
     let frames = recorder.tree.frames();
-    let (resolved, losses) = symbols::resolve(frames, &recorder.markers, &recorder.mappings, files);
+    let (resolved, losses) =
+        symbols::resolve(frames, &recorder.markers, &recorder.mappings, &recorder.jit, files);
     Named { resolved, losses, main: main.map(|m| m.id) }
 }
 

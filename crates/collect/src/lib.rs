@@ -14,6 +14,7 @@ mod cpu;
 mod cputime;
 mod deep;
 mod gocpu;
+mod jit;
 pub mod kinds;
 mod mutex;
 mod names;

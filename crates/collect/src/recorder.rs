@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use events::{Event, EventKind, Sample, USER_REGISTERS};
-use image::{Arch, Avma, Mapping, MappingId, Memory, Unreadable};
+use image::{Arch, Avma, Mapping, MappingId, MappingKind, Memory, Unreadable};
 use unwind::{End, Frame, Registers, Unwinder};
 
+use crate::clock::monotonic_now;
 use crate::cputime::ThreadId;
 use crate::deep::LiveStacks;
 use crate::gocpu::{self, GoMemory, GoSampling, LabelsIndex};
+use crate::jit::Jit;
 use crate::processes::Processes;
 use crate::stacks::{CountKey, Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
 
@@ -58,6 +60,8 @@ pub(crate) struct Recorder {
     pub mappings: BTreeMap<MappingId, Arc<Mapping>>,
     /// Names of [`Place::Marker`] frames.
     pub markers: Vec<String>,
+    /// Names of code that targets compile while they run.
+    pub jit: Jit,
     unwinder: Unwinder,
     frames: Vec<Frame>,
     registers: Vec<u64>,
@@ -97,6 +101,7 @@ impl Recorder {
             stats: SampleStats::default(),
             mappings: BTreeMap::new(),
             markers: Vec::new(),
+            jit: Jit::default(),
             unwinder,
             frames: Vec::new(),
             registers: Vec::new(),
@@ -143,11 +148,13 @@ impl Recorder {
     pub fn next_round(&mut self, now: u64) {
         self.live.next_round(now);
         self.go.drain();
+        self.jit.next_round();
     }
 
-    /// What is to be said of Go programs.
-    pub fn go_notes(&self) -> Vec<String> {
+    /// What is to be said of runtimes and compiled code.
+    pub fn runtime_notes(&self) -> Vec<String> {
         let mut notes = self.go.notes();
+        notes.extend(self.jit.notes().iter().cloned());
         let lost = self.unwinder.c_frames_lost();
         if lost > 0 {
             notes.push(format!("{lost} stacks lack frames of C code between those of Go"));
@@ -160,6 +167,9 @@ impl Recorder {
             EventKind::Sample(ref s) => self.sample(e, s),
             EventKind::Mmap(ref m) => self.processes.mapped(e.pid, m, e.time),
             EventKind::Comm(c) => {
+                if c.exec {
+                    self.jit.forget(e.pid);
+                }
                 self.processes.named(e.pid, e.tid, c, e.time);
                 if c.exec && self.processes.get(e.pid).is_some() {
                     self.go.look_at(e.pid);
@@ -241,7 +251,7 @@ impl Recorder {
             }
         }
         let root = self.outermost(end);
-        (self.intern_user_frames(id.pid, root), labels)
+        (self.intern_user_frames(id.pid, root, time), labels)
     }
 
     /// The node of the stack of a thread that waits, read from its memory: the caller sees to it
@@ -258,7 +268,7 @@ impl Recorder {
         self.frames.clear();
         let end = self.unwinder.unwind(&tracked.space, &registers, &live, &mut self.frames);
         let root = self.outermost(end);
-        Some(self.intern_user_frames(pid, root))
+        Some(self.intern_user_frames(pid, root, monotonic_now()))
     }
 
     /// The node above the outermost frame, by how the stack ended.
@@ -280,16 +290,23 @@ impl Recorder {
     }
 
     /// The node of the unwound frames above `root`.
-    fn intern_user_frames(&mut self, pid: i32, root: NodeIndex) -> NodeIndex {
+    fn intern_user_frames(&mut self, pid: i32, root: NodeIndex, time: u64) -> NodeIndex {
         self.indices.clear();
-        let space = self.processes.get(pid).map(|t| &t.space);
+        let tracked = self.processes.get(pid);
         for frame in &self.frames {
-            let place = frame.mapping.map_or(Place::Unmapped, Place::User);
             let address = frame.lookup_address();
+            let mapping = tracked.and_then(|t| t.space.find(address));
+            let mut place = frame.mapping.map_or(Place::Unmapped, Place::User);
+            if let (Some(t), Some(m), Place::User(id)) = (tracked, mapping, place)
+                && is_compiled_code(m)
+                && let Some(index) = self.jit.lookup(pid, t, address, time)
+            {
+                place = Place::Jit(id, index);
+            }
             let known = self.tree.frames().len();
             let index = self.tree.frame(FrameKey { place, address });
             if self.tree.frames().len() > known
-                && let Some(mapping) = space.and_then(|s| s.find(address))
+                && let Some(mapping) = mapping
             {
                 self.mappings.entry(mapping.id).or_insert_with(|| mapping.clone());
             }
@@ -321,6 +338,16 @@ impl Recorder {
         let key = FrameKey { place: Place::Marker, address: Avma(index as u64) };
         let frame = self.tree.frame(key);
         self.tree.child(parent, frame)
+    }
+}
+
+/// Whether a mapping may hold code that its process has compiled itself: anonymous memory, or a
+/// file of memory that is mapped twice, writable and executable (.NET).
+fn is_compiled_code(mapping: &Mapping) -> bool {
+    match mapping.kind {
+        MappingKind::Anonymous => true,
+        MappingKind::File => mapping.image.is_err() && mapping.name.starts_with("/memfd:"),
+        MappingKind::Vdso | MappingKind::Vsyscall => false,
     }
 }
 

@@ -24,7 +24,7 @@ pub use images::Images;
 pub use list::pids;
 pub use maps::{MapRow, Maps, Perms};
 pub use memory::ProcessMemory;
-pub use open::Root;
+pub use open::{Root, open_mapped};
 pub use process::{Identity, Process};
 pub use rights::{Obstacle, Rights, TargetRights, raise_nofile};
 pub use spawned::{Running, SpawnError, Spawned};
