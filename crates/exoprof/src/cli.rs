@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{duration, record, report};
+use crate::{duration, record, report, view};
 
 /// The user asked for something that does not exist or does not go together: exit status 2.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ enum Command {
     Record(RecordArgs),
     /// Show what profile files hold, as `go tool pprof` does
     Report(report::ReportArgs),
+    /// Look into a profile with commands, as in the shell of `go tool pprof`
+    View(view::ViewArgs),
 }
 
 /// Options of `record`.
@@ -128,6 +130,7 @@ impl Cli {
         match self.command {
             Command::Record(args) => record::run(&args, verbosity),
             Command::Report(args) => report::run(&args, verbosity),
+            Command::View(args) => view::run(&args, verbosity),
         }
     }
 }

@@ -6,8 +6,12 @@ mod output;
 mod progress;
 mod record;
 mod report;
+mod source;
 mod stop;
 mod summary;
+mod terminal;
+mod user;
+mod view;
 
 use std::process::ExitCode;
 

@@ -5,8 +5,9 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use nix::unistd::{Gid, Uid};
 use tempfile::NamedTempFile;
+
+use crate::user::User;
 
 /// Tries for a free number in a folder.
 const MAX_NUMBER: u32 = 99_999;
@@ -107,12 +108,7 @@ fn hand_over(file: &File) -> io::Result<()> {
     let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     nix::sys::stat::umask(mask);
     file.set_permissions(std::fs::Permissions::from_mode(0o666 & !mask.bits()))?;
-    let id = |name| std::env::var(name).ok()?.parse::<u32>().ok();
-    if let (true, Some(uid)) = (nix::unistd::geteuid().is_root(), id("SUDO_UID")) {
-        let group = id("SUDO_GID").map(Gid::from_raw);
-        nix::unistd::fchown(file, Some(Uid::from_raw(uid)), group)?;
-    }
-    Ok(())
+    User::invoking().give(file)
 }
 
 fn give_name(mut beside: NamedTempFile, place: Place) -> anyhow::Result<PathBuf> {

@@ -11,6 +11,7 @@
 
 mod collapsed;
 mod combine;
+mod ends;
 mod error;
 mod filter;
 mod go;
@@ -26,6 +27,8 @@ mod regexp;
 mod report;
 mod samplevalue;
 mod source;
+mod tagfilter;
+mod tags;
 mod text;
 mod traces;
 mod tree;
@@ -35,3 +38,4 @@ pub use combine::{CombineError, combine};
 pub use error::ReportError;
 pub use options::{Filters, Form, Granularity, Options};
 pub use report::Report;
+pub use samplevalue::index as sample_type_index;
