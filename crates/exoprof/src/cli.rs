@@ -39,7 +39,7 @@ enum Command {
     /// Record profiles of running processes, or of a command, into pprof files
     Record(RecordArgs),
     /// Show what profile files hold, as `go tool pprof` does
-    Report(report::ReportArgs),
+    Report(Box<report::ReportArgs>),
     /// Look into a profile with commands, as in the shell of `go tool pprof`
     View(view::ViewArgs),
 }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod duration;
+mod export;
 mod output;
 mod progress;
 mod record;

@@ -1,12 +1,14 @@
 //! `exoprof report`.
 
 use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 use report::{Filters, Form, Granularity, Options, Report, ReportError};
 
 use crate::cli::{UsageError, Verbosity};
+use crate::export;
 use crate::source::SourceArgs;
 use crate::terminal::Printable;
 
@@ -44,6 +46,9 @@ pub struct ReportArgs {
     /// One line for each stack, for flame graph tools
     #[arg(long, group = "form")]
     collapsed: bool,
+    /// A flame graph, by its name's end as a page (.html) or an image (.svg)
+    #[arg(long, value_name = "OUT", group = "form")]
+    flamegraph: Option<PathBuf>,
 
     /// The sample type to report: its name, or its position from 0
     #[arg(long, value_name = "NAME")]
@@ -89,10 +94,16 @@ pub struct ReportArgs {
 
 /// Runs the command.
 pub fn run(args: &ReportArgs, verbosity: Verbosity) -> anyhow::Result<()> {
+    if let Some(path) = &args.flamegraph {
+        export::check(path)?;
+    }
     let profile = args.sources.read(verbosity)?;
     let report = Report::new(&profile, options(args)?).map_err(wrong_usage)?;
     if verbosity > Verbosity::Quiet {
         report.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+    }
+    if let Some(path) = &args.flamegraph {
+        return export::flame_graph(&report, path, verbosity);
     }
     let stdout = io::stdout().lock();
     let is_terminal = stdout.is_terminal();

@@ -14,6 +14,7 @@ mod combine;
 mod ends;
 mod error;
 mod filter;
+mod flame;
 mod go;
 mod graph;
 mod header;
@@ -36,6 +37,7 @@ mod work;
 
 pub use combine::{CombineError, combine};
 pub use error::ReportError;
+pub use flame::{Document, FlameNode, FlameTree, Grouping, Shape};
 pub use options::{Filters, Form, Granularity, Options};
 pub use report::Report;
 pub use samplevalue::index as sample_type_index;
