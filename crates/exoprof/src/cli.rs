@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{duration, record, report, serve};
+use crate::{duration, record, report, serve, view};
 
 /// The user asked for something that does not exist or does not go together: exit status 2.
 #[derive(Debug)]
@@ -39,9 +39,11 @@ enum Command {
     /// Record profiles of running processes, or of a command, into pprof files
     Record(RecordArgs),
     /// Show what profile files hold, as `go tool pprof` does
-    Report(report::ReportArgs),
+    Report(Box<report::ReportArgs>),
     /// Serve pprof's HTTP endpoints for running processes
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
+    /// Look into a profile with commands, as in the shell of `go tool pprof`
+    View(view::ViewArgs),
 }
 
 /// Options of `record`.
@@ -137,6 +139,7 @@ impl Cli {
             Command::Record(args) => record::run(&args, verbosity),
             Command::Report(args) => report::run(&args, verbosity),
             Command::Serve(args) => serve::run(&args, verbosity),
+            Command::View(args) => view::run(&args, verbosity),
         }
     }
 }

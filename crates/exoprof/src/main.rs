@@ -2,14 +2,19 @@
 
 mod cli;
 mod duration;
+mod export;
 mod http;
 mod output;
 mod progress;
 mod record;
 mod report;
 mod serve;
+mod source;
 mod stop;
 mod summary;
+mod terminal;
+mod user;
+mod view;
 
 use std::process::ExitCode;
 
