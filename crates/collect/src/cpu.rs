@@ -153,7 +153,7 @@ fn stats(recording: &Recording, symbols: SymbolLosses) -> Stats {
         reattach_failed: recording.reattach_failed.clone(),
         file_faults: target::sigbus::faults(),
         elapsed: recording.elapsed,
-        notes: uncovered.into_iter().collect(),
+        notes: uncovered.into_iter().chain(crate::debuginfod::failures()).collect(),
     }
 }
 

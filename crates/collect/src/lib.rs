@@ -10,6 +10,8 @@ mod clock;
 mod comments;
 mod cpu;
 mod cputime;
+mod debugfiles;
+pub mod debuginfod;
 mod deep;
 pub mod kinds;
 mod processes;

@@ -81,6 +81,9 @@ pub struct RecordArgs {
     /// How samples are taken
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub backend: Backend,
+    /// Fetch missing debug information from the servers in DEBUGINFOD_URLS
+    #[arg(long)]
+    pub debuginfod: bool,
     /// Overwrite an existing --output file
     #[arg(long)]
     pub force: bool,

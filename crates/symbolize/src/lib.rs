@@ -24,6 +24,7 @@ mod files;
 mod golang;
 mod intern;
 pub mod kernel;
+mod minidebug;
 mod plt;
 mod sections;
 mod symtab;
