@@ -101,7 +101,11 @@ fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
         reattach_failed: recording.reattach_failed.clone(),
         file_faults: target::sigbus::faults(),
         elapsed: recording.elapsed,
-        notes: uncovered.into_iter().chain(r.runtime_notes()).collect(),
+        notes: uncovered
+            .into_iter()
+            .chain(r.runtime_notes())
+            .chain(crate::debuginfod::failures())
+            .collect(),
     }
 }
 

@@ -12,6 +12,8 @@ mod comments;
 mod conclude;
 mod cpu;
 mod cputime;
+mod debugfiles;
+pub mod debuginfod;
 mod deep;
 mod gocpu;
 mod jit;

@@ -91,6 +91,9 @@ pub struct RecordArgs {
     /// mutex: the waiting side instead of the unlocker
     #[arg(long)]
     pub waiters: bool,
+    /// Fetch missing debug information from the servers in DEBUGINFOD_URLS
+    #[arg(long)]
+    pub debuginfod: bool,
     /// Overwrite an existing --output file
     #[arg(long)]
     pub force: bool,

@@ -17,6 +17,9 @@ use crate::summary;
 /// Runs the command.
 pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let kinds = kinds_of(&args.types)?;
+    if args.debuginfod {
+        collect::debuginfod::use_servers_of_environment().map_err(|e| usage(e.to_string()))?;
+    }
     let spawned = spawn(args)?;
     let pids = match &spawned {
         Some(child) => vec![child.pid()],

@@ -72,7 +72,11 @@ impl Root {
         reopen(&fd, &stat).map(|(file, _)| file)
     }
 
-    pub(crate) fn own() -> io::Result<Self> {
+    /// Our own root directory.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn own() -> io::Result<Self> {
         Ok(Self(open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?))
     }
 }
