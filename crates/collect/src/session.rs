@@ -1,5 +1,6 @@
 //! A session: several kinds of profiles of the same processes, recorded at the same time.
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,9 @@ pub struct RecordOptions {
     pub mutex_fraction: u32,
     /// Mutex: the waiting side instead of the unlocker.
     pub waiters: bool,
+    /// The command that a recording starts, where there is one: its program is told by it before
+    /// it runs.
+    pub command: Vec<OsString>,
     /// How the recording was asked for, for the profile's comments.
     pub command_line: String,
 }
@@ -48,6 +52,7 @@ impl Default for RecordOptions {
             block_rate: Duration::from_micros(10),
             mutex_fraction: 10,
             waiters: false,
+            command: Vec::new(),
             command_line: String::new(),
         }
     }
