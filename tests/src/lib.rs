@@ -7,6 +7,7 @@
 //!   recorder  runs `exoprof record` on it ──► Recording { profile, stderr, status, max_rss }
 //!   profile   the decoded profile, stacks expanded and leaf first
 //!   expect    what a right profile must satisfy: shares, thread roots, values
+//!   gotarget  Go programs in all versions and builds, and what they say of themselves
 //!   gotool    `go tool pprof` on the outcome
 //!   procfs    what /proc says of a process, to see that nothing was changed
 //!   http      runs `exoprof serve` and sends it requests, well-formed or not
@@ -17,6 +18,7 @@
 //! The harness panics with a full account where it cannot go on: it exists for tests only.
 
 pub mod expect;
+pub mod gotarget;
 pub mod gotool;
 pub mod http;
 pub mod procfs;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use collect::{AttachError, Ended, RecordError};
+use collect::{AttachError, Ended, RecordError, RecordOptions};
 
 use crate::serve::answer::{self, Failure};
 use crate::serve::endpoints::{Endpoint, ProfileSource};
@@ -104,6 +104,9 @@ pub async fn serve(
         // Who asks for the headers only does not want a recording.
         return Ok(answer::profile(endpoint.name, Vec::new().into()));
     }
+    if source.dumped && plan.debug > 0 {
+        return dump(server, entry, plan.debug).await;
+    }
     let wanted = Wanted {
         kind: source.kind.name,
         duration: plan.duration,
@@ -114,7 +117,7 @@ pub async fn serve(
     let recorded = asked.record(&wanted, plan.delta).await?;
     let name = endpoint.name;
     entry.counted(name, recorded.profile.samples.len() as u64);
-    if plan.debug != 0 {
+    if plan.debug > 0 {
         let text = blocking(move || report::legacy_text(&recorded.profile, name)).await?;
         let text = text.map_err(|e| Failure::new(StatusCode::NOT_IMPLEMENTED, e.to_string()))?;
         return Ok(answer::text(text));
@@ -122,6 +125,26 @@ pub async fn serve(
     let bytes = blocking(move || recorded.compressed()).await?;
     let name = if plan.delta { format!("{name}-delta") } else { name.to_string() };
     Ok(answer::profile(&name, bytes))
+}
+
+/// All stacks now: grouped, or with `debug=2` and above one after the other.
+async fn dump(server: &Server, entry: &Arc<Entry>, debug: i64) -> Result<Response, Failure> {
+    let closed = |_| Failure::busy("the server is stopping");
+    let _permit = server.lookups.acquire().await.map_err(closed)?;
+    let process = entry.process.clone();
+    let options = RecordOptions {
+        command_line: format!("exoprof serve: goroutine?debug={debug}"),
+        ..RecordOptions::default()
+    };
+    let dumped = blocking(move || collect::dump::of(&process, &options)).await?;
+    match dumped {
+        Ok(dump) if debug == 1 => Ok(answer::text(dump.grouped)),
+        Ok(dump) => Ok(answer::text(dump.text)),
+        Err(_) if !entry.process.is_alive() => {
+            Err(Failure::gone(format!("process {} has exited", entry.shown())))
+        }
+        Err(e) => Err(failure(&Trouble::Record(e))),
+    }
 }
 
 async fn blocking<T: Send + 'static>(
