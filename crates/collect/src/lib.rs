@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use attach::AttachError;
-pub use names::function_names;
+pub use names::{function_names, function_starts};
 pub use recorder::SampleStats;
 pub use session::{
     Backend, Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
