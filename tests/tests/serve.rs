@@ -379,6 +379,8 @@ fn a_go_program() {
     let index = server.get("/debug/pprof/").text();
     assert!(index.contains("<a href='heap?debug=1'>heap</a>"), "{index}");
     assert!(index.contains("goroutine?debug=2"), "{index}");
+    let counted = format!("<td>{total}</td><td><a href='goroutine?debug=1'>");
+    assert!(index.contains(&counted), "{index}");
 
     // It samples its heap itself: that is given at once, and not the last five seconds of it.
     target.ask("alloc 1");

@@ -11,6 +11,7 @@ mod block;
 mod clock;
 mod comments;
 mod conclude;
+mod counts;
 mod cpu;
 mod cputime;
 mod debugfiles;
@@ -39,6 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use attach::AttachError;
+pub use counts::stack_count;
 pub use names::{function_names, function_starts};
 pub use recorder::SampleStats;
 pub use session::{

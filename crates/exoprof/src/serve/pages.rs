@@ -34,10 +34,12 @@ fn command(listed: &target::Identity) -> String {
     line.chars().take(MAX_COMMAND).chain(['…']).collect()
 }
 
-/// What is in an endpoint's count: the samples of its last profile. Threads are counted now.
+/// What is in an endpoint's count: the samples of its last profile. Threads and goroutines are
+/// counted now; where they cannot be, that shows when their profile is asked for.
 fn count(entry: &Entry, endpoint: &Endpoint) -> u64 {
     match endpoint.name {
         "threadcreate" => entry.process.threads().map_or(0, |t| t.len() as u64),
+        "goroutine" => collect::stack_count(&entry.process).unwrap_or(0),
         name => entry.count(name),
     }
 }
@@ -68,7 +70,7 @@ pub fn index(entry: &Entry, endpoints: &[Endpoint]) -> String {
         page.push_str("<a href=\"goroutine?debug=2\">full goroutine stack dump</a>\n<br>\n");
     }
     page.push_str(
-        "<p>Counts are those of the last profile that was taken.</p>\n\
+        "<p>Counts of goroutines and threads are of now, others of the last profile that was taken.</p>\n\
          <p>\nProfile Descriptions:\n<ul>\n",
     );
     for e in endpoints {

@@ -73,7 +73,7 @@ async fn processes(State(server): Shared, request: Request) -> Result<Response, 
 
 async fn single_index(State(server): Shared, request: Request) -> Result<Response, Failure> {
     let entry = server.targets.only()?;
-    index(request.method(), &entry)
+    index(&server, request.method(), &entry).await
 }
 
 async fn single(
@@ -91,7 +91,7 @@ async fn of_pid_index(
     request: Request,
 ) -> Result<Response, Failure> {
     let entry = server.targets.find(pid_of(&pid)?)?;
-    index(request.method(), &entry)
+    index(&server, request.method(), &entry).await
 }
 
 async fn of_pid(
@@ -103,9 +103,17 @@ async fn of_pid(
     endpoint(&server, &entry, &name, request).await
 }
 
-fn index(method: &Method, entry: &Entry) -> Result<Response, Failure> {
+async fn index(server: &Server, method: &Method, entry: &Arc<Entry>) -> Result<Response, Failure> {
     only_reading(method)?;
-    Ok(answer::html(pages::index(entry, &endpoints::all())))
+    let closed = |_| Failure::busy("the server is stopping");
+    let _permit = server.lookups.acquire().await.map_err(closed)?;
+    let entry = entry.clone();
+    // A count reads the state of a Go runtime.
+    let page = tokio::task::spawn_blocking(move || pages::index(&entry, &endpoints::all()));
+    let page = page.await.map_err(|e| {
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("exoprof failed: {e}"))
+    })?;
+    Ok(answer::html(page))
 }
 
 fn query_of(request: &Request) -> &str {
