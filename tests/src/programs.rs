@@ -87,6 +87,22 @@ pub const RUST_LEGACY: Program = rust(
 pub const SERVER: Program = c("server", "server.c", &[]);
 /// See `noperf.c`.
 pub const NOPERF: Program = c("noperf", "noperf.c", &[]);
+/// See `waits.c`.
+pub const WAITS: Program = c("waits", "waits.c", &[]);
+/// Without symbols: only what the C library exports has a name.
+pub const WAITS_STRIPPED: Program = c("waits-stripped", "waits.c", &["-s"]);
+/// Static with musl.
+pub const WAITS_MUSL: Program =
+    Program { compiler: "musl-gcc", ..c("waits-musl", "waits.c", &["-static"]) };
+/// See `waits.cpp`.
+pub const WAITS_CXX: Program =
+    Program { compiler: "g++", ..c("waits-cxx", "waits.cpp", &["-std=c++20", "-Wno-volatile"]) };
+/// See `waits.rs`.
+pub const WAITS_RUST: Program = rust("waits-rust", "waits.rs", &[]);
+/// See `blocked.c`.
+pub const BLOCKED: Program = c("blocked", "blocked.c", &[]);
+/// See `pingpong.c`.
+pub const PINGPONG: Program = c("pingpong", "pingpong.c", &[]);
 
 /// Every program, for tests of the harness.
 pub const ALL: &[Program] = &[
@@ -114,6 +130,13 @@ pub const ALL: &[Program] = &[
     RUST_LEGACY,
     SERVER,
     NOPERF,
+    WAITS,
+    WAITS_STRIPPED,
+    WAITS_MUSL,
+    WAITS_CXX,
+    WAITS_RUST,
+    BLOCKED,
+    PINGPONG,
 ];
 
 impl Program {

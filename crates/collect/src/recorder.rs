@@ -18,6 +18,11 @@ use crate::stacks::{CountKey, Counts, FrameIndex, FrameKey, NodeIndex, Place, RO
 /// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
 const FIRST_CONTEXT_MARKER: u64 = -4095i64 as u64;
 
+/// The root of a stack of which only the inner part is known.
+pub(crate) const TRUNCATED: &str = "[truncated stack]";
+/// How the root of a stack that could not be followed begins: the reason comes next.
+pub(crate) const BROKEN: &str = "[broken stack: ";
+
 /// How much of the stack of a thread that waits is read at once.
 const LIVE_WINDOW: usize = 8 << 10;
 
@@ -192,6 +197,7 @@ impl Recorder {
             }
             EventKind::Read { value } => self.processes.counted(e.pid, e.tid, value),
             EventKind::Lost { .. }
+            | EventKind::Switch { .. }
             | EventKind::Throttle
             | EventKind::Unthrottle
             | EventKind::Other => {}
@@ -277,14 +283,14 @@ impl Recorder {
             End::Root(_) => ROOT,
             End::Truncated { .. } => {
                 self.stats.truncated += 1;
-                self.marker(ROOT, "[truncated stack]".into())
+                self.marker(ROOT, TRUNCATED.into())
             }
             End::Broken(reason) => self.broken(reason.to_string()),
         }
     }
 
     fn broken(&mut self, reason: String) -> NodeIndex {
-        let node = self.marker(ROOT, format!("[broken stack: {reason}]"));
+        let node = self.marker(ROOT, format!("{BROKEN}{reason}]"));
         *self.stats.broken.entry(reason).or_default() += 1;
         node
     }

@@ -118,7 +118,7 @@ impl Sampler {
     ) -> Result<(Self, RingSet), OpenError> {
         let mut sampler = Self {
             scope,
-            source: ClockSource::Cycles,
+            source: options.switches.map_or(ClockSource::Cycles, |_| ClockSource::Switches),
             features: Features { format_lost: true, inherit_thread: true },
             options: options.clone(),
             cpus: cpus.to_vec(),

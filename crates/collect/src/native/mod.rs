@@ -2,6 +2,8 @@
 
 pub(crate) mod block;
 mod contentions;
+mod fallback;
 mod locks;
 pub(crate) mod mutex;
+mod switches;
 mod waits;
