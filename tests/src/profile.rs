@@ -88,6 +88,15 @@ impl Profile {
         Self::expand(&decoded)
     }
 
+    /// Decodes a profile of somebody else's, who may keep other rules.
+    ///
+    /// # Panics
+    /// When it is no profile.
+    #[must_use]
+    pub fn decode_foreign(bytes: &[u8]) -> Self {
+        Self::expand(&pprof::decode(bytes).expect("a profile can be decoded"))
+    }
+
     fn expand(decoded: &pprof::Profile) -> Self {
         let mappings: Vec<_> = decoded
             .mappings

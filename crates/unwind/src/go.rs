@@ -88,7 +88,7 @@ impl<M: Memory> Stepper<'_, M> {
             return Some(self.go_on_at::<A>(cursor, vdso));
         }
         // A frame of its own on this very stack: it was called there and changed nothing.
-        if cursor.registers.get(A::FP).is_some_and(|fp| !stacks.holds(fp)) {
+        if cursor.registers.get(A::FP).is_some_and(|fp| fp != 0 && !stacks.holds(fp)) {
             return None;
         }
         let to = cursor.go.pending.pop().unwrap_or(stacks.sched);
