@@ -88,13 +88,13 @@ impl Profile {
         Self::expand(&decoded)
     }
 
-    /// Decodes a profile of somebody else's, who may keep other rules.
+    /// Decodes what another program wrote, gzip or not: the validator's rules are ours.
     ///
     /// # Panics
-    /// When it is no profile.
+    /// When the decoder refuses the bytes.
     #[must_use]
     pub fn decode_foreign(bytes: &[u8]) -> Self {
-        Self::expand(&pprof::decode(bytes).expect("a profile can be decoded"))
+        Self::expand(&pprof::decode(bytes).expect("a profile"))
     }
 
     fn expand(decoded: &pprof::Profile) -> Self {

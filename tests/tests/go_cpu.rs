@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use exoprof_tests::expect::{assert_reach, is_marked, reaches_root};
-use exoprof_tests::goprograms::{GoBuild, LATEST, build, build_with, installed};
+use exoprof_tests::gotarget::{BUILDS, Build, LAST, build, build_with, installed};
 use exoprof_tests::{Profile, Recording, Sample, Target, gotool, record};
 
 /// Real stacks need not be whole where a signal or the scheduler is between two of them.
 const WHOLE: f64 = 0.99;
 
-fn start(version: &str, how: GoBuild, mode: &str) -> Target {
+fn start(version: &str, how: Build, mode: &str) -> Target {
     eprintln!("— Go {version} {how:?} {mode}");
     let mut command = Command::new(build(version, "cpu", how));
     command.arg(mode).env("GOMAXPROCS", "2");
@@ -53,7 +53,7 @@ fn assert_leads_to(profile: &Profile, function: &str, outer: &str, least: i64) {
 #[test]
 fn stacks_go_on_where_the_goroutine_left_its_own() {
     for version in installed() {
-        let target = start(version, GoBuild::Plain, "systems");
+        let target = start(version, Build::Plain, "systems");
         let profile = recorded(&target).profile;
         assert_whole(&profile);
         assert_leads_to(&profile, "main.clocks", "main.systems.func1", 50);
@@ -64,8 +64,8 @@ fn stacks_go_on_where_the_goroutine_left_its_own() {
 
 #[test]
 fn stacks_under_garbage_collection_in_every_build() {
-    for how in GoBuild::ALL {
-        let target = start(LATEST, how, "gc");
+    for how in BUILDS {
+        let target = start(LAST, how, "gc");
         let profile = recorded(&target).profile;
         assert_whole(&profile);
         assert_leads_to(&profile, "runtime.systemstack", "runtime.goexit", 20);
@@ -80,7 +80,7 @@ fn stacks_under_garbage_collection_in_every_build() {
 fn the_caller_of_frameless_assembly_is_there() {
     let sites = ["main.moves", "main.searches", "main.sorts", "main.builds"];
     for version in installed() {
-        let mut target = start(version, GoBuild::Plain, "mix");
+        let mut target = start(version, Build::Plain, "mix");
         let own = tempfile::NamedTempFile::new().expect("a file");
         target.send(&format!("profile 2000 {}", own.path().display()));
         target.expect("done");
@@ -113,7 +113,7 @@ fn the_caller_of_frameless_assembly_is_there() {
 #[test]
 fn labels_are_those_of_the_moment_of_the_sample() {
     for version in installed() {
-        let mut target = start(version, GoBuild::Stripped, "labels");
+        let mut target = start(version, Build::Stripped, "labels");
         let before = target.mark();
         let recording = recorded(&target);
         let truth = target.mark().since(&before);
@@ -136,7 +136,7 @@ fn labels_are_those_of_the_moment_of_the_sample() {
                 "Go {version} {function}: {right} of {all}"
             );
         }
-        let kind = |s: &Sample| (s.label("kind") == "served") == (s.label("request") != "");
+        let kind = |s: &Sample| (s.label("kind") == "served") == !s.label("request").is_empty();
         assert_reach(profile, 1.0, "both labels or none", kind);
         // More labels, and longer ones, than are copied with the sample.
         let whole = |s: &Sample| {
@@ -171,8 +171,8 @@ fn between<'a>(s: &'a Sample, inner: &str, outer: &str) -> Option<Vec<&'a str>> 
 
 #[test]
 fn c_and_go_call_each_other() {
-    for how in [GoBuild::Cgo, GoBuild::StrippedPieCgo] {
-        let target = start(LATEST, how, "cgo");
+    for how in [Build::Cgo, Build::StrippedPieCgo] {
+        let target = start(LAST, how, "cgo");
         let profile = recorded(&target).profile;
         assert_whole(&profile);
         for function in ["main.intoC", "main.calledBack", "main.fromC"] {
@@ -183,7 +183,7 @@ fn c_and_go_call_each_other() {
         let back = |s: &Sample| {
             let c = between(s, "crosscall2", "runtime.asmcgocall");
             c.is_some_and(|c| match how {
-                GoBuild::Cgo => c == ["fromC", "c_calls_back"],
+                Build::Cgo => c == ["fromC", "c_calls_back"],
                 _ => !c.is_empty(),
             })
         };
@@ -193,7 +193,7 @@ fn c_and_go_call_each_other() {
         assert!(good as f64 >= WHOLE * all as f64, "{how:?}: {good} of {all}:\n{wrong}");
         // The work itself is in C, and Go called it.
         let in_c = |s: &Sample| match how {
-            GoBuild::Cgo => s.has("c_work") && s.has("c_outer"),
+            Build::Cgo => s.has("c_work") && s.has("c_outer"),
             _ => s.position("runtime.asmcgocall").is_some_and(|at| at >= 2),
         };
         let share = profile.sum("cpu", in_c) as f64 / profile.total("cpu") as f64;
@@ -221,9 +221,9 @@ fn callers(profile: &Profile) -> BTreeMap<String, f64> {
 
 #[test]
 fn names_lines_and_inlined_calls_are_those_of_gos_own_profile() {
-    let builds = [GoBuild::Plain, GoBuild::Stripped, GoBuild::StrippedPieCgo];
-    let latest = builds.map(|how| (LATEST, how));
-    let earlier = installed().into_iter().filter(|v| *v != LATEST).map(|v| (v, GoBuild::Stripped));
+    let builds = [Build::Plain, Build::Stripped, Build::StrippedPieCgo];
+    let latest = builds.map(|how| (LAST, how));
+    let earlier = installed().into_iter().filter(|v| *v != LAST).map(|v| (v, Build::Stripped));
     for (version, how) in latest.into_iter().chain(earlier) {
         let mut target = start(version, how, "names");
         let own = tempfile::NamedTempFile::new().expect("a file");
@@ -244,11 +244,11 @@ fn names_lines_and_inlined_calls_are_those_of_gos_own_profile() {
 
 #[test]
 fn go_builds_by_our_profile() {
-    let target = start(LATEST, GoBuild::Stripped, "names");
+    let target = start(LAST, Build::Stripped, "names");
     let recording = recorded(&target);
     let (profile, debug) = (format!("-pgo={}", recording.path.display()), "-gcflags=-d=pgodebug=1");
     let flags = [profile.as_str(), debug];
-    let (_, said) = build_with(LATEST, "cpu", GoBuild::Plain, "-pgo", &flags);
+    let (_, said) = build_with(LAST, "cpu", Build::Plain, "-pgo", &flags);
     // The compiler finds the hot calls again, by function and line from its start.
     for function in ["main.inlines", "main.inlined1", "main.inlined2"] {
         let hot = format!("hot-node enabled increased budget=2000 for func={function}");

@@ -21,7 +21,7 @@ const MARKER_BASE: u64 = 0x1000;
 pub(crate) struct Valued {
     pub thread: NamedThread,
     pub stack: NodeIndex,
-    /// Labels of the goroutine.
+    /// Labels beyond those of the thread; of equal keys, these win.
     pub labels: Vec<(Arc<str>, Arc<str>)>,
     pub values: Vec<i64>,
 }
@@ -134,8 +134,12 @@ impl<'a> Assembler<'a> {
     fn place(&mut self, frame: FrameKey) -> Result<(MappingIndex, u64), BuildError> {
         let at = frame.address.0;
         Ok(match frame.place {
-            Place::User(id) if self.tables.mappings.contains_key(&id) => (self.mapping(id)?, at),
-            Place::User(_) | Place::Unmapped => (self.whole("[unmapped]", 0, 1 << 63)?, at),
+            Place::User(id) | Place::Jit(id, _) if self.tables.mappings.contains_key(&id) => {
+                (self.mapping(id)?, at)
+            }
+            Place::User(_) | Place::Jit(..) | Place::Unmapped => {
+                (self.whole("[unmapped]", 0, 1 << 63)?, at)
+            }
             Place::Kernel => (self.whole("[kernel.kallsyms]", 1 << 63, !(PAGE - 1))?, at),
             Place::Marker => (self.whole("[exoprof]", MARKER_BASE, 1 << 20)?, MARKER_BASE + at),
         })

@@ -8,12 +8,15 @@ use image::{Avma, MappingId};
 use rustc_hash::FxHashMap;
 
 use crate::gocpu::LabelsIndex;
+use crate::jit::JitIndex;
 
 /// Where a frame's address belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
     /// In a mapping of a target; the address is an [`Avma`].
     User(MappingId),
+    /// In code that the target has compiled itself; the address is an [`Avma`].
+    Jit(MappingId, JitIndex),
     /// In executable memory of the target that no mapping accounts for.
     Unmapped,
     /// In the kernel.

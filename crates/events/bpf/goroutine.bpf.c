@@ -28,6 +28,14 @@ struct thread {
 	__u32 flags, padding;
 };
 
+#if defined(__TARGET_ARCH_arm64)
+// The kernel's struct user_pt_regs, with which the context begins: the headers at hand may be those of
+// another architecture.
+struct arm64_registers {
+	__u64 regs[31], sp, pc, pstate;
+};
+#endif
+
 struct goroutine {
 	__u32 kind, tid;
 	__u64 time;
@@ -224,8 +232,8 @@ int goroutine(struct bpf_perf_event_data *ctx)
 	o->tid = tid;
 	o->time = time;
 #if defined(__TARGET_ARCH_arm64)
-	o->pc = ctx->regs.pc;
-	o->sp = ctx->regs.sp;
+	o->pc = ((struct arm64_registers *)ctx)->pc;
+	o->sp = ((struct arm64_registers *)ctx)->sp;
 #else
 	o->pc = ctx->regs.rip;
 	o->sp = ctx->regs.rsp;

@@ -16,7 +16,10 @@ use aya::maps::{Array, HashMap, MapData, RingBuf};
 use aya::programs::PerfEvent;
 use aya::{Ebpf, EbpfError, include_bytes_aligned};
 
-static OBJECT: &[u8] = include_bytes_aligned!("../bpf/goroutine.bpf.o");
+#[cfg(target_arch = "x86_64")]
+static OBJECT: &[u8] = include_bytes_aligned!("../bpf/goroutine.x86_64.o");
+#[cfg(target_arch = "aarch64")]
+static OBJECT: &[u8] = include_bytes_aligned!("../bpf/goroutine.aarch64.o");
 
 /// Threads that can be known at the same time (`max_entries` of the map).
 const MAX_THREADS: usize = 16_384;

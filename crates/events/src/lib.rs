@@ -11,6 +11,7 @@ mod record;
 mod ring;
 mod ringset;
 mod sampler;
+mod waits;
 
 pub use attr::{ClockSource, SamplingOptions, USER_REGISTERS};
 pub use goroutines::{
@@ -22,3 +23,7 @@ pub use record::{Comm, Event, EventKind, Fork, MmapEvent, Sample, Words};
 pub use ring::RingError;
 pub use ringset::{Losses, RingSet};
 pub use sampler::{OpenError, Opened, Sampler, Scope};
+pub use waits::{
+    Fixed, WaitCounters, WaitError, WaitId, WaitKind, WaitOptions, WaitPlace, WaitSample,
+    WaitSampler, Waited, Waiting, Woke,
+};
