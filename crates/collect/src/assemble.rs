@@ -69,8 +69,20 @@ impl<'a> Assembler<'a> {
         let tree = self.tables.tree;
         let mut stack = std::mem::take(&mut self.stack);
         stack.clear();
+        let mut callee = None;
         for frame in tree.stack(sample.stack) {
+            let resolved = &self.tables.resolved[frame as usize];
+            let elided = resolved.wrapper && !callee.is_some_and(is_panic);
+            callee = resolved.functions.last().map(|f| &*f.name);
+            if elided {
+                continue;
+            }
             stack.push(self.location(frame as usize, tree.frames()[frame as usize])?);
+        }
+        if stack.is_empty()
+            && let Some(leaf) = tree.stack(sample.stack).next()
+        {
+            stack.push(self.location(leaf as usize, tree.frames()[leaf as usize])?);
         }
         let labels = labels(sample, self.tables.label_processes);
         self.builder.add_sample(&stack, &sample.values, &labels)?;
@@ -155,6 +167,12 @@ impl<'a> Assembler<'a> {
         self.mapping_index.insert(id, index);
         Ok(index)
     }
+}
+
+/// What makes Go show the wrapper that called it (`elideWrapperCalling` in its
+/// runtime/traceback.go).
+fn is_panic(function: &str) -> bool {
+    ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"].contains(&function)
 }
 
 /// A label that the program has set itself stands in place of ours of that name.

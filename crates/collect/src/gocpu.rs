@@ -242,14 +242,21 @@ impl GoSampling {
         let (Some(program), Some(memory)) = (self.programs.get(&pid), &tracked.memory) else {
             return kept;
         };
-        let (whole, cut) = program.runtime.labels_at(memory, Avma(capture.labels_at));
+        let runtime = &program.runtime;
+        let (whole, cut) = runtime.labels_at(memory, Avma(capture.labels_at));
+        // The set is never written to again, but its memory may be used for something else once
+        // the goroutine has another: either it still has this one, or the part is in the whole.
+        let layout = runtime.sample_layout();
+        let word = |offset| memory.read_u64(Avma(capture.g).wrapping_add(offset)).ok();
+        let still = word(layout.g_labels) == Some(capture.labels_at)
+            && word(layout.g_goid) == Some(capture.goid);
         let in_whole = |(key, value): &(String, String)| {
             whole.iter().any(|(k, v)| k.starts_with(&**key) && v.starts_with(&**value))
         };
-        // A character that was cut through reads as a replacement, and leaves the label out.
+        // A character that was cut through reads as a replacement, and tells nothing.
         let is_cut = |(k, v): &(String, String)| k.ends_with('\u{fffd}') || v.ends_with('\u{fffd}');
-        let same = part.iter().all(|label| is_cut(label) || in_whole(label));
-        if same && !part.is_empty() { (whole, cut) } else { kept }
+        let same = part.iter().any(in_whole) && part.iter().all(|l| is_cut(l) || in_whole(l));
+        if still || same { (whole, cut) } else { kept }
     }
 
     fn intern(&mut self, mut labels: Vec<(String, String)>) -> LabelsIndex {
@@ -360,6 +367,7 @@ fn thread(program: &GoProgram, m: Avma, procid: i32) -> GoThread {
         offsets: FieldOffsets {
             m_procid: small(l.m_procid),
             m_g0: small(l.m_g0),
+            m_gsignal: small(l.m_gsignal),
             m_curg: small(l.m_curg),
             m_vdso_sp: small(l.m_vdso_sp),
             m_vdso_pc: small(l.m_vdso_pc),

@@ -39,6 +39,8 @@ pub(crate) struct Resolved {
     pub functions: Vec<Function>,
     /// The function has no name of its own: who has the image's symbols can do better.
     pub nameless: bool,
+    /// A function that Go's profiles leave out of stacks: see [`symbolize::Symbolized::wrapper`].
+    pub wrapper: bool,
 }
 
 /// What could not be told, for the profile's comments.
@@ -145,7 +147,10 @@ impl Batch<'_> {
         let mut nameless = Vec::new();
         for ((i, svma), symbol) in self.wanted.iter().zip(batch.symbols) {
             match symbol {
-                Ok(s) => out[*i].functions = s.frames.into_iter().map(function).collect(),
+                Ok(s) => {
+                    out[*i].wrapper = s.wrapper;
+                    out[*i].functions = s.frames.into_iter().map(function).collect();
+                }
                 Err(_) => nameless.push((*i, *svma)),
             }
         }

@@ -60,6 +60,7 @@ fn one_line(e: &dyn std::error::Error) -> String {
 pub struct FieldOffsets {
     pub m_procid: u32,
     pub m_g0: u32,
+    pub m_gsignal: u32,
     pub m_curg: u32,
     pub m_vdso_sp: u32,
     pub m_vdso_pc: u32,
@@ -86,12 +87,13 @@ pub struct GoThread {
 
 impl GoThread {
     /// `struct thread` of the BPF program.
-    fn encode(&self) -> [u8; 56] {
+    fn encode(&self) -> [u8; 64] {
         let o = &self.offsets;
         let flags = u32::from(self.labels_are_a_map) | u32::from(self.has_cgo) << 1;
         let small = [
             o.m_procid,
             o.m_g0,
+            o.m_gsignal,
             o.m_curg,
             o.m_vdso_sp,
             o.m_vdso_pc,
@@ -100,8 +102,9 @@ impl GoThread {
             o.g_goid,
             o.g_labels,
             flags,
+            0,
         ];
-        let mut bytes = [0; 56];
+        let mut bytes = [0; 64];
         bytes[..8].copy_from_slice(&self.m.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.procid.to_le_bytes());
         for (at, word) in bytes[16..].chunks_exact_mut(4).zip(small) {
@@ -167,7 +170,7 @@ pub struct Capture {
 /// The loaded program and its maps.
 pub struct GoroutineCapture {
     ebpf: Ebpf,
-    threads: HashMap<MapData, u32, [u8; 56]>,
+    threads: HashMap<MapData, u32, [u8; 64]>,
     ring: RingBuf<MapData>,
     lost: Array<MapData, u64>,
     known: usize,
