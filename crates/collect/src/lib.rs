@@ -14,6 +14,7 @@ mod deep;
 mod jit;
 pub mod kinds;
 mod processes;
+mod python;
 mod recorder;
 mod sampling;
 mod session;

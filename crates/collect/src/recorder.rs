@@ -11,6 +11,7 @@ use crate::cputime::ThreadId;
 use crate::deep::LiveStacks;
 use crate::jit::Jit;
 use crate::processes::Processes;
+use crate::python::{MergedFrame, Python};
 use crate::stacks::{Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
 
 /// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
@@ -57,6 +58,9 @@ pub(crate) struct Recorder {
     pub markers: Vec<String>,
     /// Names of code that targets compile while they run.
     pub jit: Jit,
+    /// The interpreters among the targets.
+    pub python: Python,
+    merged: Vec<MergedFrame>,
     unwinder: Unwinder,
     frames: Vec<Frame>,
     registers: Vec<u64>,
@@ -95,6 +99,8 @@ impl Recorder {
             mappings: BTreeMap::new(),
             markers: Vec::new(),
             jit: Jit::default(),
+            python: Python::default(),
+            merged: Vec::new(),
             unwinder,
             frames: Vec::new(),
             registers: Vec::new(),
@@ -140,6 +146,7 @@ impl Recorder {
     pub fn next_round(&mut self, now: u64) {
         self.live.next_round(now);
         self.jit.next_round();
+        self.python.next_round();
     }
 
     pub fn event(&mut self, e: &Event<'_>) {
@@ -149,6 +156,7 @@ impl Recorder {
             EventKind::Comm(c) => {
                 if c.exec {
                     self.jit.forget(e.pid);
+                    self.python.forget(e.pid);
                 }
                 self.processes.named(e.pid, e.tid, c, e.time);
             }
@@ -214,6 +222,12 @@ impl Recorder {
             }
             End::Broken(reason) => self.broken(reason.to_string()),
         };
+        let Some(tracked) = self.processes.get(id.pid) else { return root };
+        let whole = end.is_root();
+        if !self.python.merge(id, time, tracked, &self.frames, whole, &mut self.merged) {
+            self.merged.clear();
+            self.merged.extend((0..self.frames.len()).map(MergedFrame::Native));
+        }
         self.intern_user_frames(id.pid, root, time)
     }
 
@@ -223,11 +237,19 @@ impl Recorder {
         node
     }
 
-    /// The node of the unwound frames above `root`.
+    /// The node of the merged frames above `root`.
     fn intern_user_frames(&mut self, pid: i32, root: NodeIndex, time: u64) -> NodeIndex {
         self.indices.clear();
         let tracked = self.processes.get(pid);
-        for frame in &self.frames {
+        for frame in &self.merged {
+            let frame = match *frame {
+                MergedFrame::Native(i) => self.frames[i],
+                MergedFrame::Python(index) => {
+                    let key = FrameKey { place: Place::Python(index), address: Avma(0) };
+                    self.indices.push(self.tree.frame(key));
+                    continue;
+                }
+            };
             let address = frame.lookup_address();
             let mapping = tracked.and_then(|t| t.space.find(address));
             let mut place = frame.mapping.map_or(Place::Unmapped, Place::User);

@@ -59,7 +59,7 @@ impl Sampling {
         for process in recorder.processes.living() {
             recorder.processes.refresh_maps(&process, monotonic_now());
         }
-        Ok(Self {
+        let mut this = Self {
             recorder,
             attached,
             reattach_failed: None,
@@ -68,7 +68,18 @@ impl Sampling {
             time: 0,
             reviewed: 0,
             elapsed: Duration::ZERO,
-        })
+        };
+        this.look_for_interpreters();
+        Ok(this)
+    }
+
+    /// Interpreters show when they are mapped: at the start, after an exec, by dlopen.
+    fn look_for_interpreters(&mut self) {
+        let recorder = &mut self.recorder;
+        let Some(program) = recorder.python.look(&recorder.processes) else { return };
+        if let Err(e) = self.attached.sampler.run_at_samples(program) {
+            recorder.python.set_unavailable(&e);
+        }
     }
 
     /// The recording begins.
@@ -86,6 +97,7 @@ impl Sampling {
     /// Reads what has come; to be called several times within what a ring holds.
     pub fn poll(&mut self) -> Progress {
         self.read(monotonic_now().saturating_sub(SETTLE_NS));
+        self.look_for_interpreters();
         // The kernel adds up all threads for it.
         if self.recorder.processes.thread_count() <= CLOCKS_WATCHED {
             times::look_at_clocks(&mut self.recorder.processes);

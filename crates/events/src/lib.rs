@@ -5,6 +5,7 @@
 //! a record means for a profile is decided elsewhere.
 
 mod attr;
+mod chains;
 mod online;
 mod record;
 mod ring;
@@ -12,6 +13,7 @@ mod ringset;
 mod sampler;
 
 pub use attr::{ClockSource, SamplingOptions, USER_REGISTERS};
+pub use chains::{Chain, ChainEnd, ChainError, ChainFrame, ChainLayout, Chains};
 pub use online::online_cpus;
 pub use record::{Comm, Event, EventKind, Fork, MmapEvent, Sample, Words};
 pub use ring::RingError;

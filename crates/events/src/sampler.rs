@@ -94,6 +94,8 @@ pub struct Sampler {
     /// Events of an earlier generation: kept for the losses that they counted.
     retired_lost: u64,
     ring_bytes: usize,
+    /// A BPF program that runs at each sample.
+    program: Option<OwnedFd>,
 }
 
 impl Sampler {
@@ -124,6 +126,7 @@ impl Sampler {
             threads: BTreeMap::new(),
             retired_lost: 0,
             ring_bytes: ring_bytes.next_power_of_two().max(MIN_RING_BYTES),
+            program: None,
         };
         let tid = if scope == Scope::Cpus { -1 } else { first_tid };
         sampler.negotiate(tid)?;
@@ -177,6 +180,17 @@ impl Sampler {
         if let Some(events) = self.threads.remove(&tid) {
             self.retired_lost += events.0.iter().map(|fd| self.lost_of(fd.as_fd())).sum::<u64>();
         }
+    }
+
+    /// Lets a BPF program run at each sample from now on, before it is written. Events that were
+    /// inherited from ours before have it not.
+    ///
+    /// # Errors
+    /// The system's; no event has the program then.
+    pub fn run_at_samples(&mut self, program: OwnedFd) -> io::Result<()> {
+        self.all_events().try_for_each(|fd| set_program(fd, program.as_fd()))?;
+        self.program = Some(program);
+        Ok(())
     }
 
     /// Stops all events, inherited ones too.
@@ -361,7 +375,11 @@ impl Sampler {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: a descriptor that the kernel has just given to us alone.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        if let Some(program) = &self.program {
+            set_program(fd.as_raw_fd(), program.as_fd())?;
+        }
+        Ok(fd)
     }
 }
 
@@ -369,6 +387,14 @@ impl Sampler {
 fn disable_event(fd: RawFd) -> io::Result<()> {
     // SAFETY: a plain ioctl without a pointer argument, on a perf event's descriptor.
     let rc = unsafe { sys::ioctls::DISABLE(fd, 0) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[allow(unsafe_code)]
+fn set_program(event: RawFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    let program = program.as_raw_fd().cast_unsigned();
+    // SAFETY: both are descriptors that are alive for the call; the kernel takes its own hold.
+    let rc = unsafe { sys::ioctls::SET_BPF(event, program) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
