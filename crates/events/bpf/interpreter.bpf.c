@@ -50,8 +50,28 @@ struct thread_struct {
 #define THREAD_POINTER(task) BPF_CORE_READ(task, thread.uw.tp_value)
 #endif
 
+struct ns_common {
+	unsigned int inum;
+};
+
+struct pid_namespace {
+	struct ns_common ns;
+};
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
 struct task_struct {
 	struct thread_struct thread;
+	struct pid *thread_pid;
+	struct task_struct *group_leader;
 };
 
 #pragma clang attribute pop
@@ -142,12 +162,32 @@ struct {
 } LOST SEC(".maps");
 
 /* Our own PID namespace: samples carry its numbers, and so must the records. */
-volatile const u64 NS_DEV;
 volatile const u64 NS_INO;
+/* As deep as the kernel lets PID namespaces be nested. */
+#define MAX_LEVELS 32
 
 static __always_inline int user_word(u64 *to, u64 at)
 {
 	return bpf_probe_read_user(to, sizeof(*to), (const void *)at);
+}
+
+/* A task's number in our PID namespace: it may live in one further down. */
+static __always_inline u32 number_of(struct task_struct *task)
+{
+	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	u32 level = BPF_CORE_READ(pid, level);
+	const void *numbers = __builtin_preserve_access_index(&pid->numbers[0]);
+	struct upid u;
+
+	for (u32 i = 0; i < MAX_LEVELS; i++) {
+		if (i > level)
+			break;
+		if (bpf_probe_read_kernel(&u, sizeof(u), numbers + i * sizeof(u)))
+			break;
+		if (BPF_CORE_READ(u.ns, ns.inum) == NS_INO)
+			return u.nr;
+	}
+	return 0;
 }
 
 static long find_thread(u32 n, void *unused)
@@ -256,29 +296,27 @@ static __always_inline u32 walk(struct walk *w, struct record *r)
 SEC("perf_event")
 int follow_interpreter(void *context)
 {
-	struct bpf_pidns_info ids = {};
 	struct task_struct *task;
 	struct layout *layout;
 	struct record *r;
 	struct walk *w;
-	u32 zero = 0, count;
+	u32 zero = 0, count, tgid;
 	u64 size, *lost;
 
-	if (bpf_get_ns_current_pid_tgid(NS_DEV, NS_INO, &ids, sizeof(ids)))
-		return 1;
-	layout = bpf_map_lookup_elem(&LAYOUTS, &ids.tgid);
+	task = (struct task_struct *)bpf_get_current_task();
+	tgid = number_of(BPF_CORE_READ(task, group_leader));
+	layout = bpf_map_lookup_elem(&LAYOUTS, &tgid);
 	if (!layout)
 		return 1;
 	w = bpf_map_lookup_elem(&WALK, &zero);
 	r = bpf_map_lookup_elem(&RECORD, &zero);
 	if (!w || !r)
 		return 1;
-	task = (struct task_struct *)bpf_get_current_task();
 	w->layout = *layout;
 	w->thread_pointer = THREAD_POINTER(task);
 	r->time = bpf_ktime_get_ns();
-	r->pid = ids.tgid;
-	r->tid = ids.pid;
+	r->pid = tgid;
+	r->tid = number_of(task);
 	r->count = 0;
 	r->status = walk(w, r);
 	count = r->count;

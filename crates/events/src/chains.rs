@@ -197,9 +197,8 @@ impl Chains {
     pub fn load() -> Result<Self, ChainError> {
         let namespace = std::fs::metadata("/proc/self/ns/pid")
             .map_err(|e| failed("look at the PID namespace")(&e))?;
-        let (dev, ino) = (namespace.dev(), namespace.ino());
+        let ino = namespace.ino();
         let mut object = EbpfLoader::new()
-            .override_global("NS_DEV", &dev, true)
             .override_global("NS_INO", &ino, true)
             .load(OBJECT)
             .map_err(|e| failed("load the BPF program for interpreters")(&e))?;
