@@ -69,6 +69,8 @@ pub const RECURSION: Program = c("recursion", "recursion.c", &["-fno-optimize-si
 pub const DEEP_LIBC: Program = c("deep-libc", "deep_libc.c", &[]);
 /// See `sleepy.c`.
 pub const SLEEPY: Program = c("sleepy", "sleepy.c", &[]);
+/// See `jit.c`.
+pub const JIT: Program = c("jit", "jit.c", &[]);
 /// See `inline.c`.
 pub const INLINE_C: Program = c("inline-c", "inline.c", &[]);
 /// See `inline.cpp`.
@@ -106,6 +108,7 @@ pub const PINGPONG: Program = c("pingpong", "pingpong.c", &[]);
 
 /// Every program, for tests of the harness.
 pub const ALL: &[Program] = &[
+    JIT,
     SHARES,
     SHARES_NO_PIE,
     SHARES_STATIC,

@@ -27,6 +27,7 @@ mod mutex;
 mod names;
 mod native;
 mod processes;
+mod python;
 mod recorder;
 mod sampling;
 mod session;

@@ -13,6 +13,7 @@ use crate::deep::LiveStacks;
 use crate::gocpu::{self, GoMemory, GoSampling, LabelsIndex};
 use crate::jit::Jit;
 use crate::processes::Processes;
+use crate::python::{MergedFrame, Python};
 use crate::stacks::{CountKey, Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
 
 /// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
@@ -67,6 +68,9 @@ pub(crate) struct Recorder {
     pub markers: Vec<String>,
     /// Names of code that targets compile while they run.
     pub jit: Jit,
+    /// The interpreters among the targets.
+    pub python: Python,
+    merged: Vec<MergedFrame>,
     unwinder: Unwinder,
     frames: Vec<Frame>,
     registers: Vec<u64>,
@@ -107,6 +111,8 @@ impl Recorder {
             mappings: BTreeMap::new(),
             markers: Vec::new(),
             jit: Jit::default(),
+            python: Python::default(),
+            merged: Vec::new(),
             unwinder,
             frames: Vec::new(),
             registers: Vec::new(),
@@ -154,12 +160,14 @@ impl Recorder {
         self.live.next_round(now);
         self.go.drain();
         self.jit.next_round();
+        self.python.next_round();
     }
 
     /// What is to be said of runtimes and compiled code.
     pub fn runtime_notes(&self) -> Vec<String> {
         let mut notes = self.go.notes();
         notes.extend(self.jit.notes().iter().cloned());
+        notes.extend(self.python.notes());
         let lost = self.unwinder.c_frames_lost();
         if lost > 0 {
             notes.push(format!("{lost} stacks lack frames of C code between those of Go"));
@@ -174,6 +182,7 @@ impl Recorder {
             EventKind::Comm(c) => {
                 if c.exec {
                     self.jit.forget(e.pid);
+                    self.python.forget(e.pid);
                 }
                 self.processes.named(e.pid, e.tid, c, e.time);
                 if c.exec && self.processes.get(e.pid).is_some() {
@@ -256,8 +265,22 @@ impl Recorder {
                 end = root;
             }
         }
+        let whole = end.is_root();
         let root = self.outermost(end);
+        self.merge_python(id, time, whole);
         (self.intern_user_frames(id.pid, root, time), labels)
+    }
+
+    /// Puts Python's functions in place of the interpreter's frames, where there are any.
+    fn merge_python(&mut self, id: ThreadId, time: u64, whole: bool) {
+        let tracked = self.processes.get(id.pid);
+        let merged = tracked.is_some_and(|tracked| {
+            self.python.merge(id, time, tracked, &self.frames, whole, &mut self.merged)
+        });
+        if !merged {
+            self.merged.clear();
+            self.merged.extend((0..self.frames.len()).map(MergedFrame::Native));
+        }
     }
 
     /// The node of the stack of a thread that waits, read from its memory: the caller sees to it
@@ -274,6 +297,8 @@ impl Recorder {
         self.frames.clear();
         let end = self.unwinder.unwind(&tracked.space, &registers, &live, &mut self.frames);
         let root = self.outermost(end);
+        self.merged.clear();
+        self.merged.extend((0..self.frames.len()).map(MergedFrame::Native));
         Some(self.intern_user_frames(pid, root, monotonic_now()))
     }
 
@@ -295,11 +320,19 @@ impl Recorder {
         node
     }
 
-    /// The node of the unwound frames above `root`.
+    /// The node of the merged frames above `root`.
     fn intern_user_frames(&mut self, pid: i32, root: NodeIndex, time: u64) -> NodeIndex {
         self.indices.clear();
         let tracked = self.processes.get(pid);
-        for frame in &self.frames {
+        for frame in &self.merged {
+            let frame = match *frame {
+                MergedFrame::Native(i) => self.frames[i],
+                MergedFrame::Python(index) => {
+                    let key = FrameKey { place: Place::Python(index), address: Avma(0) };
+                    self.indices.push(self.tree.frame(key));
+                    continue;
+                }
+            };
             let address = frame.lookup_address();
             let mapping = tracked.and_then(|t| t.space.find(address));
             let mut place = frame.mapping.map_or(Place::Unmapped, Place::User);

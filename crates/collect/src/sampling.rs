@@ -74,6 +74,7 @@ impl Sampling {
             elapsed: Duration::ZERO,
         };
         sampling.look_for_go();
+        sampling.look_for_interpreters();
         Ok(sampling)
     }
 
@@ -93,6 +94,15 @@ impl Sampling {
         }
     }
 
+    /// Interpreters show when they are mapped: at the start, after an exec, by dlopen.
+    fn look_for_interpreters(&mut self) {
+        let recorder = &mut self.recorder;
+        let Some(program) = recorder.python.look(&recorder.processes) else { return };
+        if let Err(e) = self.attached.sampler.run_with_each_sample(program) {
+            recorder.python.set_unavailable(&e);
+        }
+    }
+
     /// The recording begins.
     pub fn begin(&mut self) {
         times::begin(&mut self.recorder.processes, self.attached.user_only);
@@ -108,6 +118,7 @@ impl Sampling {
     /// Reads what has come; to be called several times within what a ring holds.
     pub fn poll(&mut self) -> Progress {
         self.read(monotonic_now().saturating_sub(SETTLE_NS));
+        self.look_for_interpreters();
         // The kernel adds up all threads for it.
         if self.recorder.processes.thread_count() <= CLOCKS_WATCHED {
             times::look_at_clocks(&mut self.recorder.processes);

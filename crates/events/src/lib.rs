@@ -5,6 +5,7 @@
 //! a record means for a profile is decided elsewhere.
 
 mod attr;
+mod chains;
 mod goroutines;
 mod online;
 mod record;
@@ -14,6 +15,7 @@ mod sampler;
 mod waits;
 
 pub use attr::{ClockSource, SamplingOptions, USER_REGISTERS};
+pub use chains::{Chain, ChainEnd, ChainError, ChainFrame, ChainLayout, Chains};
 pub use goroutines::{
     Capture, CaptureError, CapturedLabels, FieldOffsets, GoThread, GoroutineCapture, Part,
     StackCopy,

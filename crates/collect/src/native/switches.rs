@@ -199,7 +199,8 @@ fn event(
     match e.kind {
         EventKind::Sample(ref s) if e.time >= recorder.start => {
             let Some(thread) = recorder.processes.sampled(e.pid, e.tid) else { return };
-            let user = recorder.user_stack(ThreadId { pid: e.pid, tid: e.tid }, s);
+            let id = ThreadId { pid: e.pid, tid: e.tid };
+            let (user, _) = recorder.user_stack(id, e.time, s);
             let stack = recorder.kernel_stack(user, s.callchain.iter());
             waits.insert(e.tid, Wait { thread, user, stack, out: e.time });
         }
