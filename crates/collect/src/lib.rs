@@ -12,6 +12,7 @@ mod cpu;
 mod cputime;
 mod deep;
 pub mod kinds;
+mod live;
 mod processes;
 mod recorder;
 mod sampling;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use attach::AttachError;
+pub use live::{Interval, Live};
 pub use recorder::SampleStats;
 pub use session::{
     Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,

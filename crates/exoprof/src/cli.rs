@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{duration, record, report, view};
+use crate::{duration, record, report, top, view};
 
 /// The user asked for something that does not exist or does not go together: exit status 2.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ enum Command {
     Report(Box<report::ReportArgs>),
     /// Look into a profile with commands, as in the shell of `go tool pprof`
     View(view::ViewArgs),
+    /// Show the heaviest functions of a running process, live, in the terminal
+    Top(top::TopArgs),
 }
 
 /// Options of `record`.
@@ -131,6 +133,7 @@ impl Cli {
             Command::Record(args) => record::run(&args, verbosity),
             Command::Report(args) => report::run(&args, verbosity),
             Command::View(args) => view::run(&args, verbosity),
+            Command::Top(args) => top::run(&args),
         }
     }
 }

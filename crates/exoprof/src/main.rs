@@ -11,6 +11,7 @@ mod source;
 mod stop;
 mod summary;
 mod terminal;
+mod top;
 mod user;
 mod view;
 

@@ -41,3 +41,4 @@ pub use flame::{Document, FlameNode, FlameTree, Grouping, Shape};
 pub use options::{Filters, Form, Granularity, Options};
 pub use report::Report;
 pub use samplevalue::index as sample_type_index;
+pub use text::{Entry, Inlined, Table};
