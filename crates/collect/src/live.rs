@@ -11,7 +11,7 @@ use crate::assemble::{Assembler, Tables, Valued};
 use crate::processes::Processes;
 use crate::recorder::Recorder;
 use crate::sampling::Sampling;
-use crate::stacks::{Count, FrameKey, NodeIndex, Place, StackTree, ThreadIndex};
+use crate::stacks::{Count, CountKey, FrameKey, Place, StackTree};
 use crate::symbols::{self, Function, Resolved, TargetFiles};
 use crate::{Progress, RecordError, RecordOptions};
 
@@ -156,23 +156,24 @@ fn clocks(processes: &Processes) -> BTreeMap<i32, u64> {
 /// clock how much there was; of a process whose clock cannot be read their own weight counts.
 fn valued(
     recorder: &Recorder,
-    counts: &[((ThreadIndex, NodeIndex), Count)],
+    counts: &[(CountKey, Count)],
     used: &BTreeMap<i32, u64>,
 ) -> Vec<Valued> {
     let named = recorder.processes.named_threads();
     let mut weights: BTreeMap<i32, u64> = BTreeMap::new();
-    for ((thread, _), count) in counts {
-        *weights.entry(named[*thread as usize].id.pid).or_default() += count.weight;
+    for (key, count) in counts {
+        *weights.entry(named[key.thread as usize].id.pid).or_default() += count.weight;
     }
     let factor = |pid: i32| match (used.get(&pid), weights.get(&pid)) {
         (Some(&ns), Some(&weight)) if ns > 0 && weight > 0 => ns as f64 / weight as f64,
         _ => 1.0,
     };
-    let valued = counts.iter().map(|((thread, stack), count)| {
-        let thread = named[*thread as usize].clone();
+    let valued = counts.iter().map(|(key, count)| {
+        let thread = named[key.thread as usize].clone();
+        let labels = recorder.go.label_set(key.labels).to_vec();
         let ns = (count.weight as f64 * factor(thread.id.pid)).round();
         let values = vec![i64::try_from(count.samples).unwrap_or(i64::MAX), ns as i64];
-        Valued { thread, stack: *stack, values }
+        Valued { thread, stack: key.stack, labels, values }
     });
     valued.collect()
 }
@@ -202,7 +203,8 @@ impl Names {
         let begin = Instant::now();
         let waiting = std::mem::take(&mut self.waiting);
         let wanted: Vec<FrameKey> = waiting.iter().map(|at| frames[*at]).collect();
-        let (names, _) = symbols::resolve(&wanted, &recorder.markers, &recorder.mappings, files);
+        let (names, _) =
+            symbols::resolve(&wanted, &recorder.markers, &recorder.mappings, &recorder.jit, files);
         for (at, name) in waiting.into_iter().zip(names) {
             self.resolved[at] = name;
         }
@@ -213,7 +215,7 @@ impl Names {
 /// What a frame is called until its name is looked up.
 fn place_holder(recorder: &Recorder, frame: &FrameKey) -> String {
     let file = match frame.place {
-        Place::User(id) => recorder.mappings.get(&id).map(|m| &*m.name),
+        Place::User(id) | Place::Jit(id, _) => recorder.mappings.get(&id).map(|m| &*m.name),
         Place::Kernel => Some("kernel"),
         Place::Unmapped | Place::Marker => None,
     };
