@@ -23,6 +23,7 @@ mod goroutine;
 mod heap;
 mod jit;
 pub mod kinds;
+mod live;
 mod mutex;
 mod names;
 mod native;
@@ -40,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use attach::AttachError;
+pub use live::{Interval, Live};
 pub use names::function_names;
 pub use recorder::SampleStats;
 pub use session::{

@@ -10,6 +10,7 @@ use crate::attach::{self, AttachError, Attached};
 use crate::clock::{monotonic_now, unix_now};
 use crate::recorder::Recorder;
 use crate::session::{Progress, RecordOptions};
+use crate::stacks::Counts;
 use crate::times;
 
 /// A finished recording, before symbolization.
@@ -177,6 +178,12 @@ impl Sampling {
     /// reports are not; where it keeps none, they are what there is.
     fn lost(&self) -> u64 {
         self.attached.sampler.lost().unwrap_or(0).max(self.attached.rings.losses().lost)
+    }
+
+    /// What was counted since the last time, for who looks at a recording that goes on.
+    pub fn take(&mut self) -> (&mut Recorder, Counts) {
+        let counts = std::mem::take(&mut self.recorder.counts);
+        (&mut self.recorder, counts)
     }
 
     /// What was recorded.

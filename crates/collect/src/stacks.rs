@@ -119,6 +119,11 @@ impl StackTree {
         })
     }
 
+    /// How many calling contexts there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// All frames, by index.
     pub fn frames(&self) -> &[FrameKey] {
         &self.frames

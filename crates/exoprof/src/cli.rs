@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bytes, dump, duration, record, report, serve, view};
+use crate::{bytes, dump, duration, record, report, serve, top, view};
 
 /// The user asked for something that does not exist or does not go together: exit status 2.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Look into a profile with commands, as in the shell of `go tool pprof`
     View(view::ViewArgs),
+    /// Show the heaviest functions of a running process, live, in the terminal
+    Top(top::TopArgs),
 }
 
 /// Options of `record`.
@@ -155,6 +157,7 @@ impl Cli {
             Command::Report(args) => report::run(&args, verbosity),
             Command::Serve(args) => serve::run(&args, verbosity),
             Command::View(args) => view::run(&args, verbosity),
+            Command::Top(args) => top::run(&args),
         }
     }
 }

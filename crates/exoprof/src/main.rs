@@ -15,6 +15,7 @@ mod source;
 mod stop;
 mod summary;
 mod terminal;
+mod top;
 mod user;
 mod view;
 
