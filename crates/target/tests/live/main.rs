@@ -3,5 +3,6 @@
 
 mod images;
 mod process;
+mod seize;
 mod spawned;
 mod support;
