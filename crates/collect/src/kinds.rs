@@ -2,7 +2,7 @@
 //! is a file of its own and a row here.
 
 use crate::session::{Collector, Request};
-use crate::{RecordError, cpu};
+use crate::{RecordError, block, cpu, mutex};
 
 /// One kind of profile.
 pub struct Kind {
@@ -16,11 +16,19 @@ pub struct Kind {
 }
 
 /// All kinds.
-pub const KINDS: &[Kind] = &[Kind {
-    name: "cpu",
-    about: "where CPU time is spent, in user code and in the kernel",
-    prepare: cpu::prepare,
-}];
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "cpu",
+        about: "where CPU time is spent, in user code and in the kernel",
+        prepare: cpu::prepare,
+    },
+    Kind {
+        name: "block",
+        about: "where threads wait: for each other, for time, for input and output",
+        prepare: block::prepare,
+    },
+    Kind { name: "mutex", about: "who holds locks that others wait for", prepare: mutex::prepare },
+];
 
 /// The kind of that name.
 #[must_use]

@@ -6,12 +6,19 @@
 
 mod assemble;
 mod attach;
+mod block;
 mod clock;
 mod comments;
+mod conclude;
 mod cpu;
 mod cputime;
 mod deep;
+mod gocpu;
+mod jit;
 pub mod kinds;
+mod mutex;
+mod names;
+mod native;
 mod processes;
 mod recorder;
 mod sampling;
@@ -24,9 +31,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use attach::AttachError;
+pub use names::function_names;
 pub use recorder::SampleStats;
 pub use session::{
-    Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
+    Backend, Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
 };
 
 /// Why there is no profile.
@@ -38,6 +46,9 @@ pub enum RecordError {
     /// The kind does not fit these targets, and why.
     #[error("{0}")]
     NotApplicable(String),
+    /// BPF programs cannot sample waiting.
+    #[error("cannot sample waiting: {0}")]
+    Waits(#[from] events::WaitError),
     /// The profile exceeds what its format can hold.
     #[error("cannot build the profile: {0}")]
     Build(#[from] pprof::BuildError),

@@ -10,6 +10,7 @@ use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
 use target::{Root, sigbus};
 
+use crate::jit::{Jit, JitIndex};
 use crate::stacks::{FrameKey, Place};
 
 /// One function at a frame's address.
@@ -75,6 +76,7 @@ pub(crate) fn resolve(
     frames: &[FrameKey],
     markers: &[String],
     mappings: &BTreeMap<MappingId, Arc<Mapping>>,
+    jit: &Jit,
     files: &dyn DebugFiles,
 ) -> (Vec<Resolved>, SymbolLosses) {
     let mut out = vec![Resolved::default(); frames.len()];
@@ -86,6 +88,7 @@ pub(crate) fn resolve(
             Place::Kernel => kernel.push((i, frame.address)),
             Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
             Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
+            Place::Jit(_, index) => out[i].functions = vec![compiled(jit, index)],
             Place::User(id) => {
                 match mappings.get(&id) {
                     Some(m) => match m.image_at(frame.address) {
@@ -122,6 +125,18 @@ fn nameless_memory(m: &Mapping) -> Option<Function> {
         MappingKind::Vdso => Some(Function::named("[vdso]")),
         MappingKind::Vsyscall => Some(Function::named("[vsyscall]")),
         MappingKind::Anonymous => Some(Function::named("[anonymous code]")),
+    }
+}
+
+fn compiled(jit: &Jit, index: JitIndex) -> Function {
+    let Some(f) = jit.function(index) else { return Function::named("[anonymous code]") };
+    Function {
+        name: f.name.clone(),
+        system_name: f.raw.clone(),
+        file: f.file.clone(),
+        line: f.line,
+        column: 0,
+        start_line: f.start_line,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{duration, record, report};
+use crate::{duration, record, report, serve};
 
 /// The user asked for something that does not exist or does not go together: exit status 2.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ enum Command {
     Record(RecordArgs),
     /// Show what profile files hold, as `go tool pprof` does
     Report(report::ReportArgs),
+    /// Serve pprof's HTTP endpoints for running processes
+    Serve(serve::ServeArgs),
 }
 
 /// Options of `record`.
@@ -81,6 +83,12 @@ pub struct RecordArgs {
     /// How samples are taken
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub backend: Backend,
+    /// Go's SetBlockProfileRate for the recording: one sample in this much waiting
+    #[arg(long, value_name = "T", default_value = "10us", value_parser = duration::parse_nanoseconds)]
+    pub block_rate: Duration,
+    /// mutex: the waiting side instead of the unlocker
+    #[arg(long)]
+    pub waiters: bool,
     /// Overwrite an existing --output file
     #[arg(long)]
     pub force: bool,
@@ -128,6 +136,7 @@ impl Cli {
         match self.command {
             Command::Record(args) => record::run(&args, verbosity),
             Command::Report(args) => report::run(&args, verbosity),
+            Command::Serve(args) => serve::run(&args, verbosity),
         }
     }
 }

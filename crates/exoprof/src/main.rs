@@ -2,10 +2,12 @@
 
 mod cli;
 mod duration;
+mod http;
 mod output;
 mod progress;
 mod record;
 mod report;
+mod serve;
 mod stop;
 mod summary;
 

@@ -8,7 +8,7 @@ use collect::kinds::{self, Kind};
 use collect::{Ended, KindOutcome, RecordError, RecordOptions, Request};
 use target::{Process, Spawned};
 
-use crate::cli::{RecordArgs, UsageError, Verbosity};
+use crate::cli::{Backend, RecordArgs, UsageError, Verbosity};
 use crate::output::{Output, Place, stem};
 use crate::progress::Display;
 use crate::stop::StopSignal;
@@ -60,6 +60,12 @@ fn options(args: &RecordArgs) -> RecordOptions {
             _ => None,
         },
         children: !args.no_children,
+        block_rate: args.block_rate,
+        waiters: args.waiters,
+        backend: match args.backend {
+            Backend::Auto => collect::Backend::Auto,
+            Backend::Perf => collect::Backend::Perf,
+        },
         command_line: command_line(),
         ..RecordOptions::default()
     }

@@ -17,6 +17,7 @@ mod go;
 mod graph;
 mod header;
 mod labels;
+mod legacy;
 mod list;
 mod measure;
 mod options;
@@ -33,5 +34,6 @@ mod work;
 
 pub use combine::{CombineError, combine};
 pub use error::ReportError;
+pub use legacy::{LegacyError, legacy_text};
 pub use options::{Filters, Form, Granularity, Options};
 pub use report::Report;

@@ -13,7 +13,7 @@ use procfs::FromRead as _;
 
 use crate::Process;
 use crate::procdir::ThreadFile;
-use crate::stat::{Stat, decimal};
+use crate::stat::{Stat, Status, decimal};
 
 /// More threads than `pid_max` can be (4 Mi) are never listed.
 const MAX_THREADS: usize = 1 << 22;
@@ -91,6 +91,16 @@ impl Process {
         let mut file = ThreadFile::default();
         let text = file.read(&self.dir, tid, "comm")?;
         Ok(String::from_utf8_lossy(text.strip_suffix(b"\n").unwrap_or(text)).into_owned())
+    }
+
+    /// The thread's id in its own pid namespace.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` once the thread is gone.
+    pub fn inner_thread_id(&self, tid: i32) -> io::Result<i32> {
+        let mut file = ThreadFile::default();
+        let status = Status::parse(file.read(&self.dir, tid, "status")?);
+        Ok(status.and_then(|s| s.ns_pids.last().copied()).unwrap_or(tid))
     }
 
     /// Nanoseconds that the thread spent on a CPU, user and kernel: the first field of
