@@ -7,6 +7,7 @@
 //!   recorder  runs `exoprof record` on it ──► Recording { profile, stderr, status, max_rss }
 //!   profile   the decoded profile, stacks expanded and leaf first
 //!   expect    what a right profile must satisfy: shares, thread roots, values
+//!   gotarget  Go programs in all versions and builds, and what they say of themselves
 //!   gotool    `go tool pprof` on the outcome
 //!   procfs    what /proc says of a process, to see that nothing was changed
 //!   server    starts redis and the like on a free port, ends them when the test ends
@@ -15,6 +16,7 @@
 //! The harness panics with a full account where it cannot go on: it exists for tests only.
 
 pub mod expect;
+pub mod gotarget;
 pub mod gotool;
 pub mod procfs;
 pub mod profile;

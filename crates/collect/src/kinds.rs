@@ -2,7 +2,7 @@
 //! is a file of its own and a row here.
 
 use crate::session::{Collector, Request};
-use crate::{RecordError, block, cpu, mutex};
+use crate::{RecordError, allocs, block, cpu, goroutine, heap, mutex, threadcreate};
 
 /// One kind of profile.
 pub struct Kind {
@@ -23,11 +23,27 @@ pub const KINDS: &[Kind] = &[
         prepare: cpu::prepare,
     },
     Kind {
+        name: "heap",
+        about: "what memory is in use, by where it was allocated",
+        prepare: heap::prepare,
+    },
+    Kind { name: "allocs", about: "what memory was allocated", prepare: allocs::prepare },
+    Kind {
         name: "block",
         about: "where threads wait: for each other, for time, for input and output",
         prepare: block::prepare,
     },
     Kind { name: "mutex", about: "who holds locks that others wait for", prepare: mutex::prepare },
+    Kind {
+        name: "goroutine",
+        about: "where each goroutine, or thread, is now",
+        prepare: goroutine::prepare,
+    },
+    Kind {
+        name: "threadcreate",
+        about: "where threads were created",
+        prepare: threadcreate::prepare,
+    },
 ];
 
 /// The kind of that name.

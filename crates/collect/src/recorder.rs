@@ -271,6 +271,17 @@ impl Recorder {
         Some(self.intern_user_frames(pid, root, monotonic_now()))
     }
 
+    /// The node of a stack that was copied while its thread stood: `bytes` begin at its stack
+    /// pointer.
+    pub fn copied_stack(&mut self, pid: i32, registers: &Registers, bytes: &[u8]) -> NodeIndex {
+        let Some(tracked) = self.processes.get(pid) else { return ROOT };
+        let window = StackWindow::new(registers, bytes);
+        self.frames.clear();
+        let end = self.unwinder.unwind(&tracked.space, registers, &window, &mut self.frames);
+        let root = self.outermost(end);
+        self.intern_user_frames(pid, root, monotonic_now())
+    }
+
     /// The node above the outermost frame, by how the stack ended.
     fn outermost(&mut self, end: End) -> NodeIndex {
         match end {

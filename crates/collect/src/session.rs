@@ -1,5 +1,6 @@
 //! A session: several kinds of profiles of the same processes, recorded at the same time.
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub enum Backend {
     Auto,
     /// Perf events only.
     Perf,
+    /// Threads are stopped for a moment each time.
+    Ptrace,
 }
 
 /// What to record, and how.
@@ -44,6 +47,9 @@ pub struct RecordOptions {
     pub waiters: bool,
     /// By what means.
     pub backend: Backend,
+    /// The command that a recording starts, where there is one: its program is told by it before
+    /// it runs.
+    pub command: Vec<OsString>,
     /// How the recording was asked for, for the profile's comments.
     pub command_line: String,
 }
@@ -61,6 +67,7 @@ impl Default for RecordOptions {
             mutex_fraction: 10,
             waiters: false,
             backend: Backend::Auto,
+            command: Vec::new(),
             command_line: String::new(),
         }
     }

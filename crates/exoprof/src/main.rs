@@ -1,6 +1,8 @@
 //! exoprof: pprof for any running process, from outside.
 
+mod bytes;
 mod cli;
+mod dump;
 mod duration;
 mod http;
 mod output;

@@ -60,14 +60,18 @@ fn options(args: &RecordArgs) -> RecordOptions {
             _ => None,
         },
         children: !args.no_children,
-        block_rate: args.block_rate,
-        waiters: args.waiters,
         backend: match args.backend {
             Backend::Auto => collect::Backend::Auto,
             Backend::Perf => collect::Backend::Perf,
+            Backend::Ptrace => collect::Backend::Ptrace,
         },
+        heap_rate: args.heap_rate,
+        heap_history: args.heap_history,
+        block_rate: args.block_rate,
+        mutex_fraction: args.mutex_fraction,
+        waiters: args.waiters,
+        command: args.command.clone(),
         command_line: command_line(),
-        ..RecordOptions::default()
     }
 }
 
@@ -112,7 +116,7 @@ fn conclude(
     failed.map_or(Ok(()), Err)
 }
 
-fn command_line() -> String {
+pub fn command_line() -> String {
     let words = std::env::args_os().map(|w| w.to_string_lossy().into_owned());
     words.collect::<Vec<_>>().join(" ")
 }

@@ -83,6 +83,24 @@ impl Process {
         Ok(out)
     }
 
+    /// Its threads by the numbers that they have for themselves: in a container those differ from
+    /// ours.
+    ///
+    /// # Errors
+    /// As [`Process::threads`].
+    pub fn threads_by_own_number(&self) -> io::Result<HashMap<i32, i32>> {
+        let tids = self.threads()?;
+        if self.identity().ns_pids.len() <= 1 {
+            return Ok(tids.into_iter().map(|tid| (tid, tid)).collect());
+        }
+        let mut file = ThreadFile::default();
+        let mut own = |tid| {
+            let status = Status::parse(file.read(&self.dir, tid, "status").ok()?)?;
+            status.ns_pids.last().copied()
+        };
+        Ok(tids.into_iter().filter_map(|tid| Some((own(tid)?, tid))).collect())
+    }
+
     /// The name that the thread gave itself (at most 15 bytes).
     ///
     /// # Errors

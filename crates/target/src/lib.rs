@@ -4,8 +4,10 @@
 //! neither stop us, nor lead us to files that it could not open itself, nor pass another process
 //! off as itself by a reused PID.
 
+mod claim;
 mod cpu;
 mod error;
+mod held;
 mod images;
 mod list;
 mod maps;
@@ -18,9 +20,14 @@ pub mod seize;
 pub mod sigbus;
 mod spawned;
 mod stat;
+mod ticks;
+mod waits;
+mod watchdog;
 
+pub use claim::{Claim, Claimed};
 pub use cpu::{CpuTimes, CpuTimesReader};
 pub use error::OpenError;
+pub use held::{HeldWord, Restored, WritableMemory, WriteError};
 pub use images::Images;
 pub use list::pids;
 pub use maps::{MapRow, Maps, Perms};
@@ -30,3 +37,5 @@ pub use process::{Identity, Process};
 pub use rights::{Obstacle, Rights, TargetRights, raise_nofile};
 pub use seize::{SeizeError, Seized, Threads, Tracer};
 pub use spawned::{Running, SpawnError, Spawned};
+pub use ticks::Ticks;
+pub use waits::{BlockedCall, ThreadWait};

@@ -2,6 +2,11 @@
 
 pub(crate) mod block;
 mod contentions;
+pub(crate) mod dump;
 mod locks;
+mod locks_held;
 pub(crate) mod mutex;
+mod snapshot;
+mod text;
+mod waiting;
 mod waits;
