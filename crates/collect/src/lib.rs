@@ -14,6 +14,7 @@ mod conclude;
 mod cpu;
 mod cputime;
 mod deep;
+pub mod doctor;
 pub mod dump;
 mod go;
 mod gocpu;
@@ -32,6 +33,7 @@ mod stacks;
 mod symbols;
 mod threadcreate;
 mod times;
+mod wall;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +54,9 @@ pub enum RecordError {
     /// The kind does not fit these targets, and why.
     #[error("{0}")]
     NotApplicable(String),
+    /// The creation of threads cannot be sampled.
+    #[error(transparent)]
+    Creations(#[from] events::CreationError),
     /// BPF programs cannot sample waiting.
     #[error("cannot sample waiting: {0}")]
     Waits(#[from] events::WaitError),

@@ -271,6 +271,21 @@ impl Recorder {
         Some(self.intern_user_frames(pid, root, monotonic_now()))
     }
 
+    /// As [`Recorder::copied_stack`], but `None` and nothing counted where the stack does not
+    /// reach its root.
+    pub fn whole_stack(
+        &mut self,
+        pid: i32,
+        registers: &Registers,
+        bytes: &[u8],
+    ) -> Option<NodeIndex> {
+        let tracked = self.processes.get(pid)?;
+        let window = StackWindow::new(registers, bytes);
+        self.frames.clear();
+        let end = self.unwinder.unwind(&tracked.space, registers, &window, &mut self.frames);
+        end.is_root().then(|| self.intern_user_frames(pid, ROOT, monotonic_now()))
+    }
+
     /// The node of a stack that was copied while its thread stood: `bytes` begin at its stack
     /// pointer.
     pub fn copied_stack(&mut self, pid: i32, registers: &Registers, bytes: &[u8]) -> NodeIndex {

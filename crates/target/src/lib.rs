@@ -38,4 +38,4 @@ pub use rights::{Obstacle, Rights, TargetRights, raise_nofile};
 pub use seize::{SeizeError, Seized, Threads, Tracer};
 pub use spawned::{Running, SpawnError, Spawned};
 pub use ticks::Ticks;
-pub use waits::{BlockedCall, ThreadWait};
+pub use waits::{BlockedCall, Schedule, ThreadWait};

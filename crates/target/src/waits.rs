@@ -32,7 +32,32 @@ pub struct ThreadWait {
     pub kernel_function: Option<Box<str>>,
 }
 
+/// What the scheduler counts of a thread (Documentation/scheduler/sched-stats.rst).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Schedule {
+    /// Nanoseconds on a CPU. Of a thread that runs up to one scheduler tick old.
+    pub cpu_ns: u64,
+    /// How often it was put on a CPU: equal at two times for a thread that slept at both means
+    /// that it slept all the time between.
+    pub timeslices: u64,
+}
+
 impl Process {
+    /// What the scheduler counts of a thread.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` once the thread is gone, or where the kernel does not count.
+    pub fn thread_schedule(&self, tid: i32) -> io::Result<Schedule> {
+        let mut file = ThreadFile::default();
+        let text = file.read(&self.dir, tid, "schedstat")?;
+        let mut words = text.trim_ascii().split(|b| *b == b' ').map(decimal);
+        let (cpu, _waiting, slices) = (words.next(), words.next(), words.next());
+        match (cpu.flatten(), slices.flatten()) {
+            (Some(cpu_ns), Some(timeslices)) => Ok(Schedule { cpu_ns, timeslices }),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
     /// What a thread does. The three parts are read one after the other.
     ///
     /// # Errors

@@ -8,5 +8,8 @@ mod locks_held;
 pub(crate) mod mutex;
 mod snapshot;
 mod text;
+pub(crate) mod threadcreate;
+pub(crate) mod ticked;
+mod ticks;
 mod waiting;
 mod waits;

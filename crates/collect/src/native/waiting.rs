@@ -47,6 +47,16 @@ pub(super) fn state(wait: Option<&ThreadWait>) -> String {
     }
 }
 
+/// The state of a thread that does not run, as a label: few, so that they can be grouped by.
+pub(super) fn coarse_state(wait: &ThreadWait) -> &'static str {
+    match wait.state {
+        'D' => "disk",
+        'T' | 't' => "stopped",
+        'R' => "running",
+        _ => "sleeping",
+    }
+}
+
 fn call_name(number: i64) -> String {
     let known = CALLS.iter().chain(OLD_CALLS).find(|(n, _)| *n == number);
     known.map_or_else(
