@@ -44,7 +44,7 @@ use std::time::Duration;
 
 pub use attach::AttachError;
 pub use live::{Interval, Live};
-pub use names::function_names;
+pub use names::{function_names, function_starts};
 pub use recorder::SampleStats;
 pub use session::{
     Backend, Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
