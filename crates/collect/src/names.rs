@@ -9,6 +9,7 @@ use target::{Process, Root};
 use crate::clock::monotonic_now;
 use crate::jit::Jit;
 use crate::processes::Processes;
+use crate::python::Python;
 use crate::stacks::{FrameKey, Place};
 use crate::symbols::{self, TargetFiles};
 
@@ -40,7 +41,8 @@ pub fn function_names(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<A
         frames.push(FrameKey { place, address });
     }
     let files = TargetFiles(Root::of(process).ok().into_iter().collect());
-    let (resolved, _) = symbols::resolve(&frames, &[], &mappings, &Jit::default(), &files);
+    let (resolved, _) =
+        symbols::resolve(&frames, &[], &mappings, &Jit::default(), &Python::default(), &files);
     let named = resolved.into_iter().zip(&frames).map(|(mut r, frame)| {
         let known = frame.place != Place::Unmapped && !r.nameless;
         r.functions.pop().filter(|_| known).map(|f| f.name)

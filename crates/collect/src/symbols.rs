@@ -11,6 +11,7 @@ use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
 
 pub(crate) use crate::debugfiles::TargetFiles;
 use crate::jit::{Jit, JitIndex};
+use crate::python::Python;
 use crate::stacks::{FrameKey, Place};
 
 /// One function at a frame's address.
@@ -61,6 +62,7 @@ pub(crate) fn resolve(
     markers: &[String],
     mappings: &BTreeMap<MappingId, Arc<Mapping>>,
     jit: &Jit,
+    python: &Python,
     files: &dyn DebugFiles,
 ) -> (Vec<Resolved>, SymbolLosses) {
     let mut out = vec![Resolved::default(); frames.len()];
@@ -72,6 +74,7 @@ pub(crate) fn resolve(
             Place::Kernel => kernel.push((i, frame.address)),
             Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
             Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
+            Place::Python(index) => out[i].functions = vec![python.function(index)],
             Place::Jit(_, index) => out[i].functions = vec![compiled(jit, index)],
             Place::User(id) => {
                 match mappings.get(&id) {

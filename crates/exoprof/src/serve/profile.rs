@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use collect::{AttachError, Ended, RecordError};
+use collect::{AttachError, Ended, RecordError, RecordOptions};
 
 use crate::serve::answer::{self, Failure};
 use crate::serve::endpoints::{Endpoint, ProfileSource};
@@ -21,7 +21,7 @@ const MAX_HZ: u32 = 10_000;
 /// A request's parameters.
 struct Query {
     seconds: Option<String>,
-    debug: i64,
+    debug: Option<i64>,
     hz: Option<u32>,
     /// What was recorded until the process exited is wanted too.
     partial: bool,
@@ -29,12 +29,13 @@ struct Query {
 
 impl Query {
     fn parse(query: &str) -> Result<Self, Failure> {
-        let mut parsed = Self { seconds: None, debug: 0, hz: None, partial: false };
+        let mut parsed = Self { seconds: None, debug: None, hz: None, partial: false };
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
-                "seconds" if !value.is_empty() => parsed.seconds = Some(value.into_owned()),
+                // As Go: the first counts. Scrapers send it several times.
+                "seconds" if parsed.seconds.is_none() => parsed.seconds = Some(value.into_owned()),
                 // As Go: what is no number is 0.
-                "debug" => parsed.debug = value.parse().unwrap_or(0),
+                "debug" => parsed.debug = parsed.debug.or(Some(value.parse().unwrap_or(0))),
                 "hz" => {
                     let hz = value.parse().ok().filter(|hz| (1..=MAX_HZ).contains(hz));
                     let wrong = || format!("invalid value for \"hz\" - must be 1 to {MAX_HZ}");
@@ -67,15 +68,16 @@ fn plan(server: &Server, source: ProfileSource, query: &Query) -> Result<Plan, F
     let plan = if source.like_cpu {
         Plan { duration: seconds.unwrap_or(CPU_DEFAULT), delta: false, debug: 0 }
     } else {
-        if query.seconds.is_some() && seconds.is_none() {
+        let debug = query.debug.unwrap_or(0);
+        if query.seconds.as_ref().is_some_and(|s| !s.is_empty()) && seconds.is_none() {
             let text = "invalid value for \"seconds\" - must be a positive integer";
             return Err(Failure::bad_request(text));
         }
-        if seconds.is_some() && query.debug != 0 {
+        if seconds.is_some() && debug != 0 {
             return Err(Failure::bad_request("seconds and debug params are incompatible"));
         }
         let duration = seconds.unwrap_or(server.window);
-        Plan { duration, delta: seconds.is_some(), debug: query.debug }
+        Plan { duration, delta: seconds.is_some(), debug }
     };
     if plan.duration > server.max_duration {
         return Err(Failure::bad_request(format!(
@@ -102,6 +104,9 @@ pub async fn serve(
         // Who asks for the headers only does not want a recording.
         return Ok(answer::profile(endpoint.name, Vec::new().into()));
     }
+    if source.dumped && plan.debug > 0 {
+        return dump(server, entry, plan.debug).await;
+    }
     let wanted = Wanted {
         kind: source.kind.name,
         duration: plan.duration,
@@ -112,7 +117,7 @@ pub async fn serve(
     let recorded = asked.record(&wanted, plan.delta).await?;
     let name = endpoint.name;
     entry.counted(name, recorded.profile.samples.len() as u64);
-    if plan.debug != 0 {
+    if plan.debug > 0 {
         let text = blocking(move || report::legacy_text(&recorded.profile, name)).await?;
         let text = text.map_err(|e| Failure::new(StatusCode::NOT_IMPLEMENTED, e.to_string()))?;
         return Ok(answer::text(text));
@@ -120,6 +125,26 @@ pub async fn serve(
     let bytes = blocking(move || recorded.compressed()).await?;
     let name = if plan.delta { format!("{name}-delta") } else { name.to_string() };
     Ok(answer::profile(&name, bytes))
+}
+
+/// All stacks now: grouped, or with `debug=2` and above one after the other.
+async fn dump(server: &Server, entry: &Arc<Entry>, debug: i64) -> Result<Response, Failure> {
+    let closed = |_| Failure::busy("the server is stopping");
+    let _permit = server.lookups.acquire().await.map_err(closed)?;
+    let process = entry.process.clone();
+    let options = RecordOptions {
+        command_line: format!("exoprof serve: goroutine?debug={debug}"),
+        ..RecordOptions::default()
+    };
+    let dumped = blocking(move || collect::dump::of(&process, &options)).await?;
+    match dumped {
+        Ok(dump) if debug == 1 => Ok(answer::text(dump.grouped)),
+        Ok(dump) => Ok(answer::text(dump.text)),
+        Err(_) if !entry.process.is_alive() => {
+            Err(Failure::gone(format!("process {} has exited", entry.shown())))
+        }
+        Err(e) => Err(failure(&Trouble::Record(e))),
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -249,8 +274,9 @@ mod tests {
         for none in ["", "seconds=", "seconds=0", "seconds=-1", "seconds=x", "seconds=1.5"] {
             assert_eq!(seconds(none), None, "{none}");
         }
-        assert_eq!(Query::parse("debug=2&gc=1").unwrap().debug, 2);
-        assert_eq!(Query::parse("debug=x").unwrap().debug, 0);
+        assert_eq!(Query::parse("debug=2&gc=1").unwrap().debug, Some(2));
+        assert_eq!(seconds("seconds=5&seconds=7"), Some(Duration::from_secs(5)));
+        assert_eq!(Query::parse("debug=x").unwrap().debug, Some(0));
         assert!(Query::parse("hz=0").is_err() && Query::parse("hz=10001").is_err());
         assert_eq!(Query::parse("hz=997").unwrap().hz, Some(997));
     }

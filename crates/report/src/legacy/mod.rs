@@ -56,11 +56,12 @@ struct Objects {
 impl Objects {
     /// What was sampled, of which `count` and `bytes` are estimates: an object of `size` bytes is
     /// sampled with a probability of 1 − e^(−size/rate).
-    fn sampled(count: i64, bytes: i64, rate: i64) -> Self {
+    /// `size` is exact where it is known; the estimates are rounded.
+    fn sampled(count: i64, bytes: i64, size: Option<i64>, rate: i64) -> Self {
         if rate <= 1 || count <= 0 || bytes <= 0 {
             return Self { count, bytes };
         }
-        let size = bytes as f64 / count as f64;
+        let size = size.map_or(bytes as f64 / count as f64, |size| size as f64);
         let probability = -(-size / rate as f64).exp_m1();
         let sampled = (count as f64 * probability).round().max(1.0);
         Self { count: sampled as i64, bytes: (sampled * size).round() as i64 }
@@ -80,8 +81,9 @@ fn heap_text(profile: &Profile, [inuse_n, inuse, alloc_n, alloc]: [usize; 4], ou
     let mut total = (Objects::default(), Objects::default());
     for sample in profile.samples.iter() {
         let v = sample.values;
-        let live = Objects::sampled(v[inuse_n], v[inuse], rate);
-        let all = Objects::sampled(v[alloc_n], v[alloc], rate);
+        let size = object_size(&sample);
+        let live = Objects::sampled(v[inuse_n], v[inuse], size, rate);
+        let all = Objects::sampled(v[alloc_n], v[alloc], size, rate);
         total.0.add(live);
         total.1.add(all);
         rows.push((live, all, sample));
@@ -106,6 +108,14 @@ fn heap_text(profile: &Profile, [inuse_n, inuse, alloc_n, alloc]: [usize; 4], ou
         out.push('\n');
         frames(profile, &sample, false, out);
     }
+}
+
+/// The label `bytes` of heap samples: all of their objects have this size.
+fn object_size(sample: &SampleRef<'_>) -> Option<i64> {
+    sample.labels.iter().find_map(|label| match label.value {
+        LabelValue::Number { value, .. } if &*label.key == "bytes" && value > 0 => Some(value),
+        _ => None,
+    })
 }
 
 fn contention_text(profile: &Profile, name: &str, count: usize, delay: usize, out: &mut String) {
