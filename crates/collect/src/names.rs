@@ -10,6 +10,7 @@ use target::{Process, Root};
 use crate::clock::monotonic_now;
 use crate::jit::Jit;
 use crate::processes::Processes;
+use crate::python::Python;
 use crate::stacks::{FrameKey, Place};
 use crate::symbols::{self, TargetFiles};
 
@@ -52,7 +53,8 @@ fn locate(process: &Arc<Process>, addresses: &[u64]) -> Located {
 pub fn function_names(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<Arc<str>>> {
     let Located { frames, mappings } = locate(process, addresses);
     let files = TargetFiles(Root::of(process).ok().into_iter().collect());
-    let (resolved, _) = symbols::resolve(&frames, &[], &mappings, &Jit::default(), &files);
+    let (resolved, _) =
+        symbols::resolve(&frames, &[], &mappings, &Jit::default(), &Python::default(), &files);
     let named = resolved.into_iter().zip(&frames).map(|(mut r, frame)| {
         let known = frame.place != Place::Unmapped && !r.nameless;
         r.functions.pop().filter(|_| known).map(|f| f.name)

@@ -11,6 +11,7 @@ use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
 
 pub(crate) use crate::debugfiles::TargetFiles;
 use crate::jit::{Jit, JitIndex};
+use crate::python::Python;
 use crate::stacks::{FrameKey, Place};
 
 /// One function at a frame's address.
@@ -39,6 +40,8 @@ pub(crate) struct Resolved {
     pub functions: Vec<Function>,
     /// The function has no name of its own: who has the image's symbols can do better.
     pub nameless: bool,
+    /// A function that Go's profiles leave out of stacks: see [`symbolize::Symbolized::wrapper`].
+    pub wrapper: bool,
 }
 
 /// What could not be told, for the profile's comments.
@@ -59,6 +62,7 @@ pub(crate) fn resolve(
     markers: &[String],
     mappings: &BTreeMap<MappingId, Arc<Mapping>>,
     jit: &Jit,
+    python: &Python,
     files: &dyn DebugFiles,
 ) -> (Vec<Resolved>, SymbolLosses) {
     let mut out = vec![Resolved::default(); frames.len()];
@@ -70,6 +74,7 @@ pub(crate) fn resolve(
             Place::Kernel => kernel.push((i, frame.address)),
             Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
             Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
+            Place::Python(index) => out[i].functions = vec![python.function(index)],
             Place::Jit(_, index) => out[i].functions = vec![compiled(jit, index)],
             Place::User(id) => {
                 match mappings.get(&id) {
@@ -145,7 +150,10 @@ impl Batch<'_> {
         let mut nameless = Vec::new();
         for ((i, svma), symbol) in self.wanted.iter().zip(batch.symbols) {
             match symbol {
-                Ok(s) => out[*i].functions = s.frames.into_iter().map(function).collect(),
+                Ok(s) => {
+                    out[*i].wrapper = s.wrapper;
+                    out[*i].functions = s.frames.into_iter().map(function).collect();
+                }
                 Err(_) => nameless.push((*i, *svma)),
             }
         }

@@ -305,16 +305,15 @@ static __always_inline void charge_wait(struct settings *s, struct thread *t, u6
 	if (t->pending & PENDING_WAIT && (r->sp != t->sp || r->ip != t->ip)) {
 		/* The place where that was never reached the hook. */
 		r->lost_ns += r->wait_ns + r->run_ns;
-		r->lost_count += r->wait_count + r->run_count;
-		r->wait_ns = r->wait_count = r->run_ns = r->run_count = 0;
+		r->lost_count += r->wait_count;
+		r->wait_ns = r->wait_count = r->run_ns = 0;
 	}
 	u64 w = weight(d, rate);
 	r->wait_ns += scaled(wait, w);
 	r->run_ns += scaled(run, w);
+	/* To be preempted is no contention. */
 	if (wait)
 		r->wait_count += w;
-	else
-		r->run_count += w;
 	t->pending |= PENDING_WAIT;
 }
 
@@ -446,7 +445,7 @@ static __always_inline void emit(void *ctx, struct task_struct *current)
 		count(COUNT_FAILED);
 	else
 		count(COUNT_EMITTED);
-	r->wait_ns = r->wait_count = r->run_ns = r->run_count = 0;
+	r->wait_ns = r->wait_count = r->run_ns = 0;
 	r->lost_ns = r->lost_count = 0;
 }
 

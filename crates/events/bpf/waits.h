@@ -41,8 +41,7 @@ struct record_head {
 	u64 out;         /* when the wait that is joined with a waker began */
 	u64 wait_ns;     /* unsampled: what the samples stand for */
 	u64 wait_count;  /* in 1/1024 */
-	u64 run_ns;      /* waiting for a cpu */
-	u64 run_count;   /* of those, preemptions, in 1/1024 */
+	u64 run_ns;      /* waiting for a cpu, after waking or preemption */
 	u64 lost_ns;     /* of waits whose stack could not be taken */
 	u64 lost_count;
 	u64 sp;

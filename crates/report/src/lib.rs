@@ -43,3 +43,4 @@ pub use legacy::{LegacyError, Starts, legacy_text};
 pub use options::{Filters, Form, Granularity, Options};
 pub use report::Report;
 pub use samplevalue::index as sample_type_index;
+pub use text::{Entry, Inlined, Table};
