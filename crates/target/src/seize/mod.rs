@@ -239,26 +239,18 @@ impl<'a> Attempt<'a> {
     }
 
     fn run(mut self, threads: Threads<'_>) -> Result<(Vec<Held>, Instant, bool), SeizeError> {
-        let mut complete = matches!(threads, Threads::Only(_));
-        for round in 0..MAX_RESCANS {
-            let begin = self.held.len();
-            let fresh = match threads {
-                Threads::Only(tids) if round == 0 => {
-                    tids.iter().copied().filter(|tid| !self.is_pending(*tid)).collect()
-                }
-                Threads::Only(_) => Vec::new(),
-                Threads::All => self.not_held()?,
-            };
-            // First all are seized, which stops nobody, then all are stopped.
-            for tid in fresh {
-                self.seize(tid)?;
-            }
-            if self.held.len() > begin {
-                self.stop_from(begin);
-            } else if complete || self.lists_all() {
-                complete = true;
+        let mut complete = false;
+        if let Threads::Only(tids) = threads {
+            let free = tids.iter().copied().filter(|tid| !self.is_pending(*tid)).collect();
+            self.stop(free)?;
+            complete = true;
+        }
+        for _ in 0..MAX_RESCANS {
+            if complete {
                 break;
             }
+            let (fresh, lists_all) = self.not_held()?;
+            complete = !self.stop(fresh)? && lists_all;
         }
         let since = self.since.unwrap_or_else(Instant::now);
         if self.held.is_empty() && matches!(threads, Threads::All) {
@@ -267,23 +259,35 @@ impl<'a> Attempt<'a> {
         Ok((std::mem::take(&mut self.held), since, complete))
     }
 
-    /// Whether the list of threads is as long as it should be: it leaves some out where others
-    /// end while it is read (fs/proc/base.c, `first_tid`).
-    fn lists_all(&self) -> bool {
-        let count = self.process.status_number("Threads:");
-        let listed = self.process.threads().map_or(0, |tids| tids.len() as u64);
-        count.is_none_or(|n| n <= listed)
-    }
-
-    fn not_held(&self) -> Result<Vec<i32>, SeizeError> {
+    /// Threads that are not held yet, and whether the list that they are from is as long as it
+    /// should be: it leaves some out where others end while it is read (fs/proc/base.c,
+    /// `first_tid`).
+    fn not_held(&self) -> Result<(Vec<i32>, bool), SeizeError> {
         let pid = self.process.pid();
+        // Before the list: one that ends in between must not make up for one that is left out.
+        let count = self.process.status_number("Threads:");
         let mut tids = self.process.threads().map_err(|source| match source.raw_os_error() {
             Some(libc::ESRCH | libc::ENOENT) => SeizeError::Gone { pid },
             _ => SeizeError::System { pid, what: "list the threads", source },
         })?;
+        let lists_all = count.is_none_or(|n| n <= tids.len() as u64);
         let held: HashSet<i32> = self.held.iter().map(|h| h.tracee.tid).collect();
         tids.retain(|tid| !held.contains(tid) && !self.is_pending(*tid));
-        Ok(tids)
+        Ok((tids, lists_all))
+    }
+
+    /// Stops these threads, and returns when they stand. False where none of them was left.
+    fn stop(&mut self, tids: Vec<i32>) -> Result<bool, SeizeError> {
+        let begin = self.held.len();
+        // First all are seized, which stops nobody, then all are stopped.
+        for tid in tids {
+            self.seize(tid)?;
+        }
+        let any = self.held.len() > begin;
+        if any {
+            self.stop_from(begin);
+        }
+        Ok(any)
     }
 
     fn is_pending(&self, tid: i32) -> bool {
