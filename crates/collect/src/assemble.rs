@@ -21,6 +21,8 @@ const MARKER_BASE: u64 = 0x1000;
 pub(crate) struct Valued {
     pub thread: NamedThread,
     pub stack: NodeIndex,
+    /// Labels beyond those of the thread; of equal keys, these win.
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
     pub values: Vec<i64>,
 }
 
@@ -70,7 +72,7 @@ impl<'a> Assembler<'a> {
         for frame in tree.stack(sample.stack) {
             stack.push(self.location(frame as usize, tree.frames()[frame as usize])?);
         }
-        let labels = labels(&sample.thread, self.tables.label_processes);
+        let labels = labels(sample, self.tables.label_processes);
         self.builder.add_sample(&stack, &sample.values, &labels)?;
         self.stack = stack;
         Ok(())
@@ -120,8 +122,12 @@ impl<'a> Assembler<'a> {
     fn place(&mut self, frame: FrameKey) -> Result<(MappingIndex, u64), BuildError> {
         let at = frame.address.0;
         Ok(match frame.place {
-            Place::User(id) if self.tables.mappings.contains_key(&id) => (self.mapping(id)?, at),
-            Place::User(_) | Place::Unmapped => (self.whole("[unmapped]", 0, 1 << 63)?, at),
+            Place::User(id) | Place::Jit(id, _) if self.tables.mappings.contains_key(&id) => {
+                (self.mapping(id)?, at)
+            }
+            Place::User(_) | Place::Jit(..) | Place::Unmapped => {
+                (self.whole("[unmapped]", 0, 1 << 63)?, at)
+            }
             Place::Kernel => (self.whole("[kernel.kallsyms]", 1 << 63, !(PAGE - 1))?, at),
             Place::Marker => (self.whole("[exoprof]", MARKER_BASE, 1 << 20)?, MARKER_BASE + at),
         })
@@ -151,7 +157,9 @@ impl<'a> Assembler<'a> {
     }
 }
 
-fn labels(thread: &NamedThread, processes: bool) -> Vec<Label> {
+/// A label that the program has set itself stands in place of ours of that name.
+fn labels(sample: &Valued, processes: bool) -> Vec<Label> {
+    let thread = &sample.thread;
     let mut labels = vec![
         Label::text("thread", thread.name.clone()),
         Label::text("thread_id", thread.id.tid.to_string()),
@@ -160,6 +168,8 @@ fn labels(thread: &NamedThread, processes: bool) -> Vec<Label> {
         labels.push(Label::text("pid", thread.id.pid.to_string()));
         labels.push(Label::text("process", thread.process.clone()));
     }
+    labels.retain(|ours| sample.labels.iter().all(|(key, _)| *key != ours.key));
+    labels.extend(sample.labels.iter().map(|(k, v)| Label::text(k.clone(), v.clone())));
     labels
 }
 

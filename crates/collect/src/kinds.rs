@@ -28,7 +28,11 @@ pub const KINDS: &[Kind] = &[
         prepare: heap::prepare,
     },
     Kind { name: "allocs", about: "what memory was allocated", prepare: allocs::prepare },
-    Kind { name: "block", about: "where goroutines wait for each other", prepare: block::prepare },
+    Kind {
+        name: "block",
+        about: "where threads or goroutines wait: for each other, for time, for input and output",
+        prepare: block::prepare,
+    },
     Kind { name: "mutex", about: "who holds locks that others wait for", prepare: mutex::prepare },
     Kind { name: "goroutine", about: "where each goroutine is now", prepare: goroutine::prepare },
     Kind {

@@ -10,15 +10,22 @@ mod attach;
 mod block;
 mod clock;
 mod comments;
+mod conclude;
 mod cpu;
 mod cputime;
+mod debugfiles;
+pub mod debuginfod;
 mod deep;
 pub mod dump;
 mod go;
+mod gocpu;
 mod goroutine;
 mod heap;
+mod jit;
 pub mod kinds;
 mod mutex;
+mod names;
+mod native;
 mod processes;
 mod recorder;
 mod sampling;
@@ -32,9 +39,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use attach::AttachError;
+pub use names::function_names;
 pub use recorder::SampleStats;
 pub use session::{
-    Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
+    Backend, Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
 };
 
 /// Why there is no profile.
@@ -46,6 +54,9 @@ pub enum RecordError {
     /// The kind does not fit these targets, and why.
     #[error("{0}")]
     NotApplicable(String),
+    /// BPF programs cannot sample waiting.
+    #[error("cannot sample waiting: {0}")]
+    Waits(#[from] events::WaitError),
     /// The target's memory or state cannot be read.
     #[error("cannot read process {pid}: {error}")]
     Memory {

@@ -1,7 +1,7 @@
 //! The `mutex` profile.
 
 use crate::session::{Collector, Request};
-use crate::{RecordError, go};
+use crate::{RecordError, go, native};
 
 /// Attaches to the targets, for a mutex profile.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
@@ -13,7 +13,5 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
     if let Some(collector) = go? {
         return Ok(collector);
     }
-    Err(RecordError::NotApplicable(
-        "the profile mutex is made of Go programs only, and this is none".into(),
-    ))
+    native::mutex::prepare(request)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use events::Scope;
 use target::Process;
 
 use crate::attach::{self, AttachError, Attached};
@@ -59,7 +60,10 @@ impl Sampling {
         for process in recorder.processes.living() {
             recorder.processes.refresh_maps(&process, monotonic_now());
         }
-        Ok(Self {
+        for root in roots {
+            recorder.go.look_at(root.pid());
+        }
+        let mut sampling = Self {
             recorder,
             attached,
             reattach_failed: None,
@@ -68,7 +72,25 @@ impl Sampling {
             time: 0,
             reviewed: 0,
             elapsed: Duration::ZERO,
-        })
+        };
+        sampling.look_for_go();
+        Ok(sampling)
+    }
+
+    /// Has the goroutines of Go programs captured with each sample, once there is such a program.
+    fn look_for_go(&mut self) {
+        let Some(program) = self.recorder.go.refresh(&self.recorder.processes) else { return };
+        if let Err(e) = self.attached.sampler.run_with_each_sample(program) {
+            self.recorder.go.refuse(&e.into());
+            return;
+        }
+        // Events that threads have inherited already do not get it.
+        if self.attached.sampler.scope() == Scope::Threads {
+            let same = self.attached.sampler.stack_bytes();
+            if let Err(e) = self.attached.regrow(same, &mut self.recorder) {
+                self.reattach_failed = Some(e.to_string());
+            }
+        }
     }
 
     /// The recording begins.
@@ -91,6 +113,7 @@ impl Sampling {
             times::look_at_clocks(&mut self.recorder.processes);
         }
         self.attached.drop_doubled(&mut self.recorder);
+        self.look_for_go();
         if monotonic_now() - self.reviewed >= REVIEW_INTERVAL.as_nanos() as u64 {
             self.reviewed = monotonic_now();
             self.review_window();

@@ -12,6 +12,16 @@ use crate::clock::monotonic_now;
 use crate::kinds::Kind;
 use crate::{Outcome, RecordError};
 
+/// By what means samples are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// Whatever suits.
+    #[default]
+    Auto,
+    /// Perf events only.
+    Perf,
+}
+
 /// What to record, and how.
 #[derive(Debug, Clone)]
 pub struct RecordOptions {
@@ -33,6 +43,8 @@ pub struct RecordOptions {
     pub mutex_fraction: u32,
     /// Mutex: the waiting side instead of the unlocker.
     pub waiters: bool,
+    /// By what means.
+    pub backend: Backend,
     /// The command that a recording starts, where there is one: its program is told by it before
     /// it runs.
     pub command: Vec<OsString>,
@@ -52,6 +64,7 @@ impl Default for RecordOptions {
             block_rate: Duration::from_micros(10),
             mutex_fraction: 10,
             waiters: false,
+            backend: Backend::Auto,
             command: Vec::new(),
             command_line: String::new(),
         }

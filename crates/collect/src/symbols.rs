@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
 use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
-use target::{Root, sigbus};
 
+pub(crate) use crate::debugfiles::TargetFiles;
+use crate::jit::{Jit, JitIndex};
 use crate::stacks::{FrameKey, Place};
 
 /// One function at a frame's address.
@@ -45,29 +46,11 @@ pub(crate) struct Resolved {
 pub(crate) struct SymbolLosses {
     /// Frames in images that name no function there.
     pub nameless: u64,
-    /// Images whose debug information is broken in part or exceeds the limits, by path.
+    /// Images whose debug information is broken or missing in part or exceeds the limits: path,
+    /// and what is known of it.
     pub damaged: Vec<Arc<str>>,
     /// Why kernel addresses have no names, if they have none.
     pub kernel: Option<String>,
-}
-
-/// The files of the targets, as they see them. Their roots are held open, so that debug files
-/// are found after the targets' end as well.
-pub(crate) struct TargetFiles(pub Vec<Root>);
-
-impl DebugFiles for TargetFiles {
-    fn open(&self, path: &Path) -> io::Result<File> {
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for root in &self.0 {
-            match root.open_file(path) {
-                Ok(file) => return Ok(file),
-                Err(e) => last = e,
-            }
-        }
-        // Debug packages may be installed beside us and not in the target's container: the build
-        // id or checksum decides whether a file fits.
-        File::open(path).map_err(|_| last)
-    }
 }
 
 /// Names all frames. `mapping_of` tells what each mapping was.
@@ -75,6 +58,7 @@ pub(crate) fn resolve(
     frames: &[FrameKey],
     markers: &[String],
     mappings: &BTreeMap<MappingId, Arc<Mapping>>,
+    jit: &Jit,
     files: &dyn DebugFiles,
 ) -> (Vec<Resolved>, SymbolLosses) {
     let mut out = vec![Resolved::default(); frames.len()];
@@ -86,6 +70,7 @@ pub(crate) fn resolve(
             Place::Kernel => kernel.push((i, frame.address)),
             Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
             Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
+            Place::Jit(_, index) => out[i].functions = vec![compiled(jit, index)],
             Place::User(id) => {
                 match mappings.get(&id) {
                     Some(m) => match m.image_at(frame.address) {
@@ -125,6 +110,18 @@ fn nameless_memory(m: &Mapping) -> Option<Function> {
     }
 }
 
+fn compiled(jit: &Jit, index: JitIndex) -> Function {
+    let Some(f) = jit.function(index) else { return Function::named("[anonymous code]") };
+    Function {
+        name: f.name.clone(),
+        system_name: f.raw.clone(),
+        file: f.file.clone(),
+        line: f.line,
+        column: 0,
+        start_line: f.start_line,
+    }
+}
+
 struct Batch<'a> {
     image: &'a Arc<ElfImage>,
     mapping: &'a Mapping,
@@ -135,18 +132,15 @@ impl Batch<'_> {
     fn resolve(&self, files: &dyn DebugFiles, out: &mut [Resolved], losses: &mut SymbolLosses) {
         let path = Path::new(&*self.mapping.name);
         let found = find_debug_file(self.image, path, files);
-        // The target may shrink its debug files under us as well.
-        let of_file = found.file.iter().flat_map(|f| [Some(&f.image), f.supplementary.as_ref()]);
-        for image in of_file.chain([found.supplementary.as_ref()]).flatten() {
-            // Refused only beyond tens of thousands of files.
-            let _ = sigbus::guard(image);
-        }
         let symbols = ImageSymbols::new(self.image.clone(), &found);
         let addresses: Vec<Svma> = self.wanted.iter().map(|(_, svma)| *svma).collect();
-        let batch = symbols.resolve(&addresses);
+        let batch = symbols.resolve_with(&addresses, path, files);
         let lost = batch.losses;
         if lost.broken_units > 0 || lost.unreadable_sections > 0 || lost.limit_reached {
             losses.damaged.push(self.mapping.name.clone());
+        }
+        if lost.missing_split_units > 0 {
+            losses.damaged.push(missing_split(path, &batch).into());
         }
         let mut nameless = Vec::new();
         for ((i, svma), symbol) in self.wanted.iter().zip(batch.symbols) {
@@ -174,6 +168,12 @@ impl Batch<'_> {
             out[*i].functions = nameless_memory(self.mapping).or(bounded).into_iter().collect();
         }
     }
+}
+
+fn missing_split(image: &Path, batch: &symbolize::Batch) -> String {
+    let sought = batch.attempts.first().map(|a| format!(", such as {}", a.path.display()));
+    let n = batch.losses.missing_split_units;
+    format!("{}: {n} files were not found{}", image.display(), sought.unwrap_or_default())
 }
 
 fn function(f: Frame) -> Function {

@@ -115,3 +115,37 @@ pub(crate) fn build(
     attr.wakeup_watermark = u32::MAX;
     attr
 }
+
+/// `sample_type` of the events that BPF programs write to.
+pub(crate) const OUTPUT_SAMPLE_TYPE: u64 = (b::PERF_SAMPLE_TID
+    | b::PERF_SAMPLE_TIME
+    | b::PERF_SAMPLE_RAW
+    | b::PERF_SAMPLE_REGS_USER
+    | b::PERF_SAMPLE_STACK_USER) as u64;
+
+/// An event of one CPU that BPF programs write samples to. With `side_band`, its ring also gets
+/// what happens to threads and mappings, so that both come in one order.
+pub(crate) fn build_output(stack_bytes: u32, side_band: bool) -> b::perf_event_attr {
+    let mut attr =
+        b::perf_event_attr { size: size_of::<b::perf_event_attr>() as u32, ..Default::default() };
+    attr.type_ = b::PERF_TYPE_SOFTWARE;
+    attr.config = u64::from(b::PERF_COUNT_SW_BPF_OUTPUT);
+    attr.sample_period = 1;
+    attr.sample_type = OUTPUT_SAMPLE_TYPE;
+    attr.sample_regs_user = USER_REGISTERS;
+    attr.sample_stack_user = stack_bytes.min(MAX_STACK_BYTES) & !7;
+    if side_band {
+        attr.set_mmap(1);
+        attr.set_mmap2(1);
+        attr.set_comm(1);
+        attr.set_comm_exec(1);
+        attr.set_task(1);
+    }
+    attr.set_sample_id_all(1);
+    attr.set_use_clockid(1);
+    attr.clockid = libc::CLOCK_MONOTONIC;
+    attr.set_watermark(1);
+    // Never, as above.
+    attr.wakeup_watermark = u32::MAX;
+    attr
+}

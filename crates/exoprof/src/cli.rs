@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bytes, dump, duration, record, report};
+use crate::{bytes, dump, duration, record, report, serve, view};
 
 /// The user asked for something that does not exist or does not go together: exit status 2.
 #[derive(Debug)]
@@ -41,7 +41,11 @@ enum Command {
     /// Print every thread's stack as it is now, or every goroutine's of a Go program
     Dump(dump::DumpArgs),
     /// Show what profile files hold, as `go tool pprof` does
-    Report(report::ReportArgs),
+    Report(Box<report::ReportArgs>),
+    /// Serve pprof's HTTP endpoints for running processes
+    Serve(Box<serve::ServeArgs>),
+    /// Look into a profile with commands, as in the shell of `go tool pprof`
+    View(view::ViewArgs),
 }
 
 /// Options of `record`.
@@ -98,6 +102,9 @@ pub struct RecordArgs {
     /// mutex: the waiting side instead of the unlocker
     #[arg(long)]
     pub waiters: bool,
+    /// Fetch missing debug information from the servers in DEBUGINFOD_URLS
+    #[arg(long)]
+    pub debuginfod: bool,
     /// Overwrite an existing --output file
     #[arg(long)]
     pub force: bool,
@@ -146,6 +153,8 @@ impl Cli {
             Command::Record(args) => record::run(&args, verbosity),
             Command::Dump(args) => dump::run(&args, verbosity),
             Command::Report(args) => report::run(&args, verbosity),
+            Command::Serve(args) => serve::run(&args, verbosity),
+            Command::View(args) => view::run(&args, verbosity),
         }
     }
 }

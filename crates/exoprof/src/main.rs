@@ -4,12 +4,19 @@ mod bytes;
 mod cli;
 mod dump;
 mod duration;
+mod export;
+mod http;
 mod output;
 mod progress;
 mod record;
 mod report;
+mod serve;
+mod source;
 mod stop;
 mod summary;
+mod terminal;
+mod user;
+mod view;
 
 use std::process::ExitCode;
 

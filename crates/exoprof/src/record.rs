@@ -8,7 +8,7 @@ use collect::kinds::{self, Kind};
 use collect::{Ended, KindOutcome, RecordError, RecordOptions, Request};
 use target::{Process, Spawned};
 
-use crate::cli::{RecordArgs, UsageError, Verbosity};
+use crate::cli::{Backend, RecordArgs, UsageError, Verbosity};
 use crate::output::{Output, Place, stem};
 use crate::progress::Display;
 use crate::stop::StopSignal;
@@ -17,6 +17,9 @@ use crate::summary;
 /// Runs the command.
 pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let kinds = kinds_of(&args.types)?;
+    if args.debuginfod {
+        collect::debuginfod::use_servers_of_environment().map_err(|e| usage(e.to_string()))?;
+    }
     let spawned = spawn(args)?;
     let pids = match &spawned {
         Some(child) => vec![child.pid()],
@@ -60,6 +63,10 @@ fn options(args: &RecordArgs) -> RecordOptions {
             _ => None,
         },
         children: !args.no_children,
+        backend: match args.backend {
+            Backend::Auto => collect::Backend::Auto,
+            Backend::Perf => collect::Backend::Perf,
+        },
         heap_rate: args.heap_rate,
         heap_history: args.heap_history,
         block_rate: args.block_rate,

@@ -111,6 +111,16 @@ impl Process {
         Ok(String::from_utf8_lossy(text.strip_suffix(b"\n").unwrap_or(text)).into_owned())
     }
 
+    /// The thread's id in its own pid namespace.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` once the thread is gone.
+    pub fn inner_thread_id(&self, tid: i32) -> io::Result<i32> {
+        let mut file = ThreadFile::default();
+        let status = Status::parse(file.read(&self.dir, tid, "status")?);
+        Ok(status.and_then(|s| s.ns_pids.last().copied()).unwrap_or(tid))
+    }
+
     /// Nanoseconds that the thread spent on a CPU, user and kernel: the first field of
     /// `schedstat`. For a thread that runs this moment it is up to one scheduler tick old.
     ///

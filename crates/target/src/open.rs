@@ -72,9 +72,21 @@ impl Root {
         reopen(&fd, &stat).map(|(file, _)| file)
     }
 
-    pub(crate) fn own() -> io::Result<Self> {
+    /// Our own root directory.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn own() -> io::Result<Self> {
         Ok(Self(open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?))
     }
+}
+
+/// Opens the file behind a mapping of the process, whatever kind of file it is.
+///
+/// # Errors
+/// Why it cannot be had; also when the path leads to another file by now.
+pub fn open_mapped(process: &Process, row: &MapRow) -> Result<File, ImageAbsence> {
+    open_row(Some(process), &[], row).map(|(file, _)| file)
 }
 
 /// Opens the file of a row: the mapping itself, else the path in the target's root, else its

@@ -7,17 +7,21 @@ mod functions;
 mod lines;
 mod names;
 mod ranges;
+mod split;
 mod units;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use gimli::{DwarfSections, EndianSlice, LittleEndian, Section, SectionId};
+use gimli::{DwarfSections, DwoId, EndianSlice, LittleEndian, Section, SectionId};
 use image::ElfImage;
 
+use crate::files::Attempt;
 use crate::intern::Interner;
 use crate::sections::SectionReader;
 use names::Names;
+use split::Split;
+pub(crate) use split::{Finder, Package};
 use units::{Side, Units};
 
 pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
@@ -164,35 +168,60 @@ pub(crate) struct Hits {
     pub(crate) hits: Vec<Hit>,
     /// Units that were left in the middle.
     pub(crate) broken_units: u32,
+    /// Units whose DIEs are in a file that was not found.
+    pub(crate) missing_split: u32,
+    /// Where those files were looked for.
+    pub(crate) attempts: Vec<Attempt>,
     /// The fuel ran out.
     pub(crate) exhausted: bool,
 }
 
+/// The files that hold the rest of a program's units, if it was built so.
+#[derive(Default)]
+pub(crate) struct SplitFiles<'a> {
+    pub(crate) package: Option<Package<'a>>,
+    pub(crate) finder: Option<Finder<'a>>,
+}
+
 /// Looks up addresses, which are sorted and distinct.
-pub(crate) fn resolve(sections: &Sections<'_>, sorted: &[u64], strings: &mut Interner) -> Hits {
+pub(crate) fn resolve(
+    sections: &Sections<'_>,
+    split: SplitFiles<'_>,
+    sorted: &[u64],
+    strings: &mut Interner,
+) -> Hits {
     let dwarf = sections.dwarf();
+    let SplitFiles { package, finder } = split;
     let mut batch = Batch {
         units: Units::new(&dwarf),
         names: Names::default(),
+        package: package.as_ref(),
+        finder,
         strings,
         fuel: Fuel(FUEL),
         sorted,
         hits: (0..sorted.len()).map(|_| Hit::default()).collect(),
         broken_units: 0,
+        missing_split: 0,
     };
     let exhausted = matches!(batch.run(), Err(Stop::Exhausted));
     let broken_units = batch.broken_units + batch.units.broken;
-    Hits { hits: batch.hits, broken_units, exhausted }
+    let attempts = batch.finder.map(|f| f.attempts).unwrap_or_default();
+    let (hits, missing_split) = (batch.hits, batch.missing_split);
+    Hits { hits, broken_units, missing_split, attempts, exhausted }
 }
 
 struct Batch<'a, 'b> {
     units: Units<'a>,
     names: Names,
+    package: Option<&'b Package<'b>>,
+    finder: Option<Finder<'b>>,
     strings: &'b mut Interner,
     fuel: Fuel,
     sorted: &'b [u64],
     hits: Vec<Hit>,
     broken_units: u32,
+    missing_split: u32,
 }
 
 impl Batch<'_, '_> {
@@ -234,16 +263,92 @@ impl Batch<'_, '_> {
         if open.is_empty() {
             return Ok(());
         }
-        let addresses: Vec<u64> = open.iter().map(|&i| self.sorted[i as usize]).collect();
         let loaded = self.units.load(Side::Main, number, &mut self.fuel)?;
-        let dwarf = &*self.units.dwarf(Side::Main);
+        let dwarf = self.units.dwarf(Side::Main);
+        let mut task = Task {
+            open,
+            addresses: open.iter().map(|&i| self.sorted[i as usize]).collect(),
+            lines: lines::Lines::new(&dwarf, &loaded),
+            line_dwarf: &dwarf,
+            strings: self.strings,
+            fuel: &mut self.fuel,
+            hits: &mut self.hits,
+        };
         // A broken part must not hide the sound rest, so each result is used as far as it got.
-        let mut walk = functions::Walk::new(&addresses);
-        let walked = walk.run(dwarf, &loaded.unit, &mut self.fuel);
-        let mut lines = lines::Lines::new(dwarf, &loaded);
-        let rows = lines.run(&addresses, &mut self.fuel);
-        for (n, &i) in open.iter().enumerate() {
-            let row = lines.location(dwarf, n, self.strings, &mut self.fuel)?;
+        let rows = task.lines.run(&task.addresses, task.fuel);
+        let mut walked = Ok(false);
+        if let (Some(id), Some(name)) = (loaded.unit.dwo_id, loaded.split_name) {
+            walked =
+                look_into_split(&mut task, self.package, self.finder.as_mut(), &loaded, id, name);
+            self.missing_split += u32::from(matches!(walked, Ok(false)));
+        }
+        if let Ok(false) = walked {
+            walked = task.walk(&mut self.units, &mut self.names, number).map(|()| true);
+        }
+        walked.and(rows)
+    }
+}
+
+/// Looks for the DIEs of a skeleton unit in the files that hold them; tells whether it found them.
+fn look_into_split(
+    task: &mut Task<'_, '_, '_>,
+    package: Option<&Package<'_>>,
+    finder: Option<&mut Finder<'_>>,
+    skeleton: &units::Loaded<'_>,
+    id: DwoId,
+    name: Reader<'_>,
+) -> Result<bool, Stop> {
+    let parent = task.line_dwarf;
+    if let Some(dwarf) = package.and_then(|p| p.unit(id, parent))
+        && walk_split(task, &dwarf, &skeleton.unit, id)?
+    {
+        return Ok(true);
+    }
+    let Some(finder) = finder else { return Ok(false) };
+    finder.each(skeleton.unit.comp_dir, name, |image| {
+        let sections = Split::read(image, task.fuel)?;
+        walk_split(task, &sections.dwarf(parent), &skeleton.unit, id)
+    })
+}
+
+/// Walks the unit of that id in a split file, if it is there.
+fn walk_split<'a>(
+    task: &mut Task<'_, '_, '_>,
+    dwarf: &Dwarf<'a>,
+    skeleton: &Unit<'a>,
+    id: DwoId,
+) -> Result<bool, Stop> {
+    let mut units = Units::new(dwarf);
+    let Some(number) = split::find_unit(&mut units, id, task.fuel)? else { return Ok(false) };
+    units.relocate(number, skeleton);
+    task.walk(&mut units, &mut Names::default(), number).map(|()| true)
+}
+
+/// The addresses of one unit, and what is needed to answer them.
+struct Task<'t, 'l, 'u> {
+    /// By their numbers in the batch.
+    open: &'t [u32],
+    addresses: Vec<u64>,
+    lines: lines::Lines<'l, 'u>,
+    line_dwarf: &'t Dwarf<'l>,
+    strings: &'t mut Interner,
+    fuel: &'t mut Fuel,
+    hits: &'t mut [Hit],
+}
+
+impl Task<'_, '_, '_> {
+    /// Walks the DIEs of a unit, whose lines may be in another file.
+    fn walk<'a>(
+        &mut self,
+        units: &mut Units<'a>,
+        names: &mut Names,
+        number: usize,
+    ) -> Result<(), Stop> {
+        let loaded = units.load(Side::Main, number, self.fuel)?;
+        let mut walk = functions::Walk::new(&self.addresses);
+        let walked = walk.run(&units.dwarf(Side::Main), &loaded.unit, self.fuel);
+        for (n, &i) in self.open.iter().enumerate() {
+            let row = self.lines.location(self.line_dwarf, n, self.strings, self.fuel)?;
             let hit = &mut self.hits[i as usize];
             let Some((begin, chain)) = walk.chain(n) else {
                 if row.as_ref().is_some_and(|r| r.line.is_some()) && hit.line_only.is_none() {
@@ -255,18 +360,17 @@ impl Batch<'_, '_> {
             let mut here = row.unwrap_or_default();
             for node in chain {
                 let file = match node.call.file {
-                    Some(f) => lines.path(dwarf, f, self.strings, &mut self.fuel)?,
+                    Some(f) => self.lines.path(self.line_dwarf, f, self.strings, self.fuel)?,
                     None => None,
                 };
                 let (line, column) = (node.call.line, node.call.column);
                 let location = std::mem::replace(&mut here, Location { file, line, column });
                 let at = (Side::Main, number, node.die);
-                let function =
-                    self.names.describe(at, &mut self.units, self.strings, &mut self.fuel)?;
+                let function = names.describe(at, units, self.strings, self.fuel)?;
                 calls.push(Call { function, location });
             }
             (hit.begin, hit.calls) = (begin, calls);
         }
-        walked.and(rows)
+        walked
     }
 }

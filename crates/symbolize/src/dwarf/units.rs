@@ -33,6 +33,8 @@ pub(crate) struct Loaded<'a> {
     pub(crate) unit: Unit<'a>,
     pub(crate) ranges: Ranges<'a>,
     pub(crate) lines: Option<DebugLineOffset<usize>>,
+    /// Of a skeleton unit: the name of the file with its DIEs, relative to the compilation folder.
+    pub(crate) split_name: Option<Reader<'a>>,
 }
 
 struct File<'a> {
@@ -105,6 +107,11 @@ impl<'a> Units<'a> {
         }
     }
 
+    /// How many units the main file has.
+    pub(crate) fn count(&self) -> usize {
+        self.main.offsets.len()
+    }
+
     fn file(&self, side: Side) -> Option<&File<'a>> {
         match side {
             Side::Main => Some(&self.main),
@@ -140,6 +147,13 @@ impl<'a> Units<'a> {
         }
         self.cache.insert((side, number), Rc::clone(&loaded));
         Ok(loaded)
+    }
+
+    /// Gives a unit of a split file what only its skeleton states.
+    pub(crate) fn relocate(&mut self, number: usize, skeleton: &Unit<'a>) {
+        if let Some(loaded) = self.cache.get_mut(&(Side::Main, number)).and_then(Rc::get_mut) {
+            loaded.unit.copy_relocated_attributes(skeleton);
+        }
     }
 
     fn read(&mut self, side: Side, number: usize, fuel: &mut Fuel) -> Result<Loaded<'a>, Stop> {
@@ -245,6 +259,7 @@ fn share<'a>(dwarf: &Dwarf<'a>) -> Dwarf<'a> {
         debug_str: dwarf.debug_str,
         debug_str_offsets: dwarf.debug_str_offsets,
         ranges: dwarf.ranges,
+        file_type: dwarf.file_type,
         ..Default::default()
     };
     copy.sup = dwarf.sup.clone();
@@ -270,9 +285,13 @@ fn read_root<'a>(
         loclists_base: DebugLocListsBase::default_for_encoding_and_file(encoding, kind),
         rnglists_base: DebugRngListsBase::default_for_encoding_and_file(encoding, kind),
         line_program: None,
-        dwo_id: None,
+        dwo_id: match header.type_() {
+            UnitType::Skeleton(id) | UnitType::SplitCompilation(id) => Some(id),
+            _ => None,
+        },
         header,
     };
+    let mut split_name = None;
     let (mut ranges, mut lines, mut comp_dir, mut low) = (Ranges::default(), None, None, None);
     let abbreviations = Arc::clone(&unit.abbreviations);
     let mut entries = unit.header.entries_raw(&abbreviations, None)?;
@@ -284,6 +303,8 @@ fn read_root<'a>(
         match (attr.name(), attr.value()) {
             (gimli::DW_AT_comp_dir, value) => comp_dir = Some(value),
             (gimli::DW_AT_low_pc, value) => low = Some(value),
+            (gimli::DW_AT_dwo_name | gimli::DW_AT_GNU_dwo_name, value) => split_name = Some(value),
+            (gimli::DW_AT_GNU_dwo_id, AttributeValue::DwoId(id)) => unit.dwo_id = Some(id),
             (gimli::DW_AT_stmt_list, AttributeValue::DebugLineRef(o)) => lines = Some(o),
             (_, AttributeValue::DebugStrOffsetsBase(base)) => unit.str_offsets_base = base,
             (_, AttributeValue::DebugAddrBase(base)) => unit.addr_base = base,
@@ -300,5 +321,9 @@ fn read_root<'a>(
         Some(v) => address(dwarf, &unit, &v)?.unwrap_or(0),
         None => 0,
     };
-    Ok(Loaded { unit, ranges, lines })
+    let split_name = match split_name {
+        Some(v) => text(dwarf, &unit, v, fuel)?,
+        None => None,
+    };
+    Ok(Loaded { unit, ranges, lines, split_name })
 }
