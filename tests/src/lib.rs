@@ -6,6 +6,7 @@
 //!   target    runs it: `ready`, `go`, `mark`, ground truth in nanoseconds
 //!   recorder  runs `exoprof record` on it ──► Recording { profile, stderr, status, max_rss }
 //!   profile   the decoded profile, stacks expanded and leaf first
+//!   compared  a recording of waiting beside the program's own account of the same time
 //!   expect    what a right profile must satisfy: shares, thread roots, values
 //!   gotool    `go tool pprof` on the outcome
 //!   procfs    what /proc says of a process, to see that nothing was changed
@@ -14,6 +15,7 @@
 //!
 //! The harness panics with a full account where it cannot go on: it exists for tests only.
 
+pub mod compared;
 pub mod expect;
 pub mod gotool;
 pub mod procfs;
