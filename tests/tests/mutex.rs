@@ -120,7 +120,9 @@ fn perf_events_alone() {
     let compared = record(programs::WAITS, &["--backend", "perf"]);
     assert_none(&compared, &["notify", "wait_cond", "wait_semaphore", "wait_barrier", "wait_join"]);
     let ratio = delay(&compared, |s| s.has("wait_lock")) / compared.truth(&["wait_lock"]);
-    assert!((ratio - 1.0).abs() < 0.15, "{ratio:.3} of the truth");
+    // One in several switches is sampled, and waits differ much in length: some 500 samples give
+    // the sum within 4 × 6%.
+    assert!((ratio - 1.0).abs() < 0.25, "{ratio:.3} of the truth");
     let says = |c: &String| c.contains("stacks are those of the waiting threads");
     assert!(compared.profile.comments.iter().any(says), "{:?}", compared.profile.comments);
 }
