@@ -88,6 +88,9 @@ pub const SERVER: Program = c("server", "server.c", &[]);
 /// See `noperf.c`.
 pub const NOPERF: Program = c("noperf", "noperf.c", &[]);
 
+/// See `locks.c`.
+pub const LOCKS: Program = c("locks", "locks.c", &[]);
+
 /// Every program, for tests of the harness.
 pub const ALL: &[Program] = &[
     SHARES,
@@ -114,6 +117,7 @@ pub const ALL: &[Program] = &[
     RUST_LEGACY,
     SERVER,
     NOPERF,
+    LOCKS,
 ];
 
 impl Program {

@@ -170,8 +170,8 @@ fn printable(name: &str) -> String {
 }
 
 fn offsets(recorder: &Recorder) -> FxHashMap<FrameIndex, u64> {
-    let mut by_image: BTreeMap<*const ElfImage, (&Arc<ElfImage>, Vec<(FrameIndex, Svma)>)> =
-        BTreeMap::new();
+    type Wanted<'a> = (&'a Arc<ElfImage>, Vec<(FrameIndex, Svma)>);
+    let mut by_image: BTreeMap<*const ElfImage, Wanted<'_>> = BTreeMap::new();
     for (i, key) in recorder.tree.frames().iter().enumerate() {
         let Place::User(id) = key.place else { continue };
         let mapping = recorder.mappings.get(&id);
