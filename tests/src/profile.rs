@@ -88,6 +88,15 @@ impl Profile {
         Self::expand(&decoded)
     }
 
+    /// Decodes what another program wrote, gzip or not: the validator's rules are ours.
+    ///
+    /// # Panics
+    /// When the decoder refuses the bytes.
+    #[must_use]
+    pub fn decode_foreign(bytes: &[u8]) -> Self {
+        Self::expand(&pprof::decode(bytes).expect("a profile"))
+    }
+
     fn expand(decoded: &pprof::Profile) -> Self {
         let mappings: Vec<_> = decoded
             .mappings

@@ -71,6 +71,8 @@ pub const RECURSION: Program = c("recursion", "recursion.c", &["-fno-optimize-si
 pub const DEEP_LIBC: Program = c("deep-libc", "deep_libc.c", &[]);
 /// See `sleepy.c`.
 pub const SLEEPY: Program = c("sleepy", "sleepy.c", &[]);
+/// See `jit.c`.
+pub const JIT: Program = c("jit", "jit.c", &[]);
 /// See `inline.c`.
 pub const INLINE_C: Program = c("inline-c", "inline.c", &[]);
 /// See `inline.cpp`.
@@ -91,9 +93,26 @@ pub const SERVER: Program = c("server", "server.c", &[]);
 pub const HOSTILE: Program = c("hostile", "hostile.c", &[]);
 /// See `noperf.c`.
 pub const NOPERF: Program = c("noperf", "noperf.c", &[]);
+/// See `waits.c`.
+pub const WAITS: Program = c("waits", "waits.c", &[]);
+/// Without symbols: only what the C library exports has a name.
+pub const WAITS_STRIPPED: Program = c("waits-stripped", "waits.c", &["-s"]);
+/// Static with musl.
+pub const WAITS_MUSL: Program =
+    Program { compiler: "musl-gcc", ..c("waits-musl", "waits.c", &["-static"]) };
+/// See `waits.cpp`.
+pub const WAITS_CXX: Program =
+    Program { compiler: "g++", ..c("waits-cxx", "waits.cpp", &["-std=c++20", "-Wno-volatile"]) };
+/// See `waits.rs`.
+pub const WAITS_RUST: Program = rust("waits-rust", "waits.rs", &[]);
+/// See `blocked.c`.
+pub const BLOCKED: Program = c("blocked", "blocked.c", &[]);
+/// See `pingpong.c`.
+pub const PINGPONG: Program = c("pingpong", "pingpong.c", &[]);
 
 /// Every program, for tests of the harness.
 pub const ALL: &[Program] = &[
+    JIT,
     SHARES,
     SHARES_NO_PIE,
     SHARES_STATIC,
@@ -120,6 +139,13 @@ pub const ALL: &[Program] = &[
     SERVER,
     HOSTILE,
     NOPERF,
+    WAITS,
+    WAITS_STRIPPED,
+    WAITS_MUSL,
+    WAITS_CXX,
+    WAITS_RUST,
+    BLOCKED,
+    PINGPONG,
 ];
 
 impl Program {

@@ -233,6 +233,31 @@ impl Running {
         }
     }
 
+    /// Waits until it waits for the end of the recording, where nothing else shows from outside
+    /// that it has begun: its main thread sleeps in poll(2).
+    ///
+    /// # Panics
+    /// When it ends before, or does not begin within half a minute.
+    pub fn wait_waiting(&mut self) {
+        let began = Instant::now();
+        let polls = || {
+            let path = format!("/proc/{}/syscall", self.child.id());
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let number = text.split(' ').next().and_then(|n| n.parse::<i64>().ok());
+            number.is_some_and(|n| n == libc::SYS_poll || n == libc::SYS_ppoll)
+        };
+        while !polls() {
+            if let Some(ended) = wait4(self.child.id(), libc::WNOHANG) {
+                self.ended = Some(ended);
+                let account = self.collect();
+                panic!("exoprof ended before it recorded: {account}");
+            }
+            assert!(began.elapsed() < PATIENCE, "{}: it does not wait", self.said);
+            // A step of polling, not a wait for time to pass.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Sends it a signal.
     ///
     /// # Panics

@@ -11,9 +11,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("unwind", &["image"]),
     ("symbolize", &["image"]),
     ("goruntime", &["image"]),
+    ("pyruntime", &["image"]),
     ("target", &["image"]),
     ("events", &["image"]),
-    ("collect", &["pprof", "image", "unwind", "symbolize", "goruntime", "target", "events"]),
+    (
+        "collect",
+        &["pprof", "image", "unwind", "symbolize", "goruntime", "pyruntime", "target", "events"],
+    ),
     ("report", &["pprof"]),
     (
         "exoprof",
@@ -23,6 +27,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "unwind",
             "symbolize",
             "goruntime",
+            "pyruntime",
             "target",
             "events",
             "collect",

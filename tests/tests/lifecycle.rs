@@ -1,5 +1,7 @@
 //! Whatever happens during a recording, what was collected is written, complete and symbolized.
 
+use std::process::{Command, Stdio};
+
 use exoprof_tests::expect::{assert_close, assert_roots, assert_site_shares};
 use exoprof_tests::procfs::State;
 use exoprof_tests::programs;
@@ -50,6 +52,41 @@ fn children_are_left_out_when_refused() {
     for site in ["child_burn", "grandchild_burn", "heavy_a"] {
         assert_eq!(profile.sum("cpu", |s| s.has(site)), 0, "{site}");
     }
+}
+
+/// A followed child ends, and a program that is none of the target's gets its PID.
+#[test]
+fn reused_pid_of_a_child() {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "echo ready pid=$$; while read x; do true & echo child $!; wait; done"]);
+    let mut target = Target::spawn_command(shell);
+    // As root and at this rate whole CPUs are sampled: the stranger's samples are seen, too.
+    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    running.wait_recording();
+    target.send("");
+    let line = target.expect("child ");
+    let pid: u32 = line.strip_prefix("child ").unwrap().parse().unwrap();
+    target.send("");
+    // The next one is forked only after the first was waited for: its PID is free.
+    target.expect("child ");
+    let burns = || {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+        let mut command = Command::new(programs::SHARES.path());
+        command.args(["--burn", "300"]).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let reused = child.id() == pid;
+        assert!(child.wait().unwrap().success());
+        reused
+    };
+    // Another process may be quicker to take the PID.
+    assert!((0..20).any(|_| burns()), "PID {pid} could not be had again");
+    running.signal(Signal::SIGINT);
+    let profile = running.finish().recording().profile;
+    assert!(profile.by_label("samples", "process").contains_key("sh"));
+    let strangers = |s: &exoprof_tests::Sample| {
+        s.label("process") == "shares" || s.stack.iter().any(|f| f.function.starts_with("heavy_"))
+    };
+    assert_eq!(profile.sum("samples", strangers), 0, "{}", profile.describe(5, strangers));
 }
 
 #[test]

@@ -16,11 +16,15 @@ use crate::symbols::{Function, Resolved};
 const PAGE: u64 = 4096;
 /// Frames that are no code get addresses of their own from here on.
 const MARKER_BASE: u64 = 0x1000;
+/// A line of a Python function has no address: it gets one out of reach of user space.
+const PYTHON_BASE: u64 = 1 << 62;
 
 /// A stack with its values.
 pub(crate) struct Valued {
     pub thread: NamedThread,
     pub stack: NodeIndex,
+    /// Labels beyond those of the thread; of equal keys, these win.
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
     pub values: Vec<i64>,
 }
 
@@ -67,10 +71,22 @@ impl<'a> Assembler<'a> {
         let tree = self.tables.tree;
         let mut stack = std::mem::take(&mut self.stack);
         stack.clear();
+        let mut callee = None;
         for frame in tree.stack(sample.stack) {
+            let resolved = &self.tables.resolved[frame as usize];
+            let elided = resolved.wrapper && !callee.is_some_and(is_panic);
+            callee = resolved.functions.last().map(|f| &*f.name);
+            if elided {
+                continue;
+            }
             stack.push(self.location(frame as usize, tree.frames()[frame as usize])?);
         }
-        let labels = labels(&sample.thread, self.tables.label_processes);
+        if stack.is_empty()
+            && let Some(leaf) = tree.stack(sample.stack).next()
+        {
+            stack.push(self.location(leaf as usize, tree.frames()[leaf as usize])?);
+        }
+        let labels = labels(sample, self.tables.label_processes);
         self.builder.add_sample(&stack, &sample.values, &labels)?;
         self.stack = stack;
         Ok(())
@@ -120,8 +136,16 @@ impl<'a> Assembler<'a> {
     fn place(&mut self, frame: FrameKey) -> Result<(MappingIndex, u64), BuildError> {
         let at = frame.address.0;
         Ok(match frame.place {
-            Place::User(id) if self.tables.mappings.contains_key(&id) => (self.mapping(id)?, at),
-            Place::User(_) | Place::Unmapped => (self.whole("[unmapped]", 0, 1 << 63)?, at),
+            Place::User(id) | Place::Jit(id, _) if self.tables.mappings.contains_key(&id) => {
+                (self.mapping(id)?, at)
+            }
+            Place::User(_) | Place::Jit(..) | Place::Unmapped => {
+                (self.whole("[unmapped]", 0, 1 << 63)?, at)
+            }
+            Place::Python(index) => {
+                let limit = PYTHON_BASE + (1 << 32);
+                (self.whole("[python]", PYTHON_BASE, limit)?, PYTHON_BASE + u64::from(index))
+            }
             Place::Kernel => (self.whole("[kernel.kallsyms]", 1 << 63, !(PAGE - 1))?, at),
             Place::Marker => (self.whole("[exoprof]", MARKER_BASE, 1 << 20)?, MARKER_BASE + at),
         })
@@ -151,15 +175,28 @@ impl<'a> Assembler<'a> {
     }
 }
 
-fn labels(thread: &NamedThread, processes: bool) -> Vec<Label> {
+/// What makes Go show the wrapper that called it (`elideWrapperCalling` in its
+/// runtime/traceback.go).
+fn is_panic(function: &str) -> bool {
+    ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"].contains(&function)
+}
+
+/// A label that the program has set itself stands in place of ours of that name.
+fn labels(sample: &Valued, processes: bool) -> Vec<Label> {
+    let thread = &sample.thread;
     let mut labels = vec![
         Label::text("thread", thread.name.clone()),
         Label::text("thread_id", thread.id.tid.to_string()),
     ];
+    if let Some(container) = &thread.container {
+        labels.push(Label::text("container", container.clone()));
+    }
     if processes {
         labels.push(Label::text("pid", thread.id.pid.to_string()));
         labels.push(Label::text("process", thread.process.clone()));
     }
+    labels.retain(|ours| sample.labels.iter().all(|(key, _)| *key != ours.key));
+    labels.extend(sample.labels.iter().map(|(k, v)| Label::text(k.clone(), v.clone())));
     labels
 }
 

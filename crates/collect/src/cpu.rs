@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pprof::{Profile, ProfileBuilder, ValueType};
 use target::{Process, Root};
 
-use crate::assemble::{Assembler, Tables, Valued, main_mapping};
+use crate::assemble::Valued;
+use crate::conclude::{self, About, Header};
 use crate::cputime::{self, CpuTime, ThreadId, ThreadUse};
 use crate::processes::NamedThread;
 use crate::sampling::{Recording, Sampling};
 use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
-use crate::stacks::{Count, ROOT};
-use crate::symbols::{self, SymbolLosses, TargetFiles};
+use crate::stacks::{Count, CountKey, ROOT};
+use crate::symbols::{SymbolLosses, TargetFiles};
 use crate::{Outcome, RecordError, Stats};
 
 /// The marker of CPU time of which no sample was taken.
@@ -70,71 +70,19 @@ fn finish(
 ) -> Result<Outcome, RecordError> {
     let period = options.period();
     let samples = valued_samples(&mut recording, period);
-    let recorder = &mut recording.recorder;
-    let main = roots.first().and_then(|root| {
-        let tracked = recorder.processes.get(root.pid())?;
-        let exe = tracked.identity.as_ref().and_then(|i| i.exe.as_ref()?.to_str());
-        main_mapping(&tracked.space, exe)
-    });
-    if let Some(m) = &main {
-        recorder.mappings.entry(m.id).or_insert_with(|| m.clone());
-    }
-    let recorder = &recording.recorder;
-    let frames = recorder.tree.frames();
-    let (resolved, symbol_losses) =
-        symbols::resolve(frames, &recorder.markers, &recorder.mappings, files);
-    let tables = Tables {
-        tree: &recorder.tree,
-        resolved: &resolved,
-        mappings: &recorder.mappings,
-        main: main.map(|m| m.id),
-        label_processes: options.children || roots.len() > 1,
+    let named = conclude::name(&mut recording.recorder, roots, files);
+    let stats = stats(&recording, &named.losses);
+    let header = Header {
+        types: &[("samples", "count"), ("cpu", "nanoseconds")],
+        period: (("cpu", "nanoseconds"), period),
+        time: recording.time,
     };
-    let stats = stats(&recording, symbol_losses);
-    let builder = header(&recording, roots, options, &stats);
-    let profile = build(tables, builder, &samples)?;
+    let about = About { recorder: &recording.recorder, named: &named, roots, options };
+    let profile = conclude::build(&about, &header, &stats, &samples)?;
     Ok(Outcome { profile, stats, ended })
 }
 
-fn build(
-    tables: Tables<'_>,
-    builder: ProfileBuilder,
-    samples: &[Valued],
-) -> Result<Profile, RecordError> {
-    let mut assembler = Assembler::new(tables, builder)?;
-    for sample in samples {
-        assembler.add(sample)?;
-    }
-    Ok(assembler.finish())
-}
-
-fn header(
-    recording: &Recording,
-    roots: &[Arc<Process>],
-    options: &RecordOptions,
-    stats: &Stats,
-) -> ProfileBuilder {
-    let period = options.period();
-    let mut b = ProfileBuilder::new(vec![
-        ValueType::new("samples", "count"),
-        ValueType::new("cpu", "nanoseconds"),
-    ]);
-    b.set_period(ValueType::new("cpu", "nanoseconds"), i64::try_from(period).unwrap_or(i64::MAX));
-    b.set_time_nanos(recording.time);
-    b.set_duration_nanos(i64::try_from(recording.elapsed.as_nanos()).unwrap_or(i64::MAX));
-    for root in roots {
-        let tracked = recording.recorder.processes.get(root.pid());
-        let identity = tracked.and_then(|t| t.identity.as_ref()).unwrap_or(root.identity());
-        b.comment(&crate::comments::target(root.pid(), identity));
-    }
-    b.comment(&crate::comments::command(&options.command_line));
-    for line in crate::comments::recording(stats) {
-        b.comment(&line);
-    }
-    b
-}
-
-fn stats(recording: &Recording, symbols: SymbolLosses) -> Stats {
+fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
     let r = &recording.recorder;
     let uncovered = match recording.attached.uncovered {
         0 => None,
@@ -148,12 +96,16 @@ fn stats(recording: &Recording, symbols: SymbolLosses) -> Stats {
         malformed: recording.malformed,
         unreadable_maps: r.processes.unreadable_maps as u64,
         nameless_frames: symbols.nameless,
-        damaged_images: symbols.damaged,
-        kernel_names: symbols.kernel,
+        damaged_images: symbols.damaged.clone(),
+        kernel_names: symbols.kernel.clone(),
         reattach_failed: recording.reattach_failed.clone(),
         file_faults: target::sigbus::faults(),
         elapsed: recording.elapsed,
-        notes: uncovered.into_iter().chain(crate::debuginfod::failures()).collect(),
+        notes: uncovered
+            .into_iter()
+            .chain(r.runtime_notes())
+            .chain(crate::debuginfod::failures())
+            .collect(),
     }
 }
 
@@ -167,15 +119,16 @@ fn valued_samples(recording: &mut Recording, period: u64) -> Vec<Valued> {
     let weights = cputime::weigh(&uses, 1.0, period);
     let mut samples = Vec::with_capacity(counts.len());
     let mut carry: BTreeMap<ThreadId, f64> = BTreeMap::new();
-    for ((thread, stack), count) in counts {
-        let thread = &named[thread as usize];
+    for (key, count) in counts {
+        let thread = &named[key.thread as usize];
         // What rounding takes from one stack goes to the thread's next, so that sums are exact.
         let rest = carry.entry(thread.id).or_default();
         let exact = weights.per_unit(thread.id) * count.weight as f64 + *rest;
         let ns = exact.round().max(0.0);
         *rest = exact - ns;
         let values = vec![i64::try_from(count.samples).unwrap_or(i64::MAX), ns as i64];
-        samples.push(Valued { thread: thread.clone(), stack, values });
+        let labels = recording.recorder.go.label_set(key.labels).to_vec();
+        samples.push(Valued { thread: thread.clone(), stack: key.stack, labels, values });
     }
     samples.extend(without_samples(recording, &weights.unsampled, UNSAMPLED));
     samples.extend(without_samples(recording, &in_kernel, KERNEL_TIME));
@@ -214,10 +167,11 @@ fn without_samples(
     for &(id, ns) in times {
         let Some(tracked) = recorder.processes.get(id.pid) else { continue };
         let name = tracked.threads.get(&id.tid).map_or(&tracked.name, |t| &t.name).clone();
-        let thread = NamedThread { id, name, process: tracked.name.clone() };
+        let (process, container) = (tracked.name.clone(), tracked.container.clone());
+        let thread = NamedThread { id, name, process, container };
         let stack = recorder.marker(ROOT, marker.into());
         let values = vec![0, i64::try_from(ns).unwrap_or(i64::MAX)];
-        samples.push(Valued { thread, stack, values });
+        samples.push(Valued { thread, stack, labels: Vec::new(), values });
     }
     samples
 }
@@ -225,11 +179,11 @@ fn without_samples(
 fn thread_uses(
     recording: &Recording,
     named: &[NamedThread],
-    counts: &[((u32, u32), Count)],
+    counts: &[(CountKey, Count)],
 ) -> Vec<ThreadUse> {
     let mut by_thread: BTreeMap<ThreadId, Count> = BTreeMap::new();
-    for ((thread, _), count) in counts {
-        let sum = by_thread.entry(named[*thread as usize].id).or_default();
+    for (key, count) in counts {
+        let sum = by_thread.entry(named[key.thread as usize].id).or_default();
         sum.samples += count.samples;
         sum.weight += count.weight;
     }

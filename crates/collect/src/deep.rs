@@ -18,7 +18,8 @@
 //! * the live stack as it was read *before* the sample and as it is now, after it, show the same
 //!   frames from there on.
 //!
-//! The second admits one error: a stack that was taken down and built up again to the very same
+//! The first tells nothing where the stack goes on elsewhere (Go's `systemstack`). The second admits
+//! one error: a stack that was taken down and built up again to the very same
 //! frames at both times, and was another one between. Whatever fails leaves the sample truncated
 //! and visibly so.
 
@@ -115,7 +116,7 @@ impl LiveStacks {
         let end = resume(unwinder, space, &cursor, window, &live, frames);
         let read = allowance - live.allowance.get();
         let same = end.is_root()
-            && (joint_agrees(window, &cursor, &live, memory)
+            && (!cursor.leaves_stack() && joint_agrees(window, &cursor, &live, memory)
                 || history.earlier.as_ref().is_some_and(|earlier| {
                     let past = Live { snapshot: earlier, memory: None, allowance: Cell::new(0) };
                     let mut then = Vec::with_capacity(frames.len() - before);

@@ -2,7 +2,7 @@
 //! is a file of its own and a row here.
 
 use crate::session::{Collector, Request};
-use crate::{RecordError, cpu};
+use crate::{RecordError, allocs, block, cpu, goroutine, heap, mutex, threadcreate};
 
 /// One kind of profile.
 pub struct Kind {
@@ -16,11 +16,31 @@ pub struct Kind {
 }
 
 /// All kinds.
-pub const KINDS: &[Kind] = &[Kind {
-    name: "cpu",
-    about: "where CPU time is spent, in user code and in the kernel",
-    prepare: cpu::prepare,
-}];
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "cpu",
+        about: "where CPU time is spent, in user code and in the kernel",
+        prepare: cpu::prepare,
+    },
+    Kind {
+        name: "heap",
+        about: "what memory is in use, by where it was allocated",
+        prepare: heap::prepare,
+    },
+    Kind { name: "allocs", about: "what memory was allocated", prepare: allocs::prepare },
+    Kind {
+        name: "block",
+        about: "where threads or goroutines wait: for each other, for time, for input and output",
+        prepare: block::prepare,
+    },
+    Kind { name: "mutex", about: "who holds locks that others wait for", prepare: mutex::prepare },
+    Kind { name: "goroutine", about: "where each goroutine is now", prepare: goroutine::prepare },
+    Kind {
+        name: "threadcreate",
+        about: "where threads were created",
+        prepare: threadcreate::prepare,
+    },
+];
 
 /// The kind of that name.
 #[must_use]

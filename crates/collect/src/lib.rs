@@ -4,31 +4,48 @@
 //! for a while, and detaches. Samples are unwound and counted as they come, against the mappings
 //! of their own time; names are looked up once at the end, for the addresses that occurred.
 
+mod allocs;
 mod assemble;
 mod attach;
+mod block;
 mod clock;
 mod comments;
+mod conclude;
 mod cpu;
 mod cputime;
 mod debugfiles;
 pub mod debuginfod;
 mod deep;
+pub mod dump;
+mod go;
+mod gocpu;
+mod goroutine;
+mod heap;
+mod jit;
 pub mod kinds;
+mod live;
+mod mutex;
+mod names;
+mod native;
 mod processes;
+mod python;
 mod recorder;
 mod sampling;
 mod session;
 mod stacks;
 mod symbols;
+mod threadcreate;
 mod times;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use attach::AttachError;
+pub use live::{Interval, Live};
+pub use names::function_names;
 pub use recorder::SampleStats;
 pub use session::{
-    Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
+    Backend, Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
 };
 
 /// Why there is no profile.
@@ -40,6 +57,41 @@ pub enum RecordError {
     /// The kind does not fit these targets, and why.
     #[error("{0}")]
     NotApplicable(String),
+    /// BPF programs cannot sample waiting.
+    #[error("cannot sample waiting: {0}")]
+    Waits(#[from] events::WaitError),
+    /// The target's memory or state cannot be read.
+    #[error("cannot read process {pid}: {error}")]
+    Memory {
+        /// The process.
+        pid: i32,
+        /// The system's error.
+        error: std::io::Error,
+    },
+    /// We may not do that to this process.
+    #[error("not permitted to read the memory of process {pid}: {reason}; {remedy}")]
+    NotPermitted {
+        /// The process.
+        pid: i32,
+        /// Why.
+        reason: String,
+        /// What helps.
+        remedy: String,
+    },
+    /// The state of a Go runtime cannot be read.
+    #[error("process {pid}: {error}")]
+    GoRuntime {
+        /// The process.
+        pid: i32,
+        /// Why.
+        error: goruntime::ReadError,
+    },
+    /// Its threads cannot be stopped.
+    #[error(transparent)]
+    Seize(#[from] target::SeizeError),
+    /// The target could not be changed as the recording needs.
+    #[error(transparent)]
+    Write(#[from] target::WriteError),
     /// The profile exceeds what its format can hold.
     #[error("cannot build the profile: {0}")]
     Build(#[from] pprof::BuildError),

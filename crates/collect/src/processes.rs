@@ -1,10 +1,11 @@
 //! The processes of a session: who is followed, what is mapped where, what threads are called.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::Arc;
 
 use events::{Comm, Fork, MmapEvent};
-use image::{AddressSpace, Avma, FileId, FileOffset, MappingId};
+use image::{AddressSpace, Avma, FileId, FileOffset, MappingId, NewMapping};
 use rustc_hash::FxHashMap;
 use target::{Identity, Images, MapRow, Perms, Process, ProcessMemory};
 
@@ -72,6 +73,10 @@ pub(crate) struct Tracked {
     pub ancestor: Option<Arc<Process>>,
     /// Its executable mappings at the time of the last event.
     pub space: AddressSpace,
+    /// The container that it runs in, by its id.
+    pub container: Option<Arc<str>>,
+    /// Its jitdumps, by the paths under which it mapped them.
+    pub jit_dumps: Vec<(Arc<str>, Arc<File>)>,
     /// Its name.
     pub name: Arc<str>,
     /// Mapping events before this (CLOCK_MONOTONIC, nanoseconds) are in `space` already.
@@ -84,6 +89,8 @@ pub(crate) struct Tracked {
     pub reaped_at_begin: Option<u64>,
     /// Its threads, ended ones too.
     pub threads: BTreeMap<i32, Thread>,
+    /// It is gone, and a process that is not followed has its PID now.
+    pub replaced: bool,
 }
 
 impl Tracked {
@@ -98,6 +105,8 @@ pub(crate) struct NamedThread {
     pub id: ThreadId,
     pub name: Arc<str>,
     pub process: Arc<str>,
+    /// The container that the process runs in, by its id.
+    pub container: Option<Arc<str>>,
 }
 
 /// All processes that are or were followed.
@@ -135,12 +144,15 @@ impl Processes {
             process: Some(process.clone()),
             ancestor: None,
             space: AddressSpace::default(),
+            container: process.identity().container.as_deref().map(Into::into),
+            jit_dumps: Vec::new(),
             name,
             space_since: u64::MAX,
             clock_at_begin: None,
             reaped_at_begin: None,
             clock_at_end: None,
             threads: BTreeMap::new(),
+            replaced: false,
         };
         self.by_pid.insert(process.pid(), tracked);
     }
@@ -148,9 +160,10 @@ impl Processes {
     /// Reads the mappings anew. `now` is CLOCK_MONOTONIC from before this call.
     pub fn refresh_maps(&mut self, process: &Process, now: u64) {
         let mut space = AddressSpace::default();
-        self.read_maps(process, &mut space);
+        let jit_dumps = self.read_maps(process, &mut space);
         if let Some(tracked) = self.by_pid.get_mut(&process.pid()) {
             tracked.space = space;
+            tracked.jit_dumps = jit_dumps;
             tracked.space_since = now;
         }
     }
@@ -163,17 +176,25 @@ impl Processes {
         living
     }
 
-    fn read_maps(&mut self, process: &Process, space: &mut AddressSpace) {
+    /// The mappings go into `space`; the jitdumps among them are given back.
+    fn read_maps(
+        &mut self,
+        process: &Process,
+        space: &mut AddressSpace,
+    ) -> Vec<(Arc<str>, Arc<File>)> {
+        let mut jit_dumps = Vec::new();
         match process.exec_maps() {
             Ok(maps) => {
                 self.unreadable_maps += maps.malformed + usize::from(maps.truncated);
                 for row in &maps.rows {
                     let new = self.images.resolve(Some(process), row);
+                    jit_dumps.extend(jit_dump(process, row, &new));
                     space.insert(self.draw_mapping(), new);
                 }
             }
             Err(_) => self.unreadable_maps += 1,
         }
+        jit_dumps
     }
 
     fn draw_mapping(&mut self) -> MappingId {
@@ -227,7 +248,7 @@ impl Processes {
 
     /// The index for counting a sample; `None` for a process that is not followed.
     pub fn sampled(&mut self, pid: i32, tid: i32) -> Option<ThreadIndex> {
-        let tracked = self.by_pid.get_mut(&pid)?;
+        let tracked = self.by_pid.get_mut(&pid).filter(|t| !t.replaced)?;
         let process = tracked.name.clone();
         let thread = tracked
             .threads
@@ -237,7 +258,8 @@ impl Processes {
             return Some(index);
         }
         let name = thread.name.clone();
-        let named = NamedThread { id: ThreadId { pid, tid }, name, process };
+        let container = tracked.container.clone();
+        let named = NamedThread { id: ThreadId { pid, tid }, name, process, container };
         let next = self.named.len() as ThreadIndex;
         let index = *self.named_index.entry(named.clone()).or_insert(next);
         if index == next {
@@ -258,7 +280,7 @@ impl Processes {
             .by_pid
             .get(&fork.parent_pid)
             .and_then(|p| p.threads.get(&fork.parent_tid).map(|t| t.name.clone()));
-        let Some(tracked) = self.by_pid.get_mut(&fork.pid) else { return };
+        let Some(tracked) = self.by_pid.get_mut(&fork.pid).filter(|t| !t.replaced) else { return };
         let name = parent_name.unwrap_or_else(|| tracked.name.clone());
         let mut thread = Thread::new(name, 0, origin);
         match tracked.threads.get_mut(&fork.tid) {
@@ -272,10 +294,15 @@ impl Processes {
     }
 
     fn forked_process(&mut self, fork: Fork, time: u64) {
-        if !self.follow_children {
+        let follow = self.follow_children;
+        let parent = self.by_pid.get(&fork.parent_pid).filter(|p| follow && !p.replaced);
+        let Some(parent) = parent else {
+            // A stranger; whoever was followed under its PID has ended.
+            if let Some(earlier) = self.by_pid.get_mut(&fork.pid) {
+                earlier.replaced = true;
+            }
             return;
-        }
-        let Some(parent) = self.by_pid.get(&fork.parent_pid) else { return };
+        };
         let process = Process::open(fork.pid).ok().map(Arc::new);
         let mut child = Tracked {
             identity: parent.identity.clone(),
@@ -283,12 +310,16 @@ impl Processes {
             process,
             ancestor: parent.viewpoint().cloned(),
             space: parent.space.clone(),
+            // A runtime moves its first process into the container before that forks.
+            container: parent.container.clone(),
+            jit_dumps: Vec::new(),
             name: parent.name.clone(),
             space_since: time,
             clock_at_begin: Some(0),
             reaped_at_begin: Some(0),
             clock_at_end: None,
             threads: BTreeMap::new(),
+            replaced: false,
         };
         // A process id that is used again keeps what was counted under it.
         if let Some(earlier) = self.by_pid.remove(&fork.pid) {
@@ -322,10 +353,11 @@ impl Processes {
 
     /// A thread has a new name; after an exec, the process has a new address space as well.
     pub fn named(&mut self, pid: i32, tid: i32, comm: Comm<'_>, time: u64) {
-        let Some(tracked) = self.by_pid.get_mut(&pid) else { return };
+        let Some(tracked) = self.by_pid.get_mut(&pid).filter(|t| !t.replaced) else { return };
         let name: Arc<str> = String::from_utf8_lossy(comm.name).into();
         if comm.exec && time > tracked.space_since {
             tracked.space.clear();
+            tracked.jit_dumps.clear();
             let now = tracked.process.as_ref().and_then(|p| p.read_identity().ok());
             tracked.identity = now.filter(|i| i.exe.is_some()).or(tracked.identity.take());
         }
@@ -359,8 +391,22 @@ impl Processes {
         };
         let new = self.images.resolve(process.as_deref(), &row);
         let id = self.draw_mapping();
+        let jit_dump = process.and_then(|p| jit_dump(&p, &row, &new));
         if let Some(tracked) = self.by_pid.get_mut(&pid) {
+            tracked.jit_dumps.extend(jit_dump);
             tracked.space.insert(id, new);
         }
     }
+}
+
+/// The file of a mapping that is a jitdump: a runtime that writes one maps it, executable, so
+/// that profilers find it (tools/perf/Documentation/jitdump-specification.txt).
+fn jit_dump(process: &Process, row: &MapRow, new: &NewMapping) -> Option<(Arc<str>, Arc<File>)> {
+    let name = new.name.rsplit('/').next()?;
+    let digits = name.strip_prefix("jit-")?.strip_suffix(".dump")?;
+    if new.image.is_ok() || digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let file = target::open_mapped(process, row).ok()?;
+    Some((new.name.clone(), Arc::new(file)))
 }

@@ -3,17 +3,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use events::{Event, EventKind, Sample, USER_REGISTERS, Words};
-use image::{Arch, Avma, Mapping, MappingId, Memory, Unreadable};
+use events::{Event, EventKind, Sample, USER_REGISTERS};
+use image::{Arch, Avma, Mapping, MappingId, MappingKind, Memory, Unreadable};
 use unwind::{End, Frame, Registers, Unwinder};
 
+use crate::clock::monotonic_now;
 use crate::cputime::ThreadId;
 use crate::deep::LiveStacks;
+use crate::gocpu::{self, GoMemory, GoSampling, LabelsIndex};
+use crate::jit::Jit;
 use crate::processes::Processes;
-use crate::stacks::{Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
+use crate::python::{MergedFrame, Python};
+use crate::stacks::{CountKey, Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
 
 /// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
 const FIRST_CONTEXT_MARKER: u64 = -4095i64 as u64;
+
+/// The root of a stack of which only the inner part is known.
+pub(crate) const TRUNCATED: &str = "[truncated stack]";
+/// How the root of a stack that could not be followed begins: the reason comes next.
+pub(crate) const BROKEN: &str = "[broken stack: ";
+
+/// How much of the stack of a thread that waits is read at once.
+const LIVE_WINDOW: usize = 8 << 10;
 
 /// Deeper stacks end in `[broken stack: too many frames]`.
 const MAX_FRAMES: usize = 16_384;
@@ -54,6 +66,11 @@ pub(crate) struct Recorder {
     pub mappings: BTreeMap<MappingId, Arc<Mapping>>,
     /// Names of [`Place::Marker`] frames.
     pub markers: Vec<String>,
+    /// Names of code that targets compile while they run.
+    pub jit: Jit,
+    /// The interpreters among the targets.
+    pub python: Python,
+    merged: Vec<MergedFrame>,
     unwinder: Unwinder,
     frames: Vec<Frame>,
     registers: Vec<u64>,
@@ -68,6 +85,8 @@ pub(crate) struct Recorder {
     pub doubled: Vec<i32>,
     recent: Recent,
     live: LiveStacks,
+    /// Go programs.
+    pub go: GoSampling,
 }
 
 /// How the stack window does lately.
@@ -91,6 +110,9 @@ impl Recorder {
             stats: SampleStats::default(),
             mappings: BTreeMap::new(),
             markers: Vec::new(),
+            jit: Jit::default(),
+            python: Python::default(),
+            merged: Vec::new(),
             unwinder,
             frames: Vec::new(),
             registers: Vec::new(),
@@ -101,6 +123,7 @@ impl Recorder {
             doubled: Vec::new(),
             recent: Recent::default(),
             live: LiveStacks::default(),
+            go: GoSampling::default(),
         }
     }
 
@@ -135,24 +158,55 @@ impl Recorder {
     /// A new reading of the rings begins; `now` is CLOCK_MONOTONIC in nanoseconds.
     pub fn next_round(&mut self, now: u64) {
         self.live.next_round(now);
+        self.go.drain();
+        self.jit.next_round();
+        self.python.next_round();
+    }
+
+    /// What is to be said of runtimes and compiled code.
+    pub fn runtime_notes(&self) -> Vec<String> {
+        let mut notes = self.go.notes();
+        notes.extend(self.jit.notes().iter().cloned());
+        notes.extend(self.python.notes());
+        let lost = self.unwinder.c_frames_lost();
+        if lost > 0 {
+            notes.push(format!("{lost} stacks lack frames of C code between those of Go"));
+        }
+        notes
     }
 
     pub fn event(&mut self, e: &Event<'_>) {
         match e.kind {
             EventKind::Sample(ref s) => self.sample(e, s),
             EventKind::Mmap(ref m) => self.processes.mapped(e.pid, m, e.time),
-            EventKind::Comm(c) => self.processes.named(e.pid, e.tid, c, e.time),
+            EventKind::Comm(c) => {
+                if c.exec {
+                    self.jit.forget(e.pid);
+                    self.python.forget(e.pid);
+                }
+                self.processes.named(e.pid, e.tid, c, e.time);
+                if c.exec && self.processes.get(e.pid).is_some() {
+                    self.go.look_at(e.pid);
+                }
+            }
             EventKind::Fork(f) => {
                 let since = self.attached.get(&f.parent_tid).copied();
                 let inherited = since.is_none_or(|t| t + ATTACH_MARGIN_NS < e.time);
                 self.processes.forked(f, e.time, inherited);
+                if f.pid == f.parent_pid {
+                    self.go.thread_created(f.pid);
+                }
                 if inherited && self.attached.remove(&f.tid).is_some() {
                     self.doubled.push(f.tid);
                 }
             }
-            EventKind::Exit(f) => self.processes.exited(f),
+            EventKind::Exit(f) => {
+                self.processes.exited(f);
+                self.go.thread_ended(f.pid, f.tid);
+            }
             EventKind::Read { value } => self.processes.counted(e.pid, e.tid, value),
             EventKind::Lost { .. }
+            | EventKind::Switch { .. }
             | EventKind::Throttle
             | EventKind::Unthrottle
             | EventKind::Other => {}
@@ -164,66 +218,134 @@ impl Recorder {
             return;
         }
         let Some(thread) = self.processes.sampled(e.pid, e.tid) else { return };
-        let node = self.user_stack(ThreadId { pid: e.pid, tid: e.tid }, s);
-        let node = self.kernel_stack(node, s.callchain);
+        let (node, labels) = self.user_stack(ThreadId { pid: e.pid, tid: e.tid }, e.time, s);
+        let stack = self.kernel_stack(node, s.callchain.iter());
         let weight = if s.period > 0 { s.period } else { self.period };
-        self.counts.add(thread, node, weight);
+        self.counts.add(CountKey { thread, stack, labels }, weight);
         self.stats.kept += 1;
         self.stats.contexts_cut = self.tree.is_full();
     }
 
-    fn user_stack(&mut self, id: ThreadId, s: &Sample<'_>) -> NodeIndex {
+    /// The node of the user's frames, and the labels of the goroutine.
+    pub fn user_stack(
+        &mut self,
+        id: ThreadId,
+        time: u64,
+        s: &Sample<'_>,
+    ) -> (NodeIndex, LabelsIndex) {
         self.recent.samples += 1;
         if s.registers.is_empty() {
             self.stats.no_user_stack += 1;
-            return self.marker(ROOT, "[no user stack]".into());
+            return (self.marker(ROOT, "[no user stack]".into()), 0);
         }
         if s.abi_32 {
-            return self.broken("32-bit code".into());
+            return (self.broken("32-bit code".into()), 0);
         }
         self.registers.clear();
         self.registers.extend(s.registers.iter());
         let registers = Registers::from_perf(Arch::host(), &self.registers, USER_REGISTERS);
-        let Some(tracked) = self.processes.get(id.pid) else { return ROOT };
+        let Some(tracked) = self.processes.get(id.pid) else { return (ROOT, 0) };
+        let capture = self.go.take(id.pid, id.tid, time, &registers).filter(|c| c.g != 0);
+        let labels = capture.as_ref().map_or(0, |c| self.go.labels(id.pid, tracked, c));
         let window = StackWindow::new(&registers, s.stack);
         self.frames.clear();
-        let mut end = self.unwinder.unwind(&tracked.space, &registers, &window, &mut self.frames);
+        let (unwinder, frames) = (&mut self.unwinder, &mut self.frames);
+        let mut end = match &capture {
+            Some(capture) => {
+                let (stacks, memory) =
+                    (gocpu::stacks(capture), GoMemory { window: &window, capture });
+                unwinder.unwind_go(&tracked.space, &registers, &stacks, &memory, frames)
+            }
+            None => unwinder.unwind(&tracked.space, &registers, &window, frames),
+        };
         if matches!(end, End::Truncated { .. }) {
             self.recent.too_deep += u32::from(s.stack_full);
-            let (unwinder, frames) = (&mut self.unwinder, &mut self.frames);
             if let Some(root) = self.live.complete(unwinder, tracked, id, &window, frames) {
                 self.stats.completed += 1;
                 end = root;
             }
         }
-        let root = match end {
+        let whole = end.is_root();
+        let root = self.outermost(end);
+        self.merge_python(id, time, whole);
+        (self.intern_user_frames(id.pid, root, time), labels)
+    }
+
+    /// Puts Python's functions in place of the interpreter's frames, where there are any.
+    fn merge_python(&mut self, id: ThreadId, time: u64, whole: bool) {
+        let tracked = self.processes.get(id.pid);
+        let merged = tracked.is_some_and(|tracked| {
+            self.python.merge(id, time, tracked, &self.frames, whole, &mut self.merged)
+        });
+        if !merged {
+            self.merged.clear();
+            self.merged.extend((0..self.frames.len()).map(MergedFrame::Native));
+        }
+    }
+
+    /// The node of the stack of a thread that waits, read from its memory: the caller sees to it
+    /// that it still waited after this. `None` where its process is not followed or unreadable.
+    pub fn waiting_stack(&mut self, pid: i32, registers: &[u64]) -> Option<NodeIndex> {
+        let registers = Registers::from_perf(Arch::host(), registers, USER_REGISTERS);
+        let tracked = self.processes.get(pid)?;
+        let memory = tracked.memory.as_ref()?;
+        let sp = registers.sp()?;
+        let mut bytes = vec![0; LIVE_WINDOW];
+        let got = memory.read_upto(sp, &mut bytes).unwrap_or(0);
+        let window = StackWindow::new(&registers, &bytes[..got]);
+        let live = Live { window: &window, memory };
+        self.frames.clear();
+        let end = self.unwinder.unwind(&tracked.space, &registers, &live, &mut self.frames);
+        let root = self.outermost(end);
+        self.merged.clear();
+        self.merged.extend((0..self.frames.len()).map(MergedFrame::Native));
+        Some(self.intern_user_frames(pid, root, monotonic_now()))
+    }
+
+    /// The node above the outermost frame, by how the stack ended.
+    fn outermost(&mut self, end: End) -> NodeIndex {
+        match end {
             End::Root(_) => ROOT,
             End::Truncated { .. } => {
                 self.stats.truncated += 1;
-                self.marker(ROOT, "[truncated stack]".into())
+                self.marker(ROOT, TRUNCATED.into())
             }
             End::Broken(reason) => self.broken(reason.to_string()),
-        };
-        self.intern_user_frames(id.pid, root)
+        }
     }
 
     fn broken(&mut self, reason: String) -> NodeIndex {
-        let node = self.marker(ROOT, format!("[broken stack: {reason}]"));
+        let node = self.marker(ROOT, format!("{BROKEN}{reason}]"));
         *self.stats.broken.entry(reason).or_default() += 1;
         node
     }
 
-    /// The node of the unwound frames above `root`.
-    fn intern_user_frames(&mut self, pid: i32, root: NodeIndex) -> NodeIndex {
+    /// The node of the merged frames above `root`.
+    fn intern_user_frames(&mut self, pid: i32, root: NodeIndex, time: u64) -> NodeIndex {
         self.indices.clear();
-        let space = self.processes.get(pid).map(|t| &t.space);
-        for frame in &self.frames {
-            let place = frame.mapping.map_or(Place::Unmapped, Place::User);
+        let tracked = self.processes.get(pid);
+        for frame in &self.merged {
+            let frame = match *frame {
+                MergedFrame::Native(i) => self.frames[i],
+                MergedFrame::Python(index) => {
+                    let key = FrameKey { place: Place::Python(index), address: Avma(0) };
+                    self.indices.push(self.tree.frame(key));
+                    continue;
+                }
+            };
             let address = frame.lookup_address();
+            let mapping = tracked.and_then(|t| t.space.find(address));
+            let mut place = frame.mapping.map_or(Place::Unmapped, Place::User);
+            if let (Some(t), Some(m), Place::User(id)) = (tracked, mapping, place)
+                && is_compiled_code(m)
+                && let Some(index) = self.jit.lookup(pid, t, address, time)
+            {
+                place = Place::Jit(id, index);
+            }
             let known = self.tree.frames().len();
             let index = self.tree.frame(FrameKey { place, address });
             if self.tree.frames().len() > known
-                && let Some(mapping) = space.and_then(|s| s.find(address))
+                && let Some(mapping) = mapping
             {
                 self.mappings.entry(mapping.id).or_insert_with(|| mapping.clone());
             }
@@ -234,9 +356,9 @@ impl Recorder {
     }
 
     /// The node of the kernel's frames above `node`, the system call or interrupt.
-    fn kernel_stack(&mut self, node: NodeIndex, chain: Words<'_>) -> NodeIndex {
+    pub fn kernel_stack(&mut self, node: NodeIndex, chain: impl Iterator<Item = u64>) -> NodeIndex {
         self.indices.clear();
-        let addresses = chain.iter().filter(|a| *a < FIRST_CONTEXT_MARKER);
+        let addresses = chain.filter(|a| *a < FIRST_CONTEXT_MARKER);
         for (i, address) in addresses.enumerate() {
             // The first is where the kernel was; the others are return addresses.
             let address = Avma(address - u64::from(i > 0 && address > 0));
@@ -255,6 +377,16 @@ impl Recorder {
         let key = FrameKey { place: Place::Marker, address: Avma(index as u64) };
         let frame = self.tree.frame(key);
         self.tree.child(parent, frame)
+    }
+}
+
+/// Whether a mapping may hold code that its process has compiled itself: anonymous memory, or a
+/// file of memory that is mapped twice, writable and executable (.NET).
+fn is_compiled_code(mapping: &Mapping) -> bool {
+    match mapping.kind {
+        MappingKind::Anonymous => true,
+        MappingKind::File => mapping.image.is_err() && mapping.name.starts_with("/memfd:"),
+        MappingKind::Vdso | MappingKind::Vsyscall => false,
     }
 }
 
@@ -287,5 +419,17 @@ impl Memory for StackWindow<'_> {
         let end = at.checked_add(buf.len()).ok_or(Unreadable(addr))?;
         buf.copy_from_slice(self.bytes.get(at..end).ok_or(Unreadable(addr))?);
         Ok(())
+    }
+}
+
+/// A live stack that does not change: its beginning, read at once, and the rest.
+struct Live<'a> {
+    window: &'a StackWindow<'a>,
+    memory: &'a target::ProcessMemory,
+}
+
+impl Memory for Live<'_> {
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        self.window.read(addr, buf).or_else(|_| self.memory.read(addr, buf))
     }
 }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use events::Scope;
 use target::Process;
 
 use crate::attach::{self, AttachError, Attached};
 use crate::clock::{monotonic_now, unix_now};
 use crate::recorder::Recorder;
 use crate::session::{Progress, RecordOptions};
+use crate::stacks::Counts;
 use crate::times;
 
 /// A finished recording, before symbolization.
@@ -59,7 +61,10 @@ impl Sampling {
         for process in recorder.processes.living() {
             recorder.processes.refresh_maps(&process, monotonic_now());
         }
-        Ok(Self {
+        for root in roots {
+            recorder.go.look_at(root.pid());
+        }
+        let mut sampling = Self {
             recorder,
             attached,
             reattach_failed: None,
@@ -68,7 +73,35 @@ impl Sampling {
             time: 0,
             reviewed: 0,
             elapsed: Duration::ZERO,
-        })
+        };
+        sampling.look_for_go();
+        sampling.look_for_interpreters();
+        Ok(sampling)
+    }
+
+    /// Has the goroutines of Go programs captured with each sample, once there is such a program.
+    fn look_for_go(&mut self) {
+        let Some(program) = self.recorder.go.refresh(&self.recorder.processes) else { return };
+        if let Err(e) = self.attached.sampler.run_with_each_sample(program) {
+            self.recorder.go.refuse(&e.into());
+            return;
+        }
+        // Events that threads have inherited already do not get it.
+        if self.attached.sampler.scope() == Scope::Threads {
+            let same = self.attached.sampler.stack_bytes();
+            if let Err(e) = self.attached.regrow(same, &mut self.recorder) {
+                self.reattach_failed = Some(e.to_string());
+            }
+        }
+    }
+
+    /// Interpreters show when they are mapped: at the start, after an exec, by dlopen.
+    fn look_for_interpreters(&mut self) {
+        let recorder = &mut self.recorder;
+        let Some(program) = recorder.python.look(&recorder.processes) else { return };
+        if let Err(e) = self.attached.sampler.run_with_each_sample(program) {
+            recorder.python.set_unavailable(&e);
+        }
     }
 
     /// The recording begins.
@@ -86,11 +119,13 @@ impl Sampling {
     /// Reads what has come; to be called several times within what a ring holds.
     pub fn poll(&mut self) -> Progress {
         self.read(monotonic_now().saturating_sub(SETTLE_NS));
+        self.look_for_interpreters();
         // The kernel adds up all threads for it.
         if self.recorder.processes.thread_count() <= CLOCKS_WATCHED {
             times::look_at_clocks(&mut self.recorder.processes);
         }
         self.attached.drop_doubled(&mut self.recorder);
+        self.look_for_go();
         if monotonic_now() - self.reviewed >= REVIEW_INTERVAL.as_nanos() as u64 {
             self.reviewed = monotonic_now();
             self.review_window();
@@ -143,6 +178,12 @@ impl Sampling {
     /// reports are not; where it keeps none, they are what there is.
     fn lost(&self) -> u64 {
         self.attached.sampler.lost().unwrap_or(0).max(self.attached.rings.losses().lost)
+    }
+
+    /// What was counted since the last time, for who looks at a recording that goes on.
+    pub fn take(&mut self) -> (&mut Recorder, Counts) {
+        let counts = std::mem::take(&mut self.recorder.counts);
+        (&mut self.recorder, counts)
     }
 
     /// What was recorded.

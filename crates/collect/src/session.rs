@@ -1,5 +1,6 @@
 //! A session: several kinds of profiles of the same processes, recorded at the same time.
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,16 @@ use target::Process;
 use crate::clock::monotonic_now;
 use crate::kinds::Kind;
 use crate::{Outcome, RecordError};
+
+/// By what means samples are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// Whatever suits.
+    #[default]
+    Auto,
+    /// Perf events only.
+    Perf,
+}
 
 /// What to record, and how.
 #[derive(Debug, Clone)]
@@ -32,6 +43,11 @@ pub struct RecordOptions {
     pub mutex_fraction: u32,
     /// Mutex: the waiting side instead of the unlocker.
     pub waiters: bool,
+    /// By what means.
+    pub backend: Backend,
+    /// The command that a recording starts, where there is one: its program is told by it before
+    /// it runs.
+    pub command: Vec<OsString>,
     /// How the recording was asked for, for the profile's comments.
     pub command_line: String,
 }
@@ -48,6 +64,8 @@ impl Default for RecordOptions {
             block_rate: Duration::from_micros(10),
             mutex_fraction: 10,
             waiters: false,
+            backend: Backend::Auto,
+            command: Vec::new(),
             command_line: String::new(),
         }
     }

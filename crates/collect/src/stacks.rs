@@ -7,11 +7,19 @@
 use image::{Avma, MappingId};
 use rustc_hash::FxHashMap;
 
+use crate::gocpu::LabelsIndex;
+use crate::jit::JitIndex;
+use crate::python::PythonIndex;
+
 /// Where a frame's address belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
     /// In a mapping of a target; the address is an [`Avma`].
     User(MappingId),
+    /// In code that the target has compiled itself; the address is an [`Avma`].
+    Jit(MappingId, JitIndex),
+    /// In a Python function.
+    Python(PythonIndex),
     /// In executable memory of the target that no mapping accounts for.
     Unmapped,
     /// In the kernel.
@@ -111,6 +119,11 @@ impl StackTree {
         })
     }
 
+    /// How many calling contexts there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// All frames, by index.
     pub fn frames(&self) -> &[FrameKey] {
         &self.frames
@@ -129,22 +142,33 @@ pub struct Count {
     pub weight: u64,
 }
 
-/// Counts per thread and stack.
+/// What is counted apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CountKey {
+    /// The thread, under the name that it had.
+    pub thread: ThreadIndex,
+    /// The stack.
+    pub stack: NodeIndex,
+    /// The labels of its goroutine.
+    pub labels: LabelsIndex,
+}
+
+/// Counts per thread, stack and labels.
 #[derive(Default)]
 pub struct Counts {
-    by_stack: FxHashMap<(ThreadIndex, NodeIndex), Count>,
+    by_stack: FxHashMap<CountKey, Count>,
 }
 
 impl Counts {
     /// Adds one sample.
-    pub fn add(&mut self, thread: ThreadIndex, stack: NodeIndex, weight: u64) {
-        let c = self.by_stack.entry((thread, stack)).or_default();
+    pub fn add(&mut self, key: CountKey, weight: u64) {
+        let c = self.by_stack.entry(key).or_default();
         c.samples += 1;
         c.weight += weight;
     }
 
     /// All counts in a fixed order, so that equal recordings give equal files.
-    pub fn sorted(self) -> Vec<((ThreadIndex, NodeIndex), Count)> {
+    pub fn sorted(self) -> Vec<(CountKey, Count)> {
         let mut all: Vec<_> = self.by_stack.into_iter().collect();
         all.sort_unstable_by_key(|(key, _)| *key);
         all

@@ -11,6 +11,8 @@ use symbolize::kernel::KernelSymbol;
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
 
 pub(crate) use crate::debugfiles::TargetFiles;
+use crate::jit::{Jit, JitIndex};
+use crate::python::Python;
 use crate::stacks::{FrameKey, Place};
 
 /// One function at a frame's address.
@@ -39,6 +41,8 @@ pub(crate) struct Resolved {
     pub functions: Vec<Function>,
     /// The function has no name of its own: who has the image's symbols can do better.
     pub nameless: bool,
+    /// A function that Go's profiles leave out of stacks: see [`symbolize::Symbolized::wrapper`].
+    pub wrapper: bool,
 }
 
 /// What could not be told, for the profile's comments.
@@ -58,6 +62,8 @@ pub(crate) fn resolve(
     frames: &[FrameKey],
     markers: &[String],
     mappings: &BTreeMap<MappingId, Arc<Mapping>>,
+    jit: &Jit,
+    python: &Python,
     files: &dyn DebugFiles,
 ) -> (Vec<Resolved>, SymbolLosses) {
     let mut out = vec![Resolved::default(); frames.len()];
@@ -69,6 +75,8 @@ pub(crate) fn resolve(
             Place::Kernel => kernel.push((i, frame.address)),
             Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
             Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
+            Place::Python(index) => out[i].functions = vec![python.function(index)],
+            Place::Jit(_, index) => out[i].functions = vec![compiled(jit, index)],
             Place::User(id) => {
                 match mappings.get(&id) {
                     Some(m) => match m.image_at(frame.address) {
@@ -108,6 +116,18 @@ fn nameless_memory(m: &Mapping) -> Option<Function> {
     }
 }
 
+fn compiled(jit: &Jit, index: JitIndex) -> Function {
+    let Some(f) = jit.function(index) else { return Function::named("[anonymous code]") };
+    Function {
+        name: f.name.clone(),
+        system_name: f.raw.clone(),
+        file: f.file.clone(),
+        line: f.line,
+        column: 0,
+        start_line: f.start_line,
+    }
+}
+
 struct Batch<'a> {
     image: &'a Arc<ElfImage>,
     mapping: &'a Mapping,
@@ -131,7 +151,10 @@ impl Batch<'_> {
         let mut nameless = Vec::new();
         for ((i, svma), symbol) in self.wanted.iter().zip(batch.symbols) {
             match symbol {
-                Ok(s) => out[*i].functions = s.frames.into_iter().map(function).collect(),
+                Ok(s) => {
+                    out[*i].wrapper = s.wrapper;
+                    out[*i].functions = s.frames.into_iter().map(function).collect();
+                }
                 Err(_) => nameless.push((*i, *svma)),
             }
         }

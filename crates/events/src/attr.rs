@@ -19,6 +19,8 @@ pub enum ClockSource {
     Cycles,
     /// The high-resolution timer `cpu-clock`, at a fixed period of CPU time.
     CpuClock,
+    /// Being switched out: every so many times, with the call chain that leads there.
+    Switches,
 }
 
 /// How to sample.
@@ -34,6 +36,9 @@ pub struct SamplingOptions {
     pub stack_bytes: u32,
     /// Follow forked children as well as new threads.
     pub children: bool,
+    /// Sample a thread each time that it has been switched out so many times, not by a clock.
+    /// Each switch then comes as [`crate::EventKind::Switch`] as well.
+    pub switches: Option<u64>,
 }
 
 /// The largest `sample_stack_user` that the kernel takes: below 64 KiB, a multiple of 8.
@@ -85,6 +90,12 @@ pub(crate) fn build(
             // A fixed period, not `freq`: the kernel's adaptation only blurs a clock.
             attr.sample_period = (1_000_000_000 / frequency).max(1);
         }
+        ClockSource::Switches => {
+            attr.type_ = b::PERF_TYPE_SOFTWARE;
+            attr.config = u64::from(b::PERF_COUNT_SW_CONTEXT_SWITCHES);
+            attr.sample_period = options.switches.unwrap_or(1).max(1);
+            attr.set_context_switch(1);
+        }
     }
     attr.sample_type = sample_type(source, options.kernel_callchain);
     attr.sample_regs_user = USER_REGISTERS;
@@ -112,6 +123,40 @@ pub(crate) fn build(
     attr.clockid = libc::CLOCK_MONOTONIC;
     attr.set_watermark(1);
     // Never: the ring is read by the clock, and a wake-up would interrupt the target.
+    attr.wakeup_watermark = u32::MAX;
+    attr
+}
+
+/// `sample_type` of the events that BPF programs write to.
+pub(crate) const OUTPUT_SAMPLE_TYPE: u64 = (b::PERF_SAMPLE_TID
+    | b::PERF_SAMPLE_TIME
+    | b::PERF_SAMPLE_RAW
+    | b::PERF_SAMPLE_REGS_USER
+    | b::PERF_SAMPLE_STACK_USER) as u64;
+
+/// An event of one CPU that BPF programs write samples to. With `side_band`, its ring also gets
+/// what happens to threads and mappings, so that both come in one order.
+pub(crate) fn build_output(stack_bytes: u32, side_band: bool) -> b::perf_event_attr {
+    let mut attr =
+        b::perf_event_attr { size: size_of::<b::perf_event_attr>() as u32, ..Default::default() };
+    attr.type_ = b::PERF_TYPE_SOFTWARE;
+    attr.config = u64::from(b::PERF_COUNT_SW_BPF_OUTPUT);
+    attr.sample_period = 1;
+    attr.sample_type = OUTPUT_SAMPLE_TYPE;
+    attr.sample_regs_user = USER_REGISTERS;
+    attr.sample_stack_user = stack_bytes.min(MAX_STACK_BYTES) & !7;
+    if side_band {
+        attr.set_mmap(1);
+        attr.set_mmap2(1);
+        attr.set_comm(1);
+        attr.set_comm_exec(1);
+        attr.set_task(1);
+    }
+    attr.set_sample_id_all(1);
+    attr.set_use_clockid(1);
+    attr.clockid = libc::CLOCK_MONOTONIC;
+    attr.set_watermark(1);
+    // Never, as above.
     attr.wakeup_watermark = u32::MAX;
     attr
 }

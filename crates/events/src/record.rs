@@ -5,10 +5,14 @@
 use perf_event_open_sys::bindings as b;
 
 /// A run of little-endian 64-bit words inside a record.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Words<'a>(&'a [u8]);
 
 impl<'a> Words<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
     /// The words in order.
     pub fn iter(self) -> impl ExactSizeIterator<Item = u64> + 'a {
         self.0.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("chunk of 8")))
@@ -64,6 +68,13 @@ pub enum EventKind<'a> {
         /// The event's count for that thread alone.
         value: u64,
     },
+    /// The thread is switched in, or out.
+    Switch {
+        /// Out.
+        out: bool,
+        /// Out although it could go on: it waits for a CPU and for nothing else.
+        preempted: bool,
+    },
     /// The kernel pauses this CPU's samples: too much time went into them.
     Throttle,
     /// The kernel goes on.
@@ -79,6 +90,8 @@ pub struct Sample<'a> {
     pub period: u64,
     /// The kernel's call chain, innermost first, with `PERF_CONTEXT_*` markers in it.
     pub callchain: Words<'a>,
+    /// What a BPF program gave with it.
+    pub raw: &'a [u8],
     /// User registers in the order of [`crate::USER_REGISTERS`]; empty where the thread has no
     /// user context (it is exiting, or in exec).
     pub registers: Words<'a>,
@@ -216,6 +229,10 @@ pub(crate) fn parse(layout: Layout, kind: u32, misc: u16, body: &[u8]) -> Option
             let (pid, tid) = c.pair()?;
             return Some(Event { time, pid, tid, kind: EventKind::Read { value: c.u64()? } });
         }
+        b::PERF_RECORD_SWITCH => EventKind::Switch {
+            out: u32::from(misc) & b::PERF_RECORD_MISC_SWITCH_OUT != 0,
+            preempted: u32::from(misc) & b::PERF_RECORD_MISC_SWITCH_OUT_PREEMPT != 0,
+        },
         b::PERF_RECORD_THROTTLE => EventKind::Throttle,
         b::PERF_RECORD_UNTHROTTLE => EventKind::Unthrottle,
         _ => EventKind::Other,
@@ -231,6 +248,10 @@ fn parse_sample<'a>(layout: Layout, c: &mut Cursor<'a>) -> Option<Sample<'a>> {
     if layout.has(b::PERF_SAMPLE_CALLCHAIN) {
         let n = usize::try_from(c.u64()?).ok()?;
         s.callchain = c.words(n)?;
+    }
+    if layout.has(b::PERF_SAMPLE_RAW) {
+        let n = usize::try_from(c.u32()?).ok()?;
+        s.raw = c.bytes(n)?;
     }
     if layout.has(b::PERF_SAMPLE_REGS_USER) {
         let abi = c.u64()?;

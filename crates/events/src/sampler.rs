@@ -22,7 +22,7 @@ use crate::ring::{Ring, RingError, page_size};
 use crate::ringset::RingSet;
 
 /// Below this a ring holds too few samples to be of use.
-const MIN_RING_BYTES: usize = 32 << 10;
+pub(crate) const MIN_RING_BYTES: usize = 32 << 10;
 
 /// What the events are attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,8 @@ pub struct Sampler {
     /// Events of an earlier generation: kept for the losses that they counted.
     retired_lost: u64,
     ring_bytes: usize,
+    /// The BPF program that runs with each sample.
+    program: Option<OwnedFd>,
 }
 
 impl Sampler {
@@ -116,7 +118,7 @@ impl Sampler {
     ) -> Result<(Self, RingSet), OpenError> {
         let mut sampler = Self {
             scope,
-            source: ClockSource::Cycles,
+            source: options.switches.map_or(ClockSource::Cycles, |_| ClockSource::Switches),
             features: Features { format_lost: true, inherit_thread: true },
             options: options.clone(),
             cpus: cpus.to_vec(),
@@ -124,11 +126,12 @@ impl Sampler {
             threads: BTreeMap::new(),
             retired_lost: 0,
             ring_bytes: ring_bytes.next_power_of_two().max(MIN_RING_BYTES),
+            program: None,
         };
         let tid = if scope == Scope::Cpus { -1 } else { first_tid };
         sampler.negotiate(tid)?;
         sampler.leaders = sampler.open_on_all_cpus(tid)?.ok_or(OpenError::NoThread)?;
-        let rings = sampler.map_rings()?;
+        let rings = map_rings(&sampler.leaders, &mut sampler.ring_bytes)?;
         let layout = Layout {
             sample_type: attr::sample_type(sampler.source, options.kernel_callchain),
             registers: attr::USER_REGISTERS.count_ones() as usize,
@@ -156,6 +159,18 @@ impl Sampler {
     #[must_use]
     pub fn stack_bytes(&self) -> u32 {
         self.options.stack_bytes
+    }
+
+    /// Has a BPF program run with each sample, right before it is written. Events that come later
+    /// get it too; those that threads have inherited already do not ([`Sampler::grow_stack`]
+    /// replaces them).
+    ///
+    /// # Errors
+    /// The system's; the events then sample as before.
+    pub fn run_with_each_sample(&mut self, program: OwnedFd) -> io::Result<()> {
+        self.all_events().try_for_each(|fd| set_program(fd, program.as_fd()))?;
+        self.program = Some(program);
+        Ok(())
     }
 
     /// Attaches one more thread.
@@ -292,28 +307,6 @@ impl Sampler {
         }
     }
 
-    /// Maps the rings of all CPUs, all of one size: the allowance is shared, and a large ring of
-    /// the first CPU would leave nothing for the last.
-    fn map_rings(&mut self) -> Result<Vec<Ring>, RingError> {
-        loop {
-            let size = self.ring_bytes.max(page_size());
-            let kib = size >> 10;
-            let rings: io::Result<Vec<Ring>> =
-                self.leaders.iter().map(|fd| Ring::map(fd.as_fd(), size)).collect();
-            match rings {
-                Ok(rings) => return Ok(rings),
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOMEM)) => {
-                    let smaller = self.ring_bytes / 2;
-                    if smaller < MIN_RING_BYTES.max(page_size()) {
-                        return Err(RingError::Locked { kib });
-                    }
-                    self.ring_bytes = smaller;
-                }
-                Err(source) => return Err(RingError::Map { kib, source }),
-            }
-        }
-    }
-
     fn join_rings(&self, fds: &[OwnedFd]) -> Result<(), OpenError> {
         for ((fd, leader), &cpu) in fds.iter().zip(&self.leaders).zip(&self.cpus) {
             redirect(fd.as_fd(), leader.as_fd()).map_err(|source| OpenError::Other {
@@ -350,19 +343,52 @@ impl Sampler {
         }
     }
 
-    #[allow(unsafe_code)]
     fn open_one(&self, tid: i32, cpu: u32) -> io::Result<OwnedFd> {
         let inherit = self.scope == Scope::Threads;
         let mut attr = attr::build(&self.options, self.source, self.features, inherit);
-        let flags = libc::c_ulong::from(b::PERF_FLAG_FD_CLOEXEC);
-        // SAFETY: `attr` is initialised and its `size` is its own; the call opens a descriptor.
-        let fd = unsafe { sys::perf_event_open(&raw mut attr, tid, cpu.cast_signed(), -1, flags) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
+        let fd = open_event(&mut attr, tid, cpu)?;
+        if let Some(program) = &self.program {
+            set_program(fd.as_raw_fd(), program.as_fd())?;
         }
-        // SAFETY: a descriptor that the kernel has just given to us alone.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        Ok(fd)
     }
+}
+
+/// Maps the rings of all CPUs, all of one size: the allowance is shared, and a large ring of the
+/// first CPU would leave nothing for the last.
+pub(crate) fn map_rings(leaders: &[OwnedFd], bytes: &mut usize) -> Result<Vec<Ring>, RingError> {
+    loop {
+        let size = (*bytes).max(page_size());
+        let kib = size >> 10;
+        let rings: io::Result<Vec<Ring>> =
+            leaders.iter().map(|fd| Ring::map(fd.as_fd(), size)).collect();
+        match rings {
+            Ok(rings) => return Ok(rings),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOMEM)) => {
+                let smaller = *bytes / 2;
+                if smaller < MIN_RING_BYTES.max(page_size()) {
+                    return Err(RingError::Locked { kib });
+                }
+                *bytes = smaller;
+            }
+            Err(source) => return Err(RingError::Map { kib, source }),
+        }
+    }
+}
+
+/// Opens an event of a thread (-1: of all) on a CPU.
+#[allow(unsafe_code)]
+pub(crate) fn open_event(attr: &mut b::perf_event_attr, tid: i32, cpu: u32) -> io::Result<OwnedFd> {
+    let flags = libc::c_ulong::from(b::PERF_FLAG_FD_CLOEXEC);
+    // SAFETY: `attr` is initialised and its `size` is its own; the call opens a descriptor.
+    let fd = unsafe {
+        sys::perf_event_open(std::ptr::from_mut(attr), tid, cpu.cast_signed(), -1, flags)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel has just given to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[allow(unsafe_code)]
@@ -373,7 +399,16 @@ fn disable_event(fd: RawFd) -> io::Result<()> {
 }
 
 #[allow(unsafe_code)]
-fn redirect(fd: BorrowedFd<'_>, leader: BorrowedFd<'_>) -> io::Result<()> {
+fn set_program(fd: RawFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    // PERF_EVENT_IOC_SET_BPF takes the descriptor by value (linux/perf_event.h).
+    const SET_BPF: libc::c_ulong = 0x4004_2408;
+    // SAFETY: an ioctl on a perf event's descriptor whose argument is a number.
+    let rc = unsafe { libc::ioctl(fd, SET_BPF, program.as_raw_fd()) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[allow(unsafe_code)]
+pub(crate) fn redirect(fd: BorrowedFd<'_>, leader: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: both are perf events' descriptors, alive for the call.
     let rc = unsafe { sys::ioctls::SET_OUTPUT(fd.as_raw_fd(), leader.as_raw_fd()) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{duration, record, report};
+use crate::{bytes, dump, duration, record, report, serve, top, view};
 
 /// The user asked for something that does not exist or does not go together: exit status 2.
 #[derive(Debug)]
@@ -38,8 +38,16 @@ pub struct Cli {
 enum Command {
     /// Record profiles of running processes, or of a command, into pprof files
     Record(RecordArgs),
+    /// Print every thread's stack as it is now, or every goroutine's of a Go program
+    Dump(dump::DumpArgs),
     /// Show what profile files hold, as `go tool pprof` does
-    Report(report::ReportArgs),
+    Report(Box<report::ReportArgs>),
+    /// Serve pprof's HTTP endpoints for running processes
+    Serve(Box<serve::ServeArgs>),
+    /// Look into a profile with commands, as in the shell of `go tool pprof`
+    View(view::ViewArgs),
+    /// Show the heaviest functions of a running process, live, in the terminal
+    Top(top::TopArgs),
 }
 
 /// Options of `record`.
@@ -81,6 +89,21 @@ pub struct RecordArgs {
     /// How samples are taken
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub backend: Backend,
+    /// Mean bytes between heap samples, where sampling is switched on for the recording
+    #[arg(long, value_name = "BYTES", default_value = "512KiB", value_parser = bytes::parse)]
+    pub heap_rate: u64,
+    /// Go: read what the program has sampled of its heap itself, change nothing
+    #[arg(long)]
+    pub heap_history: bool,
+    /// Go's SetBlockProfileRate for the recording: one sample in this much waiting
+    #[arg(long, value_name = "T", default_value = "10us", value_parser = duration::parse_nanoseconds)]
+    pub block_rate: Duration,
+    /// Go's SetMutexProfileFraction for the recording: one contention in this many
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub mutex_fraction: u32,
+    /// mutex: the waiting side instead of the unlocker
+    #[arg(long)]
+    pub waiters: bool,
     /// Fetch missing debug information from the servers in DEBUGINFOD_URLS
     #[arg(long)]
     pub debuginfod: bool,
@@ -130,7 +153,11 @@ impl Cli {
         };
         match self.command {
             Command::Record(args) => record::run(&args, verbosity),
+            Command::Dump(args) => dump::run(&args, verbosity),
             Command::Report(args) => report::run(&args, verbosity),
+            Command::Serve(args) => serve::run(&args, verbosity),
+            Command::View(args) => view::run(&args, verbosity),
+            Command::Top(args) => top::run(&args),
         }
     }
 }

@@ -23,6 +23,11 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// As [`parse`], but a bare number is nanoseconds, as Go's `SetBlockProfileRate` takes it.
+pub fn parse_nanoseconds(text: &str) -> Result<Duration, String> {
+    if text.bytes().all(|b| b.is_ascii_digit()) { parse(&format!("{text}ns")) } else { parse(text) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,6 +39,8 @@ mod tests {
         assert_eq!(parse("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(parse("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_nanoseconds("1"), Ok(Duration::from_nanos(1)));
+        assert_eq!(parse_nanoseconds("10us"), Ok(Duration::from_micros(10)));
         for wrong in ["", "s", "-1", "0", "1x", "1e9h", "99999999999999999999h", "1.2.3"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

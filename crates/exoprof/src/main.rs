@@ -1,13 +1,23 @@
 //! exoprof: pprof for any running process, from outside.
 
+mod bytes;
 mod cli;
+mod dump;
 mod duration;
+mod export;
+mod http;
 mod output;
 mod progress;
 mod record;
 mod report;
+mod serve;
+mod source;
 mod stop;
 mod summary;
+mod terminal;
+mod top;
+mod user;
+mod view;
 
 use std::process::ExitCode;
 

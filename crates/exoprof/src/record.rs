@@ -8,7 +8,7 @@ use collect::kinds::{self, Kind};
 use collect::{Ended, KindOutcome, RecordError, RecordOptions, Request};
 use target::{Process, Spawned};
 
-use crate::cli::{RecordArgs, UsageError, Verbosity};
+use crate::cli::{Backend, RecordArgs, UsageError, Verbosity};
 use crate::output::{Output, Place, stem};
 use crate::progress::Display;
 use crate::stop::StopSignal;
@@ -63,8 +63,17 @@ fn options(args: &RecordArgs) -> RecordOptions {
             _ => None,
         },
         children: !args.no_children,
+        backend: match args.backend {
+            Backend::Auto => collect::Backend::Auto,
+            Backend::Perf => collect::Backend::Perf,
+        },
+        heap_rate: args.heap_rate,
+        heap_history: args.heap_history,
+        block_rate: args.block_rate,
+        mutex_fraction: args.mutex_fraction,
+        waiters: args.waiters,
+        command: args.command.clone(),
         command_line: command_line(),
-        ..RecordOptions::default()
     }
 }
 
@@ -109,7 +118,7 @@ fn conclude(
     failed.map_or(Ok(()), Err)
 }
 
-fn command_line() -> String {
+pub fn command_line() -> String {
     let words = std::env::args_os().map(|w| w.to_string_lossy().into_owned());
     words.collect::<Vec<_>>().join(" ")
 }
@@ -143,7 +152,7 @@ fn spawn(args: &RecordArgs) -> anyhow::Result<Option<Spawned>> {
     Ok(Some(Spawned::new(&args.command)?))
 }
 
-fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
+pub fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
     let mut processes: Vec<Arc<Process>> = Vec::new();
     for &pid in pids {
         if processes.iter().all(|p| p.pid() != pid) {
@@ -153,7 +162,7 @@ fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
     Ok(processes)
 }
 
-fn describe(processes: &[Arc<Process>]) -> String {
+pub fn describe(processes: &[Arc<Process>]) -> String {
     let names = processes.iter().map(|p| format!("{} ({})", p.identity().comm, p.pid()));
     names.collect::<Vec<_>>().join(", ")
 }

@@ -28,6 +28,12 @@ impl StopSignal {
         }
         Ok(Self(read))
     }
+
+    /// The stream that becomes readable, for an event loop.
+    pub fn into_stream(self) -> io::Result<UnixStream> {
+        self.0.set_nonblocking(true)?;
+        Ok(self.0)
+    }
 }
 
 impl AsFd for StopSignal {

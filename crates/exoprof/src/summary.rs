@@ -28,11 +28,17 @@ pub fn print(path: Option<&Path>, outcome: &Outcome, verbosity: Verbosity) {
     for (reason, n) in &s.broken {
         eprintln!("  {n} broken: {reason}");
     }
-    if s.kept == 0 {
+    let of_cpu = outcome.profile.sample_types.last().is_some_and(|t| &*t.kind == "cpu");
+    if s.kept == 0 && of_cpu {
         eprintln!("no samples: the target used no CPU in this time");
+    } else if s.kept == 0 {
+        eprintln!("no samples");
     }
     for warning in warnings(outcome) {
         eprintln!("warning: {warning}");
+    }
+    for note in &stats.notes {
+        eprintln!("note: {note}");
     }
     if verbosity >= Verbosity::Verbose {
         eprintln!("backend: {}", stats.backend);
@@ -76,6 +82,5 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
     }
     out.extend(stats.kernel_names.iter().map(|why| format!("kernel frames have no names: {why}")));
     out.extend(stats.reattach_failed.iter().map(|why| format!("sampling ended early: {why}")));
-    out.extend(stats.notes.iter().cloned());
     out
 }

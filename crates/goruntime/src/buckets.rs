@@ -246,21 +246,13 @@ impl Runtime {
         self.contention(memory, Variable::Bbuckets, BLOCK_PROFILE)
     }
 
-    /// Reads the mutex profile: where locks were released that others waited for.
+    /// Reads the mutex profile: where locks were released that others waited for. See
+    /// [`Runtime::mutex_is_unscaled`].
     ///
     /// # Errors
     /// [`ReadError`] when the list cannot be found or read.
     pub fn mutex_profile(&self, memory: &dyn Memory) -> Result<Contention, ReadError> {
-        let mut profile = self.contention(memory, Variable::Xbuckets, MUTEX_PROFILE)?;
-        if self.layout.mutex_is_unscaled() {
-            let rate = memory.read_u64(self.address(Variable::MutexProfileRate)?)?;
-            let rate = u32::try_from(rate).unwrap_or(1).max(1);
-            for record in &mut profile.records {
-                record.count *= f64::from(rate);
-                record.ticks = record.ticks.saturating_mul(i64::from(rate));
-            }
-        }
-        Ok(profile)
+        self.contention(memory, Variable::Xbuckets, MUTEX_PROFILE)
     }
 
     fn contention(
@@ -281,6 +273,13 @@ impl Runtime {
             profile.records.push(ContentionRecord { stack: b.stack, count, ticks });
         }
         Ok(profile)
+    }
+
+    /// Whether mutex counts and delays are as sampled, to be multiplied by the fraction: before
+    /// Go 1.20.
+    #[must_use]
+    pub fn mutex_is_unscaled(&self) -> bool {
+        self.layout.mutex_is_unscaled()
     }
 
     /// Reads a list of buckets of one kind, each with a record of `record` bytes.

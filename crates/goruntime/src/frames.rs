@@ -53,13 +53,30 @@ impl Runtime {
         &self,
         frames: &'f [LogicalFrame<'a>],
     ) -> &'f [LogicalFrame<'a>] {
-        let internal = self.layout.minor >= 24;
-        let own = |f: &LogicalFrame<'_>| {
-            f.function.starts_with("runtime.")
-                || (internal && f.function.starts_with("internal/runtime/"))
-        };
-        let first = frames.iter().position(|f| !own(f)).unwrap_or(0);
+        let first = frames.iter().position(|f| !self.is_runtime(f)).unwrap_or(0);
         frames.get(first..).unwrap_or_default()
+    }
+
+    /// The frames of a heap record: leading ones of the runtime are hidden, unless there is nothing
+    /// else.
+    ///
+    /// Which those are is told by the function at each *return* address, as `writeHeapProto` in
+    /// Go's runtime/pprof has it: that may be another one, where an inlined call is the last
+    /// instruction of its function.
+    #[must_use]
+    pub fn heap_frames(&self, callers: &[Avma]) -> Vec<LogicalFrame<'_>> {
+        let own = |pc: &Avma| self.frames_at(*pc).first().is_some_and(|f| self.is_runtime(f));
+        let first = callers.iter().position(|pc| !own(pc)).unwrap_or(0);
+        let shown =
+            |frames: &[LogicalFrame<'_>]| frames.iter().any(|f| f.function != "runtime.goexit");
+        let frames = self.recorded_frames(callers.get(first..).unwrap_or_default());
+        if shown(&frames) { frames } else { self.recorded_frames(callers) }
+    }
+
+    fn is_runtime(&self, f: &LogicalFrame<'_>) -> bool {
+        let internal = self.layout.minor >= 24;
+        f.function.starts_with("runtime.")
+            || (internal && f.function.starts_with("internal/runtime/"))
     }
 
     fn logical<'a>(&'a self, frame: Frame<'a>, physical: usize) -> LogicalFrame<'a> {

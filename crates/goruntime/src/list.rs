@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use image::{Avma, Memory};
+use image::{Avma, Memory, Part};
 
 use crate::goroutine::{Fingerprint, Goroutine, StackAbsence, Status, ThreadRef};
 use crate::offsets::present;
@@ -53,6 +53,29 @@ enum Attempt {
     Dead,
     Changed,
 }
+
+/// What is known of a goroutine before its stack is walked.
+struct Begin {
+    status: Status,
+    thread: Option<ThreadRef>,
+    start: Result<Start, StackAbsence>,
+    labels: (Vec<(String, String)>, bool),
+    bubble: Option<u64>,
+}
+
+impl Begin {
+    /// The part of its stack that is copied at once.
+    fn window(&self, g: &Block) -> Option<Part> {
+        let start = self.start.as_ref().ok()?;
+        let size = g.u64(8).checked_sub(start.sp.0)?.min(WINDOW);
+        Some(Part::new(start.sp, usize::try_from(size).ok()?))
+    }
+}
+
+/// How many are read at once: few enough that hardly one changes meanwhile.
+const BATCH: usize = 64;
+/// Most parked goroutines use less of their stack.
+const WINDOW: u64 = 2048;
 
 /// Reads goroutines, keeping what does not change between them.
 pub struct GoroutineReader<'a> {
@@ -140,19 +163,105 @@ impl GoroutineReader<'_> {
     pub fn list(&mut self) -> Result<GoroutineList, ReadError> {
         let mut list = GoroutineList::default();
         self.frames_left = MAX_FRAMES_IN_ALL;
-        for g in self.runtime.goroutine_addresses(self.memory)? {
-            match self.read(g) {
-                Ok(Some(goroutine)) => {
-                    let frames = goroutine.stack.as_ref().map_or(0, |s| s.frames.len());
-                    self.frames_left -= frames.min(self.frames_left);
-                    list.goroutines.push(goroutine);
+        for batch in self.runtime.goroutine_addresses(self.memory)?.chunks(BATCH) {
+            for (g, attempt) in batch.iter().zip(self.batch(batch)) {
+                let read = match attempt {
+                    Some(Attempt::Got(goroutine)) => Ok(Some(*goroutine)),
+                    Some(Attempt::Dead) => Ok(None),
+                    // It has changed meanwhile, or its stack is deep: by itself, then.
+                    Some(Attempt::Changed) | None => self.read(*g),
+                };
+                match read {
+                    Ok(Some(goroutine)) => {
+                        let frames = goroutine.stack.as_ref().map_or(0, |s| s.frames.len());
+                        self.frames_left -= frames.min(self.frames_left);
+                        list.goroutines.push(goroutine);
+                    }
+                    Ok(None) => list.dead += 1,
+                    Err(ReadError::Unsettled(_)) => list.unsettled.push(*g),
+                    Err(_) => list.unreadable += 1,
                 }
-                Ok(None) => list.dead += 1,
-                Err(ReadError::Unsettled(_)) => list.unsettled.push(g),
-                Err(_) => list.unreadable += 1,
             }
         }
         Ok(list)
+    }
+
+    /// Reads several goroutines with three system calls: each `g`, the used part of each stack,
+    /// and each `g` again. `None` for one that cannot be read in this way.
+    fn batch(&mut self, all: &[Avma]) -> Vec<Option<Attempt>> {
+        let layout = &self.runtime.layout;
+        let parts = |size| all.iter().map(|g| Part::new(*g, size)).collect::<Vec<_>>();
+        let mut first = parts(layout.g_size());
+        self.memory.read_many(&mut first);
+        let first: Vec<Option<Block>> =
+            first.into_iter().map(|p| p.readable.then(|| Block::of(p.bytes))).collect();
+        let mut begun = Vec::with_capacity(all.len());
+        let mut stacks = Vec::new();
+        for g in &first {
+            let begin = g.as_ref().map(|g| self.begin(g));
+            let window = match (g, &begin) {
+                (Some(g), Some(Some(b))) => b.window(g),
+                _ => None,
+            };
+            begun.push((begin, window.as_ref().map(|_| stacks.len())));
+            stacks.extend(window);
+        }
+        self.memory.read_many(&mut stacks);
+        let mut again = parts(layout.g_size());
+        self.memory.read_many(&mut again);
+        let mut attempts = Vec::with_capacity(all.len());
+        let rows = all.iter().zip(&first).zip(begun).zip(again);
+        for (((at, g), (begin, window)), again) in rows {
+            let window = window.map(|i| std::mem::replace(&mut stacks[i], Part::new(Avma(0), 0)));
+            attempts.push(match (g, begin) {
+                (Some(_), Some(None)) => Some(Attempt::Dead),
+                (Some(g), Some(Some(begin))) if again.readable => {
+                    self.conclude(*at, g, begin, window, &Block::of(again.bytes))
+                }
+                _ => None,
+            });
+        }
+        attempts
+    }
+
+    /// What is read of a goroutine beside its `g` and its stack; `None` where there is none.
+    fn begin(&mut self, g: &Block) -> Option<Begin> {
+        let layout = &self.runtime.layout;
+        let status = Status::of(g.u32(layout.g_status))?;
+        let thread = self.thread(g.u64(layout.g_m));
+        let start = self.start(g, status, thread, None);
+        let labels = labels::read(self.memory, layout, g.u64(layout.g_labels));
+        Some(Begin { status, thread, start, labels, bubble: self.bubble(g) })
+    }
+
+    /// Walks the copied stack, if nothing has changed. `None` where not enough of it was copied.
+    fn conclude(
+        &mut self,
+        at: Avma,
+        g: &Block,
+        begin: Begin,
+        window: Option<Part>,
+        again: &Block,
+    ) -> Option<Attempt> {
+        let layout = &self.runtime.layout;
+        if Fingerprint::of(g, layout) != Fingerprint::of(again, layout) {
+            return Some(Attempt::Changed);
+        }
+        let stack = match (begin.start.clone(), window) {
+            (Err(absence), _) => Err(absence),
+            (Ok(start), Some(part)) if part.readable => {
+                let (low, high) = (Avma(g.u64(0)), Avma(g.u64(8)));
+                let mut words = StackWords::copied(self.memory, low, high, part.at, part.bytes);
+                let most = self.frames_left.min(MAX_FRAMES);
+                let stack = self.runtime.unwind(&mut words, start, self.arguments, most);
+                if words.fell_short {
+                    return None;
+                }
+                Ok(stack)
+            }
+            _ => return None,
+        };
+        Some(Attempt::Got(Box::new(self.goroutine(at, g, begin, stack))))
     }
 
     /// Reads one goroutine: the `g`, its stack, and the `g` again, until nothing changed between.
@@ -197,27 +306,39 @@ impl GoroutineReader<'_> {
     ) -> Result<Attempt, ReadError> {
         let layout = &self.runtime.layout;
         let g = Block::read(self.memory, at, layout.g_size())?;
-        let raw_status = g.u32(layout.g_status);
-        let Some(status) = Status::of(raw_status) else { return Ok(Attempt::Dead) };
+        let Some(status) = Status::of(g.u32(layout.g_status)) else { return Ok(Attempt::Dead) };
         let thread = self.thread(g.u64(layout.g_m));
         let context = stopped.filter(|(tid, _)| thread.is_some_and(|t| t.tid == *tid));
-        let stack = self.stack(&g, status, thread, context.map(|(_, c)| c));
-        let (labels, labels_incomplete) = labels::read(self.memory, layout, g.u64(layout.g_labels));
-        let bubble = self.bubble(&g);
+        let start = self.start(&g, status, thread, context.map(|(_, c)| c));
+        let stack = start.clone().and_then(|start| self.stack(&g, start));
+        let labels = labels::read(self.memory, layout, g.u64(layout.g_labels));
+        let begin = Begin { status, thread, start, labels, bubble: self.bubble(&g) };
 
         let again = Block::read(self.memory, at, layout.g_size())?;
         if Fingerprint::of(&g, layout) != Fingerprint::of(&again, layout) {
             return Ok(Attempt::Changed);
         }
+        Ok(Attempt::Got(Box::new(self.goroutine(at, &g, begin, stack))))
+    }
+
+    fn goroutine(
+        &mut self,
+        at: Avma,
+        g: &Block,
+        begin: Begin,
+        stack: Result<Stack, StackAbsence>,
+    ) -> Goroutine {
+        let Begin { status, thread, labels: (labels, labels_incomplete), bubble, .. } = begin;
         let reason = matches!(status, Status::Waiting | Status::Leaked)
-            .then(|| self.reason(g.u8(layout.g_waitreason)))
+            .then(|| self.reason(g.u8(self.runtime.layout.g_waitreason)))
             .flatten();
+        let layout = &self.runtime.layout;
         let start = Avma(g.u64(layout.g_startpc));
-        Ok(Attempt::Got(Box::new(Goroutine {
+        Goroutine {
             address: at,
             id: g.u64(layout.g_goid),
             status,
-            scanned: raw_status & 0x1000 != 0,
+            scanned: g.u32(layout.g_status) & 0x1000 != 0,
             waiting_since: Some(g.u64(layout.g_waitsince)).filter(|t| *t != 0),
             parent: present(layout.g_parent).map(|p| g.u64(p)).filter(|p| *p != 0),
             created_at: Avma(g.u64(layout.g_gopc)),
@@ -227,10 +348,10 @@ impl GoroutineReader<'_> {
             locked_to_thread: g.u64(layout.g_lockedm) != 0,
             thread,
             bubble,
-            system: self.runtime.is_system(&g, start, reason.as_deref()),
+            system: self.runtime.is_system(g, start, reason.as_deref()),
             wait_reason: reason,
             stack,
-        })))
+        }
     }
 
     fn thread(&self, m: u64) -> Option<ThreadRef> {
@@ -308,14 +429,7 @@ impl GoroutineReader<'_> {
         if on_stack(sched.sp) { Ok(sched) } else { Err(StackAbsence::NoContext) }
     }
 
-    fn stack(
-        &self,
-        g: &Block,
-        status: Status,
-        thread: Option<ThreadRef>,
-        context: Option<ThreadContext>,
-    ) -> Result<Stack, StackAbsence> {
-        let start = self.start(g, status, thread, context)?;
+    fn stack(&self, g: &Block, start: Start) -> Result<Stack, StackAbsence> {
         let mut words = StackWords::new(self.memory, Avma(g.u64(0)), Avma(g.u64(8)));
         let most = self.frames_left.min(MAX_FRAMES);
         let stack = self.runtime.unwind(&mut words, start, self.arguments, most);

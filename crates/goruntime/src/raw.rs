@@ -58,6 +58,11 @@ impl Block {
         Ok(Self(bytes))
     }
 
+    /// A struct that was copied already.
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
     /// The word at an offset; 0 past the end, which callers size blocks to avoid.
     pub(crate) fn u64(&self, offset: u64) -> u64 {
         self.bytes(offset).map_or(0, u64::from_le_bytes)

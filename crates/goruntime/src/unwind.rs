@@ -96,12 +96,28 @@ pub(crate) struct StackWords<'a> {
     start: u64,
     bytes: Vec<u8>,
     chunk: u64,
+    /// Only what was copied may be looked at.
+    copied: bool,
+    /// More was asked for than was copied.
+    pub(crate) fell_short: bool,
 }
 
 impl<'a> StackWords<'a> {
     pub(crate) fn new(memory: &'a dyn Memory, low: Avma, high: Avma) -> Self {
         let (low, high) = (low.0, high.0);
-        Self { memory, low, high, start: 0, bytes: Vec::new(), chunk: FIRST_CHUNK }
+        let (start, bytes, chunk) = (0, Vec::new(), FIRST_CHUNK);
+        Self { memory, low, high, start, bytes, chunk, copied: false, fell_short: false }
+    }
+
+    /// A stack of which the part from `start` on was copied before. Nothing else of it is read.
+    pub(crate) fn copied(
+        memory: &'a dyn Memory,
+        low: Avma,
+        high: Avma,
+        start: Avma,
+        bytes: Vec<u8>,
+    ) -> Self {
+        Self { start: start.0, bytes, copied: true, ..Self::new(memory, low, high) }
     }
 
     fn contains(&self, at: u64) -> bool {
@@ -114,6 +130,10 @@ impl<'a> StackWords<'a> {
             return None;
         }
         let inside = at.0 >= self.start && at.0 - self.start + 8 <= self.bytes.len() as u64;
+        if !inside && self.copied {
+            self.fell_short = true;
+            return None;
+        }
         if !inside {
             // Unwinding goes up, arguments lie a little further: read from here on.
             let size = (self.high - at.0).min(self.chunk);

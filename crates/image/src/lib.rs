@@ -22,5 +22,5 @@ mod space;
 
 pub use addr::{Avma, Bias, FileOffset, Svma};
 pub use elf::{Arch, ElfError, ElfImage, ElfKind, ImageBytes, Section, Segment};
-pub use memory::{Memory, Unreadable};
+pub use memory::{Memory, Part, Unreadable};
 pub use space::{AddressSpace, FileId, ImageAbsence, Mapping, MappingId, MappingKind, NewMapping};

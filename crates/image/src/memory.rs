@@ -18,6 +18,14 @@ pub trait Memory {
     /// [`Unreadable`] when any byte of the range cannot be read.
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable>;
 
+    /// Reads several parts, each as [`Memory::read`] does and one after the other, with as few
+    /// system calls as there can be. Whether each could be read is told in the part.
+    fn read_many(&self, parts: &mut [Part]) {
+        for part in parts {
+            part.readable = self.read(part.at, &mut part.bytes).is_ok();
+        }
+    }
+
     /// Reads a little-endian 64-bit word.
     ///
     /// # Errors
@@ -39,9 +47,32 @@ pub trait Memory {
     }
 }
 
+/// One of several parts to be read: see [`Memory::read_many`].
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Where.
+    pub at: Avma,
+    /// As many bytes as are wanted.
+    pub bytes: Vec<u8>,
+    /// Whether they were read.
+    pub readable: bool,
+}
+
+impl Part {
+    /// So many bytes from there on.
+    #[must_use]
+    pub fn new(at: Avma, size: usize) -> Self {
+        Self { at, bytes: vec![0; size], readable: false }
+    }
+}
+
 impl<M: Memory + ?Sized> Memory for &M {
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
         (**self).read(addr, buf)
+    }
+
+    fn read_many(&self, parts: &mut [Part]) {
+        (**self).read_many(parts);
     }
 
     fn read_u64(&self, addr: Avma) -> Result<u64, Unreadable> {

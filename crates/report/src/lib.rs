@@ -11,12 +11,15 @@
 
 mod collapsed;
 mod combine;
+mod ends;
 mod error;
 mod filter;
+mod flame;
 mod go;
 mod graph;
 mod header;
 mod labels;
+mod legacy;
 mod list;
 mod measure;
 mod options;
@@ -26,6 +29,8 @@ mod regexp;
 mod report;
 mod samplevalue;
 mod source;
+mod tagfilter;
+mod tags;
 mod text;
 mod traces;
 mod tree;
@@ -33,5 +38,9 @@ mod work;
 
 pub use combine::{CombineError, combine};
 pub use error::ReportError;
+pub use flame::{Document, FlameNode, FlameTree, Grouping, Shape};
+pub use legacy::{LegacyError, legacy_text};
 pub use options::{Filters, Form, Granularity, Options};
 pub use report::Report;
+pub use samplevalue::index as sample_type_index;
+pub use text::{Entry, Inlined, Table};

@@ -23,6 +23,7 @@ mod dwarf;
 mod files;
 mod golang;
 mod intern;
+pub mod jit;
 pub mod kernel;
 mod minidebug;
 mod plt;

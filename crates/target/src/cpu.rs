@@ -13,7 +13,7 @@ use procfs::FromRead as _;
 
 use crate::Process;
 use crate::procdir::ThreadFile;
-use crate::stat::{Stat, decimal};
+use crate::stat::{Stat, Status, decimal};
 
 /// More threads than `pid_max` can be (4 Mi) are never listed.
 const MAX_THREADS: usize = 1 << 22;
@@ -83,6 +83,24 @@ impl Process {
         Ok(out)
     }
 
+    /// Its threads by the numbers that they have for themselves: in a container those differ from
+    /// ours.
+    ///
+    /// # Errors
+    /// As [`Process::threads`].
+    pub fn threads_by_own_number(&self) -> io::Result<HashMap<i32, i32>> {
+        let tids = self.threads()?;
+        if self.identity().ns_pids.len() <= 1 {
+            return Ok(tids.into_iter().map(|tid| (tid, tid)).collect());
+        }
+        let mut file = ThreadFile::default();
+        let mut own = |tid| {
+            let status = Status::parse(file.read(&self.dir, tid, "status").ok()?)?;
+            status.ns_pids.last().copied()
+        };
+        Ok(tids.into_iter().filter_map(|tid| Some((own(tid)?, tid))).collect())
+    }
+
     /// The name that the thread gave itself (at most 15 bytes).
     ///
     /// # Errors
@@ -91,6 +109,32 @@ impl Process {
         let mut file = ThreadFile::default();
         let text = file.read(&self.dir, tid, "comm")?;
         Ok(String::from_utf8_lossy(text.strip_suffix(b"\n").unwrap_or(text)).into_owned())
+    }
+
+    /// The thread's id in its own pid namespace.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` once the thread is gone.
+    pub fn inner_thread_id(&self, tid: i32) -> io::Result<i32> {
+        let mut file = ThreadFile::default();
+        let status = Status::parse(file.read(&self.dir, tid, "status")?);
+        Ok(status.and_then(|s| s.ns_pids.last().copied()).unwrap_or(tid))
+    }
+
+    /// How often the thread has been switched out since it began, to wait or for another thread:
+    /// both counts of `status`.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` once the thread is gone.
+    pub fn thread_switches(&self, tid: i32) -> io::Result<u64> {
+        let mut file = ThreadFile::default();
+        let text = file.read(&self.dir, tid, "status")?;
+        let lines = text.split(|b| *b == b'\n');
+        let counts = lines.filter_map(|line| {
+            let rest = line.strip_prefix(b"nonvoluntary_ctxt_switches:");
+            rest.or_else(|| line.strip_prefix(b"voluntary_ctxt_switches:"))
+        });
+        Ok(counts.filter_map(|n| decimal(n.trim_ascii())).fold(0, u64::saturating_add))
     }
 
     /// Nanoseconds that the thread spent on a CPU, user and kernel: the first field of

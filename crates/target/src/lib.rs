@@ -4,25 +4,36 @@
 //! neither stop us, nor lead us to files that it could not open itself, nor pass another process
 //! off as itself by a reused PID.
 
+mod claim;
 mod cpu;
 mod error;
+mod held;
 mod images;
+mod list;
 mod maps;
 mod memory;
 mod open;
 mod procdir;
 mod process;
 pub mod rights;
+pub mod seize;
 pub mod sigbus;
 mod spawned;
 mod stat;
+mod ticks;
+mod watchdog;
 
+pub use claim::{Claim, Claimed};
 pub use cpu::{CpuTimes, CpuTimesReader};
 pub use error::OpenError;
+pub use held::{HeldWord, Restored, WritableMemory, WriteError};
 pub use images::Images;
+pub use list::pids;
 pub use maps::{MapRow, Maps, Perms};
 pub use memory::ProcessMemory;
-pub use open::Root;
+pub use open::{Root, open_mapped};
 pub use process::{Identity, Process};
 pub use rights::{Obstacle, Rights, TargetRights, raise_nofile};
+pub use seize::{SeizeError, Seized, Threads, Tracer};
 pub use spawned::{Running, SpawnError, Spawned};
+pub use ticks::Ticks;

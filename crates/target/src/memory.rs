@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use image::{Avma, Memory, Unreadable};
+use image::{Avma, Memory, Part, Unreadable};
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
@@ -107,7 +107,47 @@ fn read_file(file: &Result<File, Errno>, addr: Avma, buf: &mut [u8]) -> io::Resu
     Ok(done)
 }
 
+/// The kernel takes no more parts than this at once (UIO_MAXIOV).
+const MAX_PARTS: usize = 1024;
+
+impl ProcessMemory {
+    /// One system call for parts that are all readable. Gives how many were read whole: less than
+    /// all where the next is not readable, or the call cannot be used.
+    fn read_call_many(&self, parts: &mut [Part]) -> usize {
+        let remote: Vec<RemoteIoVec> = parts
+            .iter()
+            .map(|p| RemoteIoVec { base: p.at.0 as usize, len: p.bytes.len() })
+            .collect();
+        let mut local: Vec<IoSliceMut<'_>> =
+            parts.iter_mut().map(|p| IoSliceMut::new(&mut p.bytes)).collect();
+        let mut done = process_vm_readv(self.tid, &mut local, &remote).unwrap_or(0);
+        let whole = |r: &&RemoteIoVec| {
+            let enough = done >= r.len;
+            done = done.saturating_sub(r.len);
+            enough
+        };
+        remote.iter().take_while(whole).count()
+    }
+}
+
 impl Memory for ProcessMemory {
+    fn read_many(&self, parts: &mut [Part]) {
+        let mut rest = parts;
+        while !rest.is_empty() {
+            let most = rest.len().min(MAX_PARTS);
+            let read =
+                if self.mem.get().is_some() { 0 } else { self.read_call_many(&mut rest[..most]) };
+            let gone = readable_within(self.pidfd.as_fd(), Some(Duration::ZERO)).unwrap_or(true);
+            rest[..read].iter_mut().for_each(|p| p.readable = !gone);
+            rest = &mut rest[read..];
+            // What stopped the call is read by itself, which finds another way or tells why not.
+            if let (Some(part), true) = (rest.first_mut(), read < most) {
+                part.readable = self.read(part.at, &mut part.bytes).is_ok();
+                rest = &mut rest[1..];
+            }
+        }
+    }
+
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
         match self.read_upto(addr, buf) {
             Ok(n) if n == buf.len() => Ok(()),
@@ -139,6 +179,16 @@ mod tests {
                 Err(Unreadable(Avma(u64::MAX - 3)))
             );
             assert_eq!(memory.read_upto(addr, &mut []).unwrap(), 0);
+            let mut parts: Vec<Part> =
+                (0..3000).map(|i| Part::new(addr.wrapping_add(i), 8)).collect();
+            parts[1500].at = Avma(8);
+            parts[2999].at = Avma(16);
+            memory.read_many(&mut parts);
+            for (i, part) in parts.iter().enumerate() {
+                let broken = [1500, 2999].contains(&i);
+                assert_eq!(part.readable, !broken, "{i}");
+                assert!(broken || part.bytes == secret[i..i + 8], "{i}");
+            }
         }
     }
 }

@@ -92,6 +92,14 @@ impl Root {
     }
 }
 
+/// Opens the file behind a mapping of the process, whatever kind of file it is.
+///
+/// # Errors
+/// Why it cannot be had; also when the path leads to another file by now.
+pub fn open_mapped(process: &Process, row: &MapRow) -> Result<File, ImageAbsence> {
+    open_row(Some(process), &[], row).map(|(file, _)| file)
+}
+
 /// Opens the file of a row: the mapping itself, else the path in the target's root, else its
 /// `exe` link, else the path in one of `other_roots`.
 pub(crate) fn open_row(

@@ -42,6 +42,12 @@ impl ProcDir {
         Ok(File::from(openat(&self.0, name, flags, Mode::empty())?))
     }
 
+    /// Opens a file in it for reading and writing.
+    pub(crate) fn open_for_writing(&self, name: &str) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(&self.0, name, flags, Mode::empty())?))
+    }
+
     /// Opens what a magic link leads to, without opening it in the sense of a device.
     pub(crate) fn open_path(&self, name: &str) -> io::Result<OwnedFd> {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;

@@ -47,7 +47,7 @@ pub struct Rights {
     pub seccomp: Option<u32>,
     /// Our effective user id.
     pub uid: u32,
-    /// `CapEff` of `/proc/self/status`.
+    /// `CapEff` of `/proc/thread-self/status`.
     pub capabilities: u64,
     /// We are in the machine's first user namespace, so that our capabilities count everywhere.
     pub initial_user_namespace: bool,
@@ -101,9 +101,10 @@ impl Rights {
     /// Reads them.
     ///
     /// # Errors
-    /// Only where `/proc/self/status` cannot be read: no `/proc`, nothing works.
+    /// Only where `/proc/thread-self/status` cannot be read: no `/proc`, nothing works.
     pub fn read() -> io::Result<Self> {
-        let status = fs::read("/proc/self/status")?;
+        // The kernel knows rights by thread; all of a program's have the same as a rule.
+        let status = fs::read("/proc/thread-self/status")?;
         let status = Status::parse(&status).ok_or(io::ErrorKind::InvalidData)?;
         let setting = |name: &str| {
             let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;

@@ -18,6 +18,7 @@ use image::{Avma, MappingKind, Memory};
 
 use crate::arch::{Arch, Stage};
 use crate::end::{BreakReason, RootReason};
+use crate::go::Switching;
 use crate::places::{Code, Place};
 use crate::rule::Rule;
 use crate::step::{Stepper, broken, check_cfa, unreadable};
@@ -55,8 +56,10 @@ impl<M: Memory> Stepper<'_, M> {
             .image
             .and_then(|(image, _)| self.tables.cfi(image))
             .is_none_or(crate::cfi::ImageCfi::keeps_frame_pointers);
-        if self.switches_stack(cursor, &place) {
-            return self.frame_pointer_elsewhere::<A>(cursor);
+        if let Some(switching) = self.switching(cursor, &place) {
+            return self
+                .leave_stack::<A>(cursor, &switching)
+                .unwrap_or_else(|| self.frame_pointer_elsewhere::<A>(cursor, &switching));
         }
         match (keeps_frame_pointers, cursor.kind.is_exact()) {
             _ if place.kind == MappingKind::Vsyscall => self.frameless::<A>(cursor),
@@ -72,16 +75,21 @@ impl<M: Memory> Stepper<'_, M> {
         }
     }
 
-    /// Whether a Go function holds the cursor that sets the stack pointer by itself, as
+    /// The Go function that holds the cursor, if it sets the stack pointer by itself, as
     /// `runtime.systemstack` does.
-    fn switches_stack(&self, cursor: &Cursor, place: &Place) -> bool {
-        let Some((image, svma)) = place.svma(cursor.lookup_address()) else { return false };
-        let go = self.tables.cfi(image).and_then(|cfi| cfi.go_function(svma));
-        go.is_some_and(|f| f.flags().writes_sp())
+    fn switching(&self, cursor: &Cursor, place: &Place) -> Option<Switching> {
+        let lookup = cursor.lookup_address();
+        let (image, svma) = place.svma(lookup)?;
+        Switching::of(&self.tables.cfi(image)?.go_function(svma)?, svma)
     }
 
     /// The frame record may lie on another stack: the call before its return address vouches.
-    fn frame_pointer_elsewhere<A: Arch>(&mut self, cursor: &mut Cursor) -> Result<(), End> {
+    fn frame_pointer_elsewhere<A: Arch>(
+        &mut self,
+        cursor: &mut Cursor,
+        switching: &Switching,
+    ) -> Result<(), End> {
+        cursor.go.at_switch = true;
         let Some(fp) = cursor.registers.get(A::FP) else {
             return broken(BreakReason::UnknownRegister(A::FP));
         };
@@ -91,7 +99,14 @@ impl<M: Memory> Stepper<'_, M> {
         if fp & 7 != 0 {
             return broken(BreakReason::BadCfa);
         }
-        self.frame_record::<A>(cursor, fp, None)
+        // Before Go 1.21 it keeps no record of its own: the register holds its caller's, which
+        // would leave that caller out.
+        if !cursor.kind.is_exact() && switching.depth == Some(0) {
+            return Err(unreadable(cursor.floor, Avma(fp)));
+        }
+        self.frame_record::<A>(cursor, fp, None)?;
+        cursor.go.at_switch = false;
+        Ok(())
     }
 
     fn is_entry_point(&self, cursor: &Cursor, place: &Place) -> bool {

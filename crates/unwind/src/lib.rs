@@ -21,6 +21,7 @@ mod cfi;
 mod end;
 mod expression;
 mod fallback;
+mod go;
 mod places;
 mod registers;
 mod rule;
@@ -31,6 +32,7 @@ mod x86_64;
 
 pub use cfi::function_starts;
 pub use end::{BreakReason, End, RootReason};
+pub use go::GoStacks;
 pub use registers::Registers;
 pub use tables::CacheStats;
 pub use unwinder::{Cursor, Frame, FrameKind, Unwinder};

@@ -5,10 +5,11 @@ use image::{AddressSpace, Avma, MappingId, Memory};
 use crate::aarch64::Aarch64;
 use crate::arch::Arch;
 use crate::end::BreakReason;
+use crate::go::GoState;
 use crate::step::{Stepper, broken};
 use crate::tables::{CacheStats, Tables};
 use crate::x86_64::X86_64;
-use crate::{End, Registers};
+use crate::{End, GoStacks, Registers};
 
 /// Deep enough for all but runaway recursion.
 const DEFAULT_MAX_FRAMES: usize = 2048;
@@ -45,6 +46,8 @@ pub struct Frame {
     pub kind: FrameKind,
     /// The mapping of [`Frame::lookup_address`].
     pub mapping: Option<MappingId>,
+    /// The stack pointer in it: what it keeps on the stack lies from here up to the next frame's.
+    pub sp: Avma,
 }
 
 impl Frame {
@@ -65,12 +68,14 @@ pub struct Cursor {
     pub(crate) floor: Avma,
     /// Jumps to lower stacks so far.
     pub(crate) switches: u8,
+    pub(crate) go: GoState,
     depth: usize,
 }
 
 impl Cursor {
-    fn new(registers: &Registers) -> Self {
+    fn new(registers: &Registers, stacks: Option<&GoStacks>) -> Self {
         Self {
+            go: GoState::new(stacks),
             registers: *registers,
             pc: registers.pc().unwrap_or_default(),
             kind: FrameKind::Leaf,
@@ -84,6 +89,13 @@ impl Cursor {
     #[must_use]
     pub fn registers(&self) -> &Registers {
         &self.registers
+    }
+
+    /// Whether the stack goes on at quite another place, which memory above this frame tells
+    /// nothing of: in a Go function that changes stacks.
+    #[must_use]
+    pub fn leaves_stack(&self) -> bool {
+        self.go.at_switch
     }
 
     /// How many frames there are up to this one, itself included.
@@ -127,6 +139,7 @@ pub struct Unwinder {
     max_frames: usize,
     pac_mask: u64,
     cursor: Cursor,
+    c_frames_lost: u64,
 }
 
 impl Unwinder {
@@ -138,7 +151,8 @@ impl Unwinder {
             tables: Tables::new(),
             max_frames: DEFAULT_MAX_FRAMES,
             pac_mask: 0,
-            cursor: Cursor::new(&Registers::unknown(arch)),
+            cursor: Cursor::new(&Registers::unknown(arch), None),
+            c_frames_lost: 0,
         }
     }
 
@@ -166,6 +180,13 @@ impl Unwinder {
         &self.cursor
     }
 
+    /// How many stacks of Go programs went on in Go although C frames between could not be
+    /// followed to their end.
+    #[must_use]
+    pub fn c_frames_lost(&self) -> u64 {
+        self.c_frames_lost
+    }
+
     /// Appends the frames to `out`, leaf first, and says why they end.
     pub fn unwind<M: Memory>(
         &mut self,
@@ -174,7 +195,31 @@ impl Unwinder {
         memory: &M,
         out: &mut Vec<Frame>,
     ) -> End {
-        self.cursor = Cursor::new(registers);
+        self.unwind_from(space, Cursor::new(registers, None), memory, out)
+    }
+
+    /// As [`Unwinder::unwind`] for a thread of a Go program: `stacks` tells where its stacks go
+    /// on in each other; `memory` holds the used parts of all of them.
+    pub fn unwind_go<M: Memory>(
+        &mut self,
+        space: &AddressSpace,
+        registers: &Registers,
+        stacks: &GoStacks,
+        memory: &M,
+        out: &mut Vec<Frame>,
+    ) -> End {
+        self.unwind_from(space, Cursor::new(registers, Some(stacks)), memory, out)
+    }
+
+    fn unwind_from<M: Memory>(
+        &mut self,
+        space: &AddressSpace,
+        cursor: Cursor,
+        memory: &M,
+        out: &mut Vec<Frame>,
+    ) -> End {
+        let registers = cursor.registers;
+        self.cursor = cursor;
         if registers.arch() != self.arch || registers.pc().is_none() || registers.sp().is_none() {
             return End::Broken(BreakReason::NoRegisters);
         }
@@ -217,7 +262,7 @@ impl Unwinder {
         loop {
             if push {
                 let mapping = stepper.stand::<A>(cursor).map(|place| place.id);
-                out.push(Frame { pc: cursor.pc, kind: cursor.kind, mapping });
+                out.push(Frame { pc: cursor.pc, kind: cursor.kind, mapping, sp: cursor.floor });
                 cursor.depth += 1;
             }
             if cursor.depth >= self.max_frames {
@@ -228,6 +273,10 @@ impl Unwinder {
             }
             match stepper.advance::<A>(cursor) {
                 Ok(()) => push = true,
+                Err(end) if !end.is_root() && stepper.skip_c_frames::<A>(cursor) => {
+                    self.c_frames_lost += 1;
+                    push = true;
+                }
                 Err(end) => return end,
             }
         }

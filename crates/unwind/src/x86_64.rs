@@ -25,6 +25,12 @@ pub(crate) fn perf_to_dwarf(bit: u16) -> Option<u16> {
     }
 }
 
+/// Bytes of stack that `PUSH_REGS_HOST_TO_ABI0` takes (Go's runtime/cgo/abi_amd64.h), at the entry of
+/// Go code that C calls. Upwards from there: rbx, r12 to r15, rbp.
+const REGISTERS_OF_C: i32 = 48;
+/// Room for the arguments of `cgocallback`, below.
+const CALLBACK_ARGUMENTS: i32 = 24;
+
 /// See [`Arch`].
 pub(crate) struct X86_64;
 
@@ -59,7 +65,10 @@ impl Arch for X86_64 {
     fn is_sigreturn(before: &[u8], at: &[u8]) -> bool {
         SIGRETURN.iter().any(|code| {
             let (load, syscall) = code.split_at(code.len() - 2);
-            at.starts_with(code) || (at.starts_with(syscall) && before.ends_with(load))
+            at.starts_with(code)
+                || (at.starts_with(syscall) && before.ends_with(load))
+                // In the kernel, which has not restored the registers yet.
+                || before.ends_with(code)
         })
     }
 
@@ -74,16 +83,25 @@ impl Arch for X86_64 {
     /// function that writes SP by itself (`mcall`, `systemstack`) is left to frame pointers.
     fn go_rule(function: &Function<'_>, lookup: Svma) -> Option<Rule> {
         // `mcall` never returns: what is above it belongs to the goroutine that was parked.
-        if function.flags().is_top_frame() || function.name() == "runtime.mcall" {
+        let name = function.name();
+        // A signal handler is the top of its stack to Go, but returns to what it interrupted.
+        let is_handler = ["runtime.sigtramp", "runtime.cgoSigtramp"].contains(&&*name);
+        if (function.flags().is_top_frame() && !is_handler) || name == "runtime.mcall" {
             return Some(Rule::Root);
         }
+        // Whatever call frame information says of it (`.debug_frame` has an entry).
         if function.flags().writes_sp() {
-            return None;
+            return Some(Rule::NoEntry);
         }
         let depth = i32::try_from(function.sp_delta(lookup)?).ok()?;
         let mut saved = [LOST; SLOTS];
         saved[0] = -1;
         saved[1] = if depth >= 8 { -2 } else { SAME };
+        if depth >= REGISTERS_OF_C && name == "crosscall2" {
+            // Since Go 1.21 a frame pointer is pushed before.
+            let own = if depth % CALLBACK_ARGUMENTS == 0 { 0 } else { 1 };
+            saved[2..7].copy_from_slice(&[-7 - own, -6 - own, -5 - own, -4 - own, -3 - own]);
+        }
         let cfa_offset = depth.checked_add(8)?;
         Some(Rule::Narrow(Narrow {
             cfa_register: RSP as u8,

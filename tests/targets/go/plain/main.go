@@ -52,10 +52,13 @@ func main() {
 			runtime.GC()
 			runtime.GC()
 		case "contend":
+			var mutex, channel time.Duration
 			for i := 0; i < n; i++ {
-				waitMutex()
-				waitChannel()
+				mutex += waitMutex()
+				channel += waitChannel()
 			}
+			// How long it waited, by its own clock.
+			fmt.Println("waited", mutex.Nanoseconds(), channel.Nanoseconds())
 		case "quit":
 			os.Exit(0)
 		}
@@ -69,7 +72,7 @@ func keep() []byte { return make([]byte, 16<<10) }
 //go:noinline
 func drop() []byte { return make([]byte, 16<<10) }
 
-func waitMutex() {
+func waitMutex() time.Duration {
 	var mu sync.Mutex
 	held, done := make(chan int), make(chan int)
 	go func() {
@@ -80,16 +83,21 @@ func waitMutex() {
 		close(done)
 	}()
 	<-held
+	begin := time.Now()
 	mu.Lock()
+	waited := time.Since(begin)
 	mu.Unlock()
 	<-done
+	return waited
 }
 
-func waitChannel() {
+func waitChannel() time.Duration {
 	c := make(chan int)
 	go func() {
 		time.Sleep(5 * time.Millisecond)
 		c <- 1
 	}()
+	begin := time.Now()
 	<-c
+	return time.Since(begin)
 }

@@ -28,6 +28,11 @@ func main() {
 		if len(words) == 0 {
 			continue
 		}
+		if words[0] == "write" {
+			write(words[1], words[2])
+			end()
+			continue
+		}
 		n := 0
 		if len(words) > 1 {
 			n, _ = strconv.Atoi(words[1])
@@ -58,6 +63,15 @@ func run(command string, n int) {
 		allocate(n)
 	case "contend":
 		contend(n)
+	case "setrates":
+		runtime.SetBlockProfileRate(n)
+		runtime.SetMutexProfileFraction(n)
+	case "wait":
+		waits(n)
+	case "collections":
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		fmt.Fprintf(out, "%d\n", stats.NumGC)
 	case "spin":
 		spin(n)
 	case "stress":
@@ -79,6 +93,18 @@ func run(command string, n int) {
 	default:
 		fmt.Fprintf(out, "no such command: %s\n", command)
 	}
+}
+
+// write puts a profile in the form of debug=0 into a file.
+func write(kind, path string) {
+	file, err := os.Create(path)
+	if err != nil {
+		panic(err)
+	}
+	if err := pprof.Lookup(kind).WriteTo(file, 0); err != nil {
+		panic(err)
+	}
+	file.Close()
 }
 
 // frames prints what the runtime says of every program counter of some functions.

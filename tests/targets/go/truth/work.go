@@ -41,12 +41,17 @@ func small(n int) {
 func contend(n int) {
 	runtime.SetBlockProfileRate(1)
 	runtime.SetMutexProfileFraction(1)
+	waits(n)
+	runtime.SetBlockProfileRate(0)
+	runtime.SetMutexProfileFraction(0)
+}
+
+// waits makes the same waits and leaves the rates alone.
+func waits(n int) {
 	for i := 0; i < n; i++ {
 		waitMutex()
 		waitChannel()
 	}
-	runtime.SetBlockProfileRate(0)
-	runtime.SetMutexProfileFraction(0)
 }
 
 func waitMutex() {

@@ -1,0 +1,246 @@
+//! The recording of one kind of profile of Go programs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use target::Process;
+
+use super::profile::{GoProfile, Header};
+use super::program::{Program, Programs};
+use crate::clock::unix_now;
+use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
+use crate::{Outcome, RecordError, Stats};
+
+/// What differs between the kinds.
+pub(crate) trait GoKind: Sized + 'static {
+    /// The form of the profile.
+    const HEADER: Header;
+
+    /// The recording of a program begins; whatever has to be changed in it is changed now, and
+    /// undone when this is dropped.
+    fn attach(program: &Program, options: &RecordOptions) -> Result<Self, RecordError>;
+
+    /// Whether one reading is all: waiting longer would add nothing.
+    fn is_snapshot(&self) -> bool;
+
+    /// Called every 20 ms.
+    fn poll(&mut self, _program: &Program) {}
+
+    /// Reads the state; the newest is kept.
+    fn read(&mut self, program: &Program) -> Result<(), RecordError>;
+
+    /// Whether there is anything read that a profile can be made of.
+    fn has_read(&self) -> bool;
+
+    /// The recording is over: undoes what was changed.
+    fn end(&mut self, _program: &Program) {}
+
+    /// The period of the profile.
+    fn period(&self) -> i64 {
+        1
+    }
+
+    /// Adds the samples.
+    fn add_to(&self, program: &Program, profile: &mut GoProfile) -> Result<(), RecordError>;
+
+    /// Adds what became of the samples, and what a reader should know.
+    fn account(&self, stats: &mut Stats);
+}
+
+/// How often the state is read during a recording, so that there is something to show for a
+/// program that exits: this often, or so seldom that it takes a hundredth of the time.
+const READ_INTERVAL: Duration = Duration::from_millis(500);
+const SHARE: u32 = 100;
+
+/// One program and what is recorded of it.
+struct Target<K> {
+    process: Arc<Process>,
+    state: State<K>,
+}
+
+enum State<K> {
+    /// It does not execute a Go program yet.
+    Expected,
+    Running {
+        program: Box<Program>,
+        kind: K,
+        next: Instant,
+    },
+    Failed(RecordError),
+}
+
+/// The recording of one kind.
+pub(crate) struct GoCollector<K> {
+    targets: Vec<Target<K>>,
+    /// Found, and not yet attached to.
+    found: Vec<Program>,
+    options: RecordOptions,
+    began: Instant,
+    time: i64,
+    elapsed: Duration,
+}
+
+/// The kind's half for Go programs; `None` where no target is one.
+pub(crate) fn prepare<K: GoKind>(
+    request: &Request<'_>,
+) -> Result<Option<Box<dyn Collector>>, RecordError> {
+    let (targets, found) = match Programs::find(request)? {
+        None => return Ok(None),
+        Some(Programs::Expected(process)) => {
+            (vec![Target { process, state: State::Expected }], Vec::new())
+        }
+        Some(Programs::Running(programs)) => (Vec::new(), programs),
+    };
+    Ok(Some(Box::new(GoCollector::<K> {
+        targets,
+        found,
+        options: request.options.clone(),
+        began: Instant::now(),
+        time: 0,
+        elapsed: Duration::ZERO,
+    })))
+}
+
+impl<K: GoKind> GoCollector<K> {
+    fn attach(&self, program: Program) -> Result<State<K>, RecordError> {
+        let mut kind = K::attach(&program, &self.options)?;
+        if kind.is_snapshot() {
+            kind.read(&program)?;
+        }
+        let next = Instant::now() + READ_INTERVAL;
+        Ok(State::Running { program: Box::new(program), kind, next })
+    }
+
+    /// Looks whether the command is executing its program by now.
+    fn look_for(&self, process: &Arc<Process>) -> State<K> {
+        // Until its runtime has begun there is nothing, or nothing plausible, to be found.
+        match Program::open(process) {
+            Ok(Some(program)) if has_begun(&program) => {
+                self.attach(program).unwrap_or_else(State::Failed)
+            }
+            _ => State::Expected,
+        }
+    }
+}
+
+/// The runtime has made its main goroutine: before, it sets itself up, and some variables with it.
+fn has_begun(program: &Program) -> bool {
+    let all = program.runtime.goroutine_addresses(&program.memory);
+    all.is_ok_and(|all| all.len() > 1)
+}
+
+impl<K: GoKind> Collector for GoCollector<K> {
+    fn begin(&mut self) -> Result<(), RecordError> {
+        (self.began, self.time) = (Instant::now(), unix_now());
+        for program in std::mem::take(&mut self.found) {
+            let process = program.process.clone();
+            let state = self.attach(program)?;
+            self.targets.push(Target { process, state });
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Progress {
+        let mut targets = std::mem::take(&mut self.targets);
+        for target in &mut targets {
+            match &mut target.state {
+                State::Expected => target.state = self.look_for(&target.process),
+                State::Running { program, kind, next } => {
+                    kind.poll(program);
+                    let now = Instant::now();
+                    if !kind.is_snapshot() && now >= *next {
+                        // It may be exiting: what was read last stays.
+                        let _ = kind.read(program);
+                        let cost = now.elapsed();
+                        *next = Instant::now() + READ_INTERVAL.max(cost * SHARE);
+                    }
+                }
+                State::Failed(_) => {}
+            }
+        }
+        self.targets = targets;
+        Progress::default()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.targets.iter().all(|t| match &t.state {
+            State::Expected => false,
+            State::Running { kind, .. } => kind.is_snapshot(),
+            State::Failed(_) => true,
+        })
+    }
+
+    fn end(&mut self) {
+        for target in &mut self.targets {
+            if let State::Running { program, kind, .. } = &mut target.state {
+                if !kind.is_snapshot() {
+                    let read = kind.read(program);
+                    if let (Err(e), false) = (read, kind.has_read()) {
+                        target.state = State::Failed(e);
+                        continue;
+                    }
+                }
+                kind.end(program);
+            }
+        }
+        self.elapsed = self.began.elapsed();
+    }
+
+    fn finish(self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
+        let mut running = Vec::new();
+        for target in self.targets {
+            match target.state {
+                State::Running { program, kind, .. } => running.push((*program, kind)),
+                State::Failed(e) => return Err(e),
+                State::Expected => {
+                    return Err(RecordError::NotApplicable(format!(
+                        "process {}: its Go runtime did not begin in this time",
+                        target.process.pid()
+                    )));
+                }
+            }
+        }
+        let stats = Stats { elapsed: self.elapsed, ..Stats::default() };
+        let mut outcome = assemble(running, &self.options, stats, ended)?;
+        outcome.profile.time_nanos = self.time;
+        Ok(outcome)
+    }
+}
+
+/// Makes the profile of what was read.
+pub(crate) fn assemble<K: GoKind>(
+    running: Vec<(Program, K)>,
+    options: &RecordOptions,
+    mut stats: Stats,
+    ended: Ended,
+) -> Result<Outcome, RecordError> {
+    let mut period = 1;
+    for (program, kind) in &running {
+        stats.backend = format!("the Go runtime's own records ({})", program.runtime.version());
+        period = kind.period();
+        kind.account(&mut stats);
+    }
+    stats.file_faults = target::sigbus::faults();
+    let mut profile = GoProfile::new(&K::HEADER, period, running.len() > 1);
+    for (program, kind) in &running {
+        profile.add_program(program)?;
+        kind.add_to(program, &mut profile)?;
+    }
+    let builder = profile.builder();
+    builder.set_time_nanos(unix_now());
+    // As in Go, a profile of one moment has no length.
+    if running.iter().any(|(_, kind)| !kind.is_snapshot()) {
+        let nanos = i64::try_from(stats.elapsed.as_nanos()).unwrap_or(i64::MAX);
+        builder.set_duration_nanos(nanos);
+    }
+    for (program, _) in &running {
+        let identity = program.process.read_identity();
+        let identity = identity.as_ref().unwrap_or(program.process.identity());
+        builder.comment(&crate::comments::target(program.process.pid(), identity));
+    }
+    builder.comment(&crate::comments::command(&options.command_line));
+    for line in crate::comments::recording(&stats) {
+        builder.comment(&line);
+    }
+    Ok(Outcome { profile: profile.finish(), stats, ended })
+}

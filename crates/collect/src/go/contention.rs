@@ -1,0 +1,224 @@
+//! The `block` and `mutex` profiles of Go programs.
+//!
+//! The runtime's records only grow, so a recording is the difference between its end and its
+//! begin. Where the program samples nothing by itself, that is switched on meanwhile.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use goruntime::{Contention, LogicalFrame, TicksClock};
+use target::{Claimed, Ticks};
+
+use super::collector::GoKind;
+use super::profile::{GoProfile, Header};
+use super::program::Program;
+use super::rates::{self, Setter, Wanted};
+use crate::session::RecordOptions;
+use crate::{RecordError, Stats};
+
+/// Over this the tick counter is measured before its rate is needed: right within 0.02 %.
+const TICKS_BASE: Duration = Duration::from_millis(100);
+
+/// Which of the two kinds.
+pub(crate) trait Side: 'static {
+    fn wanted(options: &RecordOptions, clock: TicksClock) -> Wanted;
+    fn read(program: &Program) -> Result<Contention, RecordError>;
+    /// Whether a record belongs to the profile.
+    fn keeps(_: &[LogicalFrame<'_>]) -> bool {
+        true
+    }
+    /// How the rate reads.
+    fn describe(rate: u64, clock: TicksClock) -> String;
+    /// A sampled record stands for so many at least, as in Go's own profiles.
+    const LEAST_COUNT: i64;
+}
+
+pub(crate) struct Waiting;
+pub(crate) struct Unlocking;
+pub(crate) struct LockWaiting;
+
+/// `block`: where goroutines wait.
+pub(crate) type Block = Records<Waiting>;
+/// `mutex`: who lets others wait.
+pub(crate) type Mutex = Records<Unlocking>;
+/// `mutex --waiters`: where goroutines wait for locks.
+pub(crate) type LockWaits = Records<LockWaiting>;
+
+impl Side for Waiting {
+    fn wanted(options: &RecordOptions, clock: TicksClock) -> Wanted {
+        let nanos = u64::try_from(options.block_rate.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Wanted { what: Claimed::BlockRate, rate: clock.block_rate(nanos) }
+    }
+
+    fn read(program: &Program) -> Result<Contention, RecordError> {
+        program.runtime.block_profile(&program.memory).map_err(|e| program.error(e))
+    }
+
+    fn describe(rate: u64, clock: TicksClock) -> String {
+        let nanos = clock.nanoseconds(i64::try_from(rate).unwrap_or(i64::MAX));
+        format!("one sample in {:?} of waiting", Duration::from_nanos(nanos.max(1).cast_unsigned()))
+    }
+
+    const LEAST_COUNT: i64 = 1;
+}
+
+impl Side for Unlocking {
+    fn wanted(options: &RecordOptions, _: TicksClock) -> Wanted {
+        Wanted { what: Claimed::MutexFraction, rate: u64::from(options.mutex_fraction.max(1)) }
+    }
+
+    fn read(program: &Program) -> Result<Contention, RecordError> {
+        program.runtime.mutex_profile(&program.memory).map_err(|e| program.error(e))
+    }
+
+    fn describe(rate: u64, _: TicksClock) -> String {
+        format!("one contention in {rate} is sampled")
+    }
+
+    const LEAST_COUNT: i64 = 0;
+}
+
+impl Side for LockWaiting {
+    fn wanted(options: &RecordOptions, clock: TicksClock) -> Wanted {
+        Waiting::wanted(options, clock)
+    }
+
+    fn read(program: &Program) -> Result<Contention, RecordError> {
+        Waiting::read(program)
+    }
+
+    /// `sync.(*Mutex).Lock`, `sync.(*RWMutex).RLock` and what they consist of.
+    fn keeps(frames: &[LogicalFrame<'_>]) -> bool {
+        let lock = |name: &str| {
+            let of_sync = name.strip_prefix("internal/").unwrap_or(name);
+            ["sync.(*Mutex).", "sync.(*RWMutex)."].iter().any(|p| of_sync.starts_with(p))
+        };
+        frames.iter().any(|f| lock(&f.function))
+    }
+
+    fn describe(rate: u64, clock: TicksClock) -> String {
+        Waiting::describe(rate, clock)
+    }
+
+    const LEAST_COUNT: i64 = 1;
+}
+
+/// The contention records of a program.
+pub(crate) struct Records<S> {
+    setter: Setter,
+    wanted: Wanted,
+    /// The rate that applied, for those that it does not scale itself.
+    rate: u64,
+    base: Ticks,
+    /// Measured before the recording; what is measured over its whole length is better.
+    clock: TicksClock,
+    before: Contention,
+    read: Option<Contention>,
+    side: PhantomData<S>,
+}
+
+impl<S: Side> Records<S> {
+    fn set(&mut self, setter: Setter) {
+        self.rate = match &setter {
+            Setter::Own(rate) => *rate,
+            Setter::Held(held) => held.rate,
+            Setter::Another => self.rate,
+        };
+        self.setter = setter;
+    }
+}
+
+impl<S: Side> GoKind for Records<S> {
+    const HEADER: Header = Header {
+        types: &[("contentions", "count"), ("delay", "nanoseconds")],
+        period: ("contentions", "count"),
+        default: None,
+    };
+
+    fn attach(program: &Program, options: &RecordOptions) -> Result<Self, RecordError> {
+        let base = Ticks::now();
+        std::thread::sleep(TICKS_BASE);
+        let clock = TicksClock { per_second: Ticks::now().rate_since(base) };
+        let wanted = S::wanted(options, clock);
+        let before = S::read(program)?;
+        let setter = rates::set(program, wanted)?;
+        let mut this = Self {
+            setter: Setter::Another,
+            wanted,
+            rate: wanted.rate,
+            base,
+            clock,
+            before,
+            read: None,
+            side: PhantomData,
+        };
+        this.set(setter);
+        Ok(this)
+    }
+
+    fn is_snapshot(&self) -> bool {
+        false
+    }
+
+    fn poll(&mut self, program: &Program) {
+        if let Setter::Another = self.setter
+            && let Ok(setter) = rates::set(program, self.wanted)
+        {
+            self.set(setter);
+        }
+    }
+
+    fn read(&mut self, program: &Program) -> Result<(), RecordError> {
+        self.read = Some(S::read(program)?);
+        Ok(())
+    }
+
+    fn has_read(&self) -> bool {
+        self.read.is_some()
+    }
+
+    fn end(&mut self, _: &Program) {
+        self.clock.per_second = Ticks::now().rate_since(self.base);
+        if let Setter::Held(_) = self.setter {
+            self.setter = Setter::Another;
+        }
+    }
+
+    fn add_to(&self, program: &Program, profile: &mut GoProfile) -> Result<(), RecordError> {
+        let Some(read) = &self.read else { return Ok(()) };
+        for record in read.clone().since(&self.before).records {
+            // In whole contentions, as the runtime itself hands them out.
+            #[allow(clippy::cast_possible_truncation)]
+            let mut count = (record.count as i64).max(S::LEAST_COUNT);
+            let mut nanos = self.clock.nanoseconds(record.ticks);
+            if self.wanted.what == Claimed::MutexFraction && program.runtime.mutex_is_unscaled() {
+                let rate = i64::try_from(self.rate).unwrap_or(i64::MAX);
+                count = count.saturating_mul(rate);
+                nanos = nanos.saturating_mul(rate);
+            }
+            let frames = program.runtime.recorded_frames(&record.stack);
+            if !S::keeps(&frames) {
+                continue;
+            }
+            profile.add_or(program, &frames, &[count, nanos], Vec::new(), "[no stack recorded]")?;
+        }
+        Ok(())
+    }
+
+    fn account(&self, stats: &mut Stats) {
+        let Some(read) = &self.read else {
+            stats.notes.push("the target exited before anything could be read".into());
+            return;
+        };
+        let records = read.clone().since(&self.before).records;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let kept = records.iter().map(|r| r.count as u64).sum::<u64>();
+        stats.samples.kept += kept;
+        stats.lost += read.implausible as u64;
+        let setter = match self.setter {
+            Setter::Own(_) => "as the program has set it",
+            _ => "set for the recording; waits that had begun before it are not in it",
+        };
+        stats.notes.push(format!("{}, {setter}", S::describe(self.rate, self.clock)));
+    }
+}

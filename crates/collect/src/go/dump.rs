@@ -1,0 +1,35 @@
+//! All goroutines of a Go program now, as profile and as text.
+
+use std::sync::Arc;
+
+use goruntime::{format_goroutines, format_goroutines_grouped};
+use target::Process;
+
+use super::collector;
+use super::goroutine::Goroutines;
+use super::program::Program;
+use crate::clock::monotonic_now;
+use crate::dump::Dump;
+use crate::session::{Ended, RecordOptions};
+use crate::{RecordError, Stats};
+
+/// Dumps the goroutines of a process; `None` where it is no Go program.
+pub(crate) fn dump(
+    process: &Arc<Process>,
+    options: &RecordOptions,
+) -> Result<Option<Dump>, RecordError> {
+    let Some(program) = Program::open(process)? else { return Ok(None) };
+    let now = monotonic_now();
+    let goroutines = Goroutines::of(&program, true)?;
+    let list = goroutines.list.as_ref().map_or(&[][..], |l| &l.goroutines);
+    let runtime = &program.runtime;
+    let grouped = format_goroutines_grouped(runtime, list, "goroutine", runtime.profile_depth());
+    let text = format_goroutines(runtime, list, now);
+    let outcome = collector::assemble(
+        vec![(program, goroutines)],
+        options,
+        Stats::default(),
+        Ended::Duration,
+    )?;
+    Ok(Some(Dump { profile: outcome.profile, stats: outcome.stats, text, grouped }))
+}

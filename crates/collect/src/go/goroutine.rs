@@ -1,0 +1,239 @@
+//! The `goroutine` profile of Go programs: where each goroutine is.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use goruntime::{
+    Goroutine, GoroutineList, Stack, StackAbsence, StackEnd, Status, ThreadContext, ThreadRef,
+};
+use image::Avma;
+use pprof::Label;
+use target::{SeizeError, Threads, Tracer};
+
+use super::collector::GoKind;
+use super::profile::{GoProfile, Header};
+use super::program::Program;
+use crate::session::RecordOptions;
+use crate::{RecordError, Stats};
+
+/// The goroutines of a program.
+#[derive(Default)]
+pub(crate) struct Goroutines {
+    pub list: Option<GoroutineList>,
+    stopped: Stopped,
+}
+
+/// The threads that had to be stopped, because they were running goroutines.
+#[derive(Default)]
+struct Stopped {
+    threads: u64,
+    /// How long, taken together.
+    time: Duration,
+    refused: Option<SeizeError>,
+}
+
+/// A goroutine that was on another thread by the time its thread stood is tried again so often.
+const RUNNING_ROUNDS: usize = 4;
+/// No more time than this is taken from the program in all.
+const MOST_STOPPED: Duration = Duration::from_millis(10);
+
+/// Those that changed at every attempt are read again so many times.
+const ROUNDS: usize = 16;
+
+impl Goroutines {
+    /// Reads all goroutines: first without stopping anything, then those that run.
+    pub fn of(program: &Program, arguments: bool) -> Result<Self, RecordError> {
+        let runtime = &program.runtime;
+        let mut reader = runtime.goroutine_reader(&program.memory, arguments);
+        let mut list = reader.list().map_err(|e| program.error(e))?;
+        for _ in 0..ROUNDS {
+            let again = std::mem::take(&mut list.unsettled);
+            for g in again {
+                match reader.read(g) {
+                    Ok(Some(goroutine)) => list.goroutines.push(goroutine),
+                    Ok(None) => list.dead += 1,
+                    Err(goruntime::ReadError::Unsettled(_)) => list.unsettled.push(g),
+                    Err(_) => list.unreadable += 1,
+                }
+            }
+            if list.unsettled.is_empty() {
+                break;
+            }
+        }
+        let stopped = read_running(program, arguments, &mut list);
+        Ok(Self { list: Some(list), stopped })
+    }
+
+    /// The goroutines that Go shows: the runtime's own are left out.
+    fn shown(&self) -> impl Iterator<Item = &Goroutine> {
+        self.list.iter().flat_map(|l| &l.goroutines).filter(|g| !g.system)
+    }
+
+    /// What is incomplete in it.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let note = |notes: &mut Vec<String>, n: usize, what: &str| {
+            if n > 0 {
+                notes.push(format!("{n} {what}"));
+            }
+        };
+        if let Some(list) = &self.list {
+            note(&mut notes, list.unsettled.len(), "goroutines changed whenever they were read");
+            note(&mut notes, list.unreadable, "goroutines could not be read");
+        }
+        if let Some(why) = &self.stopped.refused {
+            notes.push(format!("running goroutines have no stack: {why}"));
+        }
+        if self.stopped.threads > 0 {
+            notes.push(format!(
+                "{} threads that ran goroutines were stopped, {:.1} ms in all",
+                self.stopped.threads,
+                self.stopped.time.as_secs_f64() * 1e3
+            ));
+        }
+        let leaked = self.shown().filter(|g| g.status == Status::Leaked).count();
+        note(&mut notes, leaked, "goroutines are leaked: nothing can ever wake them");
+        let cut = self.shown().filter(|g| g.labels_incomplete).count();
+        note(&mut notes, cut, "goroutines have labels that are cut or were not readable");
+        notes
+    }
+}
+
+/// Reads the goroutines that run: stops their threads one by one, each for as long as it takes to
+/// walk one stack.
+fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) -> Stopped {
+    let mut stopped = Stopped::default();
+    for _ in 0..RUNNING_ROUNDS {
+        let running: Vec<(usize, ThreadRef)> = list
+            .goroutines
+            .iter()
+            .enumerate()
+            .filter(|(_, g)| !g.system)
+            .filter_map(|(i, g)| match g.stack {
+                Err(StackAbsence::Running(thread)) => Some((i, thread?)),
+                _ => None,
+            })
+            .collect();
+        if running.is_empty() || stopped.refused.is_some() || stopped.time > MOST_STOPPED {
+            break;
+        }
+        let Ok(numbers) = program.process.threads_by_own_number() else { break };
+        let goroutines = &mut list.goroutines;
+        let traced = Tracer::run(|tracer| {
+            let mut reader = program.runtime.goroutine_reader(&program.memory, arguments);
+            for (i, thread) in running {
+                let number = i32::try_from(thread.tid).ok().and_then(|n| numbers.get(&n));
+                let Some(tid) = number.copied() else { continue };
+                if stopped.time > MOST_STOPPED {
+                    break;
+                }
+                let seized = match tracer.seize(&program.process, Threads::Only(&[tid])) {
+                    Ok(seized) => seized,
+                    Err(e) => {
+                        stopped.refused = Some(e);
+                        break;
+                    }
+                };
+                let g = &mut goroutines[i];
+                if let Ok(registers) = seized.registers(tid) {
+                    // The link register matters on arm64 alone; x30 there.
+                    let link = cfg!(target_arch = "aarch64").then(|| {
+                        let x30 = registers.by_dwarf_number().find(|(n, _)| *n == 30);
+                        Avma(x30.map_or(0, |(_, value)| value))
+                    });
+                    let context = ThreadContext { pc: registers.pc(), sp: registers.sp(), link };
+                    if let Ok(Some(read)) = reader.running(g.address, thread.tid, context) {
+                        *g = read;
+                    }
+                }
+                stopped.threads += 1;
+                stopped.time += seized.release();
+            }
+        });
+        if traced.is_err() {
+            break;
+        }
+    }
+    stopped
+}
+
+/// Why a stack is not whole, in the words of the summary.
+fn breakage(stack: &Result<Stack, StackAbsence>) -> Option<&'static str> {
+    match stack {
+        Ok(stack) => match stack.end {
+            StackEnd::Complete => None,
+            StackEnd::NotGo(_) => Some("return address is not in Go code"),
+            StackEnd::WritesSp => Some("function switches stacks"),
+            StackEnd::NoDepth => Some("function without recorded stack depth"),
+            StackEnd::OffStack => Some("stack pointer left the stack"),
+            StackEnd::Unreadable => Some("stack not readable"),
+            StackEnd::TooDeep => Some("too many frames"),
+        },
+        Err(StackAbsence::Running(_)) => Some("running, and its thread could not be stopped"),
+        Err(StackAbsence::NoContext) => Some("in a signal handler, or while switching"),
+        Err(StackAbsence::Implausible) => Some("saved stack pointer is not on the stack"),
+        Err(StackAbsence::Unreadable) => Some("stack not readable"),
+    }
+}
+
+impl GoKind for Goroutines {
+    const HEADER: Header =
+        Header { types: &[("goroutine", "count")], period: ("goroutine", "count"), default: None };
+
+    fn attach(_: &Program, _: &RecordOptions) -> Result<Self, RecordError> {
+        Ok(Self::default())
+    }
+
+    fn is_snapshot(&self) -> bool {
+        true
+    }
+
+    fn read(&mut self, program: &Program) -> Result<(), RecordError> {
+        *self = Self::of(program, false)?;
+        Ok(())
+    }
+
+    fn has_read(&self) -> bool {
+        self.list.is_some()
+    }
+
+    fn add_to(&self, program: &Program, profile: &mut GoProfile) -> Result<(), RecordError> {
+        // Most goroutines share their stack with many others: each is named once.
+        type Key<'a> = (Vec<(Avma, bool)>, &'a [(String, String)], Option<&'static str>);
+        let mut groups: HashMap<Key<'_>, (usize, i64, &Goroutine)> = HashMap::new();
+        for (order, g) in self.shown().enumerate() {
+            let frames = g.stack.iter().flat_map(|s| &s.frames);
+            let stack: Vec<_> = frames.map(|f| (f.pc, f.after_call)).collect();
+            let key = (stack, &g.labels[..], breakage(&g.stack));
+            groups.entry(key).or_insert((order, 0, g)).1 += 1;
+        }
+        let mut groups: Vec<_> = groups.into_iter().collect();
+        groups.sort_unstable_by_key(|(_, (order, ..))| *order);
+        for ((_, labels, broken), (_, count, g)) in groups {
+            let frames = g.stack.as_ref().map(|s| program.runtime.logical_frames(s));
+            let labels = labels
+                .iter()
+                .filter(|(key, _)| !key.is_empty() && !key.starts_with("pprof::"))
+                .map(|(key, value)| Label::text(key.as_str(), value.as_str()))
+                .collect();
+            let reason =
+                broken.map_or_else(|| "[no stack]".into(), |why| format!("[no stack: {why}]"));
+            profile.add_or(program, &frames.unwrap_or_default(), &[count], labels, &reason)?;
+        }
+        Ok(())
+    }
+
+    fn account(&self, stats: &mut Stats) {
+        let samples = &mut stats.samples;
+        for g in self.shown() {
+            samples.kept += 1;
+            if let Some(why) = breakage(&g.stack) {
+                *samples.broken.entry(why.into()).or_default() += 1;
+            }
+        }
+        if let Some(list) = &self.list {
+            stats.lost += (list.unsettled.len() + list.unreadable) as u64;
+        }
+        stats.notes.extend(self.notes());
+    }
+}

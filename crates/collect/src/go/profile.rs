@@ -1,0 +1,153 @@
+//! Go stacks as a pprof profile, in the form that Go's own runtime/pprof gives them.
+
+use goruntime::LogicalFrame;
+use pprof::{
+    BuildError, FunctionSpec, Label, Line, LocationIndex, MappingIndex, MappingSpec, Profile,
+    ProfileBuilder, ValueType,
+};
+
+use super::program::Program;
+
+/// Frames that are no code get addresses from here on.
+const MARKER_BASE: u64 = 0x1000;
+
+/// What is the same for all profiles of a kind.
+pub(crate) struct Header {
+    /// (type, unit) of each value.
+    pub types: &'static [(&'static str, &'static str)],
+    /// (type, unit) of the period.
+    pub period: (&'static str, &'static str),
+    /// The type to show first, where that is not the last.
+    pub default: Option<&'static str>,
+}
+
+/// Fills a builder with samples of Go programs.
+pub(crate) struct GoProfile {
+    builder: ProfileBuilder,
+    stack: Vec<LocationIndex>,
+    /// Add `pid` and `process` to the labels: there are several.
+    label_processes: bool,
+    /// Frames that are no code, each at an address of its own.
+    markers: Vec<String>,
+}
+
+impl GoProfile {
+    pub fn new(header: &Header, period: i64, label_processes: bool) -> Self {
+        let value = |(kind, unit): &(&str, &str)| ValueType::new(*kind, *unit);
+        let mut builder = ProfileBuilder::new(header.types.iter().map(value).collect());
+        builder.set_period(value(&header.period), period);
+        if let Some(default) = header.default {
+            builder.set_default_sample_type(default);
+        }
+        Self { builder, stack: Vec::new(), label_processes, markers: Vec::new() }
+    }
+
+    pub fn builder(&mut self) -> &mut ProfileBuilder {
+        &mut self.builder
+    }
+
+    /// Makes the executable of a program a mapping of the profile: the first that is added is
+    /// its main one.
+    pub fn add_program(&mut self, program: &Program) -> Result<(), BuildError> {
+        self.mapping(program, program.main.start.0).map(drop)
+    }
+
+    /// Adds a stack. `runtime.goexit`, which is the root of each, is left out as Go does. Where
+    /// nothing is left, or there was nothing, a frame with the name `otherwise` stands for it.
+    pub fn add_or(
+        &mut self,
+        program: &Program,
+        frames: &[LogicalFrame<'_>],
+        values: &[i64],
+        mut labels: Vec<Label>,
+        otherwise: &str,
+    ) -> Result<(), BuildError> {
+        let mut stack = std::mem::take(&mut self.stack);
+        stack.clear();
+        for piece in LogicalFrame::locations(frames) {
+            if piece.first().is_some_and(|f| f.function != "runtime.goexit") {
+                stack.push(self.location(program, piece)?);
+            }
+        }
+        if stack.is_empty() {
+            stack.push(self.marker(otherwise)?);
+        }
+        if self.label_processes {
+            let process = &program.process;
+            for (key, value) in
+                [("pid", process.pid().to_string()), ("process", process.identity().comm.clone())]
+            {
+                if labels.iter().all(|l| &*l.key != key) {
+                    labels.push(Label::text(key, value));
+                }
+            }
+        }
+        self.builder.add_sample(&stack, values, &labels)?;
+        self.stack = stack;
+        Ok(())
+    }
+
+    pub fn finish(self) -> Profile {
+        self.builder.finish()
+    }
+
+    fn location(
+        &mut self,
+        program: &Program,
+        piece: &[LogicalFrame<'_>],
+    ) -> Result<LocationIndex, BuildError> {
+        let mut lines = Vec::with_capacity(piece.len());
+        for f in piece {
+            let (file, line) = f.position.as_ref().map_or(("", 0), |(file, line)| (file, *line));
+            // Go itself puts the full name, type arguments included, in both places.
+            let function = self.builder.function(FunctionSpec {
+                name: &f.function,
+                system_name: &f.function,
+                filename: file,
+                start_line: i64::from(f.start_line.unwrap_or(0)),
+            })?;
+            lines.push(Line::new(function, i64::from(line)));
+        }
+        let address = piece.first().map_or(0, |f| f.pc.0);
+        let mapping = self.mapping(program, address)?;
+        self.builder.location(mapping, address, &lines)
+    }
+
+    /// A frame that is no code.
+    fn marker(&mut self, name: &str) -> Result<LocationIndex, BuildError> {
+        let function = self.builder.function(FunctionSpec {
+            name,
+            system_name: name,
+            filename: "",
+            start_line: 0,
+        })?;
+        let known = self.markers.iter().position(|m| m == name).unwrap_or_else(|| {
+            self.markers.push(name.to_owned());
+            self.markers.len() - 1
+        });
+        let limit = MARKER_BASE + (1 << 20);
+        let spec =
+            MappingSpec { start: MARKER_BASE, limit, file: "[exoprof]", ..MappingSpec::default() };
+        let mapping = self.builder.mapping(spec)?;
+        let address = MARKER_BASE + known as u64;
+        self.builder.location(mapping, address, &[Line::new(function, 0)])
+    }
+
+    fn mapping(&mut self, program: &Program, address: u64) -> Result<MappingIndex, BuildError> {
+        let Some(m) = program.mapping_at(image::Avma(address)) else {
+            return self.builder.mapping(MappingSpec {
+                limit: 1 << 63,
+                file: "[unmapped]",
+                ..MappingSpec::default()
+            });
+        };
+        let build_id = m.image.as_ref().map(|(i, _)| i.build_id_hex()).unwrap_or_default();
+        self.builder.mapping(MappingSpec {
+            start: m.start.0,
+            limit: m.end.0,
+            offset: m.offset.0,
+            file: &m.name,
+            build_id: &build_id,
+        })
+    }
+}

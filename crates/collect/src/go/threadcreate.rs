@@ -1,0 +1,57 @@
+//! The `threadcreate` profile of Go programs: where their threads were created.
+
+use goruntime::ThreadCreation;
+
+use super::collector::GoKind;
+use super::profile::{GoProfile, Header};
+use super::program::Program;
+use crate::session::RecordOptions;
+use crate::{RecordError, Stats};
+
+/// The threads of a program.
+#[derive(Default)]
+pub(crate) struct Threads(Vec<ThreadCreation>);
+
+impl GoKind for Threads {
+    const HEADER: Header = Header {
+        types: &[("threadcreate", "count")],
+        period: ("threadcreate", "count"),
+        default: None,
+    };
+
+    fn attach(_: &Program, _: &RecordOptions) -> Result<Self, RecordError> {
+        Ok(Self::default())
+    }
+
+    fn is_snapshot(&self) -> bool {
+        true
+    }
+
+    fn read(&mut self, program: &Program) -> Result<(), RecordError> {
+        self.0 = program.runtime.threads(&program.memory).map_err(|e| program.error(e))?;
+        Ok(())
+    }
+
+    fn has_read(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    fn add_to(&self, program: &Program, profile: &mut GoProfile) -> Result<(), RecordError> {
+        for thread in &self.0 {
+            let frames = program.runtime.recorded_frames(&thread.stack);
+            profile.add_or(program, &frames, &[1], Vec::new(), "[no stack recorded]")?;
+        }
+        Ok(())
+    }
+
+    fn account(&self, stats: &mut Stats) {
+        stats.samples.kept += self.0.len() as u64;
+        let without = self.0.iter().filter(|t| t.stack.is_empty()).count();
+        if without > 0 {
+            stats.notes.push(format!(
+                "Go notes no stack for {without} of {} threads: those that its scheduler starts",
+                self.0.len()
+            ));
+        }
+    }
+}

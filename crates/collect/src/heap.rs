@@ -1,0 +1,14 @@
+//! The `heap` profile.
+
+use crate::session::{Collector, Request};
+use crate::{RecordError, go};
+
+/// Attaches to the targets, for a heap profile.
+pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    if let Some(collector) = go::prepare::<go::Heap>(request)? {
+        return Ok(collector);
+    }
+    Err(RecordError::NotApplicable(
+        "the profile heap is made of Go programs only, and this is none".into(),
+    ))
+}

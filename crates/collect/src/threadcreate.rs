@@ -1,0 +1,14 @@
+//! The `threadcreate` profile.
+
+use crate::session::{Collector, Request};
+use crate::{RecordError, go};
+
+/// Attaches to the targets, for a threadcreate profile.
+pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    if let Some(collector) = go::prepare::<go::Threads>(request)? {
+        return Ok(collector);
+    }
+    Err(RecordError::NotApplicable(
+        "the profile threadcreate is made of Go programs only, and this is none".into(),
+    ))
+}

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * The few fields of kernel structures that the programs read. Their offsets are looked up in the
+ * running kernel's BTF when the object is loaded (CO-RE); a field that a kernel lacks is asked for
+ * with bpf_core_field_exists.
+ */
+#ifndef EXOPROF_KERNEL_H
+#define EXOPROF_KERNEL_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+typedef __u8 u8;
+typedef __u32 u32;
+typedef __s32 s32;
+typedef __u64 u64;
+typedef __s64 s64;
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct upid {
+	int nr;
+	void *ns;
+};
+
+struct pid {
+	struct upid numbers[1];
+};
+
+struct rseq;
+
+struct task_struct {
+	unsigned int __state;
+	int on_cpu;
+	int pid;
+	int tgid;
+	struct task_struct *group_leader;
+	struct pid *thread_pid;
+	struct rseq *rseq;
+};
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
+
+#if defined(__TARGET_ARCH_x86)
+
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip;
+	unsigned long cs, flags, sp, ss;
+};
+
+#elif defined(__TARGET_ARCH_arm64)
+
+struct pt_regs {
+	u64 regs[31];
+	u64 sp, pc, pstate;
+	u64 orig_x0;
+	s32 syscallno;
+};
+
+#else
+#error "no such architecture"
+#endif
+
+#pragma clang attribute pop
+
+/*
+ * Reading them. In the kernel's registers of a thread in a system call the arguments are still
+ * there. The registers are listed in the order of perf's register numbers, as a sample has them
+ * (USER_REGISTERS in attr.rs).
+ */
+#if defined(__TARGET_ARCH_x86)
+
+#define USER_REGISTERS 17
+#define SYS_FUTEX 202
+#define REGS_SP(r) ((r)->sp)
+#define REGS_IP(r) ((r)->ip)
+#define REGS_SYSCALL(r) ((s32)(r)->orig_ax)
+#define REGS_ARG0(r) ((r)->di)
+#define REGS_ARG1(r) ((r)->si)
+#define REGS_ARG2(r) ((r)->dx)
+#define REGS_ARG4(r) ((r)->r8)
+
+static __always_inline void copy_registers(u64 *out, struct pt_regs *r)
+{
+	out[0] = r->ax;
+	out[1] = r->bx;
+	out[2] = r->cx;
+	out[3] = r->dx;
+	out[4] = r->si;
+	out[5] = r->di;
+	out[6] = r->bp;
+	out[7] = r->sp;
+	out[8] = r->ip;
+	out[9] = r->r8;
+	out[10] = r->r9;
+	out[11] = r->r10;
+	out[12] = r->r11;
+	out[13] = r->r12;
+	out[14] = r->r13;
+	out[15] = r->r14;
+	out[16] = r->r15;
+}
+
+#else
+
+#define USER_REGISTERS 33
+#define SYS_FUTEX 98
+#define REGS_SP(r) ((r)->sp)
+#define REGS_IP(r) ((r)->pc)
+#define REGS_SYSCALL(r) ((r)->syscallno)
+/* x0 is overwritten by the result only on the way out. */
+#define REGS_ARG0(r) ((r)->regs[0])
+#define REGS_ARG1(r) ((r)->regs[1])
+#define REGS_ARG2(r) ((r)->regs[2])
+#define REGS_ARG4(r) ((r)->regs[4])
+
+static __always_inline void copy_registers(u64 *out, struct pt_regs *r)
+{
+#pragma unroll
+	for (int i = 0; i < 31; i++)
+		out[i] = r->regs[i];
+	out[31] = r->sp;
+	out[32] = r->pc;
+}
+
+#endif
+
+/* The futex calls with an operation of their own, the same on all architectures (6.7). */
+#define SYS_FUTEX_WAKE 454
+#define SYS_FUTEX_WAIT 455
+
+/* linux/futex.h */
+#define FUTEX_OP_MASK 127
+#define FUTEX_PRIVATE 128
+#define FUTEX_WAIT 0
+#define FUTEX_WAKE 1
+#define FUTEX_REQUEUE 3
+#define FUTEX_CMP_REQUEUE 4
+#define FUTEX_WAKE_OP 5
+#define FUTEX_LOCK_PI 6
+#define FUTEX_UNLOCK_PI 7
+#define FUTEX_WAIT_BITSET 9
+#define FUTEX_WAKE_BITSET 10
+#define FUTEX_WAIT_REQUEUE_PI 11
+#define FUTEX_CMP_REQUEUE_PI 12
+#define FUTEX_LOCK_PI2 13
+
+/* linux/sched.h: on its way out. */
+#define TASK_DEAD 0x80
+
+#endif

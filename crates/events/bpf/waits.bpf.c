@@ -1,0 +1,560 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+/*
+ * Where threads wait, and who ends their waiting.
+ *
+ * A wait is measured from switch-out to waking, and decided on at switch-in, when its length is
+ * known: it is sampled with probability min(1, d / rate), as the Go runtime does, and a sampled
+ * one counts max(d, rate). The stack of the thread is taken a moment later, in its own context on
+ * its way back to user mode, where perf can copy registers and stack.
+ *
+ * For locks, every futex has the number of its waiters and the sum of the times since when they
+ * wait. Who wakes one of them is charged with what all of them have waited since the last charge:
+ * the integral, of which every nanosecond is charged once, to the thread that held the others up.
+ */
+#include "kernel.h"
+#include "waits.h"
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, u32);
+	__type(value, u64);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(u32));
+} events SEC(".maps");
+
+/* The leaders of the processes that are followed from the begin: set from outside by pidfd. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, u32);
+} followed SEC(".maps");
+
+/* thread.pending */
+#define PENDING_WAIT 1u
+#define PENDING_WOKEN 2u
+
+struct thread {
+	u64 out;      /* when it was switched out to wait; 0: it does not wait */
+	u64 ready;    /* when it became runnable; 0: it is not, or it runs */
+	u64 uaddr;    /* the futex that it is counted for as a waiter; 0: none */
+	u64 sp, ip;   /* user mode's, at switch-out */
+	u32 private;  /* the futex is private to the process */
+	s32 syscall;
+	u32 state;
+	u32 futex_op;
+	u32 futex_value;
+	u32 pending;
+	struct record record;
+};
+
+/*
+ * Made by the iterator and at a fork, both outside of the scheduler's locks: no memory is ever
+ * asked for inside of them.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct thread);
+} threads SEC(".maps");
+
+struct futex_key {
+	u64 uaddr;
+	u64 tgid; /* 0 where it is shared between processes */
+};
+
+struct futex {
+	struct bpf_spin_lock lock;
+	u32 waiters;
+	u64 since_sum; /* sum over the waiters of when they began, or were last charged for */
+	u64 charged;   /* when a charge was made last */
+};
+
+/*
+ * One without waiters stays: it will have some again, and deleting it here would race with a
+ * thread that comes to wait. When the table is full it is swept from outside.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct futex_key);
+	__type(value, struct futex);
+} futexes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct waiting);
+} scratch SEC(".maps");
+
+static __always_inline void count(u32 key)
+{
+	u64 *n = bpf_map_lookup_elem(&counters, &key);
+	if (n)
+		*n += 1;
+}
+
+static __always_inline struct settings *get_settings(void)
+{
+	u32 key = 0;
+	return bpf_map_lookup_elem(&settings, &key);
+}
+
+static __always_inline u32 state_of(struct task_struct *task)
+{
+	return task->__state;
+}
+
+/* Whether perf can take the thread's stack by the hook of rseq. */
+static __always_inline bool has_rseq(struct task_struct *task)
+{
+	return bpf_core_field_exists(task->rseq) && task->rseq;
+}
+
+/* Go's rule: true with probability min(1, d / rate). */
+static __always_inline bool pick(u64 d, u64 rate)
+{
+	if (d >= rate)
+		return true;
+	u64 random = ((u64)bpf_get_prandom_u32() << 32) | bpf_get_prandom_u32();
+	return rate && random % rate < d;
+}
+
+/* A sampled event of length d stands for this many, in 1/1024. */
+static __always_inline u64 weight(u64 d, u64 rate)
+{
+	if (d >= rate || !d)
+		return 1024;
+	return rate * 1024 / d;
+}
+
+/* What a part of a sampled event of length d stands for. */
+static __always_inline u64 scaled(u64 part, u64 weight)
+{
+	return part * weight / 1024;
+}
+
+/* --- The waiters of a futex ----------------------------------------------------------------- */
+
+static __always_inline bool waits_for_futex(s32 syscall, u32 op)
+{
+	if (syscall == SYS_FUTEX_WAIT)
+		return true;
+	if (syscall != SYS_FUTEX)
+		return false;
+	return op == FUTEX_WAIT || op == FUTEX_WAIT_BITSET || op == FUTEX_LOCK_PI ||
+	       op == FUTEX_LOCK_PI2 || op == FUTEX_WAIT_REQUEUE_PI;
+}
+
+static __always_inline void futex_key_of(struct futex_key *key, struct thread *t, u32 tgid)
+{
+	key->uaddr = t->uaddr;
+	key->tgid = t->private ? tgid : 0;
+}
+
+static __always_inline void futex_enter(struct thread *t, u32 tgid, u64 now)
+{
+	struct futex_key key;
+	futex_key_of(&key, t, tgid);
+	struct futex *f = bpf_map_lookup_elem(&futexes, &key);
+	if (!f) {
+		struct futex fresh = {};
+		bpf_map_update_elem(&futexes, &key, &fresh, BPF_NOEXIST);
+		f = bpf_map_lookup_elem(&futexes, &key);
+		if (!f) {
+			t->uaddr = 0;
+			count(COUNT_UNTRACKED);
+			return;
+		}
+	}
+	bpf_spin_lock(&f->lock);
+	f->waiters += 1;
+	f->since_sum += now;
+	bpf_spin_unlock(&f->lock);
+}
+
+/*
+ * A waiter leaves. With `charge`, gives what all waiters, itself too, have waited since the last
+ * charge, and begins anew for those that stay.
+ */
+static __always_inline u64 futex_leave(struct thread *t, u32 tgid, u64 now, bool charge)
+{
+	struct futex_key key;
+	u64 charged = 0;
+
+	futex_key_of(&key, t, tgid);
+	t->uaddr = 0;
+	struct futex *f = bpf_map_lookup_elem(&futexes, &key);
+	if (!f)
+		return 0;
+	bpf_spin_lock(&f->lock);
+	u64 n = f->waiters;
+	if (n) {
+		s64 all = (s64)(n * now - f->since_sum);
+		u64 since = t->out > f->charged ? t->out : f->charged;
+		n -= 1;
+		f->waiters = n;
+		if (charge) {
+			charged = all > 0 ? (u64)all : 0;
+			f->since_sum = n * now;
+			f->charged = now;
+		} else {
+			f->since_sum -= since;
+		}
+		if (!n)
+			f->since_sum = 0;
+	}
+	bpf_spin_unlock(&f->lock);
+	return charged;
+}
+
+/* Whether a thread is in a system call that wakes waiters of this futex. */
+static __always_inline bool wakes(struct pt_regs *regs, u64 uaddr)
+{
+	s32 syscall = REGS_SYSCALL(regs);
+	if (syscall == SYS_FUTEX_WAKE)
+		return REGS_ARG0(regs) == uaddr;
+	if (syscall != SYS_FUTEX)
+		return false;
+	u32 op = REGS_ARG1(regs) & FUTEX_OP_MASK;
+	if (op == FUTEX_WAKE_OP)
+		return REGS_ARG0(regs) == uaddr || REGS_ARG4(regs) == uaddr;
+	return REGS_ARG0(regs) == uaddr &&
+	       (op == FUTEX_WAKE || op == FUTEX_WAKE_BITSET || op == FUTEX_UNLOCK_PI ||
+		op == FUTEX_REQUEUE || op == FUTEX_CMP_REQUEUE || op == FUTEX_CMP_REQUEUE_PI);
+}
+
+/* --- The scheduler's events ------------------------------------------------------------------ */
+
+static __always_inline void describe(struct thread *t, struct pt_regs *regs)
+{
+	t->sp = REGS_SP(regs);
+	t->ip = REGS_IP(regs);
+	t->syscall = REGS_SYSCALL(regs);
+	t->futex_op = 0;
+	t->futex_value = 0;
+	t->uaddr = 0;
+	if (t->syscall == SYS_FUTEX) {
+		u32 op = REGS_ARG1(regs);
+		t->futex_op = op & FUTEX_OP_MASK;
+		t->private = op & FUTEX_PRIVATE;
+		t->futex_value = REGS_ARG2(regs);
+	} else if (t->syscall == SYS_FUTEX_WAIT) {
+		t->private = 1;
+		t->futex_value = REGS_ARG1(regs);
+	}
+	if (waits_for_futex(t->syscall, t->futex_op))
+		t->uaddr = REGS_ARG0(regs);
+}
+
+static __always_inline void switched_out(struct settings *s, struct thread *t,
+					 struct task_struct *task, bool preempted, u64 now)
+{
+	if (t->uaddr)
+		futex_leave(t, task->tgid, now, false);
+	t->out = 0;
+	t->ready = 0;
+	u32 state = state_of(task);
+	if (state & TASK_DEAD)
+		return;
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
+	describe(t, regs);
+	t->state = state;
+	if (preempted || !state) {
+		t->uaddr = 0;
+		t->state = 0;
+		t->ready = now;
+		return;
+	}
+	t->out = now;
+	if (!(s->flags & WANT_MUTEX))
+		t->uaddr = 0;
+	if (t->uaddr)
+		futex_enter(t, task->tgid, now);
+}
+
+/* Notes what was sampled, until the thread's own context is reached. */
+static __always_inline void charge_wait(struct settings *s, struct thread *t, u64 wait, u64 run)
+{
+	u64 d = wait + run, rate = s->block_rate;
+	if (s->flags & FUTEX_ONLY && (!wait || !waits_for_futex(t->syscall, t->futex_op)))
+		return;
+	if (!d)
+		return;
+	count(COUNT_WAITS);
+	if (!pick(d, rate))
+		return;
+	count(COUNT_PICKED);
+	struct record_head *r = &t->record.head;
+	if (t->pending & PENDING_WAIT && (r->sp != t->sp || r->ip != t->ip)) {
+		/* The place where that was never reached the hook. */
+		r->lost_ns += r->wait_ns + r->run_ns;
+		r->lost_count += r->wait_count;
+		r->wait_ns = r->wait_count = r->run_ns = 0;
+	}
+	u64 w = weight(d, rate);
+	r->wait_ns += scaled(wait, w);
+	r->run_ns += scaled(run, w);
+	/* To be preempted is no contention. */
+	if (wait)
+		r->wait_count += w;
+	t->pending |= PENDING_WAIT;
+}
+
+static __always_inline void switched_in(struct settings *s, struct thread *t,
+					struct task_struct *task, u64 now)
+{
+	u64 out = t->out, ready = t->ready, wait = 0, run = 0;
+	u32 before = t->pending;
+
+	if (t->uaddr)
+		futex_leave(t, task->tgid, now, false);
+	t->out = 0;
+	t->ready = 0;
+	if (!(s->flags & RUNNING))
+		return;
+	if (out) {
+		if (out < s->begin)
+			out = s->begin;
+		/* Waking is seen before the switch where both happen at once. */
+		u64 end = ready > out && ready < now ? ready : now;
+		if (end > out)
+			wait = end - out;
+		run = now - end;
+	} else if (ready && now > ready) {
+		run = now - (ready > s->begin ? ready : s->begin);
+	}
+	if (s->flags & WANT_BLOCK)
+		charge_wait(s, t, wait, run);
+	if (!t->pending)
+		return;
+	struct record_head *r = &t->record.head;
+	r->sp = t->sp;
+	r->ip = t->ip;
+	r->syscall = t->syscall;
+	r->state = t->state;
+	r->futex_op = t->futex_op;
+	r->futex_value = t->futex_value;
+	r->kernel_bytes = bpf_get_task_stack(task, t->record.kernel, sizeof(t->record.kernel), 0);
+	if (!before && !has_rseq(task))
+		count(COUNT_NO_RSEQ);
+}
+
+SEC("tp_btf/sched_switch")
+int BPF_PROG(on_switch, bool preempted, struct task_struct *prev, struct task_struct *next)
+{
+	struct settings *s = get_settings();
+	if (!s)
+		return 0;
+	struct thread *t = bpf_task_storage_get(&threads, prev, 0, 0);
+	if (t)
+		switched_out(s, t, prev, preempted, bpf_ktime_get_ns());
+	t = bpf_task_storage_get(&threads, next, 0, 0);
+	if (t)
+		switched_in(s, t, next, bpf_ktime_get_ns());
+	return 0;
+}
+
+/* The stack of the thread that wakes, which is the current one. */
+static __always_inline void charge_waker(void *ctx, struct settings *s, struct thread *t,
+					 struct task_struct *woken, u64 charge)
+{
+	u64 rate = s->mutex_rate;
+	if (!charge)
+		return;
+	count(COUNT_WAKES);
+	if (!pick(charge, rate))
+		return;
+	count(COUNT_WAKES_PICKED);
+	u64 w = weight(charge, rate);
+	struct record_head r = {};
+	r.kind = RECORD_WAKER;
+	r.tid = woken->pid;
+	r.syscall = t->syscall;
+	r.futex_op = t->futex_op;
+	r.futex_value = t->futex_value;
+	r.out = t->out;
+	r.wait_ns = scaled(charge, w);
+	r.wait_count = w;
+	if (bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, &r, sizeof(r))) {
+		count(COUNT_FAILED);
+		return;
+	}
+	count(COUNT_EMITTED);
+	/* What kind of wait it was is told by the waiter's stack. */
+	t->record.head.out = t->out;
+	t->pending |= PENDING_WOKEN;
+}
+
+SEC("tp_btf/sched_waking")
+int BPF_PROG(on_waking, struct task_struct *task)
+{
+	struct thread *t = bpf_task_storage_get(&threads, task, 0, 0);
+	if (!t || !t->out || t->ready)
+		return 0;
+	struct settings *s = get_settings();
+	if (!s)
+		return 0;
+	u64 now = bpf_ktime_get_ns();
+	t->ready = now;
+	if (!t->uaddr)
+		return 0;
+	struct task_struct *waker = bpf_get_current_task_btf();
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(waker);
+	bool by_futex = wakes(regs, t->uaddr);
+	u64 charge = futex_leave(t, task->tgid, now, by_futex);
+	if (by_futex && s->flags & RUNNING)
+		charge_waker(ctx, s, t, task, charge);
+	return 0;
+}
+
+/* --- In the thread's own context ------------------------------------------------------------- */
+
+static __always_inline void emit(void *ctx, struct task_struct *current)
+{
+	struct thread *t = bpf_task_storage_get(&threads, current, 0, 0);
+	if (!t || !t->pending)
+		return;
+	struct record_head *r = &t->record.head;
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(current);
+	/* A restarted system call has its instruction before it again. */
+	u64 moved = r->ip - REGS_IP(regs);
+	r->kind = RECORD_WAIT;
+	r->flags = r->sp != REGS_SP(regs) || (moved && moved != 2 && moved != 4) ? FLAG_STACK_CHANGED : 0;
+	if (t->pending & PENDING_WOKEN)
+		r->flags |= FLAG_WOKEN;
+	r->tid = current->pid;
+	t->pending = 0;
+	if (bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, &t->record, sizeof(t->record)))
+		count(COUNT_FAILED);
+	else
+		count(COUNT_EMITTED);
+	r->wait_ns = r->wait_count = r->run_ns = 0;
+	r->lost_ns = r->lost_count = 0;
+}
+
+/* After a switch, on the way back to user mode: threads with restartable sequences only. */
+SEC("tp_btf/rseq_update")
+int BPF_PROG(on_rseq, struct task_struct *task)
+{
+	emit(ctx, task);
+	return 0;
+}
+
+/* Every system call of everyone: attached only where threads without rseq are. */
+SEC("tp_btf/sys_exit")
+int BPF_PROG(on_sys_exit)
+{
+	emit(ctx, bpf_get_current_task_btf());
+	return 0;
+}
+
+/* --- Threads come ---------------------------------------------------------------------------- */
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
+{
+	struct settings *s = get_settings();
+	if (!s || !bpf_task_storage_get(&threads, parent, 0, 0))
+		return 0;
+	if (parent->tgid != child->tgid && !(s->flags & CHILDREN))
+		return 0;
+	if (!bpf_task_storage_get(&threads, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE))
+		count(COUNT_UNFOLLOWED);
+	return 0;
+}
+
+static __always_inline void seed(struct settings *s, struct task_struct *task)
+{
+	if (!bpf_task_storage_get(&followed, task->group_leader, 0, 0))
+		return;
+	struct thread *t =
+		bpf_task_storage_get(&threads, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!t) {
+		count(COUNT_UNFOLLOWED);
+		return;
+	}
+	if (!has_rseq(task))
+		count(COUNT_NO_RSEQ);
+	u32 state = state_of(task);
+	if (!state || state & TASK_DEAD || task->on_cpu || t->out)
+		return;
+	/* It waits since before the begin. Who wakes it meanwhile finds it not yet waiting. */
+	u64 now = bpf_ktime_get_ns();
+	describe(t, (struct pt_regs *)bpf_task_pt_regs(task));
+	t->state = state;
+	if (!(s->flags & WANT_MUTEX))
+		t->uaddr = 0;
+	t->out = now;
+	if (t->uaddr)
+		futex_enter(t, task->tgid, now);
+}
+
+static __always_inline u32 number_of(struct settings *s, struct task_struct *task)
+{
+	u32 level = s->pid_level & 31;
+	int number = 0;
+	if (!level)
+		return task->pid;
+	struct pid *pid = task->thread_pid;
+	if (!pid)
+		return 0;
+	void *at = (void *)__builtin_preserve_access_index(&pid->numbers[0]) +
+		   level * bpf_core_type_size(struct upid);
+	bpf_probe_read_kernel(&number, sizeof(number), at);
+	return number;
+}
+
+static __always_inline void list(struct settings *s, struct seq_file *seq, struct task_struct *task)
+{
+	u32 key = 0;
+	struct thread *t = bpf_task_storage_get(&threads, task, 0, 0);
+	struct waiting *w = bpf_map_lookup_elem(&scratch, &key);
+	if (!t || !w)
+		return;
+	u32 state = state_of(task);
+	if (!t->out || !state || state & TASK_DEAD || task->on_cpu)
+		return;
+	w->tid = number_of(s, task);
+	w->tgid = number_of(s, task->group_leader);
+	w->root_tid = task->pid;
+	w->syscall = t->syscall;
+	w->state = t->state;
+	w->futex_op = t->futex_op;
+	w->futex_value = t->futex_value;
+	w->out = t->out > s->begin ? t->out : s->begin;
+	w->now = bpf_ktime_get_ns();
+	copy_registers(w->registers, (struct pt_regs *)bpf_task_pt_regs(task));
+	w->kernel_bytes = bpf_get_task_stack(task, w->kernel, sizeof(w->kernel), 0);
+	bpf_seq_write(seq, w, sizeof(*w));
+}
+
+SEC("iter/task")
+int on_task(struct bpf_iter__task *ctx)
+{
+	struct settings *s = get_settings();
+	struct task_struct *task = ctx->task;
+	if (!s || !task)
+		return 0;
+	if (s->flags & SEEDING)
+		seed(s, task);
+	else
+		list(s, ctx->meta->seq, task);
+	return 0;
+}

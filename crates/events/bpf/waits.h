@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* What the programs and the profiler tell each other; crates/events/src/waits/abi.rs mirrors it. */
+#ifndef EXOPROF_WAITS_H
+#define EXOPROF_WAITS_H
+
+#define KERNEL_FRAMES 32
+
+/* settings.flags */
+#define WANT_BLOCK 1u    /* sample the threads that waited */
+#define WANT_MUTEX 2u    /* sample those that ended others' waits for a futex */
+#define FUTEX_ONLY 4u    /* block: waits for a futex only */
+#define CHILDREN 8u      /* forked processes are followed */
+#define RUNNING 16u      /* the recording is on; without it nothing is sampled */
+#define SEEDING 32u      /* the iterator looks for threads to follow; without it, it lists waits */
+
+struct settings {
+	u64 block_rate; /* mean nanoseconds of waiting between two samples */
+	u64 mutex_rate;
+	u64 begin;      /* waits count from here on, CLOCK_MONOTONIC nanoseconds */
+	u32 flags;
+	u32 pid_level;  /* depth of the reader's PID namespace */
+};
+
+/* record.kind */
+#define RECORD_WAIT 1u   /* the thread's own waits, in its own context */
+#define RECORD_WAKER 2u  /* a thread that ended waits for a futex, in its own context */
+
+/* record.flags */
+#define FLAG_STACK_CHANGED 1u /* the thread has gone on since: its stack is another one */
+#define FLAG_WOKEN 2u         /* the wait that began at `out` ended with a RECORD_WAKER */
+
+struct record_head {
+	u32 kind;
+	u32 flags;
+	u32 tid;         /* of the thread that waited, in the first PID namespace */
+	s32 syscall;     /* that it waits in; negative: none, a page fault or preemption */
+	u32 state;       /* the task's state while it waited (linux/sched.h) */
+	u32 futex_op;
+	u32 futex_value;
+	s32 kernel_bytes;
+	u64 out;         /* when the wait that is joined with a waker began */
+	u64 wait_ns;     /* unsampled: what the samples stand for */
+	u64 wait_count;  /* in 1/1024 */
+	u64 run_ns;      /* waiting for a cpu, after waking or preemption */
+	u64 lost_ns;     /* of waits whose stack could not be taken */
+	u64 lost_count;
+	u64 sp;
+	u64 ip;
+};
+
+struct record {
+	struct record_head head;
+	u64 kernel[KERNEL_FRAMES];
+};
+
+/* What the iterator lists: a wait that has not ended. */
+struct waiting {
+	u32 tid;         /* in the reader's PID namespace */
+	u32 tgid;
+	u32 root_tid;    /* in the first PID namespace */
+	s32 syscall;
+	u32 state;
+	u32 futex_op;
+	u32 futex_value;
+	s32 kernel_bytes;
+	u64 out;
+	u64 now;
+	u64 registers[USER_REGISTERS];
+	u64 kernel[KERNEL_FRAMES];
+};
+
+/* Keys of `counters`. */
+#define COUNT_WAITS 0        /* waits that ended */
+#define COUNT_PICKED 1       /* of them, sampled */
+#define COUNT_EMITTED 2      /* records that were written */
+#define COUNT_FAILED 3       /* records that found no room */
+#define COUNT_WAKES 4        /* waits for a futex ended by a thread that woke it */
+#define COUNT_WAKES_PICKED 5 /* of them, sampled */
+#define COUNT_NO_RSEQ 6      /* sampled threads that the hook of rseq does not reach */
+#define COUNT_UNTRACKED 7    /* waits for a futex that the table had no room for */
+#define COUNT_UNFOLLOWED 8   /* threads that there was no memory to follow */
+#define COUNTERS 9
+
+#endif

@@ -1,0 +1,303 @@
+//! What the BPF programs and we tell each other: the mirror of `bpf/waits.h`.
+
+use crate::USER_REGISTERS;
+
+/// Frames of a kernel stack, `KERNEL_FRAMES`.
+const KERNEL_FRAMES: usize = 32;
+/// Words of a register set.
+const REGISTERS: usize = USER_REGISTERS.count_ones() as usize;
+
+/// `settings.flags`.
+pub(super) mod flags {
+    pub const WANT_BLOCK: u32 = 1;
+    pub const WANT_MUTEX: u32 = 2;
+    pub const FUTEX_ONLY: u32 = 4;
+    pub const CHILDREN: u32 = 8;
+    pub const RUNNING: u32 = 16;
+    pub const SEEDING: u32 = 32;
+}
+
+/// `struct settings`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Settings {
+    pub block_rate: u64,
+    pub mutex_rate: u64,
+    pub begin: u64,
+    pub flags: u32,
+    pub pid_level: u32,
+}
+
+// SAFETY: plain integers without padding; every bit pattern is valid.
+#[allow(unsafe_code)]
+unsafe impl aya::Pod for Settings {}
+
+/// What the programs have counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WaitCounters {
+    /// Waits that ended.
+    pub waits: u64,
+    /// Of them, those that were sampled.
+    pub picked: u64,
+    /// Records that were written.
+    pub emitted: u64,
+    /// Records that found no room in the ring.
+    pub failed: u64,
+    /// Waits for a futex that were ended by a thread that woke it.
+    pub wakes: u64,
+    /// Of them, those that were sampled.
+    pub wakes_picked: u64,
+    /// Threads to be sampled that have no restartable sequences.
+    pub no_rseq: u64,
+    /// Waits for a futex that the table had no room for.
+    pub untracked: u64,
+    /// Threads that there was no memory to follow.
+    pub unfollowed: u64,
+}
+
+impl WaitCounters {
+    pub(super) const COUNT: usize = 9;
+
+    pub(super) fn from_array(n: [u64; Self::COUNT]) -> Self {
+        let [waits, picked, emitted, failed, wakes, wakes_picked, no_rseq, untracked, unfollowed] =
+            n;
+        Self { waits, picked, emitted, failed, wakes, wakes_picked, no_rseq, untracked, unfollowed }
+    }
+}
+
+/// What a thread waits in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WaitPlace {
+    /// The system call's number; `None` outside of any: a page fault, or preemption.
+    pub syscall: Option<u32>,
+    /// The task's state (linux/sched.h); 0 where it was preempted.
+    pub state: u32,
+    /// The futex operation without its flags, and the expected value.
+    pub futex: (u32, u32),
+}
+
+/// A count in 1/1024.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fixed(pub u64);
+
+impl Fixed {
+    /// The count.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0 as f64 / 1024.0
+    }
+}
+
+/// A wait by the thread that waited and when it began: joins the two sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaitId {
+    /// The thread, in the first PID namespace.
+    pub tid: u32,
+    /// CLOCK_MONOTONIC, in nanoseconds.
+    pub out: u64,
+}
+
+/// A sample of waiting, in the raw part of a [`crate::Sample`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitSample<'a> {
+    /// The sampled thread waited itself.
+    Waited(Waited<'a>),
+    /// The sampled thread ended waits of others for a futex.
+    Woke(Woke),
+}
+
+/// A thread's own waits since its last sample, unsampled: what they stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waited<'a> {
+    /// What in.
+    pub place: WaitPlace,
+    /// How long and how often.
+    pub wait: (u64, Fixed),
+    /// How long it waited for a CPU, after waking or preemption.
+    pub run: u64,
+    /// Earlier ones, whose stacks were never taken.
+    pub lost: (u64, Fixed),
+    /// The thread has gone on before the sample was taken: the stack is not that of the wait.
+    pub stack_changed: bool,
+    /// The wait that ended with a [`WaitSample::Woke`].
+    pub woken: Option<WaitId>,
+    /// Where in the kernel it waited, innermost first: little-endian words.
+    pub kernel: crate::Words<'a>,
+}
+
+/// What a thread is charged with that woke another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Woke {
+    /// The wait that it ended.
+    pub woken: WaitId,
+    /// Where that thread waited.
+    pub place: WaitPlace,
+    /// How long all that waited there did since the last charge, and how many it stands for.
+    pub wait: (u64, Fixed),
+}
+
+/// A wait that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The thread's process, in our PID namespace.
+    pub pid: i32,
+    /// The thread, in our PID namespace.
+    pub tid: i32,
+    /// Where.
+    pub place: WaitPlace,
+    /// The wait.
+    pub id: WaitId,
+    /// When this was read, CLOCK_MONOTONIC, in nanoseconds.
+    pub now: u64,
+    /// User registers in the order of [`crate::USER_REGISTERS`].
+    pub registers: Vec<u64>,
+    /// Where in the kernel, innermost first.
+    pub kernel: Vec<u64>,
+}
+
+const KIND_WAIT: u32 = 1;
+const KIND_WAKER: u32 = 2;
+const FLAG_STACK_CHANGED: u32 = 1;
+const FLAG_WOKEN: u32 = 2;
+/// Bytes of `struct record_head`.
+const HEAD: usize = 8 * 4 + 8 * 8;
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk::<N>()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    /// The words of a kernel stack; `bytes` is negative where it could not be taken.
+    fn kernel(&mut self, bytes: u32) -> Option<&'a [u8]> {
+        let room = self.0.get(..KERNEL_FRAMES * 8)?;
+        self.0 = &self.0[KERNEL_FRAMES * 8..];
+        let bytes = usize::try_from(bytes.cast_signed()).unwrap_or(0).min(room.len());
+        Some(&room[..bytes & !7])
+    }
+}
+
+fn place(syscall: u32, state: u32, futex: (u32, u32)) -> WaitPlace {
+    WaitPlace { syscall: i32::try_from(syscall).ok().map(i32::cast_unsigned), state, futex }
+}
+
+impl<'a> WaitSample<'a> {
+    /// Reads the raw part of a sample; `None` where it is not what the programs write.
+    #[must_use]
+    pub fn parse(raw: &'a [u8]) -> Option<Self> {
+        let mut f = Fields(raw);
+        let (kind, flags, tid, syscall) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
+        let (state, op, value, bytes) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
+        let woken = WaitId { tid, out: f.u64()? };
+        let wait = (f.u64()?, Fixed(f.u64()?));
+        let run = f.u64()?;
+        let lost = (f.u64()?, Fixed(f.u64()?));
+        let place = place(syscall, state, (op, value));
+        match kind {
+            KIND_WAKER => Some(Self::Woke(Woke { woken, place, wait })),
+            KIND_WAIT => {
+                let mut f = Fields(raw.get(HEAD..)?);
+                Some(Self::Waited(Waited {
+                    place,
+                    wait,
+                    run,
+                    lost,
+                    stack_changed: flags & FLAG_STACK_CHANGED != 0,
+                    woken: (flags & FLAG_WOKEN != 0).then_some(woken),
+                    kernel: crate::Words::new(f.kernel(bytes)?),
+                }))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Waiting {
+    /// Reads what the iterator wrote, as far as it is whole.
+    pub(super) fn parse_all(bytes: &[u8]) -> Vec<Self> {
+        let size = 8 * 4 + 2 * 8 + (REGISTERS + KERNEL_FRAMES) * 8;
+        bytes.chunks_exact(size).filter_map(Self::parse).collect()
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut f = Fields(bytes);
+        let (tid, pid, root_tid, syscall) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
+        let (state, op, value, kernel_bytes) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
+        let (out, now) = (f.u64()?, f.u64()?);
+        let mut registers = Vec::with_capacity(REGISTERS);
+        for _ in 0..REGISTERS {
+            registers.push(f.u64()?);
+        }
+        let kernel = crate::Words::new(f.kernel(kernel_bytes)?).iter().collect();
+        Some(Self {
+            pid: pid.cast_signed(),
+            tid: tid.cast_signed(),
+            place: place(syscall, state, (op, value)),
+            id: WaitId { tid: root_tid, out },
+            now,
+            registers,
+            kernel,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: u32, flags: u32, kernel_bytes: i32) -> Vec<u8> {
+        let mut raw = Vec::new();
+        for word in
+            [kind, flags, 77, (-1i32).cast_unsigned(), 2, 9, 5, kernel_bytes.cast_unsigned()]
+        {
+            raw.extend(word.to_le_bytes());
+        }
+        for word in [1000u64, 2_000, 1024, 30, 4, 0, 0x7ff0, 0x4000] {
+            raw.extend(word.to_le_bytes());
+        }
+        assert_eq!(raw.len(), HEAD);
+        raw
+    }
+
+    #[test]
+    fn a_wait_is_taken_apart() {
+        let mut raw = record(KIND_WAIT, FLAG_WOKEN, 16);
+        raw.extend((0..KERNEL_FRAMES as u64).flat_map(u64::to_le_bytes));
+        let Some(WaitSample::Waited(w)) = WaitSample::parse(&raw) else { panic!("a wait") };
+        assert_eq!(w.place, WaitPlace { syscall: None, state: 2, futex: (9, 5) });
+        assert_eq!((w.wait, w.run, w.lost), ((2000, Fixed(1024)), 30, (4, Fixed(0))));
+        assert_eq!(w.woken, Some(WaitId { tid: 77, out: 1000 }));
+        assert_eq!(w.kernel.iter().collect::<Vec<_>>(), [0, 1]);
+        assert!(!w.stack_changed);
+        assert_eq!(Fixed(1536).get(), 1.5);
+    }
+
+    #[test]
+    fn a_kernel_stack_that_could_not_be_taken_is_empty() {
+        let mut raw = record(KIND_WAIT, FLAG_STACK_CHANGED, -14);
+        raw.extend([0; KERNEL_FRAMES * 8]);
+        let Some(WaitSample::Waited(w)) = WaitSample::parse(&raw) else { panic!("a wait") };
+        assert!(w.kernel.is_empty() && w.stack_changed && w.woken.is_none());
+    }
+
+    #[test]
+    fn a_waker_has_no_kernel_stack_and_nonsense_is_refused() {
+        let raw = record(KIND_WAKER, 0, 0);
+        assert!(matches!(WaitSample::parse(&raw), Some(WaitSample::Woke(_))));
+        assert_eq!(WaitSample::parse(&raw[..HEAD - 20]), None);
+        assert_eq!(WaitSample::parse(&record(KIND_WAIT, 0, 0)), None);
+        assert_eq!(WaitSample::parse(&record(9, 0, 0)), None);
+        assert_eq!(WaitSample::parse(&[]), None);
+    }
+}

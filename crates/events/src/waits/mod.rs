@@ -1,0 +1,410 @@
+//! Samples of waiting, by BPF programs (`bpf/waits.bpf.c`).
+//!
+//! The programs decide in the scheduler's tracepoints what is sampled, and write each sample in
+//! the context of the sampled thread, where perf copies its registers and stack. They write to
+//! one event per CPU, of which the ring also gets what happens to threads and mappings.
+
+mod abi;
+mod place;
+mod rate;
+mod syscall;
+
+use std::io;
+use std::io::Read as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use aya::maps::{Array, HashMap, Map, PerCpuArray};
+use aya::programs::{BtfTracePoint, Iter, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader};
+
+pub use abi::{Fixed, WaitCounters, WaitId, WaitPlace, WaitSample, Waited, Waiting, Woke};
+use abi::{Settings, flags};
+pub use place::WaitKind;
+
+use crate::attr::{self, OUTPUT_SAMPLE_TYPE, USER_REGISTERS};
+use crate::record::Layout;
+use crate::ring::RingError;
+use crate::ringset::RingSet;
+use crate::sampler::{MIN_RING_BYTES, map_rings, open_event, redirect};
+use rate::Rate;
+
+#[cfg(target_arch = "x86_64")]
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/waits.x86_64.o");
+#[cfg(target_arch = "aarch64")]
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/waits.aarch64.o");
+
+/// No list of waiting threads is longer: some 100,000 threads.
+const MAX_LISTING: u64 = 64 << 20;
+
+/// Why waiting cannot be sampled by BPF programs.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// The kernel does not tell its types, which the programs are fitted to.
+    #[error("the kernel has no type information (/sys/kernel/btf/vmlinux): {0}")]
+    NoTypes(aya::BtfError),
+    /// The maps or programs cannot be made from the object.
+    #[error("bpf objects were refused: {0}")]
+    Load(#[from] aya::EbpfError),
+    /// The kernel refuses a program, or has no such tracepoint.
+    #[error("the kernel refuses the bpf program {program}: {source}")]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// Its answer.
+        source: ProgramError,
+    },
+    /// A map could not be written or read.
+    #[error("bpf map {map}: {source}")]
+    Map {
+        /// Which.
+        map: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The event of a CPU.
+    #[error("perf_event_open for the output of bpf programs on cpu {cpu}: {source}")]
+    Event {
+        /// The CPU.
+        cpu: u32,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The ring of a CPU.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+}
+
+/// What to sample.
+#[derive(Debug, Clone)]
+pub struct WaitOptions {
+    /// The threads that waited.
+    pub block: bool,
+    /// The threads that ended others' waits for a futex, and of those the waiting side as well.
+    pub mutex: bool,
+    /// Of the threads that waited, only those that waited for a futex.
+    pub futex_only: bool,
+    /// Follow forked children.
+    pub children: bool,
+    /// Bytes of user stack to copy with each sample.
+    pub stack_bytes: u32,
+    /// Bytes of each CPU's ring: less, down to 32 KiB, where the allowance is smaller.
+    pub ring_bytes: usize,
+    /// The finest mean time of waiting between two samples, in nanoseconds: it is coarser where
+    /// more than about 1900 samples a second would come.
+    pub finest_rate: u64,
+}
+
+/// BPF programs that sample waiting, and the events that they write to. Nothing of it outlives
+/// this value, or the process.
+pub struct WaitSampler {
+    bpf: Ebpf,
+    btf: Btf,
+    settings: Settings,
+    block_rate: Rate,
+    mutex_rate: Rate,
+    cpus: Vec<u32>,
+    /// The event of each CPU that owns its ring.
+    leaders: Vec<OwnedFd>,
+    /// The events that the programs write to now, where they are not the leaders.
+    outputs: Vec<OwnedFd>,
+    every_syscall: bool,
+    untracked_swept: u64,
+}
+
+/// Attached from the begin; `sys_exit` only where it is needed.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("on_switch", "sched_switch"),
+    ("on_waking", "sched_waking"),
+    ("on_fork", "sched_process_fork"),
+    ("on_rseq", "rseq_update"),
+];
+
+impl WaitSampler {
+    /// Loads the programs, opens the events of all CPUs and attaches. Nothing is followed yet.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn open(cpus: &[u32], options: &WaitOptions) -> Result<(Self, RingSet), WaitError> {
+        let btf = Btf::from_sys_fs().map_err(WaitError::NoTypes)?;
+        // Task storage is known to the kernel, if not to the library.
+        let bpf = EbpfLoader::new().btf(Some(&btf)).allow_unsupported_maps().load(OBJECT)?;
+        let rate = Rate::new(options.finest_rate);
+        let mut this = Self {
+            bpf,
+            btf,
+            settings: settings(options),
+            block_rate: rate,
+            mutex_rate: rate,
+            cpus: cpus.to_vec(),
+            leaders: Vec::new(),
+            outputs: Vec::new(),
+            every_syscall: false,
+            untracked_swept: 0,
+        };
+        this.store_settings()?;
+        this.leaders = this.open_outputs(options.stack_bytes, true)?;
+        let mut ring_bytes = options.ring_bytes.next_power_of_two().max(MIN_RING_BYTES);
+        let rings = map_rings(&this.leaders, &mut ring_bytes)?;
+        this.publish(&this.leaders)?;
+        this.attach_all()?;
+        let layout = Layout {
+            sample_type: OUTPUT_SAMPLE_TYPE,
+            registers: USER_REGISTERS.count_ones() as usize,
+            stack_bytes: options.stack_bytes,
+        };
+        Ok((this, RingSet::new(rings, layout)))
+    }
+
+    /// Follows the processes behind these pidfds with all their threads, and what they create.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn follow(&mut self, processes: &[BorrowedFd<'_>]) -> Result<(), WaitError> {
+        let map = self.map("followed")?;
+        for process in processes {
+            let key = std::os::fd::AsRawFd::as_raw_fd(process).cast_unsigned();
+            match syscall::set_element(map, key, 1) {
+                // It has exited.
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other.map_err(|source| WaitError::Map { map: "followed", source })?,
+            }
+        }
+        self.set_flag(flags::SEEDING, true)?;
+        let listing = self.iterate();
+        self.set_flag(flags::SEEDING, false)?;
+        listing?;
+        self.hook_every_syscall_if_needed(&self.counters())
+    }
+
+    /// Samples count from here on; `now` is CLOCK_MONOTONIC in nanoseconds, `threads` how many
+    /// threads are followed.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn begin(&mut self, now: u64, threads: u64) -> Result<(), WaitError> {
+        self.block_rate.begin(threads);
+        self.mutex_rate.begin(threads);
+        self.settings.begin = now;
+        self.set_flag(flags::RUNNING, true)
+    }
+
+    /// To be called several times a second: adapts the rates to what comes, and the programs to
+    /// threads that are out of their reach.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn review(&mut self, now: u64) -> Result<WaitCounters, WaitError> {
+        let counters = self.counters();
+        let block = self.block_rate.review(counters.picked, now);
+        let mutex = self.mutex_rate.review(counters.wakes_picked, now);
+        if block || mutex {
+            self.store_settings()?;
+        }
+        self.hook_every_syscall_if_needed(&counters)?;
+        if counters.untracked > self.untracked_swept {
+            self.untracked_swept = counters.untracked;
+            self.sweep_futexes();
+        }
+        Ok(counters)
+    }
+
+    /// Nothing more is sampled, what was sampled is still written as its threads come by; which
+    /// threads wait is still known.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn end(&mut self) -> Result<(), WaitError> {
+        self.set_flag(flags::RUNNING, false)
+    }
+
+    /// The waits of followed threads that have not ended.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn waiting(&mut self) -> Result<Vec<Waiting>, WaitError> {
+        Ok(Waiting::parse_all(&self.iterate()?))
+    }
+
+    /// Copies `stack_bytes` of stack with each sample from here on.
+    ///
+    /// # Errors
+    /// [`WaitError`]; the old events then serve on.
+    pub fn grow_stack(&mut self, rings: &mut RingSet, stack_bytes: u32) -> Result<(), WaitError> {
+        let outputs = self.open_outputs(stack_bytes, false)?;
+        for ((fd, leader), &cpu) in outputs.iter().zip(&self.leaders).zip(&self.cpus) {
+            redirect(fd.as_fd(), leader.as_fd())
+                .map_err(|source| WaitError::Event { cpu, source })?;
+        }
+        rings.set_stack_bytes(stack_bytes);
+        self.publish(&outputs)?;
+        self.outputs = outputs;
+        Ok(())
+    }
+
+    /// What the programs have counted.
+    #[must_use]
+    pub fn counters(&self) -> WaitCounters {
+        let mut sums = [0; WaitCounters::COUNT];
+        let map = self.bpf.map("counters").and_then(|m| PerCpuArray::<_, u64>::try_from(m).ok());
+        if let Some(map) = map {
+            for (key, sum) in (0u32..).zip(&mut sums) {
+                *sum = map.get(&key, 0).map_or(0, |per_cpu| per_cpu.iter().sum());
+            }
+        }
+        WaitCounters::from_array(sums)
+    }
+
+    /// Mean nanoseconds between two samples of waiting, and of being waited for, in force now.
+    #[must_use]
+    pub fn rates(&self) -> (u64, u64) {
+        (self.block_rate.ns(), self.mutex_rate.ns())
+    }
+
+    /// Whether the exit of every system call on the machine is hooked, for threads without
+    /// restartable sequences.
+    #[must_use]
+    pub fn hooks_every_syscall(&self) -> bool {
+        self.every_syscall
+    }
+
+    fn attach_all(&mut self) -> Result<(), WaitError> {
+        for &(program, tracepoint) in PROGRAMS {
+            match self.attach(program, tracepoint) {
+                // Since 4.18 where the kernel has rseq at all.
+                Err(_) if tracepoint == "rseq_update" => self.hook_every_syscall()?,
+                other => other?,
+            }
+        }
+        let failed = |source| WaitError::Program { program: "on_task", source };
+        let iterator: &mut Iter = program(&mut self.bpf, "on_task")?;
+        iterator.load("task", &self.btf).map_err(failed)
+    }
+
+    fn attach(&mut self, name: &'static str, tracepoint: &str) -> Result<(), WaitError> {
+        let failed = |source| WaitError::Program { program: name, source };
+        let found: &mut BtfTracePoint = program(&mut self.bpf, name)?;
+        found.load(tracepoint, &self.btf).map_err(failed)?;
+        found.attach().map_err(failed)?;
+        Ok(())
+    }
+
+    fn hook_every_syscall_if_needed(&mut self, seen: &WaitCounters) -> Result<(), WaitError> {
+        // Sampled, and nothing ever came: the hook is there and does not work.
+        let mute = seen.picked + seen.wakes_picked > 20 && seen.emitted == 0;
+        if seen.no_rseq > 0 || mute {
+            self.hook_every_syscall()?;
+        }
+        Ok(())
+    }
+
+    fn hook_every_syscall(&mut self) -> Result<(), WaitError> {
+        if !self.every_syscall {
+            self.attach("on_sys_exit", "sys_exit")?;
+            self.every_syscall = true;
+        }
+        Ok(())
+    }
+
+    /// Lets the iterator go over all threads, and gives what it wrote.
+    fn iterate(&mut self) -> Result<Vec<u8>, WaitError> {
+        let failed = |source| WaitError::Program { program: "on_task", source };
+        let broken = |e: aya::programs::links::LinkError| WaitError::Map {
+            map: "task iterator",
+            source: io::Error::other(e),
+        };
+        let iterator: &mut Iter = program(&mut self.bpf, "on_task")?;
+        let id = iterator.attach().map_err(failed)?;
+        let link = iterator.take_link(id).map_err(failed)?;
+        let mut bytes = Vec::new();
+        link.into_file()
+            .map_err(broken)?
+            .take(MAX_LISTING)
+            .read_to_end(&mut bytes)
+            .map_err(|source| WaitError::Map { map: "task iterator", source })?;
+        Ok(bytes)
+    }
+
+    fn open_outputs(&self, stack_bytes: u32, side_band: bool) -> Result<Vec<OwnedFd>, WaitError> {
+        let open = |&cpu: &u32| {
+            open_event(&mut attr::build_output(stack_bytes, side_band), -1, cpu)
+                .map_err(|source| WaitError::Event { cpu, source })
+        };
+        self.cpus.iter().map(open).collect()
+    }
+
+    /// Has the programs write to these events.
+    fn publish(&self, events: &[OwnedFd]) -> Result<(), WaitError> {
+        let map = self.map("events")?;
+        for (fd, &cpu) in events.iter().zip(&self.cpus) {
+            let fd = std::os::fd::AsRawFd::as_raw_fd(fd).cast_unsigned();
+            syscall::set_element(map, cpu, fd)
+                .map_err(|source| WaitError::Map { map: "events", source })?;
+        }
+        Ok(())
+    }
+
+    fn map(&self, name: &'static str) -> Result<BorrowedFd<'_>, WaitError> {
+        match self.bpf.map(name) {
+            Some(Map::Unsupported(data) | Map::PerfEventArray(data)) => Ok(data.fd().as_fd()),
+            _ => Err(absent(name)),
+        }
+    }
+
+    fn set_flag(&mut self, flag: u32, on: bool) -> Result<(), WaitError> {
+        self.settings.flags =
+            if on { self.settings.flags | flag } else { self.settings.flags & !flag };
+        self.store_settings()
+    }
+
+    fn store_settings(&mut self) -> Result<(), WaitError> {
+        self.settings.block_rate = self.block_rate.ns();
+        self.settings.mutex_rate = self.mutex_rate.ns();
+        let map = self.bpf.map_mut("settings").ok_or_else(|| absent("settings"))?;
+        let failed = |e| WaitError::Map { map: "settings", source: io::Error::other(e) };
+        let mut map = Array::<_, Settings>::try_from(map).map_err(failed)?;
+        map.set(0, self.settings, 0).map_err(failed)
+    }
+
+    /// Makes room in the table of futexes: those without waiters go.
+    fn sweep_futexes(&mut self) {
+        let Some(map) = self.bpf.map_mut("futexes") else { return };
+        let Ok(mut map) = HashMap::<_, [u64; 2], [u32; 6]>::try_from(map) else { return };
+        let unused =
+            |(key, [_lock, waiters, ..]): ([u64; 2], [u32; 6])| (waiters == 0).then_some(key);
+        let keys: Vec<_> = map.iter().flatten().filter_map(unused).collect();
+        for key in keys {
+            // Gone already is as good.
+            let _ = map.remove(&key);
+        }
+    }
+}
+
+fn settings(options: &WaitOptions) -> Settings {
+    let wanted = [
+        (options.block, flags::WANT_BLOCK),
+        (options.mutex, flags::WANT_MUTEX),
+        (options.futex_only, flags::FUTEX_ONLY),
+        (options.children, flags::CHILDREN),
+    ];
+    let flags = wanted.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum();
+    Settings { flags, pid_level: own_pid_level(), ..Settings::default() }
+}
+
+/// How deep our PID namespace lies: 0 for the first.
+fn own_pid_level() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("NSpid:"));
+    line.map_or(0, |l| l.split_whitespace().count().saturating_sub(1) as u32)
+}
+
+fn absent(map: &'static str) -> WaitError {
+    WaitError::Map { map, source: io::ErrorKind::NotFound.into() }
+}
+
+fn program<'a, T>(bpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, WaitError>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let found = bpf.program_mut(name).ok_or_else(|| absent(name))?;
+    found.try_into().map_err(|source| WaitError::Program { program: name, source })
+}

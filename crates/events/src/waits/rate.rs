@@ -1,0 +1,121 @@
+//! How densely waiting is sampled.
+
+/// More samples a second than this make the rate coarser at once…
+const MOST_PER_SECOND: f64 = 1900.0;
+/// …so that about so many come.
+const AIM_PER_SECOND: f64 = 1400.0;
+/// Fewer than this make it finer, slowly.
+const LEAST_PER_SECOND: f64 = 700.0;
+/// Where a recording begins, unless it is to be coarser: 10 ms.
+const FIRST_NS: u64 = 10_000_000;
+/// Rates are thought over once in this time…
+const LOOK_NS: u64 = 100_000_000;
+/// …or when so many samples have come in less.
+const BURST: u64 = 300;
+/// The coarsest: with this, a thousand threads that wait all the time give 10 samples a second.
+const COARSEST_NS: u64 = 100_000_000_000;
+
+/// Mean nanoseconds of waiting between two samples, adapted to what comes.
+///
+/// A wait longer than the rate is always sampled, and so a fixed rate does not bound how many
+/// samples come: a thousand threads that sleep for 100 ms each have 10,000 such waits a second.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rate {
+    finest: u64,
+    now: u64,
+    picked: u64,
+    at: u64,
+}
+
+impl Rate {
+    /// A rate that never becomes finer than `finest`.
+    pub fn new(finest: u64) -> Self {
+        let finest = finest.clamp(1, COARSEST_NS);
+        Self { finest, now: FIRST_NS.max(finest), picked: 0, at: 0 }
+    }
+
+    /// Begins so coarsely that `threads` cannot give more than 1000 samples a second, even if all
+    /// of them wait all the time: at the rate r, waiting for t gives t/r samples at the most.
+    pub fn begin(&mut self, threads: u64) {
+        self.now = self.now.max(threads.saturating_mul(1_000_000)).min(COARSEST_NS);
+    }
+
+    pub fn ns(self) -> u64 {
+        self.now
+    }
+
+    /// Looks at how many samples were taken up to the time `now`; true where the rate changed.
+    pub fn review(&mut self, picked: u64, now: u64) -> bool {
+        let taken = picked.saturating_sub(self.picked);
+        let elapsed = now.saturating_sub(self.at);
+        if self.at == 0 || elapsed == 0 {
+            (self.picked, self.at) = (picked, now);
+            return false;
+        }
+        let per_second = taken as f64 * 1e9 / elapsed as f64;
+        let before = self.now;
+        if elapsed < LOOK_NS && taken <= BURST {
+            // Too short a time: many threads that wake together are no rate yet.
+            return false;
+        }
+        if per_second > MOST_PER_SECOND {
+            let seconds = elapsed.max(LOOK_NS) as f64 / 1e9;
+            let factor = (taken as f64 / seconds / AIM_PER_SECOND).clamp(1.0, 32.0);
+            self.now = ((self.now as f64 * factor) as u64).min(COARSEST_NS);
+        } else if per_second < LEAST_PER_SECOND {
+            let factor = (per_second / AIM_PER_SECOND).max(0.5);
+            self.now = ((self.now as f64 * factor) as u64).max(self.finest);
+        }
+        (self.picked, self.at) = (picked, now);
+        self.now != before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays a program whose waits, of `wait` nanoseconds each, come `per_second` times.
+    fn settle(rate: &mut Rate, wait: u64, per_second: f64, seconds: u64) -> f64 {
+        let (mut picked, mut last) = (0.0, 0.0);
+        for step in 1..=seconds * 50 {
+            let p = (wait as f64 / rate.ns() as f64).min(1.0);
+            last = per_second * p;
+            picked += last / 50.0;
+            rate.review(picked as u64, step * 20_000_000);
+        }
+        last
+    }
+
+    #[test]
+    fn many_long_waits_make_it_coarser() {
+        let mut rate = Rate::new(10_000);
+        let per_second = settle(&mut rate, 100_000_000, 10_000.0, 3);
+        assert!((500.0..=1900.0).contains(&per_second), "{per_second} samples a second");
+    }
+
+    #[test]
+    fn many_threads_begin_coarsely() {
+        let mut rate = Rate::new(10_000);
+        rate.begin(3);
+        assert_eq!(rate.ns(), FIRST_NS);
+        rate.begin(1000);
+        assert_eq!(rate.ns(), 1_000_000_000);
+    }
+
+    #[test]
+    fn few_waits_make_it_as_fine_as_asked() {
+        let mut rate = Rate::new(50_000);
+        settle(&mut rate, 200_000, 100.0, 5);
+        assert_eq!(rate.ns(), 50_000);
+    }
+
+    #[test]
+    fn it_is_never_finer_than_asked() {
+        let mut rate = Rate::new(1_000_000_000);
+        assert_eq!(rate.ns(), 1_000_000_000);
+        settle(&mut rate, 1_000, 1.0, 2);
+        assert_eq!(rate.ns(), 1_000_000_000);
+        assert_eq!(Rate::new(0).finest, 1);
+    }
+}

@@ -1,0 +1,69 @@
+//! `exoprof dump`.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use collect::RecordOptions;
+use target::Process;
+
+use crate::cli::Verbosity;
+use crate::output::{Output, Place};
+use crate::record::command_line;
+
+/// Options of `dump`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo exoprof dump -p 1234                       every stack, as text
+  sudo exoprof dump -p 1234 --group               equal stacks together, with their number
+  sudo exoprof dump -p 1234 --pprof stacks.pb.gz  and as a goroutine profile")]
+pub struct DumpArgs {
+    /// The running process
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: i32,
+    /// Also write the goroutine profile to this file
+    #[arg(long, value_name = "FILE")]
+    pub pprof: Option<PathBuf>,
+    /// Merge equal stacks
+    #[arg(long)]
+    pub group: bool,
+    /// Overwrite an existing --pprof file
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &DumpArgs, verbosity: Verbosity) -> anyhow::Result<()> {
+    let process = Arc::new(Process::open(args.pid)?);
+    let place = |path: &PathBuf| Place::Named { path: path.clone(), replace: args.force };
+    let output = args.pprof.as_ref().map(|path| Output::prepare(place(path))).transpose()?;
+    let options = RecordOptions { command_line: command_line(), ..RecordOptions::default() };
+    let dump = collect::dump::of(&process, &options)?;
+    let text = if args.group { &dump.grouped } else { &dump.text };
+    print(text).context("cannot write to stdout")?;
+    let path = output.map(|output| output.write(&dump.profile)).transpose()?.flatten();
+    if verbosity > Verbosity::Quiet {
+        if let Some(path) = path {
+            eprintln!("wrote {}", path.display());
+        }
+        for (reason, n) in &dump.stats.samples.broken {
+            eprintln!("warning: {n} incomplete: {reason}");
+        }
+        for note in &dump.stats.notes {
+            eprintln!("note: {note}");
+        }
+    }
+    Ok(())
+}
+
+/// A reader that closes the pipe early, such as `head`, has seen enough.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,187 @@
+//! Where a server listens: a TCP address or a unix socket.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use nix::sys::stat::{Mode, umask};
+
+/// What to think of when an address cannot be had.
+const BUSY: &str = "is another server running there?";
+
+/// An address as given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `HOST:PORT`; port 0 takes a free one.
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// The host, where it was given by name.
+        name: Option<String>,
+    },
+    /// `unix:PATH`.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// Parses `127.0.0.1:6060`, `[::1]:6060`, `localhost:6060`, `:6060` (all addresses) or
+    /// `unix:/run/exoprof.sock`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() {
+                return Err("a path must follow unix:".into());
+            }
+            return Ok(Self::Unix(path.into()));
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Tcp { address, name: None });
+        }
+        let form = "use HOST:PORT or unix:PATH";
+        let Some((host, port)) = text.rsplit_once(':') else { return Err(form.into()) };
+        let port: u16 = port.parse().map_err(|_| format!("no port: {form}"))?;
+        if host.is_empty() {
+            return Ok(Self::Tcp {
+                address: (std::net::Ipv6Addr::UNSPECIFIED, port).into(),
+                name: None,
+            });
+        }
+        let mut found = (host, port).to_socket_addrs().map_err(|e| format!("{host}: {e}"))?;
+        let address = found.next().ok_or_else(|| format!("{host} has no address"))?;
+        Ok(Self::Tcp { address, name: Some(host.to_string()) })
+    }
+
+    /// Only this machine can reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp { address, .. } => address.ip().to_canonical().is_loopback(),
+        }
+    }
+
+    /// Binds it. The file of a unix socket is for its owner only, or for `group` too.
+    pub fn bind(&self, group: Option<nix::unistd::Gid>) -> anyhow::Result<Socket> {
+        match self {
+            Self::Tcp { address, .. } => {
+                let listener = TcpListener::bind(address)
+                    .with_context(|| format!("cannot listen on {address} ({BUSY})"))?;
+                listener.set_nonblocking(true)?;
+                Ok(Socket::Tcp(listener))
+            }
+            Self::Unix(path) => {
+                let shown = path.display();
+                remove_stale(path)?;
+                // Nobody may connect between the bind and a chmod.
+                let mask = umask(Mode::from_bits_truncate(0o177));
+                let listener = UnixListener::bind(path);
+                umask(mask);
+                let listener = listener.with_context(|| format!("cannot listen on {shown}"))?;
+                let file = SocketFile(path.clone());
+                if let Some(group) = group {
+                    nix::unistd::chown(path, None, Some(group))
+                        .and_then(|()| {
+                            let mode = Mode::from_bits_truncate(0o660);
+                            let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
+                            nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, path, mode, flags)
+                        })
+                        .with_context(|| format!("cannot give {shown} to group {group}"))?;
+                }
+                listener.set_nonblocking(true)?;
+                Ok(Socket::Unix(listener, file))
+            }
+        }
+    }
+}
+
+/// Removes the socket of a server that is gone. One that answers is left alone, and so is
+/// whatever is no socket.
+fn remove_stale(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let Ok(found) = path.symlink_metadata() else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        bail!("{shown} exists and is no socket");
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).with_context(|| format!("cannot replace {shown}"))
+        }
+        _ => bail!("cannot listen on {shown} ({BUSY})"),
+    }
+}
+
+/// A bound socket.
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket and its file.
+    Unix(UnixListener, SocketFile),
+}
+
+impl Socket {
+    /// As in a URL's beginning: `http://127.0.0.1:6060`, or `unix:/run/exoprof.sock`.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => format!("http://{address}"),
+                Err(e) => format!("an unknown address ({e})"),
+            },
+            Self::Unix(_, file) => format!("unix:{}", file.0.display()),
+        }
+    }
+}
+
+/// The file of a unix socket: removed when the server ends.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure; the next server replaces it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn forms() {
+        let tcp = |address: &str| Listen::Tcp { address: address.parse().unwrap(), name: None };
+        assert_eq!(Listen::parse("127.0.0.1:6060"), Ok(tcp("127.0.0.1:6060")));
+        assert_eq!(Listen::parse("[::1]:0"), Ok(tcp("[::1]:0")));
+        assert_eq!(Listen::parse(":6060"), Ok(tcp("[::]:6060")));
+        assert_eq!(Listen::parse("unix:/run/x"), Ok(Listen::Unix("/run/x".into())));
+        assert!(Listen::parse("localhost:6060").unwrap().is_local());
+        for wrong in ["", "6060", "localhost", "unix:", "127.0.0.1:x", "127.0.0.1:70000"] {
+            assert!(Listen::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_local() {
+        let local = |text| Listen::parse(text).unwrap().is_local();
+        assert!(local("127.0.0.1:1") && local("127.8.0.1:1") && local("[::1]:1"));
+        assert!(local("[::ffff:127.0.0.1]:1") && local("unix:/x"));
+        assert!(!local("0.0.0.0:1") && !local("[::]:1") && !local("10.0.0.1:1"));
+    }
+
+    #[test]
+    fn a_unix_socket_is_its_owners_and_goes_with_the_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listen = Listen::Unix(path.clone());
+        let socket = listen.bind(None).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(listen.bind(None).is_err(), "it answers");
+        drop(socket);
+        assert!(!path.exists());
+        // One that was left behind is replaced.
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(listen.bind(None).is_ok());
+        std::fs::write(&path, "mine").unwrap();
+        assert!(listen.bind(None).is_err());
+    }
+}

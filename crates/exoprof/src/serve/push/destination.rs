@@ -1,0 +1,256 @@
+//! Where profiles are sent, and in which form.
+//!
+//! - Pyroscope: `POST /ingest`, a form with the profile as a file, as its own clients send it
+//!   (<https://grafana.com/docs/pyroscope/latest/reference-server-api/>). There is no `format=` in
+//!   the query: with it, its server takes the whole body for the profile.
+//! - Parca: `POST /api/profiles/writeraw`, the JSON form of `WriteRawRequest`
+//!   (`proto/parca/profilestore/v1alpha1/profilestore.proto` in parca-dev/parca).
+
+use std::hash::{BuildHasher as _, RandomState};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::serve::push::message::Message;
+
+/// A server that takes profiles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    /// Which protocol.
+    pub protocol: Protocol,
+    /// The endpoint's URL, without a user and a password.
+    pub url: String,
+    /// `Authorization` for the user and password in the URL.
+    pub authorization: Option<String>,
+}
+
+/// How a server wants profiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Grafana Pyroscope, and Alloy's `pyroscope.receive_http`.
+    Pyroscope,
+    /// Parca.
+    Parca,
+}
+
+/// A request: URL, content type, body.
+pub struct Outgoing {
+    /// With the query.
+    pub url: String,
+    /// Of the body.
+    pub content_type: String,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
+impl Protocol {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Pyroscope => "/ingest",
+            Self::Parca => "/api/profiles/writeraw",
+        }
+    }
+}
+
+impl Destination {
+    /// Parses `http://HOST:4040` (Pyroscope), `parca+http://HOST:7070`, or an endpoint's full URL.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (named, rest) = match text.split_once('+') {
+            Some(("pyroscope", rest)) => (Some(Protocol::Pyroscope), rest),
+            Some(("parca", rest)) => (Some(Protocol::Parca), rest),
+            _ => (None, text),
+        };
+        let form = "use http://HOST:PORT for Pyroscope, parca+http://HOST:PORT for Parca";
+        let (scheme, rest) = rest.split_once("://").ok_or(form)?;
+        if scheme != "http" && scheme != "https" {
+            return Err(form.into());
+        }
+        if rest.contains(['?', '#']) || rest.contains(|c: char| c.is_whitespace()) {
+            return Err("the URL must have no query".into());
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (user, host) = match authority.rsplit_once('@') {
+            Some((user, host)) => (Some(user), host),
+            None => (None, authority),
+        };
+        if host.is_empty() {
+            return Err(form.into());
+        }
+        let path = path.trim_end_matches('/');
+        let by_path = [("/ingest", Protocol::Pyroscope), ("/profiles/writeraw", Protocol::Parca)]
+            .into_iter()
+            .find(|(end, _)| path.ends_with(end));
+        let protocol = named.or(by_path.map(|(_, p)| p)).unwrap_or(Protocol::Pyroscope);
+        let end = if by_path.is_some() { "" } else { protocol.path() };
+        let authorization = user.map(|user| format!("Basic {}", STANDARD.encode(decoded(user))));
+        Ok(Self { protocol, url: format!("{scheme}://{host}{path}{end}"), authorization })
+    }
+
+    /// A folder's name for its messages.
+    pub fn folder(&self) -> String {
+        let safe = |c: char| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' };
+        self.url.chars().map(safe).take(200).collect()
+    }
+
+    /// The request for a message.
+    pub fn outgoing(&self, message: &Message) -> Outgoing {
+        match self.protocol {
+            Protocol::Pyroscope => pyroscope(&self.url, message),
+            Protocol::Parca => parca(&self.url, message),
+        }
+    }
+}
+
+/// `%40` and the like in a user or password.
+fn decoded(user: &str) -> Vec<u8> {
+    // '+' has no meaning here, other than in a query.
+    let escaped = user.replace('+', "%2B");
+    let pairs = form_urlencoded::parse(escaped.as_bytes());
+    pairs.map(|(key, _)| key.into_owned()).next().unwrap_or_default().into_bytes()
+}
+
+/// A label's name that every server takes.
+pub fn label_name(name: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = name.chars().map(safe).collect();
+    if name.starts_with(|c: char| c.is_ascii_digit()) { format!("_{name}") } else { name }
+}
+
+/// What has a meaning in Pyroscope's `name{key=value,…}` is replaced.
+fn plain(value: &str) -> String {
+    let unsafe_here = |c: char| c.is_control() || c.is_whitespace() || "{},=\"".contains(c);
+    value.chars().map(|c| if unsafe_here(c) { '_' } else { c }).collect()
+}
+
+fn pyroscope(url: &str, message: &Message) -> Outgoing {
+    let labels = message.labels.iter().map(|(k, v)| format!("{}={}", label_name(k), plain(v)));
+    let name = format!("{}{{{}}}", plain(&message.service), labels.collect::<Vec<_>>().join(","));
+    let query = form_urlencoded::Serializer::new(String::new())
+        .append_pair("name", &name)
+        .append_pair("from", &message.from.to_string())
+        .append_pair("until", &message.until.to_string())
+        .append_pair("spyName", "exoprof")
+        .finish();
+    let boundary = boundary();
+    let mut body = Vec::with_capacity(message.profile.len() + 1024);
+    part(&mut body, &boundary, "profile", "profile.pprof", &message.profile);
+    if let Some(config) = sample_type_config(message) {
+        let config = config.to_string();
+        let file = "sample_type_config.json";
+        part(&mut body, &boundary, "sample_type_config", file, config.as_bytes());
+    }
+    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    let content_type = format!("multipart/form-data; boundary={boundary}");
+    Outgoing { url: format!("{url}?{query}"), content_type, body }
+}
+
+fn part(body: &mut Vec<u8>, boundary: &str, name: &str, file: &str, content: &[u8]) {
+    let head = format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{file}\"\r\n\
+         Content-Type: application/octet-stream\r\n\r\n"
+    );
+    body.extend_from_slice(head.as_bytes());
+    body.extend_from_slice(content);
+    body.extend_from_slice(b"\r\n");
+}
+
+/// 128 random bits: no profile holds them.
+fn boundary() -> String {
+    let random = || RandomState::new().hash_one(0);
+    format!("exoprof{:016x}{:016x}", random(), random())
+}
+
+/// Block and mutex profiles have the same sample types: this tells them apart, in the way of
+/// Pyroscope's own clients.
+fn sample_type_config(message: &Message) -> Option<Value> {
+    let has = |name: &str| message.sample_types.iter().any(|t| t == name);
+    if !(has("contentions") && has("delay")) {
+        return None;
+    }
+    let row = |what: &str, units: &str| {
+        json!({
+            "units": units,
+            "display-name": format!("{}_{what}", message.metric),
+            "aggregation": "sum",
+            "cumulative": false,
+            "sampled": false,
+        })
+    };
+    Some(json!({
+        "contentions": row("count", "lock_samples"),
+        "delay": row("duration", "lock_nanoseconds"),
+    }))
+}
+
+fn parca(url: &str, message: &Message) -> Outgoing {
+    let given = message.labels.iter().map(|(k, v)| (label_name(k), v.clone()));
+    let own = [
+        ("__name__".to_string(), message.metric.clone()),
+        ("service_name".to_string(), message.service.clone()),
+    ];
+    let mut labels: Vec<_> = own.into_iter().chain(given).collect();
+    labels.sort();
+    let labels: Vec<_> =
+        labels.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+    let body = json!({
+        "series": [{
+            "labels": {"labels": labels},
+            "samples": [{"rawProfile": STANDARD.encode(&message.profile)}],
+        }],
+        // Addresses are those of the process, with its mappings beside them.
+        "normalized": false,
+    });
+    Outgoing {
+        url: url.to_string(),
+        content_type: "application/json".into(),
+        body: body.to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::push::message::tests::example;
+
+    #[test]
+    fn urls() {
+        let to = |text: &str| Destination::parse(text).map(|d| (d.protocol, d.url));
+        let ok = |p, url: &str| Ok((p, url.to_string()));
+        use Protocol::{Parca, Pyroscope};
+        assert_eq!(to("http://h:4040"), ok(Pyroscope, "http://h:4040/ingest"));
+        assert_eq!(to("http://h:4040/"), ok(Pyroscope, "http://h:4040/ingest"));
+        assert_eq!(to("https://h/a/ingest"), ok(Pyroscope, "https://h/a/ingest"));
+        assert_eq!(to("parca+http://h:7070"), ok(Parca, "http://h:7070/api/profiles/writeraw"));
+        assert_eq!(to("http://h/x/profiles/writeraw"), ok(Parca, "http://h/x/profiles/writeraw"));
+        for wrong in
+            ["", "h:4040", "ftp://h", "http://", "http://h/?a=b", "http://h/ x", "x+http://h"]
+        {
+            assert!(to(wrong).is_err(), "{wrong}");
+        }
+        let with_user = Destination::parse("http://u:p%40ss@h:4040").unwrap();
+        assert_eq!(with_user.url, "http://h:4040/ingest");
+        assert_eq!(with_user.authorization.as_deref(), Some("Basic dTpwQHNz"));
+    }
+
+    #[test]
+    fn nothing_in_a_name_ends_it() {
+        let destination = Destination::parse("http://h").unwrap();
+        let mut message = example();
+        message.service = "a{b=c}, d".into();
+        message.labels.insert("k-1".into(), "x,y=\"z\"}\n".into());
+        let url = destination.outgoing(&message).url;
+        let query = url.split_once('?').unwrap().1;
+        let name = form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == "name").unwrap().1;
+        assert_eq!(name, "a_b_c___d{k_1=x_y__z___,pid=7}");
+    }
+
+    #[test]
+    fn mutex_and_block_are_told_apart() {
+        assert!(sample_type_config(&example()).is_none());
+        let sample_types = vec!["contentions".to_string(), "delay".to_string()];
+        let message = Message { metric: "mutex".into(), sample_types, ..example() };
+        let config = sample_type_config(&message).unwrap();
+        assert_eq!(config["delay"]["display-name"], "mutex_duration");
+    }
+}

@@ -1,0 +1,80 @@
+//! What all requests share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::serve::record::{Lanes, Recorder};
+use crate::serve::targets::Targets;
+
+/// Look-ups (lists of processes, symbols) at a time: each reads much of `/proc` or of an image.
+const LOOKUPS: usize = 2;
+
+/// The server.
+pub struct Server {
+    /// The processes.
+    pub targets: Targets,
+    /// The recordings.
+    pub recorder: Arc<Recorder>,
+    /// The recordings that are pushed, which take no request's place.
+    pub pushed: Arc<Recorder>,
+    /// Samples a second where a request names no rate.
+    pub frequency: u32,
+    /// How long kinds other than cpu are recorded where a request does not say.
+    pub window: Duration,
+    /// The longest recording that a request may ask for.
+    pub max_duration: Duration,
+    /// Who looks something up takes a permit.
+    pub lookups: Semaphore,
+    stop: watch::Sender<bool>,
+}
+
+/// How requests are answered.
+pub struct Settings {
+    /// As [`Server::frequency`].
+    pub frequency: u32,
+    /// As [`Server::window`].
+    pub window: Duration,
+    /// As [`Server::max_duration`].
+    pub max_duration: Duration,
+    /// Recordings at a time for requests.
+    pub max_recordings: usize,
+    /// Recordings at a time for pushing.
+    pub max_pushed: usize,
+}
+
+impl Server {
+    /// A server of these processes.
+    pub fn new(targets: Targets, settings: &Settings) -> Self {
+        let lanes = Arc::new(Lanes::default());
+        Self {
+            targets,
+            recorder: Arc::new(Recorder::new(settings.max_recordings, lanes.clone())),
+            pushed: Arc::new(Recorder::new(settings.max_pushed, lanes)),
+            frequency: settings.frequency,
+            window: settings.window,
+            max_duration: settings.max_duration,
+            lookups: Semaphore::new(LOOKUPS),
+            stop: watch::Sender::new(false),
+        }
+    }
+
+    /// Ends recordings early, so that they are delivered, and begins no more.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+        self.recorder.stop();
+        self.pushed.stop();
+    }
+
+    /// Whether it stops.
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Waits until the server stops.
+    pub async fn stopping(&self) {
+        // The sender lives as long as we do.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+}

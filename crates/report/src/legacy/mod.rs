@@ -1,0 +1,218 @@
+//! Profiles as text, in the form that Go's runtime/pprof writes with `debug=1`, which pprof still
+//! reads: <https://github.com/google/pprof/blob/main/profile/legacy_profile.go>.
+//!
+//! Functions are named without the offset in them that Go writes behind a `+`: a profile does not
+//! hold where a function begins.
+
+mod tabs;
+
+use std::fmt::Write as _;
+
+use pprof::{LabelValue, Location, Profile, SampleRef};
+
+/// Why a profile has no such text.
+#[derive(Debug, thiserror::Error)]
+pub enum LegacyError {
+    /// There never was a text form for what it measures.
+    #[error("a profile of {0} has no text form: leave out debug=")]
+    NoForm(String),
+}
+
+/// The text of a profile that is called `name` (`heap`, `block`, `goroutine` …). What it measures
+/// decides about the form.
+///
+/// # Errors
+/// When there is no form for it.
+pub fn legacy_text(profile: &Profile, name: &str) -> Result<String, LegacyError> {
+    let index = |kind| profile.sample_type_index(kind);
+    let heap = ["inuse_objects", "inuse_space", "alloc_objects", "alloc_space"].map(index);
+    let contention = [index("contentions"), index("delay")];
+    let mut out = String::new();
+    if let [Some(inuse_n), Some(inuse), Some(alloc_n), Some(alloc)] = heap {
+        heap_text(profile, [inuse_n, inuse, alloc_n, alloc], &mut out);
+    } else if let [Some(count), Some(delay)] = contention {
+        contention_text(profile, name, count, delay, &mut out);
+    } else if let [one] = profile.sample_types.as_slice()
+        && &*one.unit == "count"
+    {
+        count_text(profile, name, &mut out);
+    } else {
+        let types: Vec<_> = profile.sample_types.iter().map(ToString::to_string).collect();
+        return Err(LegacyError::NoForm(types.join(", ")));
+    }
+    for comment in profile.comments.iter().filter(|c| !c.is_empty()) {
+        let _ = writeln!(out, "# {}", one_line(comment));
+    }
+    Ok(out)
+}
+
+/// Objects and bytes of one kind, as they were sampled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Objects {
+    count: i64,
+    bytes: i64,
+}
+
+impl Objects {
+    /// What was sampled, of which `count` and `bytes` are estimates: an object of `size` bytes is
+    /// sampled with a probability of 1 − e^(−size/rate).
+    /// `size` is exact where it is known; the estimates are rounded.
+    fn sampled(count: i64, bytes: i64, size: Option<i64>, rate: i64) -> Self {
+        if rate <= 1 || count <= 0 || bytes <= 0 {
+            return Self { count, bytes };
+        }
+        let size = size.map_or(bytes as f64 / count as f64, |size| size as f64);
+        let probability = -(-size / rate as f64).exp_m1();
+        let sampled = (count as f64 * probability).round().max(1.0);
+        Self { count: sampled as i64, bytes: (sampled * size).round() as i64 }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+/// Readers scale what is in this text up by the rate in its first line, so that the samples
+/// themselves must be given.
+fn heap_text(profile: &Profile, [inuse_n, inuse, alloc_n, alloc]: [usize; 4], out: &mut String) {
+    let rate = if &*profile.period_type.kind == "space" { profile.period } else { 1 };
+    let mut rows = Vec::new();
+    let mut total = (Objects::default(), Objects::default());
+    for sample in profile.samples.iter() {
+        let v = sample.values;
+        let size = object_size(&sample);
+        let live = Objects::sampled(v[inuse_n], v[inuse], size, rate);
+        let all = Objects::sampled(v[alloc_n], v[alloc], size, rate);
+        total.0.add(live);
+        total.1.add(all);
+        rows.push((live, all, sample));
+    }
+    rows.sort_by_key(|(live, ..)| live.bytes);
+    // Readers take a profile where both are equal for one that knows no difference.
+    if total.0.bytes == total.1.bytes {
+        total.1.bytes += 1;
+    }
+    let _ = writeln!(
+        out,
+        "heap profile: {}: {} [{}: {}] @ heap/{}",
+        total.0.count,
+        total.0.bytes,
+        total.1.count,
+        total.1.bytes,
+        rate.saturating_mul(2)
+    );
+    for (live, all, sample) in rows {
+        let _ = write!(out, "{}: {} [{}: {}] @", live.count, live.bytes, all.count, all.bytes);
+        addresses(profile, &sample, out);
+        out.push('\n');
+        frames(profile, &sample, false, out);
+    }
+}
+
+/// The label `bytes` of heap samples: all of their objects have this size.
+fn object_size(sample: &SampleRef<'_>) -> Option<i64> {
+    sample.labels.iter().find_map(|label| match label.value {
+        LabelValue::Number { value, .. } if &*label.key == "bytes" && value > 0 => Some(value),
+        _ => None,
+    })
+}
+
+fn contention_text(profile: &Profile, name: &str, count: usize, delay: usize, out: &mut String) {
+    let title = if name == "block" { "contention" } else { name };
+    // Delays are in nanoseconds, and values are scaled already.
+    let _ = writeln!(out, "--- {title}:\ncycles/second=1000000000");
+    if name == "mutex" {
+        out.push_str("sampling period=1\n");
+    }
+    let mut rows: Vec<_> = profile.samples.iter().collect();
+    rows.sort_by_key(|sample| std::cmp::Reverse(sample.values[delay]));
+    for sample in rows {
+        let _ = write!(out, "{} {} @", sample.values[delay], sample.values[count]);
+        addresses(profile, &sample, out);
+        out.push('\n');
+        frames(profile, &sample, true, out);
+    }
+}
+
+fn count_text(profile: &Profile, name: &str, out: &mut String) {
+    let mut total = 0i64;
+    let mut rows = Vec::new();
+    for sample in profile.samples.iter() {
+        total = total.saturating_add(sample.values[0]);
+        let mut key = String::from("@");
+        addresses(profile, &sample, &mut key);
+        labels(&sample, &mut key);
+        rows.push((sample.values[0], key, sample));
+    }
+    rows.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    let _ = writeln!(out, "{name} profile: total {total}");
+    for (count, key, sample) in rows {
+        let _ = writeln!(out, "{count} {key}");
+        frames(profile, &sample, false, out);
+    }
+}
+
+fn labels(sample: &SampleRef<'_>, out: &mut String) {
+    let mut texts: Vec<(&str, &str)> = Vec::new();
+    for label in sample.labels {
+        if let LabelValue::Text(value) = &label.value {
+            texts.push((&label.key, value));
+        }
+    }
+    if texts.is_empty() {
+        return;
+    }
+    texts.sort_unstable();
+    let quoted: Vec<_> = texts.iter().map(|(k, v)| format!("{k:?}:{v:?}")).collect();
+    let _ = write!(out, "\n# labels: {{{}}}", quoted.join(", "));
+}
+
+fn located<'p>(
+    profile: &'p Profile,
+    sample: &SampleRef<'p>,
+) -> impl Iterator<Item = &'p Location> + use<'p> {
+    sample.locations.iter().map(|index| &profile[*index])
+}
+
+/// Return addresses, as a stack holds them: a profile has those of the calls, one less.
+fn addresses(profile: &Profile, sample: &SampleRef<'_>, out: &mut String) {
+    for location in located(profile, sample) {
+        let _ = write!(out, " {:#x}", location.address.wrapping_add(1));
+    }
+}
+
+/// The lines with names below a stack. `all` shows the runtime's own innermost functions too.
+fn frames(profile: &Profile, sample: &SampleRef<'_>, all: bool, out: &mut String) {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut show = all;
+    for location in located(profile, sample) {
+        let address = format!("{:#x}", location.address);
+        let known: Vec<_> = location.lines.iter().filter_map(|l| Some((l, l.function?))).collect();
+        if known.is_empty() {
+            show = true;
+            rows.push(vec!["#".into(), address.clone()]);
+        }
+        for (line, function) in known {
+            let function = &profile[function];
+            let name = &*function.name;
+            let is_runtime = name.starts_with("runtime.") || name.starts_with("internal/runtime/");
+            if name == "runtime.goexit" || (!show && is_runtime) {
+                continue;
+            }
+            show = true;
+            let place = format!("{}:{}", one_line(&function.filename), line.line);
+            rows.push(vec!["#".into(), address.clone(), one_line(name), place]);
+        }
+    }
+    if !show && !all {
+        return frames(profile, sample, true, out);
+    }
+    tabs::align(&rows, out);
+    out.push('\n');
+}
+
+/// Names come from the target's files: none may look like a line of its own.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

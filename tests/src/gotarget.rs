@@ -1,0 +1,285 @@
+//! Go programs of known behaviour (`tests/targets/go`), in every version of Go that is installed
+//! and in the builds that people make.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
+
+use object::{Object as _, ObjectSymbol as _};
+
+use crate::{Profile, repository};
+
+/// The last version, which `scripts/setup-tests` installs always; and the others that are
+/// supported, which it installs with `--all-go`.
+pub const LAST: &str = "1.27.3";
+const OTHERS: [&str; 6] = ["1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6"];
+
+/// How a program is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// `go build`.
+    Plain,
+    /// `-ldflags='-s -w'`.
+    Stripped,
+    /// `-buildmode=pie`.
+    Pie,
+    /// With C code.
+    Cgo,
+    /// All of them.
+    StrippedPieCgo,
+    /// `-N -l`, stripped: code in which addresses cannot be found safely.
+    UnoptimisedStripped,
+}
+
+/// Those that everything has to work with.
+pub const BUILDS: [Build; 5] =
+    [Build::Plain, Build::Stripped, Build::Pie, Build::Cgo, Build::StrippedPieCgo];
+
+impl Build {
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain | Self::Cgo => &[],
+            Self::Stripped => &["-ldflags=-s -w"],
+            Self::Pie => &["-buildmode=pie"],
+            Self::StrippedPieCgo => &["-buildmode=pie", "-ldflags=-s -w"],
+            Self::UnoptimisedStripped => &["-gcflags=all=-N -l", "-ldflags=-s -w"],
+        }
+    }
+
+    fn has_cgo(self) -> bool {
+        matches!(self, Self::Cgo | Self::StrippedPieCgo)
+    }
+}
+
+fn goroot(version: &str) -> PathBuf {
+    repository().join(".cache/go").join(version).join("go")
+}
+
+/// The versions that are installed, the last one at the end. Says loudly which are not.
+#[must_use]
+pub fn installed() -> Vec<&'static str> {
+    let (present, missing): (Vec<&str>, Vec<&str>) =
+        OTHERS.into_iter().partition(|v| goroot(v).join("bin/go").exists());
+    if !missing.is_empty() {
+        // Past the capture of the test's output: everyone shall read it.
+        let text = format!(
+            "NOT RUN for Go {}: scripts/setup-tests --all-go installs them\n",
+            missing.join(", ")
+        );
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+    present.into_iter().chain([LAST]).collect()
+}
+
+/// Runs a check for each version that is installed, and says loudly for which it did not run.
+pub fn for_each_version(check: impl Fn(&str)) {
+    for version in installed() {
+        eprintln!("— Go {version}");
+        check(version);
+    }
+}
+
+/// Builds a program of `tests/targets/go`.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+pub fn build(version: &str, program: &str, build: Build) -> PathBuf {
+    build_with(version, program, build, "", &[]).0
+}
+
+/// As [`build`], with further flags, which `suffix` stands for in the file's name; and what the
+/// compiler said.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+pub fn build_with(
+    version: &str,
+    program: &str,
+    build: Build,
+    suffix: &str,
+    flags: &[&str],
+) -> (PathBuf, String) {
+    // One compilation at a time, whatever the number of test threads.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let root = goroot(version);
+    assert!(root.join("bin/go").exists(), "Go {version}: run scripts/setup-tests");
+    let out =
+        repository().join(".cache/gobuild").join(format!("{program}-{version}-{build:?}{suffix}"));
+    let output = Command::new(root.join("bin/go"))
+        .current_dir(repository().join("tests/targets/go").join(program))
+        .env("GOROOT", &root)
+        .env("GOFLAGS", "-mod=mod")
+        .env("GOTOOLCHAIN", "local")
+        .env("GOPROXY", "off")
+        .env("GOTELEMETRY", "off")
+        .env("GOCACHE", repository().join(".cache/gocache"))
+        .env("CGO_ENABLED", if build.has_cgo() { "1" } else { "0" })
+        .args(["build", "-p", "1"])
+        .args(build.flags())
+        .args(flags)
+        .arg("-o")
+        .arg(&out)
+        .arg(".")
+        .output()
+        .expect("go build runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "go build of {program} with {version} {build:?}: {said}");
+    (out, said)
+}
+
+/// A running Go program; killed when dropped. It reads a command per line and ends each answer
+/// with a line `@@END`.
+#[derive(Debug)]
+pub struct GoTarget {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    path: PathBuf,
+}
+
+/// The rates of the runtime's sampling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rates {
+    /// `MemProfileRate`.
+    pub heap: u64,
+    /// `blockprofilerate`, in ticks.
+    pub block: u64,
+    /// `mutexprofilerate`.
+    pub mutex: u64,
+}
+
+/// Nothing is sampled.
+pub const NO_RATES: Rates = Rates { heap: 0, block: 0, mutex: 0 };
+
+impl GoTarget {
+    /// Builds and starts a program.
+    #[must_use]
+    pub fn start(version: &str, program: &str, how: Build) -> Self {
+        Self::run(&build(version, program, how), &[])
+    }
+
+    /// Starts a program and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn run(path: &Path, env: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(path)
+            .envs(env.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let input = child.stdin.take().expect("stdin is a pipe");
+        let output = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        let mut target = Self { child, input, output, path: path.to_owned() };
+        let ready = target.answer();
+        assert!(ready.starts_with("ready"), "{ready}");
+        target
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a command and returns what the program printed.
+    ///
+    /// # Panics
+    /// When the program has ended.
+    pub fn ask(&mut self, command: &str) -> String {
+        self.tell(command);
+        self.answer()
+    }
+
+    /// Sends a command without waiting for the answer.
+    ///
+    /// # Panics
+    /// When the program has ended.
+    pub fn tell(&mut self, command: &str) {
+        writeln!(self.input, "{command}").expect("the target reads its stdin");
+    }
+
+    fn answer(&mut self) -> String {
+        let mut text = String::new();
+        loop {
+            let mut line = String::new();
+            let n = self.output.read_line(&mut line).expect("an answer");
+            assert!(n > 0, "the target ended: {text}");
+            if line == "@@END\n" {
+                return text;
+            }
+            text.push_str(&line);
+        }
+    }
+
+    /// The profile of a kind that the program itself makes of itself.
+    ///
+    /// # Panics
+    /// When it makes none.
+    #[must_use]
+    pub fn own_profile(&mut self, kind: &str) -> Profile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        self.ask(&format!("write {kind} {}", file.path().display()));
+        let bytes = std::fs::read(file.path()).expect("the program's profile");
+        Profile::decode_foreign(&bytes)
+    }
+
+    /// The rates that are set, read from its memory. Only for programs with symbols.
+    ///
+    /// # Panics
+    /// When they cannot be read.
+    #[must_use]
+    pub fn rates(&self) -> Rates {
+        let file = std::fs::read(&self.path).expect("the program");
+        let elf = object::File::parse(&*file).expect("an ELF file");
+        let memory = std::fs::File::open(format!("/proc/{}/mem", self.pid())).expect("its memory");
+        let read = |name: &str| {
+            let name = format!("runtime.{name}");
+            let symbol = elf.symbols().find(|s| s.name() == Ok(&name));
+            let mut word = [0; 8];
+            let at = symbol.unwrap_or_else(|| panic!("no {name}")).address();
+            memory.read_exact_at(&mut word, at).expect("a rate");
+            u64::from_le_bytes(word)
+        };
+        Rates {
+            heap: read("MemProfileRate"),
+            block: read("blockprofilerate"),
+            mutex: read("mutexprofilerate"),
+        }
+    }
+
+    /// Waits until the rates satisfy a condition.
+    ///
+    /// # Panics
+    /// When they do not within half a minute.
+    pub fn wait_rates(&self, what: &str, holds: impl Fn(Rates) -> bool) {
+        let began = std::time::Instant::now();
+        while !holds(self.rates()) {
+            assert!(began.elapsed().as_secs() < 30, "{what}: {:?}", self.rates());
+            // A step of polling, not a wait for time to pass.
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    /// Kills it, and leaves it a zombie.
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child can be killed");
+    }
+}
+
+impl Drop for GoTarget {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,3 @@
+module exoprof.test/cpu
+
+go 1.21

@@ -1,0 +1,237 @@
+// Waiting of every kind, at functions of their own, each with the time that it took:
+// wall time less CPU time of the call, in `truth SITE=NANOSECONDS`, and how many waits there were
+// in `SITE_n`. Locks also tell by whom others were held up: `held_SITE` is the integral, over the
+// time that SITE held the lock, of the number of threads that waited for it.
+//
+// The argument chooses: `long` waits only, `times` (with short ones), `locks` (with all that waits
+// for a futex and is none), or all of it.
+#include "truth.h"
+#include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
+
+static uint64_t wall(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+// The site's function must stay on the stack of what it calls.
+#define SITE(name, ...) \
+    static struct truth_site *name##_site, *name##_count; \
+    NOINLINE static void name(void) \
+    { \
+        uint64_t begin = wall(), cpu = truth_cpu(); \
+        __VA_ARGS__; \
+        uint64_t waited = wall() - begin - (truth_cpu() - cpu); \
+        __atomic_add_fetch(&name##_site->ns, waited, __ATOMIC_RELAXED); \
+        __atomic_add_fetch(&name##_count->ns, 1, __ATOMIC_RELAXED); \
+    }
+
+static void sleep_us(long us)
+{
+    struct timespec t = { .tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000 };
+    nanosleep(&t, NULL);
+}
+
+// --- Time, descriptors ---
+
+static int pipe_fds[2];
+
+SITE(sleep_long, sleep_us(20000))
+SITE(sleep_short, sleep_us(200))
+SITE(wait_poll, poll(NULL, 0, 15))
+SITE(read_pipe, {
+    char c;
+    if (read(pipe_fds[0], &c, 1) != 1)
+        abort();
+})
+
+// --- A lock with three holders ---
+
+struct account {
+    volatile int busy;
+    uint64_t waiters, since;
+    struct truth_site *holder;
+};
+
+// Called at every change of who waits and who holds.
+static void account(struct account *a, int waiters, struct truth_site *holder, int change_holder)
+{
+    while (__atomic_exchange_n(&a->busy, 1, __ATOMIC_ACQUIRE))
+        ;
+    uint64_t now = wall();
+    if (a->holder)
+        a->holder->ns += a->waiters * (now - a->since);
+    a->since = now;
+    a->waiters += (uint64_t)waiters;
+    if (change_holder)
+        a->holder = holder;
+    __atomic_store_n(&a->busy, 0, __ATOMIC_RELEASE);
+}
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct account lock_account;
+
+SITE(wait_lock, pthread_mutex_lock(&lock))
+
+#define HOLDER(name, us) \
+    static struct truth_site *held_##name; \
+    NOINLINE static void name(void) \
+    { \
+        account(&lock_account, 1, NULL, 0); \
+        wait_lock(); \
+        account(&lock_account, -1, held_##name, 1); \
+        sleep_us(us); \
+        account(&lock_account, 0, NULL, 1); \
+        pthread_mutex_unlock(&lock); \
+        __asm__ volatile(""); \
+    }
+
+HOLDER(hold_a, 1000)
+HOLDER(hold_b, 2000)
+HOLDER(hold_c, 5000)
+
+// --- A read-write lock ---
+
+static pthread_rwlock_t rwlock = PTHREAD_RWLOCK_INITIALIZER;
+
+SITE(wait_read, pthread_rwlock_rdlock(&rwlock))
+SITE(wait_write, pthread_rwlock_wrlock(&rwlock))
+
+NOINLINE static void hold_read(void)
+{
+    wait_read();
+    sleep_us(3000);
+    pthread_rwlock_unlock(&rwlock);
+    __asm__ volatile("");
+}
+
+NOINLINE static void hold_write(void)
+{
+    wait_write();
+    sleep_us(3000);
+    pthread_rwlock_unlock(&rwlock);
+    __asm__ volatile("");
+}
+
+// --- What waits and is no lock ---
+
+static pthread_mutex_t cond_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
+static int cond_ready;
+static sem_t semaphore;
+static pthread_barrier_t barrier;
+
+SITE(wait_cond, {
+    pthread_mutex_lock(&cond_lock);
+    while (!cond_ready)
+        pthread_cond_wait(&cond, &cond_lock);
+    cond_ready = 0;
+    pthread_mutex_unlock(&cond_lock);
+})
+
+SITE(wait_semaphore, {
+    while (sem_wait(&semaphore))
+        ;
+})
+
+SITE(wait_barrier, pthread_barrier_wait(&barrier))
+
+static void *short_thread(void *arg)
+{
+    sleep_us(4000);
+    return arg;
+}
+
+SITE(wait_join, {
+    pthread_t thread;
+    pthread_create(&thread, NULL, short_thread, NULL);
+    pthread_join(thread, NULL);
+})
+
+// --- The threads ---
+
+NOINLINE static void notify(void)
+{
+    sleep_us(5000);
+    pthread_mutex_lock(&cond_lock);
+    cond_ready = 1;
+    pthread_mutex_unlock(&cond_lock);
+    pthread_cond_signal(&cond);
+    sem_post(&semaphore);
+    if (write(pipe_fds[1], "x", 1) != 1)
+        abort();
+}
+
+NOINLINE static void think(void)
+{
+    sleep_us(2000 + (long)(truth_random() % 2000));
+}
+
+#define LOOP(name, body) \
+    static void *loop_##name(void *arg) \
+    { \
+        for (;;) { body; } \
+        return arg; \
+    }
+
+LOOP(sleep_long, sleep_long())
+LOOP(sleep_short, sleep_short())
+LOOP(poll, wait_poll())
+LOOP(read, read_pipe())
+LOOP(hold_a, hold_a(); think())
+LOOP(hold_b, hold_b(); think())
+LOOP(hold_c, hold_c(); think())
+LOOP(hold_read, hold_read(); think())
+LOOP(hold_write, hold_write(); think())
+LOOP(cond, wait_cond())
+LOOP(semaphore, wait_semaphore())
+LOOP(barrier, wait_barrier(); sleep_us(3000))
+LOOP(join, wait_join())
+LOOP(notify, notify())
+
+#define BOTH(name) name##_site = truth_site(#name), name##_count = truth_site(#name "_n")
+
+struct group {
+    const char *names;  // of the arguments that choose it
+    void *(*loops[16])(void *);
+};
+
+static const struct group groups[] = {
+    { "long times all", { loop_sleep_long, loop_poll, loop_read, loop_cond, loop_semaphore, loop_notify } },
+    { "times all", { loop_sleep_short } },
+    { "locks all",
+      { loop_hold_a, loop_hold_a, loop_hold_b, loop_hold_b, loop_hold_c, loop_hold_c, loop_hold_read,
+        loop_hold_read, loop_hold_write, loop_barrier, loop_barrier, loop_join } },
+    { "locks", { loop_read, loop_cond, loop_semaphore, loop_notify } },
+};
+
+int main(int argc, char **argv)
+{
+    const char *chosen = argc > 1 ? argv[1] : "all";
+    BOTH(sleep_long), BOTH(sleep_short), BOTH(wait_poll), BOTH(read_pipe);
+    BOTH(wait_lock), BOTH(wait_read), BOTH(wait_write);
+    BOTH(wait_cond), BOTH(wait_semaphore), BOTH(wait_barrier), BOTH(wait_join);
+    held_hold_a = truth_site("held_hold_a");
+    held_hold_b = truth_site("held_hold_b");
+    held_hold_c = truth_site("held_hold_c");
+    sem_init(&semaphore, 0, 0);
+    pthread_barrier_init(&barrier, NULL, 2);
+    if (pipe(pipe_fds))
+        abort();
+    truth_ready();
+    if (!truth_wait_go())
+        return truth_finish();
+    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
+        for (size_t i = 0; strstr(groups[g].names, chosen) && groups[g].loops[i]; i++) {
+            pthread_t thread;
+            if (pthread_create(&thread, NULL, groups[g].loops[i], NULL))
+                abort();
+        }
+    }
+    while (!truth_ended)
+        truth_obey(-1);
+    return truth_finish();
+}

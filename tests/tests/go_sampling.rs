@@ -1,0 +1,182 @@
+//! Sampling that is switched on from outside, in Go programs that import no profiling package.
+
+use exoprof_tests::gotarget::{Build, GoTarget, LAST, NO_RATES, Rates, build, for_each_version};
+use exoprof_tests::recorder::Running;
+use exoprof_tests::{Profile, Recorder, Recording};
+use nix::sys::signal::Signal;
+
+/// Starts a recording that lasts until it is told to end, and waits until its rate is set.
+fn recording(target: &GoTarget, args: &[&str], set: impl Fn(Rates) -> bool) -> Running {
+    let running = Recorder::of(target.pid()).args(args).args(["-d", "120s"]).start();
+    target.wait_rates("set for the recording", set);
+    running
+}
+
+fn ended(running: Running) -> Recording {
+    running.signal(Signal::SIGINT);
+    running.finish().recording()
+}
+
+const MIB: f64 = (1 << 20) as f64;
+
+#[test]
+fn heap_of_a_program_without_profiling() {
+    for_each_version(|version| {
+        for how in [Build::Plain, Build::Cgo] {
+            let what = format!("{version} {how:?}");
+            let mut target = GoTarget::start(version, "plain", how);
+            let running = recording(&target, &["heap", "--heap-rate", "16384"], |r| r.heap != 0);
+            assert_eq!(target.rates().heap, 16384, "{what}");
+            target.ask("keep 64");
+            target.ask("drop 512");
+            target.ask("gc");
+            let ended = ended(running);
+            assert_eq!(target.rates(), NO_RATES, "{what}");
+            let profile = &ended.profile;
+            assert_eq!((&*profile.period_type, profile.period), ("space/bytes", 16384), "{what}");
+            assert!(profile.comments.iter().any(|c| c.contains("since attach")), "{what}");
+            let mib = |column: &str, function: &str| {
+                profile.sum(column, |s| s.has(function)) as f64 / MIB
+            };
+            // 4,096 objects, each sampled with probability 1−1/e: one standard deviation is
+            // 1.2 %, so 5 % are four of them.
+            let kept = mib("inuse_space", "main.keep");
+            assert!((kept - 64.0).abs() <= 3.2, "{what}: 64 MiB kept, not {kept}");
+            let kept = mib("alloc_space", "main.keep");
+            assert!((kept - 64.0).abs() <= 3.2, "{what}: 64 MiB kept, not {kept}");
+            let dropped = mib("alloc_space", "main.drop");
+            assert!((dropped - 512.0).abs() <= 25.6, "{what}: 512 MiB dropped, not {dropped}");
+            let used = mib("inuse_space", "main.drop");
+            assert!(used <= 0.1, "{what}: {used} MiB of the dropped");
+        }
+    });
+}
+
+/// A second recording does not show what the first one saw being allocated.
+#[test]
+fn a_second_heap_recording_begins_anew() {
+    let mut target = GoTarget::start(LAST, "plain", Build::Plain);
+    let args = ["allocs", "--heap-rate", "16KiB"];
+    let first = recording(&target, &args, |r| r.heap != 0);
+    target.ask("keep 64");
+    let first = ended(first).profile;
+    target.wait_rates("restored", |r| r == NO_RATES);
+    let second = recording(&target, &args, |r| r.heap != 0);
+    target.ask("drop 64");
+    let second = ended(second).profile;
+    let of = |p: &Profile, f: &str| p.sum("alloc_space", |s| s.has(f)) as f64 / MIB;
+    assert_eq!(first.default_sample_type, "alloc_space");
+    assert!((of(&first, "main.keep") - 64.0).abs() < 5.0);
+    assert_eq!(of(&second, "main.keep"), 0.0);
+    assert!((of(&second, "main.drop") - 64.0).abs() < 5.0);
+}
+
+/// 512 MiB at one sample in 112 MiB are 4.6 samples, so six runs have 27 ± 5. Without a reset of
+/// the allocation caches each of eight adds one at once: 75 ± 5.
+#[test]
+fn no_cache_adds_a_sample_of_its_own() {
+    for_each_version(|version| {
+        if !["1.21.13", "1.24.11", LAST].contains(&version) {
+            return;
+        }
+        let path = build(version, "plain", Build::Plain);
+        let mut samples = 0;
+        for _ in 0..6 {
+            let mut target = GoTarget::run(&path, &[("GOMAXPROCS", "8")]);
+            // All eight processors have worked before.
+            target.ask("spread 1");
+            let args = ["heap", "--heap-rate", "117440512"];
+            let running = recording(&target, &args, |r| r.heap != 0);
+            target.ask("spread 64");
+            let text = ended(running).stderr.clone();
+            let kept = text.lines().find_map(|l| l.strip_prefix("samples: ")?.split(' ').next());
+            samples += kept.and_then(|n| n.parse::<u64>().ok()).expect("samples kept");
+        }
+        // Check 3 of the facts: at most 7 in the mean.
+        assert!((5..=42).contains(&samples), "{version}: {samples} samples");
+    });
+}
+
+/// Nanoseconds that the program itself measured, for the mutex and the channel.
+fn waited(answer: &str) -> [f64; 2] {
+    let numbers: Vec<f64> = answer.split_whitespace().filter_map(|w| w.parse().ok()).collect();
+    numbers.try_into().unwrap_or_else(|_| panic!("{answer}"))
+}
+
+#[track_caller]
+fn assert_waits(profile: &Profile, functions: &[&str], truth: f64, what: &str) {
+    let here = |s: &exoprof_tests::Sample| functions.iter().all(|f| s.has(f));
+    assert_eq!(profile.sum("contentions", here), 40, "{what} {functions:?}");
+    let delay = profile.sum("delay", here) as f64;
+    // The program reads its clock just before it waits and after it was woken, so that what it
+    // measures is longer by the time that it takes to be scheduled again.
+    assert!(delay <= truth * 1.01 && delay >= truth * 0.95, "{what}: {delay} of {truth}");
+}
+
+#[test]
+fn contention_of_a_program_without_profiling() {
+    for_each_version(|version| {
+        for how in [Build::Plain, Build::Cgo] {
+            let what = format!("{version} {how:?}");
+            let mut target = GoTarget::start(version, "plain", how);
+            let args = ["block,mutex", "--block-rate", "1", "--mutex-fraction", "1", "-o", "."];
+            let running = Recorder::of(target.pid()).args(args).args(["-d", "120s"]).name_itself();
+            let folder = running.folder().to_owned();
+            let running = running.start();
+            target.wait_rates("set", |r| r.block == 1 && r.mutex == 1);
+            let [mutex, channel] = waited(&target.ask("contend 40"));
+            running.signal(Signal::SIGINT);
+            let outcome = running.finish();
+            assert_eq!(outcome.status.code(), Some(0), "{what} {outcome}");
+            assert_eq!(target.rates(), NO_RATES, "{what}");
+            let profile = |kind: &str| {
+                let name = outcome.files().into_iter().find(|n| n.contains(kind)).expect("a file");
+                Profile::decode(&std::fs::read(folder.join(name)).unwrap())
+            };
+            let block = profile(".block.");
+            assert_eq!(block.sample_types, ["contentions/count", "delay/nanoseconds"], "{what}");
+            assert_eq!((&*block.period_type, block.period), ("contentions/count", 1), "{what}");
+            assert!(block.duration_nanos > 0, "{what}");
+            assert_waits(&block, &["main.waitChannel"], channel, &what);
+            assert_waits(&block, &["main.waitMutex", "sync.(*Mutex).Lock"], mutex, &what);
+            let unlocker = ["main.waitMutex.func1", "sync.(*Mutex).Unlock"];
+            assert_waits(&profile(".mutex."), &unlocker, mutex, &what);
+        }
+    });
+}
+
+#[test]
+fn waiters_of_a_mutex() {
+    let mut target = GoTarget::start(LAST, "plain", Build::Plain);
+    let args = ["mutex", "--waiters", "--block-rate", "1ns"];
+    let running = recording(&target, &args, |r| r.block != 0);
+    let [mutex, _] = waited(&target.ask("contend 40"));
+    let profile = ended(running).profile;
+    assert_waits(&profile, &["main.waitMutex", "sync.(*Mutex).Lock"], mutex, "waiters");
+    assert!(!profile.samples.iter().any(|s| s.has("main.waitChannel")));
+}
+
+/// A program that samples by itself is read, not changed; the profile is what was added.
+#[test]
+fn contention_of_a_program_that_samples_itself() {
+    for_each_version(|version| {
+        let mut target = GoTarget::start(version, "truth", Build::Plain);
+        target.ask("contend 3");
+        target.ask("setrates 1");
+        let set = target.rates();
+        let mut running =
+            Recorder::of(target.pid()).args(["block", "--block-rate", "1s", "-d", "120s"]).start();
+        running.wait_waiting();
+        assert_eq!(target.rates(), set, "{version}");
+        target.ask("wait 7");
+        let recording = ended(running);
+        assert_eq!(target.rates(), set, "{version}: left as it was");
+        let profile = &recording.profile;
+        let at = |f: &str| profile.sum("contentions", |s| s.has(f));
+        assert_eq!(at("main.waitChannel"), 7, "{version}");
+        let own = target.own_profile("block");
+        let all = own.sum("contentions", |s| s.has("main.waitChannel"));
+        assert_eq!(all, 10, "{version}: its own profile has the earlier ones as well");
+        assert!(profile.comments.iter().any(|c| c.contains("as the program has set it")));
+    });
+}
