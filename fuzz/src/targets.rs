@@ -11,6 +11,7 @@ use image::{
     Memory, NewMapping, Svma, Unreadable,
 };
 use pprof::Limits;
+use symbolize::jit::{JitDump, PerfMap};
 use symbolize::{ImageSymbols, RootedFiles, find_debug_file};
 use unwind::{Registers, Unwinder};
 
@@ -63,6 +64,20 @@ pub const TARGETS: &[Target] = &[
         corpus: "profile",
         max_len: 64 << 10,
         run: profile,
+    },
+    Target {
+        name: "perfmap",
+        about: "a perf map, as it grows",
+        corpus: "perfmap",
+        max_len: 16 << 10,
+        run: perfmap,
+    },
+    Target {
+        name: "jitdump",
+        about: "a jitdump, as it grows",
+        corpus: "jitdump",
+        max_len: 16 << 10,
+        run: jitdump,
     },
     Target {
         name: "proc",
@@ -317,6 +332,7 @@ fn profile(input: &[u8]) -> u64 {
     let again = pprof::decode(&pprof::encode(&profile)).expect("what was decoded can be written");
     assert_eq!(again, profile);
     let combined = report::combine(vec![profile.clone(), again], Vec::new()).is_ok();
+    let text = report::legacy_text(&profile, "fuzz").map(|t| t.len() / 256).ok();
     let mut sizes = Vec::new();
     for form in [report::Form::Top, report::Form::Tree, report::Form::Traces, report::Form::Raw] {
         let options = report::Options { form, ..report::Options::default() };
@@ -324,7 +340,35 @@ fn profile(input: &[u8]) -> u64 {
         let written = report::Report::new(&profile, options).and_then(|r| r.write(&mut out));
         sizes.push((written.is_ok(), out.len() / 256));
     }
-    hash((checked, combined, sizes))
+    hash((checked, combined, text, sizes))
+}
+
+/// In pieces of that many bytes, of which the input's length decides.
+fn pieces(input: &[u8]) -> impl Iterator<Item = &[u8]> {
+    input.chunks([1, 7, 40, 4096][input.len() % 4])
+}
+
+fn perfmap(input: &[u8]) -> u64 {
+    let mut map = PerfMap::default();
+    pieces(input).for_each(|piece| map.feed(piece));
+    let found: Vec<_> = (0..64)
+        .map(|i| map.find(Avma(0x1000 + i * 16)).map(|f| (f.name.len().min(20), f.line > 0)))
+        .collect();
+    hash((map.len().min(50), map.malformed().min(8), map.left_out().min(2), found))
+}
+
+fn jitdump(input: &[u8]) -> u64 {
+    let mut dump = JitDump::default();
+    for piece in pieces(input) {
+        // What need not be read is taken as fed.
+        let passed = usize::try_from(dump.pass_over()).unwrap_or(usize::MAX).min(piece.len());
+        dump.feed(&piece[passed..]);
+    }
+    let found: Vec<_> = (0..64)
+        .flat_map(|i| [5, 100, u64::MAX].map(|t| (Avma(0x1000 + i * 16), t)))
+        .map(|(at, time)| dump.find(at, time).map(|f| (f.name.len().min(20), f.line)))
+        .collect();
+    hash((dump.refused(), dump.len().min(50), dump.left_out().min(2), found))
 }
 
 fn proc(input: &[u8]) -> u64 {
