@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use crate::gocpu::LabelsIndex;
 use crate::jit::JitIndex;
+use crate::python::PythonIndex;
 
 /// Where a frame's address belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +18,8 @@ pub enum Place {
     User(MappingId),
     /// In code that the target has compiled itself; the address is an [`Avma`].
     Jit(MappingId, JitIndex),
+    /// In a Python function.
+    Python(PythonIndex),
     /// In executable memory of the target that no mapping accounts for.
     Unmapped,
     /// In the kernel.
@@ -114,6 +117,26 @@ impl StackTree {
             at = node.parent;
             Some(node.frame)
         })
+    }
+
+    /// How many calling contexts there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The frame of a node; `None` for [`ROOT`].
+    pub fn frame_of(&self, node: NodeIndex) -> Option<FrameKey> {
+        let frame = self.nodes.get(node as usize)?.frame;
+        self.frames.get(frame as usize).copied()
+    }
+
+    /// The nodes of a stack and of all stacks that it contains, outermost frame first.
+    pub fn path_from_root(&self, leaf: NodeIndex) -> Vec<NodeIndex> {
+        let parent = |node: &NodeIndex| Some(self.nodes[*node as usize].parent);
+        let up = std::iter::successors(Some(leaf), parent);
+        let mut path: Vec<NodeIndex> = up.take_while(|n| *n != ROOT).collect();
+        path.reverse();
+        path
     }
 
     /// All frames, by index.

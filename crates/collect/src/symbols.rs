@@ -7,10 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
+use symbolize::kernel::KernelSymbol;
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
 
 pub(crate) use crate::debugfiles::TargetFiles;
 use crate::jit::{Jit, JitIndex};
+use crate::python::Python;
 use crate::stacks::{FrameKey, Place};
 
 /// One function at a frame's address.
@@ -39,6 +41,8 @@ pub(crate) struct Resolved {
     pub functions: Vec<Function>,
     /// The function has no name of its own: who has the image's symbols can do better.
     pub nameless: bool,
+    /// A function that Go's profiles leave out of stacks: see [`symbolize::Symbolized::wrapper`].
+    pub wrapper: bool,
 }
 
 /// What could not be told, for the profile's comments.
@@ -59,6 +63,7 @@ pub(crate) fn resolve(
     markers: &[String],
     mappings: &BTreeMap<MappingId, Arc<Mapping>>,
     jit: &Jit,
+    python: &Python,
     files: &dyn DebugFiles,
 ) -> (Vec<Resolved>, SymbolLosses) {
     let mut out = vec![Resolved::default(); frames.len()];
@@ -70,6 +75,7 @@ pub(crate) fn resolve(
             Place::Kernel => kernel.push((i, frame.address)),
             Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
             Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
+            Place::Python(index) => out[i].functions = vec![python.function(index)],
             Place::Jit(_, index) => out[i].functions = vec![compiled(jit, index)],
             Place::User(id) => {
                 match mappings.get(&id) {
@@ -145,7 +151,10 @@ impl Batch<'_> {
         let mut nameless = Vec::new();
         for ((i, svma), symbol) in self.wanted.iter().zip(batch.symbols) {
             match symbol {
-                Ok(s) => out[*i].functions = s.frames.into_iter().map(function).collect(),
+                Ok(s) => {
+                    out[*i].wrapper = s.wrapper;
+                    out[*i].functions = s.frames.into_iter().map(function).collect();
+                }
                 Err(_) => nameless.push((*i, *svma)),
             }
         }
@@ -187,6 +196,16 @@ fn function(f: Frame) -> Function {
     }
 }
 
+/// A module's function bears its module, as in the kernel's own traces: `ext4_sync_fs [ext4]`.
+fn kernel_function(symbol: &KernelSymbol) -> Function {
+    let name = match &*symbol.module {
+        // `bpf_prog_HASH_name` says it already.
+        "[kernel.kallsyms]" | "[bpf]" => symbol.name.clone(),
+        module => format!("{} {module}", symbol.name).into(),
+    };
+    Function { system_name: symbol.name.clone(), ..Function::named(name) }
+}
+
 fn resolve_kernel(wanted: &[(usize, Avma)], out: &mut [Resolved], losses: &mut SymbolLosses) {
     if wanted.is_empty() {
         return;
@@ -203,7 +222,7 @@ fn resolve_kernel(wanted: &[(usize, Avma)], out: &mut [Resolved], losses: &mut S
     };
     for (n, (i, _)) in wanted.iter().enumerate() {
         out[*i].functions = vec![match names.get(n) {
-            Some(Ok(symbol)) => Function::named(symbol.name.clone()),
+            Some(Ok(symbol)) => kernel_function(symbol),
             Some(Err(e)) => {
                 losses.kernel.get_or_insert_with(|| e.to_string());
                 Function::named("[kernel]")

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod cli;
+mod doctor;
 mod dump;
 mod duration;
 mod export;
@@ -15,6 +16,7 @@ mod source;
 mod stop;
 mod summary;
 mod terminal;
+mod top;
 mod user;
 mod view;
 

@@ -66,6 +66,7 @@ fn options(args: &RecordArgs) -> RecordOptions {
         backend: match args.backend {
             Backend::Auto => collect::Backend::Auto,
             Backend::Perf => collect::Backend::Perf,
+            Backend::Ptrace => collect::Backend::Ptrace,
         },
         heap_rate: args.heap_rate,
         heap_history: args.heap_history,
@@ -152,7 +153,7 @@ fn spawn(args: &RecordArgs) -> anyhow::Result<Option<Spawned>> {
     Ok(Some(Spawned::new(&args.command)?))
 }
 
-fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
+pub fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
     let mut processes: Vec<Arc<Process>> = Vec::new();
     for &pid in pids {
         if processes.iter().all(|p| p.pid() != pid) {
@@ -162,7 +163,7 @@ fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
     Ok(processes)
 }
 
-fn describe(processes: &[Arc<Process>]) -> String {
+pub fn describe(processes: &[Arc<Process>]) -> String {
     let names = processes.iter().map(|p| format!("{} ({})", p.identity().comm, p.pid()));
     names.collect::<Vec<_>>().join(", ")
 }

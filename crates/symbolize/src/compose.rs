@@ -59,6 +59,9 @@ pub struct Symbolized {
     pub start: Svma,
     /// Where the physical function's name is from.
     pub source: NameSource,
+    /// The function was generated to call the one that was meant (Go's method wrappers): Go's own
+    /// profiles leave it out, unless what it called is a panic.
+    pub wrapper: bool,
 }
 
 /// Why an address has no name: expected, and worth telling the user.
@@ -204,12 +207,21 @@ struct ElfName {
 
 impl Work<'_> {
     fn resolve(&mut self, sorted: &[u64]) -> Vec<Result<Symbolized, NoSymbol>> {
+        let go = golang::resolve(&self.symbols.image, sorted);
+        let others = sorted.iter().zip(&go).filter(|(_, found)| found.is_none());
+        let others: Vec<u64> = others.map(|(address, _)| *address).collect();
+        let mut native = self.native(&others).into_iter();
+        let mut missing = || native.next().unwrap_or(Err(NoSymbol::NotCovered));
+        go.into_iter().map(|found| found.map_or_else(&mut missing, Ok)).collect()
+    }
+
+    fn native(&mut self, sorted: &[u64]) -> Vec<Result<Symbolized, NoSymbol>> {
+        if sorted.is_empty() {
+            return Vec::new();
+        }
         let hits = self.dwarf(sorted);
         let names = self.elf_names(sorted, &hits);
-        let mut symbols: Vec<_> =
-            hits.into_iter().zip(names).map(|(hit, name)| self.compose(hit, name)).collect();
-        golang::fill(&self.symbols.image, sorted, &mut symbols);
-        symbols
+        hits.into_iter().zip(names).map(|(hit, name)| self.compose(hit, name)).collect()
     }
 
     fn dwarf(&mut self, sorted: &[u64]) -> Vec<Hit> {
@@ -317,7 +329,12 @@ impl Work<'_> {
             let name = self.shown(&elf.name, elf.source);
             let frame = frame(name, elf.name, location, None);
             let start = Svma(elf.start);
-            return Ok(Symbolized { frames: vec![frame], start, source: elf.source });
+            return Ok(Symbolized {
+                frames: vec![frame],
+                start,
+                source: elf.source,
+                wrapper: false,
+            });
         };
         let mut frames = Vec::with_capacity(hit.calls.len() + 1);
         for call in hit.calls {
@@ -334,7 +351,7 @@ impl Work<'_> {
             (None, None, None) => return Err(NoSymbol::LineOnly),
         };
         frames.push(frame(name, system_name, location, function.decl_line));
-        Ok(Symbolized { frames, start: Svma(hit.begin), source })
+        Ok(Symbolized { frames, start: Svma(hit.begin), source, wrapper: false })
     }
 
     /// C and assembler: the name in DWARF is the symbol, unless the compiler made a variant of

@@ -17,7 +17,7 @@ const DEBUG_ROOT: &str = "/usr/lib/debug";
 
 /// Opens files by the path that the target gives them. The caller decides what the root is and
 /// how symbolic links in it are followed.
-pub trait DebugFiles {
+pub trait DebugFiles: Sync {
     /// Opens a regular file for reading.
     ///
     /// # Errors

@@ -6,6 +6,8 @@
 mod functions;
 mod lines;
 mod names;
+mod pages;
+mod parallel;
 mod ranges;
 mod split;
 mod units;
@@ -20,6 +22,7 @@ use crate::files::Attempt;
 use crate::intern::Interner;
 use crate::sections::SectionReader;
 use names::Names;
+use pages::Pages;
 use split::Split;
 pub(crate) use split::{Finder, Package};
 use units::{Side, Units};
@@ -28,8 +31,13 @@ pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
 pub(crate) type Dwarf<'a> = gimli::Dwarf<Reader<'a>>;
 pub(crate) type Unit<'a> = gimli::Unit<Reader<'a>>;
 
-/// A few seconds of work. The largest units in the field (Chromium, LTO) cost some 10⁷.
-const FUEL: u64 = 1 << 29;
+/// A second of work, whatever the file. The largest units in the field (Chromium, LTO) cost some
+/// 10⁷.
+const FUEL: u64 = 1 << 28;
+/// For each byte that there is to read: a program may be hot in all of its units.
+const FUEL_PER_BYTE: u64 = 4;
+/// Some ten seconds.
+const MAX_FUEL: u64 = 1 << 31;
 /// Units that claim the same address. More than one is a linker's oddity.
 const MAX_UNITS_PER_ADDRESS: u8 = 8;
 
@@ -38,6 +46,11 @@ const MAX_UNITS_PER_ADDRESS: u8 = 8;
 pub(crate) struct Fuel(u64);
 
 impl Fuel {
+    fn for_sections(dwarf: &Dwarf<'_>) -> Self {
+        let bytes = dwarf.debug_info.reader().len() as u64 + dwarf.debug_line.reader().len() as u64;
+        Self(bytes.saturating_mul(FUEL_PER_BYTE).saturating_add(FUEL).min(MAX_FUEL))
+    }
+
     pub(crate) fn spend(&mut self, n: u64) -> Result<(), Stop> {
         self.0 = self.0.checked_sub(n).ok_or(Stop::Exhausted)?;
         Ok(())
@@ -78,6 +91,7 @@ fn text<'a>(
 
 /// The sections of a file, and of the file that `dwz` moved common parts to.
 pub(crate) struct Sections<'a> {
+    pages: Pages<'a>,
     main: DwarfSections<Cow<'a, [u8]>>,
     supplementary: Option<DwarfSections<Cow<'a, [u8]>>>,
     /// See [`SectionReader::unreadable`].
@@ -86,12 +100,13 @@ pub(crate) struct Sections<'a> {
 
 impl<'a> Sections<'a> {
     pub(crate) fn read(main: &'a ElfImage, supplementary: Option<&'a ElfImage>) -> Self {
+        let pages = Pages::of(Some(main));
         let (main, a) = read_sections(main);
         let (supplementary, b) = match supplementary.map(read_sections) {
             Some((sections, unreadable)) => (Some(sections), unreadable),
             None => (None, 0),
         };
-        Self { main, supplementary, unreadable: a + b }
+        Self { pages, main, supplementary, unreadable: a + b }
     }
 
     fn dwarf(&self) -> Dwarf<'_> {
@@ -192,19 +207,23 @@ pub(crate) fn resolve(
 ) -> Hits {
     let dwarf = sections.dwarf();
     let SplitFiles { package, finder } = split;
+    let pages = &sections.pages;
+    let units = Units::new(&dwarf, pages);
     let mut batch = Batch {
-        units: Units::new(&dwarf),
+        units,
         names: Names::default(),
+        pages,
         package: package.as_ref(),
         finder,
         strings,
-        fuel: Fuel(FUEL),
+        fuel: Fuel::for_sections(&dwarf),
         sorted,
         hits: (0..sorted.len()).map(|_| Hit::default()).collect(),
         broken_units: 0,
         missing_split: 0,
     };
     let exhausted = matches!(batch.run(), Err(Stop::Exhausted));
+    pages.release();
     let broken_units = batch.broken_units + batch.units.broken;
     let attempts = batch.finder.map(|f| f.attempts).unwrap_or_default();
     let (hits, missing_split) = (batch.hits, batch.missing_split);
@@ -214,6 +233,7 @@ pub(crate) fn resolve(
 struct Batch<'a, 'b> {
     units: Units<'a>,
     names: Names,
+    pages: &'b Pages<'b>,
     package: Option<&'b Package<'b>>,
     finder: Option<Finder<'b>>,
     strings: &'b mut Interner,
@@ -234,7 +254,8 @@ impl Batch<'_, '_> {
         if claims.unclaimed().is_empty() {
             return Ok(());
         }
-        let rangeless = self.units.claims_by_root(&indexed, &mut claims, &mut self.fuel)?;
+        let rangeless =
+            self.units.claims_by_root(&indexed, &mut claims, self.pages, &mut self.fuel)?;
         self.look_into(&claims.take())?;
         let open = claims.unclaimed();
         for unit in rangeless {
@@ -245,7 +266,14 @@ impl Batch<'_, '_> {
 
     /// `claims` are pairs of a unit and an address, by their numbers, in order.
     fn look_into(&mut self, claims: &[(u32, u32)]) -> Result<(), Stop> {
-        for of_unit in claims.chunk_by(|a, b| a.0 == b.0) {
+        let groups: Vec<&[(u32, u32)]> = claims.chunk_by(|a, b| a.0 == b.0).collect();
+        let parts = parallel::parts(&groups, |group| self.units.size(group[0].0 as usize));
+        if parts.len() > 1 { self.look_in_parallel(&parts) } else { self.look_one_by_one(&groups) }
+    }
+
+    /// Each group holds the claims of one unit.
+    fn look_one_by_one(&mut self, groups: &[&[(u32, u32)]]) -> Result<(), Stop> {
+        for of_unit in groups {
             let open: Vec<u32> = of_unit
                 .iter()
                 .map(|c| c.1)
@@ -282,6 +310,7 @@ impl Batch<'_, '_> {
                 look_into_split(&mut task, self.package, self.finder.as_mut(), &loaded, id, name);
             self.missing_split += u32::from(matches!(walked, Ok(false)));
         }
+        self.pages.touch(self.units.size(number) + self.units.names_touched(open.len()));
         if let Ok(false) = walked {
             walked = task.walk(&mut self.units, &mut self.names, number).map(|()| true);
         }
@@ -318,7 +347,7 @@ fn walk_split<'a>(
     skeleton: &Unit<'a>,
     id: DwoId,
 ) -> Result<bool, Stop> {
-    let mut units = Units::new(dwarf);
+    let mut units = Units::new(dwarf, &Pages::of(None));
     let Some(number) = split::find_unit(&mut units, id, task.fuel)? else { return Ok(false) };
     units.relocate(number, skeleton);
     task.walk(&mut units, &mut Names::default(), number).map(|()| true)

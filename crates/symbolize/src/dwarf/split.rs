@@ -113,6 +113,17 @@ impl<'f> Finder<'f> {
         Self { files, folder: path.parent().map(Path::to_owned), attempts: Vec::new() }
     }
 
+    /// Another one, for another thread.
+    pub(crate) fn again(&self) -> Self {
+        Self { files: self.files, folder: self.folder.clone(), attempts: Vec::new() }
+    }
+
+    /// Adds what another one tried in vain.
+    pub(crate) fn add_attempts(&mut self, attempts: Vec<Attempt>) {
+        let left = MAX_ATTEMPTS.saturating_sub(self.attempts.len());
+        self.attempts.extend(attempts.into_iter().take(left));
+    }
+
     /// Opens the candidates for a name in a skeleton unit, one after the other, until `accept`
     /// finds in one what was looked for.
     pub(crate) fn each(
