@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 
-use goruntime::{HeapProfile, HeapView, scale_heap_sample};
+use goruntime::{HeapProfile, HeapRecord, HeapView, scale_heap_sample};
 use image::Avma;
 use pprof::Label;
 use target::Claimed;
@@ -214,7 +214,10 @@ impl<S: Shown> GoKind for HeapRecords<S> {
                  garbage collection, one sample in {} bytes",
                 reading.rate
             ));
-            if !self.before.is_empty() {
+            let old = |r: &&HeapRecord| {
+                r.in_use() > 0 && self.before.contains_key(&(r.stack.clone(), r.object_size))
+            };
+            if reading.published.records.iter().any(|r| old(&r)) {
                 stats.notes.push(
                     "in use counts also what was sampled before this recording, if it still is"
                         .into(),
