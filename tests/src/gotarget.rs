@@ -57,8 +57,9 @@ fn goroot(version: &str) -> PathBuf {
     repository().join(".cache/go").join(version).join("go")
 }
 
-/// Runs a check for each version that is installed, and says loudly for which it did not run.
-pub fn for_each_version(check: impl Fn(&str)) {
+/// The versions that are installed, the last one at the end. Says loudly which are not.
+#[must_use]
+pub fn installed() -> Vec<&'static str> {
     let (present, missing): (Vec<&str>, Vec<&str>) =
         OTHERS.into_iter().partition(|v| goroot(v).join("bin/go").exists());
     if !missing.is_empty() {
@@ -69,7 +70,12 @@ pub fn for_each_version(check: impl Fn(&str)) {
         );
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
-    for version in present.into_iter().chain([LAST]) {
+    present.into_iter().chain([LAST]).collect()
+}
+
+/// Runs a check for each version that is installed, and says loudly for which it did not run.
+pub fn for_each_version(check: impl Fn(&str)) {
+    for version in installed() {
         eprintln!("— Go {version}");
         check(version);
     }
@@ -81,12 +87,29 @@ pub fn for_each_version(check: impl Fn(&str)) {
 /// When it does not build.
 #[must_use]
 pub fn build(version: &str, program: &str, build: Build) -> PathBuf {
+    build_with(version, program, build, "", &[]).0
+}
+
+/// As [`build`], with further flags, which `suffix` stands for in the file's name; and what the
+/// compiler said.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+pub fn build_with(
+    version: &str,
+    program: &str,
+    build: Build,
+    suffix: &str,
+    flags: &[&str],
+) -> (PathBuf, String) {
     // One compilation at a time, whatever the number of test threads.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
     let root = goroot(version);
     assert!(root.join("bin/go").exists(), "Go {version}: run scripts/setup-tests");
-    let out = repository().join(".cache/gobuild").join(format!("{program}-{version}-{build:?}"));
+    let out =
+        repository().join(".cache/gobuild").join(format!("{program}-{version}-{build:?}{suffix}"));
     let output = Command::new(root.join("bin/go"))
         .current_dir(repository().join("tests/targets/go").join(program))
         .env("GOROOT", &root)
@@ -98,14 +121,15 @@ pub fn build(version: &str, program: &str, build: Build) -> PathBuf {
         .env("CGO_ENABLED", if build.has_cgo() { "1" } else { "0" })
         .args(["build", "-p", "1"])
         .args(build.flags())
+        .args(flags)
         .arg("-o")
         .arg(&out)
         .arg(".")
         .output()
         .expect("go build runs");
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "go build of {program} with {version} {build:?}: {said}");
-    out
+    (out, said)
 }
 
 /// A running Go program; killed when dropped. It reads a command per line and ends each answer

@@ -29,18 +29,12 @@ pub fn go() -> PathBuf {
     versions.pop().or(in_path).unwrap_or_else(|| panic!("no Go: run scripts/setup-tests"))
 }
 
-/// Runs `go tool pprof ARGS… PROFILE` and gives what it prints.
-///
-/// # Panics
-/// When it fails or warns: a right profile gives it no cause.
-#[must_use]
-pub fn pprof(args: &[&str], profile: &Path) -> String {
+/// `go tool pprof`, whose files stay in `.cache`.
+fn command() -> Command {
     let cache = repository().join(".cache");
-    let go = go();
-    let output = Command::new(&go)
+    let mut command = Command::new(go());
+    command
         .args(["tool", "pprof"])
-        .args(args)
-        .arg(profile)
         .env("GOCACHE", cache.join("go-build"))
         .env("GOPATH", cache.join("go-path"))
         .env("PPROF_TMPDIR", cache.join("go-pprof"))
@@ -48,10 +42,56 @@ pub fn pprof(args: &[&str], profile: &Path) -> String {
         .env("GOPROXY", "off")
         .env("GOTELEMETRY", "off")
         .env_remove("GOROOT")
-        .current_dir("/")
+        .current_dir("/");
+    command
+}
+
+/// Types `input` into the shell of `go tool pprof SOURCE` and gives what it prints.
+///
+/// # Panics
+/// When it fails.
+#[must_use]
+pub fn interactive(source: &str, input: &str) -> String {
+    use std::io::Write as _;
+    let mut child = command()
+        .arg(source)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{e}; run scripts/setup-tests"));
+    let mut stdin = child.stdin.take().expect("stdin is a pipe");
+    stdin.write_all(input.as_bytes()).expect("pprof reads commands");
+    drop(stdin);
+    let output = child.wait_with_output().expect("pprof can be waited for");
+    assert!(output.status.success(), "go tool pprof {source}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What `go tool pprof -top SOURCE` says when it fails.
+///
+/// # Panics
+/// When it does not fail.
+#[must_use]
+pub fn fails(source: &str) -> String {
+    let output = command().args(["-top", source]).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|e| panic!("{e}; run scripts/setup-tests"));
+    assert!(!output.status.success(), "go tool pprof {source} does not fail");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs `go tool pprof ARGS… PROFILE` and gives what it prints.
+///
+/// # Panics
+/// When it fails or warns: a right profile gives it no cause.
+#[must_use]
+pub fn pprof(args: &[&str], profile: &Path) -> String {
+    let output = command()
+        .args(args)
+        .arg(profile)
         .stdin(Stdio::null())
         .output()
-        .unwrap_or_else(|e| panic!("{}: {e}; run scripts/setup-tests", go.display()));
+        .unwrap_or_else(|e| panic!("{e}; run scripts/setup-tests"));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "go tool pprof {args:?}: {stderr}");
     let complaint = stderr.lines().find(|line| {

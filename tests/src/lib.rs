@@ -6,23 +6,29 @@
 //!   target    runs it: `ready`, `go`, `mark`, ground truth in nanoseconds
 //!   recorder  runs `exoprof record` on it ──► Recording { profile, stderr, status, max_rss }
 //!   profile   the decoded profile, stacks expanded and leaf first
+//!   compared  a recording of waiting beside the program's own account of the same time
 //!   expect    what a right profile must satisfy: shares, thread roots, values
 //!   gotarget  Go programs in all versions and builds, and what they say of themselves
 //!   gotool    `go tool pprof` on the outcome
 //!   procfs    what /proc says of a process, to see that nothing was changed
+//!   http      runs `exoprof serve` and sends it requests, well-formed or not
+//!   store     receives what `exoprof serve --push` sends
 //!   server    starts redis and the like on a free port, ends them when the test ends
 //! ```
 //!
 //! The harness panics with a full account where it cannot go on: it exists for tests only.
 
+pub mod compared;
 pub mod expect;
 pub mod gotarget;
 pub mod gotool;
+pub mod http;
 pub mod procfs;
 pub mod profile;
 pub mod programs;
 pub mod recorder;
 pub mod server;
+pub mod store;
 pub mod target;
 
 use std::path::PathBuf;

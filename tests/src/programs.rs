@@ -39,6 +39,8 @@ pub const SHARES_NO_PIE: Program = c("shares-no-pie", "shares.c", &["-fno-pie", 
 pub const SHARES_STATIC: Program = c("shares-static", "shares.c", &["-static", "-fno-pie"]);
 /// Static and position-independent.
 pub const SHARES_STATIC_PIE: Program = c("shares-static-pie", "shares.c", &["-static-pie"]);
+/// With a build id, whatever the linker's default is.
+pub const SHARES_BUILD_ID: Program = c("shares-build-id", "shares.c", &["-Wl,--build-id=sha1"]);
 /// Static with musl, whose own objects have no unwind tables.
 pub const SHARES_MUSL: Program =
     Program { compiler: "musl-gcc", ..c("shares-musl", "shares.c", &["-static"]) };
@@ -69,6 +71,8 @@ pub const RECURSION: Program = c("recursion", "recursion.c", &["-fno-optimize-si
 pub const DEEP_LIBC: Program = c("deep-libc", "deep_libc.c", &[]);
 /// See `sleepy.c`.
 pub const SLEEPY: Program = c("sleepy", "sleepy.c", &[]);
+/// See `jit.c`.
+pub const JIT: Program = c("jit", "jit.c", &[]);
 /// See `inline.c`.
 pub const INLINE_C: Program = c("inline-c", "inline.c", &[]);
 /// See `inline.cpp`.
@@ -85,18 +89,38 @@ pub const RUST_LEGACY: Program = rust(
 );
 /// See `server.c`.
 pub const SERVER: Program = c("server", "server.c", &[]);
+/// See `hostile.c`.
+pub const HOSTILE: Program = c("hostile", "hostile.c", &[]);
 /// See `noperf.c`.
 pub const NOPERF: Program = c("noperf", "noperf.c", &[]);
+/// See `waits.c`.
+pub const WAITS: Program = c("waits", "waits.c", &[]);
+/// Without symbols: only what the C library exports has a name.
+pub const WAITS_STRIPPED: Program = c("waits-stripped", "waits.c", &["-s"]);
+/// Static with musl.
+pub const WAITS_MUSL: Program =
+    Program { compiler: "musl-gcc", ..c("waits-musl", "waits.c", &["-static"]) };
+/// See `waits.cpp`.
+pub const WAITS_CXX: Program =
+    Program { compiler: "g++", ..c("waits-cxx", "waits.cpp", &["-std=c++20", "-Wno-volatile"]) };
+/// See `waits.rs`.
+pub const WAITS_RUST: Program = rust("waits-rust", "waits.rs", &[]);
+/// See `blocked.c`.
+pub const BLOCKED: Program = c("blocked", "blocked.c", &[]);
+/// See `pingpong.c`.
+pub const PINGPONG: Program = c("pingpong", "pingpong.c", &[]);
 
 /// See `locks.c`.
 pub const LOCKS: Program = c("locks", "locks.c", &[]);
 
 /// Every program, for tests of the harness.
 pub const ALL: &[Program] = &[
+    JIT,
     SHARES,
     SHARES_NO_PIE,
     SHARES_STATIC,
     SHARES_STATIC_PIE,
+    SHARES_BUILD_ID,
     SHARES_MUSL,
     SHARES_STRIPPED,
     THREADS,
@@ -116,7 +140,15 @@ pub const ALL: &[Program] = &[
     RUST_V0,
     RUST_LEGACY,
     SERVER,
+    HOSTILE,
     NOPERF,
+    WAITS,
+    WAITS_STRIPPED,
+    WAITS_MUSL,
+    WAITS_CXX,
+    WAITS_RUST,
+    BLOCKED,
+    PINGPONG,
     LOCKS,
 ];
 

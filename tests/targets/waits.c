@@ -2,6 +2,9 @@
 // wall time less CPU time of the call, in `truth SITE=NANOSECONDS`, and how many waits there were
 // in `SITE_n`. Locks also tell by whom others were held up: `held_SITE` is the integral, over the
 // time that SITE held the lock, of the number of threads that waited for it.
+//
+// The argument chooses: `long` waits only, `short` ones mostly, `times` (both), `locks` (with all that waits
+// for a futex and is none), or all of it.
 #include "truth.h"
 #include <fcntl.h>
 #include <pthread.h>
@@ -191,14 +194,24 @@ LOOP(notify, notify())
 
 #define BOTH(name) name##_site = truth_site(#name), name##_count = truth_site(#name "_n")
 
-int main(void)
+struct group {
+    const char *names;  // of the arguments that choose it
+    void *(*loops[16])(void *);
+};
+
+static const struct group groups[] = {
+    { "long times all", { loop_sleep_long, loop_poll, loop_read, loop_cond, loop_semaphore, loop_notify } },
+    { "short times all", { loop_sleep_short } },
+    { "short", { loop_sleep_long } },
+    { "locks all",
+      { loop_hold_a, loop_hold_a, loop_hold_b, loop_hold_b, loop_hold_c, loop_hold_c, loop_hold_read,
+        loop_hold_read, loop_hold_write, loop_barrier, loop_barrier, loop_join } },
+    { "locks", { loop_read, loop_cond, loop_semaphore, loop_notify } },
+};
+
+int main(int argc, char **argv)
 {
-    void *(*const loops[])(void *) = {
-        loop_sleep_long, loop_sleep_short, loop_poll,      loop_read,      loop_hold_a,
-        loop_hold_a,     loop_hold_b,      loop_hold_b,    loop_hold_c,    loop_hold_c,
-        loop_hold_read,  loop_hold_read,   loop_hold_write, loop_cond,     loop_semaphore,
-        loop_barrier,    loop_barrier,     loop_join,      loop_notify,
-    };
+    const char *chosen = argc > 1 ? argv[1] : "all";
     BOTH(sleep_long), BOTH(sleep_short), BOTH(wait_poll), BOTH(read_pipe);
     BOTH(wait_lock), BOTH(wait_read), BOTH(wait_write);
     BOTH(wait_cond), BOTH(wait_semaphore), BOTH(wait_barrier), BOTH(wait_join);
@@ -212,10 +225,12 @@ int main(void)
     truth_ready();
     if (!truth_wait_go())
         return truth_finish();
-    for (size_t i = 0; i < sizeof loops / sizeof *loops; i++) {
-        pthread_t thread;
-        if (pthread_create(&thread, NULL, loops[i], NULL))
-            abort();
+    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
+        for (size_t i = 0; strstr(groups[g].names, chosen) && groups[g].loops[i]; i++) {
+            pthread_t thread;
+            if (pthread_create(&thread, NULL, groups[g].loops[i], NULL))
+                abort();
+        }
     }
     while (!truth_ended)
         truth_obey(-1);

@@ -16,6 +16,8 @@ use crate::symbols::{Function, Resolved};
 const PAGE: u64 = 4096;
 /// Frames that are no code get addresses of their own from here on.
 const MARKER_BASE: u64 = 0x1000;
+/// A line of a Python function has no address: it gets one out of reach of user space.
+const PYTHON_BASE: u64 = 1 << 62;
 
 /// A stack with its values.
 pub(crate) struct Valued {
@@ -69,8 +71,20 @@ impl<'a> Assembler<'a> {
         let tree = self.tables.tree;
         let mut stack = std::mem::take(&mut self.stack);
         stack.clear();
+        let mut callee = None;
         for frame in tree.stack(sample.stack) {
+            let resolved = &self.tables.resolved[frame as usize];
+            let elided = resolved.wrapper && !callee.is_some_and(is_panic);
+            callee = resolved.functions.last().map(|f| &*f.name);
+            if elided {
+                continue;
+            }
             stack.push(self.location(frame as usize, tree.frames()[frame as usize])?);
+        }
+        if stack.is_empty()
+            && let Some(leaf) = tree.stack(sample.stack).next()
+        {
+            stack.push(self.location(leaf as usize, tree.frames()[leaf as usize])?);
         }
         let labels = labels(sample, self.tables.label_processes);
         self.builder.add_sample(&stack, &sample.values, &labels)?;
@@ -128,6 +142,10 @@ impl<'a> Assembler<'a> {
             Place::User(_) | Place::Jit(..) | Place::Unmapped => {
                 (self.whole("[unmapped]", 0, 1 << 63)?, at)
             }
+            Place::Python(index) => {
+                let limit = PYTHON_BASE + (1 << 32);
+                (self.whole("[python]", PYTHON_BASE, limit)?, PYTHON_BASE + u64::from(index))
+            }
             Place::Kernel => (self.whole("[kernel.kallsyms]", 1 << 63, !(PAGE - 1))?, at),
             Place::Marker => (self.whole("[exoprof]", MARKER_BASE, 1 << 20)?, MARKER_BASE + at),
         })
@@ -157,6 +175,12 @@ impl<'a> Assembler<'a> {
     }
 }
 
+/// What makes Go show the wrapper that called it (`elideWrapperCalling` in its
+/// runtime/traceback.go).
+fn is_panic(function: &str) -> bool {
+    ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"].contains(&function)
+}
+
 /// A label that the program has set itself stands in place of ours of that name.
 fn labels(sample: &Valued, processes: bool) -> Vec<Label> {
     let thread = &sample.thread;
@@ -164,6 +188,9 @@ fn labels(sample: &Valued, processes: bool) -> Vec<Label> {
         Label::text("thread", thread.name.clone()),
         Label::text("thread_id", thread.id.tid.to_string()),
     ];
+    if let Some(container) = &thread.container {
+        labels.push(Label::text("container", container.clone()));
+    }
     if processes {
         labels.push(Label::text("pid", thread.id.pid.to_string()));
         labels.push(Label::text("process", thread.process.clone()));

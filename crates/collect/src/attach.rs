@@ -20,6 +20,8 @@ const MAX_WHOLE_CPU_HZ: u32 = 1500;
 const SPARE_DESCRIPTORS: u64 = 512;
 /// The rings of all CPUs together are no larger than about this.
 const ALL_RINGS_BYTES: usize = 64 << 20;
+/// Stack copied at a switch: they can be many.
+const SWITCH_STACK_BYTES: u32 = 8 << 10;
 /// A program that creates threads faster than we attach to them is given up on after this; how
 /// many threads are left out then is counted.
 const MAX_RESCANS: usize = 64;
@@ -103,19 +105,56 @@ pub(crate) fn attach(
     let scope = choose_scope(threads.len(), cpus.len(), options.frequency)?;
     let stack_bytes = first_stack_bytes(options.frequency);
     let ring = ring_bytes(options.frequency, stack_bytes, cpus.len());
-    let mut sampling = SamplingOptions {
+    let sampling = SamplingOptions {
         frequency: options.frequency,
         kernel_callchain: options.kernel != Some(false),
         exclude_kernel: false,
         stack_bytes,
         children: options.children,
+        switches: None,
     };
+    open(roots, (scope, &cpus, ring), sampling, options.kernel, recorder)
+}
+
+/// Attaches to all threads, for a sample each time that one has been switched out `period` times.
+pub(crate) fn attach_to_switches(
+    roots: &[Arc<Process>],
+    options: &RecordOptions,
+    period: u64,
+    recorder: &mut Recorder,
+) -> Result<Attached, AttachError> {
+    let cpus = events::online_cpus()
+        .map_err(|source| AttachError::System { what: "list the cpus", source })?;
+    target::raise_nofile()
+        .map_err(|source| AttachError::System { what: "raise RLIMIT_NOFILE", source })?;
+    let sampling = SamplingOptions {
+        frequency: 1,
+        kernel_callchain: true,
+        exclude_kernel: false,
+        stack_bytes: SWITCH_STACK_BYTES,
+        children: options.children,
+        switches: Some(period),
+    };
+    let most = (ALL_RINGS_BYTES / cpus.len().max(1)).clamp(512 << 10, 8 << 20);
+    let ring = most.next_power_of_two();
+    // A thread that only waits is in the kernel all of that time: there is nothing in user mode.
+    open(roots, (Scope::Threads, &cpus, ring), sampling, Some(true), recorder)
+}
+
+fn open(
+    roots: &[Arc<Process>],
+    (scope, cpus, ring): (Scope, &[u32], usize),
+    mut sampling: SamplingOptions,
+    wanted_kernel: Option<bool>,
+    recorder: &mut Recorder,
+) -> Result<Attached, AttachError> {
+    let threads = list_threads(roots);
     let mut candidates = threads.iter().copied();
     loop {
         let Some((pid, tid)) = candidates.next() else {
             return Err(AttachError::Exited { pid: roots.first().map_or(0, |p| p.pid()) });
         };
-        match Sampler::open(scope, tid, &cpus, &sampling, ring) {
+        match Sampler::open(scope, tid, cpus, &sampling, ring) {
             Ok((sampler, rings)) => {
                 recorder.attached(tid, monotonic_now());
                 let kernel = sampling.kernel_callchain;
@@ -125,12 +164,14 @@ pub(crate) fn attach(
                 return Ok(attached);
             }
             Err(OpenError::NoThread) => {}
-            Err(OpenError::Refused(_)) if may_go_without_kernel(options, &sampling) => {
+            Err(OpenError::Refused(_))
+                if wanted_kernel != Some(true) && !sampling.exclude_kernel =>
+            {
                 sampling.kernel_callchain = false;
                 sampling.exclude_kernel = true;
                 candidates = threads.iter().copied();
             }
-            Err(e) => return Err(explain(e, pid, options.kernel)),
+            Err(e) => return Err(explain(e, pid, wanted_kernel)),
         }
     }
 }
@@ -140,10 +181,6 @@ fn list_threads(processes: &[Arc<Process>]) -> Vec<(i32, i32)> {
     let of = |p: &Arc<Process>| (p.pid(), p.threads().unwrap_or_default());
     let all = processes.iter().map(of);
     all.flat_map(|(pid, tids)| tids.into_iter().map(move |tid| (pid, tid))).collect()
-}
-
-fn may_go_without_kernel(options: &RecordOptions, sampling: &SamplingOptions) -> bool {
-    options.kernel != Some(true) && !sampling.exclude_kernel
 }
 
 /// Whole CPUs where we may: their clock hits every thread in proportion to its time, also the
@@ -263,6 +300,7 @@ impl Attached {
         let source = match self.sampler.source() {
             ClockSource::Cycles => "cycles",
             ClockSource::CpuClock => "cpu-clock",
+            ClockSource::Switches => "context-switches",
         };
         let scope = match self.sampler.scope() {
             Scope::Threads => "per thread",

@@ -63,7 +63,7 @@ pub(crate) fn recording(stats: &Stats) -> Vec<String> {
     lines.extend(stats.kernel_names.iter().map(|why| format!("no kernel names: {why}")));
     lines.extend(stats.reattach_failed.iter().map(|why| format!("sampling ended early: {why}")));
     lines.extend(
-        stats.damaged_images.iter().map(|path| format!("damaged debug information: {path}")),
+        stats.damaged_images.iter().map(|path| format!("incomplete debug information: {path}")),
     );
     lines.extend(stats.notes.iter().map(|note| one_line(note)));
     lines

@@ -33,8 +33,14 @@ pub(crate) fn name(recorder: &mut Recorder, roots: &[Arc<Process>], files: &Targ
         recorder.mappings.entry(m.id).or_insert_with(|| m.clone());
     }
     let frames = recorder.tree.frames();
-    let (resolved, losses) =
-        symbols::resolve(frames, &recorder.markers, &recorder.mappings, &recorder.jit, files);
+    let (resolved, losses) = symbols::resolve(
+        frames,
+        &recorder.markers,
+        &recorder.mappings,
+        &recorder.jit,
+        &recorder.python,
+        files,
+    );
     Named { resolved, losses, main: main.map(|m| m.id) }
 }
 

@@ -116,7 +116,11 @@ fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
         reattach_failed: recording.reattach_failed.clone(),
         file_faults: target::sigbus::faults(),
         elapsed: recording.elapsed,
-        notes: uncovered.into_iter().chain(r.runtime_notes()).collect(),
+        notes: uncovered
+            .into_iter()
+            .chain(r.runtime_notes())
+            .chain(crate::debuginfod::failures())
+            .collect(),
     }
 }
 
@@ -178,7 +182,8 @@ fn without_samples(
     for &(id, ns) in times {
         let Some(tracked) = recorder.processes.get(id.pid) else { continue };
         let name = tracked.threads.get(&id.tid).map_or(&tracked.name, |t| &t.name).clone();
-        let thread = NamedThread { id, name, process: tracked.name.clone() };
+        let (process, container) = (tracked.name.clone(), tracked.container.clone());
+        let thread = NamedThread { id, name, process, container };
         let stack = recorder.marker(ROOT, marker.into());
         let values = vec![0, i64::try_from(ns).unwrap_or(i64::MAX)];
         samples.push(Valued { thread, stack, labels: Vec::new(), values });

@@ -8,7 +8,6 @@
 //! from the runtime's list of threads whenever there is a new one.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use events::{Capture, CaptureError, FieldOffsets, GoThread, GoroutineCapture, Part, StackCopy};
@@ -242,14 +241,21 @@ impl GoSampling {
         let (Some(program), Some(memory)) = (self.programs.get(&pid), &tracked.memory) else {
             return kept;
         };
-        let (whole, cut) = program.runtime.labels_at(memory, Avma(capture.labels_at));
+        let runtime = &program.runtime;
+        let (whole, cut) = runtime.labels_at(memory, Avma(capture.labels_at));
+        // The set is never written to again, but its memory may be used for something else once
+        // the goroutine has another: either it still has this one, or the part is in the whole.
+        let layout = runtime.sample_layout();
+        let word = |offset| memory.read_u64(Avma(capture.g).wrapping_add(offset)).ok();
+        let still = word(layout.g_labels) == Some(capture.labels_at)
+            && word(layout.g_goid) == Some(capture.goid);
         let in_whole = |(key, value): &(String, String)| {
             whole.iter().any(|(k, v)| k.starts_with(&**key) && v.starts_with(&**value))
         };
-        // A character that was cut through reads as a replacement, and leaves the label out.
+        // A character that was cut through reads as a replacement, and tells nothing.
         let is_cut = |(k, v): &(String, String)| k.ends_with('\u{fffd}') || v.ends_with('\u{fffd}');
-        let same = part.iter().all(|label| is_cut(label) || in_whole(label));
-        if same && !part.is_empty() { (whole, cut) } else { kept }
+        let same = part.iter().any(in_whole) && part.iter().all(|l| is_cut(l) || in_whole(l));
+        if still || same { (whole, cut) } else { kept }
     }
 
     fn intern(&mut self, mut labels: Vec<(String, String)>) -> LabelsIndex {
@@ -285,11 +291,16 @@ impl GoSampling {
         if s.samples == 0 || self.capture.is_none() {
             return notes;
         }
-        if s.labelled + s.unreadable > 0 {
-            let mut text = format!("goroutine labels: {} of {} samples", s.labelled, s.samples);
-            let _ =
-                write!(text, ", unreadable in {}, incomplete in {}", s.unreadable, s.incomplete);
-            notes.push(text);
+        if s.unreadable + s.incomplete > 0 {
+            let with = s.labelled + s.unreadable;
+            notes.push(format!(
+                "goroutine labels: unreadable in {} of {with} samples, incomplete in {}",
+                s.unreadable, s.incomplete
+            ));
+        }
+        let lost = self.capture.as_ref().map_or(0, GoroutineCapture::lost);
+        if lost > 0 {
+            notes.push(format!("goroutines: {lost} captures found no room"));
         }
         if s.missing > 0 {
             let all = s.samples;
@@ -360,6 +371,7 @@ fn thread(program: &GoProgram, m: Avma, procid: i32) -> GoThread {
         offsets: FieldOffsets {
             m_procid: small(l.m_procid),
             m_g0: small(l.m_g0),
+            m_gsignal: small(l.m_gsignal),
             m_curg: small(l.m_curg),
             m_vdso_sp: small(l.m_vdso_sp),
             m_vdso_pc: small(l.m_vdso_pc),

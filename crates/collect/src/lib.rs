@@ -13,6 +13,8 @@ mod comments;
 mod conclude;
 mod cpu;
 mod cputime;
+mod debugfiles;
+pub mod debuginfod;
 mod deep;
 pub mod doctor;
 pub mod dump;
@@ -22,10 +24,12 @@ mod goroutine;
 mod heap;
 mod jit;
 pub mod kinds;
+mod live;
 mod mutex;
 mod names;
 mod native;
 mod processes;
+mod python;
 mod recorder;
 mod sampling;
 mod session;
@@ -39,7 +43,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use attach::AttachError;
-pub use names::function_names;
+pub use live::{Interval, Live};
+pub use names::{function_names, function_starts};
 pub use recorder::SampleStats;
 pub use session::{
     Backend, Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,

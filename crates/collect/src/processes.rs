@@ -73,6 +73,8 @@ pub(crate) struct Tracked {
     pub ancestor: Option<Arc<Process>>,
     /// Its executable mappings at the time of the last event.
     pub space: AddressSpace,
+    /// The container that it runs in, by its id.
+    pub container: Option<Arc<str>>,
     /// Its jitdumps, by the paths under which it mapped them.
     pub jit_dumps: Vec<(Arc<str>, Arc<File>)>,
     /// Its name.
@@ -103,6 +105,8 @@ pub(crate) struct NamedThread {
     pub id: ThreadId,
     pub name: Arc<str>,
     pub process: Arc<str>,
+    /// The container that the process runs in, by its id.
+    pub container: Option<Arc<str>>,
 }
 
 /// All processes that are or were followed.
@@ -140,6 +144,7 @@ impl Processes {
             process: Some(process.clone()),
             ancestor: None,
             space: AddressSpace::default(),
+            container: process.identity().container.as_deref().map(Into::into),
             jit_dumps: Vec::new(),
             name,
             space_since: u64::MAX,
@@ -253,7 +258,8 @@ impl Processes {
             return Some(index);
         }
         let name = thread.name.clone();
-        let named = NamedThread { id: ThreadId { pid, tid }, name, process };
+        let container = tracked.container.clone();
+        let named = NamedThread { id: ThreadId { pid, tid }, name, process, container };
         let next = self.named.len() as ThreadIndex;
         let index = *self.named_index.entry(named.clone()).or_insert(next);
         if index == next {
@@ -304,6 +310,8 @@ impl Processes {
             process,
             ancestor: parent.viewpoint().cloned(),
             space: parent.space.clone(),
+            // A runtime moves its first process into the container before that forks.
+            container: parent.container.clone(),
             jit_dumps: Vec::new(),
             name: parent.name.clone(),
             space_since: time,

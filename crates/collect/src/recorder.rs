@@ -13,10 +13,16 @@ use crate::deep::LiveStacks;
 use crate::gocpu::{self, GoMemory, GoSampling, LabelsIndex};
 use crate::jit::Jit;
 use crate::processes::Processes;
+use crate::python::{MergedFrame, Python};
 use crate::stacks::{CountKey, Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
 
 /// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
 const FIRST_CONTEXT_MARKER: u64 = -4095i64 as u64;
+
+/// The root of a stack of which only the inner part is known.
+pub(crate) const TRUNCATED: &str = "[truncated stack]";
+/// How the root of a stack that could not be followed begins: the reason comes next.
+pub(crate) const BROKEN: &str = "[broken stack: ";
 
 /// How much of the stack of a thread that waits is read at once.
 const LIVE_WINDOW: usize = 8 << 10;
@@ -62,6 +68,9 @@ pub(crate) struct Recorder {
     pub markers: Vec<String>,
     /// Names of code that targets compile while they run.
     pub jit: Jit,
+    /// The interpreters among the targets.
+    pub python: Python,
+    merged: Vec<MergedFrame>,
     unwinder: Unwinder,
     frames: Vec<Frame>,
     registers: Vec<u64>,
@@ -102,6 +111,8 @@ impl Recorder {
             mappings: BTreeMap::new(),
             markers: Vec::new(),
             jit: Jit::default(),
+            python: Python::default(),
+            merged: Vec::new(),
             unwinder,
             frames: Vec::new(),
             registers: Vec::new(),
@@ -149,12 +160,14 @@ impl Recorder {
         self.live.next_round(now);
         self.go.drain();
         self.jit.next_round();
+        self.python.next_round();
     }
 
     /// What is to be said of runtimes and compiled code.
     pub fn runtime_notes(&self) -> Vec<String> {
         let mut notes = self.go.notes();
         notes.extend(self.jit.notes().iter().cloned());
+        notes.extend(self.python.notes());
         let lost = self.unwinder.c_frames_lost();
         if lost > 0 {
             notes.push(format!("{lost} stacks lack frames of C code between those of Go"));
@@ -169,6 +182,7 @@ impl Recorder {
             EventKind::Comm(c) => {
                 if c.exec {
                     self.jit.forget(e.pid);
+                    self.python.forget(e.pid);
                 }
                 self.processes.named(e.pid, e.tid, c, e.time);
                 if c.exec && self.processes.get(e.pid).is_some() {
@@ -192,6 +206,7 @@ impl Recorder {
             }
             EventKind::Read { value } => self.processes.counted(e.pid, e.tid, value),
             EventKind::Lost { .. }
+            | EventKind::Switch { .. }
             | EventKind::Throttle
             | EventKind::Unthrottle
             | EventKind::Other => {}
@@ -250,8 +265,27 @@ impl Recorder {
                 end = root;
             }
         }
+        let whole = end.is_root();
         let root = self.outermost(end);
+        self.merge_python(id, time, whole);
         (self.intern_user_frames(id.pid, root, time), labels)
+    }
+
+    /// Puts Python's functions in place of the interpreter's frames, where there are any.
+    fn merge_python(&mut self, id: ThreadId, time: u64, whole: bool) {
+        let tracked = self.processes.get(id.pid);
+        let merged = tracked.is_some_and(|tracked| {
+            self.python.merge(id, time, tracked, &self.frames, whole, &mut self.merged)
+        });
+        if !merged {
+            self.take_native_frames();
+        }
+    }
+
+    /// The unwound frames are the stack as they are.
+    fn take_native_frames(&mut self) {
+        self.merged.clear();
+        self.merged.extend((0..self.frames.len()).map(MergedFrame::Native));
     }
 
     /// The node of the stack of a thread that waits, read from its memory: the caller sees to it
@@ -268,6 +302,7 @@ impl Recorder {
         self.frames.clear();
         let end = self.unwinder.unwind(&tracked.space, &registers, &live, &mut self.frames);
         let root = self.outermost(end);
+        self.take_native_frames();
         Some(self.intern_user_frames(pid, root, monotonic_now()))
     }
 
@@ -283,7 +318,10 @@ impl Recorder {
         let window = StackWindow::new(registers, bytes);
         self.frames.clear();
         let end = self.unwinder.unwind(&tracked.space, registers, &window, &mut self.frames);
-        end.is_root().then(|| self.intern_user_frames(pid, ROOT, monotonic_now()))
+        end.is_root().then(|| {
+            self.take_native_frames();
+            self.intern_user_frames(pid, ROOT, monotonic_now())
+        })
     }
 
     /// The node of a stack that was copied while its thread stood: `bytes` begin at its stack
@@ -294,6 +332,7 @@ impl Recorder {
         self.frames.clear();
         let end = self.unwinder.unwind(&tracked.space, registers, &window, &mut self.frames);
         let root = self.outermost(end);
+        self.take_native_frames();
         self.intern_user_frames(pid, root, monotonic_now())
     }
 
@@ -303,23 +342,31 @@ impl Recorder {
             End::Root(_) => ROOT,
             End::Truncated { .. } => {
                 self.stats.truncated += 1;
-                self.marker(ROOT, "[truncated stack]".into())
+                self.marker(ROOT, TRUNCATED.into())
             }
             End::Broken(reason) => self.broken(reason.to_string()),
         }
     }
 
     fn broken(&mut self, reason: String) -> NodeIndex {
-        let node = self.marker(ROOT, format!("[broken stack: {reason}]"));
+        let node = self.marker(ROOT, format!("{BROKEN}{reason}]"));
         *self.stats.broken.entry(reason).or_default() += 1;
         node
     }
 
-    /// The node of the unwound frames above `root`.
+    /// The node of the merged frames above `root`.
     fn intern_user_frames(&mut self, pid: i32, root: NodeIndex, time: u64) -> NodeIndex {
         self.indices.clear();
         let tracked = self.processes.get(pid);
-        for frame in &self.frames {
+        for frame in &self.merged {
+            let frame = match *frame {
+                MergedFrame::Native(i) => self.frames[i],
+                MergedFrame::Python(index) => {
+                    let key = FrameKey { place: Place::Python(index), address: Avma(0) };
+                    self.indices.push(self.tree.frame(key));
+                    continue;
+                }
+            };
             let address = frame.lookup_address();
             let mapping = tracked.and_then(|t| t.space.find(address));
             let mut place = frame.mapping.map_or(Place::Unmapped, Place::User);

@@ -10,6 +10,7 @@ use crate::attach::{self, AttachError, Attached};
 use crate::clock::{monotonic_now, unix_now};
 use crate::recorder::Recorder;
 use crate::session::{Progress, RecordOptions};
+use crate::stacks::Counts;
 use crate::times;
 
 /// A finished recording, before symbolization.
@@ -74,6 +75,7 @@ impl Sampling {
             elapsed: Duration::ZERO,
         };
         sampling.look_for_go();
+        sampling.look_for_interpreters();
         Ok(sampling)
     }
 
@@ -93,6 +95,15 @@ impl Sampling {
         }
     }
 
+    /// Interpreters show when they are mapped: at the start, after an exec, by dlopen.
+    fn look_for_interpreters(&mut self) {
+        let recorder = &mut self.recorder;
+        let Some(program) = recorder.python.look(&recorder.processes) else { return };
+        if let Err(e) = self.attached.sampler.run_with_each_sample(program) {
+            recorder.python.set_unavailable(&e);
+        }
+    }
+
     /// The recording begins.
     pub fn begin(&mut self) {
         times::begin(&mut self.recorder.processes, self.attached.user_only);
@@ -108,6 +119,7 @@ impl Sampling {
     /// Reads what has come; to be called several times within what a ring holds.
     pub fn poll(&mut self) -> Progress {
         self.read(monotonic_now().saturating_sub(SETTLE_NS));
+        self.look_for_interpreters();
         // The kernel adds up all threads for it.
         if self.recorder.processes.thread_count() <= CLOCKS_WATCHED {
             times::look_at_clocks(&mut self.recorder.processes);
@@ -166,6 +178,12 @@ impl Sampling {
     /// reports are not; where it keeps none, they are what there is.
     fn lost(&self) -> u64 {
         self.attached.sampler.lost().unwrap_or(0).max(self.attached.rings.losses().lost)
+    }
+
+    /// What was counted since the last time, for who looks at a recording that goes on.
+    pub fn take(&mut self) -> (&mut Recorder, Counts) {
+        let counts = std::mem::take(&mut self.recorder.counts);
+        (&mut self.recorder, counts)
     }
 
     /// What was recorded.

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use crate::gocpu::LabelsIndex;
 use crate::jit::JitIndex;
+use crate::python::PythonIndex;
 
 /// Where a frame's address belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +18,8 @@ pub enum Place {
     User(MappingId),
     /// In code that the target has compiled itself; the address is an [`Avma`].
     Jit(MappingId, JitIndex),
+    /// In a Python function.
+    Python(PythonIndex),
     /// In executable memory of the target that no mapping accounts for.
     Unmapped,
     /// In the kernel.
@@ -114,6 +117,11 @@ impl StackTree {
             at = node.parent;
             Some(node.frame)
         })
+    }
+
+    /// How many calling contexts there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
     }
 
     /// The frame of a node; `None` for [`ROOT`].

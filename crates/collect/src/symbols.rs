@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
 use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
+use symbolize::kernel::KernelSymbol;
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
-use target::{Root, sigbus};
 
+pub(crate) use crate::debugfiles::TargetFiles;
 use crate::jit::{Jit, JitIndex};
+use crate::python::Python;
 use crate::stacks::{FrameKey, Place};
 
 /// One function at a frame's address.
@@ -39,6 +41,8 @@ pub(crate) struct Resolved {
     pub functions: Vec<Function>,
     /// The function has no name of its own: who has the image's symbols can do better.
     pub nameless: bool,
+    /// A function that Go's profiles leave out of stacks: see [`symbolize::Symbolized::wrapper`].
+    pub wrapper: bool,
 }
 
 /// What could not be told, for the profile's comments.
@@ -46,29 +50,11 @@ pub(crate) struct Resolved {
 pub(crate) struct SymbolLosses {
     /// Frames in images that name no function there.
     pub nameless: u64,
-    /// Images whose debug information is broken in part or exceeds the limits, by path.
+    /// Images whose debug information is broken or missing in part or exceeds the limits: path,
+    /// and what is known of it.
     pub damaged: Vec<Arc<str>>,
     /// Why kernel addresses have no names, if they have none.
     pub kernel: Option<String>,
-}
-
-/// The files of the targets, as they see them. Their roots are held open, so that debug files
-/// are found after the targets' end as well.
-pub(crate) struct TargetFiles(pub Vec<Root>);
-
-impl DebugFiles for TargetFiles {
-    fn open(&self, path: &Path) -> io::Result<File> {
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for root in &self.0 {
-            match root.open_file(path) {
-                Ok(file) => return Ok(file),
-                Err(e) => last = e,
-            }
-        }
-        // Debug packages may be installed beside us and not in the target's container: the build
-        // id or checksum decides whether a file fits.
-        File::open(path).map_err(|_| last)
-    }
 }
 
 /// Names all frames. `mapping_of` tells what each mapping was.
@@ -77,6 +63,7 @@ pub(crate) fn resolve(
     markers: &[String],
     mappings: &BTreeMap<MappingId, Arc<Mapping>>,
     jit: &Jit,
+    python: &Python,
     files: &dyn DebugFiles,
 ) -> (Vec<Resolved>, SymbolLosses) {
     let mut out = vec![Resolved::default(); frames.len()];
@@ -88,6 +75,7 @@ pub(crate) fn resolve(
             Place::Kernel => kernel.push((i, frame.address)),
             Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
             Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
+            Place::Python(index) => out[i].functions = vec![python.function(index)],
             Place::Jit(_, index) => out[i].functions = vec![compiled(jit, index)],
             Place::User(id) => {
                 match mappings.get(&id) {
@@ -150,23 +138,23 @@ impl Batch<'_> {
     fn resolve(&self, files: &dyn DebugFiles, out: &mut [Resolved], losses: &mut SymbolLosses) {
         let path = Path::new(&*self.mapping.name);
         let found = find_debug_file(self.image, path, files);
-        // The target may shrink its debug files under us as well.
-        let of_file = found.file.iter().flat_map(|f| [Some(&f.image), f.supplementary.as_ref()]);
-        for image in of_file.chain([found.supplementary.as_ref()]).flatten() {
-            // Refused only beyond tens of thousands of files.
-            let _ = sigbus::guard(image);
-        }
         let symbols = ImageSymbols::new(self.image.clone(), &found);
         let addresses: Vec<Svma> = self.wanted.iter().map(|(_, svma)| *svma).collect();
-        let batch = symbols.resolve(&addresses);
+        let batch = symbols.resolve_with(&addresses, path, files);
         let lost = batch.losses;
         if lost.broken_units > 0 || lost.unreadable_sections > 0 || lost.limit_reached {
             losses.damaged.push(self.mapping.name.clone());
         }
+        if lost.missing_split_units > 0 {
+            losses.damaged.push(missing_split(path, &batch).into());
+        }
         let mut nameless = Vec::new();
         for ((i, svma), symbol) in self.wanted.iter().zip(batch.symbols) {
             match symbol {
-                Ok(s) => out[*i].functions = s.frames.into_iter().map(function).collect(),
+                Ok(s) => {
+                    out[*i].wrapper = s.wrapper;
+                    out[*i].functions = s.frames.into_iter().map(function).collect();
+                }
                 Err(_) => nameless.push((*i, *svma)),
             }
         }
@@ -191,6 +179,12 @@ impl Batch<'_> {
     }
 }
 
+fn missing_split(image: &Path, batch: &symbolize::Batch) -> String {
+    let sought = batch.attempts.first().map(|a| format!(", such as {}", a.path.display()));
+    let n = batch.losses.missing_split_units;
+    format!("{}: {n} files were not found{}", image.display(), sought.unwrap_or_default())
+}
+
 fn function(f: Frame) -> Function {
     Function {
         name: f.name,
@@ -200,6 +194,16 @@ fn function(f: Frame) -> Function {
         column: f.column.unwrap_or(0),
         start_line: f.start_line.unwrap_or(0),
     }
+}
+
+/// A module's function bears its module, as in the kernel's own traces: `ext4_sync_fs [ext4]`.
+fn kernel_function(symbol: &KernelSymbol) -> Function {
+    let name = match &*symbol.module {
+        // `bpf_prog_HASH_name` says it already.
+        "[kernel.kallsyms]" | "[bpf]" => symbol.name.clone(),
+        module => format!("{} {module}", symbol.name).into(),
+    };
+    Function { system_name: symbol.name.clone(), ..Function::named(name) }
 }
 
 fn resolve_kernel(wanted: &[(usize, Avma)], out: &mut [Resolved], losses: &mut SymbolLosses) {
@@ -218,7 +222,7 @@ fn resolve_kernel(wanted: &[(usize, Avma)], out: &mut [Resolved], losses: &mut S
     };
     for (n, (i, _)) in wanted.iter().enumerate() {
         out[*i].functions = vec![match names.get(n) {
-            Some(Ok(symbol)) => Function::named(symbol.name.clone()),
+            Some(Ok(symbol)) => kernel_function(symbol),
             Some(Err(e)) => {
                 losses.kernel.get_or_insert_with(|| e.to_string());
                 Function::named("[kernel]")

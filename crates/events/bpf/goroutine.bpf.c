@@ -23,9 +23,9 @@ enum { KIND_GOROUTINE = 1, KIND_SYSTEM_STACK = 2, KIND_LABELS = 3 };
 struct thread {
 	__u64 m;
 	__u64 procid;
-	__u32 m_procid, m_g0, m_curg, m_vdso_sp, m_vdso_pc;
+	__u32 m_procid, m_g0, m_gsignal, m_curg, m_vdso_sp, m_vdso_pc;
 	__u32 g_sched_sp, g_sched_pc, g_goid, g_labels;
-	__u32 flags;
+	__u32 flags, padding;
 };
 
 #if defined(__TARGET_ARCH_arm64)
@@ -198,7 +198,17 @@ static __always_inline __u64 copy(__u8 *to, __u64 room, __u64 from, __u64 end)
 	asm volatile("" : "+r"(n));
 	if (n > room)
 		return 0;
-	return n && bpf_probe_read_user(to, n, (void *)from) ? 0 : n;
+	if (!n || !bpf_probe_read_user(to, n, (void *)from))
+		return n;
+	// Part of it is not in memory: no page can be fetched here. The first may do.
+	n = 4096 - (from & 4095);
+	return bpf_probe_read_user(to, n, (void *)from) ? 0 : n;
+}
+
+static __always_inline int on_signal_stack(struct thread *t, __u64 sp)
+{
+	__u64 gsignal = word(t->m + t->m_gsignal);
+	return gsignal && sp >= word(gsignal) && sp < word(gsignal + 8);
 }
 
 SEC("perf_event")
@@ -247,6 +257,12 @@ int goroutine(struct bpf_perf_event_data *ctx)
 		start = o->sched_sp;
 		if (o->vdso_sp > o->low && o->vdso_sp < o->high)
 			start = o->vdso_sp;
+		// A signal handler's stack is another one; what it interrupted may have been anywhere.
+		if (!in_kernel && on_signal_stack(t, o->sp)) {
+			start = o->low + 8;
+			if (o->high - o->low > MAX_STACK)
+				start = o->high - MAX_STACK;
+		}
 		if ((in_kernel || o->sp < o->low || o->sp >= o->high) && start > o->low && start < o->high) {
 			o->stack_at = start;
 			o->stack_wanted = o->high - start;

@@ -132,8 +132,8 @@ static __always_inline bool pick(u64 d, u64 rate)
 {
 	if (d >= rate)
 		return true;
-	u64 random = ((u64)bpf_get_prandom_u32() << 32) | bpf_get_prandom_u32();
-	return rate && random % rate < d;
+	/* Rates reach 100 s: in steps of 64 ns the product does not overflow. */
+	return ((u64)bpf_get_prandom_u32() * (rate >> 6) >> 32) < d >> 6;
 }
 
 /* A sampled event of length d stands for this many, in 1/1024. */
@@ -297,7 +297,6 @@ static __always_inline void charge_wait(struct settings *s, struct thread *t, u6
 		return;
 	if (!d)
 		return;
-	count(COUNT_WAITS);
 	if (!pick(d, rate))
 		return;
 	count(COUNT_PICKED);
@@ -305,16 +304,15 @@ static __always_inline void charge_wait(struct settings *s, struct thread *t, u6
 	if (t->pending & PENDING_WAIT && (r->sp != t->sp || r->ip != t->ip)) {
 		/* The place where that was never reached the hook. */
 		r->lost_ns += r->wait_ns + r->run_ns;
-		r->lost_count += r->wait_count + r->run_count;
-		r->wait_ns = r->wait_count = r->run_ns = r->run_count = 0;
+		r->lost_count += r->wait_count;
+		r->wait_ns = r->wait_count = r->run_ns = 0;
 	}
 	u64 w = weight(d, rate);
 	r->wait_ns += scaled(wait, w);
 	r->run_ns += scaled(run, w);
+	/* To be preempted is no contention. */
 	if (wait)
 		r->wait_count += w;
-	else
-		r->run_count += w;
 	t->pending |= PENDING_WAIT;
 }
 
@@ -363,12 +361,15 @@ int BPF_PROG(on_switch, bool preempted, struct task_struct *prev, struct task_st
 	struct settings *s = get_settings();
 	if (!s)
 		return 0;
+	u64 now = 0;
 	struct thread *t = bpf_task_storage_get(&threads, prev, 0, 0);
-	if (t)
-		switched_out(s, t, prev, preempted, bpf_ktime_get_ns());
+	if (t) {
+		now = bpf_ktime_get_ns();
+		switched_out(s, t, prev, preempted, now);
+	}
 	t = bpf_task_storage_get(&threads, next, 0, 0);
 	if (t)
-		switched_in(s, t, next, bpf_ktime_get_ns());
+		switched_in(s, t, next, now ? now : bpf_ktime_get_ns());
 	return 0;
 }
 
@@ -379,7 +380,6 @@ static __always_inline void charge_waker(void *ctx, struct settings *s, struct t
 	u64 rate = s->mutex_rate;
 	if (!charge)
 		return;
-	count(COUNT_WAKES);
 	if (!pick(charge, rate))
 		return;
 	count(COUNT_WAKES_PICKED);
@@ -446,7 +446,7 @@ static __always_inline void emit(void *ctx, struct task_struct *current)
 		count(COUNT_FAILED);
 	else
 		count(COUNT_EMITTED);
-	r->wait_ns = r->wait_count = r->run_ns = r->run_count = 0;
+	r->wait_ns = r->wait_count = r->run_ns = 0;
 	r->lost_ns = r->lost_count = 0;
 }
 

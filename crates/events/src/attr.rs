@@ -19,6 +19,8 @@ pub enum ClockSource {
     Cycles,
     /// The high-resolution timer `cpu-clock`, at a fixed period of CPU time.
     CpuClock,
+    /// Being switched out: every so many times, with the call chain that leads there.
+    Switches,
 }
 
 /// How to sample.
@@ -34,6 +36,9 @@ pub struct SamplingOptions {
     pub stack_bytes: u32,
     /// Follow forked children as well as new threads.
     pub children: bool,
+    /// Sample a thread each time that it has been switched out so many times, not by a clock.
+    /// Each switch then comes as [`crate::EventKind::Switch`] as well.
+    pub switches: Option<u64>,
 }
 
 /// The largest `sample_stack_user` that the kernel takes: below 64 KiB, a multiple of 8.
@@ -84,6 +89,12 @@ pub(crate) fn build(
             attr.config = u64::from(b::PERF_COUNT_SW_CPU_CLOCK);
             // A fixed period, not `freq`: the kernel's adaptation only blurs a clock.
             attr.sample_period = (1_000_000_000 / frequency).max(1);
+        }
+        ClockSource::Switches => {
+            attr.type_ = b::PERF_TYPE_SOFTWARE;
+            attr.config = u64::from(b::PERF_COUNT_SW_CONTEXT_SWITCHES);
+            attr.sample_period = options.switches.unwrap_or(1).max(1);
+            attr.set_context_switch(1);
         }
     }
     attr.sample_type = sample_type(source, options.kernel_callchain);

@@ -9,6 +9,7 @@
 //!
 //! The two are matched by thread and time: a sample is written right after its capture.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -60,6 +61,7 @@ fn one_line(e: &dyn std::error::Error) -> String {
 pub struct FieldOffsets {
     pub m_procid: u32,
     pub m_g0: u32,
+    pub m_gsignal: u32,
     pub m_curg: u32,
     pub m_vdso_sp: u32,
     pub m_vdso_pc: u32,
@@ -86,12 +88,13 @@ pub struct GoThread {
 
 impl GoThread {
     /// `struct thread` of the BPF program.
-    fn encode(&self) -> [u8; 56] {
+    fn encode(&self) -> [u8; 64] {
         let o = &self.offsets;
         let flags = u32::from(self.labels_are_a_map) | u32::from(self.has_cgo) << 1;
         let small = [
             o.m_procid,
             o.m_g0,
+            o.m_gsignal,
             o.m_curg,
             o.m_vdso_sp,
             o.m_vdso_pc,
@@ -100,8 +103,9 @@ impl GoThread {
             o.g_goid,
             o.g_labels,
             flags,
+            0,
         ];
-        let mut bytes = [0; 56];
+        let mut bytes = [0; 64];
         bytes[..8].copy_from_slice(&self.m.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.procid.to_le_bytes());
         for (at, word) in bytes[16..].chunks_exact_mut(4).zip(small) {
@@ -167,15 +171,17 @@ pub struct Capture {
 /// The loaded program and its maps.
 pub struct GoroutineCapture {
     ebpf: Ebpf,
-    threads: HashMap<MapData, u32, [u8; 56]>,
+    threads: HashMap<MapData, u32, [u8; 64]>,
     ring: RingBuf<MapData>,
     lost: Array<MapData, u64>,
-    known: usize,
+    known: BTreeMap<i32, GoThread>,
 }
 
 impl std::fmt::Debug for GoroutineCapture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GoroutineCapture").field("threads", &self.known).finish_non_exhaustive()
+        f.debug_struct("GoroutineCapture")
+            .field("threads", &self.known.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -199,7 +205,7 @@ impl GoroutineCapture {
             ring: RingBuf::try_from(ring).map_err(bad)?,
             lost: Array::try_from(lost).map_err(bad)?,
             ebpf,
-            known: 0,
+            known: BTreeMap::new(),
         })
     }
 
@@ -217,16 +223,22 @@ impl GoroutineCapture {
 
     /// Makes a thread known, or replaces what was known of it. Gives whether there was room.
     pub fn watch(&mut self, tid: i32, thread: &GoThread) -> bool {
-        let room = self.known < MAX_THREADS;
+        if self.known.get(&tid) == Some(thread) {
+            return true;
+        }
+        let room = self.known.len() < MAX_THREADS || self.known.contains_key(&tid);
         let done = room && self.threads.insert(tid.cast_unsigned(), thread.encode(), 0).is_ok();
-        self.known += usize::from(done);
+        if done {
+            self.known.insert(tid, *thread);
+        }
         done
     }
 
     /// Forgets a thread.
     pub fn forget(&mut self, tid: i32) {
-        if self.threads.remove(&tid.cast_unsigned()).is_ok() {
-            self.known = self.known.saturating_sub(1);
+        if self.known.remove(&tid).is_some() {
+            // Whether the kernel's map still had it makes no difference.
+            let _ = self.threads.remove(&tid.cast_unsigned());
         }
     }
 

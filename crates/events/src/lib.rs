@@ -5,6 +5,7 @@
 //! a record means for a profile is decided elsewhere.
 
 mod attr;
+mod chains;
 mod creations;
 mod goroutines;
 mod online;
@@ -16,6 +17,7 @@ mod tracefs;
 mod waits;
 
 pub use attr::{ClockSource, SamplingOptions, USER_REGISTERS};
+pub use chains::{Chain, ChainEnd, ChainError, ChainFrame, ChainLayout, Chains};
 pub use creations::{CreationError, CreationSampler};
 pub use goroutines::{
     Capture, CaptureError, CapturedLabels, FieldOffsets, GoThread, GoroutineCapture, Part,

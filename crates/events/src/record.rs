@@ -68,6 +68,13 @@ pub enum EventKind<'a> {
         /// The event's count for that thread alone.
         value: u64,
     },
+    /// The thread is switched in, or out.
+    Switch {
+        /// Out.
+        out: bool,
+        /// Out although it could go on: it waits for a CPU and for nothing else.
+        preempted: bool,
+    },
     /// The kernel pauses this CPU's samples: too much time went into them.
     Throttle,
     /// The kernel goes on.
@@ -222,6 +229,10 @@ pub(crate) fn parse(layout: Layout, kind: u32, misc: u16, body: &[u8]) -> Option
             let (pid, tid) = c.pair()?;
             return Some(Event { time, pid, tid, kind: EventKind::Read { value: c.u64()? } });
         }
+        b::PERF_RECORD_SWITCH => EventKind::Switch {
+            out: u32::from(misc) & b::PERF_RECORD_MISC_SWITCH_OUT != 0,
+            preempted: u32::from(misc) & b::PERF_RECORD_MISC_SWITCH_OUT_PREEMPT != 0,
+        },
         b::PERF_RECORD_THROTTLE => EventKind::Throttle,
         b::PERF_RECORD_UNTHROTTLE => EventKind::Unthrottle,
         _ => EventKind::Other,

@@ -118,7 +118,7 @@ impl Sampler {
     ) -> Result<(Self, RingSet), OpenError> {
         let mut sampler = Self {
             scope,
-            source: ClockSource::Cycles,
+            source: options.switches.map_or(ClockSource::Cycles, |_| ClockSource::Switches),
             features: Features { format_lost: true, inherit_thread: true },
             options: options.clone(),
             cpus: cpus.to_vec(),
@@ -387,6 +387,7 @@ pub fn try_open() -> io::Result<()> {
         exclude_kernel: true,
         stack_bytes: 0,
         children: false,
+        switches: None,
     };
     let features = Features { format_lost: false, inherit_thread: false };
     let mut attr = attr::build(&options, ClockSource::CpuClock, features, false);

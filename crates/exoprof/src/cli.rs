@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bytes, doctor, dump, duration, record, report, serve};
+use crate::{bytes, doctor, dump, duration, record, report, serve, top, view};
 
 /// The user asked for something that does not exist or does not go together: exit status 2.
 #[derive(Debug)]
@@ -43,9 +43,13 @@ enum Command {
     /// Say what can be recorded here, of a process, and what mends what cannot
     Doctor(doctor::DoctorArgs),
     /// Show what profile files hold, as `go tool pprof` does
-    Report(report::ReportArgs),
+    Report(Box<report::ReportArgs>),
     /// Serve pprof's HTTP endpoints for running processes
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
+    /// Look into a profile with commands, as in the shell of `go tool pprof`
+    View(view::ViewArgs),
+    /// Show the heaviest functions of a running process, live, in the terminal
+    Top(top::TopArgs),
 }
 
 /// Options of `record`.
@@ -102,6 +106,9 @@ pub struct RecordArgs {
     /// mutex: the waiting side instead of the unlocker
     #[arg(long)]
     pub waiters: bool,
+    /// Fetch missing debug information from the servers in DEBUGINFOD_URLS
+    #[arg(long)]
+    pub debuginfod: bool,
     /// Overwrite an existing --output file
     #[arg(long)]
     pub force: bool,
@@ -154,6 +161,8 @@ impl Cli {
             Command::Doctor(args) => doctor::run(&args),
             Command::Report(args) => report::run(&args, verbosity),
             Command::Serve(args) => serve::run(&args, verbosity),
+            Command::View(args) => view::run(&args, verbosity),
+            Command::Top(args) => top::run(&args),
         }
     }
 }

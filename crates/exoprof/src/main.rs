@@ -5,14 +5,20 @@ mod cli;
 mod doctor;
 mod dump;
 mod duration;
+mod export;
 mod http;
 mod output;
 mod progress;
 mod record;
 mod report;
 mod serve;
+mod source;
 mod stop;
 mod summary;
+mod terminal;
+mod top;
+mod user;
+mod view;
 
 use std::process::ExitCode;
 

@@ -1,12 +1,13 @@
 //! Where a profile goes: checked before anything is recorded, complete or not there at all.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use nix::unistd::{Gid, Uid};
 use tempfile::NamedTempFile;
+
+use crate::user::User;
 
 /// Tries for a free number in a folder.
 const MAX_NUMBER: u32 = 99_999;
@@ -15,6 +16,8 @@ const MAX_NUMBER: u32 = 99_999;
 pub enum Output {
     /// Standard output.
     Stdout,
+    /// A pipe or a device, which must not be replaced by a file.
+    Special(PathBuf),
     /// A file: written beside its place and renamed when it is complete.
     File(Place),
 }
@@ -46,6 +49,9 @@ impl Output {
             }
             match path.symlink_metadata() {
                 Ok(m) if m.is_dir() => bail!("{} is a folder", path.display()),
+                Ok(m) if !m.is_file() && !m.is_symlink() => {
+                    return Ok(Self::Special(path.clone()));
+                }
                 Ok(_) if !replace => {
                     bail!("{} exists already; --force overwrites it", path.display())
                 }
@@ -59,17 +65,31 @@ impl Output {
 
     /// Writes the profile and gives it its name, which is returned.
     pub fn write(self, profile: &pprof::Profile) -> anyhow::Result<Option<PathBuf>> {
+        self.write_with(|out| pprof::write_gz(profile, out))
+    }
+
+    /// Writes something and gives it its name, which is returned.
+    pub fn write_with(
+        self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> anyhow::Result<Option<PathBuf>> {
         let place = match self {
             Self::Stdout => {
                 let mut out = io::stdout().lock();
-                pprof::write_gz(profile, &mut out).context("cannot write to stdout")?;
+                write(&mut out).context("cannot write to stdout")?;
                 out.flush().context("cannot write to stdout")?;
                 return Ok(None);
+            }
+            Self::Special(path) => {
+                let to_path = || format!("cannot write {}", path.display());
+                let mut out = File::options().write(true).open(&path).with_context(to_path)?;
+                write(&mut out).with_context(to_path)?;
+                return Ok(Some(path));
             }
             Self::File(place) => place,
         };
         let beside = beside(&place)?;
-        write_profile(&beside, profile)
+        write_beside(&beside, write)
             .with_context(|| format!("cannot write {}", beside.path().display()))?;
         give_name(beside, place).map(Some)
     }
@@ -93,9 +113,12 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn write_profile(file: &NamedTempFile, profile: &pprof::Profile) -> io::Result<()> {
+fn write_beside(
+    file: &NamedTempFile,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let mut out = io::BufWriter::with_capacity(1 << 18, file.as_file());
-    pprof::write_gz(profile, &mut out)?;
+    write(&mut out)?;
     out.flush()?;
     hand_over(file.as_file())
 }
@@ -107,12 +130,7 @@ fn hand_over(file: &File) -> io::Result<()> {
     let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     nix::sys::stat::umask(mask);
     file.set_permissions(std::fs::Permissions::from_mode(0o666 & !mask.bits()))?;
-    let id = |name| std::env::var(name).ok()?.parse::<u32>().ok();
-    if let (true, Some(uid)) = (nix::unistd::geteuid().is_root(), id("SUDO_UID")) {
-        let group = id("SUDO_GID").map(Gid::from_raw);
-        nix::unistd::fchown(file, Some(Uid::from_raw(uid)), group)?;
-    }
-    Ok(())
+    User::invoking().give(file)
 }
 
 fn give_name(mut beside: NamedTempFile, place: Place) -> anyhow::Result<PathBuf> {
@@ -175,6 +193,16 @@ mod tests {
             );
         }
         assert_eq!(folder.path().read_dir().unwrap().count(), 3, "nothing is left beside");
+    }
+
+    #[test]
+    fn a_device_stays_one() {
+        let place = |replace| Place::Named { path: "/dev/full".into(), replace };
+        for replace in [false, true] {
+            let output = Output::prepare(place(replace)).unwrap();
+            assert!(output.write(&pprof::Profile::default()).is_err());
+            assert!(!Path::new("/dev/full").metadata().unwrap().is_file());
+        }
     }
 
     #[test]

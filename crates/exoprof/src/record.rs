@@ -17,6 +17,9 @@ use crate::summary;
 /// Runs the command.
 pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let kinds = kinds_of(&args.types)?;
+    if args.debuginfod {
+        collect::debuginfod::use_servers_of_environment().map_err(|e| usage(e.to_string()))?;
+    }
     let spawned = spawn(args)?;
     let pids = match &spawned {
         Some(child) => vec![child.pid()],
@@ -150,7 +153,7 @@ fn spawn(args: &RecordArgs) -> anyhow::Result<Option<Spawned>> {
     Ok(Some(Spawned::new(&args.command)?))
 }
 
-fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
+pub fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
     let mut processes: Vec<Arc<Process>> = Vec::new();
     for &pid in pids {
         if processes.iter().all(|p| p.pid() != pid) {
@@ -160,7 +163,7 @@ fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
     Ok(processes)
 }
 
-fn describe(processes: &[Arc<Process>]) -> String {
+pub fn describe(processes: &[Arc<Process>]) -> String {
     let names = processes.iter().map(|p| format!("{} ({})", p.identity().comm, p.pid()));
     names.collect::<Vec<_>>().join(", ")
 }

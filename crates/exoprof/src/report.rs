@@ -1,18 +1,16 @@
 //! `exoprof report`.
 
-use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Read as _, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use pprof::Profile;
-use report::{Filters, Form, Granularity, Options, Report, ReportError, combine};
+use report::{Filters, Form, Granularity, Options, Report, ReportError};
 
 use crate::cli::{UsageError, Verbosity};
-
-/// No more of a file is read. The decoder takes no larger profiles either.
-const MAX_BYTES: u64 = (1 << 30) + 1;
+use crate::export;
+use crate::source::SourceArgs;
+use crate::terminal::Printable;
 
 /// Options of `report`.
 #[derive(Debug, Args)]
@@ -24,9 +22,8 @@ Examples:
   exoprof report --list parse slow.pb.gz             its source, with the weight of each line
   exoprof report --diff-base old.pb.gz new.pb.gz     what has changed")]
 pub struct ReportArgs {
-    /// Profiles; several are merged
-    #[arg(value_name = "FILE|URL", required = true)]
-    sources: Vec<PathBuf>,
+    #[command(flatten)]
+    sources: SourceArgs,
 
     /// The heaviest entries, at most N (the default report)
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, group = "form")]
@@ -49,10 +46,10 @@ pub struct ReportArgs {
     /// One line for each stack, for flame graph tools
     #[arg(long, group = "form")]
     collapsed: bool,
+    /// A flame graph, by its name's end as a page (.html) or an image (.svg)
+    #[arg(long, value_name = "OUT", group = "form")]
+    flamegraph: Option<PathBuf>,
 
-    /// Show the difference to this profile; repeatable
-    #[arg(long, value_name = "FILE")]
-    diff_base: Vec<PathBuf>,
     /// The sample type to report: its name, or its position from 0
     #[arg(long, value_name = "NAME")]
     sample_index: Option<String>,
@@ -97,10 +94,16 @@ pub struct ReportArgs {
 
 /// Runs the command.
 pub fn run(args: &ReportArgs, verbosity: Verbosity) -> anyhow::Result<()> {
-    let profile = combine(read_all(&args.sources)?, read_all(&args.diff_base)?)?;
+    if let Some(path) = &args.flamegraph {
+        export::check(path)?;
+    }
+    let profile = args.sources.read(verbosity)?;
     let report = Report::new(&profile, options(args)?).map_err(wrong_usage)?;
     if verbosity > Verbosity::Quiet {
         report.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+    }
+    if let Some(path) = &args.flamegraph {
+        return export::flame_graph(&report, path, verbosity);
     }
     let stdout = io::stdout().lock();
     let is_terminal = stdout.is_terminal();
@@ -140,6 +143,7 @@ fn options(args: &ReportArgs) -> anyhow::Result<Options> {
             ignore: args.ignore.clone(),
             hide: args.hide.clone(),
             show: args.show.clone(),
+            ..Filters::default()
         },
         node_count: args.top.flatten().or(args.nodecount),
         node_fraction: args.nodefraction,
@@ -155,39 +159,5 @@ fn wrong_usage(error: ReportError) -> anyhow::Error {
         | ReportError::SampleType { .. }
         | ReportError::SampleTypeRange { .. } => UsageError(error.to_string()).into(),
         other => other.into(),
-    }
-}
-
-fn read_all(sources: &[PathBuf]) -> anyhow::Result<Vec<Profile>> {
-    sources.iter().map(|s| read(s).with_context(|| s.display().to_string())).collect()
-}
-
-fn read(source: &Path) -> anyhow::Result<Profile> {
-    let is_url = |s: &str| s.starts_with("http://") || s.starts_with("https://");
-    if source.to_str().is_some_and(is_url) {
-        anyhow::bail!("reading profiles from a URL is not supported yet");
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(source)?;
-    // Room for all of it at once: growing would need twice as much.
-    let size = file.metadata().map_or(0, |m| m.len().min(MAX_BYTES));
-    bytes.try_reserve_exact(usize::try_from(size)?.saturating_add(1))?;
-    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
-    Ok(pprof::decode(&bytes)?)
-}
-
-/// What is written to a terminal must not command it: names in a profile may be any bytes.
-struct Printable<W>(W);
-
-impl<W: Write> Write for Printable<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let is_unsafe = |b: &u8| b.is_ascii_control() && !matches!(b, b'\n' | b'\t');
-        let safe: Vec<u8> = bytes.iter().map(|b| if is_unsafe(b) { b'?' } else { *b }).collect();
-        self.0.write_all(&safe)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
     }
 }

@@ -117,7 +117,6 @@ fn what_is_no_profile_is_refused_in_one_line() {
         assert!(error.contains(reason) && error.contains(name), "{error}");
     }
     assert!(error(1, &[], &[&folder.path().join("absent")]).contains("absent: No such file"));
-    assert!(error(1, &[], &[Path::new("http://localhost/")]).contains("not supported yet"));
 }
 
 #[test]

@@ -14,6 +14,7 @@ const MAX_THREADS: usize = 1 << 20;
 pub struct SampleLayout {
     pub m_procid: u64,
     pub m_g0: u64,
+    pub m_gsignal: u64,
     pub m_curg: u64,
     pub m_vdso_sp: u64,
     pub m_vdso_pc: u64,
@@ -33,6 +34,7 @@ impl Runtime {
         SampleLayout {
             m_procid: l.m_procid,
             m_g0: l.m_g0,
+            m_gsignal: l.m_gsignal,
             m_curg: l.m_curg,
             m_vdso_sp: l.m_vdso_sp,
             m_vdso_pc: l.m_vdso_pc,

@@ -89,6 +89,21 @@ impl ImageBytes {
     }
 }
 
+impl ImageBytes {
+    /// Gives back the memory of the pages of a mapped file that were read so far: they count as
+    /// ours as long as they are mapped. What is read again is taken from the file again.
+    #[allow(unsafe_code)]
+    pub fn release(&self) {
+        if let Self::Mapped(map) = self {
+            // SAFETY: the mapping is of a file and never written to, so that dropped pages come
+            // back with the file's bytes; nobody relies on two reads giving the same.
+            let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            // Without it, the pages stay until the kernel needs them.
+            let _ = advised;
+        }
+    }
+}
+
 impl Deref for ImageBytes {
     type Target = [u8];
 
@@ -238,6 +253,11 @@ impl ElfImage {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// See [`ImageBytes::release`].
+    pub fn release_pages(&self) {
+        self.bytes.release();
     }
 
     /// The instruction set.

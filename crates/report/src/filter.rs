@@ -2,7 +2,9 @@
 
 use pprof::Line;
 
+use crate::ends::Ends;
 use crate::regexp::Pattern;
+use crate::tagfilter::TagFilters;
 use crate::work::Work;
 use crate::{Filters, ReportError};
 
@@ -14,6 +16,11 @@ impl Filters {
             ("ignore", &self.ignore),
             ("hide", &self.hide),
             ("show", &self.show),
+            ("show_from", &self.show_from),
+            ("tagfocus", &self.tag_focus),
+            ("tagignore", &self.tag_ignore),
+            ("tagshow", &self.tag_show),
+            ("taghide", &self.tag_hide),
         ];
         let set = all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
         set.filter(|(_, value)| !value.is_empty()).map(|(name, v)| format!("{name}={v}")).collect()
@@ -65,13 +72,25 @@ impl Matches {
 
 /// Applies the filters, and returns a warning for each that matched nothing.
 pub(crate) fn apply(work: &mut Work<'_>, filters: &Filters) -> Result<Vec<String>, ReportError> {
+    // All expressions are looked at before any is applied.
+    let ends = Ends::new(filters)?;
+    let tags = TagFilters::new(filters)?;
+    let mut unmatched = by_name(work, filters)?;
+    unmatched.extend(ends.show_from(work));
+    unmatched.extend(tags.apply(work));
+    ends.prune_from(work);
+    let warning = |name: &str| format!("the {name} expression matched no samples");
+    Ok(unmatched.into_iter().map(warning).collect())
+}
+
+/// Applies the filters on frames anywhere in a stack, and returns those that matched nothing.
+fn by_name(work: &mut Work<'_>, filters: &Filters) -> Result<Vec<&'static str>, ReportError> {
     let focus = Matches::new("focus", filters.focus.as_deref(), work)?;
     let ignore = Matches::new("ignore", filters.ignore.as_deref(), work)?;
     let mut hide = Matches::new("hide", filters.hide.as_deref(), work)?;
     let mut show = Matches::new("show", filters.show.as_deref(), work)?;
-    let mut warnings = Vec::new();
     if focus.is_none() && ignore.is_none() && hide.is_none() && show.is_none() {
-        return Ok(warnings);
+        return Ok(Vec::new());
     }
     // Samples go by the frames that they had, also by those that are then hidden.
     let (wanted, unmatched) = wanted_locations(work, focus, ignore);
@@ -81,9 +100,7 @@ pub(crate) fn apply(work: &mut Work<'_>, filters: &Filters) -> Result<Vec<String
         work.hide(hidden);
     }
     let of_lines = [hide, show].into_iter().flatten().filter(|m| !m.any).map(|m| m.name);
-    let names = unmatched.into_iter().chain(of_lines);
-    warnings.extend(names.map(|name| format!("the {name} expression matched no samples")));
-    Ok(warnings)
+    Ok(unmatched.into_iter().chain(of_lines).collect())
 }
 
 /// For each location whether a sample through it is wanted (focus) or not (ignore), and the
@@ -145,20 +162,17 @@ fn hide_lines(
 /// Takes out samples through an unwanted location, through no wanted one, or without frames left.
 fn drop_samples(work: &mut Work<'_>, wanted: &[Option<bool>], hidden: &[bool]) {
     let is = |flags: &[bool], l: &pprof::LocationIndex| flags.get(l.index()).is_some_and(|f| *f);
-    let mut dropped = Vec::with_capacity(work.profile.samples.len());
-    for sample in work.samples() {
+    work.restrict(|sample| {
         let mut verdict = false;
         for location in sample.locations {
             match wanted.get(location.index()).copied().flatten() {
                 Some(true) => verdict = true,
-                Some(false) => {
-                    verdict = false;
-                    break;
-                }
+                Some(false) => return None,
                 None => {}
             }
         }
-        dropped.push(!verdict || sample.locations.iter().all(|l| is(hidden, l)));
-    }
-    work.drop_samples(dropped);
+        // Who hides frames takes samples that have no other with them.
+        let hides = hidden.contains(&true) && sample.locations.iter().all(|l| is(hidden, l));
+        (verdict && !hides).then_some(0..sample.locations.len())
+    });
 }

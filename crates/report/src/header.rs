@@ -15,11 +15,22 @@ pub(crate) struct Values<'r> {
     pub(crate) unit: &'r str,
     /// The unit to show.
     pub(crate) shown_in: String,
+    /// What each value is multiplied by before it is shown.
+    pub(crate) ratio: f64,
 }
 
 impl Values<'_> {
     pub(crate) fn label(&self, value: i64) -> String {
-        measure::label(value, self.unit, &self.shown_in)
+        measure::label(self.divided(value), self.unit, &self.shown_in)
+    }
+
+    /// A value times the ratio, which does nothing unless it is positive and not 1.
+    pub(crate) fn divided(&self, value: i64) -> i64 {
+        if self.ratio > 0.0 && self.ratio != 1.0 {
+            (value as f64 * self.ratio) as i64
+        } else {
+            value
+        }
     }
 
     pub(crate) fn label_or_dot(&self, value: i64) -> String {

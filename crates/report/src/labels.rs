@@ -16,7 +16,7 @@ pub(crate) struct Labels<'p> {
 }
 
 impl<'p> Labels<'p> {
-    pub(crate) fn new(labels: &'p [Label]) -> Self {
+    pub(crate) fn new(labels: impl Iterator<Item = &'p Label>) -> Self {
         let mut by_key = Self::default();
         for label in labels {
             match &label.value {
@@ -88,7 +88,7 @@ impl<'p> Units<'p> {
     }
 
     /// The unit of a key; where none occurs it follows from the key.
-    fn of<'k>(&self, key: &'k str) -> &'k str
+    pub(crate) fn of<'k>(&self, key: &'k str) -> &'k str
     where
         'p: 'k,
     {

@@ -11,8 +11,10 @@
 
 mod collapsed;
 mod combine;
+mod ends;
 mod error;
 mod filter;
+mod flame;
 mod go;
 mod graph;
 mod header;
@@ -27,6 +29,8 @@ mod regexp;
 mod report;
 mod samplevalue;
 mod source;
+mod tagfilter;
+mod tags;
 mod text;
 mod traces;
 mod tree;
@@ -34,6 +38,9 @@ mod work;
 
 pub use combine::{CombineError, combine};
 pub use error::ReportError;
-pub use legacy::{LegacyError, legacy_text};
+pub use flame::{Document, FlameNode, FlameTree, Grouping, Shape};
+pub use legacy::{LegacyError, Starts, legacy_text};
 pub use options::{Filters, Form, Granularity, Options};
 pub use report::Report;
+pub use samplevalue::index as sample_type_index;
+pub use text::{Entry, Inlined, Table};

@@ -19,7 +19,7 @@ impl Report<'_> {
         // By function, then by file.
         let mut functions: BTreeMap<&str, BTreeMap<&str, Vec<NodeId>>> = BTreeMap::new();
         let pattern = self.pattern.as_ref();
-        for id in graph.used() {
+        for id in self.used(&graph) {
             let info = &graph.node(id).info;
             if pattern.is_none_or(|p| p.is_match(&info.name)) {
                 let files = functions.entry(&info.name).or_default();
@@ -32,7 +32,7 @@ impl Report<'_> {
         }
         let values = self.values();
         writeln!(out, "Total: {}", values.label(values.total))?;
-        let mut sources = Sources::new(&self.options.source_path);
+        let mut sources = Sources::new(&self.options.source_path, &self.options.trim_path);
         for (name, mut files) in functions {
             files.remove("");
             if files.is_empty() {

@@ -16,6 +16,10 @@ pub enum Form {
     List(String),
     /// Every sample.
     Traces,
+    /// The labels, with the weight of each value.
+    Tags,
+    /// What the profile's author wrote into it.
+    Comments,
     /// Everything that is in the profile.
     Raw,
     /// One line for a stack: frames from the root, separated by semicolons, and the value.
@@ -43,6 +47,8 @@ pub enum Granularity {
     /// A function, wherever it is defined.
     #[default]
     Functions,
+    /// A function of a source file.
+    FileFunctions,
     /// A source file.
     Files,
     /// A source line.
@@ -63,6 +69,19 @@ pub struct Filters {
     pub hide: Option<String>,
     /// Only matching frames.
     pub show: Option<String>,
+    /// Of each stack, only what the outermost matching frame called, and that frame.
+    pub show_from: Option<String>,
+    /// Of each stack, only the callers of the innermost matching frame, and that frame.
+    pub prune_from: Option<String>,
+    /// Only samples with a label that matches: `regexp`, `key=regexp`, or a range of numbers
+    /// such as `1kb:64kb`, `bytes=:4mb`.
+    pub tag_focus: Option<String>,
+    /// No samples with a label that matches, in the same syntax.
+    pub tag_ignore: Option<String>,
+    /// Only labels whose key matches.
+    pub tag_show: Option<String>,
+    /// No labels whose key matches.
+    pub tag_hide: Option<String>,
 }
 
 /// What a report shall show.
@@ -82,6 +101,18 @@ pub struct Options {
     pub node_fraction: f64,
     /// Calls below this part of the total are left out of top and tree.
     pub edge_fraction: f64,
+    /// Leave light entries and calls out at all.
+    pub trim: bool,
+    /// Percentages of what the filters leave, not of the whole profile.
+    pub relative: bool,
+    /// Values are divided by this, such as a number of runs.
+    pub divide_by: f64,
+    /// Inlined calls count for the function that they were inlined into.
+    pub no_inlines: bool,
+    /// Entries with a negative weight, which differences have, are left out of top, tree and list.
+    pub drop_negative: bool,
+    /// Columns tell entries apart, too, where lines do.
+    pub columns: bool,
     /// The unit to show values in: `ms`, `MB`, `auto`; the one that suits the smallest when not
     /// given.
     pub unit: Option<String>,
@@ -91,6 +122,8 @@ pub struct Options {
     pub compact: bool,
     /// Where relative source paths begin, for [`Form::List`].
     pub source_path: PathBuf,
+    /// Folders, separated by `:`, that source paths lose when they begin with one.
+    pub trim_path: String,
 }
 
 impl Default for Options {
@@ -103,10 +136,17 @@ impl Default for Options {
             node_count: None,
             node_fraction: 0.005,
             edge_fraction: 0.001,
+            trim: true,
+            relative: false,
+            divide_by: 1.0,
+            no_inlines: false,
+            drop_negative: false,
+            columns: false,
             unit: None,
             granularity: Granularity::default(),
             compact: false,
             source_path: PathBuf::new(),
+            trim_path: String::new(),
         }
     }
 }

@@ -75,7 +75,7 @@ fn cut(stack: &[pprof::LocationIndex], fates: &[Fate]) -> u32 {
 }
 
 /// A function's name without its arguments.
-fn simple(name: &str) -> &str {
+pub(crate) fn simple(name: &str) -> &str {
     let name = name.strip_prefix('.').unwrap_or(name);
     let mut at = 0;
     while let Some(found) = name.get(at..).and_then(|rest| rest.find('(')) {

@@ -23,7 +23,9 @@ impl Report<'_> {
                 write!(out, "{} ", location.index() + 1)?;
             }
             writeln!(out)?;
-            for labels in Labels::new(sample.labels).raw().iter().filter(|l| !l.is_empty()) {
+            for labels in
+                Labels::new(self.work.labels(sample)).raw().iter().filter(|l| !l.is_empty())
+            {
                 writeln!(out, "{LABEL_INDENT}{labels}")?;
             }
         }
@@ -33,7 +35,8 @@ impl Report<'_> {
         }
         writeln!(out, "Mappings")?;
         for (nth, mapping) in (1_usize..).zip(&profile.mappings) {
-            write_mapping(nth, mapping, out)?;
+            let has_inline_frames = mapping.has_inline_frames && !self.options.no_inlines;
+            write_mapping(nth, &Mapping { has_inline_frames, ..mapping.clone() }, out)?;
         }
         Ok(())
     }
@@ -54,7 +57,9 @@ impl Report<'_> {
         }
         for (nth, line) in lines.iter().enumerate() {
             let indent = if nth == 0 { "" } else { "             " };
-            writeln!(out, "{indent}{}", describe(profile, line))?;
+            // Whoever drops inlined calls has pprof drop columns as well.
+            let column = if self.options.no_inlines { 0 } else { line.column };
+            writeln!(out, "{indent}{}", describe(profile, &Line { column, ..*line }))?;
         }
         Ok(())
     }

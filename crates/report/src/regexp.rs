@@ -25,6 +25,14 @@ impl Pattern {
         Ok(Self { regex, text: text.to_owned() })
     }
 
+    /// The same, of an option that may be left empty.
+    pub(crate) fn optional(
+        option: &'static str,
+        text: Option<&str>,
+    ) -> Result<Option<Self>, ReportError> {
+        text.filter(|t| !t.is_empty()).map(|text| Self::new(option, text)).transpose()
+    }
+
     pub(crate) fn is_match(&self, name: &str) -> bool {
         self.regex.is_match(name.as_bytes())
     }

@@ -50,10 +50,15 @@ impl<'p> Report<'p> {
             _ => None,
         };
         let mut work = Work::new(profile);
+        work.trim_path.clone_from(&options.trim_path);
         prune::apply(&mut work);
-        // Of all samples: filters do not change what percentages are of.
-        let total = samplevalue::total(profile, value);
+        // Of all samples, unless asked otherwise: filters do not change what percentages are of.
+        let whole = samplevalue::total(&work, value);
         let warnings = filter::apply(&mut work, &options.filters)?;
+        let total = if options.relative { samplevalue::total(&work, value) } else { whole };
+        if options.no_inlines {
+            work.drop_inlined();
+        }
         Ok(Self { work, options, value, total, pattern, warnings })
     }
 
@@ -75,24 +80,50 @@ impl<'p> Report<'p> {
             Form::Traces => self.write_traces(out),
             Form::Raw => self.write_raw(out),
             Form::Collapsed => self.write_collapsed(out),
+            Form::Tags => self.write_tags(out),
+            Form::Comments => self.write_comments(out),
         }
     }
 
     /// What makes an entry of this report.
     pub(crate) const fn detail(&self) -> Detail {
         match self.options.form {
-            Form::List(_) => Detail::of_source(),
-            Form::Raw => Detail::of(Granularity::Addresses),
-            _ => Detail::of(self.options.granularity),
+            Form::List(_) => Detail::of_source(self.options.columns),
+            Form::Raw => Detail::of(Granularity::Addresses, false),
+            _ => Detail::of(self.options.granularity, self.options.columns),
         }
+    }
+
+    /// The entries of a graph that there is something to say about.
+    pub(crate) fn used(&self, graph: &Graph) -> Vec<NodeId> {
+        let mut used = graph.used();
+        if self.options.drop_negative {
+            used.retain(|id| {
+                let node = graph.node(*id);
+                node.flat > 0 || (node.flat == 0 && node.cum >= 0)
+            });
+        }
+        used
+    }
+
+    /// What the profile says about itself, one line each.
+    #[must_use]
+    pub fn about(&self) -> Vec<String> {
+        self.profile_header(&self.values())
+    }
+
+    /// The sum of what percentages are of.
+    #[must_use]
+    pub const fn total(&self) -> i64 {
+        self.total
     }
 
     /// The entries to show: those that are heavy enough, in order, up to the limit.
     pub(crate) fn select(&self) -> Selection {
         let graph = Graph::new(&self.work, self.detail(), self.value);
-        let mut shown = graph.used();
+        let mut shown = self.used(&graph);
         let options = &self.options;
-        let trims = options.form.trims();
+        let trims = options.form.trims() && options.trim;
         let fraction = |f: f64| if trims { f } else { 0.0 };
         let total = graph.flat_sum(&shown) as f64;
         let node_fraction = fraction(options.node_fraction);
@@ -123,7 +154,8 @@ impl<'p> Report<'p> {
     /// Values in the unit that was asked for; where none was, in one that suits each value.
     pub(crate) fn values(&self) -> Values<'_> {
         let unit = self.options.unit.as_deref().unwrap_or("minimum");
-        Values { total: self.total, unit: self.unit(), shown_in: unit.to_owned() }
+        let ratio = 1.0 / self.options.divide_by;
+        Values { total: self.total, unit: self.unit(), shown_in: unit.to_owned(), ratio }
     }
 
     /// Values in the unit that was asked for; where none was, in one that suits all of these.
@@ -136,8 +168,8 @@ impl<'p> Report<'p> {
             let node = selection.graph.node(*id);
             magnitude(if node.flat == 0 { node.cum } else { node.flat })
         });
-        let largest = self.total;
-        let smallest = weights.filter(|w| *w > 0).min().unwrap_or(largest);
+        let smallest = weights.filter(|w| *w > 0).min().unwrap_or(self.total);
+        let (smallest, largest) = (values.divided(smallest), values.divided(self.total));
         let unit = |value: i64| measure::scale(value, self.unit(), "minimum").1;
         let mut chosen = unit(smallest);
         if chosen != unit(largest) && smallest.wrapping_mul(100) < largest {

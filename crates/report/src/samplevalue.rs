@@ -3,11 +3,15 @@
 use pprof::Profile;
 
 use crate::ReportError;
+use crate::work::Work;
 
 /// The position of a sample type by its name or position; of the default type for none.
 ///
 /// `inuse_` may go before a name: old heap profiles call `space` what now is `inuse_space`.
-pub(crate) fn index(profile: &Profile, wanted: Option<&str>) -> Result<usize, ReportError> {
+///
+/// # Errors
+/// When there is no such type.
+pub fn index(profile: &Profile, wanted: Option<&str>) -> Result<usize, ReportError> {
     let default = profile.default_sample_type_index().ok_or(ReportError::NoSampleTypes)?;
     let Some(wanted) = wanted.filter(|w| !w.is_empty()) else { return Ok(default) };
     let types = &profile.sample_types;
@@ -24,9 +28,9 @@ pub(crate) fn index(profile: &Profile, wanted: Option<&str>) -> Result<usize, Re
 }
 
 /// The sum of the absolute values of all samples, or of those of a diff's base if there are any.
-pub(crate) fn total(profile: &Profile, value: usize) -> i64 {
+pub(crate) fn total(work: &Work<'_>, value: usize) -> i64 {
     let (mut all, mut base) = (0_i64, 0_i64);
-    for sample in &profile.samples {
+    for sample in work.samples() {
         let Some(v) = sample.values.get(value) else { continue };
         let v = v.wrapping_abs();
         all = all.wrapping_add(v);

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use crate::graph::trimmed;
+
 /// More of a source file is not read: its path comes from the profile, and may be any.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -15,12 +17,15 @@ const LONGEST_LINE: usize = 64 * 1024;
 pub(crate) struct Sources {
     /// Relative paths are sought here and in the folders above.
     root: PathBuf,
+    /// Folders that paths lose when they begin with one; then nothing is guessed.
+    trim_path: String,
     files: HashMap<String, Result<Vec<Vec<u8>>, String>>,
 }
 
 impl Sources {
-    pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), files: HashMap::new() }
+    pub(crate) fn new(root: &Path, trim_path: &str) -> Self {
+        let (root, trim_path) = (root.to_owned(), trim_path.to_owned());
+        Self { root, trim_path, files: HashMap::new() }
     }
 
     /// The lines of a file. One that was not read before is left alone if it is `unneeded`, so
@@ -50,14 +55,14 @@ impl Sources {
 
     /// The part of a path below a folder with our root's name: sources are often built elsewhere.
     fn shorten<'p>(&self, path: &'p str) -> &'p str {
-        if let Some(name) = self.root.file_name().and_then(|n| n.to_str()) {
+        let guess = self.root.file_name().and_then(|n| n.to_str());
+        if let Some(name) = guess.filter(|_| self.trim_path.is_empty()) {
             let folder = format!("/{name}/");
             if let Some(at) = path.find(&folder) {
                 return &path[at + folder.len()..];
             }
         }
-        let prefixes = ["/proc/self/cwd/./", "/proc/self/cwd/"];
-        prefixes.into_iter().find_map(|p| path.strip_prefix(p)).unwrap_or(path)
+        trimmed(path, &self.trim_path)
     }
 }
 

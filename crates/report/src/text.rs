@@ -3,38 +3,114 @@
 use std::io::Write;
 
 use crate::ReportError;
-use crate::graph::{Edges, Wanted};
+use crate::graph::{Edges, NodeId, Wanted};
+use crate::header::Values;
 use crate::report::{Report, Selection};
 
+/// A line of [`Form::Top`](crate::Form::Top).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// How it is inlined into its callers, where it is.
+    pub inlined: Inlined,
+    /// Spent in it alone.
+    pub flat: i64,
+    /// Spent in it and in what it called.
+    pub cum: i64,
+}
+
+/// Whether an entry is inlined into its callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inlined {
+    /// Nowhere.
+    No,
+    /// Into some.
+    Partly,
+    /// Into all.
+    Everywhere,
+}
+
+impl Inlined {
+    /// As reports show it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::No => "",
+            Self::Partly => "(partial-inline)",
+            Self::Everywhere => "(inline)",
+        }
+    }
+}
+
+/// All lines of [`Form::Top`](crate::Form::Top), with what is above them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// The lines above.
+    pub header: Vec<String>,
+    /// The entries, in order.
+    pub entries: Vec<Entry>,
+    /// The unit that suits the values.
+    pub unit: String,
+}
+
 impl Report<'_> {
-    pub(crate) fn write_top(&self, out: &mut dyn Write) -> Result<(), ReportError> {
+    /// What [`Form::Top`](crate::Form::Top) shows.
+    #[must_use]
+    pub fn table(&self) -> Table {
         let selection = self.select();
         let values = self.values_for(&selection);
-        for line in self.header(&selection, &values) {
+        let header = self.header(&selection, &values);
+        let edges = self.calls_of_inlined(&selection);
+        let entry = |id: &NodeId| {
+            let node = selection.graph.node(*id);
+            let callers = edges.callers(*id);
+            let (some, others) =
+                (callers.iter().any(|e| e.is_inline), callers.iter().any(|e| !e.is_inline));
+            let inlined = match (some, others) {
+                (true, true) => Inlined::Partly,
+                (true, false) => Inlined::Everywhere,
+                (false, _) => Inlined::No,
+            };
+            Entry { name: node.info.printable(), inlined, flat: node.flat, cum: node.cum }
+        };
+        let entries = selection.shown.iter().map(entry).collect();
+        Table { header, entries, unit: values.shown_in }
+    }
+
+    /// A value in a unit, as reports show it.
+    #[must_use]
+    pub fn label(&self, value: i64, unit: &str) -> String {
+        Values { shown_in: unit.to_owned(), ..self.values() }.label(value)
+    }
+
+    /// A value as a part of the total, as reports show it.
+    #[must_use]
+    pub fn percentage(&self, value: i64) -> String {
+        self.values().percentage(value)
+    }
+
+    pub(crate) fn write_top(&self, out: &mut dyn Write) -> Result<(), ReportError> {
+        let Table { header, entries, unit } = self.table();
+        for line in header {
             writeln!(out, "{line}")?;
         }
-        let edges = self.calls_of_inlined(&selection);
         writeln!(out, "      flat  flat%   sum%        cum   cum%")?;
+        let values = Values { shown_in: unit, ..self.values() };
         let mut sum = 0_i64;
-        for id in &selection.shown {
-            let node = selection.graph.node(*id);
-            sum = sum.wrapping_add(node.flat);
-            let callers = edges.callers(*id);
-            let inlined =
-                match (callers.iter().any(|e| e.is_inline), callers.iter().any(|e| !e.is_inline)) {
-                    (true, true) => " (partial-inline)",
-                    (true, false) => " (inline)",
-                    (false, _) => "",
-                };
+        for entry in &entries {
+            sum = sum.wrapping_add(entry.flat);
+            let space = if entry.inlined == Inlined::No { "" } else { " " };
             writeln!(
                 out,
-                "{:>10} {} {} {:>10} {}  {}{inlined}",
-                values.label(node.flat),
-                values.percentage(node.flat),
+                "{:>10} {} {} {:>10} {}  {}{space}{}",
+                values.label(entry.flat),
+                values.percentage(entry.flat),
                 values.percentage(sum),
-                values.label(node.cum),
-                values.percentage(node.cum),
-                node.info.printable(),
+                values.label(entry.cum),
+                values.percentage(entry.cum),
+                entry.name,
+                entry.inlined.label(),
             )?;
         }
         Ok(())

@@ -27,7 +27,7 @@ impl Report<'_> {
                     let label = match value.take() {
                         Some(value) => {
                             writeln!(out, "{SEPARATOR}")?;
-                            for line in Labels::new(sample.labels).lines(&units) {
+                            for line in Labels::new(self.work.labels(sample)).lines(&units) {
                                 writeln!(out, "{line}")?;
                             }
                             values.label(value)

@@ -1,6 +1,9 @@
 //! A profile with frames taken out, without a copy of its samples.
 
-use pprof::{Line, LocationIndex, Profile, SampleRef};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use pprof::{Label, Line, LocationIndex, Profile, SampleRef};
 
 /// What is left of a profile after pruning and filtering.
 ///
@@ -14,8 +17,14 @@ pub(crate) struct Work<'p> {
     hidden: Vec<bool>,
     /// For each sample how many frames at its leaf end are gone. Empty when none are.
     cut: Vec<u32>,
+    /// For each sample how many frames at its root end are gone. Empty when none are.
+    cut_at_root: Vec<u32>,
     /// For each sample whether it is gone. Empty when none is.
     dropped: Vec<bool>,
+    /// Keys of labels that are gone.
+    hidden_labels: BTreeSet<Arc<str>>,
+    /// Folders, separated by `:`, that source paths lose when they begin with one.
+    pub(crate) trim_path: String,
 }
 
 impl<'p> Work<'p> {
@@ -27,8 +36,19 @@ impl<'p> Work<'p> {
             lines.extend_from_slice(&location.lines);
             ends.push(lines.len());
         }
-        let (hidden, cut, dropped) = Default::default();
-        Self { profile, lines, ends, hidden, cut, dropped }
+        let (hidden, cut, cut_at_root, dropped) = Default::default();
+        let hidden_labels = BTreeSet::new();
+        Self {
+            profile,
+            lines,
+            ends,
+            hidden,
+            cut,
+            cut_at_root,
+            dropped,
+            hidden_labels,
+            trim_path: String::new(),
+        }
     }
 
     /// What is left of the lines of a location, innermost first.
@@ -58,9 +78,44 @@ impl<'p> Work<'p> {
         self.cut = cut;
     }
 
-    /// Takes samples out; one flag for each sample.
-    pub(crate) fn drop_samples(&mut self, dropped: Vec<bool>) {
-        self.dropped = dropped;
+    /// Restricts each sample to a part of its frames, by their positions from the leaf; `None`
+    /// takes it out.
+    pub(crate) fn restrict(
+        &mut self,
+        mut part: impl FnMut(SampleRef<'p>) -> Option<std::ops::Range<usize>>,
+    ) {
+        let count = self.profile.samples.len();
+        for counts in [&mut self.cut, &mut self.cut_at_root] {
+            counts.resize(count, 0);
+        }
+        self.dropped.resize(count, false);
+        let frames = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        for at in 0..count {
+            let Some(sample) = self.sample(at) else { continue };
+            match part(sample) {
+                Some(kept) => {
+                    let behind = sample.locations.len().saturating_sub(kept.end);
+                    self.cut[at] = self.cut[at].saturating_add(frames(kept.start));
+                    self.cut_at_root[at] = self.cut_at_root[at].saturating_add(frames(behind));
+                }
+                None => self.dropped[at] = true,
+            }
+        }
+    }
+
+    /// Leaves of each location its outermost line only: inlined calls count for their caller.
+    pub(crate) fn drop_inlined(&mut self) {
+        self.rewrite_lines(|_, lines, out| out.extend(lines.last()));
+    }
+
+    /// Takes labels out, by their keys.
+    pub(crate) fn hide_labels(&mut self, keys: BTreeSet<Arc<str>>) {
+        self.hidden_labels = keys;
+    }
+
+    /// The labels of a sample that are left.
+    pub(crate) fn labels(&self, sample: SampleRef<'p>) -> impl Iterator<Item = &'p Label> {
+        sample.labels.iter().filter(|l| !self.hidden_labels.contains(&l.key))
     }
 
     pub(crate) fn is_hidden(&self, location: LocationIndex) -> bool {
@@ -69,13 +124,19 @@ impl<'p> Work<'p> {
 
     /// The samples that are left. Their stacks may still hold [hidden](Self::is_hidden) locations.
     pub(crate) fn samples(&self) -> impl Iterator<Item = SampleRef<'p>> {
-        let alive = |at: &usize| !self.dropped.get(*at).is_some_and(|d| *d);
-        self.profile.samples.iter().enumerate().filter(move |(at, _)| alive(at)).map(
-            |(at, sample)| {
-                let cut = self.cut.get(at).map_or(0, |c| *c as usize);
-                SampleRef { locations: sample.locations.get(cut..).unwrap_or_default(), ..sample }
-            },
-        )
+        (0..self.profile.samples.len()).filter_map(|at| self.sample(at))
+    }
+
+    /// The sample at a position of the profile, if it is left.
+    fn sample(&self, at: usize) -> Option<SampleRef<'p>> {
+        if self.dropped.get(at).is_some_and(|d| *d) {
+            return None;
+        }
+        let sample = self.profile.samples.get(at)?;
+        let count = |counts: &[u32]| counts.get(at).map_or(0, |c| *c as usize);
+        let end = sample.locations.len().saturating_sub(count(&self.cut_at_root));
+        let locations = sample.locations.get(count(&self.cut)..end).unwrap_or_default();
+        Some(SampleRef { locations, ..sample })
     }
 
     /// The frames of a sample that are left, leaf first.

@@ -14,7 +14,7 @@ const SEPARATOR: &str = "-------------------------------------------------------
 type Change = (&'static [&'static str], fn(&mut Options));
 
 /// Reports, as options of pprof and as ours.
-const FORMS: [Change; 9] = [
+const FORMS: [Change; 11] = [
     (&["-top"], |_| {}),
     (&["-top", "-nodecount=3"], |o| o.node_count = Some(3)),
     (&["-tree"], |o| o.form = Form::Tree),
@@ -24,6 +24,8 @@ const FORMS: [Change; 9] = [
     (&["-list=m|[a-c].*w"], |o| o.form = Form::List("m|[a-c].*w".into())),
     (&["-traces"], |o| o.form = Form::Traces),
     (&["-raw"], |o| o.form = Form::Raw),
+    (&["-tags"], |o| o.form = Form::Tags),
+    (&["-comments"], |o| o.form = Form::Comments),
 ];
 
 /// What can be said beside the report.
@@ -39,7 +41,8 @@ const MODIFIERS: [Change; 17] = [
     (&["-hide=^a", "-show=[ae]", "-ignore=zero", "-focus=.", "-lines"], |o| {
         let text = |t: &str| Some(t.to_owned());
         let (focus, ignore) = (text("."), text("zero"));
-        o.filters = Filters { focus, ignore, hide: text("^a"), show: text("[ae]") };
+        o.filters =
+            Filters { focus, ignore, hide: text("^a"), show: text("[ae]"), ..Filters::default() };
         o.granularity = Granularity::Lines;
     }),
     (&["-nodefraction=0"], |o| o.node_fraction = 0.0),
@@ -50,6 +53,42 @@ const MODIFIERS: [Change; 17] = [
     (&["-lines"], |o| o.granularity = Granularity::Lines),
     (&["-files"], |o| o.granularity = Granularity::Files),
     (&["-addresses"], |o| o.granularity = Granularity::Addresses),
+];
+
+/// What is said less often: tried with some of the profiles, to save time.
+const RARE_MODIFIERS: [Change; 17] = [
+    (&["-filefunctions"], |o| o.granularity = Granularity::FileFunctions),
+    (&["-lines", "-showcolumns"], |o| {
+        (o.granularity, o.columns) = (Granularity::Lines, true);
+    }),
+    (&["-noinlines"], |o| o.no_inlines = true),
+    (&["-noinlines", "-lines"], |o| {
+        (o.no_inlines, o.granularity) = (true, Granularity::Lines);
+    }),
+    (&["-drop_negative"], |o| o.drop_negative = true),
+    (&["-trim=false"], |o| o.trim = false),
+    (&["-edgefraction=0.1"], |o| o.edge_fraction = 0.1),
+    (&["-divide_by=7"], |o| o.divide_by = 7.0),
+    (&["-relative_percentages", "-focus=main"], |o| {
+        (o.relative, o.filters.focus) = (true, Some("main".into()));
+    }),
+    (&["-show_from=main|work"], |o| o.filters.show_from = Some("main|work".into())),
+    (&["-show_from=libc", "-hide=alloc"], |o| {
+        let text = |t: &str| Some(t.to_owned());
+        (o.filters.show_from, o.filters.hide) = (text("libc"), text("alloc"));
+    }),
+    (&["-prune_from=work|alloc"], |o| o.filters.prune_from = Some("work|alloc".into())),
+    (&["-tagfocus=comm=a|r"], |o| o.filters.tag_focus = Some("comm=a|r".into())),
+    (&["-tagfocus=[a-m]", "-tagignore=comm:.*o"], |o| {
+        let text = |t: &str| Some(t.to_owned());
+        (o.filters.tag_focus, o.filters.tag_ignore) = (text("[a-m]"), text("comm:.*o"));
+    }),
+    (&["-tagfocus=bytes=1kb:"], |o| o.filters.tag_focus = Some("bytes=1kb:".into())),
+    (&["-tagignore=:100"], |o| o.filters.tag_ignore = Some(":100".into())),
+    (&["-tagshow=co|by|ma", "-taghide=y$"], |o| {
+        let text = |t: &str| Some(t.to_owned());
+        (o.filters.tag_show, o.filters.tag_hide) = (text("co|by|ma"), text("y$"));
+    }),
 ];
 
 /// Profiles in files.
@@ -88,11 +127,16 @@ impl Input {
     /// Everything that differs, over all reports and modifiers.
     #[track_caller]
     fn compare(&self) {
+        self.compare_with(&MODIFIERS);
+    }
+
+    #[track_caller]
+    fn compare_with(&self, modifiers: &[Change]) {
         let read = |files: &[PathBuf]| files.iter().map(|f| read(f)).collect::<Vec<_>>();
         let combined = combine(read(&self.sources), read(&self.bases)).unwrap();
         let mut differences = Vec::new();
         for form in &FORMS {
-            for modifier in &MODIFIERS {
+            for modifier in modifiers {
                 differences.extend(self.difference(&combined, form, modifier));
             }
         }
@@ -104,7 +148,9 @@ impl Input {
             Options { source_path: self.folder.path().to_owned(), ..Options::default() };
         form.1(&mut options);
         modifier.1(&mut options);
-        let has_ties = options.granularity == Granularity::Files || !self.bases.is_empty();
+        // Columns of line 0 tell entries apart and are not shown.
+        let has_ties =
+            options.granularity == Granularity::Files || options.columns || !self.bases.is_empty();
 
         let own = |files: &[PathBuf], option: &str| {
             files.iter().map(|f| format!("{option}{}", f.display())).collect::<Vec<_>>()
@@ -207,6 +253,14 @@ fn heap_profiles() {
 #[test]
 fn unknown_units() {
     Input::new(&[profiles::odd(6)], &[]).compare();
+}
+
+#[test]
+fn rare_options() {
+    for profile in [profiles::cpu(22), profiles::heap(23), profiles::odd(6)] {
+        Input::new(&[profile], &[]).compare_with(&RARE_MODIFIERS);
+    }
+    Input::new(&[profiles::heap(25)], &[profiles::heap(26)]).compare_with(&RARE_MODIFIERS);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Measures a batch: `cargo run --release -p symbolize --example speed -- /usr/bin/node 2000`.
+//! Measures a batch: `cargo run --release -p symbolize --example speed -- /usr/bin/node 2000`; with
+//! a third argument also the list of kernel symbols.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         (0..count as u64).map(|i| Svma(text.svma.0 + (i * step) % text.size)).collect();
     let found = find_debug_file(&image, &path, &RootedFiles::new("/"));
     let symbols = ImageSymbols::new(Arc::clone(&image), &found);
+    println!("before: peak {}", peak());
     for round in ["cold", "warm", "warm"] {
         let start = Instant::now();
         let batch = symbols.resolve(&addresses);
@@ -25,9 +27,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let named = batch.symbols.iter().flatten().count();
         let frames: usize = batch.symbols.iter().flatten().map(|s| s.frames.len()).sum();
         println!(
-            "{round}: {took:?}, {named} of {count} named, {frames} frames, {:?}",
+            "{round}: {took:?}, peak {}, {named} of {count} named, {frames} frames, {:?}",
+            peak(),
             batch.losses
         );
+    }
+    if std::env::args().nth(3).is_none() {
+        return Ok(());
     }
     let start = Instant::now();
     let list = std::fs::read("/proc/kallsyms")?;
@@ -42,4 +48,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         names.names.first()
     );
     Ok(())
+}
+
+/// The greatest resident memory of this process so far.
+fn peak() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.unwrap_or("?").trim().to_owned()
 }

@@ -1,13 +1,15 @@
 //! Everything that an image tells of an address, put together.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::{ElfImage, Svma};
 use rustc_hash::FxHashMap;
 
-use crate::dwarf::{self, Call, Hit, Location};
-use crate::files::{DebugSearch, has_dwarf};
+use crate::dwarf::{self, Call, Finder, Hit, Location, Package, SplitFiles};
+use crate::files::{Attempt, DebugFiles, DebugSearch, has_dwarf};
 use crate::intern::Interner;
+use crate::minidebug::{self, MiniDebug};
 use crate::symtab::{self, SHT_DYNSYM, SHT_SYMTAB, SymbolHit};
 use crate::{demangle, golang, plt};
 
@@ -37,6 +39,8 @@ pub enum NameSource {
     Dwarf,
     /// `.symtab`, of the image or of its debug file.
     Symtab,
+    /// The symbol table in `.gnu_debugdata`.
+    MiniDebugInfo,
     /// `.dynsym`: only exported functions have a name there.
     Dynsym,
     /// Go's line table; lines and inlined calls are known.
@@ -55,6 +59,9 @@ pub struct Symbolized {
     pub start: Svma,
     /// Where the physical function's name is from.
     pub source: NameSource,
+    /// The function was generated to call the one that was meant (Go's method wrappers): Go's own
+    /// profiles leave it out, unless what it called is a panic.
+    pub wrapper: bool,
 }
 
 /// Why an address has no name: expected, and worth telling the user.
@@ -81,6 +88,9 @@ pub struct Losses {
     pub broken_units: u32,
     /// Compressed sections that cannot be decompressed, or are larger than 2 GiB.
     pub unreadable_sections: u32,
+    /// Units whose functions are described in a file that was not found (split DWARF): inlined
+    /// calls in them are unknown.
+    pub missing_split_units: u32,
     /// Inlined calls without a name, which are left out.
     pub nameless_inlines: u32,
     /// A limit on work or memory was reached.
@@ -94,6 +104,8 @@ pub struct Batch {
     pub symbols: Vec<Result<Symbolized, NoSymbol>>,
     /// What could not be read on the way.
     pub losses: Losses,
+    /// Files with split debug information that were looked for in vain, up to 16 of them.
+    pub attempts: Vec<Attempt>,
 }
 
 /// The symbols and the debug information of one image. Nothing is read before it is asked.
@@ -101,6 +113,7 @@ pub struct Batch {
 pub struct ImageSymbols {
     image: Arc<ElfImage>,
     debug: Option<Arc<ElfImage>>,
+    debug_path: Option<PathBuf>,
     supplementary: Option<Arc<ElfImage>>,
 }
 
@@ -112,18 +125,33 @@ impl ImageSymbols {
         let debug = found.file.as_ref().map(|f| Arc::clone(&f.image));
         let of_debug = found.file.as_ref().and_then(|f| f.supplementary.clone());
         let supplementary = of_debug.or_else(|| found.supplementary.clone());
-        Self { image, debug, supplementary }
+        let debug_path = found.file.as_ref().map(|f| f.path.clone());
+        Self { image, debug, debug_path, supplementary }
     }
 
     /// Names a batch of addresses, in any order. Ask for all addresses of a session at once: the
     /// tables are read anew for each batch.
     #[must_use]
     pub fn resolve(&self, addresses: &[Svma]) -> Batch {
+        self.look_up(addresses, None)
+    }
+
+    /// As [`Self::resolve`], for an image at `path` as the target sees it: debug information that
+    /// the compiler left beside the object files (split DWARF) is read as well, for the units
+    /// that hold the addresses.
+    #[must_use]
+    pub fn resolve_with(&self, addresses: &[Svma], path: &Path, files: &dyn DebugFiles) -> Batch {
+        self.look_up(addresses, Some(Place { path, files }))
+    }
+
+    fn look_up(&self, addresses: &[Svma], place: Option<Place<'_>>) -> Batch {
         let mut sorted: Vec<u64> = addresses.iter().map(|a| a.0).collect();
         sorted.sort_unstable();
         sorted.dedup();
         let mut work = Work {
             symbols: self,
+            place,
+            attempts: Vec::new(),
             strings: Interner::default(),
             shown: FxHashMap::default(),
             demangling: MAX_DEMANGLED,
@@ -136,7 +164,8 @@ impl ImageSymbols {
             Ok(i) => resolved[i].clone(),
             Err(_) => Err(NoSymbol::NotCovered),
         };
-        Batch { symbols: addresses.iter().map(of).collect(), losses: work.losses }
+        let symbols = addresses.iter().map(of).collect();
+        Batch { symbols, losses: work.losses, attempts: work.attempts }
     }
 
     fn dwarf_image(&self) -> Option<&ElfImage> {
@@ -149,8 +178,17 @@ impl ImageSymbols {
 /// of them take microseconds a byte.
 const MAX_DEMANGLED: usize = 16 << 20;
 
+/// Where an image is, and how to open files there.
+#[derive(Clone, Copy)]
+struct Place<'s> {
+    path: &'s Path,
+    files: &'s dyn DebugFiles,
+}
+
 struct Work<'s> {
     symbols: &'s ImageSymbols,
+    place: Option<Place<'s>>,
+    attempts: Vec<Attempt>,
     strings: Interner,
     /// By the mangled name.
     shown: FxHashMap<Arc<str>, Arc<str>>,
@@ -169,12 +207,21 @@ struct ElfName {
 
 impl Work<'_> {
     fn resolve(&mut self, sorted: &[u64]) -> Vec<Result<Symbolized, NoSymbol>> {
+        let go = golang::resolve(&self.symbols.image, sorted);
+        let others = sorted.iter().zip(&go).filter(|(_, found)| found.is_none());
+        let others: Vec<u64> = others.map(|(address, _)| *address).collect();
+        let mut native = self.native(&others).into_iter();
+        let mut missing = || native.next().unwrap_or(Err(NoSymbol::NotCovered));
+        go.into_iter().map(|found| found.map_or_else(&mut missing, Ok)).collect()
+    }
+
+    fn native(&mut self, sorted: &[u64]) -> Vec<Result<Symbolized, NoSymbol>> {
+        if sorted.is_empty() {
+            return Vec::new();
+        }
         let hits = self.dwarf(sorted);
         let names = self.elf_names(sorted, &hits);
-        let mut symbols: Vec<_> =
-            hits.into_iter().zip(names).map(|(hit, name)| self.compose(hit, name)).collect();
-        golang::fill(&self.symbols.image, sorted, &mut symbols);
-        symbols
+        hits.into_iter().zip(names).map(|(hit, name)| self.compose(hit, name)).collect()
     }
 
     fn dwarf(&mut self, sorted: &[u64]) -> Vec<Hit> {
@@ -183,11 +230,33 @@ impl Work<'_> {
         };
         self.has_tables = true;
         let sections = dwarf::Sections::read(image, self.symbols.supplementary.as_deref());
-        let found = dwarf::resolve(&sections, sorted, &mut self.strings);
+        let package = self.package(image);
+        let split = SplitFiles {
+            package: package.as_deref().and_then(Package::read),
+            finder: self.place.map(|p| Finder::new(p.files, p.path)),
+        };
+        let found = dwarf::resolve(&sections, split, sorted, &mut self.strings);
+        self.losses.missing_split_units = found.missing_split;
+        self.attempts.extend(found.attempts);
         self.losses.unreadable_sections = sections.unreadable;
         self.losses.broken_units = found.broken_units;
         self.losses.limit_reached |= found.exhausted;
         found.hits
+    }
+
+    /// The package with the split debug information of a program: beside it, or beside its debug
+    /// file. It needs no proof of its own, since each unit is looked up by its id.
+    fn package(&self, dwarf: &ElfImage) -> Option<Arc<ElfImage>> {
+        let place = self.place?;
+        // Split units keep their addresses there. So do clang's others: then this is in vain.
+        dwarf.section(".debug_addr")?;
+        let debug = self.symbols.debug_path.as_deref();
+        [Some(place.path), debug].into_iter().flatten().find_map(|path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(".dwp");
+            let file = place.files.open(Path::new(&name)).ok()?;
+            place.files.map(&file).ok()
+        })
     }
 
     /// Names from the tables, best first: `.symtab` of both files, `.dynsym`, PLT stubs.
@@ -195,9 +264,12 @@ impl Work<'_> {
         let mut names: Vec<Option<ElfName>> = sorted.iter().map(|_| None).collect();
         let image = &*self.symbols.image;
         let debug = self.symbols.debug.as_deref();
+        let any_open = (0..sorted.len()).any(|i| needs_elf_name(&hits[i]));
+        let mini = any_open.then(|| self.mini_debug_info()).flatten();
         let tables = [
             (Some(image), SHT_SYMTAB, NameSource::Symtab),
             (debug, SHT_SYMTAB, NameSource::Symtab),
+            (mini.as_ref(), SHT_SYMTAB, NameSource::MiniDebugInfo),
             (Some(image), SHT_DYNSYM, NameSource::Dynsym),
         ];
         for (file, kind, source) in tables {
@@ -233,6 +305,23 @@ impl Work<'_> {
         names
     }
 
+    /// Only where there is no full symbol table: it costs some milliseconds to decompress.
+    fn mini_debug_info(&mut self) -> Option<ElfImage> {
+        let image = &*self.symbols.image;
+        let full = |i: &ElfImage| i.section(".symtab").is_some_and(|s| !s.data.is_empty());
+        if full(image) || self.symbols.debug.as_deref().is_some_and(full) {
+            return None;
+        }
+        match minidebug::read(image) {
+            MiniDebug::Found(mini) => Some(mini),
+            MiniDebug::Absent => None,
+            MiniDebug::Unreadable => {
+                self.losses.unreadable_sections += 1;
+                None
+            }
+        }
+    }
+
     fn compose(&mut self, mut hit: Hit, elf: Option<ElfName>) -> Result<Symbolized, NoSymbol> {
         let Some(physical) = hit.calls.pop() else {
             let Some(elf) = elf else { return Err(self.absence(&hit)) };
@@ -240,7 +329,12 @@ impl Work<'_> {
             let name = self.shown(&elf.name, elf.source);
             let frame = frame(name, elf.name, location, None);
             let start = Svma(elf.start);
-            return Ok(Symbolized { frames: vec![frame], start, source: elf.source });
+            return Ok(Symbolized {
+                frames: vec![frame],
+                start,
+                source: elf.source,
+                wrapper: false,
+            });
         };
         let mut frames = Vec::with_capacity(hit.calls.len() + 1);
         for call in hit.calls {
@@ -257,7 +351,7 @@ impl Work<'_> {
             (None, None, None) => return Err(NoSymbol::LineOnly),
         };
         frames.push(frame(name, system_name, location, function.decl_line));
-        Ok(Symbolized { frames, start: Svma(hit.begin), source })
+        Ok(Symbolized { frames, start: Svma(hit.begin), source, wrapper: false })
     }
 
     /// C and assembler: the name in DWARF is the symbol, unless the compiler made a variant of

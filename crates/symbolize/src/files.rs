@@ -17,12 +17,25 @@ const DEBUG_ROOT: &str = "/usr/lib/debug";
 
 /// Opens files by the path that the target gives them. The caller decides what the root is and
 /// how symbolic links in it are followed.
-pub trait DebugFiles {
+pub trait DebugFiles: Sync {
     /// Opens a regular file for reading.
     ///
     /// # Errors
     /// Whatever keeps it from being opened; `NotFound` is the usual case.
     fn open(&self, path: &Path) -> io::Result<File>;
+
+    /// Maps a file that was opened. The owner of the file may shorten it while it is mapped: who
+    /// opens files of a target guards against that here.
+    ///
+    /// # Errors
+    /// The file cannot be mapped, or is no ELF image.
+    fn map(&self, file: &File) -> Result<Arc<ElfImage>, ElfError> {
+        Ok(Arc::new(ElfImage::open(file)?))
+    }
+
+    /// Looks for a build's debug information outside of the target's root: in our own caches, or
+    /// on a server. Offers what it finds until `accept` takes it; the path is only for display.
+    fn by_build_id(&self, _id: &[u8], _accept: &mut dyn FnMut(PathBuf, io::Result<File>) -> bool) {}
 }
 
 /// The files below one folder, `/` for our own. Links are followed as the kernel does from our
@@ -69,6 +82,8 @@ pub enum DebugSource {
     BuildId,
     /// The name and checksum in `.gnu_debuglink`.
     DebugLink,
+    /// A cache or a server, by the build id: [`DebugFiles::by_build_id`].
+    Cache,
 }
 
 /// Why a candidate was not taken.
@@ -86,6 +101,9 @@ pub enum Rejection {
     /// The checksum in `.gnu_debuglink` is not that of the file.
     #[error("its checksum is not the one in .gnu_debuglink")]
     Checksum,
+    /// It is not the split part of that unit: its `DW_AT_dwo_id` is another one.
+    #[error("it is not the split debug information of this build")]
+    SplitUnit,
     /// It holds neither debug information nor a symbol table.
     #[error("it holds no debug information and no symbols")]
     Empty,
@@ -133,26 +151,46 @@ pub fn find_debug_file(image: &ElfImage, path: &Path, files: &dyn DebugFiles) ->
         search.supplementary = supplementary(image, path, files, &mut search.attempts);
         return search;
     }
-    for (candidate, source) in candidates(image, path) {
-        match accept(image, &candidate, &source, files) {
-            Ok(debug) => {
-                let supplementary = supplementary(&debug, &candidate, files, &mut search.attempts);
-                let source = match source {
-                    Want::BuildId => DebugSource::BuildId,
-                    Want::Checksum(_) => DebugSource::DebugLink,
-                };
-                search.file = Some(DebugFile {
-                    path: candidate,
-                    image: Arc::new(debug),
-                    source,
-                    supplementary,
-                });
-                break;
-            }
-            Err(rejection) => search.attempts.push(Attempt { path: candidate, rejection }),
+    for (candidate, want) in candidates(image, path) {
+        let source = match want {
+            Want::BuildId => DebugSource::BuildId,
+            Want::Checksum(_) => DebugSource::DebugLink,
+        };
+        let file = files.open(&candidate);
+        if search.take(candidate, source, accept(image, file, &want, files), files) {
+            return search;
         }
     }
+    if let Some(id) = image.build_id() {
+        files.by_build_id(id, &mut |path, file| {
+            let accepted = accept(image, file, &Want::BuildId, files);
+            search.take(path, DebugSource::Cache, accepted, files)
+        });
+    }
     search
+}
+
+impl DebugSearch {
+    /// Takes a candidate, or notes why not.
+    fn take(
+        &mut self,
+        path: PathBuf,
+        source: DebugSource,
+        accepted: Result<Arc<ElfImage>, Rejection>,
+        files: &dyn DebugFiles,
+    ) -> bool {
+        match accepted {
+            Ok(debug) => {
+                let supplementary = supplementary(&debug, &path, files, &mut self.attempts);
+                self.file = Some(DebugFile { path, image: debug, source, supplementary });
+                true
+            }
+            Err(rejection) => {
+                self.attempts.push(Attempt { path, rejection });
+                false
+            }
+        }
+    }
 }
 
 /// Whether the image holds DWARF itself.
@@ -213,12 +251,12 @@ fn debug_link(image: &ElfImage) -> Option<(String, u32)> {
 
 fn accept(
     image: &ElfImage,
-    path: &Path,
+    file: io::Result<File>,
     want: &Want,
     files: &dyn DebugFiles,
-) -> Result<ElfImage, Rejection> {
-    let file = files.open(path)?;
-    let debug = ElfImage::open(&file)?;
+) -> Result<Arc<ElfImage>, Rejection> {
+    let file = file?;
+    let debug = files.map(&file)?;
     match (want, image.build_id(), debug.build_id()) {
         (_, Some(ours), Some(theirs)) if ours == theirs => {}
         (_, Some(_), Some(_)) | (Want::BuildId, _, _) => return Err(Rejection::BuildId),
@@ -254,19 +292,25 @@ fn supplementary(
     let stated = normal(&path.parent()?.join(name));
     for candidate in [Some(stated), build_id_path(id)].into_iter().flatten() {
         let opened = files.open(&candidate).map_err(Rejection::from).and_then(|file| {
-            let image = ElfImage::open(&file)?;
+            let image = files.map(&file)?;
             if image.build_id() == Some(id) { Ok(image) } else { Err(Rejection::BuildId) }
         });
         match opened {
-            Ok(image) => return Some(Arc::new(image)),
+            Ok(image) => return Some(image),
             Err(rejection) => attempts.push(Attempt { path: candidate, rejection }),
         }
     }
-    None
+    let mut found = None;
+    files.by_build_id(id, &mut |_, file| {
+        let mapped = file.ok().and_then(|file| files.map(&file).ok());
+        found = mapped.filter(|image| image.build_id() == Some(id));
+        found.is_some()
+    });
+    found
 }
 
 /// Resolves `..` by the text alone: `dwz -m` writes relative paths such as `../../.dwz/name`.
-fn normal(path: &Path) -> PathBuf {
+pub(crate) fn normal(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {

@@ -1,43 +1,54 @@
-//! Go's own line table as a symbol source: it stays in a program that was stripped of all else.
+//! Go's own line table as a symbol source: it is in every Go program, stripped or not, and what it
+//! says is what Go's own profiles say. DWARF differs in small things (type arguments, wrappers).
 
 use std::sync::Arc;
 
-use image::pclntab::{self, LineTable, printed_name};
+use image::pclntab::{self, Format, LineTable, printed_name};
 use image::{ElfImage, Svma};
 
-use crate::compose::{Frame, NameSource, NoSymbol, Symbolized};
+use crate::compose::{Frame, NameSource, Symbolized};
 
-/// Names what the other tables left nameless, in an image that has Go code.
-pub(crate) fn fill(
-    image: &Arc<ElfImage>,
-    addresses: &[u64],
-    symbols: &mut [Result<Symbolized, NoSymbol>],
-) {
-    if symbols.iter().all(Result::is_ok) || !pclntab::is_go(image) {
-        return;
-    }
-    let Ok(table) = LineTable::from_image(image) else { return };
-    for (address, symbol) in addresses.iter().zip(symbols).filter(|(_, s)| s.is_err()) {
-        if let Some(found) = look_up(&table, Svma(*address)) {
-            *symbol = Ok(found);
-        }
-    }
+/// Names the Go code among the addresses; `None` for the rest, such as C code beside it.
+pub(crate) fn resolve(image: &Arc<ElfImage>, addresses: &[u64]) -> Vec<Option<Symbolized>> {
+    let table = pclntab::is_go(image).then(|| LineTable::from_image(image).ok()).flatten();
+    let look = |a: &u64| look_up(table.as_ref()?, Svma(*a));
+    addresses.iter().map(look).collect()
 }
 
 fn look_up(table: &LineTable, pc: Svma) -> Option<Symbolized> {
     let function = table.function_at(pc)?;
-    let frames: Vec<Frame> = function.frames(pc).map(|f| frame(&f)).collect();
+    let special = table.special();
+    let (mut frames, mut callee, mut elided) = (Vec::new(), 0, None);
+    for f in function.frames(pc) {
+        if special.is_elided(f.id, callee) {
+            elided = Some(frame(table, &f));
+        } else {
+            frames.push(frame(table, &f));
+        }
+        callee = f.id;
+    }
+    let wrapper = frames.is_empty();
+    if wrapper {
+        frames.extend(elided);
+    }
     let (start, source) = (function.entry(), NameSource::Pclntab);
-    (!frames.is_empty()).then_some(Symbolized { frames, start, source })
+    (!frames.is_empty()).then_some(Symbolized { frames, start, source, wrapper })
 }
 
-fn frame(f: &pclntab::Frame<'_>) -> Frame {
+/// Since Go 1.20 profiles hold the symbol's name, `main.F[go.shape.int]`, by which a profile
+/// guided build finds the function again (`runtime_FrameSymbolName` in runtime/pprof/proto.go);
+/// before, the name as it is printed.
+fn frame(table: &LineTable, f: &pclntab::Frame<'_>) -> Frame {
     let (file, line) = match &f.position {
         Some((file, line)) => (Some(Arc::from(&**file)), Some(*line)),
         None => (None, None),
     };
+    let name = match table.format() {
+        Format::Go120 => Arc::from(&*f.function),
+        _ => printed_name(&f.function).into(),
+    };
     Frame {
-        name: printed_name(&f.function).into(),
+        name,
         system_name: Arc::from(&*f.function),
         file,
         line,

@@ -25,6 +25,7 @@ mod golang;
 mod intern;
 pub mod jit;
 pub mod kernel;
+mod minidebug;
 mod plt;
 mod sections;
 mod symtab;

@@ -42,6 +42,39 @@ impl<'a> SectionReader<'a> {
         self.decompressed(gnu_compressed(section.data))
     }
 
+    /// The bytes of all sections of a name, one after the other: an object file has one for each
+    /// COMDAT group.
+    pub(crate) fn read_all(&mut self, name: &str) -> Cow<'a, [u8]> {
+        let image = self.image;
+        let sections: Vec<_> = image.sections().filter(|(n, _)| *n == name).map(|s| s.1).collect();
+        if sections.len() < 2 {
+            return self.read(name);
+        }
+        let mut all = Vec::new();
+        for section in sections {
+            let part = match section.compressed {
+                true => self.decompressed(elf_compressed(section.data)),
+                false => Cow::Borrowed(section.data),
+            };
+            // Sections may claim the same bytes many times over.
+            match self.left.checked_sub(part.len() as u64) {
+                Some(left) if !section.compressed => self.left = left,
+                Some(_) => {}
+                None => {
+                    self.unreadable += 1;
+                    break;
+                }
+            }
+            all.extend_from_slice(&part);
+        }
+        Cow::Owned(all)
+    }
+
+    /// What decompressing has made so far.
+    pub(crate) fn decompressed_bytes(&self) -> u64 {
+        MAX_DECOMPRESSED - self.left
+    }
+
     fn decompressed(&mut self, what: Option<Compressed<'_>>) -> Cow<'a, [u8]> {
         let bytes = what.filter(|c| c.size <= self.left).and_then(Compressed::read);
         let Some(bytes) = bytes else {

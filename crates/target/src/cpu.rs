@@ -121,6 +121,22 @@ impl Process {
         Ok(status.and_then(|s| s.ns_pids.last().copied()).unwrap_or(tid))
     }
 
+    /// How often the thread has been switched out since it began, to wait or for another thread:
+    /// both counts of `status`.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` once the thread is gone.
+    pub fn thread_switches(&self, tid: i32) -> io::Result<u64> {
+        let mut file = ThreadFile::default();
+        let text = file.read(&self.dir, tid, "status")?;
+        let lines = text.split(|b| *b == b'\n');
+        let counts = lines.filter_map(|line| {
+            let rest = line.strip_prefix(b"nonvoluntary_ctxt_switches:");
+            rest.or_else(|| line.strip_prefix(b"voluntary_ctxt_switches:"))
+        });
+        Ok(counts.filter_map(|n| decimal(n.trim_ascii())).fold(0, u64::saturating_add))
+    }
+
     /// Nanoseconds that the thread spent on a CPU, user and kernel: the first field of
     /// `schedstat`. For a thread that runs this moment it is up to one scheduler tick old.
     ///

@@ -29,6 +29,9 @@ use crate::{Cursor, End, FrameKind, Registers};
 /// Calls from C into Go, one within the other, that are followed back into C.
 const MAX_CALLBACKS: usize = 64;
 
+/// `asmcgocall`'s frame record lies this near, if it stays on its stack.
+const NEAR: u64 = 256;
+
 /// Where a thread of a Go program left its stacks, as of one sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GoStacks {
@@ -87,8 +90,11 @@ impl<M: Memory> Stepper<'_, M> {
         if f.calls_vdso && vdso.1.0 != 0 {
             return Some(self.go_on_at::<A>(cursor, vdso));
         }
-        // A frame of its own on this very stack: it was called there and changed nothing.
-        if cursor.registers.get(A::FP).is_some_and(|fp| !stacks.holds(fp)) {
+        // Called on the system stack already, as to create a thread, it changes nothing. (The
+        // register cannot tell that of others: stacks of goroutines move.)
+        let near = |fp: u64| fp.checked_sub(cursor.floor.0).is_some_and(|n| n < NEAR);
+        let stays = cursor.registers.get(A::FP).is_some_and(|fp| near(fp) && !stacks.holds(fp));
+        if f.is_asmcgocall && cursor.go.pending.is_empty() && stays {
             return None;
         }
         let to = cursor.go.pending.pop().unwrap_or(stacks.sched);
@@ -164,6 +170,7 @@ impl<M: Memory> Stepper<'_, M> {
 /// A Go function that changes stacks, as far as it matters here.
 pub(crate) struct Switching {
     is_cgocallback: bool,
+    is_asmcgocall: bool,
     calls_vdso: bool,
     /// Of its frame, at this instruction.
     pub(crate) depth: Option<u32>,
@@ -175,6 +182,7 @@ impl Switching {
             let name = f.name();
             Self {
                 is_cgocallback: name == "runtime.cgocallback",
+                is_asmcgocall: name == "runtime.asmcgocall",
                 calls_vdso: ["runtime.nanotime1", "runtime.walltime", "time.now"].contains(&&*name),
                 depth: f.sp_delta(lookup),
             }

@@ -46,6 +46,8 @@ pub struct Frame {
     pub kind: FrameKind,
     /// The mapping of [`Frame::lookup_address`].
     pub mapping: Option<MappingId>,
+    /// The stack pointer in it: what it keeps on the stack lies from here up to the next frame's.
+    pub sp: Avma,
 }
 
 impl Frame {
@@ -260,7 +262,7 @@ impl Unwinder {
         loop {
             if push {
                 let mapping = stepper.stand::<A>(cursor).map(|place| place.id);
-                out.push(Frame { pc: cursor.pc, kind: cursor.kind, mapping });
+                out.push(Frame { pc: cursor.pc, kind: cursor.kind, mapping, sp: cursor.floor });
                 cursor.depth += 1;
             }
             if cursor.depth >= self.max_frames {

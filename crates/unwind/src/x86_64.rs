@@ -65,7 +65,10 @@ impl Arch for X86_64 {
     fn is_sigreturn(before: &[u8], at: &[u8]) -> bool {
         SIGRETURN.iter().any(|code| {
             let (load, syscall) = code.split_at(code.len() - 2);
-            at.starts_with(code) || (at.starts_with(syscall) && before.ends_with(load))
+            at.starts_with(code)
+                || (at.starts_with(syscall) && before.ends_with(load))
+                // In the kernel, which has not restored the registers yet.
+                || before.ends_with(code)
         })
     }
 
@@ -80,7 +83,10 @@ impl Arch for X86_64 {
     /// function that writes SP by itself (`mcall`, `systemstack`) is left to frame pointers.
     fn go_rule(function: &Function<'_>, lookup: Svma) -> Option<Rule> {
         // `mcall` never returns: what is above it belongs to the goroutine that was parked.
-        if function.flags().is_top_frame() || function.name() == "runtime.mcall" {
+        let name = function.name();
+        // A signal handler is the top of its stack to Go, but returns to what it interrupted.
+        let is_handler = ["runtime.sigtramp", "runtime.cgoSigtramp"].contains(&&*name);
+        if (function.flags().is_top_frame() && !is_handler) || name == "runtime.mcall" {
             return Some(Rule::Root);
         }
         // Whatever call frame information says of it (`.debug_frame` has an entry).
@@ -91,7 +97,7 @@ impl Arch for X86_64 {
         let mut saved = [LOST; SLOTS];
         saved[0] = -1;
         saved[1] = if depth >= 8 { -2 } else { SAME };
-        if depth >= REGISTERS_OF_C && function.name() == "crosscall2" {
+        if depth >= REGISTERS_OF_C && name == "crosscall2" {
             // Since Go 1.21 a frame pointer is pushed before.
             let own = if depth % CALLBACK_ARGUMENTS == 0 { 0 } else { 1 };
             saved[2..7].copy_from_slice(&[-7 - own, -6 - own, -5 - own, -4 - own, -3 - own]);

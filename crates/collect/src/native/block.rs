@@ -8,7 +8,8 @@
 use events::{WaitKind, WaitSample, Waited};
 use target::Root;
 
-use super::contentions::{self, Contentions, Key};
+use super::contentions::{self, Contentions, Key, Sum};
+use super::fallback::{self, Scope};
 use super::waits::{NO_STACK, Taken, Waits, rate_note};
 use crate::conclude;
 use crate::recorder::Recorder;
@@ -19,6 +20,10 @@ use crate::{Outcome, RecordError};
 
 /// Attaches to the targets.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    fallback::or_by_perf(request, Scope::All, || by_bpf(request))
+}
+
+fn by_bpf(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     let files = TargetFiles(request.roots.iter().filter_map(|p| Root::of(p).ok()).collect());
     let waits = Waits::attach(request, true, false, false)?;
     let contentions = Contentions::default();
@@ -58,7 +63,8 @@ impl Collector for Block {
             let kind = u.waiting.place.kind().name();
             let labels = vec![("wait", kind), ("in_progress", "true")];
             let delay = u.waiting.now.saturating_sub(u.waiting.id.out);
-            contentions.add(Key { thread: u.thread, stack: u.stack, labels }, 1.0, delay);
+            let key = Key { thread: u.thread, stack: u.stack, labels };
+            contentions.add(key, Sum::of_sample(1.0, delay));
             self.waits.recorder.stats.kept += 1;
         }
         let named = conclude::name(&mut self.waits.recorder, &self.waits.roots, &self.files);
@@ -79,14 +85,15 @@ fn add(contentions: &mut Contentions, recorder: &mut Recorder, taken: &Taken<'_>
     let WaitSample::Waited(waited) = &taken.sample else { return };
     recorder.stats.kept += 1;
     let stack = recorder.kernel_stack(taken.stack, waited.kernel.iter());
-    let mut put = |kind: WaitKind, contended: f64, delay: u64| {
+    let mut put = |kind: WaitKind, sum: Sum| {
         let labels = vec![("wait", kind.name())];
-        contentions.add(Key { thread: taken.thread, stack, labels }, contended, delay);
+        contentions.add(Key { thread: taken.thread, stack, labels }, sum);
     };
-    let ((waited_ns, waits), (run_ns, preemptions)) = (waited.wait, waited.run);
-    put(waited.place.kind(), waits.get(), waited_ns);
-    // To be woken and to wait for a CPU is one contention; preemption is one of its own.
-    put(WaitKind::Runnable, preemptions.get(), run_ns);
+    let (waited_ns, waits) = waited.wait;
+    put(waited.place.kind(), Sum::of_sample(waits.get(), waited_ns));
+    // To wait for a CPU is no contention of its own, nor mostly a sample of its own.
+    let samples = u64::from(waited_ns == 0);
+    put(WaitKind::Runnable, Sum { samples, ..Sum::of_sample(0.0, waited.run) });
     add_lost(contentions, recorder, taken.thread, waited);
 }
 
@@ -100,6 +107,7 @@ fn add_lost(
     if waited.lost.0 > 0 {
         let stack = recorder.marker(ROOT, NO_STACK.into());
         let labels = vec![("wait", WaitKind::Other.name())];
-        contentions.add(Key { thread, stack, labels }, waited.lost.1.get(), waited.lost.0);
+        let (ns, waits) = waited.lost;
+        contentions.add(Key { thread, stack, labels }, Sum::of_sample(waits.get(), ns));
     }
 }

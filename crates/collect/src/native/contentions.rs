@@ -8,9 +8,9 @@ use target::Process;
 
 use crate::assemble::Valued;
 use crate::conclude::{self, About, Header, Named};
-use crate::recorder::Recorder;
+use crate::recorder::{BROKEN, Recorder, SampleStats, TRUNCATED};
 use crate::session::RecordOptions;
-use crate::stacks::{NodeIndex, ThreadIndex};
+use crate::stacks::{FrameKey, NodeIndex, Place, ThreadIndex};
 use crate::{RecordError, Stats};
 
 /// Sample types of both kinds, and their period, as the Go runtime has them.
@@ -35,10 +35,16 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    pub fn add(&mut self, contentions: f64, delay: u64) {
-        self.contentions += contentions;
-        self.delay += delay as f64;
-        self.samples += 1;
+    /// Those of one sample.
+    pub fn of_sample(contentions: f64, delay: u64) -> Self {
+        Self { contentions, delay: delay as f64, samples: 1 }
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, other: Self) {
+        self.contentions += other.contentions;
+        self.delay += other.delay;
+        self.samples += other.samples;
     }
 }
 
@@ -48,18 +54,29 @@ pub(super) struct Contentions(FxHashMap<Key, Sum>);
 
 impl Contentions {
     /// Adds to those of a thread, stack and labels.
-    pub fn add(&mut self, key: Key, contentions: f64, delay: u64) {
-        if contentions > 0.0 || delay > 0 {
-            self.0.entry(key).or_default().add(contentions, delay);
+    pub fn add(&mut self, key: Key, sum: Sum) {
+        if sum.contentions > 0.0 || sum.delay > 0.0 {
+            self.0.entry(key).or_default().add(sum);
         }
     }
 
-    /// Adds sums.
-    pub fn add_sum(&mut self, key: Key, sum: Sum) {
-        let all = self.0.entry(key).or_default();
-        all.contentions += sum.contentions;
-        all.delay += sum.delay;
-        all.samples += sum.samples;
+    /// Samples, those of them that end as truncated, and as broken, by reason.
+    fn count_ends(&self, recorder: &Recorder, stats: &mut SampleStats) {
+        (stats.kept, stats.truncated) = (0, 0);
+        stats.broken.clear();
+        let frames = recorder.tree.frames();
+        for (key, sum) in &self.0 {
+            stats.kept += sum.samples;
+            let root = recorder.tree.stack(key.stack).last().map(|f| frames[f as usize]);
+            let Some(FrameKey { place: Place::Marker, address }) = root else { continue };
+            let name = usize::try_from(address.0).ok().and_then(|i| recorder.markers.get(i));
+            let Some(name) = name else { continue };
+            if name == TRUNCATED {
+                stats.truncated += sum.samples;
+            } else if let Some(why) = name.strip_prefix(BROKEN).and_then(|n| n.strip_suffix(']')) {
+                *stats.broken.entry(why.to_owned()).or_default() += sum.samples;
+            }
+        }
     }
 
     /// In a fixed order, so that equal recordings give equal files.
@@ -88,6 +105,8 @@ pub(super) fn conclude(
     stats.nameless_frames = named.losses.nameless;
     stats.damaged_images = named.losses.damaged.clone();
     stats.kernel_names = named.losses.kernel.clone();
+    // Of what was left out, nothing is missing.
+    contentions.count_ends(recorder, &mut stats.samples);
     let samples = contentions.valued(recorder);
     let header = Header { types: TYPES, period: PERIOD, time };
     let about = About { recorder, named, roots, options };

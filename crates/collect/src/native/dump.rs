@@ -81,6 +81,7 @@ impl Threads {
             self.notes.push(deadlock(&circle, &locks, name_of));
         }
         let process_name: Arc<str> = process.identity().comm.as_str().into();
+        let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
         for t in threads {
             let stack = match &t.registers {
                 Ok(registers) => self.recorder.copied_stack(process.pid(), registers, &t.stack),
@@ -90,7 +91,12 @@ impl Threads {
             let id = ThreadId { pid: process.pid(), tid: t.tid };
             let name = t.name.as_str().into();
             self.standing.push(Standing {
-                thread: NamedThread { id, name, process: process_name.clone() },
+                thread: NamedThread {
+                    id,
+                    name,
+                    process: process_name.clone(),
+                    container: container.clone(),
+                },
                 state: waiting::state(t.wait.as_ref()),
                 stack,
                 waits_for: locks.get(&t.tid).copied(),

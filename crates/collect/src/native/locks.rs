@@ -6,6 +6,10 @@
 //! others have functions of their own for the slow path. The waker's stack cannot: to unlock is
 //! often inlined.
 
+use crate::conclude::Named;
+use crate::recorder::Recorder;
+use crate::stacks::{NodeIndex, Place};
+
 /// What a wait for a futex is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
@@ -19,6 +23,13 @@ pub(super) enum Class {
 const REACH: usize = 16;
 /// So many frames above a lock's are looked at for a condition variable that takes its mutex.
 const CONDVAR_REACH: usize = 4;
+
+/// Whether the innermost function of a waker's stack tells that it lets go of no lock. Only where
+/// the waiter's does not tell enough: to unlock is often inlined.
+pub(super) fn unlocks_nothing(innermost: Option<&str>) -> bool {
+    const POSTS: &[&str] = &["sem_post", "pthread_cond_", "barrier_wait", "pthread_exit"];
+    innermost.is_some_and(|name| is_one_of(name, POSTS))
+}
 
 /// Slow paths of locks, as parts of function names.
 const LOCKS: &[&str] = &[
@@ -88,6 +99,10 @@ const OTHERS: &[&str] = &[
 /// musl's own lock, all of its name.
 const MUSL_LOCK: &str = "__lock";
 
+/// Where all of musl's waits pass.
+const MUSL_WAITS: &[&str] = &["__timedwait", "__syscall_cp"];
+const MUSL_WAITERS: u32 = 1 << 31;
+
 /// `FUTEX_LOCK_PI` and `FUTEX_LOCK_PI2`.
 const PI: [u32; 2] = [6, 13];
 /// `FUTEX_WAIT` and `FUTEX_WAIT_BITSET`.
@@ -108,15 +123,23 @@ pub(super) fn classify<'a>(
     }
     let names: Vec<Option<&str>> = functions.take(REACH + CONDVAR_REACH).collect();
     for (i, name) in names.iter().take(REACH).enumerate() {
-        let Some(name) = name.map(without_parameters) else { continue };
-        if is_one_of(name, OTHERS) {
+        let Some(name) = name.map(path) else { continue };
+        if is_one_of(&name, OTHERS) {
             return Class::Other;
         }
-        if is_one_of(name, LOCKS) || name == MUSL_LOCK {
+        if is_one_of(&name, LOCKS) || name == MUSL_LOCK {
             let above = names.iter().skip(i + 1).take(CONDVAR_REACH).flatten();
-            let condvar = above.map(|n| without_parameters(n)).any(is_condvar);
+            let condvar = above.map(|n| path(n)).any(|n| is_condvar(&n));
             return if condvar { Class::Other } else { Class::Lock };
         }
+    }
+    // musl has no unwind tables: its stacks often end where it calls the kernel, and all its
+    // waits look the same. The word of a lock holds its owner or readers, and this bit for those
+    // that wait; that of a semaphore the bit alone (musl 1.2: src/thread/*.c).
+    let in_musl = |name: &str| MUSL_WAITS.iter().any(|wait| name.starts_with(wait));
+    if names.iter().flatten().any(|name| in_musl(name)) {
+        let lock = futex.1 & MUSL_WAITERS != 0 && futex.1 != MUSL_WAITERS;
+        return if lock { Class::Lock } else { Class::Other };
     }
     // A program without any names: what the futex itself tells.
     let nameless = names.iter().take(3).all(Option::is_none);
@@ -124,6 +147,25 @@ pub(super) fn classify<'a>(
         return Class::Lock;
     }
     Class::Other
+}
+
+/// The functions of a user stack, innermost first, as far as [`classify`] looks.
+pub(super) fn names<'a>(
+    stack: NodeIndex,
+    recorder: &Recorder,
+    named: &'a Named,
+) -> Vec<Option<&'a str>> {
+    let mut names = Vec::new();
+    for frame in recorder.tree.stack(stack).take(REACH + CONDVAR_REACH) {
+        let resolved = &named.resolved[frame as usize];
+        let is_marker = recorder.tree.frames()[frame as usize].place == Place::Marker;
+        if resolved.nameless || is_marker || resolved.functions.is_empty() {
+            names.push(None);
+        } else {
+            names.extend(resolved.functions.iter().map(|f| Some(&*f.name)));
+        }
+    }
+    names
 }
 
 fn is_one_of(name: &str, parts: &[&str]) -> bool {
@@ -135,12 +177,31 @@ fn is_condvar(name: &str) -> bool {
     is_one_of(name, &parts)
 }
 
-/// The type of a parameter is not what a function does.
-fn without_parameters(name: &str) -> &str {
-    match name.split_once('(') {
+/// The function's own path: without parameters and type arguments, which name other things than
+/// what it does. `<a::Lock<T> as b::Raw>::lock::<U>(x)` is `a::Lock::lock::`.
+fn path(name: &str) -> String {
+    let mut path = String::with_capacity(name.len());
+    let mut depth = 0_u32;
+    let name = match name.split_once('(') {
         Some((before, _)) if !before.is_empty() => before,
         _ => name,
+    };
+    let (qualified, mut in_type) = match name.strip_prefix('<') {
+        Some(rest) => (rest, true),
+        None => (name, false),
+    };
+    let mut skipped = false;
+    for (i, c) in qualified.char_indices() {
+        match c {
+            '<' => depth += 1,
+            '>' if depth > 0 => depth -= 1,
+            '>' if in_type => (in_type, skipped) = (false, false),
+            ' ' if in_type && depth == 0 && qualified[i..].starts_with(" as ") => skipped = true,
+            _ if depth == 0 && !skipped => path.push(c),
+            _ => {}
+        }
     }
+    path
 }
 
 #[cfg(test)]
@@ -167,7 +228,7 @@ mod tests {
             Class::Lock,
             &[
                 "syscall",
-                "<parking_lot_core::thread_parker::imp::ThreadParker>::park",
+                "<parking_lot_core::thread_parker::imp::ThreadParker as ThreadParkerT>::park",
                 "parking_lot_core::parking_lot::park",
                 "parking_lot::raw_mutex::RawMutex::lock_slow",
             ],
@@ -177,6 +238,10 @@ mod tests {
             &["__syscall", "__timedwait_cp", "__timedwait", "pthread_mutex_timedlock"],
         );
         check(Class::Lock, &["__wait", "__lock", "free"]);
+        check(
+            Class::Lock,
+            &["syscall", "<std::sys::sync::rwlock::futex::RwLock>::read_contended", "work"],
+        );
     }
 
     #[test]
@@ -211,6 +276,38 @@ mod tests {
     #[test]
     fn parameters_do_not_matter() {
         check(Class::Lock, &["pthread_mutex_lock", "work(std::condition_variable&)"]);
+        check(Class::Lock, &["pthread_mutex_lock", "f<std::condition_variable>", "g::<Condvar>"]);
+    }
+
+    #[test]
+    fn paths() {
+        for (name, want) in [
+            ("main", "main"),
+            ("f(std::mutex&)", "f"),
+            (
+                "<std::sys::sync::mutex::futex::Mutex>::lock_contended",
+                "std::sys::sync::mutex::futex::Mutex::lock_contended",
+            ),
+            ("<a::Lock<T> as b::Raw>::lock::<U<V>>", "a::Lock::lock::"),
+            ("void f<std::pair<int, int> >(int)", "void f"),
+            ("", ""),
+            ("<", ""),
+            ("a>b", "a>b"),
+        ] {
+            assert_eq!(path(name), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn musl_without_its_callers() {
+        let class = |value| {
+            classify([Some("__syscall_cp_c"), Some("__timedwait_cp")].into_iter(), (0, value))
+        };
+        // A mutex that 77 holds; a read-write lock; a semaphore; a condition variable.
+        assert_eq!(class(1 << 31 | 77), Class::Lock);
+        assert_eq!(class(u32::MAX), Class::Lock);
+        assert_eq!(class(1 << 31), Class::Other);
+        assert_eq!(class(2), Class::Other);
     }
 
     #[test]

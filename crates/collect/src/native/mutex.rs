@@ -10,12 +10,13 @@ use rustc_hash::FxHashMap;
 use target::Root;
 
 use super::contentions::{self, Contentions, Key, Sum};
+use super::fallback::{self, Scope};
 use super::locks::{self, Class};
 use super::waits::{Taken, Waits, rate_note};
 use crate::conclude::{self, Named};
 use crate::recorder::Recorder;
 use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
-use crate::stacks::{NodeIndex, Place, ThreadIndex};
+use crate::stacks::{NodeIndex, ThreadIndex};
 use crate::symbols::TargetFiles;
 use crate::{Outcome, RecordError};
 
@@ -24,6 +25,10 @@ const MAX_JOINING: usize = 65_536;
 
 /// Attaches to the targets.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    fallback::or_by_perf(request, Scope::Locks, || by_bpf(request))
+}
+
+fn by_bpf(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     let files = TargetFiles(request.roots.iter().filter_map(|p| Root::of(p).ok()).collect());
     let waiters = request.options.waiters;
     let waits = Waits::attach(request, waiters, !waiters, true)?;
@@ -91,8 +96,7 @@ impl Collector for Mutex {
         }
         let recorder = &mut self.waits.recorder;
         let named = conclude::name(recorder, &self.waits.roots, &self.files);
-        let (contentions, locks, others) = self.tally.locks_only(recorder, &named);
-        recorder.stats.kept = locks;
+        let (contentions, others) = self.tally.locks_only(recorder, &named);
         let mut stats = self.waits.stats();
         let (block, mutex) = self.waits.rates();
         let rate = if self.options.waiters { block } else { mutex };
@@ -148,7 +152,7 @@ impl Tally {
     }
 
     fn put(&mut self, key: Key, waiter: Waiter, contended: f64, delay: u64) {
-        self.sums.entry((key, waiter)).or_default().add(contended, delay);
+        self.sums.entry((key, waiter)).or_default().add(Sum::of_sample(contended, delay));
     }
 
     fn put_waking(
@@ -170,34 +174,26 @@ impl Tally {
         }
     }
 
-    /// What was waited for locks; how many stacks that is, and how many are left out.
-    fn locks_only(self, recorder: &Recorder, named: &Named) -> (Contentions, u64, u64) {
+    /// What was waited for locks, and how many samples are left out.
+    fn locks_only(self, recorder: &Recorder, named: &Named) -> (Contentions, u64) {
         let mut classes: FxHashMap<Waiter, Class> = FxHashMap::default();
         let mut contentions = Contentions::default();
-        let (mut locks, mut others) = (0, 0);
+        let mut others = 0;
         for ((key, waiter), sum) in self.sums {
             let class = *classes.entry(waiter).or_insert_with(|| class_of(waiter, recorder, named));
-            if class == Class::Lock {
-                locks += sum.samples;
-                contentions.add_sum(key, sum);
+            let waker = (!self.waiters).then(|| locks::names(key.stack, recorder, named));
+            let innermost = waker.and_then(|names| names.first().copied().flatten());
+            if class == Class::Lock && !locks::unlocks_nothing(innermost) {
+                contentions.add(key, sum);
             } else {
                 others += sum.samples;
             }
         }
-        (contentions, locks, others)
+        (contentions, others)
     }
 }
 
 fn class_of(waiter: Waiter, recorder: &Recorder, named: &Named) -> Class {
-    let frames = waiter.stack.into_iter().flat_map(|node| recorder.tree.stack(node));
-    let names = frames.flat_map(|frame| {
-        let resolved = &named.resolved[frame as usize];
-        let marker = recorder.tree.frames()[frame as usize].place == Place::Marker;
-        let known = (!resolved.nameless && !marker).then_some(&resolved.functions[..]);
-        match known.filter(|functions| !functions.is_empty()) {
-            Some(functions) => functions.iter().map(|f| Some(&*f.name)).collect(),
-            None => vec![None],
-        }
-    });
-    locks::classify(names, waiter.futex)
+    let names = waiter.stack.map(|node| locks::names(node, recorder, named)).unwrap_or_default();
+    locks::classify(names.into_iter(), waiter.futex)
 }

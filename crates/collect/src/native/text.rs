@@ -169,9 +169,11 @@ fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() || c == ']' { '?' } else { c }).collect()
 }
 
+/// An image and the frames that lie in it.
+type FramesOf<'a> = (&'a Arc<ElfImage>, Vec<(FrameIndex, Svma)>);
+
 fn offsets(recorder: &Recorder) -> FxHashMap<FrameIndex, u64> {
-    type Wanted<'a> = (&'a Arc<ElfImage>, Vec<(FrameIndex, Svma)>);
-    let mut by_image: BTreeMap<*const ElfImage, Wanted<'_>> = BTreeMap::new();
+    let mut by_image: BTreeMap<*const ElfImage, FramesOf<'_>> = BTreeMap::new();
     for (i, key) in recorder.tree.frames().iter().enumerate() {
         let Place::User(id) = key.place else { continue };
         let mapping = recorder.mappings.get(&id);

@@ -93,6 +93,7 @@ impl Creations {
         let snapshot = Snapshot::take(process)?;
         self.notes.extend(snapshot.notes);
         let comm: Arc<str> = process.identity().comm.as_str().into();
+        let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
         for t in snapshot.threads.iter().filter(|t| t.tid != process.pid()) {
             let stack = match &t.registers {
                 Ok(registers) => {
@@ -103,7 +104,8 @@ impl Creations {
             };
             let id = ThreadId { pid: process.pid(), tid: t.tid };
             let name = t.name.as_str().into();
-            self.existing.push((NamedThread { id, name, process: comm.clone() }, stack));
+            let (process, container) = (comm.clone(), container.clone());
+            self.existing.push((NamedThread { id, name, process, container }, stack));
         }
         Ok(())
     }

@@ -116,7 +116,7 @@ impl Waits {
         self.time = unix_now();
         self.reviewed = self.begin;
         self.recorder.start = self.begin;
-        self.sampler.begin(self.begin)?;
+        self.sampler.begin(self.begin, self.recorder.processes.thread_count() as u64)?;
         Ok(())
     }
 
@@ -312,7 +312,7 @@ fn take<'a>(recorder: &mut Recorder, e: &Event<'a>) -> Option<Taken<'a>> {
 pub(super) fn rate_note(ns: u64, options: &RecordOptions) -> String {
     let (rate, finest) = (Duration::from_nanos(ns), options.block_rate);
     format!(
-        "waits are sampled by Go's rule and unsampled; the mean time between two samples adapts \
-         to what comes: {rate:?} at the end, never less than {finest:?}"
+        "waits are sampled by Go's rule, and values scaled up accordingly; the mean time between \
+         two samples adapts to what comes: {rate:?} at the end, never less than {finest:?}"
     )
 }

@@ -35,17 +35,13 @@ unsafe impl aya::Pod for Settings {}
 /// What the programs have counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitCounters {
-    /// Waits that ended.
-    pub waits: u64,
-    /// Of them, those that were sampled.
+    /// Waits that were sampled.
     pub picked: u64,
     /// Records that were written.
     pub emitted: u64,
     /// Records that found no room in the ring.
     pub failed: u64,
-    /// Waits for a futex that were ended by a thread that woke it.
-    pub wakes: u64,
-    /// Of them, those that were sampled.
+    /// Wakings that were sampled.
     pub wakes_picked: u64,
     /// Threads to be sampled that have no restartable sequences.
     pub no_rseq: u64,
@@ -56,12 +52,11 @@ pub struct WaitCounters {
 }
 
 impl WaitCounters {
-    pub(super) const COUNT: usize = 9;
+    pub(super) const COUNT: usize = 7;
 
     pub(super) fn from_array(n: [u64; Self::COUNT]) -> Self {
-        let [waits, picked, emitted, failed, wakes, wakes_picked, no_rseq, untracked, unfollowed] =
-            n;
-        Self { waits, picked, emitted, failed, wakes, wakes_picked, no_rseq, untracked, unfollowed }
+        let [picked, emitted, failed, wakes_picked, no_rseq, untracked, unfollowed] = n;
+        Self { picked, emitted, failed, wakes_picked, no_rseq, untracked, unfollowed }
     }
 }
 
@@ -113,8 +108,8 @@ pub struct Waited<'a> {
     pub place: WaitPlace,
     /// How long and how often.
     pub wait: (u64, Fixed),
-    /// How long it then waited for a CPU, and how often it was preempted.
-    pub run: (u64, Fixed),
+    /// How long it waited for a CPU, after waking or preemption.
+    pub run: u64,
     /// Earlier ones, whose stacks were never taken.
     pub lost: (u64, Fixed),
     /// The thread has gone on before the sample was taken: the stack is not that of the wait.
@@ -160,7 +155,7 @@ const KIND_WAKER: u32 = 2;
 const FLAG_STACK_CHANGED: u32 = 1;
 const FLAG_WOKEN: u32 = 2;
 /// Bytes of `struct record_head`.
-const HEAD: usize = 8 * 4 + 9 * 8;
+const HEAD: usize = 8 * 4 + 8 * 8;
 
 struct Fields<'a>(&'a [u8]);
 
@@ -200,8 +195,9 @@ impl<'a> WaitSample<'a> {
         let (kind, flags, tid, syscall) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
         let (state, op, value, bytes) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
         let woken = WaitId { tid, out: f.u64()? };
-        let mut pair = || Some((f.u64()?, Fixed(f.u64()?)));
-        let (wait, run, lost) = (pair()?, pair()?, pair()?);
+        let wait = (f.u64()?, Fixed(f.u64()?));
+        let run = f.u64()?;
+        let lost = (f.u64()?, Fixed(f.u64()?));
         let place = place(syscall, state, (op, value));
         match kind {
             KIND_WAKER => Some(Self::Woke(Woke { woken, place, wait })),
@@ -262,7 +258,7 @@ mod tests {
         {
             raw.extend(word.to_le_bytes());
         }
-        for word in [1000u64, 2_000, 1024, 30, 512, 4, 0, 0x7ff0, 0x4000] {
+        for word in [1000u64, 2_000, 1024, 30, 4, 0, 0x7ff0, 0x4000] {
             raw.extend(word.to_le_bytes());
         }
         assert_eq!(raw.len(), HEAD);
@@ -275,7 +271,7 @@ mod tests {
         raw.extend((0..KERNEL_FRAMES as u64).flat_map(u64::to_le_bytes));
         let Some(WaitSample::Waited(w)) = WaitSample::parse(&raw) else { panic!("a wait") };
         assert_eq!(w.place, WaitPlace { syscall: None, state: 2, futex: (9, 5) });
-        assert_eq!((w.wait, w.run, w.lost), ((2000, Fixed(1024)), (30, Fixed(512)), (4, Fixed(0))));
+        assert_eq!((w.wait, w.run, w.lost), ((2000, Fixed(1024)), 30, (4, Fixed(0))));
         assert_eq!(w.woken, Some(WaitId { tid: 77, out: 1000 }));
         assert_eq!(w.kernel.iter().collect::<Vec<_>>(), [0, 1]);
         assert!(!w.stack_changed);

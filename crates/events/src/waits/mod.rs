@@ -90,7 +90,7 @@ pub struct WaitOptions {
     /// Bytes of each CPU's ring: less, down to 32 KiB, where the allowance is smaller.
     pub ring_bytes: usize,
     /// The finest mean time of waiting between two samples, in nanoseconds: it is coarser where
-    /// more than about 1500 samples a second would come.
+    /// more than about 1900 samples a second would come.
     pub finest_rate: u64,
 }
 
@@ -176,11 +176,14 @@ impl WaitSampler {
         self.hook_every_syscall_if_needed(&self.counters())
     }
 
-    /// Samples count from here on; `now` is CLOCK_MONOTONIC in nanoseconds.
+    /// Samples count from here on; `now` is CLOCK_MONOTONIC in nanoseconds, `threads` how many
+    /// threads are followed.
     ///
     /// # Errors
     /// [`WaitError`].
-    pub fn begin(&mut self, now: u64) -> Result<(), WaitError> {
+    pub fn begin(&mut self, now: u64, threads: u64) -> Result<(), WaitError> {
+        self.block_rate.begin(threads);
+        self.mutex_rate.begin(threads);
         self.settings.begin = now;
         self.set_flag(flags::RUNNING, true)
     }

@@ -1,15 +1,17 @@
 //! How densely waiting is sampled.
 
 /// More samples a second than this make the rate coarser at once…
-const MOST_PER_SECOND: f64 = 1500.0;
+const MOST_PER_SECOND: f64 = 1900.0;
 /// …so that about so many come.
-const AIM_PER_SECOND: f64 = 1000.0;
+const AIM_PER_SECOND: f64 = 1400.0;
 /// Fewer than this make it finer, slowly.
-const LEAST_PER_SECOND: f64 = 500.0;
+const LEAST_PER_SECOND: f64 = 700.0;
 /// Where a recording begins, unless it is to be coarser: 10 ms.
 const FIRST_NS: u64 = 10_000_000;
-/// Finer rates are tried once in this time.
-const FINER_EVERY_NS: u64 = 100_000_000;
+/// Rates are thought over once in this time…
+const LOOK_NS: u64 = 100_000_000;
+/// …or when so many samples have come in less.
+const BURST: u64 = 300;
 /// The coarsest: with this, a thousand threads that wait all the time give 10 samples a second.
 const COARSEST_NS: u64 = 100_000_000_000;
 
@@ -23,14 +25,19 @@ pub(super) struct Rate {
     now: u64,
     picked: u64,
     at: u64,
-    finer_at: u64,
 }
 
 impl Rate {
     /// A rate that never becomes finer than `finest`.
     pub fn new(finest: u64) -> Self {
         let finest = finest.clamp(1, COARSEST_NS);
-        Self { finest, now: FIRST_NS.max(finest), picked: 0, at: 0, finer_at: 0 }
+        Self { finest, now: FIRST_NS.max(finest), picked: 0, at: 0 }
+    }
+
+    /// Begins so coarsely that `threads` cannot give more than 1000 samples a second, even if all
+    /// of them wait all the time: at the rate r, waiting for t gives t/r samples at the most.
+    pub fn begin(&mut self, threads: u64) {
+        self.now = self.now.max(threads.saturating_mul(1_000_000)).min(COARSEST_NS);
     }
 
     pub fn ns(self) -> u64 {
@@ -42,22 +49,24 @@ impl Rate {
         let taken = picked.saturating_sub(self.picked);
         let elapsed = now.saturating_sub(self.at);
         if self.at == 0 || elapsed == 0 {
-            (self.picked, self.at, self.finer_at) = (picked, now, now);
+            (self.picked, self.at) = (picked, now);
             return false;
         }
         let per_second = taken as f64 * 1e9 / elapsed as f64;
         let before = self.now;
-        if per_second > MOST_PER_SECOND {
-            let factor = (per_second / AIM_PER_SECOND).min(32.0);
-            self.now = ((self.now as f64 * factor) as u64).min(COARSEST_NS);
-        } else if now.saturating_sub(self.finer_at) < FINER_EVERY_NS {
-            // Too short a time to say that little comes.
+        if elapsed < LOOK_NS && taken <= BURST {
+            // Too short a time: many threads that wake together are no rate yet.
             return false;
+        }
+        if per_second > MOST_PER_SECOND {
+            let seconds = elapsed.max(LOOK_NS) as f64 / 1e9;
+            let factor = (taken as f64 / seconds / AIM_PER_SECOND).clamp(1.0, 32.0);
+            self.now = ((self.now as f64 * factor) as u64).min(COARSEST_NS);
         } else if per_second < LEAST_PER_SECOND {
             let factor = (per_second / AIM_PER_SECOND).max(0.5);
             self.now = ((self.now as f64 * factor) as u64).max(self.finest);
         }
-        (self.picked, self.at, self.finer_at) = (picked, now, now);
+        (self.picked, self.at) = (picked, now);
         self.now != before
     }
 }
@@ -82,7 +91,16 @@ mod tests {
     fn many_long_waits_make_it_coarser() {
         let mut rate = Rate::new(10_000);
         let per_second = settle(&mut rate, 100_000_000, 10_000.0, 3);
-        assert!((400.0..=1600.0).contains(&per_second), "{per_second} samples a second");
+        assert!((500.0..=1900.0).contains(&per_second), "{per_second} samples a second");
+    }
+
+    #[test]
+    fn many_threads_begin_coarsely() {
+        let mut rate = Rate::new(10_000);
+        rate.begin(3);
+        assert_eq!(rate.ns(), FIRST_NS);
+        rate.begin(1000);
+        assert_eq!(rate.ns(), 1_000_000_000);
     }
 
     #[test]

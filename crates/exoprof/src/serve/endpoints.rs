@@ -27,6 +27,8 @@ pub struct ProfileSource {
     pub lane: &'static str,
     /// What profile stores call it.
     pub metric: &'static str,
+    /// Its text forms are those of a dump.
+    pub dumped: bool,
 }
 
 /// One endpoint below `/debug/pprof/`.
@@ -48,6 +50,7 @@ struct GoName {
     like_cpu: bool,
     lane: &'static str,
     metric: &'static str,
+    dumped: bool,
 }
 
 const fn go(
@@ -56,7 +59,7 @@ const fn go(
     lane: &'static str,
     about: &'static str,
 ) -> GoName {
-    GoName { kind, endpoint, about, like_cpu: false, lane, metric: kind }
+    GoName { kind, endpoint, about, like_cpu: false, lane, metric: kind, dumped: false }
 }
 
 /// Kinds that Go has too, or that need a word more than their own.
@@ -97,13 +100,16 @@ const GO_NAMES: &[GoName] = &[
         "Stack traces that led to blocking on synchronization primitives",
     ),
     go("mutex", "mutex", "mutex", "Stack traces of holders of contended mutexes"),
-    go(
-        "goroutine",
-        "goroutine",
-        "goroutine",
-        "Stack traces of all current goroutines, or of all threads. Use debug=2 as a query \
-         parameter to export in the same format as an unrecovered panic.",
-    ),
+    GoName {
+        dumped: true,
+        ..go(
+            "goroutine",
+            "goroutine",
+            "goroutine",
+            "Stack traces of all current goroutines, or of all threads. Use debug=2 as a query \
+             parameter to export in the same format as an unrecovered panic.",
+        )
+    },
     go(
         "threadcreate",
         "threadcreate",
@@ -136,16 +142,11 @@ pub fn all() -> Vec<Endpoint> {
 }
 
 fn of_kind(kind: &'static Kind) -> Endpoint {
-    let known = GO_NAMES.iter().find(|g| g.kind == kind.name);
-    let (name, about, like_cpu, lane, metric) = match known {
-        Some(g) => (g.endpoint, g.about, g.like_cpu, g.lane, g.metric),
-        None => (kind.name, kind.about, false, kind.name, kind.name),
-    };
-    Endpoint {
-        name,
-        about,
-        source: Source::Profile(ProfileSource { kind, like_cpu, lane, metric }),
-    }
+    let own = go(kind.name, kind.name, kind.name, kind.about);
+    let row = GO_NAMES.iter().find(|g| g.kind == kind.name).unwrap_or(&own);
+    let GoName { endpoint, about, like_cpu, lane, metric, dumped, .. } = *row;
+    let source = ProfileSource { kind, like_cpu, lane, metric, dumped };
+    Endpoint { name: endpoint, about, source: Source::Profile(source) }
 }
 
 /// The endpoint of a kind, by the kind's or the endpoint's name.

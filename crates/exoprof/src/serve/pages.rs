@@ -126,6 +126,25 @@ pub fn processes_json(listed: &[Listed]) -> String {
     format!("{}\n", serde_json::Value::from(rows))
 }
 
+/// The same list in the form of Prometheus' HTTP service discovery, which Parca and Alloy read.
+/// `host` is where we are for whoever asks.
+pub fn service_discovery(listed: &[Listed], host: &str) -> String {
+    let groups: Vec<_> = listed
+        .iter()
+        .map(|l| {
+            serde_json::json!({
+                "targets": [host],
+                "labels": {
+                    "__profile_path_prefix__": format!("/pid/{}", l.pid),
+                    "service_name": l.identity.comm,
+                    "pid": l.pid.to_string(),
+                },
+            })
+        })
+        .collect();
+    format!("{}\n", serde_json::Value::from(groups))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,9 @@ const KEPT: &[Capability] = &[
     // Memory, threads and mapped files of other users' processes.
     Capability::CAP_SYS_PTRACE,
     Capability::CAP_CHECKPOINT_RESTORE,
+    // Writing the rates of their Go runtimes: /proc/PID/mem is for its owner only. Who may trace
+    // any process gains nothing new by this.
+    Capability::CAP_DAC_OVERRIDE,
     // Their binaries and debug files, whoever may read them.
     Capability::CAP_DAC_READ_SEARCH,
     // Addresses in /proc/kallsyms.

@@ -1,11 +1,12 @@
 //! `/debug/pprof/KIND`: recorded for the request, or for several at once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use collect::{AttachError, Ended, RecordError};
+use collect::{AttachError, Ended, RecordError, RecordOptions};
 
 use crate::serve::answer::{self, Failure};
 use crate::serve::endpoints::{Endpoint, ProfileSource};
@@ -21,7 +22,7 @@ const MAX_HZ: u32 = 10_000;
 /// A request's parameters.
 struct Query {
     seconds: Option<String>,
-    debug: i64,
+    debug: Option<i64>,
     hz: Option<u32>,
     /// What was recorded until the process exited is wanted too.
     partial: bool,
@@ -29,12 +30,13 @@ struct Query {
 
 impl Query {
     fn parse(query: &str) -> Result<Self, Failure> {
-        let mut parsed = Self { seconds: None, debug: 0, hz: None, partial: false };
+        let mut parsed = Self { seconds: None, debug: None, hz: None, partial: false };
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
-                "seconds" if !value.is_empty() => parsed.seconds = Some(value.into_owned()),
+                // As Go: the first counts. Scrapers send it several times.
+                "seconds" if parsed.seconds.is_none() => parsed.seconds = Some(value.into_owned()),
                 // As Go: what is no number is 0.
-                "debug" => parsed.debug = value.parse().unwrap_or(0),
+                "debug" => parsed.debug = parsed.debug.or(Some(value.parse().unwrap_or(0))),
                 "hz" => {
                     let hz = value.parse().ok().filter(|hz| (1..=MAX_HZ).contains(hz));
                     let wrong = || format!("invalid value for \"hz\" - must be 1 to {MAX_HZ}");
@@ -67,15 +69,16 @@ fn plan(server: &Server, source: ProfileSource, query: &Query) -> Result<Plan, F
     let plan = if source.like_cpu {
         Plan { duration: seconds.unwrap_or(CPU_DEFAULT), delta: false, debug: 0 }
     } else {
-        if query.seconds.is_some() && seconds.is_none() {
+        let debug = query.debug.unwrap_or(0);
+        if query.seconds.as_ref().is_some_and(|s| !s.is_empty()) && seconds.is_none() {
             let text = "invalid value for \"seconds\" - must be a positive integer";
             return Err(Failure::bad_request(text));
         }
-        if seconds.is_some() && query.debug != 0 {
+        if seconds.is_some() && debug != 0 {
             return Err(Failure::bad_request("seconds and debug params are incompatible"));
         }
         let duration = seconds.unwrap_or(server.window);
-        Plan { duration, delta: seconds.is_some(), debug: query.debug }
+        Plan { duration, delta: seconds.is_some(), debug }
     };
     if plan.duration > server.max_duration {
         return Err(Failure::bad_request(format!(
@@ -102,6 +105,9 @@ pub async fn serve(
         // Who asks for the headers only does not want a recording.
         return Ok(answer::profile(endpoint.name, Vec::new().into()));
     }
+    if source.dumped && plan.debug > 0 {
+        return dump(server, entry, plan.debug).await;
+    }
     let wanted = Wanted {
         kind: source.kind.name,
         duration: plan.duration,
@@ -112,14 +118,47 @@ pub async fn serve(
     let recorded = asked.record(&wanted, plan.delta).await?;
     let name = endpoint.name;
     entry.counted(name, recorded.profile.samples.len() as u64);
-    if plan.debug != 0 {
-        let text = blocking(move || report::legacy_text(&recorded.profile, name)).await?;
+    if plan.debug > 0 {
+        let process = entry.process.clone();
+        let text = blocking(move || text_of(&process, &recorded.profile, name)).await?;
         let text = text.map_err(|e| Failure::new(StatusCode::NOT_IMPLEMENTED, e.to_string()))?;
         return Ok(answer::text(text));
     }
     let bytes = blocking(move || recorded.compressed()).await?;
     let name = if plan.delta { format!("{name}-delta") } else { name.to_string() };
     Ok(answer::profile(&name, bytes))
+}
+
+fn text_of(
+    process: &Arc<target::Process>,
+    profile: &pprof::Profile,
+    name: &str,
+) -> Result<String, report::LegacyError> {
+    let addresses: Vec<u64> = profile.locations.iter().map(|l| l.address).collect();
+    let starts = collect::function_starts(process, &addresses);
+    let starts: HashMap<u64, u64> =
+        addresses.into_iter().zip(starts).filter_map(|(a, s)| Some((a, s?))).collect();
+    report::legacy_text(profile, name, &|address| starts.get(&address).copied())
+}
+
+/// All stacks now: grouped, or with `debug=2` and above one after the other.
+async fn dump(server: &Server, entry: &Arc<Entry>, debug: i64) -> Result<Response, Failure> {
+    let closed = |_| Failure::busy("the server is stopping");
+    let _permit = server.lookups.acquire().await.map_err(closed)?;
+    let process = entry.process.clone();
+    let options = RecordOptions {
+        command_line: format!("exoprof serve: goroutine?debug={debug}"),
+        ..RecordOptions::default()
+    };
+    let dumped = blocking(move || collect::dump::of(&process, &options)).await?;
+    match dumped {
+        Ok(dump) if debug == 1 => Ok(answer::text(dump.grouped)),
+        Ok(dump) => Ok(answer::text(dump.text)),
+        Err(_) if !entry.process.is_alive() => {
+            Err(Failure::gone(format!("process {} has exited", entry.shown())))
+        }
+        Err(e) => Err(failure(&Trouble::Record(e))),
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -142,14 +181,13 @@ impl Asked<'_> {
     async fn record(&self, wanted: &Wanted, delta: bool) -> Result<Arc<Recorded>, Failure> {
         let began = tokio::time::Instant::now();
         let first = self.once(wanted).await;
-        if wanted.history && is_without_history(&first) {
+        if wanted.history && is_without_history(&first, wanted.duration) {
             // The program does not sample itself: it is done for it for a while.
             let now = Wanted { history: false, ..wanted.clone() };
             return self.checked(self.once(&now).await);
         }
         let first = self.checked(first)?;
-        let is_snapshot = first.ended == Ended::Duration && first.elapsed < wanted.duration / 2;
-        if !(delta && is_snapshot) {
+        if !(delta && is_snapshot(&first, wanted.duration)) {
             return Ok(first);
         }
         // What is complete at once changes in this time: as Go does, the difference is given.
@@ -194,11 +232,17 @@ impl Asked<'_> {
     }
 }
 
-fn is_without_history(answer: &Answer) -> bool {
+/// Whether there was nothing to read at once. What has been recorded for all of the time is done.
+fn is_without_history(answer: &Answer, duration: Duration) -> bool {
     match answer {
-        Ok(r) => r.ended == Ended::Duration && r.profile.samples.is_empty(),
+        Ok(r) => is_snapshot(r, duration) && r.profile.samples.is_empty(),
         Err(trouble) => matches!(**trouble, Trouble::Record(RecordError::NotApplicable(_))),
     }
+}
+
+/// Whether it was complete before its time was over.
+fn is_snapshot(recorded: &Recorded, duration: Duration) -> bool {
+    recorded.ended == Ended::Duration && recorded.elapsed < duration / 2
 }
 
 fn failure(trouble: &Trouble) -> Failure {
@@ -249,8 +293,9 @@ mod tests {
         for none in ["", "seconds=", "seconds=0", "seconds=-1", "seconds=x", "seconds=1.5"] {
             assert_eq!(seconds(none), None, "{none}");
         }
-        assert_eq!(Query::parse("debug=2&gc=1").unwrap().debug, 2);
-        assert_eq!(Query::parse("debug=x").unwrap().debug, 0);
+        assert_eq!(Query::parse("debug=2&gc=1").unwrap().debug, Some(2));
+        assert_eq!(seconds("seconds=5&seconds=7"), Some(Duration::from_secs(5)));
+        assert_eq!(Query::parse("debug=x").unwrap().debug, Some(0));
         assert!(Query::parse("hz=0").is_err() && Query::parse("hz=10001").is_err());
         assert_eq!(Query::parse("hz=997").unwrap().hz, Some(997));
     }

@@ -51,8 +51,11 @@ fn pid_of(text: &str) -> Result<i32, Failure> {
 
 async fn processes(State(server): Shared, request: Request) -> Result<Response, Failure> {
     only_reading(request.method())?;
-    let json = form_urlencoded::parse(query_of(&request).as_bytes())
-        .any(|(key, value)| key == "format" && value == "json");
+    let format = form_urlencoded::parse(query_of(&request).as_bytes())
+        .find(|(key, _)| key == "format")
+        .map(|(_, value)| value.into_owned());
+    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+    let host = host.unwrap_or("localhost").to_string();
     let closed = |_| Failure::busy("the server is stopping");
     let _permit = server.lookups.acquire().await.map_err(closed)?;
     let listing = server.clone();
@@ -60,11 +63,12 @@ async fn processes(State(server): Shared, request: Request) -> Result<Response, 
     let listed = listed.await.map_err(|e| {
         Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("exoprof failed: {e}"))
     })?;
-    Ok(if json {
-        answer::json(pages::processes_json(&listed))
-    } else {
-        answer::html(pages::processes(&listed, server.targets.is_single()))
-    })
+    match format.as_deref() {
+        None => Ok(answer::html(pages::processes(&listed, server.targets.is_single()))),
+        Some("json") => Ok(answer::json(pages::processes_json(&listed))),
+        Some("http_sd") => Ok(answer::json(pages::service_discovery(&listed, &host))),
+        Some(_) => Err(Failure::bad_request("format must be json or http_sd")),
+    }
 }
 
 async fn single_index(State(server): Shared, request: Request) -> Result<Response, Failure> {

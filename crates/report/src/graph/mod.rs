@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use pprof::{LocationIndex, SampleRef};
 
 pub(crate) use edges::{Edge, Edges, Wanted};
-pub(crate) use node::{Detail, NodeInfo};
+pub(crate) use node::{Detail, NodeInfo, trimmed};
 pub(crate) use order::magnitude;
 
 use crate::work::Work;
@@ -49,7 +49,7 @@ impl Graph {
     /// The entries of all locations, with nothing spent.
     pub(crate) fn of_locations(work: &Work<'_>, detail: Detail) -> Self {
         let profile = work.profile;
-        let namer = Namer::new(profile, detail);
+        let namer = Namer::new(profile, detail, &work.trim_path);
         let mut known: HashMap<NodeInfo, NodeId> = HashMap::new();
         let mut graph = Self { nodes: Vec::new(), ids: Vec::new(), ends: Vec::new() };
         let unnamed = [pprof::Line::default()];
@@ -149,6 +149,6 @@ impl Graph {
     }
 }
 
-fn location_index(at: usize) -> LocationIndex {
+pub(crate) fn location_index(at: usize) -> LocationIndex {
     LocationIndex::new(u32::try_from(at).unwrap_or(u32::MAX))
 }

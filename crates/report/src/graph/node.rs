@@ -13,7 +13,7 @@ pub(crate) struct Detail {
     function: bool,
     file: bool,
     line: bool,
-    /// Address and column.
+    column: bool,
     address: bool,
     /// The binary, also of functions with names.
     binary: bool,
@@ -22,11 +22,13 @@ pub(crate) struct Detail {
 }
 
 impl Detail {
-    pub(crate) const fn of(granularity: Granularity) -> Self {
+    pub(crate) const fn of(granularity: Granularity, columns: bool) -> Self {
         let address = matches!(granularity, Granularity::Addresses);
         let line = address || matches!(granularity, Granularity::Lines);
         let function = !matches!(granularity, Granularity::Files);
-        Self { function, file: line || !function, line, address, binary: false, long_paths: false }
+        let file = line || !function || matches!(granularity, Granularity::FileFunctions);
+        let column = address || (line && columns);
+        Self { function, file, line, column, address, binary: false, long_paths: false }
     }
 
     /// The same, but with whole source paths.
@@ -35,8 +37,8 @@ impl Detail {
     }
 
     /// What annotated source needs.
-    pub(crate) const fn of_source() -> Self {
-        Self { binary: true, ..Self::of(Granularity::Lines) }
+    pub(crate) const fn of_source(columns: bool) -> Self {
+        Self { binary: true, ..Self::of(Granularity::Lines, columns) }
     }
 }
 
@@ -105,10 +107,10 @@ pub(super) struct Namer<'p> {
 }
 
 impl<'p> Namer<'p> {
-    pub(super) fn new(profile: &'p Profile, detail: Detail) -> Self {
+    pub(super) fn new(profile: &'p Profile, detail: Detail, trim_path: &str) -> Self {
         let empty: Arc<str> = "".into();
         let files = profile.functions.iter().map(|f| {
-            match (detail.file, cleaned(&f.filename, detail.long_paths)) {
+            match (detail.file, cleaned(&f.filename, trim_path, detail.long_paths)) {
                 (false, _) => Arc::clone(&empty),
                 (true, None) => Arc::clone(&f.filename),
                 (true, Some(file)) => file.into(),
@@ -135,18 +137,24 @@ impl<'p> Namer<'p> {
             file: Arc::clone(&self.files[at.index()]),
             start_line: if with_binary { function.start_line } else { 0 },
             line: if detail.line { line.line } else { 0 },
-            column: if detail.address { line.column } else { 0 },
+            column: if detail.column { line.column } else { 0 },
             binary: Arc::clone(if with_binary { binary } else { &self.empty }),
         }
     }
 }
 
 /// A source path at its shortest. `None` when it stays as it is.
-fn cleaned(path: &str, long: bool) -> Option<String> {
-    let short = ["/proc/self/cwd/./", "/proc/self/cwd/"]
-        .into_iter()
-        .find_map(|prefix| path.strip_prefix(prefix).filter(|_| !long))
-        .unwrap_or(path);
+fn cleaned(path: &str, trim_path: &str, long: bool) -> Option<String> {
+    let short = if long { path } else { trimmed(path, trim_path) };
     let clean = if short.is_empty() { "".into() } else { go::clean(short) };
     (clean != path).then(|| clean.into_owned())
+}
+
+/// A source path without the first of these folders that it begins with.
+pub(crate) fn trimmed<'p>(path: &'p str, trim_path: &str) -> &'p str {
+    let given = trim_path.split(':').filter(|folder| !folder.is_empty());
+    given
+        .chain(["/proc/self/cwd/./", "/proc/self/cwd/"])
+        .find_map(|folder| path.strip_prefix(folder.trim_end_matches('/'))?.strip_prefix('/'))
+        .unwrap_or(path)
 }

@@ -50,19 +50,24 @@ pub fn goroot() -> PathBuf {
     go(&["env", "GOROOT"]).into()
 }
 
-/// Runs what `go tool pprof` runs, away from the user's files and the network.
+/// Runs what `go tool pprof` runs.
 pub fn pprof(folder: &Path, args: &[String]) -> Output {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    pprof_command(folder, &args).stdin(Stdio::null()).output().expect("pprof starts")
+}
+
+/// What `go tool pprof` runs, away from the user's files and the network.
+pub fn pprof_command(folder: &Path, args: &[&str]) -> Command {
     static TOOL: OnceLock<String> = OnceLock::new();
     // Built on first use.
     let tool = TOOL.get_or_init(|| go(&["tool", "-n", "pprof"]));
-    Command::new(tool)
+    let mut command = Command::new(tool);
+    command
         .arg("-symbolize=none")
         .args(args)
         .env("HOME", folder)
         .env("PPROF_TMPDIR", folder)
         .env("PPROF_BINARY_PATH", folder.join("none"))
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .expect("pprof starts")
+        .current_dir(folder);
+    command
 }

@@ -75,22 +75,45 @@ impl<'b> Walk<'b> {
     }
 
     /// Walks until each address has its function. Addresses that were found before an error stay.
+    ///
+    /// What lies within types and within functions that hold no address is passed over first,
+    /// where the compiler states where it ends: that is most of a unit. Functions in there
+    /// (nested ones, those of local classes) are what is looked for in a second walk, if an
+    /// address is left.
     pub(crate) fn run<'a>(
         &mut self,
         dwarf: &Dwarf<'a>,
         unit: &Unit<'a>,
         fuel: &mut Fuel,
     ) -> Result<(), Stop> {
+        if self.walk(dwarf, unit, true, fuel)? && self.missing > 0 {
+            self.scopes.clear();
+            self.walk(dwarf, unit, false, fuel)?;
+        }
+        Ok(())
+    }
+
+    /// One walk; tells whether anything was passed over.
+    fn walk<'a>(
+        &mut self,
+        dwarf: &Dwarf<'a>,
+        unit: &Unit<'a>,
+        may_pass: bool,
+        fuel: &mut Fuel,
+    ) -> Result<bool, Stop> {
         let mut entries = unit.entries_raw(None)?;
+        // The depth where `entries` was begun anew.
+        let mut base = 0;
+        let mut passed = false;
         while !entries.is_empty() {
-            let (die, depth) = (entries.next_offset(), entries.next_depth());
+            let (die, depth) = (entries.next_offset(), base + entries.next_depth());
             let Some(abbrev) = entries.read_abbreviation()? else { continue };
             fuel.spend(abbrev.attributes().len() as u64 + 1)?;
             while self.scopes.last().is_some_and(|s| s.depth >= depth) {
                 self.scopes.pop();
             }
             if self.missing == 0 && self.scopes.is_empty() {
-                return Ok(());
+                return Ok(passed);
             }
             let inside_hit = self.scopes.last().is_some_and(|s| s.function.is_some());
             let (is_function, is_inlined) = match abbrev.tag() {
@@ -98,11 +121,15 @@ impl<'b> Walk<'b> {
                 gimli::DW_TAG_inlined_subroutine => (false, inside_hit),
                 _ => (false, false),
             };
+            let opaque = may_pass && !inside_hit && abbrev.has_children() && !is_open(abbrev.tag());
             if !(is_function || is_inlined) || self.scopes.len() >= MAX_DEPTH {
-                entries.skip_attributes(abbrev.attributes())?;
+                let sibling = skip(&mut entries, abbrev, opaque)?;
+                if let Some(next) = sibling.filter(|next| *next >= entries.next_offset()) {
+                    (entries, base, passed) = (unit.entries_raw(Some(next))?, depth, true);
+                }
                 continue;
             }
-            let (ranges, call) = attributes(&mut entries, abbrev, unit)?;
+            let (ranges, call, sibling) = attributes(&mut entries, abbrev, unit)?;
             let mut scope = Scope { depth, die, call, node: None, function: None, inlined: 0 };
             if let (true, Some(outer)) = (is_inlined, self.scopes.last()) {
                 (scope.function, scope.inlined) = (outer.function, outer.inlined + 1);
@@ -115,11 +142,14 @@ impl<'b> Walk<'b> {
                 }
                 Ok(())
             })?;
-            if abbrev.has_children() {
+            let sibling = sibling.filter(|next| *next >= entries.next_offset());
+            if let (true, None, Some(next)) = (opaque, scope.function, sibling) {
+                (entries, base, passed) = (unit.entries_raw(Some(next))?, depth, true);
+            } else if abbrev.has_children() {
                 self.scopes.push(scope);
             }
         }
-        Ok(())
+        Ok(passed)
     }
 
     /// The scope covers some of the addresses.
@@ -179,12 +209,45 @@ impl<'b> Walk<'b> {
     }
 }
 
+/// Whether functions are commonly found within: these are never passed over.
+fn is_open(tag: gimli::DwTag) -> bool {
+    matches!(
+        tag,
+        gimli::DW_TAG_compile_unit
+            | gimli::DW_TAG_partial_unit
+            | gimli::DW_TAG_namespace
+            | gimli::DW_TAG_module
+    )
+}
+
+/// Passes over the attributes of a DIE; where asked, gives where its children end.
+fn skip(
+    entries: &mut EntriesRaw<'_, Reader<'_>>,
+    abbrev: &gimli::Abbreviation,
+    sibling: bool,
+) -> gimli::Result<Option<UnitOffset>> {
+    let specs = abbrev.attributes();
+    let at = specs.iter().position(|s| sibling && s.name() == gimli::DW_AT_sibling);
+    let Some(at) = at else {
+        entries.skip_attributes(specs)?;
+        return Ok(None);
+    };
+    entries.skip_attributes(&specs[..at])?;
+    let value = entries.read_attribute(specs[at])?.value();
+    entries.skip_attributes(&specs[at + 1..])?;
+    Ok(match value {
+        AttributeValue::UnitRef(offset) => Some(offset),
+        _ => None,
+    })
+}
+
 fn attributes<'a>(
     entries: &mut EntriesRaw<'_, Reader<'a>>,
     abbrev: &gimli::Abbreviation,
     unit: &Unit<'a>,
-) -> gimli::Result<(Ranges<'a>, CallSite)> {
+) -> gimli::Result<(Ranges<'a>, CallSite, Option<UnitOffset>)> {
     let (mut ranges, mut call) = (Ranges::default(), CallSite::default());
+    let mut sibling = None;
     let number = |attr: &gimli::Attribute<Reader<'a>>| {
         attr.udata_value().and_then(|v| u32::try_from(v).ok()).filter(|&v| v != 0)
     };
@@ -200,8 +263,13 @@ fn attributes<'a>(
             }
             gimli::DW_AT_call_line => call.line = number(&attr),
             gimli::DW_AT_call_column => call.column = number(&attr),
+            gimli::DW_AT_sibling => {
+                if let AttributeValue::UnitRef(offset) = attr.value() {
+                    sibling = Some(offset);
+                }
+            }
             _ => {}
         }
     }
-    Ok((ranges, call))
+    Ok((ranges, call, sibling))
 }

@@ -56,6 +56,7 @@ impl<'a, 'u> Lines<'a, 'u> {
         let mut before: Option<(u64, Row)> = None;
         // The address that comes next: almost all rows end before it.
         let mut upcoming = 0;
+        let mut missing = sorted.len();
         while let Some((_, row)) = state.next_row()? {
             let address = row.address();
             match before {
@@ -65,10 +66,14 @@ impl<'a, 'u> Lines<'a, 'u> {
                         fuel.spend(1)?;
                         if sorted[i] >= start && self.rows[i].is_none() {
                             self.rows[i] = Some(found);
+                            missing -= 1;
                         }
                         i += 1;
                     }
                     upcoming = i;
+                    if missing == 0 {
+                        return Ok(());
+                    }
                 }
                 None => upcoming = sorted.partition_point(|&a| a < address),
                 // A program that goes backwards has said what it had to say before.

@@ -6,26 +6,38 @@
 mod functions;
 mod lines;
 mod names;
+mod pages;
+mod parallel;
 mod ranges;
+mod split;
 mod units;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use gimli::{DwarfSections, EndianSlice, LittleEndian, Section, SectionId};
+use gimli::{DwarfSections, DwoId, EndianSlice, LittleEndian, Section, SectionId};
 use image::ElfImage;
 
+use crate::files::Attempt;
 use crate::intern::Interner;
 use crate::sections::SectionReader;
 use names::Names;
+use pages::Pages;
+use split::Split;
+pub(crate) use split::{Finder, Package};
 use units::{Side, Units};
 
 pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
 pub(crate) type Dwarf<'a> = gimli::Dwarf<Reader<'a>>;
 pub(crate) type Unit<'a> = gimli::Unit<Reader<'a>>;
 
-/// A few seconds of work. The largest units in the field (Chromium, LTO) cost some 10⁷.
-const FUEL: u64 = 1 << 29;
+/// A second of work, whatever the file. The largest units in the field (Chromium, LTO) cost some
+/// 10⁷.
+const FUEL: u64 = 1 << 28;
+/// For each byte that there is to read: a program may be hot in all of its units.
+const FUEL_PER_BYTE: u64 = 4;
+/// Some ten seconds.
+const MAX_FUEL: u64 = 1 << 31;
 /// Units that claim the same address. More than one is a linker's oddity.
 const MAX_UNITS_PER_ADDRESS: u8 = 8;
 
@@ -34,6 +46,11 @@ const MAX_UNITS_PER_ADDRESS: u8 = 8;
 pub(crate) struct Fuel(u64);
 
 impl Fuel {
+    fn for_sections(dwarf: &Dwarf<'_>) -> Self {
+        let bytes = dwarf.debug_info.reader().len() as u64 + dwarf.debug_line.reader().len() as u64;
+        Self(bytes.saturating_mul(FUEL_PER_BYTE).saturating_add(FUEL).min(MAX_FUEL))
+    }
+
     pub(crate) fn spend(&mut self, n: u64) -> Result<(), Stop> {
         self.0 = self.0.checked_sub(n).ok_or(Stop::Exhausted)?;
         Ok(())
@@ -74,6 +91,7 @@ fn text<'a>(
 
 /// The sections of a file, and of the file that `dwz` moved common parts to.
 pub(crate) struct Sections<'a> {
+    pages: Pages<'a>,
     main: DwarfSections<Cow<'a, [u8]>>,
     supplementary: Option<DwarfSections<Cow<'a, [u8]>>>,
     /// See [`SectionReader::unreadable`].
@@ -82,12 +100,13 @@ pub(crate) struct Sections<'a> {
 
 impl<'a> Sections<'a> {
     pub(crate) fn read(main: &'a ElfImage, supplementary: Option<&'a ElfImage>) -> Self {
+        let pages = Pages::of(Some(main));
         let (main, a) = read_sections(main);
         let (supplementary, b) = match supplementary.map(read_sections) {
             Some((sections, unreadable)) => (Some(sections), unreadable),
             None => (None, 0),
         };
-        Self { main, supplementary, unreadable: a + b }
+        Self { pages, main, supplementary, unreadable: a + b }
     }
 
     fn dwarf(&self) -> Dwarf<'_> {
@@ -164,35 +183,65 @@ pub(crate) struct Hits {
     pub(crate) hits: Vec<Hit>,
     /// Units that were left in the middle.
     pub(crate) broken_units: u32,
+    /// Units whose DIEs are in a file that was not found.
+    pub(crate) missing_split: u32,
+    /// Where those files were looked for.
+    pub(crate) attempts: Vec<Attempt>,
     /// The fuel ran out.
     pub(crate) exhausted: bool,
 }
 
+/// The files that hold the rest of a program's units, if it was built so.
+#[derive(Default)]
+pub(crate) struct SplitFiles<'a> {
+    pub(crate) package: Option<Package<'a>>,
+    pub(crate) finder: Option<Finder<'a>>,
+}
+
 /// Looks up addresses, which are sorted and distinct.
-pub(crate) fn resolve(sections: &Sections<'_>, sorted: &[u64], strings: &mut Interner) -> Hits {
+pub(crate) fn resolve(
+    sections: &Sections<'_>,
+    split: SplitFiles<'_>,
+    sorted: &[u64],
+    strings: &mut Interner,
+) -> Hits {
     let dwarf = sections.dwarf();
+    let SplitFiles { package, finder } = split;
+    let pages = &sections.pages;
+    let units = Units::new(&dwarf, pages);
     let mut batch = Batch {
-        units: Units::new(&dwarf),
+        units,
         names: Names::default(),
+        pages,
+        package: package.as_ref(),
+        finder,
         strings,
-        fuel: Fuel(FUEL),
+        fuel: Fuel::for_sections(&dwarf),
         sorted,
         hits: (0..sorted.len()).map(|_| Hit::default()).collect(),
         broken_units: 0,
+        missing_split: 0,
     };
     let exhausted = matches!(batch.run(), Err(Stop::Exhausted));
+    pages.release();
     let broken_units = batch.broken_units + batch.units.broken;
-    Hits { hits: batch.hits, broken_units, exhausted }
+    let attempts = batch.finder.map(|f| f.attempts).unwrap_or_default();
+    let (hits, missing_split) = (batch.hits, batch.missing_split);
+    Hits { hits, broken_units, missing_split, attempts, exhausted }
 }
 
 struct Batch<'a, 'b> {
     units: Units<'a>,
     names: Names,
+    pages: &'b Pages<'b>,
+    package: Option<&'b Package<'b>>,
+    finder: Option<Finder<'b>>,
     strings: &'b mut Interner,
     fuel: Fuel,
     sorted: &'b [u64],
     hits: Vec<Hit>,
     broken_units: u32,
+    missing_split: u32,
 }
 
 impl Batch<'_, '_> {
@@ -205,7 +254,8 @@ impl Batch<'_, '_> {
         if claims.unclaimed().is_empty() {
             return Ok(());
         }
-        let rangeless = self.units.claims_by_root(&indexed, &mut claims, &mut self.fuel)?;
+        let rangeless =
+            self.units.claims_by_root(&indexed, &mut claims, self.pages, &mut self.fuel)?;
         self.look_into(&claims.take())?;
         let open = claims.unclaimed();
         for unit in rangeless {
@@ -216,7 +266,14 @@ impl Batch<'_, '_> {
 
     /// `claims` are pairs of a unit and an address, by their numbers, in order.
     fn look_into(&mut self, claims: &[(u32, u32)]) -> Result<(), Stop> {
-        for of_unit in claims.chunk_by(|a, b| a.0 == b.0) {
+        let groups: Vec<&[(u32, u32)]> = claims.chunk_by(|a, b| a.0 == b.0).collect();
+        let parts = parallel::parts(&groups, |group| self.units.size(group[0].0 as usize));
+        if parts.len() > 1 { self.look_in_parallel(&parts) } else { self.look_one_by_one(&groups) }
+    }
+
+    /// Each group holds the claims of one unit.
+    fn look_one_by_one(&mut self, groups: &[&[(u32, u32)]]) -> Result<(), Stop> {
+        for of_unit in groups {
             let open: Vec<u32> = of_unit
                 .iter()
                 .map(|c| c.1)
@@ -234,16 +291,93 @@ impl Batch<'_, '_> {
         if open.is_empty() {
             return Ok(());
         }
-        let addresses: Vec<u64> = open.iter().map(|&i| self.sorted[i as usize]).collect();
         let loaded = self.units.load(Side::Main, number, &mut self.fuel)?;
-        let dwarf = &*self.units.dwarf(Side::Main);
+        let dwarf = self.units.dwarf(Side::Main);
+        let mut task = Task {
+            open,
+            addresses: open.iter().map(|&i| self.sorted[i as usize]).collect(),
+            lines: lines::Lines::new(&dwarf, &loaded),
+            line_dwarf: &dwarf,
+            strings: self.strings,
+            fuel: &mut self.fuel,
+            hits: &mut self.hits,
+        };
         // A broken part must not hide the sound rest, so each result is used as far as it got.
-        let mut walk = functions::Walk::new(&addresses);
-        let walked = walk.run(dwarf, &loaded.unit, &mut self.fuel);
-        let mut lines = lines::Lines::new(dwarf, &loaded);
-        let rows = lines.run(&addresses, &mut self.fuel);
-        for (n, &i) in open.iter().enumerate() {
-            let row = lines.location(dwarf, n, self.strings, &mut self.fuel)?;
+        let rows = task.lines.run(&task.addresses, task.fuel);
+        let mut walked = Ok(false);
+        if let (Some(id), Some(name)) = (loaded.unit.dwo_id, loaded.split_name) {
+            walked =
+                look_into_split(&mut task, self.package, self.finder.as_mut(), &loaded, id, name);
+            self.missing_split += u32::from(matches!(walked, Ok(false)));
+        }
+        self.pages.touch(self.units.size(number) + self.units.names_touched(open.len()));
+        if let Ok(false) = walked {
+            walked = task.walk(&mut self.units, &mut self.names, number).map(|()| true);
+        }
+        walked.and(rows)
+    }
+}
+
+/// Looks for the DIEs of a skeleton unit in the files that hold them; tells whether it found them.
+fn look_into_split(
+    task: &mut Task<'_, '_, '_>,
+    package: Option<&Package<'_>>,
+    finder: Option<&mut Finder<'_>>,
+    skeleton: &units::Loaded<'_>,
+    id: DwoId,
+    name: Reader<'_>,
+) -> Result<bool, Stop> {
+    let parent = task.line_dwarf;
+    if let Some(dwarf) = package.and_then(|p| p.unit(id, parent))
+        && walk_split(task, &dwarf, &skeleton.unit, id)?
+    {
+        return Ok(true);
+    }
+    let Some(finder) = finder else { return Ok(false) };
+    finder.each(skeleton.unit.comp_dir, name, |image| {
+        let sections = Split::read(image, task.fuel)?;
+        walk_split(task, &sections.dwarf(parent), &skeleton.unit, id)
+    })
+}
+
+/// Walks the unit of that id in a split file, if it is there.
+fn walk_split<'a>(
+    task: &mut Task<'_, '_, '_>,
+    dwarf: &Dwarf<'a>,
+    skeleton: &Unit<'a>,
+    id: DwoId,
+) -> Result<bool, Stop> {
+    let mut units = Units::new(dwarf, &Pages::of(None));
+    let Some(number) = split::find_unit(&mut units, id, task.fuel)? else { return Ok(false) };
+    units.relocate(number, skeleton);
+    task.walk(&mut units, &mut Names::default(), number).map(|()| true)
+}
+
+/// The addresses of one unit, and what is needed to answer them.
+struct Task<'t, 'l, 'u> {
+    /// By their numbers in the batch.
+    open: &'t [u32],
+    addresses: Vec<u64>,
+    lines: lines::Lines<'l, 'u>,
+    line_dwarf: &'t Dwarf<'l>,
+    strings: &'t mut Interner,
+    fuel: &'t mut Fuel,
+    hits: &'t mut [Hit],
+}
+
+impl Task<'_, '_, '_> {
+    /// Walks the DIEs of a unit, whose lines may be in another file.
+    fn walk<'a>(
+        &mut self,
+        units: &mut Units<'a>,
+        names: &mut Names,
+        number: usize,
+    ) -> Result<(), Stop> {
+        let loaded = units.load(Side::Main, number, self.fuel)?;
+        let mut walk = functions::Walk::new(&self.addresses);
+        let walked = walk.run(&units.dwarf(Side::Main), &loaded.unit, self.fuel);
+        for (n, &i) in self.open.iter().enumerate() {
+            let row = self.lines.location(self.line_dwarf, n, self.strings, self.fuel)?;
             let hit = &mut self.hits[i as usize];
             let Some((begin, chain)) = walk.chain(n) else {
                 if row.as_ref().is_some_and(|r| r.line.is_some()) && hit.line_only.is_none() {
@@ -255,18 +389,17 @@ impl Batch<'_, '_> {
             let mut here = row.unwrap_or_default();
             for node in chain {
                 let file = match node.call.file {
-                    Some(f) => lines.path(dwarf, f, self.strings, &mut self.fuel)?,
+                    Some(f) => self.lines.path(self.line_dwarf, f, self.strings, self.fuel)?,
                     None => None,
                 };
                 let (line, column) = (node.call.line, node.call.column);
                 let location = std::mem::replace(&mut here, Location { file, line, column });
                 let at = (Side::Main, number, node.die);
-                let function =
-                    self.names.describe(at, &mut self.units, self.strings, &mut self.fuel)?;
+                let function = names.describe(at, units, self.strings, self.fuel)?;
                 calls.push(Call { function, location });
             }
             (hit.begin, hit.calls) = (begin, calls);
         }
-        walked.and(rows)
+        walked
     }
 }

@@ -10,6 +10,7 @@ use gimli::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::pages::{AROUND, Pages};
 use super::ranges::{Claims, Ranges, address};
 use super::{Dwarf, Fuel, Reader, Stop, Unit, text};
 
@@ -33,20 +34,23 @@ pub(crate) struct Loaded<'a> {
     pub(crate) unit: Unit<'a>,
     pub(crate) ranges: Ranges<'a>,
     pub(crate) lines: Option<DebugLineOffset<usize>>,
+    /// Of a skeleton unit: the name of the file with its DIEs, relative to the compilation folder.
+    pub(crate) split_name: Option<Reader<'a>>,
 }
 
+#[derive(Clone)]
 struct File<'a> {
-    dwarf: Rc<Dwarf<'a>>,
+    dwarf: Arc<Dwarf<'a>>,
     /// Offsets of the units in `.debug_info`, ascending.
-    offsets: Vec<usize>,
+    offsets: Arc<[usize]>,
     /// Distinct offsets of their tables in `.debug_abbrev`, ascending. A table ends at the latest
     /// where the next one begins: so all of them together are parsed in linear time, even when a
     /// crafted file has units point at each byte of one long table.
-    tables: Vec<usize>,
+    tables: Arc<[usize]>,
 }
 
 impl<'a> File<'a> {
-    fn new(dwarf: Dwarf<'a>, broken: &mut u32) -> Self {
+    fn new(dwarf: Dwarf<'a>, pages: &Pages<'_>, broken: &mut u32) -> Self {
         let (mut offsets, mut tables) = (Vec::new(), Vec::new());
         let mut units = dwarf.units();
         loop {
@@ -54,6 +58,7 @@ impl<'a> File<'a> {
                 Ok(Some(header)) => {
                     if let Some(offset) = header.debug_info_offset() {
                         offsets.push(offset.0);
+                        pages.touch_within(header.length_including_self());
                         tables.push(header.debug_abbrev_offset().0);
                     }
                 }
@@ -66,7 +71,7 @@ impl<'a> File<'a> {
         }
         tables.sort_unstable();
         tables.dedup();
-        Self { dwarf: Rc::new(dwarf), offsets, tables }
+        Self { dwarf: Arc::new(dwarf), offsets: offsets.into(), tables: tables.into() }
     }
 
     /// `.debug_abbrev` up to the end of the table at `offset`, and the table's length.
@@ -78,6 +83,12 @@ impl<'a> File<'a> {
         let length = end.checked_sub(offset)?;
         Some((EndianSlice::new(&all[..end], LittleEndian).into(), length))
     }
+}
+
+/// Where the units of the main and the supplementary file are.
+pub(crate) struct Headers<'a> {
+    main: File<'a>,
+    supplementary: Option<File<'a>>,
 }
 
 /// All units of the main and the supplementary file.
@@ -92,17 +103,48 @@ pub(crate) struct Units<'a> {
 }
 
 impl<'a> Units<'a> {
-    pub(crate) fn new(dwarf: &Dwarf<'a>) -> Self {
+    pub(crate) fn new(dwarf: &Dwarf<'a>, pages: &Pages<'_>) -> Self {
         let mut broken = 0;
-        let supplementary = dwarf.sup().map(|s| File::new(share(s), &mut broken));
+        let supplementary = dwarf.sup().map(|s| File::new(share(s), pages, &mut broken));
+        let main = File::new(share(dwarf), pages, &mut broken);
+        Self { broken, ..Self::of(Headers { main, supplementary }) }
+    }
+
+    /// With what another one has found out already.
+    pub(crate) fn of(headers: Headers<'a>) -> Self {
+        let Headers { main, supplementary } = headers;
         Self {
-            main: File::new(share(dwarf), &mut broken),
+            main,
             supplementary,
             cache: FxHashMap::default(),
             abbreviations: FxHashMap::default(),
             cached_bytes: 0,
-            broken,
+            broken: 0,
         }
+    }
+
+    /// Where the units are, for another thread.
+    pub(crate) fn headers(&self) -> Headers<'a> {
+        Headers { main: self.main.clone(), supplementary: self.supplementary.clone() }
+    }
+
+    /// What looking for some names may make resident of the strings.
+    pub(crate) fn names_touched(&self, names: usize) -> usize {
+        self.main.dwarf.debug_str.reader().len().min(names.saturating_mul(AROUND))
+    }
+
+    /// The bytes of a unit of the main file.
+    pub(crate) fn size(&self, number: usize) -> usize {
+        let offsets = &self.main.offsets;
+        let Some(start) = offsets.get(number) else { return 0 };
+        let end = offsets.get(number + 1).copied();
+        let end = end.unwrap_or_else(|| self.main.dwarf.debug_info.reader().len());
+        end.saturating_sub(*start)
+    }
+
+    /// How many units the main file has.
+    pub(crate) fn count(&self) -> usize {
+        self.main.offsets.len()
     }
 
     fn file(&self, side: Side) -> Option<&File<'a>> {
@@ -113,8 +155,8 @@ impl<'a> Units<'a> {
     }
 
     /// The sections of a file; of the main one where there is no other.
-    pub(crate) fn dwarf(&self, side: Side) -> Rc<Dwarf<'a>> {
-        Rc::clone(&self.file(side).unwrap_or(&self.main).dwarf)
+    pub(crate) fn dwarf(&self, side: Side) -> Arc<Dwarf<'a>> {
+        Arc::clone(&self.file(side).unwrap_or(&self.main).dwarf)
     }
 
     /// The number of the unit that holds an offset in `.debug_info`, and the offset in the unit.
@@ -140,6 +182,13 @@ impl<'a> Units<'a> {
         }
         self.cache.insert((side, number), Rc::clone(&loaded));
         Ok(loaded)
+    }
+
+    /// Gives a unit of a split file what only its skeleton states.
+    pub(crate) fn relocate(&mut self, number: usize, skeleton: &Unit<'a>) {
+        if let Some(loaded) = self.cache.get_mut(&(Side::Main, number)).and_then(Rc::get_mut) {
+            loaded.unit.copy_relocated_attributes(skeleton);
+        }
     }
 
     fn read(&mut self, side: Side, number: usize, fuel: &mut Fuel) -> Result<Loaded<'a>, Stop> {
@@ -199,11 +248,13 @@ impl<'a> Units<'a> {
         &mut self,
         known: &FxHashSet<usize>,
         claims: &mut Claims<'_>,
+        pages: &Pages<'_>,
         fuel: &mut Fuel,
     ) -> Result<Vec<u32>, Stop> {
         let mut rangeless = Vec::new();
         for number in (0..self.main.offsets.len()).filter(|n| !known.contains(n)) {
             fuel.spend(1)?;
+            pages.touch_within(self.size(number));
             let loaded = match self.read(Side::Main, number, fuel) {
                 Ok(loaded) => loaded,
                 Err(Stop::Broken) => {
@@ -245,6 +296,7 @@ fn share<'a>(dwarf: &Dwarf<'a>) -> Dwarf<'a> {
         debug_str: dwarf.debug_str,
         debug_str_offsets: dwarf.debug_str_offsets,
         ranges: dwarf.ranges,
+        file_type: dwarf.file_type,
         ..Default::default()
     };
     copy.sup = dwarf.sup.clone();
@@ -270,9 +322,13 @@ fn read_root<'a>(
         loclists_base: DebugLocListsBase::default_for_encoding_and_file(encoding, kind),
         rnglists_base: DebugRngListsBase::default_for_encoding_and_file(encoding, kind),
         line_program: None,
-        dwo_id: None,
+        dwo_id: match header.type_() {
+            UnitType::Skeleton(id) | UnitType::SplitCompilation(id) => Some(id),
+            _ => None,
+        },
         header,
     };
+    let mut split_name = None;
     let (mut ranges, mut lines, mut comp_dir, mut low) = (Ranges::default(), None, None, None);
     let abbreviations = Arc::clone(&unit.abbreviations);
     let mut entries = unit.header.entries_raw(&abbreviations, None)?;
@@ -284,6 +340,8 @@ fn read_root<'a>(
         match (attr.name(), attr.value()) {
             (gimli::DW_AT_comp_dir, value) => comp_dir = Some(value),
             (gimli::DW_AT_low_pc, value) => low = Some(value),
+            (gimli::DW_AT_dwo_name | gimli::DW_AT_GNU_dwo_name, value) => split_name = Some(value),
+            (gimli::DW_AT_GNU_dwo_id, AttributeValue::DwoId(id)) => unit.dwo_id = Some(id),
             (gimli::DW_AT_stmt_list, AttributeValue::DebugLineRef(o)) => lines = Some(o),
             (_, AttributeValue::DebugStrOffsetsBase(base)) => unit.str_offsets_base = base,
             (_, AttributeValue::DebugAddrBase(base)) => unit.addr_base = base,
@@ -300,5 +358,9 @@ fn read_root<'a>(
         Some(v) => address(dwarf, &unit, &v)?.unwrap_or(0),
         None => 0,
     };
-    Ok(Loaded { unit, ranges, lines })
+    let split_name = match split_name {
+        Some(v) => text(dwarf, &unit, v, fuel)?,
+        None => None,
+    };
+    Ok(Loaded { unit, ranges, lines, split_name })
 }

@@ -57,8 +57,10 @@ pub fn open(path: &Path) -> Arc<ElfImage> {
 pub fn resolve(path: &Path, root: &Path, addresses: &[u64]) -> Batch {
     let image = open(path);
     let seen = Path::new("/").join(path.strip_prefix(root).unwrap());
-    let found = find_debug_file(&image, &seen, &RootedFiles::new(root));
-    at(image, &found, addresses)
+    let files = RootedFiles::new(root);
+    let found = find_debug_file(&image, &seen, &files);
+    let addresses: Vec<Svma> = addresses.iter().map(|&a| Svma(a)).collect();
+    ImageSymbols::new(image, &found).resolve_with(&addresses, &seen, &files)
 }
 
 /// Resolves with what was found.

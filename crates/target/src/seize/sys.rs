@@ -106,6 +106,14 @@ pub(super) fn be_quick() {
     }
 }
 
+/// Puts this thread before all that are not real-time threads, until it ends.
+#[allow(unsafe_code)]
+pub(super) fn run_first() {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: a live parameter; 0 is the calling thread.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const lowest) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

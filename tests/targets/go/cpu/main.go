@@ -125,26 +125,40 @@ func labels() {
 		go func() {
 			runtime.LockOSThread()
 			for {
-				for _, request := range []struct {
-					name   string
-					micros int
-				}{{"short", 700}, {"middle", 2100}, {"long", 4200}} {
-					ctx := pprof.Labels("request", request.name, "kind", "served")
-					pprof.Do(context.Background(), ctx, func(context.Context) {
-						timed(request.name, func() { burn(request.micros) })
-					})
-				}
-				timed("none", func() { burn(1400) })
+				labelled("short", short)
+				labelled("middle", middle)
+				labelled("long", long)
+				timed("none", unlabelled)
 			}
 		}()
 	}
 	pprof.Do(context.Background(), pprof.Labels(many()...), func(context.Context) {
 		runtime.LockOSThread()
 		for {
-			timed("many", func() { burn(1000) })
+			timed("many", manyLabelled)
 		}
 	})
 }
+
+func labelled(name string, work func()) {
+	ctx := pprof.Labels("request", name, "kind", "served")
+	pprof.Do(context.Background(), ctx, func(context.Context) { timed(name, work) })
+}
+
+//go:noinline
+func short() { burn(700); sink.Add(1) }
+
+//go:noinline
+func middle() { burn(2100); sink.Add(1) }
+
+//go:noinline
+func long() { burn(4200); sink.Add(1) }
+
+//go:noinline
+func unlabelled() { burn(1400); sink.Add(1) }
+
+//go:noinline
+func manyLabelled() { burn(1000); sink.Add(1) }
 
 // many are more labels, and longer ones, than can be copied with a sample.
 func many() (all []string) {
@@ -161,7 +175,7 @@ func systems() {
 		go func() {
 			for {
 				large()
-				deepen(300)
+				deepen(60)
 				clocks()
 			}
 		}()

@@ -1,0 +1,169 @@
+//! `block` and `mutex` where BPF programs are not allowed: by perf events alone.
+//!
+//! Who unlocked is not known then: `mutex` gives the stacks of those that waited.
+
+use rustc_hash::FxHashMap;
+use target::Root;
+
+use super::contentions::{self, Contentions, Key, Sum};
+use super::locks::{self, Class};
+use super::switches::{Ended as EndedWait, Switches, kind_of};
+use crate::conclude::{self, Named};
+use crate::recorder::Recorder;
+use crate::session::{Backend, Collector, Ended, Progress, RecordOptions, Request};
+use crate::stacks::{NodeIndex, Place, ThreadIndex};
+use crate::symbols::TargetFiles;
+use crate::{Outcome, RecordError};
+
+/// What the samples of waiting are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// All waits.
+    All,
+    /// Those for locks.
+    Locks,
+}
+
+/// Gives what BPF programs can, or else what perf events can, saying why.
+pub(super) fn or_by_perf(
+    request: &Request<'_>,
+    scope: Scope,
+    by_bpf: impl FnOnce() -> Result<Box<dyn Collector>, RecordError>,
+) -> Result<Box<dyn Collector>, RecordError> {
+    let why = match request.options.backend {
+        Backend::Perf => "as asked for".to_owned(),
+        Backend::Ptrace => {
+            let why = "by ptrace there are cpu, wall, goroutine and dump; waits need BPF or perf";
+            return Err(RecordError::NotApplicable(why.into()));
+        }
+        Backend::Auto => match by_bpf() {
+            Err(RecordError::Waits(e)) => reason(&e),
+            other => return other,
+        },
+    };
+    let files = TargetFiles(request.roots.iter().filter_map(|p| Root::of(p).ok()).collect());
+    let switches = Switches::attach(request)?;
+    let options = request.options.clone();
+    Ok(Box::new(ByPerf { switches, files, options, scope, why, sums: FxHashMap::default() }))
+}
+
+/// The error with its causes, in one line.
+fn reason(e: &events::WaitError) -> String {
+    let rights = target::Rights::read().ok().and_then(|r| r.bpf().err());
+    match rights {
+        Some(obstacle) => format!("{}; to mend it: {}", obstacle.reason, obstacle.remedy),
+        None => e.to_string(),
+    }
+}
+
+/// Whose waits, and where the thread waits in user mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Site {
+    thread: ThreadIndex,
+    user: NodeIndex,
+    stack: NodeIndex,
+    in_progress: bool,
+}
+
+struct ByPerf {
+    switches: Switches,
+    files: TargetFiles,
+    options: RecordOptions,
+    scope: Scope,
+    /// Why not by BPF.
+    why: String,
+    sums: FxHashMap<Site, Sum>,
+}
+
+impl Collector for ByPerf {
+    fn begin(&mut self) -> Result<(), RecordError> {
+        self.switches.begin();
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Progress {
+        let (period, sums) = (self.switches.period, &mut self.sums);
+        self.switches.poll(&mut |_, ended| add(sums, period, ended))
+    }
+
+    fn someone_lives(&mut self) -> bool {
+        self.switches.someone_lives()
+    }
+
+    fn end(&mut self) {
+        self.switches.end();
+    }
+
+    fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
+        let (period, sums) = (self.switches.period, &mut self.sums);
+        self.switches.finish(&mut |_, ended| add(sums, period, ended));
+        let roots = &self.switches.roots;
+        let named = conclude::name(&mut self.switches.recorder, roots, &self.files);
+        let recorder = &mut self.switches.recorder;
+        let mut contentions = Contentions::default();
+        for (site, sum) in self.sums {
+            if let Some(labels) = labels(site, self.scope, recorder, &named) {
+                contentions.add(Key { thread: site.thread, stack: site.stack, labels }, sum);
+            }
+        }
+        let mut stats = self.switches.stats();
+        stats.notes.push(format!("sampled by perf events, without bpf programs: {}", self.why));
+        if self.scope == Scope::Locks {
+            stats.notes.push(
+                "stacks are those of the waiting threads: who unlocked is known with bpf \
+                 programs only"
+                    .into(),
+            );
+        }
+        let profile = contentions::conclude(
+            contentions,
+            (&self.switches.recorder, &named),
+            (&self.switches.roots, &self.options),
+            self.switches.time,
+            &mut stats,
+        )?;
+        Ok(Outcome { profile, stats, ended })
+    }
+}
+
+fn add(sums: &mut FxHashMap<Site, Sum>, period: u64, ended: &EndedWait<'_>) {
+    let wait = ended.wait;
+    let site = Site {
+        thread: wait.thread,
+        user: wait.user,
+        stack: wait.stack,
+        in_progress: ended.in_progress,
+    };
+    let sum = Sum::of_sample(period as f64, ended.delay.saturating_mul(period));
+    sums.entry(site).or_default().add(sum);
+}
+
+/// The labels of a site's waits; `None` where they are not in the scope.
+fn labels(
+    site: Site,
+    scope: Scope,
+    recorder: &Recorder,
+    named: &Named,
+) -> Option<Vec<(&'static str, &'static str)>> {
+    let frames = recorder.tree.frames();
+    let in_kernel =
+        recorder.tree.stack(site.stack).filter(|f| frames[*f as usize].place == Place::Kernel);
+    let functions = in_kernel.flat_map(|f| &named.resolved[f as usize].functions);
+    let kind = kind_of(functions.map(|f| &*f.name));
+    let mut labels = Vec::new();
+    match scope {
+        Scope::All => labels.push(("wait", kind)),
+        Scope::Locks => {
+            let names = locks::names(site.user, recorder, named);
+            // The operation of the futex is not known.
+            let class = locks::classify(names.into_iter(), (0, 0));
+            if kind != "futex" || class != Class::Lock {
+                return None;
+            }
+        }
+    }
+    if site.in_progress {
+        labels.push(("in_progress", "true"));
+    }
+    Some(labels)
+}

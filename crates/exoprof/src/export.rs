@@ -1,0 +1,40 @@
+//! Reports that are files for other programs to show.
+
+use std::path::Path;
+
+use report::Report;
+
+use crate::cli::{UsageError, Verbosity};
+use crate::output::{Output, Place};
+
+/// Finds out before anything is read whether a flame graph can have that name.
+pub fn check(path: &Path) -> anyhow::Result<()> {
+    is_page(path).map(|_| ())
+}
+
+/// Writes a flame graph.
+pub fn flame_graph(report: &Report<'_>, path: &Path, verbosity: Verbosity) -> anyhow::Result<()> {
+    let document = report.flame_document();
+    let text = if is_page(path)? { document.html() } else { document.svg() };
+    write(path, &text, verbosity)
+}
+
+fn is_page(path: &Path) -> anyhow::Result<bool> {
+    match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
+        Some("html" | "htm") => Ok(true),
+        Some("svg") => Ok(false),
+        _ => {
+            let text = format!("{}: a flame graph is a .html or a .svg file", path.display());
+            Err(UsageError(text).into())
+        }
+    }
+}
+
+fn write(path: &Path, text: &str, verbosity: Verbosity) -> anyhow::Result<()> {
+    let place = Place::Named { path: path.to_owned(), replace: true };
+    let written = Output::prepare(place)?.write_with(|out| out.write_all(text.as_bytes()))?;
+    if let (Some(path), true) = (written, verbosity > Verbosity::Quiet) {
+        eprintln!("wrote {}", path.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! Where profiles come from: files and URLs.
+
+mod address;
+mod fetch;
+mod saved;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use pprof::Profile;
+use report::combine;
+
+use crate::cli::Verbosity;
+use address::Source;
+
+/// No more of a file or an answer is read. The decoder takes no larger profiles either.
+const MAX_BYTES: u64 = (1 << 30) + 1;
+
+/// The profiles to look at, as the command line names them.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// Profiles; several are merged. A URL without a path means /debug/pprof/profile
+    #[arg(value_name = "FILE|URL", required = true)]
+    pub sources: Vec<String>,
+    /// Show the difference to this profile; repeatable
+    #[arg(long, value_name = "FILE|URL")]
+    pub diff_base: Vec<String>,
+    /// How long a URL's server shall record
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: Option<u32>,
+    /// How long to wait for a URL's server, in seconds [default: half as long again as it records,
+    /// or 60]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub timeout: Option<u32>,
+}
+
+impl SourceArgs {
+    /// Reads all profiles and makes one of them. What was fetched is saved.
+    pub fn read(&self, verbosity: Verbosity) -> anyhow::Result<Profile> {
+        let mut is_remote = false;
+        let mut read = |sources: &[String]| {
+            let each = sources.iter().map(|s| self.read_one(s, &mut is_remote, verbosity));
+            each.collect::<anyhow::Result<Vec<Profile>>>()
+        };
+        let profile = combine(read(&self.sources)?, read(&self.diff_base)?)?;
+        if is_remote {
+            match saved::save(&profile) {
+                Ok(path) if verbosity > Verbosity::Quiet => {
+                    eprintln!("Saved profile in {}", path.display());
+                }
+                Ok(_) => {}
+                Err(e) => eprintln!("warning: the profile could not be saved: {e:#}"),
+            }
+        }
+        Ok(profile)
+    }
+
+    fn read_one(
+        &self,
+        source: &str,
+        is_remote: &mut bool,
+        verbosity: Verbosity,
+    ) -> anyhow::Result<Profile> {
+        let bytes = match Source::of(source) {
+            Source::File(path) => read_file(path).with_context(|| path.display().to_string())?,
+            Source::Url(url) => {
+                *is_remote = true;
+                let seconds = |n: u32| Duration::from_secs(u64::from(n));
+                let url = url.recording_for(self.seconds);
+                let timeout = self.timeout.map_or_else(|| url.timeout(), seconds);
+                fetch::fetch(&url, timeout, verbosity).with_context(|| url.to_string())?
+            }
+        };
+        pprof::decode(&bytes).with_context(|| source.to_owned())
+    }
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    // Room for all of it at once: growing would need twice as much.
+    let size = file.metadata().map_or(0, |m| m.len().min(MAX_BYTES));
+    bytes.try_reserve_exact(usize::try_from(size)?.saturating_add(1))?;
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

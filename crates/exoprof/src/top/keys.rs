@@ -1,0 +1,91 @@
+//! What keys do.
+
+use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use super::model::{Model, Order, View};
+
+/// What comes after a key.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    GoOn,
+    Quit,
+}
+
+/// All keys, for the help.
+pub const KEYS: &[(&str, &str)] = &[
+    ("q, Ctrl-C", "quit"),
+    ("/", "filter functions by a regular expression; Enter keeps it, Esc drops it"),
+    ("s", "sort: by flat, by cum, by name"),
+    ("f", "flame graph, and back"),
+    ("i", "flame graph from the leaf, and back"),
+    ("t", "threads, and back"),
+    ("space", "pause, and go on"),
+    ("↑ ↓ PgUp PgDn Home", "scroll"),
+    ("Esc", "back to the table"),
+];
+
+/// Does what an event asks for.
+pub fn handle(event: &Event, model: &mut Model) -> Next {
+    let Event::Key(key) = event else { return Next::GoOn };
+    if key.kind == KeyEventKind::Release {
+        return Next::GoOn;
+    }
+    if key.modifiers.contains(KeyModifiers::CONTROL) {
+        return if key.code == KeyCode::Char('c') { Next::Quit } else { Next::GoOn };
+    }
+    if model.typing.is_some() {
+        typed(key, model);
+        return Next::GoOn;
+    }
+    match key.code {
+        KeyCode::Char('q') => return Next::Quit,
+        KeyCode::Char('/') => model.typing = Some(model.filter().unwrap_or_default().to_owned()),
+        KeyCode::Char('s') => {
+            model.order = match model.order {
+                Order::Flat => Order::Cum,
+                Order::Cum => Order::Name,
+                Order::Name => Order::Flat,
+            };
+        }
+        KeyCode::Char('f') => toggle(model, View::Flame { inverted: false }),
+        KeyCode::Char('i') => {
+            let inverted = !matches!(model.view, View::Flame { inverted: true });
+            model.show(View::Flame { inverted });
+        }
+        KeyCode::Char('t') => toggle(model, View::Threads),
+        KeyCode::Char('?' | 'h') => toggle(model, View::Keys),
+        KeyCode::Char(' ') => model.paused = !model.paused,
+        KeyCode::Esc => match model.view {
+            View::Table => model.set_filter(""),
+            _ => model.show(View::Table),
+        },
+        KeyCode::Up => model.scroll = model.scroll.saturating_sub(1),
+        KeyCode::Down => model.scroll = model.scroll.saturating_add(1),
+        KeyCode::PageUp => model.scroll = model.scroll.saturating_sub(20),
+        KeyCode::PageDown => model.scroll = model.scroll.saturating_add(20),
+        KeyCode::Home => model.scroll = 0,
+        _ => {}
+    }
+    Next::GoOn
+}
+
+fn toggle(model: &mut Model, view: View) {
+    let same = std::mem::discriminant(&model.view) == std::mem::discriminant(&view);
+    model.show(if same { View::Table } else { view });
+}
+
+fn typed(key: &KeyEvent, model: &mut Model) {
+    let Some(text) = &mut model.typing else { return };
+    match key.code {
+        KeyCode::Char(c) => text.push(c),
+        KeyCode::Backspace => drop(text.pop()),
+        KeyCode::Enter => return model.typing = None,
+        KeyCode::Esc => {
+            model.typing = None;
+            return model.set_filter("");
+        }
+        _ => return,
+    }
+    let text = text.clone();
+    model.set_filter(&text);
+}

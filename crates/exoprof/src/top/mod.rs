@@ -1,0 +1,152 @@
+//! `exoprof top`: the heaviest functions of a running process, live.
+
+mod draw;
+mod flame;
+mod keys;
+mod model;
+mod screen;
+
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use collect::{Live, RecordOptions};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use target::Process;
+
+use crate::stop::StopSignal;
+use keys::Next;
+use model::Model;
+use screen::Screen;
+
+/// Options of `top`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo exoprof top -p $(pidof -s redis-server)
+  sudo exoprof top -p 1234 -F 499 --no-children
+
+Keys: q quits, / filters, s sorts, f shows the flame graph, t the threads, ? all keys")]
+pub struct TopArgs {
+    /// The running process; repeatable
+    #[arg(short, long, value_name = "PID", required = true, value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Vec<i32>,
+    /// Sampling rate, per thread on CPU
+    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    freq: u32,
+    /// Take kernel frames; an error where that is not permitted
+    #[arg(long, overrides_with = "no_kernel")]
+    kernel: bool,
+    /// Take no kernel frames
+    #[arg(long, overrides_with = "kernel")]
+    no_kernel: bool,
+    /// Do not follow forked children
+    #[arg(long)]
+    no_children: bool,
+}
+
+/// How often the picture is made anew.
+const REFRESH: Duration = Duration::from_secs(1);
+/// How often samples are read at 99 Hz, and keys are looked at.
+const READ: Duration = Duration::from_millis(100);
+
+/// Why the view ended.
+enum Ended {
+    Asked,
+    TargetsExited,
+}
+
+/// Runs the command.
+pub fn run(args: &TopArgs) -> anyhow::Result<()> {
+    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        bail!("top needs a terminal; exoprof record writes what it sees into a file");
+    }
+    let processes = crate::record::open_all(&args.pid)?;
+    let options = RecordOptions {
+        frequency: args.freq,
+        kernel: match (args.kernel, args.no_kernel) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        },
+        children: !args.no_children,
+        ..RecordOptions::default()
+    };
+    let stop = StopSignal::install().context("cannot handle signals")?;
+    let mut live = Live::attach(&processes, &options)?;
+    let mut model = Model::new(crate::record::describe(&processes), args.freq);
+    let mut screen = Screen::enter().context("cannot set up the terminal")?;
+    let ended = show(&mut screen, &mut live, &mut model, &processes, &stop);
+    drop(screen);
+    match ended? {
+        Ended::TargetsExited => eprintln!("the target has exited"),
+        Ended::Asked => {}
+    }
+    Ok(())
+}
+
+fn show(
+    screen: &mut Screen,
+    live: &mut Live,
+    model: &mut Model,
+    processes: &[std::sync::Arc<Process>],
+    stop: &StopSignal,
+) -> anyhow::Result<Ended> {
+    // Rings hold less time at higher rates.
+    let read = READ * 99 / model.frequency().max(99);
+    let mut refreshed = Instant::now();
+    screen.draw(|frame| draw::draw(frame, model))?;
+    loop {
+        let mut changed = false;
+        if waits_for_us(read, stop)? {
+            if is_readable(stop)? {
+                return Ok(Ended::Asked);
+            }
+            while let Some(event) = screen.event()? {
+                changed = true;
+                if keys::handle(&event, model) == Next::Quit {
+                    return Ok(Ended::Asked);
+                }
+            }
+        }
+        live.poll();
+        if refreshed.elapsed() >= REFRESH {
+            refreshed = Instant::now();
+            model.add(live.take()?);
+            changed = true;
+            if !processes.iter().any(|p| p.is_alive()) && !live.someone_lives() {
+                return Ok(Ended::TargetsExited);
+            }
+        }
+        if changed {
+            screen.draw(|frame| draw::draw(frame, model))?;
+        }
+    }
+}
+
+/// Waits for a key or a signal, for so long.
+fn waits_for_us(time: Duration, stop: &StopSignal) -> anyhow::Result<bool> {
+    let stdin = io::stdin();
+    let mut fds = [
+        PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
+        PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+    ];
+    let timeout = PollTimeout::try_from(time.max(Duration::from_millis(1)))?;
+    match poll(&mut fds, timeout) {
+        Ok(ready) => Ok(ready > 0),
+        // A resized window: there is an event.
+        Err(nix::errno::Errno::EINTR) => Ok(true),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn is_readable(stop: &StopSignal) -> anyhow::Result<bool> {
+    let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::ZERO) {
+        Ok(ready) => Ok(ready > 0),
+        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,130 @@
+//! Profiles by URL: fetched, saved as pprof saves them, and refused in one line.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn recording() -> Vec<u8> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../report/tests/data");
+    std::fs::read(data.join("python.pb.gz")).unwrap()
+}
+
+/// A server on a free port, which answers each request for as long as the test runs.
+fn serve(answer: impl Fn(&str, &mut TcpStream) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let request = lines.next().unwrap().unwrap();
+            while lines.next().is_some_and(|l| !l.unwrap().is_empty()) {}
+            answer(request.split(' ').nth(1).unwrap(), &mut stream);
+        }
+    });
+    address
+}
+
+fn ok(body: &[u8], stream: &mut TcpStream) {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+}
+
+fn report(home: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_exoprof"))
+        .arg("report")
+        .args(args)
+        .env("HOME", home)
+        .env_remove("PPROF_TMPDIR")
+        .env_remove("SUDO_UID")
+        .output()
+        .expect("exoprof starts")
+}
+
+#[track_caller]
+fn error(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text.trim_end().to_owned()
+}
+
+#[test]
+fn what_is_fetched_is_saved_under_the_names_of_pprof() {
+    let home = tempfile::tempdir().unwrap();
+    let address = serve(|path, stream| match path {
+        "/debug/pprof/profile?seconds=2" => ok(&recording(), stream),
+        other => panic!("{other}"),
+    });
+    for nth in 1..3 {
+        let output = report(home.path(), &["--seconds=2", &address]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        assert!(said.starts_with(&format!(
+            "Fetching profile over HTTP from http://{address}/debug/pprof/profile?seconds=2\n\
+             Please wait... (2s)\n"
+        )));
+        let saved: PathBuf = said.lines().last().unwrap().split_once("in ").unwrap().1.into();
+        let name = format!("pprof/pprof.python3.11.samples.cpu.00{nth}.pb.gz");
+        assert_eq!(saved, home.path().join(name));
+        let read = |bytes: &[u8]| pprof::decode(bytes).unwrap();
+        assert_eq!(read(&std::fs::read(saved).unwrap()), read(&recording()));
+    }
+}
+
+#[test]
+fn a_url_beside_a_file() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("a:1");
+    std::fs::write(&file, recording()).unwrap();
+    let address = serve(|_, stream| ok(&recording(), stream));
+    let url = format!("http://{address}/x");
+    let base = format!("--diff-base={url}");
+    let output = report(home.path(), &["-q", &base, file.to_str().unwrap()]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("accounting for 0, 0% of"));
+}
+
+#[test]
+fn what_go_servers_say_of_an_error_is_shown() {
+    let home = tempfile::tempdir().unwrap();
+    let answer = |headers: &'static str| {
+        serve(move |_, stream| {
+            let text = "Could not enable CPU profiling:\n\x1b[31mcpu profiling already in use\n";
+            write!(stream, "HTTP/1.1 500 Internal Server Error\r\n{headers}\r\n{text}").unwrap();
+        })
+    };
+    let go = answer("X-Go-Pprof: 1\r\nContent-Type: text/plain; charset=utf-8\r\n");
+    let said = error(&report(home.path(), &["-q", &go]));
+    let expected = "server response: 500 Internal Server Error - Could not enable CPU profiling: \
+                    [31mcpu profiling already in use";
+    assert!(said.ends_with(expected), "{said}");
+    let other = answer("Content-Type: text/html\r\n");
+    let said = error(&report(home.path(), &["-q", &other]));
+    assert!(said.ends_with("server response: 500 Internal Server Error"), "{said}");
+}
+
+#[test]
+fn failures_are_one_line() {
+    let home = tempfile::tempdir().unwrap();
+    let cut = serve(|_, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n\x1f\x8b");
+    });
+    let said = error(&report(home.path(), &["-q", &cut]));
+    assert!(said.contains("the answer was cut short"), "{said}");
+    let page = serve(|_, stream| ok(b"<html>\nhello</html>", stream));
+    let said = error(&report(home.path(), &["-q", &page]));
+    assert!(said.contains("an HTML or XML document"), "{said}");
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let said = error(&report(home.path(), &["-q", &format!("http://me:secret@{nobody}/p")]));
+    assert!(said.contains(&format!("http://{nobody}/p")) && !said.contains("secret"), "{said}");
+    let deaf = serve(|_, _| std::thread::park());
+    let output = Command::new(env!("CARGO_BIN_EXE_exoprof"))
+        .args(["report", "-q", "--timeout=1", &deaf])
+        .output()
+        .unwrap();
+    assert!(error(&output).contains("timeout"), "{output:?}");
+    assert!(!home.path().join("pprof").exists(), "nothing was fetched, nothing is saved");
+}

@@ -1,0 +1,179 @@
+//! Files that are no profiles, or want to harm: one line of error within bounded memory.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+/// Kilobytes of address space that a report may use for files that are no profiles.
+const MEMORY_KB: u64 = 3 << 20;
+
+#[track_caller]
+fn refused(name: &str, bytes: &[u8], reason: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    let said = run(&["report".as_ref(), "--raw".as_ref(), &path]);
+    assert!(said.contains(reason), "{name}: {said}");
+}
+
+/// Runs exoprof within its memory, and returns the one line of its error.
+#[track_caller]
+fn run(args: &[&Path]) -> String {
+    let output = Command::new("sh")
+        .args(["-c", &format!("ulimit -v {MEMORY_KB}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_exoprof"))
+        .args(args)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.len() < 1000, "{said}");
+    said
+}
+
+fn varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// A field of a message that is bytes.
+fn field(number: u64, bytes: &[u8], out: &mut Vec<u8>) {
+    varint(number << 3 | 2, out);
+    varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+/// A field of a message that is a number.
+fn number(number: u64, value: u64, out: &mut Vec<u8>) {
+    varint(number << 3, out);
+    varint(value, out);
+}
+
+const SAMPLE: u64 = 2;
+const LOCATION: u64 = 4;
+const FUNCTION: u64 = 5;
+const STRING: u64 = 6;
+
+/// A profile with one sample type and these fields.
+fn profile(fields: &[(u64, Vec<u8>)], strings: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    field(1, &[8, 1, 16, 2], &mut out);
+    fields.iter().for_each(|(n, bytes)| field(*n, bytes, &mut out));
+    [b"".as_slice(), b"cpu", b"ns"].iter().chain(strings).for_each(|s| field(STRING, s, &mut out));
+    out
+}
+
+fn message(fields: &[(u64, u64)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    fields.iter().for_each(|(n, value)| number(*n, *value, &mut out));
+    out
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+    gz.write_all(bytes).unwrap();
+    gz.finish().unwrap()
+}
+
+#[test]
+fn noise() {
+    let mut seed = 42_u64;
+    for length in [1, 2, 10, 1000, 100_000] {
+        let noise = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as u8
+        };
+        let bytes: Vec<u8> = std::iter::repeat_with(noise).take(length).collect();
+        refused("noise", &bytes, "");
+        refused("noise.gz", &gzip(&bytes), "");
+    }
+    refused("zeros", &[0; 4096], "");
+}
+
+#[test]
+fn damaged_gzip() {
+    let whole = gzip(&profile(&[], &[]));
+    refused("cut", &whole[..whole.len() / 2], "truncated");
+    let mut wrong = whole.clone();
+    let at = wrong.len() - 6;
+    wrong[at] ^= 0xff;
+    refused("checksum", &wrong, "gzip");
+}
+
+#[test]
+fn bombs() {
+    // 4 GiB of zeros in 4 MB, and 16 GiB in layers that are not looked into.
+    let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+    let zeros = vec![0; 1 << 24];
+    for _ in 0..256 {
+        gz.write_all(&zeros).unwrap();
+    }
+    let bomb = gz.finish().unwrap();
+    refused("bomb", &bomb, "more than");
+    refused("layers", &gzip(&bomb), "");
+}
+
+#[test]
+fn many_strings() {
+    let mut bytes = profile(&[], &[]);
+    // 10 million empty strings, in 20 MB and in 20 kB.
+    bytes.extend(std::iter::repeat_n([STRING as u8 * 8 + 2, 0], 10_000_000).flatten());
+    refused("strings", &bytes, "string table");
+    refused("strings.gz", &gzip(&bytes), "string table");
+}
+
+#[test]
+fn invalid_utf8() {
+    refused("utf8", &profile(&[], &[b"\xff\xfe"]), "string_table[3] is not valid UTF-8");
+}
+
+#[test]
+fn references_that_lead_nowhere_or_in_circles() {
+    let location = |id| (LOCATION, message(&[(1, id)]));
+    let sample = |id| (SAMPLE, message(&[(1, id), (2, 1)]));
+    refused("absent", &profile(&[sample(7)], &[]), "location");
+    refused("twice", &profile(&[location(7), location(7)], &[]), "7");
+    refused("zero", &profile(&[location(0)], &[]), "id 0");
+    // A location whose line is of a function whose name is a string that is not there.
+    let mut line = message(&[(1, u64::MAX)]);
+    let mut circle = message(&[(1, u64::MAX)]);
+    field(4, &line, &mut circle);
+    refused("circle", &profile(&[(LOCATION, circle)], &[]), "function");
+    line.clear();
+    refused("name", &profile(&[(FUNCTION, message(&[(1, 1), (2, 99)]))], &[]), "string 99");
+    refused(
+        "negative",
+        &profile(&[(FUNCTION, message(&[(1, 1), (2, u64::MAX)]))], &[]),
+        "string -1",
+    );
+}
+
+#[test]
+fn text_profiles_of_old() {
+    for (name, text) in [
+        ("heap", "heap profile: 1: 2 [3: 4] @ heap/1048576\n1: 2 [3: 4] @ 0x1 0x2\n"),
+        ("growth", "heap profile: 1: 2 [3: 4] @ growthz\n"),
+        ("contention", "--- contention:\ncycles/second=1000\n"),
+        ("threads", "--- threadz 1 ---\n"),
+        ("goroutine", "goroutine profile: total 1\n1 @ 0x1\n"),
+    ] {
+        refused(name, text.as_bytes(), "not a pprof protobuf profile but");
+    }
+    // The old binary CPU profile: words, the first two 0 and 3.
+    let words: Vec<u8> = [0_u64, 3, 0, 10_000, 0].iter().flat_map(|w| w.to_le_bytes()).collect();
+    refused("cpu", &words, "");
+}
+
+#[test]
+fn what_is_no_file() {
+    for path in ["/", "/dev/null", "/proc/self/mem", "/nonexistent"] {
+        run(&["report".as_ref(), path.as_ref()]);
+    }
+}

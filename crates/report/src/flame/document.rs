@@ -1,0 +1,155 @@
+//! What a page with a flame graph has to know, as JSON.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use pprof::LabelValue;
+
+use super::json;
+use super::tree::{FlameTree, Shape};
+use crate::report::Report;
+
+/// Nodes of a tree in a file: a few hundred kilobytes, and more than anybody zooms into.
+const MAX_NODES: usize = 40_000;
+/// Nodes of a tree by a label.
+const MAX_GROUPED_NODES: usize = 15_000;
+/// Labels with more values than this do not group anything.
+const MAX_VALUES: usize = 500;
+/// So many labels are offered.
+const MAX_KEYS: usize = 4;
+
+/// A flame graph with its choices: from the root or from the leaf, by a label or not.
+#[derive(Debug)]
+pub struct Document {
+    pub(super) title: String,
+    pub(super) about: Vec<String>,
+    sample_type: String,
+    unit: String,
+    is_diff: bool,
+    pub(super) trees: Vec<(Grouping, FlameTree)>,
+}
+
+/// Which of the trees of a document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grouping {
+    /// The key of the label, if there is one.
+    pub by: Option<String>,
+    /// From the leaf.
+    pub inverted: bool,
+}
+
+impl Report<'_> {
+    /// A flame graph with all its choices.
+    #[must_use]
+    pub fn flame_document(&self) -> Document {
+        let keys = self.label_keys().into_iter().take(MAX_KEYS).map(Some);
+        let groupings = std::iter::once(None)
+            .chain(keys)
+            .flat_map(|by| [false, true].map(|inverted| Grouping { by: by.clone(), inverted }));
+        self.document(groupings)
+    }
+
+    /// A flame graph with one tree.
+    #[must_use]
+    pub fn flame_document_of(&self, grouping: Grouping) -> Document {
+        self.document(std::iter::once(grouping))
+    }
+
+    fn document(&self, groupings: impl Iterator<Item = Grouping>) -> Document {
+        let trees = groupings.map(|grouping| {
+            let max_nodes = if grouping.by.is_some() { MAX_GROUPED_NODES } else { MAX_NODES };
+            let Grouping { by, inverted } = grouping.clone();
+            (grouping, self.flame(&Shape { inverted, by, max_nodes }))
+        });
+        let trees: Vec<_> = trees.collect();
+        let profile = self.work.profile;
+        let main = profile.mappings.first().map_or("", |m| &*m.file);
+        let of = if main.is_empty() { "profile" } else { crate::go::base(main) };
+        let kind = &profile.sample_types[self.value];
+        Document {
+            title: format!("{of} {}", kind.kind),
+            about: self.about(),
+            sample_type: kind.kind.to_string(),
+            unit: kind.unit.to_string(),
+            is_diff: trees.first().is_some_and(|(_, tree)| tree.base > 0),
+            trees,
+        }
+    }
+
+    /// The labels that samples can be grouped by: those with texts, threads first.
+    #[must_use]
+    pub fn label_keys(&self) -> Vec<String> {
+        let mut values: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for sample in self.work.samples() {
+            for label in self.work.labels(sample) {
+                let LabelValue::Text(text) = &label.value else { continue };
+                let of_key = values.entry(&label.key).or_default();
+                if of_key.len() <= MAX_VALUES {
+                    of_key.insert(text);
+                }
+            }
+        }
+        let usable = |(key, values): &(&&str, &BTreeSet<&str>)| {
+            !key.starts_with("pprof::") && values.len() <= MAX_VALUES
+        };
+        let mut keys: Vec<&str> = values.iter().filter(usable).map(|(key, _)| *key).collect();
+        keys.sort_by_key(|key| !matches!(*key, "thread" | "thread_name" | "thread name"));
+        keys.into_iter().map(str::to_owned).collect()
+    }
+}
+
+impl Document {
+    /// The document as JSON. Nodes are rows of numbers: name, depth, weight, and in a difference
+    /// the base's part.
+    #[must_use]
+    pub fn json(&self) -> String {
+        let mut names = Names::default();
+        let mut trees = String::new();
+        for (nth, (grouping, tree)) in self.trees.iter().enumerate() {
+            trees.push_str(if nth == 0 { "" } else { "," });
+            trees.push_str("{\"by\":");
+            json::string(grouping.by.as_deref().unwrap_or_default(), &mut trees);
+            let _ = write!(trees, ",\"inverted\":{},\"nodes\":[", grouping.inverted);
+            for (nth, node) in tree.nodes.iter().enumerate() {
+                trees.push_str(if nth == 0 { "" } else { "," });
+                let name = names.number(&tree.names[node.name as usize]);
+                let _ = write!(trees, "{name},{},{}", node.depth, node.weight);
+                if self.is_diff {
+                    let _ = write!(trees, ",{}", node.base);
+                }
+            }
+            trees.push_str("]}");
+        }
+        let (total, base) = self.trees.first().map_or((0, 0), |(_, t)| (t.total, t.base));
+        let mut out = String::from("{\"title\":");
+        json::string(&self.title, &mut out);
+        out.push_str(",\"about\":");
+        json::string(&self.about.join("\n"), &mut out);
+        out.push_str(",\"type\":");
+        json::string(&self.sample_type, &mut out);
+        out.push_str(",\"unit\":");
+        json::string(&self.unit, &mut out);
+        let _ = write!(out, ",\"total\":{total},\"base\":{base},\"diff\":{}", self.is_diff);
+        let _ = write!(out, ",\"names\":[{}],\"trees\":[{trees}]}}", names.list);
+        out
+    }
+}
+
+/// The names that occur, each once.
+#[derive(Default)]
+struct Names<'n> {
+    numbers: std::collections::HashMap<&'n str, usize>,
+    list: String,
+}
+
+impl<'n> Names<'n> {
+    fn number(&mut self, name: &'n str) -> usize {
+        let next = self.numbers.len();
+        let list = &mut self.list;
+        *self.numbers.entry(name).or_insert_with(|| {
+            list.push_str(if next == 0 { "" } else { "," });
+            json::string(name, list);
+            next
+        })
+    }
+}

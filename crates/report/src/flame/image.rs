@@ -1,0 +1,110 @@
+//! A flame graph as an SVG: drawn, so that any viewer shows it, and alive in a browser.
+
+use std::fmt::Write as _;
+
+use super::document::Document;
+use super::page::{SCRIPT, STYLE, escape};
+use super::tree::{FlameNode, FlameTree};
+
+/// As wide as viewers draw it that give no width.
+const WIDTH: u32 = 1200;
+/// The height of a frame, in step with the script.
+const ROW: u32 = 18;
+/// Above the frames: title and buttons.
+const TOP: u32 = 48;
+/// Below the frames: what the pointer is on.
+const BOTTOM: u32 = 24;
+/// Narrower frames are not drawn, in parts of the width.
+const NARROWEST: f64 = 1.0 / 2400.0;
+/// Frames this wide have their names drawn.
+const NAMED: f64 = 1.0 / 60.0;
+
+impl Document {
+    /// The image.
+    #[must_use]
+    pub fn svg(&self) -> String {
+        let empty = FlameTree::default();
+        let tree = self.trees.first().map_or(&empty, |(_, tree)| tree);
+        let (frames, rows) = frames(tree);
+        let height = TOP + rows * ROW + BOTTOM;
+        let title = escape(&self.title);
+        let mut out = String::new();
+        let _ = write!(
+            out,
+            r#"<?xml version="1.0" encoding="UTF-8"?>
+<svg xmlns="http://www.w3.org/2000/svg" id="exoprof" class="image" width="100%" height="{height}" style="min-width:{WIDTH}px" font-family="ui-monospace, monospace" font-size="12">
+<title>{title}</title>
+<style>{STYLE}</style>
+<rect class="paper" width="100%" height="100%"/>
+<text x="8" y="18" class="title">{title}</text>
+<g id="controls"></g>
+<svg id="flame" x="0" y="{TOP}" width="100%" height="{}">
+{frames}</svg>
+<text id="details" x="8" y="{}"> </text>
+<script type="application/json" id="data">{}</script>
+<script><![CDATA[
+{SCRIPT}
+]]></script>
+</svg>
+"#,
+            rows * ROW,
+            height - 8,
+            self.json()
+        );
+        // A width in per cent is for browsers; others take that of the style.
+        out
+    }
+}
+
+/// The frames, and how many rows they fill.
+fn frames(tree: &FlameTree) -> (String, u32) {
+    let mut out = String::new();
+    let mut rows = 1;
+    let total = tree.total.max(1) as f64;
+    // For each depth where the next frame begins.
+    let mut begins: Vec<u64> = vec![0];
+    for node in &tree.nodes {
+        let depth = node.depth as usize;
+        begins.truncate(depth + 1);
+        let x = begins.get(depth).copied().unwrap_or(0);
+        if let Some(begin) = begins.get_mut(depth) {
+            *begin = x.saturating_add(node.weight);
+        }
+        begins.push(x);
+        let share = node.weight as f64 / total;
+        if share < NARROWEST {
+            continue;
+        }
+        rows = rows.max(node.depth + 1);
+        frame(tree, node, x as f64 / total, share, &mut out);
+    }
+    (out, rows)
+}
+
+fn frame(tree: &FlameTree, node: &FlameNode, x: f64, share: f64, out: &mut String) {
+    let name = escape(&tree.names[node.name as usize]);
+    let y = node.depth * ROW;
+    let _ = write!(
+        out,
+        r#"<svg class="frame" x="{:.4}%" y="{y}" width="{:.4}%" height="{}" style="--hue:{}"><title>{name} ({:.2}%)</title><rect width="100%" height="100%"/>"#,
+        x * 100.0,
+        share * 100.0,
+        ROW - 1,
+        hue(&tree.names[node.name as usize]),
+        share * 100.0,
+    );
+    if share >= NAMED {
+        let _ = write!(out, r#"<text x="3" y="13">{name}</text>"#);
+    }
+    out.push_str("</svg>\n");
+}
+
+/// A colour for what comes before the last part of a name: a package, a class, a file. In step
+/// with the script.
+fn hue(name: &str) -> u32 {
+    let end = name.rfind(['.', ':', '/']).unwrap_or(name.len());
+    let hash = name[..end]
+        .encode_utf16()
+        .fold(7_u32, |h, unit| h.wrapping_mul(31).wrapping_add(u32::from(unit)));
+    hash % 360
+}

@@ -1,0 +1,10 @@
+//! Flame graphs: every stack at once, as wide as it is heavy.
+
+mod document;
+mod image;
+mod json;
+mod page;
+mod tree;
+
+pub use document::{Document, Grouping};
+pub use tree::{FlameNode, FlameTree, Shape};

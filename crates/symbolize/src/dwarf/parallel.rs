@@ -1,0 +1,113 @@
+//! Several threads for a batch that lies in many or in large units.
+
+use super::{Batch, Finder, Fuel, Hit, Interner, Names, Stop, Units};
+use crate::files::Attempt;
+
+/// Below, a thread costs more than it helps.
+const MIN_BYTES: usize = 8 << 20;
+/// The target needs its CPUs, too.
+const MAX_THREADS: usize = 4;
+
+/// The claims of one unit.
+type Group<'c> = &'c [(u32, u32)];
+
+/// Cuts groups into parts of about the same work, one for each thread.
+pub(super) fn parts<'c>(
+    groups: &[Group<'c>],
+    size: impl Fn(Group<'c>) -> usize,
+) -> Vec<Vec<Group<'c>>> {
+    let total: usize = groups.iter().map(|g| size(g)).sum();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let threads = (total / MIN_BYTES).clamp(1, cpus);
+    let mut parts = vec![Vec::new(); threads];
+    let mut done = 0;
+    for group in groups {
+        let part = done / (total / threads + 1);
+        parts[part.min(threads - 1)].push(*group);
+        done += size(group);
+    }
+    parts.retain(|p| !p.is_empty());
+    parts
+}
+
+/// What a thread found.
+struct Found {
+    hits: Vec<Hit>,
+    broken_units: u32,
+    missing_split: u32,
+    attempts: Vec<Attempt>,
+    fuel: Fuel,
+    exhausted: bool,
+    /// It could not hold more names.
+    full: bool,
+}
+
+impl Batch<'_, '_> {
+    /// As [`Batch::look_one_by_one`]. Where several units claim an address the first one that has
+    /// it wins, as there: the parts are in order.
+    pub(super) fn look_in_parallel(&mut self, parts: &[Vec<Group<'_>>]) -> Result<(), Stop> {
+        let share = self.fuel.0 / parts.len() as u64;
+        self.fuel.0 = 0;
+        let this = &*self;
+        let all: Vec<Found> = std::thread::scope(|scope| {
+            let threads: Vec<_> = parts
+                .iter()
+                .map(|part| {
+                    let headers = this.units.headers();
+                    let finder = this.finder.as_ref().map(Finder::again);
+                    let (package, pages, sorted) = (this.package, this.pages, this.sorted);
+                    scope.spawn(move || {
+                        let mut strings = Interner::default();
+                        let mut batch = Batch {
+                            units: Units::of(headers),
+                            names: Names::default(),
+                            pages,
+                            package,
+                            finder,
+                            strings: &mut strings,
+                            fuel: Fuel(share),
+                            sorted,
+                            hits: sorted.iter().map(|_| Hit::default()).collect(),
+                            broken_units: 0,
+                            missing_split: 0,
+                        };
+                        let exhausted = batch.look_one_by_one(part).is_err();
+                        Found {
+                            broken_units: batch.broken_units + batch.units.broken,
+                            missing_split: batch.missing_split,
+                            attempts: batch.finder.map(|f| f.attempts).unwrap_or_default(),
+                            fuel: batch.fuel,
+                            hits: batch.hits,
+                            exhausted,
+                            full: strings.is_full(),
+                        }
+                    })
+                })
+                .collect();
+            let joined = threads.into_iter().map(|t| t.join());
+            joined.map(|r| r.unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
+        });
+        let mut exhausted = false;
+        for found in all {
+            self.merge(found, &mut exhausted);
+        }
+        if exhausted { Err(Stop::Exhausted) } else { Ok(()) }
+    }
+
+    fn merge(&mut self, found: Found, exhausted: &mut bool) {
+        self.broken_units += found.broken_units;
+        self.missing_split += found.missing_split;
+        self.fuel.0 += found.fuel.0;
+        *exhausted |= found.exhausted | found.full;
+        if let Some(finder) = &mut self.finder {
+            finder.add_attempts(found.attempts);
+        }
+        for (ours, theirs) in self.hits.iter_mut().zip(found.hits) {
+            if !ours.calls.is_empty() {
+                continue;
+            }
+            let line_only = ours.line_only.take().or(theirs.line_only);
+            *ours = Hit { line_only, ..theirs };
+        }
+    }
+}

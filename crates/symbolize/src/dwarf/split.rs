@@ -1,0 +1,172 @@
+//! Split DWARF: the program holds skeleton units with ranges and lines, and each names the file
+//! that holds its DIEs: a `.dwo` beside the object file, or one `.dwp` for the whole program
+//! (DWARF 5, 7.3.2; before that a GNU extension, <https://gcc.gnu.org/wiki/DebugFission>).
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gimli::{DwarfPackageSections, DwarfSections, DwoId, EndianSlice, LittleEndian, SectionId};
+use image::ElfImage;
+
+use super::units::{Side, Units};
+use super::{Dwarf, Fuel, Reader, Stop};
+use crate::files::{Attempt, DebugFiles, Rejection, normal};
+use crate::sections::SectionReader;
+
+/// Files that were looked for in vain and are named to the user.
+const MAX_ATTEMPTS: usize = 16;
+/// Of a path that a skeleton unit states: the kernel's PATH_MAX.
+const MAX_PATH: usize = 4096;
+/// Decompressing so many bytes takes about as long as reading an attribute.
+const BYTES_PER_FUEL: u64 = 16;
+
+/// The package of a program, if it has one.
+pub(crate) struct Package<'a>(DwarfPackageSections<Cow<'a, [u8]>>);
+
+impl<'a> Package<'a> {
+    /// Reads the sections of a `.dwp` file.
+    pub(crate) fn read(image: &'a ElfImage) -> Option<Self> {
+        let mut reader = SectionReader::new(image);
+        // All of them: gimli cuts a unit's part out of each, and takes one that is not there for an
+        // error.
+        let sections = DwarfPackageSections::load(|id| -> gimli::Result<_> {
+            Ok(id.dwo_name().map_or(Cow::Borrowed(&[][..]), |name| reader.read(name)))
+        });
+        sections.ok().map(Self)
+    }
+
+    /// The contribution of a unit, as sections of its own.
+    pub(crate) fn unit<'s>(&'s self, id: DwoId, parent: &Dwarf<'s>) -> Option<Dwarf<'s>> {
+        let borrow = |bytes: &'s Cow<'a, [u8]>| EndianSlice::new(bytes, LittleEndian);
+        let package = self.0.borrow(borrow, EndianSlice::new(&[], LittleEndian)).ok()?;
+        package.find_cu(id, parent).ok()?
+    }
+}
+
+/// The sections of one `.dwo` file.
+pub(crate) struct Split<'a>(DwarfSections<Cow<'a, [u8]>>);
+
+impl<'a> Split<'a> {
+    /// Reads the sections of a `.dwo` file.
+    pub(crate) fn read(image: &'a ElfImage, fuel: &mut Fuel) -> Result<Self, Stop> {
+        let mut reader = SectionReader::new(image);
+        let loaded = DwarfSections::load(|id| -> Result<_, Infallible> {
+            Ok(read_section(&mut reader, id))
+        });
+        let Ok(sections) = loaded;
+        fuel.spend(reader.decompressed_bytes() / BYTES_PER_FUEL)?;
+        Ok(Self(sections))
+    }
+
+    /// What is in it, seen from the unit in the program.
+    pub(crate) fn dwarf<'s>(&'s self, parent: &Dwarf<'s>) -> Dwarf<'s> {
+        let mut dwarf = self.0.borrow(|bytes| EndianSlice::new(bytes, LittleEndian));
+        dwarf.make_dwo(parent);
+        dwarf
+    }
+}
+
+fn read_section<'a>(reader: &mut SectionReader<'a>, id: SectionId) -> Cow<'a, [u8]> {
+    match id {
+        // With -fdebug-types-section each type has one of its own.
+        SectionId::DebugInfo => reader.read_all(".debug_info.dwo"),
+        SectionId::DebugAbbrev
+        | SectionId::DebugStr
+        | SectionId::DebugStrOffsets
+        | SectionId::DebugRngLists => {
+            id.dwo_name().map_or(Cow::Borrowed(&[]), |name| reader.read(name))
+        }
+        _ => Cow::Borrowed(&[]),
+    }
+}
+
+/// The number of the compilation unit with that id among the units of a split file.
+pub(crate) fn find_unit(
+    units: &mut Units<'_>,
+    id: DwoId,
+    fuel: &mut Fuel,
+) -> Result<Option<usize>, Stop> {
+    for number in 0..units.count() {
+        match units.load(Side::Main, number, fuel) {
+            Ok(loaded) if loaded.unit.dwo_id == Some(id) => return Ok(Some(number)),
+            Err(Stop::Exhausted) => return Err(Stop::Exhausted),
+            Ok(_) | Err(Stop::Broken) => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Finds `.dwo` files.
+pub(crate) struct Finder<'f> {
+    files: &'f dyn DebugFiles,
+    /// The folder of the program, as the target sees it.
+    folder: Option<PathBuf>,
+    /// What was tried in vain.
+    pub(crate) attempts: Vec<Attempt>,
+}
+
+impl<'f> Finder<'f> {
+    /// For the program at `path`.
+    pub(crate) fn new(files: &'f dyn DebugFiles, path: &Path) -> Self {
+        Self { files, folder: path.parent().map(Path::to_owned), attempts: Vec::new() }
+    }
+
+    /// Another one, for another thread.
+    pub(crate) fn again(&self) -> Self {
+        Self { files: self.files, folder: self.folder.clone(), attempts: Vec::new() }
+    }
+
+    /// Adds what another one tried in vain.
+    pub(crate) fn add_attempts(&mut self, attempts: Vec<Attempt>) {
+        let left = MAX_ATTEMPTS.saturating_sub(self.attempts.len());
+        self.attempts.extend(attempts.into_iter().take(left));
+    }
+
+    /// Opens the candidates for a name in a skeleton unit, one after the other, until `accept`
+    /// finds in one what was looked for.
+    pub(crate) fn each(
+        &mut self,
+        comp_dir: Option<Reader<'_>>,
+        name: Reader<'_>,
+        mut accept: impl FnMut(&ElfImage) -> Result<bool, Stop>,
+    ) -> Result<bool, Stop> {
+        for path in self.candidates(comp_dir, name) {
+            let opened = self.files.open(&path).map_err(Rejection::from);
+            let mapped: Result<Arc<ElfImage>, Rejection> =
+                opened.and_then(|file| Ok(self.files.map(&file)?));
+            let rejection = match mapped {
+                Ok(image) if accept(&image)? => return Ok(true),
+                Ok(_) => Rejection::SplitUnit,
+                Err(rejection) => rejection,
+            };
+            if self.attempts.len() < MAX_ATTEMPTS {
+                self.attempts.push(Attempt { path, rejection });
+            }
+        }
+        Ok(false)
+    }
+
+    /// Where the compiler put it; else where the program was moved to together with it.
+    fn candidates(&self, comp_dir: Option<Reader<'_>>, name: Reader<'_>) -> Vec<PathBuf> {
+        let text = |r: Reader<'_>| {
+            let text = (r.len() <= MAX_PATH).then(|| r.to_string().ok()).flatten();
+            text.filter(|t| !t.is_empty()).map(PathBuf::from)
+        };
+        let Some(name) = text(name) else { return Vec::new() };
+        let stated = comp_dir.and_then(text).unwrap_or_default().join(&name);
+        let mut all = Vec::with_capacity(3);
+        // A relative compilation folder leads nowhere.
+        if stated.is_absolute() {
+            all.push(normal(&stated));
+        }
+        if let Some(folder) = &self.folder {
+            let beside =
+                [name.is_relative().then_some(name.as_path()), name.file_name().map(Path::new)];
+            all.extend(beside.into_iter().flatten().map(|n| normal(&folder.join(n))));
+        }
+        all.dedup();
+        all
+    }
+}

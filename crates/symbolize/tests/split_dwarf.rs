@@ -1,0 +1,168 @@
+//! Split DWARF: the same program built with its debug information in one file and in several must
+//! be told alike, address by address.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{addresses_of, at, open, resolve, run, source};
+use symbolize::{Batch, DebugSearch, Losses, Rejection};
+
+/// A program with and without `-gsplit-dwarf`, under a root of its own.
+struct Built {
+    root: tempfile::TempDir,
+    split: PathBuf,
+    addresses: Vec<u64>,
+    whole: Batch,
+}
+
+fn build(compiler: &str, flags: &[&str]) -> Built {
+    let root = tempfile::tempdir().unwrap();
+    let bin = root.path().join("build");
+    std::fs::create_dir_all(&bin).unwrap();
+    // The compilation folder is that of the target's view, in which `root` is /.
+    let map = format!("-fdebug-prefix-map={}=", root.path().display());
+    let mut all = vec!["-O2", "-g", &map];
+    all.extend(flags);
+    let sources =
+        if compiler.ends_with("++") { &["shapes.cc"][..] } else { &["main.c", "other.c"] };
+    let one = build_in(&bin, compiler, &all, sources);
+    let addresses = addresses_of(&one, ".text", 1);
+    let whole = at(open(&one), &DebugSearch::default(), &addresses);
+    assert_eq!(whole.losses, Losses::default());
+    std::fs::remove_file(&one).unwrap();
+    all.push("-gsplit-dwarf");
+    let split = build_in(&bin, compiler, &all, sources);
+    assert_eq!(addresses_of(&split, ".text", 1), addresses);
+    Built { root, split, addresses, whole }
+}
+
+/// Each source apart, as a build does: clang puts the `.dwo` beside the object file.
+fn build_in(bin: &Path, compiler: &str, flags: &[&str], sources: &[&str]) -> PathBuf {
+    let mut objects = Vec::new();
+    for name in sources {
+        let object = format!("{}.o", name.split('.').next().unwrap());
+        let path = source(name);
+        let args = [flags, &["-c", path.to_str().unwrap(), "-o", &object]].concat();
+        run(compiler, &args, bin);
+        objects.push(object);
+    }
+    let objects: Vec<&str> = objects.iter().map(String::as_str).collect();
+    run(compiler, &[objects.as_slice(), &["-o", "program"]].concat(), bin);
+    for object in objects {
+        std::fs::remove_file(bin.join(object)).unwrap();
+    }
+    bin.join("program")
+}
+
+impl Built {
+    fn resolve(&self) -> Batch {
+        resolve(&self.split, self.root.path(), &self.addresses)
+    }
+
+    fn tells_the_same(&self, how: &str) {
+        let batch = self.resolve();
+        assert_eq!(batch.losses, Losses::default(), "{how}: {:?}", batch.attempts);
+        for ((a, ours), whole) in self.addresses.iter().zip(&batch.symbols).zip(&self.whole.symbols)
+        {
+            assert_eq!(ours, whole, "{how}: {a:#x}");
+        }
+        let inlined = batch.symbols.iter().flatten().filter(|s| s.frames.len() > 1).count();
+        assert!(inlined > 100, "{how}: {inlined}");
+    }
+
+    fn split_files(&self) -> Vec<PathBuf> {
+        let folder = self.split.parent().unwrap();
+        let paths = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+        paths.filter(|p| p.extension().is_some_and(|e| e == "dwo")).collect()
+    }
+}
+
+const MATRIX: &[(&str, &[&str])] = &[
+    ("gcc", &["-gdwarf-5"]),
+    ("gcc", &["-gdwarf-4"]),
+    ("gcc", &["-gdwarf-5", "-fdebug-types-section"]),
+    ("gcc", &["-gdwarf-5", "-gz=zlib"]),
+    ("g++", &["-gdwarf-5"]),
+    ("g++", &["-gdwarf-4"]),
+    ("clang", &["-gdwarf-5"]),
+    ("clang", &["-gdwarf-4"]),
+];
+
+#[test]
+fn dwo_files_are_found_where_the_compiler_put_them() {
+    for (compiler, flags) in MATRIX {
+        let built = build(compiler, flags);
+        assert!(!built.split_files().is_empty(), "{compiler} {flags:?} made no .dwo");
+        built.tells_the_same(&format!("{compiler} {flags:?}"));
+    }
+}
+
+#[test]
+fn a_package_beside_the_program_takes_their_place() {
+    for (compiler, flags) in MATRIX {
+        // Of Debian 12's packagers, binutils' knows no DWARF 5, and LLVM's never ends with gcc's.
+        let tool = match (*compiler, flags[0]) {
+            (_, "-gdwarf-4") => "dwp",
+            ("clang", _) => "llvm-dwp",
+            _ => continue,
+        };
+        let how = format!("{compiler} {flags:?}");
+        let built = build(compiler, flags);
+        let folder = built.split.parent().unwrap();
+        let files = built.split_files();
+        let names: Vec<&str> = files.iter().map(|f| f.to_str().unwrap()).collect();
+        run(tool, &[&["-o", "program.dwp"], names.as_slice()].concat(), folder);
+        for file in &files {
+            std::fs::remove_file(file).unwrap();
+        }
+        built.tells_the_same(&how);
+    }
+}
+
+#[test]
+fn dwo_files_that_moved_with_the_program_are_found_beside_it() {
+    let built = build("gcc", &["-gdwarf-5"]);
+    let from = built.split.parent().unwrap().to_owned();
+    let to = built.root.path().join("opt/elsewhere");
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    std::fs::rename(from, &to).unwrap();
+    let built = Built { split: to.join("program"), ..built };
+    built.tells_the_same("moved");
+}
+
+#[test]
+fn without_them_lines_and_symbols_stay_and_the_loss_is_told() {
+    let built = build("gcc", &["-gdwarf-5"]);
+    let files = built.split_files();
+    for file in &files {
+        std::fs::remove_file(file).unwrap();
+    }
+    let batch = built.resolve();
+    assert_eq!(batch.losses.missing_split_units as usize, files.len());
+    let names: Vec<&Path> = batch.attempts.iter().map(|a| a.path.as_path()).collect();
+    assert!(names.iter().any(|n| n.extension().is_some_and(|e| e == "dwo")), "{names:?}");
+    let of = |b: &Batch, i: usize| {
+        let symbol = b.symbols[i].as_ref().ok();
+        // Two names for one function are equal.
+        symbol.map(|s| s.frames.last().unwrap().system_name.replace("alias_work", "exported_work"))
+    };
+    let mut lines = 0;
+    for i in 0..built.addresses.len() {
+        assert_eq!(of(&batch, i), of(&built.whole, i), "{:#x}", built.addresses[i]);
+        lines += usize::from(batch.symbols[i].as_ref().is_ok_and(|s| s.frames[0].line.is_some()));
+    }
+    assert!(lines > 200, "{lines}");
+}
+
+#[test]
+fn those_of_another_build_are_refused() {
+    let (one, other) = (build("gcc", &["-gdwarf-5"]), build("gcc", &["-gdwarf-5", "-O1"]));
+    for file in one.split_files() {
+        std::fs::copy(other.split.parent().unwrap().join(file.file_name().unwrap()), &file)
+            .unwrap();
+    }
+    let batch = one.resolve();
+    assert_eq!(batch.losses.missing_split_units, 2);
+    assert!(batch.attempts.iter().any(|a| matches!(a.rejection, Rejection::SplitUnit)));
+}

@@ -1,0 +1,186 @@
+//! `record block`: delays and counts against what the programs measured themselves.
+
+use exoprof_tests::compared::{Compared, account};
+use exoprof_tests::{Profile, Recorder, Sample, Target, programs};
+
+/// What waits at each site of `waits.c times`, by the label.
+const KINDS: &[(&str, &str)] = &[
+    ("sleep_long", "sleep"),
+    ("sleep_short", "sleep"),
+    ("wait_poll", "poll"),
+    ("read_pipe", "io"),
+    ("wait_cond", "futex"),
+    ("wait_semaphore", "futex"),
+];
+
+#[track_caller]
+fn assert_kinds(profile: &Profile, kinds: &[(&str, &str)]) {
+    for (site, kind) in kinds {
+        let of = |s: &Sample| s.has(site) && s.label("wait") != "runnable";
+        let all = profile.sum("delay", of);
+        let right = profile.sum("delay", |s| of(s) && s.label("wait") == *kind);
+        assert!(all > 0 && right == all, "{site}: {right} of {all} ns are {kind}");
+    }
+}
+
+/// Waits longer than the rate are all sampled, so that only the partial ones at both ends are
+/// left to chance: ±2%.
+#[test]
+fn delays_and_counts_are_those_of_the_program() {
+    let compared =
+        Compared::of(programs::WAITS, "times", (5.0, &["block", "--block-rate", "1ms"]), &[]);
+    for site in ["sleep_long", "wait_poll", "read_pipe", "wait_cond", "wait_semaphore"] {
+        compared.assert_delay(site, 0.02);
+    }
+    compared.assert_count("sleep_long", 0.03);
+    compared.assert_count("wait_poll", 0.03);
+    let profile = &compared.profile;
+    assert_eq!(profile.sample_types, ["contentions/count", "delay/nanoseconds"]);
+    assert_eq!((profile.period_type.as_str(), profile.period), ("contentions/count", 1));
+    assert_kinds(profile, KINDS);
+    // The stack goes on in the kernel, where it blocks.
+    let at = profile.sum("delay", |s| s.has("sleep_long"));
+    let blocked = profile.sum("delay", |s| {
+        s.has("sleep_long")
+            && s.stack.iter().any(|f| f.function.contains("nanosleep"))
+            && s.leaf().mapping.as_ref().is_some_and(|m| m.file.contains("kernel"))
+    });
+    assert!(blocked as f64 > 0.98 * at as f64, "{}", profile.describe(6, |s| s.has("sleep_long")));
+    // To have waited for a CPU is told apart.
+    assert!(profile.sum("delay", |s| s.label("wait") == "runnable") > 0);
+    // The main thread waits for its standard input all the time: until a mark is asked for, and
+    // again, until the recording ends.
+    let main = profile.sum("delay", |s| s.has("truth_obey"));
+    let all = profile.duration_nanos as f64;
+    assert!((main as f64 / all - 1.0).abs() < 0.02, "{main} of {all} ns in main");
+    assert!(profile.sum("delay", |s| s.has("truth_obey") && s.label("in_progress") == "true") > 0);
+}
+
+/// Waits of 250 µs at a rate of 1 ms give some 900 samples a second: 4 standard deviations of
+/// their sum in 5 s are 4 × 1/√4500 = 6%.
+#[test]
+fn waits_that_are_shorter_than_the_rate() {
+    let args = ["block", "--block-rate", "1ms"];
+    let compared = Compared::of(programs::WAITS, "short", (5.0, &args), &[]);
+    compared.assert_delay("sleep_short", 0.06);
+    compared.assert_count("sleep_short", 0.06);
+    compared.assert_delay("sleep_long", 0.02);
+    compared.assert_count("sleep_long", 0.03);
+}
+
+/// Without restartable sequences the stacks are taken at the exit of system calls.
+#[test]
+fn threads_without_rseq() {
+    let compared = Compared::of(
+        programs::WAITS,
+        "times",
+        (2.0, &["block"]),
+        &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")],
+    );
+    compared.assert_says("stacks at sys_exit");
+    for site in ["sleep_long", "wait_poll", "read_pipe", "wait_cond", "wait_semaphore"] {
+        compared.assert_delay(site, 0.03);
+    }
+    assert_kinds(&compared.profile, KINDS);
+}
+
+/// Waits of 5 to 20 ms, some 600 a second: each is sampled.
+#[test]
+fn perf_events_alone() {
+    let compared =
+        Compared::of(programs::WAITS, "long", (3.0, &["block", "--backend", "perf"]), &[]);
+    compared.assert_says("one in 1 switches was sampled");
+    compared.assert_says("without bpf programs: as asked for");
+    for site in ["sleep_long", "wait_poll", "read_pipe", "wait_cond", "wait_semaphore"] {
+        compared.assert_delay(site, 0.03);
+    }
+    compared.assert_count("sleep_long", 0.03);
+    let kinds: Vec<_> = KINDS.iter().copied().filter(|(site, _)| *site != "sleep_short").collect();
+    assert_kinds(&compared.profile, &kinds);
+}
+
+/// Thousands of switches a second: one in several is sampled, and each stands for as many. With
+/// some 100 of the 250 waits in 4 s sampled, 15% are two standard deviations only for the rarest
+/// site, which is left out.
+#[test]
+fn perf_events_alone_with_a_period() {
+    let compared =
+        Compared::of(programs::WAITS, "times", (4.0, &["block", "--backend", "perf"]), &[]);
+    compared.assert_says("one in 3 switches was sampled");
+    for site in ["sleep_short", "read_pipe", "wait_cond", "wait_semaphore"] {
+        compared.assert_delay(site, 0.15);
+    }
+}
+
+/// What never ends is in the profile all the same, each thread with its stack and full time.
+#[test]
+fn a_thousand_threads_that_wait_for_ever() {
+    let target = Target::working(programs::BLOCKED, &["1000"]);
+    let recording = Recorder::new()
+        .args(["block", "-d", "1s", "-p", &target.pid().to_string()])
+        .run()
+        .recording();
+    let profile = &recording.profile;
+    let blocked = |s: &Sample| s.has("wait_for_ever") && s.label("in_progress") == "true";
+    assert_eq!(profile.sum("contentions", blocked), 1000, "{}", profile.describe(3, |_| true));
+    let (waited, all) = (profile.sum("delay", blocked), 1000 * profile.duration_nanos);
+    assert!((waited as f64 / all as f64 - 1.0).abs() < 0.02, "{waited} of {all} ns");
+    let threads = profile.by_label("contentions", "thread_id");
+    assert!(threads.len() >= 1000, "{} threads", threads.len());
+}
+
+/// Ten thousand waits of 100 ms a second, each longer than any rate that would sample them all.
+#[test]
+fn a_thousand_threads_that_sleep() {
+    let target = Target::working(programs::BLOCKED, &["1000", "100"]);
+    let recording = Recorder::new()
+        .args(["block", "-d", "3s", "-p", &target.pid().to_string()])
+        .run()
+        .recording();
+    let profile = &recording.profile;
+    assert_eq!(account(profile).1, 0, "{}", *recording);
+    // Besides the 1000 that wait at the end.
+    let per_second = (account(profile).0 - 1000) as f64 * 1e9 / profile.duration_nanos as f64;
+    assert!(per_second <= 2000.0, "{per_second} samples a second");
+    let asleep = profile.sum("delay", |s| s.has("sleep_again"));
+    let all = 1000.0 * profile.duration_nanos as f64;
+    // Some 3000 samples: 4 standard deviations are 7%.
+    assert!((asleep as f64 / all - 1.0).abs() < 0.08, "{asleep} of {all} ns");
+}
+
+/// Hundreds of thousands of switches a second: nothing is lost.
+#[test]
+fn ping_pong() {
+    let target = Target::working(programs::PINGPONG, &[]);
+    let recording = Recorder::new()
+        .args(["block", "-d", "2s", "-p", &target.pid().to_string()])
+        .run()
+        .recording();
+    let profile = &recording.profile;
+    assert_eq!(account(profile).1, 0, "{}", *recording);
+    assert!(profile.sum("delay", |s| s.has("play")) > 0);
+    assert!(account(profile).0 as f64 <= 2000.0 * 2.1, "{}", *recording);
+}
+
+/// A command from its begin, and the children that it forks.
+#[test]
+fn a_command_and_its_children() {
+    let script = "sleep 0.4 & (sleep 0.4; sleep 0.4) & wait";
+    let recording = Recorder::new()
+        .args(["block", "-d", "20s"])
+        .command(&["sh", "-c", script])
+        .run()
+        .recording();
+    let profile = &recording.profile;
+    let slept = profile.sum("delay", |s| {
+        s.label("process") == "sleep" && s.stack.iter().any(|f| f.function.contains("nanosleep"))
+    });
+    assert!(
+        (slept as f64 / 1.2e9 - 1.0).abs() < 0.05,
+        "{slept} ns\n{}",
+        profile.describe(9, |_| true)
+    );
+    // The shell waits for a child, or for the signal of its end.
+    let waited = profile.sum("delay", |s| ["child", "signal"].contains(&s.label("wait")));
+    assert!(waited as f64 > 1.1e9, "{waited} ns\n{}", profile.describe(9, |_| true));
+}

@@ -1,0 +1,165 @@
+//! Targets in namespaces of their own, as container runtimes make them, and files that are not what
+//! they were when the target started.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use exoprof_tests::expect::{assert_reach, assert_roots, assert_site_shares};
+use exoprof_tests::programs::{JIT, SHARES, SHARES_STATIC, SLEEPY};
+use exoprof_tests::{Profile, Target, record, repository};
+
+const SITES: &[&str] = &["heavy_a", "heavy_b", "heavy_c", "heavy_d"];
+
+/// The first process in the PID namespace that `unshare --fork` has made, as we see it.
+fn inner_pid(target: &Target) -> u32 {
+    let outer = target.pid();
+    let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap();
+    children.split_whitespace().next().expect("unshare has a child").parse().unwrap()
+}
+
+/// A shell in new mount and PID namespaces; `script` execs the target at its end.
+fn contained(script: &str, args: &[&Path]) -> Target {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--pid", "--fork", "sh", "-ec", script, "sh"]).args(args);
+    let mut target = Target::spawn_command(unshare);
+    target.go(0);
+    target
+}
+
+/// A root of overlayfs that nobody else sees, with a user namespace inside: names, lines and
+/// paths are those of the container, PIDs are ours.
+#[test]
+fn overlay_root_with_namespaces() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["lower/app", "lower/proc", "upper", "work", "root"] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    fs::copy(SHARES_STATIC.path(), at("lower/app/service")).unwrap();
+    fs::copy("/bin/busybox", at("lower/app/busybox")).unwrap();
+    // As container runtimes do it; a mere chroot would leave its path before all others.
+    let script = "cd \"$1\"; mount -t tmpfs none upper; mkdir upper/u upper/w; \
+                  mount -t overlay overlay -o lowerdir=lower,upperdir=upper/u,workdir=upper/w root; \
+                  cd root; mount -t proc proc proc; pivot_root . .; /app/busybox umount -l .; \
+                  exec /app/busybox unshare -U -r /app/service";
+    let mut target = contained(script, &[folder.path()]);
+    let pid = inner_pid(&target);
+    let before = target.mark();
+    let recording = record(pid, &["-d", "3s", "-F", "997"]);
+    let truth = target.mark().since(&before);
+    assert_site_shares(&recording.profile, &truth, SITES);
+    assert_roots(&recording.profile, 0.99);
+    let main = &recording.profile.mappings[0];
+    assert_eq!(main.file, "/app/service", "the path as the target sees it");
+    let labels = recording.profile.by_label("samples", "pid");
+    assert_eq!(labels.keys().collect::<Vec<_>>(), [&pid.to_string()], "the PID as we see it");
+    let heavy = recording.profile.samples.iter().flat_map(|s| &s.stack).find(|f| f.is("heavy_a"));
+    assert!(heavy.is_some_and(|f| f.line > 0 && f.file.ends_with("shares.c")), "{heavy:?}");
+}
+
+/// A perf map lies in the target's own /tmp, under its PID in its own namespace. One of that name
+/// in ours is of somebody else.
+#[test]
+fn perf_map_in_namespaces() {
+    let planted = PathBuf::from("/tmp/perf-1.map");
+    fs::write(&planted, "0 7fffffffffff planted\n").unwrap();
+    let script = "mount -t tmpfs none /tmp; exec \"$1\" map";
+    // A program below /tmp would not be seen any more.
+    let program = JIT.path();
+    assert!(!program.starts_with("/tmp"), "{}", program.display());
+    let target = contained(script, &[&program]);
+    let pid = inner_pid(&target);
+    let profile = record(pid, &["-d", "2s", "-F", "997"]).profile;
+    fs::remove_file(&planted).unwrap();
+    assert_reach(&profile, 0.9, "a name of its own", |s| s.has("jit_first") || s.has("jit_second"));
+    assert_eq!(profile.sum("samples", |s| s.has("planted")), 0);
+}
+
+/// Python with its own root, in namespaces of its own.
+#[test]
+fn python_in_namespaces() {
+    let root = repository().join(".cache/python/trixie");
+    fs::copy(repository().join("tests/targets/pyshares.py"), root.join("pyshares.py")).unwrap();
+    let script =
+        "exec unshare --user --map-root-user chroot \"$1\" /usr/bin/python3.13 /pyshares.py";
+    let target = contained(script, &[&root]);
+    let profile = record(inner_pid(&target), &["-d", "2s", "-F", "997"]).profile;
+    let heavy =
+        |s: &exoprof_tests::Sample| s.stack.iter().any(|f| f.function.starts_with("heavy_"));
+    assert_reach(&profile, 0.95, "a Python function", heavy);
+}
+
+/// A folder in the hierarchy of control groups, removed when dropped.
+struct Group(PathBuf);
+
+impl Group {
+    fn make(name: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        let field = |line: &str, n: usize| line.split(' ').nth(n).unwrap_or_default().to_owned();
+        let is_group = |l: &&str| {
+            field(l, 2) == "cgroup2" || (field(l, 2) == "cgroup" && l.contains("name=systemd"))
+        };
+        let mount = mounts.lines().find(is_group).expect("control groups are mounted");
+        let path = PathBuf::from(field(mount, 1)).join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+        let _ = self.0.parent().map(fs::remove_dir);
+    }
+}
+
+/// The id of the container is a label of each sample, and stands in the comments.
+#[test]
+fn container_id() {
+    let id = "e90b8831a4b8".repeat(6)[..64].to_owned();
+    let group = Group::make(&format!("exoprof-test/docker-{id}.scope"));
+    let target = Target::working(SHARES, &[]);
+    fs::write(group.0.join("cgroup.procs"), target.pid().to_string()).unwrap();
+    let recording = record(target.pid(), &["-d", "1s", "-F", "499"]);
+    let labels = recording.profile.by_label("samples", "container");
+    assert_eq!(labels.keys().collect::<Vec<_>>(), [&id]);
+    let comments = recording.profile.comments.join("\n");
+    assert!(comments.contains(&format!("container {id}")), "{comments}");
+    let _ = target.finish();
+    drop(group);
+}
+
+fn named(profile: &Profile) {
+    assert_reach(profile, 0.97, "a function of the running program", |s| {
+        SITES.iter().any(|site| s.has(site))
+    });
+}
+
+/// An upgrade puts a new file at the path: what runs is the old one.
+#[test]
+fn program_that_was_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("service");
+    fs::copy(SHARES.path(), &path).unwrap();
+    let mut target = Target::spawn_command(Command::new(&path));
+    target.go(0);
+    let fresh = folder.path().join("service.new");
+    fs::copy(SLEEPY.path(), &fresh).unwrap();
+    fs::rename(&fresh, &path).unwrap();
+    let profile = record(target.pid(), &["-d", "2s", "-F", "499"]).profile;
+    named(&profile);
+    assert_eq!(profile.mappings[0].file, path.to_str().unwrap(), "without ` (deleted)`");
+    let build_id = |path: &Path| {
+        let notes = Command::new("readelf").arg("-n").arg(path).output().unwrap().stdout;
+        let notes = String::from_utf8_lossy(&notes).into_owned();
+        notes
+            .split("Build ID: ")
+            .nth(1)
+            .and_then(|t| t.split_whitespace().next().map(str::to_owned))
+    };
+    assert_eq!(Some(profile.mappings[0].build_id.clone()), build_id(&SHARES.path()));
+    assert_ne!(build_id(&SHARES.path()), build_id(&path));
+}

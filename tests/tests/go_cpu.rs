@@ -1,0 +1,256 @@
+//! CPU profiles of Go programs: whole stacks over every change of stacks, labels, C on both sides,
+//! and the names that Go's own profiles have.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use exoprof_tests::expect::{assert_reach, is_marked, reaches_root};
+use exoprof_tests::gotarget::{BUILDS, Build, LAST, build, build_with, installed};
+use exoprof_tests::{Profile, Recording, Sample, Target, gotool, record};
+
+/// Real stacks need not be whole where a signal or the scheduler is between two of them.
+const WHOLE: f64 = 0.99;
+
+fn start(version: &str, how: Build, mode: &str) -> Target {
+    eprintln!("— Go {version} {how:?} {mode}");
+    let mut command = Command::new(build(version, "cpu", how));
+    command.arg(mode).env("GOMAXPROCS", "2");
+    let mut target = Target::spawn_command(command);
+    target.go(0);
+    target
+}
+
+fn recorded(target: &Target) -> Recording {
+    record(target.pid(), &["-d", "2s", "-F", "997"])
+}
+
+/// Whole, and down to where Go's stacks begin: a goroutine's, or the scheduler's.
+fn is_whole(s: &Sample) -> bool {
+    let roots = ["runtime.goexit", "runtime.mcall", "runtime.mstart", "runtime.rt0_go"];
+    // The goroutine that was preempted there is no longer the thread's.
+    let preempted = s.root().function == "runtime.morestack" && s.has("runtime.gopreempt_m");
+    let at_root = preempted || roots.iter().any(|root| s.root().function == *root);
+    !is_marked(s) && (reaches_root(s) || at_root)
+}
+
+fn assert_whole(profile: &Profile) {
+    assert_reach(profile, WHOLE, "the root of Go's stack", is_whole);
+}
+
+/// Of the samples with this function, enough, nearly all go on to `outer`.
+#[track_caller]
+fn assert_leads_to(profile: &Profile, function: &str, outer: &str, least: i64) {
+    let with = |s: &Sample| s.has(function);
+    let all = profile.sum("samples", with);
+    assert!(all >= least, "{all} samples with {function}: {}", profile.describe(8, |_| true));
+    let good = profile.sum("samples", |s| with(s) && is_whole(s) && s.has(outer));
+    let wrong = profile.describe(4, |s| with(s) && !s.has(outer));
+    assert!(good as f64 >= WHOLE * all as f64, "{function}: {good} of {all} to {outer}:\n{wrong}");
+}
+
+/// The allocation of large objects, growing stacks and clocks each leave the goroutine's stack in
+/// another way.
+#[test]
+fn stacks_go_on_where_the_goroutine_left_its_own() {
+    for version in installed() {
+        let target = start(version, Build::Plain, "systems");
+        let profile = recorded(&target).profile;
+        assert_whole(&profile);
+        assert_leads_to(&profile, "main.clocks", "main.systems.func1", 50);
+        assert_leads_to(&profile, "runtime.systemstack", "runtime.goexit", 10);
+        assert_leads_to(&profile, "runtime.copystack", "runtime.goexit", 2);
+    }
+}
+
+#[test]
+fn stacks_under_garbage_collection_in_every_build() {
+    for how in BUILDS {
+        let target = start(LAST, how, "gc");
+        let profile = recorded(&target).profile;
+        assert_whole(&profile);
+        assert_leads_to(&profile, "runtime.systemstack", "runtime.goexit", 20);
+        // The worker's goroutine itself, which frame pointers alone would skip.
+        assert_leads_to(&profile, "runtime.gcDrain", "runtime.gcBgMarkWorker", 5);
+    }
+}
+
+/// Frameless assembly keeps its caller's frame pointer, so that frame pointers alone lose that
+/// caller in up to half of the samples (measured).
+#[test]
+fn the_caller_of_frameless_assembly_is_there() {
+    let sites = ["main.moves", "main.searches", "main.sorts", "main.builds"];
+    for version in installed() {
+        let mut target = start(version, Build::Plain, "mix");
+        let own = tempfile::NamedTempFile::new().expect("a file");
+        target.send(&format!("profile 2000 {}", own.path().display()));
+        target.expect("done");
+        let recording = recorded(&target);
+        let profile = &recording.profile;
+        assert_whole(profile);
+        let in_mix = |s: &Sample| s.has("main.mix");
+        let lost = |s: &Sample| in_mix(s) && !sites.iter().any(|site| s.has(site));
+        let (all, lost_count) = (profile.sum("samples", in_mix), profile.sum("samples", lost));
+        assert!(all > 100, "{all} samples");
+        assert!(
+            lost_count * 100 <= all,
+            "Go {version}: {lost_count} of {all} lack a caller:\n{}",
+            profile.describe(5, lost)
+        );
+        // The two profiles are of different seconds, and Go's clock ticks at 100 Hz: 200 samples
+        // of a quarter each stray by sqrt(0.25*0.75/200) = 3 points.
+        let share = |rows: &[gotool::TopRow]| {
+            let row = rows.iter().find(|r| r.function == "runtime.memmove");
+            row.map_or(0.0, |r| r.flat)
+        };
+        let ours = share(&gotool::top(&recording.path));
+        let theirs = share(&gotool::top(own.path()));
+        assert!(theirs > 5.0, "{theirs}");
+        assert!((ours - theirs).abs() <= 9.0, "memmove: {ours}% here, {theirs}% by Go itself");
+    }
+}
+
+/// Each request's work is a function of its own, so that each stack tells which label is right.
+#[test]
+fn labels_are_those_of_the_moment_of_the_sample() {
+    for version in installed() {
+        let mut target = start(version, Build::Stripped, "labels");
+        let before = target.mark();
+        let recording = recorded(&target);
+        let truth = target.mark().since(&before);
+        let profile = &recording.profile;
+        assert_whole(profile);
+        let works = [
+            ("main.short", "short"),
+            ("main.middle", "middle"),
+            ("main.long", "long"),
+            ("main.unlabelled", ""),
+            ("main.manyLabelled", ""),
+        ];
+        for (function, label) in works {
+            let here = |s: &Sample| s.has(function);
+            let all = profile.sum("samples", here);
+            let right = profile.sum("samples", |s| here(s) && s.label("request") == label);
+            assert!(all > 20, "Go {version}: {all} samples in {function}");
+            assert!(
+                right as f64 >= 0.995 * all as f64,
+                "Go {version} {function}: {right} of {all}"
+            );
+        }
+        let kind = |s: &Sample| (s.label("kind") == "served") != s.label("request").is_empty();
+        assert_reach(profile, 1.0, "both labels or none", kind);
+        // More labels, and longer ones, than are copied with the sample.
+        let whole = |s: &Sample| {
+            (0..12).all(|i| s.label(&format!("key{i:02}")).chars().count() == 60 + 10 * i)
+        };
+        let many = profile.sum("samples", |s| s.has("main.manyLabelled"));
+        let right = profile.sum("samples", |s| s.has("main.manyLabelled") && whole(s));
+        assert!(right as f64 >= 0.995 * many as f64, "Go {version}: {right} of {many} with all");
+
+        // Some 1500 samples: three standard deviations of a third are 3.7 points.
+        let total = profile.total("cpu") as f64;
+        for (name, ns) in profile.by_label("cpu", "request") {
+            if name.is_empty() {
+                continue;
+            }
+            let (measured, real) = (ns as f64 / total, truth.share(&name));
+            assert!((measured - real).abs() < 0.04, "{name}: {measured:.3}, true {real:.3}");
+        }
+        let comments = profile.comments.join("\n");
+        assert!(!comments.contains("goroutine labels"), "some were not read: {comments}");
+    }
+}
+
+/// The functions between two others, innermost first.
+fn between<'a>(s: &'a Sample, inner: &str, outer: &str) -> Option<Vec<&'a str>> {
+    let from = s.position(inner)?;
+    let rest = s.stack.get(from + 1..)?;
+    let to = rest.iter().position(|f| f.function == outer)?;
+    Some(rest[..to].iter().map(|f| f.function.as_str()).collect())
+}
+
+#[test]
+fn c_and_go_call_each_other() {
+    for how in [Build::Cgo, Build::StrippedPieCgo] {
+        let target = start(LAST, how, "cgo");
+        let profile = recorded(&target).profile;
+        assert_whole(&profile);
+        for function in ["main.intoC", "main.calledBack", "main.fromC"] {
+            assert_leads_to(&profile, function, "main.cgo", 100);
+        }
+        assert_leads_to(&profile, "main.fromC", "main.throughC", 100);
+        // Called back, C is between: by name where the program has names.
+        let back = |s: &Sample| {
+            let c = between(s, "crosscall2", "runtime.asmcgocall");
+            c.is_some_and(|c| match how {
+                Build::Cgo => c == ["fromC", "c_calls_back"],
+                _ => !c.is_empty(),
+            })
+        };
+        let all = profile.sum("samples", |s| s.has("main.fromC"));
+        let good = profile.sum("samples", |s| s.has("main.fromC") && back(s));
+        let wrong = profile.describe(3, |s| s.has("main.fromC") && !back(s));
+        assert!(good as f64 >= WHOLE * all as f64, "{how:?}: {good} of {all}:\n{wrong}");
+        // The work itself is in C, and Go called it.
+        let in_c = |s: &Sample| match how {
+            Build::Cgo => s.has("c_work") && s.has("c_outer"),
+            _ => s.position("runtime.asmcgocall").is_some_and(|at| at >= 2),
+        };
+        let share = profile.sum("cpu", in_c) as f64 / profile.total("cpu") as f64;
+        assert!(share > 0.2, "{share}");
+    }
+}
+
+/// The callers of `main.burn` as text, with their share of all samples.
+fn callers(profile: &Profile) -> BTreeMap<String, f64> {
+    let mut chains = BTreeMap::new();
+    let total = profile.total("samples") as f64;
+    for s in &profile.samples {
+        let Some(at) = s.position("main.burn") else { continue };
+        let line = |f: &exoprof_tests::Frame| {
+            let inlined = if f.inlined { " (inline)" } else { "" };
+            format!("{} {}:{} from {}{inlined}\n", f.function, f.file, f.line, f.start_line)
+        };
+        // Go leaves the frame out that every goroutine begins with.
+        let shown = s.stack[at + 1..].iter().filter(|f| f.function != "runtime.goexit");
+        let text: String = shown.map(line).collect();
+        *chains.entry(text).or_default() += s.values[0] as f64 / total;
+    }
+    chains
+}
+
+#[test]
+fn names_lines_and_inlined_calls_are_those_of_gos_own_profile() {
+    let builds = [Build::Plain, Build::Stripped, Build::StrippedPieCgo];
+    let latest = builds.map(|how| (LAST, how));
+    let earlier = installed().into_iter().filter(|v| *v != LAST).map(|v| (v, Build::Stripped));
+    for (version, how) in latest.into_iter().chain(earlier) {
+        let mut target = start(version, how, "names");
+        let own = tempfile::NamedTempFile::new().expect("a file");
+        target.send(&format!("profile 3000 {}", own.path().display()));
+        target.expect("done");
+        let ours = callers(&recorded(&target).profile);
+        let bytes = std::fs::read(own.path()).expect("its own profile");
+        let theirs = callers(&Profile::decode_foreign(&bytes));
+        // Seven kinds of calls take equal parts; what is rare may be in one and not in the other.
+        let often = |chains: &BTreeMap<String, f64>| -> Vec<String> {
+            chains.iter().filter(|(_, share)| **share > 0.03).map(|(c, _)| c.clone()).collect()
+        };
+        let (ours, theirs) = (often(&ours), often(&theirs));
+        assert!(theirs.len() >= 7, "{theirs:#?}");
+        assert_eq!(ours, theirs, "Go {version} {how:?}");
+    }
+}
+
+#[test]
+fn go_builds_by_our_profile() {
+    let target = start(LAST, Build::Stripped, "names");
+    let recording = recorded(&target);
+    let (profile, debug) = (format!("-pgo={}", recording.path.display()), "-gcflags=-d=pgodebug=1");
+    let flags = [profile.as_str(), debug];
+    let (_, said) = build_with(LAST, "cpu", Build::Plain, "-pgo", &flags);
+    // The compiler finds the hot calls again, by function and line from its start.
+    for function in ["main.inlines", "main.inlined1", "main.inlined2"] {
+        let hot = format!("hot-node enabled increased budget=2000 for func={function}");
+        assert!(said.contains(&hot), "{function} in:\n{said}");
+    }
+}

@@ -1,0 +1,152 @@
+//! Code that a target compiles itself: named by its perf map or jitdump, at each sample's time.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use exoprof_tests::expect::assert_reach;
+use exoprof_tests::programs::JIT;
+use exoprof_tests::server::Background;
+use exoprof_tests::{Profile, Recorder, Sample, Target, procfs, record, repository};
+
+fn target_file(name: &str) -> PathBuf {
+    repository().join("tests/targets").join(name)
+}
+
+/// The share of samples in compiled code whose name is that of what their caller had compiled.
+#[track_caller]
+fn assert_named_in_time(profile: &Profile, share: f64) {
+    let named = |s: &Sample| s.has("jit_first") || s.has("jit_second");
+    let right = |s: &Sample| {
+        s.has("jit_first") && s.has("run_first") || s.has("jit_second") && s.has("run_second")
+    };
+    let all = profile.sum("samples", named);
+    let (first, second) = (
+        profile.sum("samples", |s| s.has("run_first")),
+        profile.sum("samples", |s| s.has("run_second")),
+    );
+    let seen = profile.describe(6, |s| !right(s));
+    assert!(first > 0 && second > 0 && all as f64 > 0.9 * (first + second) as f64, "{seen}");
+    let good = profile.sum("samples", right);
+    assert!(good as f64 >= share * all as f64, "{good} of {all} named in time:\n{seen}");
+}
+
+/// The map is read when samples are, some 20 ms after they were taken: of each turn of 300 and
+/// 100 ms of CPU time the last bit gets the name of the code that came after.
+#[test]
+fn perf_map_with_code_that_is_replaced() {
+    let target = Target::working(JIT, &["map"]);
+    let profile = record(target.pid(), &["-d", "3s", "-F", "997"]).profile;
+    let _ = target.finish();
+    assert_named_in_time(&profile, 0.8);
+    assert_reach(&profile, 0.98, "main", |s| s.has("main"));
+}
+
+/// The dump has times: turns of 30 and 10 ms come out as they are, but for the sample that is
+/// taken between the writing of the record and the call.
+#[test]
+fn jitdump_with_code_that_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = Target::working(JIT, &["dump", folder.path().to_str().unwrap()]);
+    let profile = record(target.pid(), &["-d", "3s", "-F", "997"]).profile;
+    let _ = target.finish();
+    assert_named_in_time(&profile, 0.99);
+}
+
+/// Anyone may write to /tmp: a map of another user's is not used, and the profile says so.
+#[test]
+fn perf_map_of_another_user() {
+    let target = Target::working(JIT, &["stale"]);
+    let path = PathBuf::from(format!("/tmp/perf-{}.map", target.pid()));
+    std::fs::write(&path, "0 7fffffffffff planted\n").unwrap();
+    std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
+    let recording = record(target.pid(), &["-d", "1s", "-F", "499"]);
+    std::fs::remove_file(&path).unwrap();
+    let planted = recording.profile.sum("samples", |s| s.has("planted"));
+    assert_eq!(planted, 0, "{}", recording.profile.describe(3, |_| true));
+    let comments = recording.profile.comments.join("\n");
+    assert!(comments.contains("belongs to user 65534"), "{comments}");
+}
+
+/// A gigabyte that nobody wrote: read in part, in bounded time and memory, and said so.
+#[test]
+fn perf_map_of_a_gigabyte() {
+    let target = Target::working(JIT, &["stale"]);
+    let path = PathBuf::from(format!("/tmp/perf-{}.map", target.pid()));
+    let line = format!("{:0>16x} 10 a_name_of_no_interest\n", 0x1000);
+    std::fs::write(&path, line.repeat(1000)).unwrap();
+    let file = std::fs::File::options().append(true).open(&path).unwrap();
+    file.set_len(1 << 30).unwrap();
+    let recording = record(target.pid(), &["-d", "2s", "-F", "499"]);
+    std::fs::remove_file(&path).unwrap();
+    let comments = recording.profile.comments.join("\n");
+    assert!(comments.contains("only its last 64 MiB"), "{comments}");
+    assert!(recording.max_rss_kib < 150 << 10, "{} KiB", recording.max_rss_kib);
+}
+
+fn busy(command: &mut Command) -> Background {
+    let mut child = Background::start(command);
+    let pid = child.pid();
+    let cpu = || procfs::cpu_by_thread(pid).values().sum::<u64>();
+    child.wait_until("busy", || cpu() > 700_000_000);
+    child
+}
+
+#[track_caller]
+fn assert_hot_functions(profile: &Profile, whole: f64) {
+    let part =
+        |name: &str| profile.sum("cpu", |s| s.leaf().is(name)) as f64 / profile.total("cpu") as f64;
+    // 75 and 25 % by what they do; which of them waits for its compiler differs. On a busy machine
+    // there are some 300 samples, and three standard deviations are 7.5 points.
+    let (alpha, beta) = (part("hotAlpha"), part("hotBeta"));
+    let seen = profile.describe(5, |_| true);
+    assert!((0.6..0.88).contains(&alpha), "hotAlpha {alpha}\n{seen}");
+    assert!((0.12..0.4).contains(&beta), "hotBeta {beta}\n{seen}");
+    assert!(alpha + beta > whole, "{alpha} + {beta}\n{seen}");
+    let frames = || profile.samples.iter().flat_map(|s| &s.stack);
+    let hot = frames().find(|f| f.is("hotAlpha")).unwrap();
+    assert!(hot.file.ends_with("shares.js") && hot.start_line == 4, "{hot:?}");
+    assert!(hot.system_name.starts_with("JS:"), "{hot:?}");
+}
+
+/// Without inlining, so that both functions have frames of their own.
+const NODE: &[&str] = &["--no-turbo-inlining"];
+
+#[test]
+fn node_with_a_perf_map() {
+    let mut node = busy(
+        Command::new("/usr/bin/node")
+            .arg("--perf-basic-prof")
+            .args(NODE)
+            .arg(target_file("shares.js")),
+    );
+    let profile = record(node.pid(), &["-d", "2s", "-F", "997"]).profile;
+    node.assert_running();
+    assert_hot_functions(&profile, 0.9);
+    let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", node.pid()));
+}
+
+/// V8 holds the dump back: what it tells of the hot functions comes when node ends.
+#[test]
+fn node_with_a_jitdump() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = busy(
+        Command::new("/usr/bin/node")
+            .arg("--perf-prof")
+            .args(NODE)
+            .arg(target_file("shares.js"))
+            .arg("5000")
+            .current_dir(folder.path()),
+    );
+    let profile =
+        Recorder::of(node.pid()).args(["-d", "60s", "-F", "997"]).run().recording().profile;
+    assert_hot_functions(&profile, 0.8);
+    let lines: std::collections::BTreeSet<i64> = profile
+        .samples
+        .iter()
+        .map(|s| s.leaf())
+        .filter(|f| f.is("hotAlpha"))
+        .map(|f| f.line)
+        .collect();
+    assert!(lines.iter().all(|l| *l == 0 || (4..=8).contains(l)), "{lines:?}");
+    assert!(lines.contains(&6), "the loop's line: {lines:?}");
+}

@@ -1,0 +1,290 @@
+//! `exoprof serve --push`: what arrives at a profile store, and what is not lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use exoprof_tests::http::Server;
+use exoprof_tests::store::{Behaviour, Request, Store};
+use exoprof_tests::{Profile, Target, programs};
+use nix::sys::signal::Signal;
+use prost_reflect::{DescriptorPool, DynamicMessage};
+use tempfile::TempDir;
+
+/// A server that pushes recordings of a second, unless told otherwise.
+struct Pushing {
+    server: Server,
+    spool: TempDir,
+}
+
+fn pushing(url: &str, args: &[&str]) -> Pushing {
+    let spool = tempfile::tempdir().unwrap();
+    let folder = spool.path().to_str().unwrap();
+    let interval =
+        if args.contains(&"--push-interval") { &[][..] } else { &["--push-interval", "1s"] };
+    let common = [&["--push", url, "--spool", folder], interval].concat();
+    let server = Server::start(&[&common[..], args].concat());
+    Pushing { server, spool }
+}
+
+impl Pushing {
+    /// The numbers of the waiting messages.
+    fn waiting(&self) -> Vec<u64> {
+        let folders = std::fs::read_dir(self.spool.path()).unwrap().flatten();
+        let files = folders.flat_map(|d| std::fs::read_dir(d.path()).unwrap().flatten());
+        let names = files.map(|f| f.file_name().into_string().unwrap());
+        let mut numbers: Vec<u64> =
+            names.filter_map(|n| n.strip_suffix(".push")?.parse().ok()).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    fn wait_for(&self, messages: usize) -> Vec<u64> {
+        let began = std::time::Instant::now();
+        loop {
+            let waiting = self.waiting();
+            if waiting.len() >= messages {
+                return waiting;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "only {waiting:?} wait");
+            // A step of polling, not a wait for time to pass.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn shares() -> (Target, String) {
+    let target = Target::working(programs::SHARES, &[]);
+    let pid = target.pid().to_string();
+    (target, pid)
+}
+
+/// Holds a message to what Pyroscope's `/ingest` takes from its own clients.
+#[track_caller]
+fn ingested(request: &Request) -> (Profile, u64, u64) {
+    assert!(request.target().starts_with("/ingest?"), "{}", request.target());
+    // With a format, Pyroscope takes the whole body for the profile.
+    assert_eq!(request.parameter("format"), None);
+    assert_eq!(request.parameter("spyName").as_deref(), Some("exoprof"));
+    let second = |name| request.parameter(name).unwrap().parse::<u64>().unwrap();
+    let (from, until) = (second("from"), second("until"));
+    assert!(from > 1_600_000_000 && from < until && until - from <= 30, "{from} {until}");
+    let profile = Profile::decode(&request.part("profile").expect("a profile"));
+    assert_eq!(profile.sample_types, ["samples/count", "cpu/nanoseconds"]);
+    (profile, from, until)
+}
+
+#[test]
+fn to_pyroscope() {
+    let (target, pid) = shares();
+    let store = Store::start(&[]);
+    let url = format!("http://{}", store.address());
+    let args = ["-p", &pid, "--push-label", "env=test", "--push-header", "X-Scope-OrgID: team"];
+    let pushing = pushing(&url, &args);
+    for _ in 0..2 {
+        let request = store.next();
+        let (profile, ..) = ingested(&request);
+        assert!(profile.sum("cpu", |s| s.has("heavy_a")) > 0);
+        let name = request.parameter("name").unwrap();
+        let (_, labels) = name.split_once('{').unwrap();
+        let labels: BTreeMap<_, _> =
+            labels.trim_end_matches('}').split(',').filter_map(|l| l.split_once('=')).collect();
+        assert_eq!((labels["env"], labels["pid"], labels["process"]), ("test", &*pid, "shares"));
+        assert!(labels.contains_key("host"), "{name}");
+        assert_eq!(request.header("x-scope-orgid"), Some("team"));
+    }
+    drop(pushing);
+    let _ = target.finish();
+}
+
+/// The message that the JSON stands for, by the public definition; unknown fields are an error.
+fn write_raw(json: &[u8]) -> DynamicMessage {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
+    let files = protox::compile(["parca_writeraw.proto"], [folder]).expect("the definition");
+    let pool = DescriptorPool::from_file_descriptor_set(files).expect("the definition is whole");
+    let name = "parca.profilestore.v1alpha1.WriteRawRequest";
+    let message = pool.get_message_by_name(name).expect("the message");
+    let mut json = serde_json::Deserializer::from_slice(json);
+    DynamicMessage::deserialize(message, &mut json).expect("a WriteRawRequest in JSON")
+}
+
+#[test]
+fn to_parca() {
+    let (target, pid) = shares();
+    let store = Store::start(&[]);
+    let url = format!("parca+http://user:pass@{}", store.address());
+    let pushing = pushing(&url, &["-p", &pid]);
+    let request = store.next();
+    assert_eq!(request.target(), "/api/profiles/writeraw");
+    assert_eq!(request.header("content-type"), Some("application/json"));
+    assert_eq!(request.header("authorization"), Some("Basic dXNlcjpwYXNz"));
+    let message = write_raw(&request.body);
+    let field = |m: &DynamicMessage, name: &str| m.get_field_by_name(name).unwrap().into_owned();
+    let list = |m: &DynamicMessage, name: &str| -> Vec<DynamicMessage> {
+        let list = field(m, name);
+        let list = list.as_list().unwrap();
+        list.iter().map(|v| v.as_message().unwrap().clone()).collect()
+    };
+    assert_eq!(field(&message, "normalized").as_bool(), Some(false));
+    let series = list(&message, "series").remove(0);
+    let labels = field(&series, "labels");
+    let labels = list(labels.as_message().unwrap(), "labels");
+    let labels: Vec<(String, String)> = labels
+        .iter()
+        .map(|l| {
+            let text = |name| field(l, name).as_str().unwrap().to_string();
+            (text("name"), text("value"))
+        })
+        .collect();
+    assert!(labels.is_sorted(), "{labels:?}");
+    assert!(labels.contains(&("__name__".into(), "process_cpu".into())), "{labels:?}");
+    assert!(labels.contains(&("pid".into(), pid)), "{labels:?}");
+    let sample = list(&series, "samples").remove(0);
+    let raw = field(&sample, "raw_profile");
+    let profile = Profile::decode(raw.as_bytes().unwrap());
+    assert!(profile.sum("cpu", |s| s.has("heavy_a")) > 0);
+    drop(pushing);
+    let _ = target.finish();
+}
+
+#[test]
+fn nothing_is_lost_while_the_store_is_away() {
+    let (target, pid) = shares();
+    let address = Store::start(&[]).address();
+    // Nobody listens there for a while.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert_ne!(address, free);
+    let pushing = pushing(&format!("http://{free}"), &["-p", &pid]);
+    let waiting = pushing.wait_for(5);
+    let store = Store::start_at(free, &[]);
+    let mut ends = Vec::new();
+    for _ in &waiting {
+        let (_, from, until) = ingested(&store.next());
+        ends.push((from, until));
+    }
+    // All of them, in their order, and without a hole of another recording between.
+    assert!(ends.is_sorted(), "{ends:?}");
+    assert!(ends.windows(2).all(|w| w[1].0 <= w[0].1 + 1), "{ends:?}");
+    drop(pushing);
+    let _ = target.finish();
+}
+
+#[test]
+fn a_bad_connection_costs_nothing() {
+    let (target, pid) = shares();
+    let store = Store::start(&[
+        Behaviour::CutMessage,
+        Behaviour::CutAnswer,
+        Behaviour::Status(503),
+        Behaviour::CutMessage,
+    ]);
+    let pushing = pushing(&format!("http://{}", store.address()), &["-p", &pid]);
+    let first = pushing.wait_for(1)[0];
+    assert_eq!(first, 0);
+    let (_, from, mut until) = ingested(&store.next());
+    let begun = from;
+    for _ in 0..3 {
+        let (_, from, end) = ingested(&store.next());
+        assert!(from <= until + 1, "a hole from {until} to {from}");
+        until = end;
+    }
+    assert!(until > begun);
+    drop(pushing);
+    let _ = target.finish();
+}
+
+#[test]
+fn a_message_that_is_refused_does_not_block_others() {
+    let (target, pid) = shares();
+    let store = Store::start(&[Behaviour::Status(400); 3]);
+    let mut pushing = pushing(&format!("http://{}", store.address()), &["-p", &pid]);
+    pushing.server.wait_line("refused: 400");
+    let _ = ingested(&store.next());
+    drop(pushing);
+    let _ = target.finish();
+}
+
+#[test]
+fn processes_come_and_go() {
+    let store = Store::start(&[]);
+    let rule = ["--allow", "name=shares,uid=0", "--push-interval", "3s"];
+    let url = format!("http://{}", store.address());
+    let pushing = pushing(&url, &rule);
+    let (mut target, pid) = shares();
+    let of_target = || loop {
+        let request = store.next();
+        if request.parameter("name").unwrap().contains(&format!("pid={pid}")) {
+            return ingested(&request);
+        }
+    };
+    let _ = of_target();
+    // Well within the second recording.
+    let mark = target.mark();
+    while target.mark().since(&mark).total() < 700_000_000 {}
+    // What was recorded until its end is sent too.
+    target.kill();
+    target.wait();
+    let exit = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    loop {
+        let (.., until) = of_target();
+        if until >= exit.as_secs() {
+            break;
+        }
+    }
+    drop(pushing);
+}
+
+#[test]
+fn stopping_sends_what_there_is() {
+    let (target, pid) = shares();
+    let store = Store::start(&[]);
+    let url = format!("http://{}", store.address());
+    let mut pushing = pushing(&url, &["-p", &pid, "--push-interval", "5m"]);
+    pushing.server.wait_recording(true);
+    pushing.server.signal(Signal::SIGTERM);
+    let _ = ingested(&store.next());
+    assert_eq!(pushing.server.wait().code(), Some(0));
+    assert!(pushing.waiting().is_empty());
+    let _ = target.finish();
+}
+
+#[test]
+fn what_could_not_be_sent_is_sent_by_the_next_server() {
+    let (target, pid) = shares();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut first = pushing(&format!("http://{free}"), &["-p", &pid]);
+    first.wait_for(2);
+    first.server.signal(Signal::SIGTERM);
+    assert_eq!(first.server.wait().code(), Some(0));
+    let left = first.waiting();
+    assert!(left.len() >= 2);
+    let _ = target.finish();
+    // A process of that number is needed to push anything; another one will do.
+    let (other, pid) = shares();
+    let store = Store::start_at(free, &[]);
+    let folder = first.spool.path().to_str().unwrap();
+    let url = format!("http://{free}");
+    let second = Server::start(&["-p", &pid, "--push", &url, "--spool", folder]);
+    for _ in &left {
+        let _ = ingested(&store.next());
+    }
+    drop(second);
+    let _ = other.finish();
+}
+
+#[test]
+fn what_is_selected_must_be_said() {
+    let command = |args: &[&str]| {
+        let mut command = exoprof_tests::exoprof();
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(args);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = command(&["--push", "http://127.0.0.1:1"]);
+    assert!(code == Some(2) && said.contains("--allow"), "{said}");
+    let (code, said) = command(&["-p", "1", "--push", "127.0.0.1:1"]);
+    assert!(code == Some(2) && said.contains("http://"), "{said}");
+    let own = std::process::id().to_string();
+    let url = ["--push", "http://127.0.0.1:1", "--push-types", "cpu,nothing"];
+    let (code, said) = command(&[&["-p", &own], &url[..]].concat());
+    assert!(code == Some(2) && said.contains("nothing"), "{said}");
+}

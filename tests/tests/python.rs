@@ -1,0 +1,162 @@
+//! CPython's functions in place of its evaluation loop, in every version that is there.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use exoprof_tests::expect::{assert_reach, assert_roots, assert_shares};
+use exoprof_tests::{Profile, Sample, Target, Truth, record, repository};
+
+const SITES: &[(&str, &str)] = &[
+    ("heavy_a", "heavy_a"),
+    ("heavy_b", "heavy_b"),
+    ("heavy_c", "heavy_c"),
+    ("heavy_sort", "heavy_sort"),
+];
+
+/// An interpreter, and the root that it sees.
+struct Interpreter {
+    root: PathBuf,
+    program: String,
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<_> = std::fs::read_dir(folder)
+        .map(|entries| entries.flatten().map(|e| e.path()).collect())
+        .unwrap_or_default();
+    all.sort();
+    all
+}
+
+/// The machine's own, and Debian's of other releases, each in a root of its own, as
+/// `scripts/setup-tests` unpacks them.
+fn interpreters() -> Vec<Interpreter> {
+    let mut all = vec![Interpreter { root: "/".into(), program: "/usr/bin/python3".into() }];
+    for root in entries(&repository().join(".cache/python")) {
+        let is_python = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let digits = name.strip_prefix("python3.").unwrap_or("x");
+            digits.bytes().all(|b| b.is_ascii_digit())
+        };
+        let program = entries(&root.join("usr/bin")).into_iter().find(is_python);
+        let program = program.unwrap_or_else(|| panic!("no python in {}", root.display()));
+        let program = format!("/{}", program.strip_prefix(&root).unwrap().display());
+        all.push(Interpreter { root, program });
+    }
+    for version in entries(Path::new("/root/.pyenv/versions")) {
+        let minor = version.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let minor = minor.strip_prefix("3.").and_then(|v| v.split('.').next()?.parse().ok());
+        if minor.is_some_and(|minor: u32| (9..=14).contains(&minor)) {
+            let program = version.join("bin/python3").display().to_string();
+            all.push(Interpreter { root: "/".into(), program });
+        }
+    }
+    all
+}
+
+impl Interpreter {
+    fn start(&self, args: &[&str]) -> Target {
+        let script = repository().join("tests/targets/pyshares.py");
+        let mut command = Command::new("chroot");
+        command.arg(&self.root).arg(&self.program);
+        if self.root == Path::new("/") {
+            command.arg(script);
+        } else {
+            std::fs::copy(script, self.root.join("pyshares.py")).expect("the script is copied");
+            command.arg("/pyshares.py");
+        }
+        let mut target = Target::spawn_command({
+            command.args(args);
+            command
+        });
+        target.go(0);
+        target
+    }
+}
+
+fn recorded(python: &Interpreter, args: &[&str], hertz: &str) -> (Profile, Truth) {
+    let mut target = python.start(args);
+    let before = target.mark();
+    let recording = record(target.pid(), &["-d", "3s", "-F", hertz]);
+    let truth = target.mark().since(&before);
+    let _ = target.finish();
+    (recording.profile.clone(), truth)
+}
+
+fn in_python(sample: &Sample) -> impl Iterator<Item = &exoprof_tests::Frame> {
+    let is_python =
+        |f: &&exoprof_tests::Frame| f.mapping.as_ref().is_some_and(|m| m.file == "[python]");
+    sample.stack.iter().filter(is_python)
+}
+
+fn last_name(f: &exoprof_tests::Frame) -> &str {
+    f.function.rsplit('.').next().unwrap_or_default()
+}
+
+/// Rounds take some 20 ms, so that samples spread over sites by chance: at 997 Hz and half of
+/// the machine's time there are at least 1200, and three standard deviations of a share of 35 %
+/// are 4 points.
+#[test]
+fn every_version() {
+    for python in interpreters() {
+        let name = format!("{} in {}", python.program, python.root.display());
+        let (profile, truth) = recorded(&python, &[], "997");
+        println!("{name}: {} samples", profile.total("samples"));
+        assert_shares(&profile, &truth, SITES, 4.0);
+        assert_roots(&profile, 0.99);
+        // As the loop begins it has not linked its frame yet, and as it ends not any more: most
+        // of all in `by_key`, which does nearly nothing.
+        assert_reach(&profile, 0.95, &format!("Python frames only ({name})"), |s| {
+            s.stack.iter().all(|f| !f.function.starts_with("_PyEval_EvalFrameDefault"))
+        });
+        assert_reach(&profile, 0.99, &format!("the frames of Python ({name})"), |s| {
+            let names: Vec<_> = in_python(s).map(last_name).collect();
+            let outer = names.iter().rev().take(3).rev().copied().collect::<Vec<_>>();
+            let at = names.iter().position(|n| n.starts_with("heavy_"));
+            let right_callees = match at.map(|i| (names[i], &names[..i])) {
+                Some(("heavy_a" | "heavy_b", callees)) => matches!(callees, [] | ["leaf"]),
+                Some(("heavy_c", callees)) => callees.is_empty(),
+                Some(("heavy_sort", callees)) => {
+                    matches!(callees, [] | ["run"] | ["by_key", "run"])
+                }
+                _ => true,
+            };
+            right_callees && outer.ends_with(&["work", "main", "<module>"])
+        });
+        let frames = || profile.samples.iter().flat_map(in_python);
+        let leaf = frames().find(|f| f.is("leaf")).expect("leaf");
+        assert!(leaf.file.ends_with("pyshares.py") && leaf.start_line == 17, "{leaf:?}");
+        let off = frames().filter(|f| f.is("leaf")).find(|f| !(17..=21).contains(&f.line));
+        assert!(off.is_none(), "{name}: {off:?}");
+        // The native frames between: the key function is called by list.sort.
+        let sorting =
+            profile.samples.iter().find(|s| s.stack.iter().any(|f| last_name(f) == "by_key"));
+        let sorting = sorting.expect("by_key");
+        let at = |n: &str| sorting.stack.iter().position(|f| last_name(f) == n).unwrap();
+        assert!(at("run") - at("by_key") > 1, "{sorting}");
+    }
+}
+
+/// Each thread has its own frames, whichever holds the lock.
+#[test]
+fn threads() {
+    for python in interpreters().iter().take(1) {
+        let (profile, truth) = recorded(python, &["4"], "997");
+        // Three standard deviations, as above.
+        assert_shares(&profile, &truth, SITES, 4.0);
+        assert!(profile.by_label("samples", "thread_id").len() >= 4);
+        assert_reach(&profile, 0.97, "work", |s| in_python(s).any(|f| last_name(f) == "work"));
+    }
+}
+
+/// A program that starts during the recording, and one that ends.
+#[test]
+fn from_exec_to_exit() {
+    let script = "def burn():\n  for i in range(60000000): pass\nburn()\n";
+    let recording = exoprof_tests::Recorder::new()
+        .args(["-d", "60s", "-F", "997"])
+        .command(&["/usr/bin/python3", "-c", script])
+        .run()
+        .recording();
+    // What runs before the interpreter is recognized has native frames only.
+    assert_reach(&recording.profile, 0.8, "burn", |s| s.has("burn"));
+}
