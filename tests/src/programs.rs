@@ -110,6 +110,9 @@ pub const BLOCKED: Program = c("blocked", "blocked.c", &[]);
 /// See `pingpong.c`.
 pub const PINGPONG: Program = c("pingpong", "pingpong.c", &[]);
 
+/// See `locks.c`.
+pub const LOCKS: Program = c("locks", "locks.c", &[]);
+
 /// Every program, for tests of the harness.
 pub const ALL: &[Program] = &[
     JIT,
@@ -146,6 +149,7 @@ pub const ALL: &[Program] = &[
     WAITS_RUST,
     BLOCKED,
     PINGPONG,
+    LOCKS,
 ];
 
 impl Program {
