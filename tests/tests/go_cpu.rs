@@ -136,7 +136,7 @@ fn labels_are_those_of_the_moment_of_the_sample() {
                 "Go {version} {function}: {right} of {all}"
             );
         }
-        let kind = |s: &Sample| (s.label("kind") == "served") == !s.label("request").is_empty();
+        let kind = |s: &Sample| (s.label("kind") == "served") != s.label("request").is_empty();
         assert_reach(profile, 1.0, "both labels or none", kind);
         // More labels, and longer ones, than are copied with the sample.
         let whole = |s: &Sample| {
@@ -156,8 +156,7 @@ fn labels_are_those_of_the_moment_of_the_sample() {
             assert!((measured - real).abs() < 0.04, "{name}: {measured:.3}, true {real:.3}");
         }
         let comments = profile.comments.join("\n");
-        assert!(comments.contains("goroutine labels:"), "{comments}");
-        assert!(recording.stderr.contains("unreadable in 0"), "{}", recording.stderr);
+        assert!(!comments.contains("goroutine labels"), "some were not read: {comments}");
     }
 }
 

@@ -360,3 +360,54 @@ fn senseless_clients_do_not_disturb() {
     drop(slow);
     let _ = target.finish();
 }
+
+/// A Go program's own endpoints would say the same.
+#[test]
+fn a_go_program() {
+    use exoprof_tests::gotarget::{Build, GoTarget, LAST};
+    let mut target = GoTarget::start(LAST, "truth", Build::Plain);
+    let server = Server::of(target.pid());
+    let rates = target.rates();
+    let goroutines = profile_of(&server.get("/debug/pprof/goroutine"));
+    assert_eq!(goroutines.sample_types, ["goroutine/count"]);
+    let grouped = server.get("/debug/pprof/goroutine?debug=1").text();
+    let total = goroutines.total("goroutine");
+    assert!(total > 5 && grouped.starts_with(&format!("goroutine profile: total {total}\n")));
+    let each = server.get("/debug/pprof/goroutine?debug=2");
+    assert_eq!(each.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert!(each.text().starts_with("goroutine ") && each.text().contains("main.main()"));
+    let index = server.get("/debug/pprof/").text();
+    assert!(index.contains("<a href='heap?debug=1'>heap</a>"), "{index}");
+    assert!(index.contains("goroutine?debug=2"), "{index}");
+
+    // It samples its heap itself: that is given at once, and not the last five seconds of it.
+    target.ask("alloc 1");
+    target.ask("gc");
+    let heap = profile_of(&server.get("/debug/pprof/heap"));
+    let own = target.own_profile("heap");
+    assert_eq!(heap.total("inuse_space"), own.total("inuse_space"));
+    assert_eq!(heap.total("alloc_objects"), own.total("alloc_objects"));
+    let text = server.get("/debug/pprof/heap?debug=1").text();
+    assert!(text.starts_with("heap profile: ") && text.contains("@ heap/1048576\n"), "{text}");
+    assert!(text.contains("\tmain."), "{text}");
+
+    // Of block and mutex profiles it knows nothing; so they are recorded for as long as asked.
+    let delta = Request::get("/debug/pprof/mutex?seconds=2").begin(server.address());
+    target.wait_rates("the mutex profile is on", |r| r.mutex != 0);
+    target.ask("contend 1");
+    let delta = Response::read(delta);
+    let disposition = "attachment; filename=\"mutex-delta\"";
+    assert_eq!(delta.header("content-disposition"), Some(disposition));
+    assert!(profile_of(&delta).total("contentions") > 0);
+    assert_eq!(target.rates(), rates);
+    let unchanged = profile_of(&server.get("/debug/pprof/goroutine?seconds=1"));
+    assert_eq!(unchanged.total("goroutine"), 0, "{}", unchanged.describe(9, |_| true));
+    for wrong in ["heap?seconds=1&debug=1", "heap?seconds=0", "heap?seconds=x"] {
+        server.get(&format!("/debug/pprof/{wrong}")).assert_fails(400, &["seconds"]);
+    }
+    // A client that goes away leaves nothing behind.
+    let gone = Request::get("/debug/pprof/block?seconds=300").begin(server.address());
+    target.wait_rates("the block profile is on", |r| r.block != 0);
+    drop(gone);
+    target.wait_rates("the block profile is off", |r| r == rates);
+}

@@ -10,10 +10,10 @@ use crate::conclude::{self, About, Header};
 use crate::cputime::{self, CpuTime, ThreadId, ThreadUse};
 use crate::processes::NamedThread;
 use crate::sampling::{Recording, Sampling};
-use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
+use crate::session::{Backend, Collector, Ended, Progress, RecordOptions, Request};
 use crate::stacks::{Count, CountKey, ROOT};
 use crate::symbols::{SymbolLosses, TargetFiles};
-use crate::{Outcome, RecordError, Stats};
+use crate::{AttachError, Outcome, RecordError, Stats, native};
 
 /// The marker of CPU time of which no sample was taken.
 const UNSAMPLED: &str = "[cpu time without samples]";
@@ -23,10 +23,25 @@ const KERNEL_TIME: &str = "[kernel, not sampled]";
 
 /// Attaches to the targets, for a CPU profile.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    if request.options.backend == Backend::Ptrace {
+        return native::ticked::prepare_cpu(request, None);
+    }
     let roots = request.roots.to_vec();
     // Held from now on: debug files are looked for in them after the targets' end.
     let files = TargetFiles(roots.iter().filter_map(|p| Root::of(p).ok()).collect());
-    let sampling = Sampling::attach(&roots, request.options)?;
+    let sampling = match Sampling::attach(&roots, request.options) {
+        Ok(sampling) => sampling,
+        // Whoever asks for the kernel's frames is not served by a profile without them.
+        Err(e @ (AttachError::NotPermitted(_) | AttachError::Blocked { .. }))
+            if request.options.backend == Backend::Auto
+                && request.options.kernel != Some(true)
+                && !request.before_exec =>
+        {
+            let by_ptrace = native::ticked::prepare_cpu(request, Some(e.to_string()));
+            return by_ptrace.map_err(|_| e.into());
+        }
+        Err(e) => return Err(e.into()),
+    };
     Ok(Box::new(Cpu { roots, options: request.options.clone(), files, sampling }))
 }
 

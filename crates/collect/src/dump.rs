@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pprof::Profile;
 use target::Process;
 
-use crate::{RecordError, RecordOptions, Stats, go};
+use crate::{RecordError, RecordOptions, Stats, go, native};
 
 /// What was seen, in three forms.
 #[derive(Debug)]
@@ -28,8 +28,5 @@ pub fn of(process: &Arc<Process>, options: &RecordOptions) -> Result<Dump, Recor
     if let Some(dump) = go::dump(process, options)? {
         return Ok(dump);
     }
-    Err(RecordError::NotApplicable(format!(
-        "process {} is no Go program: only those can be dumped",
-        process.pid()
-    )))
+    native::dump::dump(process, options)
 }

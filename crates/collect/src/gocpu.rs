@@ -8,7 +8,6 @@
 //! from the runtime's list of threads whenever there is a new one.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use events::{Capture, CaptureError, FieldOffsets, GoThread, GoroutineCapture, Part, StackCopy};
@@ -292,11 +291,16 @@ impl GoSampling {
         if s.samples == 0 || self.capture.is_none() {
             return notes;
         }
-        if s.labelled + s.unreadable > 0 {
-            let mut text = format!("goroutine labels: {} of {} samples", s.labelled, s.samples);
-            let _ =
-                write!(text, ", unreadable in {}, incomplete in {}", s.unreadable, s.incomplete);
-            notes.push(text);
+        if s.unreadable + s.incomplete > 0 {
+            let with = s.labelled + s.unreadable;
+            notes.push(format!(
+                "goroutine labels: unreadable in {} of {with} samples, incomplete in {}",
+                s.unreadable, s.incomplete
+            ));
+        }
+        let lost = self.capture.as_ref().map_or(0, GoroutineCapture::lost);
+        if lost > 0 {
+            notes.push(format!("goroutines: {lost} captures found no room"));
         }
         if s.missing > 0 {
             let all = s.samples;

@@ -1,8 +1,11 @@
 //! The table of profile kinds. Commands, the server's index and the help iterate it; a new kind
 //! is a file of its own and a row here.
 
+use target::rights::Obstacle;
+
+use crate::doctor::Patient;
 use crate::session::{Collector, Request};
-use crate::{RecordError, allocs, block, cpu, goroutine, heap, mutex, threadcreate};
+use crate::{RecordError, allocs, block, cpu, goroutine, heap, mutex, threadcreate, wall};
 
 /// One kind of profile.
 pub struct Kind {
@@ -13,6 +16,8 @@ pub struct Kind {
     /// Attaches to the targets for it. [`RecordError::NotApplicable`] where the kind does not fit
     /// them.
     pub prepare: fn(&Request<'_>) -> Result<Box<dyn Collector>, RecordError>,
+    /// Whether our rights and the machine allow it: how it is recorded, or what stands in the way.
+    pub check: fn(&Patient) -> Result<String, Obstacle>,
 }
 
 /// All kinds.
@@ -21,24 +26,49 @@ pub const KINDS: &[Kind] = &[
         name: "cpu",
         about: "where CPU time is spent, in user code and in the kernel",
         prepare: cpu::prepare,
+        check: Patient::cpu,
+    },
+    Kind {
+        name: "wall",
+        about: "where threads spend their time, also waiting",
+        prepare: wall::prepare,
+        check: Patient::stop,
     },
     Kind {
         name: "heap",
         about: "what memory is in use, by where it was allocated",
         prepare: heap::prepare,
+        check: Patient::memory,
     },
-    Kind { name: "allocs", about: "what memory was allocated", prepare: allocs::prepare },
+    Kind {
+        name: "allocs",
+        about: "what memory was allocated",
+        prepare: allocs::prepare,
+        check: Patient::memory,
+    },
     Kind {
         name: "block",
-        about: "where threads or goroutines wait: for each other, for time, for input and output",
+        about: "where threads wait: for each other, for time, for input and output",
         prepare: block::prepare,
+        check: Patient::waits,
     },
-    Kind { name: "mutex", about: "who holds locks that others wait for", prepare: mutex::prepare },
-    Kind { name: "goroutine", about: "where each goroutine is now", prepare: goroutine::prepare },
+    Kind {
+        name: "mutex",
+        about: "who holds locks that others wait for",
+        prepare: mutex::prepare,
+        check: Patient::waits,
+    },
+    Kind {
+        name: "goroutine",
+        about: "where each goroutine, or thread, is now",
+        prepare: goroutine::prepare,
+        check: Patient::stop,
+    },
     Kind {
         name: "threadcreate",
         about: "where threads were created",
         prepare: threadcreate::prepare,
+        check: Patient::creations,
     },
 ];
 

@@ -16,6 +16,7 @@ mod cputime;
 mod debugfiles;
 pub mod debuginfod;
 mod deep;
+pub mod doctor;
 pub mod dump;
 mod go;
 mod gocpu;
@@ -36,13 +37,14 @@ mod stacks;
 mod symbols;
 mod threadcreate;
 mod times;
+mod wall;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use attach::AttachError;
 pub use live::{Interval, Live};
-pub use names::function_names;
+pub use names::{function_names, function_starts};
 pub use recorder::SampleStats;
 pub use session::{
     Backend, Collector, Ended, KindOutcome, Progress, RecordOptions, Request, Watcher, record,
@@ -57,6 +59,9 @@ pub enum RecordError {
     /// The kind does not fit these targets, and why.
     #[error("{0}")]
     NotApplicable(String),
+    /// The creation of threads cannot be sampled.
+    #[error(transparent)]
+    Creations(#[from] events::CreationError),
     /// BPF programs cannot sample waiting.
     #[error("cannot sample waiting: {0}")]
     Waits(#[from] events::WaitError),

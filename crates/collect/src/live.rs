@@ -195,7 +195,7 @@ impl Names {
         for (at, frame) in frames.iter().enumerate().skip(self.resolved.len()) {
             self.waiting.push(at);
             let functions = vec![Function::named(place_holder(recorder, frame))];
-            self.resolved.push(Resolved { functions, nameless: false });
+            self.resolved.push(Resolved { functions, ..Resolved::default() });
         }
         if self.waiting.is_empty() || self.spent > NAMING_AT_FIRST + running / NAMING_SHARE {
             return;
@@ -203,8 +203,14 @@ impl Names {
         let begin = Instant::now();
         let waiting = std::mem::take(&mut self.waiting);
         let wanted: Vec<FrameKey> = waiting.iter().map(|at| frames[*at]).collect();
-        let (names, _) =
-            symbols::resolve(&wanted, &recorder.markers, &recorder.mappings, &recorder.jit, files);
+        let (names, _) = symbols::resolve(
+            &wanted,
+            &recorder.markers,
+            &recorder.mappings,
+            &recorder.jit,
+            &recorder.python,
+            files,
+        );
         for (at, name) in waiting.into_iter().zip(names) {
             self.resolved[at] = name;
         }
@@ -216,6 +222,7 @@ impl Names {
 fn place_holder(recorder: &Recorder, frame: &FrameKey) -> String {
     let file = match frame.place {
         Place::User(id) | Place::Jit(id, _) => recorder.mappings.get(&id).map(|m| &*m.name),
+        Place::Python(_) => Some("python"),
         Place::Kernel => Some("kernel"),
         Place::Unmapped | Place::Marker => None,
     };

@@ -1,9 +1,10 @@
-//! Names of code addresses in a process as it is now, without a recording.
+//! What is at code addresses in a process as it is now, without a recording.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use image::Avma;
+use image::pclntab::{self, LineTable};
+use image::{Avma, ElfImage, Mapping, MappingId, Svma};
 use target::{Process, Root};
 
 use crate::clock::monotonic_now;
@@ -16,23 +17,24 @@ use crate::symbols::{self, TargetFiles};
 /// The first address of the kernel's half, on x86-64 and aarch64 alike.
 const KERNEL_HALF: u64 = 1 << 63;
 
-/// The functions at `addresses`, in their order; `None` where nothing is known. Calls that were
-/// inlined there are not told apart: it is the function that the linker knows.
-///
-/// The caller bounds the number of addresses.
-#[must_use]
-pub fn function_names(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<Arc<str>>> {
+/// Where addresses belong.
+struct Located {
+    frames: Vec<FrameKey>,
+    mappings: BTreeMap<MappingId, Arc<Mapping>>,
+}
+
+fn locate(process: &Arc<Process>, addresses: &[u64]) -> Located {
     let mut processes = Processes::new(false);
     processes.add_root(process.clone());
     processes.refresh_maps(process, monotonic_now());
-    let Some(tracked) = processes.get(process.pid()) else { return vec![None; addresses.len()] };
+    let space = processes.get(process.pid()).map(|tracked| &tracked.space);
     let mut mappings = BTreeMap::new();
     let mut frames = Vec::with_capacity(addresses.len());
     for &address in addresses {
         let address = Avma(address);
         let place = if address.0 >= KERNEL_HALF {
             Place::Kernel
-        } else if let Some(mapping) = tracked.space.find(address) {
+        } else if let Some(mapping) = space.and_then(|s| s.find(address)) {
             mappings.entry(mapping.id).or_insert_with(|| mapping.clone());
             Place::User(mapping.id)
         } else {
@@ -40,6 +42,16 @@ pub fn function_names(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<A
         };
         frames.push(FrameKey { place, address });
     }
+    Located { frames, mappings }
+}
+
+/// The functions at `addresses`, in their order; `None` where nothing is known. Calls that were
+/// inlined there are not told apart: it is the function that the linker knows.
+///
+/// The caller bounds the number of addresses.
+#[must_use]
+pub fn function_names(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<Arc<str>>> {
+    let Located { frames, mappings } = locate(process, addresses);
     let files = TargetFiles(Root::of(process).ok().into_iter().collect());
     let (resolved, _) =
         symbols::resolve(&frames, &[], &mappings, &Jit::default(), &Python::default(), &files);
@@ -48,4 +60,44 @@ pub fn function_names(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<A
         r.functions.pop().filter(|_| known).map(|f| f.name)
     });
     named.collect()
+}
+
+/// An image, and what is asked of it: the position in the list, and the address.
+type Batch<'a> = (&'a Arc<ElfImage>, Vec<(usize, Svma)>);
+
+/// Where the functions begin that hold `addresses`, in their order; `None` where that is not
+/// known.
+///
+/// The caller bounds the number of addresses.
+#[must_use]
+pub fn function_starts(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<u64>> {
+    let Located { frames, mappings } = locate(process, addresses);
+    let mut by_image: BTreeMap<*const ElfImage, Batch<'_>> = BTreeMap::new();
+    for (i, frame) in frames.iter().enumerate() {
+        let Place::User(id) = frame.place else { continue };
+        let found = mappings.get(&id).and_then(|m| m.image_at(frame.address));
+        let Some((image, svma)) = found else { continue };
+        let batch = by_image.entry(Arc::as_ptr(image)).or_insert((image, Vec::new()));
+        batch.1.push((i, svma));
+    }
+    let mut starts = vec![None; addresses.len()];
+    for (image, wanted) in by_image.values() {
+        let addresses: Vec<Svma> = wanted.iter().map(|(_, svma)| *svma).collect();
+        for ((i, svma), start) in wanted.iter().zip(starts_in(image, &addresses)) {
+            let into = start.and_then(|start| svma.0.checked_sub(start.0));
+            starts[*i] = into.and_then(|into| frames[*i].address.0.checked_sub(into));
+        }
+    }
+    starts
+}
+
+/// By Go's own table, where there is one, or by the call frame information.
+fn starts_in(image: &Arc<ElfImage>, addresses: &[Svma]) -> Vec<Option<Svma>> {
+    let table = pclntab::is_go(image).then(|| LineTable::from_image(image).ok()).flatten();
+    let by_frames = unwind::function_starts(image, addresses);
+    let both = addresses.iter().zip(by_frames);
+    let start = |(svma, by_frames): (&Svma, Option<Svma>)| {
+        table.as_ref().and_then(|t| t.function_at(*svma)).map(|f| f.entry()).or(by_frames)
+    };
+    both.map(start).collect()
 }

@@ -278,9 +278,14 @@ impl Recorder {
             self.python.merge(id, time, tracked, &self.frames, whole, &mut self.merged)
         });
         if !merged {
-            self.merged.clear();
-            self.merged.extend((0..self.frames.len()).map(MergedFrame::Native));
+            self.take_native_frames();
         }
+    }
+
+    /// The unwound frames are the stack as they are.
+    fn take_native_frames(&mut self) {
+        self.merged.clear();
+        self.merged.extend((0..self.frames.len()).map(MergedFrame::Native));
     }
 
     /// The node of the stack of a thread that waits, read from its memory: the caller sees to it
@@ -297,9 +302,38 @@ impl Recorder {
         self.frames.clear();
         let end = self.unwinder.unwind(&tracked.space, &registers, &live, &mut self.frames);
         let root = self.outermost(end);
-        self.merged.clear();
-        self.merged.extend((0..self.frames.len()).map(MergedFrame::Native));
+        self.take_native_frames();
         Some(self.intern_user_frames(pid, root, monotonic_now()))
+    }
+
+    /// As [`Recorder::copied_stack`], but `None` and nothing counted where the stack does not
+    /// reach its root.
+    pub fn whole_stack(
+        &mut self,
+        pid: i32,
+        registers: &Registers,
+        bytes: &[u8],
+    ) -> Option<NodeIndex> {
+        let tracked = self.processes.get(pid)?;
+        let window = StackWindow::new(registers, bytes);
+        self.frames.clear();
+        let end = self.unwinder.unwind(&tracked.space, registers, &window, &mut self.frames);
+        end.is_root().then(|| {
+            self.take_native_frames();
+            self.intern_user_frames(pid, ROOT, monotonic_now())
+        })
+    }
+
+    /// The node of a stack that was copied while its thread stood: `bytes` begin at its stack
+    /// pointer.
+    pub fn copied_stack(&mut self, pid: i32, registers: &Registers, bytes: &[u8]) -> NodeIndex {
+        let Some(tracked) = self.processes.get(pid) else { return ROOT };
+        let window = StackWindow::new(registers, bytes);
+        self.frames.clear();
+        let end = self.unwinder.unwind(&tracked.space, registers, &window, &mut self.frames);
+        let root = self.outermost(end);
+        self.take_native_frames();
+        self.intern_user_frames(pid, root, monotonic_now())
     }
 
     /// The node above the outermost frame, by how the stack ended.

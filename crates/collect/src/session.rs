@@ -20,6 +20,8 @@ pub enum Backend {
     Auto,
     /// Perf events only.
     Perf,
+    /// Threads are stopped for a moment each time.
+    Ptrace,
 }
 
 /// What to record, and how.

@@ -124,6 +124,21 @@ impl StackTree {
         self.nodes.len()
     }
 
+    /// The frame of a node; `None` for [`ROOT`].
+    pub fn frame_of(&self, node: NodeIndex) -> Option<FrameKey> {
+        let frame = self.nodes.get(node as usize)?.frame;
+        self.frames.get(frame as usize).copied()
+    }
+
+    /// The nodes of a stack and of all stacks that it contains, outermost frame first.
+    pub fn path_from_root(&self, leaf: NodeIndex) -> Vec<NodeIndex> {
+        let parent = |node: &NodeIndex| Some(self.nodes[*node as usize].parent);
+        let up = std::iter::successors(Some(leaf), parent);
+        let mut path: Vec<NodeIndex> = up.take_while(|n| *n != ROOT).collect();
+        path.reverse();
+        path
+    }
+
     /// All frames, by index.
     pub fn frames(&self) -> &[FrameKey] {
         &self.frames

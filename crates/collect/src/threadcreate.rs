@@ -1,14 +1,12 @@
 //! The `threadcreate` profile.
 
 use crate::session::{Collector, Request};
-use crate::{RecordError, go};
+use crate::{RecordError, go, native};
 
 /// Attaches to the targets, for a threadcreate profile.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     if let Some(collector) = go::prepare::<go::Threads>(request)? {
         return Ok(collector);
     }
-    Err(RecordError::NotApplicable(
-        "the profile threadcreate is made of Go programs only, and this is none".into(),
-    ))
+    native::threadcreate::prepare(request)
 }

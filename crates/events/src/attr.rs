@@ -160,3 +160,19 @@ pub(crate) fn build_output(stack_bytes: u32, side_band: bool) -> b::perf_event_a
     attr.wakeup_watermark = u32::MAX;
     attr
 }
+
+/// `sample_type` of tracepoint events.
+pub(crate) const TRACEPOINT_SAMPLE_TYPE: u64 = (b::PERF_SAMPLE_TID
+    | b::PERF_SAMPLE_TIME
+    | b::PERF_SAMPLE_REGS_USER
+    | b::PERF_SAMPLE_STACK_USER) as u64;
+
+/// An event of one CPU that samples each time a tracepoint is passed, and tells what happens to
+/// threads and mappings.
+pub(crate) fn build_tracepoint(id: u64, stack_bytes: u32) -> b::perf_event_attr {
+    let mut attr = build_output(stack_bytes, true);
+    attr.type_ = b::PERF_TYPE_TRACEPOINT;
+    attr.config = id;
+    attr.sample_type = TRACEPOINT_SAMPLE_TYPE;
+    attr
+}

@@ -9,6 +9,7 @@
 //!
 //! The two are matched by thread and time: a sample is written right after its capture.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -173,12 +174,14 @@ pub struct GoroutineCapture {
     threads: HashMap<MapData, u32, [u8; 64]>,
     ring: RingBuf<MapData>,
     lost: Array<MapData, u64>,
-    known: usize,
+    known: BTreeMap<i32, GoThread>,
 }
 
 impl std::fmt::Debug for GoroutineCapture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GoroutineCapture").field("threads", &self.known).finish_non_exhaustive()
+        f.debug_struct("GoroutineCapture")
+            .field("threads", &self.known.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -202,7 +205,7 @@ impl GoroutineCapture {
             ring: RingBuf::try_from(ring).map_err(bad)?,
             lost: Array::try_from(lost).map_err(bad)?,
             ebpf,
-            known: 0,
+            known: BTreeMap::new(),
         })
     }
 
@@ -220,16 +223,22 @@ impl GoroutineCapture {
 
     /// Makes a thread known, or replaces what was known of it. Gives whether there was room.
     pub fn watch(&mut self, tid: i32, thread: &GoThread) -> bool {
-        let room = self.known < MAX_THREADS;
+        if self.known.get(&tid) == Some(thread) {
+            return true;
+        }
+        let room = self.known.len() < MAX_THREADS || self.known.contains_key(&tid);
         let done = room && self.threads.insert(tid.cast_unsigned(), thread.encode(), 0).is_ok();
-        self.known += usize::from(done);
+        if done {
+            self.known.insert(tid, *thread);
+        }
         done
     }
 
     /// Forgets a thread.
     pub fn forget(&mut self, tid: i32) {
-        if self.threads.remove(&tid.cast_unsigned()).is_ok() {
-            self.known = self.known.saturating_sub(1);
+        if self.known.remove(&tid).is_some() {
+            // Whether the kernel's map still had it makes no difference.
+            let _ = self.threads.remove(&tid.cast_unsigned());
         }
     }
 

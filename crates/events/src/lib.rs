@@ -6,16 +6,19 @@
 
 mod attr;
 mod chains;
+mod creations;
 mod goroutines;
 mod online;
 mod record;
 mod ring;
 mod ringset;
 mod sampler;
+mod tracefs;
 mod waits;
 
 pub use attr::{ClockSource, SamplingOptions, USER_REGISTERS};
 pub use chains::{Chain, ChainEnd, ChainError, ChainFrame, ChainLayout, Chains};
+pub use creations::{CreationError, CreationSampler};
 pub use goroutines::{
     Capture, CaptureError, CapturedLabels, FieldOffsets, GoThread, GoroutineCapture, Part,
     StackCopy,
@@ -24,7 +27,7 @@ pub use online::online_cpus;
 pub use record::{Comm, Event, EventKind, Fork, MmapEvent, Sample, Words};
 pub use ring::RingError;
 pub use ringset::{Losses, RingSet};
-pub use sampler::{OpenError, Opened, Sampler, Scope};
+pub use sampler::{OpenError, Opened, Sampler, Scope, try_open};
 pub use waits::{
     Fixed, WaitCounters, WaitError, WaitId, WaitKind, WaitOptions, WaitPlace, WaitSample,
     WaitSampler, Waited, Waiting, Woke,

@@ -376,6 +376,25 @@ pub(crate) fn map_rings(leaders: &[OwnedFd], bytes: &mut usize) -> Result<Vec<Ri
     }
 }
 
+/// Tries whether perf_event_open is there for us: on ourselves, in user mode.
+///
+/// # Errors
+/// The system's.
+pub fn try_open() -> io::Result<()> {
+    let options = SamplingOptions {
+        frequency: 1,
+        kernel_callchain: false,
+        exclude_kernel: true,
+        stack_bytes: 0,
+        children: false,
+        switches: None,
+    };
+    let features = Features { format_lost: false, inherit_thread: false };
+    let mut attr = attr::build(&options, ClockSource::CpuClock, features, false);
+    // 0: this thread; the first CPU may be offline, another thread's business or not ours at all.
+    open_event(&mut attr, 0, u32::MAX).map(drop)
+}
+
 /// Opens an event of a thread (-1: of all) on a CPU.
 #[allow(unsafe_code)]
 pub(crate) fn open_event(attr: &mut b::perf_event_attr, tid: i32, cpu: u32) -> io::Result<OwnedFd> {

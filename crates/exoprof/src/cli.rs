@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bytes, dump, duration, record, report, serve, top, view};
+use crate::{bytes, doctor, dump, duration, record, report, serve, top, view};
 
 /// The user asked for something that does not exist or does not go together: exit status 2.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ enum Command {
     Record(RecordArgs),
     /// Print every thread's stack as it is now, or every goroutine's of a Go program
     Dump(dump::DumpArgs),
+    /// Say what can be recorded here, of a process, and what mends what cannot
+    Doctor(doctor::DoctorArgs),
     /// Show what profile files hold, as `go tool pprof` does
     Report(Box<report::ReportArgs>),
     /// Serve pprof's HTTP endpoints for running processes
@@ -122,6 +124,8 @@ pub enum Backend {
     Auto,
     /// perf_event_open
     Perf,
+    /// Stopping threads for a moment each time
+    Ptrace,
 }
 
 fn types_help() -> String {
@@ -154,6 +158,7 @@ impl Cli {
         match self.command {
             Command::Record(args) => record::run(&args, verbosity),
             Command::Dump(args) => dump::run(&args, verbosity),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Report(args) => report::run(&args, verbosity),
             Command::Serve(args) => serve::run(&args, verbosity),
             Command::View(args) => view::run(&args, verbosity),

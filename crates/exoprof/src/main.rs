@@ -2,6 +2,7 @@
 
 mod bytes;
 mod cli;
+mod doctor;
 mod dump;
 mod duration;
 mod export;

@@ -66,6 +66,7 @@ fn options(args: &RecordArgs) -> RecordOptions {
         backend: match args.backend {
             Backend::Auto => collect::Backend::Auto,
             Backend::Perf => collect::Backend::Perf,
+            Backend::Ptrace => collect::Backend::Ptrace,
         },
         heap_rate: args.heap_rate,
         heap_history: args.heap_history,

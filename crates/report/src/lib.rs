@@ -39,7 +39,7 @@ mod work;
 pub use combine::{CombineError, combine};
 pub use error::ReportError;
 pub use flame::{Document, FlameNode, FlameTree, Grouping, Shape};
-pub use legacy::{LegacyError, legacy_text};
+pub use legacy::{LegacyError, Starts, legacy_text};
 pub use options::{Filters, Form, Granularity, Options};
 pub use report::Report;
 pub use samplevalue::index as sample_type_index;

@@ -21,6 +21,7 @@ pub mod sigbus;
 mod spawned;
 mod stat;
 mod ticks;
+mod waits;
 mod watchdog;
 
 pub use claim::{Claim, Claimed};
@@ -37,3 +38,4 @@ pub use rights::{Obstacle, Rights, TargetRights, raise_nofile};
 pub use seize::{SeizeError, Seized, Threads, Tracer};
 pub use spawned::{Running, SpawnError, Spawned};
 pub use ticks::Ticks;
+pub use waits::{BlockedCall, Schedule, ThreadWait};

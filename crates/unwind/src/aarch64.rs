@@ -5,7 +5,7 @@ use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
 use crate::arch::{Arch, Stage};
-use crate::rule::Rule;
+use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS};
 
 /// DWARF numbers (AADWARF64, section 4.1): x29.
 pub(crate) const FP: u16 = 29;
@@ -66,9 +66,35 @@ impl Arch for Aarch64 {
         at.strip_prefix(&MOV_X8_EXIT).is_some_and(|rest| rest.starts_with(&SVC_0))
     }
 
-    fn go_rule(_: &Function<'_>, _: Svma) -> Option<Rule> {
-        // The table counts the saved link register in some versions and not in others.
-        None
+    /// Go's frames on arm64 (cmd/internal/obj/arm64, `preprocess`): the link register is saved at
+    /// the stack pointer, the frame pointer *below* it, where a callee's frame begins; pcsp counts
+    /// the whole frame. A function without one has its return address in the link register.
+    fn go_rule(function: &Function<'_>, lookup: Svma) -> Option<Rule> {
+        let name = function.name();
+        let is_handler = ["runtime.sigtramp", "runtime.cgoSigtramp"].contains(&&*name);
+        if (function.flags().is_top_frame() && !is_handler) || name == "runtime.mcall" {
+            return Some(Rule::Root);
+        }
+        if function.flags().writes_sp() {
+            return Some(Rule::NoEntry);
+        }
+        let depth = i16::try_from(function.sp_delta(lookup)?).ok()?;
+        let mut saved = [LOST; SLOTS];
+        saved[0] = match depth {
+            0 => SAME,
+            _ if depth % 8 == 0 => -(depth / 8),
+            _ => return None,
+        };
+        if depth == 0 {
+            saved[1] = SAME;
+        }
+        Some(Rule::Narrow(Narrow {
+            cfa_register: SP as u8,
+            plt_push: 0,
+            plt: false,
+            cfa_offset: i32::from(depth),
+            saved,
+        }))
     }
 
     fn sets_up_frame(before: &[u8]) -> bool {

@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::{Recording, Regions, build, build_with, record};
-use image::{AddressSpace, Arch, Avma, MappingId, MappingKind, NewMapping};
+use image::{AddressSpace, Arch, Avma, ElfImage, MappingId, MappingKind, NewMapping};
 use unwind::{BreakReason, End, Frame, Registers, RootReason, Unwinder};
 
 const AT_BOTTOM: &str = "recorder.run_to('bottom')\nrecorder.header()\nrecorder.stop()\n";
@@ -262,4 +262,68 @@ fn aarch64_link_register_records_and_authentication_codes() {
     assert_eq!(pcs(&frames), [CODE + 0x100, CODE + 0x400, CODE + 0x800]);
     assert_eq!(end, End::Root(RootReason::NullReturn), "the last record is null");
     assert_eq!(unwinder.cursor().registers().sp(), None, "a record does not tell the CFA");
+}
+
+/// A Go program for arm64, which this machine cannot run: its frames are laid out by hand as the
+/// compiler's prologue leaves them. The link register is saved at the stack pointer.
+#[test]
+fn aarch64_go_frames_by_the_line_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let goroot = root.join(".cache/go/1.27.3/go");
+    let program = root.join(".cache/gobuild/plain-1.27.3-arm64");
+    let built = std::process::Command::new(goroot.join("bin/go"))
+        .current_dir(root.join("tests/targets/go/plain"))
+        .env("GOROOT", &goroot)
+        .envs([("GOARCH", "arm64"), ("CGO_ENABLED", "0"), ("GOTOOLCHAIN", "local")])
+        .envs([("GOPROXY", "off"), ("GOTELEMETRY", "off"), ("GOFLAGS", "-mod=mod")])
+        .env("GOCACHE", root.join(".cache/gocache"))
+        .args(["build", "-p", "2", "-ldflags=-s -w", "-o"])
+        .arg(&program)
+        .arg(".")
+        .status()
+        .expect("Go: run scripts/setup-tests");
+    assert!(built.success());
+    let image = ElfImage::open(&std::fs::File::open(&program).unwrap()).unwrap();
+    let image = std::sync::Arc::new(image);
+    assert_eq!(image.arch(), Arch::Aarch64);
+    let table = image::pclntab::LineTable::from_image(&image).unwrap();
+    // Inside of a function, where its frame is `depth` bytes or has not begun.
+    let place = |name: &str, framed: bool| {
+        let f = table.function_named(name).unwrap();
+        let pcs = (f.entry().0..f.end().0).step_by(4);
+        let at = pcs.map(image::Svma).find(|pc| (f.sp_delta(*pc).unwrap() > 0) == framed).unwrap();
+        (at.0 + 4, u64::from(f.sp_delta(at).unwrap()))
+    };
+    let (keep, _) = place("main.keep", false);
+    let (wait, wait_depth) = place("main.waitMutex", true);
+    let (main, main_depth) = place("main.main", true);
+    let goexit = table.function_named("runtime.goexit").unwrap().entry().0 + 4;
+    const STACK: u64 = 0x40_0000_0000;
+    let mut stack = vec![0; 0x4000];
+    let mut word = |at: u64, value: u64| {
+        stack[usize::try_from(at - STACK).unwrap()..][..8].copy_from_slice(&value.to_le_bytes());
+    };
+    // keep (no frame yet) <- waitMutex <- main <- goexit
+    word(STACK, main);
+    word(STACK + wait_depth, goexit);
+    let mut space = AddressSpace::default();
+    let mapping = NewMapping {
+        start: Avma(0x1000),
+        end: Avma(0x100_0000),
+        offset: image::FileOffset(0),
+        name: "/plain".into(),
+        file: None,
+        kind: MappingKind::File,
+        image: Ok((image.clone(), image::Bias(0))),
+    };
+    space.insert(MappingId(1), mapping);
+    let mut registers = Registers::unknown(Arch::Aarch64);
+    registers.set_pc(Avma(keep - 4));
+    registers.set_sp(Avma(STACK));
+    registers.set(30, wait);
+    let mut frames = Vec::new();
+    let memory = Regions(vec![(STACK, stack)]);
+    let end = Unwinder::new(Arch::Aarch64).unwind(&space, &registers, &memory, &mut frames);
+    assert_eq!(pcs(&frames), [keep - 4, wait, main, goexit], "{end}, depth {main_depth}");
+    assert!(end.is_root(), "{end}");
 }

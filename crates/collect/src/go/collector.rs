@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use goruntime::LayoutSource;
 use target::Process;
 
 use super::profile::{GoProfile, Header};
@@ -44,7 +45,7 @@ pub(crate) trait GoKind: Sized + 'static {
     fn add_to(&self, program: &Program, profile: &mut GoProfile) -> Result<(), RecordError>;
 
     /// Adds what became of the samples, and what a reader should know.
-    fn account(&self, stats: &mut Stats);
+    fn account(&self, program: &Program, stats: &mut Stats);
 }
 
 /// How often the state is read during a recording, so that there is something to show for a
@@ -217,8 +218,21 @@ pub(crate) fn assemble<K: GoKind>(
     let mut period = 1;
     for (program, kind) in &running {
         stats.backend = format!("the Go runtime's own records ({})", program.runtime.version());
+        match program.runtime.layout_source() {
+            LayoutSource::Measured => {}
+            LayoutSource::Dwarf => stats.notes.push(format!(
+                "{} is not known to this exoprof: its layout was read from its DWARF, and inlined \
+                 calls may be missing",
+                program.runtime.version()
+            )),
+            LayoutSource::Guessed => stats.notes.push(format!(
+                "{} is not known to this exoprof: it was read by the layout of the nearest version, \
+                 by which its goroutines make sense; inlined calls may be missing",
+                program.runtime.version()
+            )),
+        }
         period = kind.period();
-        kind.account(&mut stats);
+        kind.account(program, &mut stats);
     }
     stats.file_faults = target::sigbus::faults();
     let mut profile = GoProfile::new(&K::HEADER, period, running.len() > 1);

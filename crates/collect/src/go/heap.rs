@@ -190,7 +190,7 @@ impl<S: Shown> GoKind for HeapRecords<S> {
         Ok(())
     }
 
-    fn account(&self, stats: &mut Stats) {
+    fn account(&self, _: &Program, stats: &mut Stats) {
         let Some(reading) = &self.read else {
             stats.notes.push("the target exited before anything could be read".into());
             return;
@@ -215,10 +215,10 @@ impl<S: Shown> GoKind for HeapRecords<S> {
                 reading.rate
             ));
             if !self.before.is_empty() {
-                stats.notes.push(format!(
-                    "in use counts also what earlier recordings sampled ({} places)",
-                    self.before.len()
-                ));
+                stats.notes.push(
+                    "in use counts also what was sampled before this recording, if it still is"
+                        .into(),
+                );
             }
         }
         if reading.published.unsettled || reading.live.unsettled {

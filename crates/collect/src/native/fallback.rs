@@ -32,6 +32,10 @@ pub(super) fn or_by_perf(
 ) -> Result<Box<dyn Collector>, RecordError> {
     let why = match request.options.backend {
         Backend::Perf => "as asked for".to_owned(),
+        Backend::Ptrace => {
+            let why = "by ptrace there are cpu, wall, goroutine and dump; waits need BPF or perf";
+            return Err(RecordError::NotApplicable(why.into()));
+        }
         Backend::Auto => match by_bpf() {
             Err(RecordError::Waits(e)) => reason(&e),
             other => return other,

@@ -2,8 +2,16 @@
 
 pub(crate) mod block;
 mod contentions;
+pub(crate) mod dump;
 mod fallback;
 mod locks;
+mod locks_held;
 pub(crate) mod mutex;
+mod snapshot;
 mod switches;
+mod text;
+pub(crate) mod threadcreate;
+pub(crate) mod ticked;
+mod ticks;
+mod waiting;
 mod waits;

@@ -1,5 +1,6 @@
 //! `/debug/pprof/KIND`: recorded for the request, or for several at once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,13 +119,26 @@ pub async fn serve(
     let name = endpoint.name;
     entry.counted(name, recorded.profile.samples.len() as u64);
     if plan.debug > 0 {
-        let text = blocking(move || report::legacy_text(&recorded.profile, name)).await?;
+        let process = entry.process.clone();
+        let text = blocking(move || text_of(&process, &recorded.profile, name)).await?;
         let text = text.map_err(|e| Failure::new(StatusCode::NOT_IMPLEMENTED, e.to_string()))?;
         return Ok(answer::text(text));
     }
     let bytes = blocking(move || recorded.compressed()).await?;
     let name = if plan.delta { format!("{name}-delta") } else { name.to_string() };
     Ok(answer::profile(&name, bytes))
+}
+
+fn text_of(
+    process: &Arc<target::Process>,
+    profile: &pprof::Profile,
+    name: &str,
+) -> Result<String, report::LegacyError> {
+    let addresses: Vec<u64> = profile.locations.iter().map(|l| l.address).collect();
+    let starts = collect::function_starts(process, &addresses);
+    let starts: HashMap<u64, u64> =
+        addresses.into_iter().zip(starts).filter_map(|(a, s)| Some((a, s?))).collect();
+    report::legacy_text(profile, name, &|address| starts.get(&address).copied())
 }
 
 /// All stacks now: grouped, or with `debug=2` and above one after the other.
@@ -167,14 +181,13 @@ impl Asked<'_> {
     async fn record(&self, wanted: &Wanted, delta: bool) -> Result<Arc<Recorded>, Failure> {
         let began = tokio::time::Instant::now();
         let first = self.once(wanted).await;
-        if wanted.history && is_without_history(&first) {
+        if wanted.history && is_without_history(&first, wanted.duration) {
             // The program does not sample itself: it is done for it for a while.
             let now = Wanted { history: false, ..wanted.clone() };
             return self.checked(self.once(&now).await);
         }
         let first = self.checked(first)?;
-        let is_snapshot = first.ended == Ended::Duration && first.elapsed < wanted.duration / 2;
-        if !(delta && is_snapshot) {
+        if !(delta && is_snapshot(&first, wanted.duration)) {
             return Ok(first);
         }
         // What is complete at once changes in this time: as Go does, the difference is given.
@@ -219,11 +232,17 @@ impl Asked<'_> {
     }
 }
 
-fn is_without_history(answer: &Answer) -> bool {
+/// Whether there was nothing to read at once. What has been recorded for all of the time is done.
+fn is_without_history(answer: &Answer, duration: Duration) -> bool {
     match answer {
-        Ok(r) => r.ended == Ended::Duration && r.profile.samples.is_empty(),
+        Ok(r) => is_snapshot(r, duration) && r.profile.samples.is_empty(),
         Err(trouble) => matches!(**trouble, Trouble::Record(RecordError::NotApplicable(_))),
     }
+}
+
+/// Whether it was complete before its time was over.
+fn is_snapshot(recorded: &Recorded, duration: Duration) -> bool {
+    recorded.ended == Ended::Duration && recorded.elapsed < duration / 2
 }
 
 fn failure(trouble: &Trouble) -> Failure {

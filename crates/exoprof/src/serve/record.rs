@@ -176,6 +176,11 @@ impl Recorder {
         }
     }
 
+    /// Whether anybody still waits for a recording.
+    fn is_wanted(&self, key: &Key, running: &Arc<Running>) -> bool {
+        self.lock().shared.get(key).is_some_and(|s| Arc::ptr_eq(&s.running, running))
+    }
+
     /// Takes a recording off the table, unless another one is there under the same key.
     fn remove(&self, key: &Key, running: &Arc<Running>) {
         let mut inner = self.lock();
@@ -236,6 +241,9 @@ struct Task {
 impl Task {
     async fn run(self, process: Arc<Process>, turn: Arc<Turn>, slot: OwnedSemaphorePermit) {
         let turn = turn.lock_owned().await;
+        if !self.recorder.is_wanted(&self.key, &self.running) {
+            return;
+        }
         let (wanted, running) = (self.key.2.clone(), self.running.clone());
         let work = move || {
             // Whatever happens to the task, the slot and the turn are kept until the recording is

@@ -1,8 +1,5 @@
 //! Profiles as text, in the form that Go's runtime/pprof writes with `debug=1`, which pprof still
 //! reads: <https://github.com/google/pprof/blob/main/profile/legacy_profile.go>.
-//!
-//! Functions are named without the offset in them that Go writes behind a `+`: a profile does not
-//! hold where a function begins.
 
 mod tabs;
 
@@ -18,24 +15,33 @@ pub enum LegacyError {
     NoForm(String),
 }
 
+/// Tells where the function begins that holds an address: a profile does not hold that. Where it
+/// is not known, the offset in the function is left out.
+pub type Starts<'a> = &'a dyn Fn(u64) -> Option<u64>;
+
 /// The text of a profile that is called `name` (`heap`, `block`, `goroutine` …). What it measures
 /// decides about the form.
 ///
 /// # Errors
 /// When there is no form for it.
-pub fn legacy_text(profile: &Profile, name: &str) -> Result<String, LegacyError> {
+pub fn legacy_text(
+    profile: &Profile,
+    name: &str,
+    starts: Starts<'_>,
+) -> Result<String, LegacyError> {
+    let stacks = Stacks { profile, starts };
     let index = |kind| profile.sample_type_index(kind);
     let heap = ["inuse_objects", "inuse_space", "alloc_objects", "alloc_space"].map(index);
     let contention = [index("contentions"), index("delay")];
     let mut out = String::new();
     if let [Some(inuse_n), Some(inuse), Some(alloc_n), Some(alloc)] = heap {
-        heap_text(profile, [inuse_n, inuse, alloc_n, alloc], &mut out);
+        heap_text(&stacks, [inuse_n, inuse, alloc_n, alloc], &mut out);
     } else if let [Some(count), Some(delay)] = contention {
-        contention_text(profile, name, count, delay, &mut out);
+        contention_text(&stacks, name, count, delay, &mut out);
     } else if let [one] = profile.sample_types.as_slice()
         && &*one.unit == "count"
     {
-        count_text(profile, name, &mut out);
+        count_text(&stacks, name, &mut out);
     } else {
         let types: Vec<_> = profile.sample_types.iter().map(ToString::to_string).collect();
         return Err(LegacyError::NoForm(types.join(", ")));
@@ -75,7 +81,8 @@ impl Objects {
 
 /// Readers scale what is in this text up by the rate in its first line, so that the samples
 /// themselves must be given.
-fn heap_text(profile: &Profile, [inuse_n, inuse, alloc_n, alloc]: [usize; 4], out: &mut String) {
+fn heap_text(stacks: &Stacks<'_>, [inuse_n, inuse, alloc_n, alloc]: [usize; 4], out: &mut String) {
+    let profile = stacks.profile;
     let rate = if &*profile.period_type.kind == "space" { profile.period } else { 1 };
     let mut rows = Vec::new();
     let mut total = (Objects::default(), Objects::default());
@@ -104,9 +111,9 @@ fn heap_text(profile: &Profile, [inuse_n, inuse, alloc_n, alloc]: [usize; 4], ou
     );
     for (live, all, sample) in rows {
         let _ = write!(out, "{}: {} [{}: {}] @", live.count, live.bytes, all.count, all.bytes);
-        addresses(profile, &sample, out);
+        stacks.addresses(&sample, out);
         out.push('\n');
-        frames(profile, &sample, false, out);
+        stacks.frames(&sample, false, out);
     }
 }
 
@@ -118,30 +125,30 @@ fn object_size(sample: &SampleRef<'_>) -> Option<i64> {
     })
 }
 
-fn contention_text(profile: &Profile, name: &str, count: usize, delay: usize, out: &mut String) {
+fn contention_text(stacks: &Stacks<'_>, name: &str, count: usize, delay: usize, out: &mut String) {
     let title = if name == "block" { "contention" } else { name };
     // Delays are in nanoseconds, and values are scaled already.
     let _ = writeln!(out, "--- {title}:\ncycles/second=1000000000");
     if name == "mutex" {
         out.push_str("sampling period=1\n");
     }
-    let mut rows: Vec<_> = profile.samples.iter().collect();
+    let mut rows: Vec<_> = stacks.profile.samples.iter().collect();
     rows.sort_by_key(|sample| std::cmp::Reverse(sample.values[delay]));
     for sample in rows {
         let _ = write!(out, "{} {} @", sample.values[delay], sample.values[count]);
-        addresses(profile, &sample, out);
+        stacks.addresses(&sample, out);
         out.push('\n');
-        frames(profile, &sample, true, out);
+        stacks.frames(&sample, true, out);
     }
 }
 
-fn count_text(profile: &Profile, name: &str, out: &mut String) {
+fn count_text(stacks: &Stacks<'_>, name: &str, out: &mut String) {
     let mut total = 0i64;
     let mut rows = Vec::new();
-    for sample in profile.samples.iter() {
+    for sample in stacks.profile.samples.iter() {
         total = total.saturating_add(sample.values[0]);
         let mut key = String::from("@");
-        addresses(profile, &sample, &mut key);
+        stacks.addresses(&sample, &mut key);
         labels(&sample, &mut key);
         rows.push((sample.values[0], key, sample));
     }
@@ -149,7 +156,7 @@ fn count_text(profile: &Profile, name: &str, out: &mut String) {
     let _ = writeln!(out, "{name} profile: total {total}");
     for (count, key, sample) in rows {
         let _ = writeln!(out, "{count} {key}");
-        frames(profile, &sample, false, out);
+        stacks.frames(&sample, false, out);
     }
 }
 
@@ -168,48 +175,59 @@ fn labels(sample: &SampleRef<'_>, out: &mut String) {
     let _ = write!(out, "\n# labels: {{{}}}", quoted.join(", "));
 }
 
-fn located<'p>(
-    profile: &'p Profile,
-    sample: &SampleRef<'p>,
-) -> impl Iterator<Item = &'p Location> + use<'p> {
-    sample.locations.iter().map(|index| &profile[*index])
+/// How stacks are written.
+struct Stacks<'a> {
+    profile: &'a Profile,
+    starts: Starts<'a>,
 }
 
-/// Return addresses, as a stack holds them: a profile has those of the calls, one less.
-fn addresses(profile: &Profile, sample: &SampleRef<'_>, out: &mut String) {
-    for location in located(profile, sample) {
-        let _ = write!(out, " {:#x}", location.address.wrapping_add(1));
+impl Stacks<'_> {
+    fn located<'s>(&'s self, sample: &SampleRef<'s>) -> impl Iterator<Item = &'s Location> {
+        sample.locations.iter().map(|index| &self.profile[*index])
     }
-}
 
-/// The lines with names below a stack. `all` shows the runtime's own innermost functions too.
-fn frames(profile: &Profile, sample: &SampleRef<'_>, all: bool, out: &mut String) {
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    let mut show = all;
-    for location in located(profile, sample) {
-        let address = format!("{:#x}", location.address);
-        let known: Vec<_> = location.lines.iter().filter_map(|l| Some((l, l.function?))).collect();
-        if known.is_empty() {
-            show = true;
-            rows.push(vec!["#".into(), address.clone()]);
+    /// Return addresses, as a stack holds them: a profile has those of the calls, one less.
+    fn addresses(&self, sample: &SampleRef<'_>, out: &mut String) {
+        for location in self.located(sample) {
+            let _ = write!(out, " {:#x}", location.address.wrapping_add(1));
         }
-        for (line, function) in known {
-            let function = &profile[function];
-            let name = &*function.name;
-            let is_runtime = name.starts_with("runtime.") || name.starts_with("internal/runtime/");
-            if name == "runtime.goexit" || (!show && is_runtime) {
-                continue;
+    }
+
+    /// The lines with names below a stack. `all` shows the runtime's own innermost functions too.
+    fn frames(&self, sample: &SampleRef<'_>, all: bool, out: &mut String) {
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        let mut show = all;
+        for location in self.located(sample) {
+            let address = format!("{:#x}", location.address);
+            let known: Vec<_> =
+                location.lines.iter().filter_map(|l| Some((l, l.function?))).collect();
+            if known.is_empty() {
+                show = true;
+                rows.push(vec!["#".into(), address.clone()]);
             }
-            show = true;
-            let place = format!("{}:{}", one_line(&function.filename), line.line);
-            rows.push(vec!["#".into(), address.clone(), one_line(name), place]);
+            for (line, function) in known {
+                let function = &self.profile[function];
+                let name = &*function.name;
+                let is_runtime =
+                    name.starts_with("runtime.") || name.starts_with("internal/runtime/");
+                if name == "runtime.goexit" || (!show && is_runtime) {
+                    continue;
+                }
+                show = true;
+                // As Go has it, inlined calls too are counted from the function that holds them.
+                let into = (self.starts)(location.address)
+                    .and_then(|start| location.address.checked_sub(start));
+                let into = into.map(|into| format!("+{into:#x}")).unwrap_or_default();
+                let place = format!("{}:{}", one_line(&function.filename), line.line);
+                rows.push(vec!["#".into(), address.clone(), one_line(name) + &into, place]);
+            }
         }
+        if !show && !all {
+            return self.frames(sample, true, out);
+        }
+        tabs::align(&rows, out);
+        out.push('\n');
     }
-    if !show && !all {
-        return frames(profile, sample, true, out);
-    }
-    tabs::align(&rows, out);
-    out.push('\n');
 }
 
 /// Names come from the target's files: none may look like a line of its own.

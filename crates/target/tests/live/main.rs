@@ -4,5 +4,6 @@
 mod held;
 mod images;
 mod process;
+mod seize;
 mod spawned;
 mod support;

@@ -79,6 +79,11 @@ pub fn build_with(compiler: &str, dir: &Path, source: &str, flags: &[&str]) -> P
 
 /// Runs a program under gdb by a script that calls `recorder`, and reads what it wrote.
 pub fn record(dir: &Path, program: &Path, script: &str) -> Recording {
+    read(&dump(dir, program, script))
+}
+
+/// As [`record`], as it was written.
+pub fn dump(dir: &Path, program: &Path, script: &str) -> Vec<u8> {
     let (dump, whole) = (dir.join("dump"), dir.join("script.py"));
     let library = std::fs::read_to_string(tests_dir().join("gdb_dump.py")).unwrap();
     let text = format!("{library}\nrecorder = Recorder({dump:?})\n{script}\nrecorder.done()\n");
@@ -86,7 +91,7 @@ pub fn record(dir: &Path, program: &Path, script: &str) -> Recording {
     let said = run(Command::new("gdb").args(["-nx", "-batch", "-x"]).arg(&whole).arg(program));
     let dump = std::fs::read(&dump).unwrap();
     assert!(dump.ends_with(&END.to_le_bytes()), "gdb's script failed:\n{said}");
-    read(&dump)
+    dump
 }
 
 impl Recording {
@@ -125,12 +130,18 @@ impl<'a> Words<'a> {
     }
 }
 
-fn read(dump: &[u8]) -> Recording {
+/// Reads a recording whose modules are still where they were.
+pub fn read(dump: &[u8]) -> Recording {
+    read_with(dump, &mut |name| Arc::new(ElfImage::open(&File::open(name).unwrap()).unwrap()))
+}
+
+/// Reads a recording, with modules from elsewhere.
+pub fn read_with(dump: &[u8], module: &mut dyn FnMut(&str) -> Arc<ElfImage>) -> Recording {
     let mut words = Words(dump);
     let length = words.word();
     let maps = std::str::from_utf8(words.bytes(length)).unwrap();
     let (_, length) = (words.word(), words.word());
-    let space = address_space(maps, words.bytes(length));
+    let space = address_space(maps, words.bytes(length), module);
     let mut stops = Vec::new();
     while words.word() != END {
         let mut registers = Registers::unknown(Arch::X86_64);
@@ -149,7 +160,11 @@ fn read(dump: &[u8]) -> Recording {
     Recording { space, stops }
 }
 
-fn address_space(maps: &str, vdso: &[u8]) -> AddressSpace {
+fn address_space(
+    maps: &str,
+    vdso: &[u8],
+    module: &mut dyn FnMut(&str) -> Arc<ElfImage>,
+) -> AddressSpace {
     let mut space = AddressSpace::default();
     for (i, line) in maps.lines().enumerate() {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -162,14 +177,15 @@ fn address_space(maps: &str, vdso: &[u8]) -> AddressSpace {
         let offset = FileOffset(number(fields[2]));
         let name = fields.get(5).copied().unwrap_or("//anon");
         let (kind, image) = match name {
-            "[vdso]" => (MappingKind::Vdso, ElfImage::parse(ImageBytes::Owned(vdso.into())).ok()),
-            "[vsyscall]" => (MappingKind::Vsyscall, None),
-            name if name.starts_with('/') => {
-                (MappingKind::File, Some(ElfImage::open(&File::open(name).unwrap()).unwrap()))
+            "[vdso]" => {
+                let image = ElfImage::parse(ImageBytes::Owned(vdso.into())).ok();
+                (MappingKind::Vdso, image.map(Arc::new))
             }
+            "[vsyscall]" => (MappingKind::Vsyscall, None),
+            name if name.starts_with('/') => (MappingKind::File, Some(module(name))),
             _ => (MappingKind::Anonymous, None),
         };
-        let image = image.map(Arc::new).map(|image| {
+        let image = image.map(|image| {
             let bias = image.bias_of_mapping(start, offset, end.0 - start.0).unwrap();
             (image, bias)
         });

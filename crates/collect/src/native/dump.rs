@@ -1,0 +1,206 @@
+//! All threads of a native program now: the `goroutine` profile and `exoprof dump`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use target::{Process, Root};
+
+use super::locks_held::{self, Held};
+use super::snapshot::{Snapshot, ThreadCopy};
+use super::{text, waiting};
+use crate::assemble::Valued;
+use crate::clock::{monotonic_now, unix_now};
+use crate::conclude::{self, About, Header, Named};
+use crate::cputime::ThreadId;
+use crate::dump::Dump;
+use crate::processes::NamedThread;
+use crate::recorder::Recorder;
+use crate::session::{Collector, Ended, RecordOptions, Request};
+use crate::stacks::{NodeIndex, ROOT};
+use crate::symbols::TargetFiles;
+use crate::{Outcome, RecordError, Stats};
+
+const TYPES: &[(&str, &str)] = &[("goroutine", "count")];
+
+/// A thread with its stack.
+pub(super) struct Standing {
+    pub thread: NamedThread,
+    pub state: String,
+    pub stack: NodeIndex,
+    pub waits_for: Option<Held>,
+}
+
+/// The threads of some processes, unwound.
+pub(super) struct Threads {
+    pub recorder: Recorder,
+    pub standing: Vec<Standing>,
+    roots: Vec<Arc<Process>>,
+    files: TargetFiles,
+    time: i64,
+    longest_stop: Duration,
+    notes: Vec<String>,
+}
+
+impl Threads {
+    /// Nobody yet.
+    pub fn of(roots: &[Arc<Process>]) -> Self {
+        let mut recorder = Recorder::new(false, 1);
+        for root in roots {
+            recorder.processes.add_root(root.clone());
+        }
+        Self {
+            recorder,
+            standing: Vec::new(),
+            roots: roots.to_vec(),
+            files: TargetFiles(roots.iter().filter_map(|p| Root::of(p).ok()).collect()),
+            time: unix_now(),
+            longest_stop: Duration::ZERO,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Copies all threads of all processes, one process after the other, and unwinds them.
+    pub fn take(&mut self) -> Result<(), RecordError> {
+        self.time = unix_now();
+        for root in self.roots.clone() {
+            self.recorder.processes.refresh_maps(&root, monotonic_now());
+            let snapshot = Snapshot::take(&root)?;
+            self.longest_stop = self.longest_stop.max(snapshot.stopped);
+            self.notes.extend(snapshot.notes.iter().cloned());
+            self.unwind(&root, &snapshot.threads);
+        }
+        Ok(())
+    }
+
+    fn unwind(&mut self, process: &Process, threads: &[ThreadCopy]) {
+        let numbers = process.threads_by_own_number().unwrap_or_default();
+        let locks = locks_held::find(threads, |own| numbers.get(&own).copied());
+        let name_of = |tid: i32| threads.iter().find(|t| t.tid == tid).map_or("", |t| &t.name);
+        for circle in locks_held::circles(&locks) {
+            self.notes.push(deadlock(&circle, &locks, name_of));
+        }
+        let process_name: Arc<str> = process.identity().comm.as_str().into();
+        let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
+        for t in threads {
+            let stack = match &t.registers {
+                Ok(registers) => self.recorder.copied_stack(process.pid(), registers, &t.stack),
+                Err(why) => self.recorder.marker(ROOT, format!("[no stack: {why}]")),
+            };
+            self.recorder.stats.kept += 1;
+            let id = ThreadId { pid: process.pid(), tid: t.tid };
+            let name = t.name.as_str().into();
+            self.standing.push(Standing {
+                thread: NamedThread {
+                    id,
+                    name,
+                    process: process_name.clone(),
+                    container: container.clone(),
+                },
+                state: waiting::state(t.wait.as_ref()),
+                stack,
+                waits_for: locks.get(&t.tid).copied(),
+            });
+        }
+    }
+
+    fn stats(&self, named: &Named) -> Stats {
+        Stats {
+            backend: "ptrace, all threads at once".into(),
+            samples: self.recorder.stats.clone(),
+            unreadable_maps: self.recorder.processes.unreadable_maps as u64,
+            nameless_frames: named.losses.nameless,
+            damaged_images: named.losses.damaged.clone(),
+            file_faults: target::sigbus::faults(),
+            notes: self.notes.clone(),
+            ..Stats::default()
+        }
+    }
+
+    /// Names the frames and makes the profile.
+    pub fn conclude(
+        &mut self,
+        options: &RecordOptions,
+    ) -> Result<(pprof::Profile, Stats, Named), RecordError> {
+        let named = conclude::name(&mut self.recorder, &self.roots, &self.files);
+        let stats = self.stats(&named);
+        let header = Header { types: TYPES, period: (TYPES[0], 1), time: self.time };
+        let valued = |s: &Standing| Valued {
+            thread: s.thread.clone(),
+            stack: s.stack,
+            labels: vec![("state".into(), s.state.as_str().into())],
+            values: vec![1],
+        };
+        let samples: Vec<Valued> = self.standing.iter().map(valued).collect();
+        let (recorder, roots) = (&self.recorder, &self.roots);
+        let about = About { recorder, named: &named, roots, options };
+        let profile = conclude::build(&about, &header, &stats, &samples)?;
+        Ok((profile, stats, named))
+    }
+}
+
+fn deadlock<'a>(
+    circle: &[i32],
+    locks: &BTreeMap<i32, Held>,
+    name_of: impl Fn(i32) -> &'a str,
+) -> String {
+    let who = |tid: i32| format!("thread {tid} ({})", name_of(tid));
+    let mut line = String::from("deadlock: ");
+    for (i, tid) in circle.iter().enumerate() {
+        let Some(held) = locks.get(tid) else { continue };
+        let begin = if i == 0 { who(*tid) } else { ", which".into() };
+        let (address, owner) = (held.address, who(held.owner));
+        line += &format!("{begin} waits for the mutex {address:#x} held by {owner}");
+    }
+    line
+}
+
+/// Dumps the threads of a process.
+pub(crate) fn dump(process: &Arc<Process>, options: &RecordOptions) -> Result<Dump, RecordError> {
+    let mut threads = Threads::of(std::slice::from_ref(process));
+    threads.take()?;
+    let (profile, stats, named) = threads.conclude(options)?;
+    let printer = text::Printer::new(&threads.recorder, &named);
+    Ok(Dump {
+        text: printer.one_by_one(&threads.standing, &threads.notes),
+        grouped: printer.grouped(&threads.standing, "goroutine"),
+        profile,
+        stats,
+    })
+}
+
+/// Attaches to the targets, for a profile of where their threads are.
+pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    let threads = Threads::of(request.roots);
+    let options = request.options.clone();
+    Ok(Box::new(Snapshots { threads, options, later: request.before_exec, begin: 0 }))
+}
+
+struct Snapshots {
+    threads: Threads,
+    options: RecordOptions,
+    /// The target is not the program yet: it is looked at when the recording ends.
+    later: bool,
+    begin: u64,
+}
+
+impl Collector for Snapshots {
+    fn begin(&mut self) -> Result<(), RecordError> {
+        self.begin = monotonic_now();
+        if self.later { Ok(()) } else { self.threads.take() }
+    }
+
+    fn is_complete(&self) -> bool {
+        !self.later
+    }
+
+    fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
+        if self.later {
+            self.threads.take()?;
+        }
+        let elapsed = Duration::from_nanos(monotonic_now() - self.begin);
+        let (profile, mut stats, _) = self.threads.conclude(&self.options)?;
+        stats.elapsed = elapsed;
+        Ok(Outcome { profile, stats, ended })
+    }
+}

@@ -1,0 +1,223 @@
+//! `threadcreate` of native programs: the stacks that created threads during the recording, and
+//! the start functions of those that were there before.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use events::{CreationSampler, RingSet};
+use image::MappingId;
+use target::{Process, Root};
+
+use super::snapshot::Snapshot;
+use crate::assemble::Valued;
+use crate::clock::{monotonic_now, unix_now};
+use crate::conclude::{self, About, Header};
+use crate::cputime::ThreadId;
+use crate::processes::NamedThread;
+use crate::recorder::Recorder;
+use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
+use crate::stacks::{NodeIndex, Place, ROOT};
+use crate::symbols::TargetFiles;
+use crate::{Outcome, RecordError, Stats};
+
+const TYPES: &[(&str, &str)] = &[("threadcreate", "count")];
+/// Programs create few threads, and deep stacks are rare: one size for all.
+const STACK_BYTES: u32 = 32 << 10;
+/// Two seconds of a program that creates 100 threads a second on one CPU.
+const RING_BYTES: usize = 8 << 20;
+/// Records of different CPUs become visible within this time of their own time stamps.
+const SETTLE_NS: u64 = 3_000_000;
+/// Frames below a thread's start function in a program that is linked statically:
+/// `clone`, `start_thread`.
+const STATIC_START: usize = 2;
+
+/// Attaches to the targets.
+pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    let roots = request.roots.to_vec();
+    let files = TargetFiles(roots.iter().filter_map(|p| Root::of(p).ok()).collect());
+    let cpus = events::online_cpus()
+        .map_err(|source| crate::AttachError::System { what: "list the cpus", source })?;
+    let (sampler, rings) = CreationSampler::open(&cpus, STACK_BYTES, RING_BYTES)?;
+    let mut recorder = Recorder::new(request.options.children, 1);
+    for root in &roots {
+        recorder.processes.add_root(root.clone());
+    }
+    for process in recorder.processes.living() {
+        recorder.processes.refresh_maps(&process, monotonic_now());
+        for tid in process.threads().unwrap_or_default() {
+            recorder.processes.add_thread(process.pid(), tid, 0);
+        }
+    }
+    Ok(Box::new(Creations {
+        roots,
+        files,
+        options: request.options.clone(),
+        before_exec: request.before_exec,
+        recorder,
+        sampler,
+        rings,
+        existing: Vec::new(),
+        notes: Vec::new(),
+        begin: 0,
+        time: 0,
+        elapsed: Duration::ZERO,
+    }))
+}
+
+struct Creations {
+    roots: Vec<Arc<Process>>,
+    files: TargetFiles,
+    options: RecordOptions,
+    before_exec: bool,
+    recorder: Recorder,
+    sampler: CreationSampler,
+    rings: RingSet,
+    /// Threads that were there before, with their stacks.
+    existing: Vec<(NamedThread, NodeIndex)>,
+    notes: Vec<String>,
+    begin: u64,
+    time: i64,
+    elapsed: Duration,
+}
+
+impl Creations {
+    fn read(&mut self, until: u64) {
+        let recorder = &mut self.recorder;
+        self.rings.drain(until, |e| recorder.event(e));
+    }
+
+    /// The threads that are there, but for the first of the process: nobody created that as a
+    /// thread.
+    fn take_existing(&mut self, process: &Process) -> Result<(), RecordError> {
+        let snapshot = Snapshot::take(process)?;
+        self.notes.extend(snapshot.notes);
+        let comm: Arc<str> = process.identity().comm.as_str().into();
+        let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
+        for t in snapshot.threads.iter().filter(|t| t.tid != process.pid()) {
+            let stack = match &t.registers {
+                Ok(registers) => {
+                    let whole = self.recorder.copied_stack(process.pid(), registers, &t.stack);
+                    self.start_function(whole)
+                }
+                Err(why) => self.recorder.marker(ROOT, format!("[no stack: {why}]")),
+            };
+            let id = ThreadId { pid: process.pid(), tid: t.tid };
+            let name = t.name.as_str().into();
+            let (process, container) = (comm.clone(), container.clone());
+            self.existing.push((NamedThread { id, name, process, container }, stack));
+        }
+        Ok(())
+    }
+
+    /// The outermost part of a stack, up to the function that the thread was created for: the
+    /// first outside of the library that starts threads.
+    fn start_function(&self, stack: NodeIndex) -> NodeIndex {
+        let tree = &self.recorder.tree;
+        let path = tree.path_from_root(stack);
+        let place = |node: &NodeIndex| tree.frame_of(*node).map(|f| f.place);
+        let library: Option<MappingId> = match path.first().and_then(place) {
+            Some(Place::User(id)) => Some(id),
+            _ => None,
+        };
+        let file = |id: MappingId| self.recorder.mappings.get(&id).and_then(|m| m.file);
+        let outside = |node: &NodeIndex| match (place(node), library) {
+            (Some(Place::User(id)), Some(library)) => file(id) != file(library),
+            _ => false,
+        };
+        let at = path.iter().position(outside).unwrap_or(STATIC_START);
+        path.get(at).or(path.last()).copied().unwrap_or(stack)
+    }
+
+    fn samples(&mut self) -> Vec<Valued> {
+        let named = self.recorder.processes.named_threads().to_vec();
+        let counts = std::mem::take(&mut self.recorder.counts).sorted();
+        let mut samples: Vec<Valued> = counts
+            .into_iter()
+            .map(|(key, count)| Valued {
+                thread: named[key.thread as usize].clone(),
+                stack: key.stack,
+                labels: Vec::new(),
+                values: vec![i64::try_from(count.samples).unwrap_or(i64::MAX)],
+            })
+            .collect();
+        let mut existing: BTreeMap<(NodeIndex, i32), &NamedThread> = BTreeMap::new();
+        for (thread, stack) in &self.existing {
+            existing.insert((*stack, thread.id.tid), thread);
+        }
+        samples.extend(existing.into_iter().map(|((stack, _), thread)| Valued {
+            thread: thread.clone(),
+            stack,
+            labels: vec![("existing".into(), "true".into())],
+            values: vec![1],
+        }));
+        samples
+    }
+}
+
+impl Collector for Creations {
+    fn begin(&mut self) -> Result<(), RecordError> {
+        self.begin = monotonic_now();
+        self.time = unix_now();
+        self.recorder.start = self.begin;
+        if !self.before_exec {
+            for root in self.roots.clone() {
+                self.take_existing(&root)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Progress {
+        self.read(monotonic_now().saturating_sub(SETTLE_NS));
+        let samples = self.recorder.stats.kept;
+        Progress { samples, lost: self.rings.losses().lost, ..Progress::default() }
+    }
+
+    fn someone_lives(&mut self) -> bool {
+        let mut all = self.recorder.processes.iter();
+        all.any(|(_, t)| t.process.as_ref().is_some_and(|p| p.is_alive()))
+    }
+
+    fn end(&mut self) {
+        self.sampler.disable();
+        self.elapsed = Duration::from_nanos(monotonic_now() - self.begin);
+    }
+
+    fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
+        self.read(u64::MAX);
+        let created = self.recorder.stats.kept;
+        let samples = self.samples();
+        self.recorder.stats.kept += self.existing.len() as u64;
+        let named = conclude::name(&mut self.recorder, &self.roots, &self.files);
+        let losses = self.rings.losses();
+        let mut notes = self.notes.clone();
+        notes.push(format!(
+            "{created} threads were created during the recording; the {} that were there before \
+             are counted by their start function, with the label existing",
+            self.existing.len()
+        ));
+        let stats = Stats {
+            backend: "perf_event tracepoint task:task_newtask, whole cpus, filtered".into(),
+            samples: self.recorder.stats.clone(),
+            lost: losses.lost,
+            malformed: losses.malformed,
+            unreadable_maps: self.recorder.processes.unreadable_maps as u64,
+            nameless_frames: named.losses.nameless,
+            damaged_images: named.losses.damaged.clone(),
+            file_faults: target::sigbus::faults(),
+            elapsed: self.elapsed,
+            notes,
+            ..Stats::default()
+        };
+        let header = Header { types: TYPES, period: (TYPES[0], 1), time: self.time };
+        let about = About {
+            recorder: &self.recorder,
+            named: &named,
+            roots: &self.roots,
+            options: &self.options,
+        };
+        let profile = conclude::build(&about, &header, &stats, &samples)?;
+        Ok(Outcome { profile, stats, ended })
+    }
+}

@@ -1,0 +1,238 @@
+//! Profiles that are made by [`super::ticks`]: `wall`, and `cpu` where perf events are refused.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use target::{Process, Root, Threads, Tracer};
+
+use super::ticks::{self, Shared, Ticker};
+use crate::assemble::Valued;
+use crate::clock::{monotonic_now, unix_now};
+use crate::conclude::{self, About, Header};
+use crate::cputime::{self, CpuTime, ThreadId, ThreadUse};
+use crate::recorder::Recorder;
+use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
+use crate::stacks::Count;
+use crate::symbols::TargetFiles;
+use crate::{Outcome, RecordError, Stats};
+
+/// The marker of CPU time of which no sample was taken.
+const UNSAMPLED: &str = "[cpu time without samples]";
+
+/// Every thread, also those that wait.
+pub(crate) fn prepare_wall(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    prepare(request, ticks::Count::Wall, None)
+}
+
+/// The CPU profile by ptrace. `why` says why not by perf events, unless it was asked for.
+pub(crate) fn prepare_cpu(
+    request: &Request<'_>,
+    why: Option<String>,
+) -> Result<Box<dyn Collector>, RecordError> {
+    prepare(request, ticks::Count::Cpu, why)
+}
+
+fn prepare(
+    request: &Request<'_>,
+    count: ticks::Count,
+    why: Option<String>,
+) -> Result<Box<dyn Collector>, RecordError> {
+    let roots = request.roots.to_vec();
+    // Tried before anything else: without the right to stop threads there is no profile.
+    for root in roots.iter().filter(|_| !request.before_exec) {
+        let tried = Tracer::run(|t| t.seize(root, Threads::Only(&[root.pid()])).map(drop));
+        tried.map_err(|source| crate::AttachError::System { what: "start a thread", source })??;
+    }
+    let files = TargetFiles(roots.iter().filter_map(|p| Root::of(p).ok()).collect());
+    Ok(Box::new(Ticked {
+        roots,
+        files,
+        options: request.options.clone(),
+        before_exec: request.before_exec,
+        count,
+        why,
+        shared: Arc::default(),
+        running: None,
+        begin: 0,
+        time: 0,
+        elapsed: Duration::ZERO,
+    }))
+}
+
+struct Ticked {
+    roots: Vec<Arc<Process>>,
+    files: TargetFiles,
+    options: RecordOptions,
+    before_exec: bool,
+    count: ticks::Count,
+    why: Option<String>,
+    shared: Arc<Shared>,
+    running: Option<JoinHandle<std::io::Result<Ticker>>>,
+    begin: u64,
+    time: i64,
+    elapsed: Duration,
+}
+
+impl Collector for Ticked {
+    fn begin(&mut self) -> Result<(), RecordError> {
+        let mut recorder = Recorder::new(false, self.options.period());
+        for root in &self.roots {
+            recorder.processes.add_root(root.clone());
+            recorder.processes.refresh_maps(root, monotonic_now());
+        }
+        let ticker = Ticker::new(&self.roots, self.count, recorder, self.before_exec);
+        let (shared, period) = (self.shared.clone(), Duration::from_nanos(self.options.period()));
+        self.begin = monotonic_now();
+        self.time = unix_now();
+        let thread = std::thread::Builder::new().name("sampler".into());
+        let running = thread.spawn(move || ticker.run(period, &shared));
+        self.running = Some(
+            running
+                .map_err(|source| crate::AttachError::System { what: "start a thread", source })?,
+        );
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Progress {
+        let samples = self.shared.samples.load(Ordering::Relaxed);
+        Progress { samples, ..Progress::default() }
+    }
+
+    fn end(&mut self) {
+        self.shared.stop();
+        self.elapsed = Duration::from_nanos(monotonic_now() - self.begin);
+    }
+
+    fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
+        let failed = |source| crate::AttachError::System { what: "sample by ptrace", source };
+        let running =
+            self.running.take().ok_or_else(|| failed(std::io::ErrorKind::Other.into()))?;
+        let joined = running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let mut ticker = joined.map_err(failed)?;
+        let samples = match self.count {
+            ticks::Count::Wall => wall_samples(&mut ticker),
+            ticks::Count::Cpu => cpu_samples(&mut ticker, self.options.period()),
+        };
+        let named = conclude::name(&mut ticker.recorder, &self.roots, &self.files);
+        let stats = Stats {
+            backend: self.backend(),
+            samples: ticker.recorder.stats.clone(),
+            unreadable_maps: ticker.recorder.processes.unreadable_maps as u64,
+            nameless_frames: named.losses.nameless,
+            damaged_images: named.losses.damaged.clone(),
+            file_faults: target::sigbus::faults(),
+            elapsed: self.elapsed,
+            notes: self.notes(&ticker),
+            ..Stats::default()
+        };
+        let kind = match self.count {
+            ticks::Count::Cpu => ("cpu", "nanoseconds"),
+            ticks::Count::Wall => ("wall", "nanoseconds"),
+        };
+        let types = [("samples", "count"), kind];
+        let period = (kind, self.options.period());
+        let header = Header { types: &types, period, time: self.time };
+        let (recorder, roots) = (&ticker.recorder, &self.roots);
+        let about = About { recorder, named: &named, roots, options: &self.options };
+        let profile = conclude::build(&about, &header, &stats, &samples)?;
+        Ok(Outcome { profile, stats, ended })
+    }
+}
+
+impl Drop for Ticked {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl Ticked {
+    fn backend(&self) -> String {
+        match self.count {
+            ticks::Count::Cpu => "ptrace: running threads are stopped for a moment, user mode only",
+            ticks::Count::Wall => {
+                "wall clock: sleeping threads by /proc, running ones are stopped for a moment (ptrace)"
+            }
+        }
+        .to_owned()
+    }
+
+    fn notes(&self, ticker: &Ticker) -> Vec<String> {
+        let mut notes: Vec<String> =
+            self.why.iter().map(|why| format!("perf events cannot be used: {why}")).collect();
+        let mut stops = ticker.stops.clone();
+        stops.sort_unstable();
+        let sum: u64 = stops.iter().map(|us| u64::from(*us)).sum();
+        let share = sum as f64 / self.elapsed.as_micros().max(1) as f64 * 100.0;
+        notes.push(format!(
+            "threads were stopped {} times, for {} µs at the median and {} µs at most, \
+             {share:.1} % of the time in all",
+            stops.len(),
+            stops.get(stops.len() / 2).copied().unwrap_or(0),
+            stops.last().copied().unwrap_or(0),
+        ));
+        if self.options.children {
+            notes.push("forked children are not followed".into());
+        }
+        notes.extend(ticker.refused.iter().map(|(why, n)| format!("{n} stops failed: {why}")));
+        notes
+    }
+}
+
+fn wall_samples(ticker: &mut Ticker) -> Vec<Valued> {
+    let named = ticker.recorder.processes.named_threads();
+    let valued = |((thread, stack, state), sum): (&ticks::Key, &ticks::Sum)| Valued {
+        thread: named[*thread as usize].clone(),
+        stack: *stack,
+        labels: vec![("state".into(), ticker.states[*state].as_str().into())],
+        values: vec![sum.samples as i64, i64::try_from(sum.ns).unwrap_or(i64::MAX)],
+    };
+    ticker.sums.iter().map(valued).collect()
+}
+
+/// Each thread's samples are weighted so that they add up to its CPU time.
+fn cpu_samples(ticker: &mut Ticker, period: u64) -> Vec<Valued> {
+    let named = ticker.recorder.processes.named_threads().to_vec();
+    let mut counts: BTreeMap<ThreadId, Count> = BTreeMap::new();
+    for ((thread, ..), sum) in &ticker.sums {
+        let count = counts.entry(named[*thread as usize].id).or_default();
+        count.samples += sum.samples;
+        count.weight += sum.samples;
+    }
+    let processes = &ticker.recorder.processes;
+    let name_of = |id: ThreadId| {
+        let thread = processes.get(id.pid).and_then(|p| p.threads.get(&id.tid));
+        thread.map(|t| t.name.clone())
+    };
+    let mut groups: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+    let mut uses = Vec::new();
+    let times: BTreeMap<ThreadId, u64> = ticker.cpu_times().collect();
+    for (id, ns) in times {
+        let next = groups.len() as u32;
+        let group = name_of(id).map_or(u32::MAX, |name| *groups.entry(name).or_insert(next));
+        let count = counts.get(&id).copied().unwrap_or_default();
+        uses.push(ThreadUse { id, group, time: CpuTime::Known(ns), count });
+    }
+    let weights = cputime::weigh(&uses, period as f64, period);
+    let mut samples: Vec<Valued> = ticker
+        .sums
+        .iter()
+        .map(|((thread, stack, _), sum)| {
+            let thread = named[*thread as usize].clone();
+            let ns = weights.per_unit(thread.id) * sum.samples as f64;
+            let values = vec![sum.samples as i64, ns.round() as i64];
+            Valued { thread, stack: *stack, labels: Vec::new(), values }
+        })
+        .collect();
+    for &(id, ns) in &weights.unsampled {
+        let stack = ticker.marker(UNSAMPLED);
+        if let Some(thread) = ticker.recorder.processes.sampled(id.pid, id.tid) {
+            let thread = ticker.recorder.processes.named_threads()[thread as usize].clone();
+            let values = vec![0, i64::try_from(ns).unwrap_or(i64::MAX)];
+            samples.push(Valued { thread, stack, labels: Vec::new(), values });
+        }
+    }
+    samples
+}

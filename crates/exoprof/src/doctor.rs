@@ -1,0 +1,68 @@
+//! `exoprof doctor`.
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use clap::Args;
+use collect::doctor::{Finding, Patient};
+use target::Process;
+use target::rights::Rights;
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  exoprof doctor              what can be recorded on this machine
+  sudo exoprof doctor -p 1234  and of this process")]
+pub struct DoctorArgs {
+    /// The running process
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: Option<i32>,
+}
+
+/// Runs the command.
+pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
+    let patient = Patient::examine(args.pid).with_context(|| match args.pid {
+        Some(pid) => format!("cannot look at process {pid}"),
+        None => "cannot read /proc".to_owned(),
+    })?;
+    let mut text = about(&patient.rights);
+    if let Some(pid) = args.pid {
+        text += &match Process::open(pid) {
+            Ok(p) => format!("process {pid}: {}, uid {}\n", p.identity().comm, p.identity().uid),
+            Err(e) => format!("process {pid}: {e}\n"),
+        };
+    }
+    text.push('\n');
+    patient.findings().iter().for_each(|f| text += &line(f));
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to stdout"),
+    }
+}
+
+fn about(rights: &Rights) -> String {
+    let read =
+        |name| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
+    let setting = |n: Option<i64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    format!(
+        "kernel: {} {} {}\nrights: uid {}, capabilities {:#x}{}\nsettings: perf_event_paranoid {}, \
+         kptr_restrict {}, yama.ptrace_scope {}\n",
+        read("ostype").trim(),
+        read("osrelease").trim(),
+        std::env::consts::ARCH,
+        rights.uid,
+        rights.capabilities,
+        if rights.filtered() { ", under a seccomp filter" } else { "" },
+        setting(rights.perf_event_paranoid),
+        setting(rights.kptr_restrict),
+        setting(rights.ptrace_scope),
+    )
+}
+
+fn line(f: &Finding) -> String {
+    match &f.verdict {
+        Ok(how) => format!("{:<15} yes  {how}\n", f.what),
+        Err(o) => format!("{:<15} no   {}\n{:<20} mend: {}\n", f.what, o.reason, "", o.remedy),
+    }
+}

@@ -1,0 +1,276 @@
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use image::Memory as _;
+use target::seize::{NoRegisters, Stop};
+use target::{Process, SeizeError, Threads, Tracer};
+
+use crate::support::{Target, as_nobody};
+
+/// A program from this folder, built anew: it is small.
+fn program(name: &str, dir: &std::path::Path) -> PathBuf {
+    let source = format!("{}/tests/programs/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let path = dir.join(name);
+    let flags = ["-O1", "-g", "-Wall", "-Werror", "-pthread", "-o"];
+    let built = Command::new("gcc").args(flags).arg(&path).arg(source).status().unwrap();
+    assert!(built.success());
+    path
+}
+
+/// Threads that count in `rbx`-free memory, sleep in system calls, and take signals.
+struct Busy {
+    target: Target,
+    _dir: tempfile::TempDir,
+}
+
+impl Busy {
+    fn start(threads: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut target =
+            Target::start(Command::new(program("busy", dir.path())).arg(threads.to_string()));
+        assert_eq!(target.line(), "ready");
+        Self { target, _dir: dir }
+    }
+
+    /// Asks for a line with its counters: progress of the counting threads, signals taken,
+    /// broken system calls.
+    fn ask(&mut self) -> [u64; 3] {
+        self.target.child.stdin.as_mut().unwrap().write_all(b"?\n").unwrap();
+        let line = self.target.line();
+        let numbers: Vec<u64> = line.split(' ').map(|n| n.parse().unwrap()).collect();
+        numbers.try_into().unwrap()
+    }
+
+    fn process(&self) -> Process {
+        Process::open(self.target.pid()).unwrap()
+    }
+
+    fn is_free(&self) -> bool {
+        let tids = self.process().threads().unwrap();
+        tids.iter().all(|tid| {
+            let of = |file: &str| {
+                std::fs::read_to_string(format!("/proc/{}/task/{tid}/{file}", self.target.pid()))
+                    .unwrap_or_default()
+            };
+            let state = of("stat").rsplit_once(") ").map(|(_, s)| s.chars().next());
+            of("status").contains("TracerPid:\t0\n") && !matches!(state, Some(Some('t' | 'T')))
+        })
+    }
+}
+
+#[test]
+fn all_threads_stand_at_once_and_run_on_afterwards() {
+    let mut busy = Busy::start(20);
+    let process = busy.process();
+    let memory = process.memory().unwrap();
+    let frozen = Tracer::run(|tracer| {
+        let seized = tracer.seize(&process, Threads::All).unwrap();
+        let stands = |tid: i32| {
+            let r = seized.registers(tid).unwrap();
+            let mut top = [0; 64];
+            memory.read(r.sp(), &mut top).unwrap();
+            (r, top)
+        };
+        let look = || seized.stopped().map(|(tid, _)| (tid, stands(tid))).collect::<Vec<_>>();
+        let first = look();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(first, look(), "nothing moves");
+        assert_eq!(seized.not_stopped().count(), 0);
+        first.len()
+    })
+    .unwrap();
+    assert_eq!(frozen, 21);
+    assert!(busy.is_free());
+    let before = busy.ask();
+    let after = std::iter::repeat_with(|| busy.ask()).find(|now| now[0] > before[0]).unwrap();
+    assert_eq!(after[2], 0, "a system call that can be begun again was broken");
+}
+
+/// Every signal that was sent arrives, also those that a thread stood on when it was let go.
+#[test]
+fn no_signal_is_lost() {
+    let mut busy = Busy::start(4);
+    let process = busy.process();
+    let pid = nix::unistd::Pid::from_raw(process.pid());
+    let stopped_on_signal = || {
+        let seized = Tracer::run(|tracer| {
+            let seized = tracer.seize(&process, Threads::All).unwrap();
+            seized.stopped().filter(|(_, stop)| matches!(stop, Stop::Signal(_))).count()
+        });
+        seized.unwrap()
+    };
+    let enough = AtomicBool::new(false);
+    let mut on_signal = 0;
+    std::thread::scope(|s| {
+        // A real-time signal is queued: the number sent is the number taken.
+        let busy = &mut busy;
+        let enough = &enough;
+        s.spawn(move || {
+            let mut sent = 0;
+            while !enough.load(Ordering::SeqCst) {
+                (0..50).for_each(|_| queue(pid.as_raw()));
+                sent += 50;
+                let taken = std::iter::repeat_with(|| busy.ask()[1]).find(|n| *n >= sent);
+                assert_eq!(taken, Some(sent));
+            }
+        });
+        for _ in 0..5000 {
+            on_signal += stopped_on_signal();
+            if on_signal >= 5 {
+                break;
+            }
+        }
+        enough.store(true, Ordering::SeqCst);
+    });
+    assert!(busy.is_free());
+    assert!(on_signal > 0, "no thread was met on a signal: nothing is tested");
+}
+
+#[allow(unsafe_code)]
+fn queue(pid: i32) {
+    // SAFETY: integers only.
+    let sent = unsafe { libc::kill(pid, libc::SIGRTMIN() + 3) };
+    assert_eq!(sent, 0);
+}
+
+#[test]
+fn a_stopped_program_stays_stopped() {
+    let busy = Busy::start(3);
+    let process = busy.process();
+    let pid = nix::unistd::Pid::from_raw(process.pid());
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
+    let state = || std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    while !state().contains("State:\tT (stopped)") {}
+    let stops: Vec<Stop> = Tracer::run(|tracer| {
+        let seized = tracer.seize(&process, Threads::All).unwrap();
+        seized.stopped().map(|(_, stop)| stop).collect()
+    })
+    .unwrap();
+    assert_eq!(stops, [Stop::Group(libc::SIGSTOP); 4]);
+    // Each goes back to its stop by itself, which takes a moment.
+    while !state().contains("State:\tT (stopped)") {}
+    assert!(state().contains("TracerPid:\t0\n"));
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGCONT).unwrap();
+    let mut busy = busy;
+    busy.ask();
+}
+
+/// Threads come and go all the time: whoever is there stands, and the program goes on.
+#[test]
+fn threads_that_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut target = Target::start(&mut Command::new(program("churn", dir.path())));
+    assert_eq!(target.line(), "ready");
+    let process = Process::open(target.pid()).unwrap();
+    for _ in 0..100 {
+        Tracer::run(|tracer| {
+            let seized = tracer.seize(&process, Threads::All).unwrap();
+            let listed = process.threads().unwrap();
+            for tid in &listed {
+                let stands = seized.stopped().any(|(t, _)| t == *tid);
+                let state =
+                    std::fs::read_to_string(format!("/proc/{}/task/{tid}/stat", process.pid()));
+                let ended = state.map_or(true, |s| s.contains(") Z ") || s.contains(") X "));
+                assert!(stands || ended, "{tid} runs");
+            }
+        })
+        .unwrap();
+    }
+    target.ping();
+    let exec = Process::open(target.pid()).unwrap();
+    assert!(exec.is_alive());
+}
+
+/// A thread other than the leader replaces the program while its threads are seized.
+#[test]
+fn exec_and_exit_are_not_held_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = program("reexec", dir.path());
+    for _ in 0..30 {
+        let mut target = Target::start(Command::new(&path).arg("5"));
+        assert_eq!(target.line(), "ready");
+        let process = Process::open(target.pid()).unwrap();
+        target.child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        // It execs five times, and exits.
+        Tracer::run(|tracer| {
+            while process.is_alive() {
+                tracer.settle();
+                match tracer.seize(&process, Threads::All) {
+                    Ok(seized) => drop(seized),
+                    Err(SeizeError::Gone { .. }) => {}
+                    Err(e) => panic!("{e}"),
+                }
+            }
+        })
+        .unwrap();
+        assert_eq!(target.child.wait().unwrap().code(), Some(7));
+    }
+}
+
+#[test]
+fn another_tracer_is_named() {
+    let busy = Busy::start(1);
+    let process = busy.process();
+    let error = Tracer::run(|one| {
+        let _held = one.seize(&process, Threads::All).unwrap();
+        std::thread::scope(|s| {
+            let other = s.spawn(|| {
+                Tracer::run(|two| two.seize(&process, Threads::All).map(drop).unwrap_err())
+            });
+            other.join().unwrap().unwrap()
+        })
+    })
+    .unwrap();
+    assert!(matches!(&error, SeizeError::Traced { comm, .. } if comm == "tracer"), "{error}");
+    assert!(busy.is_free());
+}
+
+#[test]
+fn without_the_right_the_remedy_is_named() {
+    let busy = Busy::start(1);
+    let process = busy.process();
+    let error = as_nobody(|| {
+        let run = Tracer::run(|tracer| tracer.seize(&process, Threads::All).map(drop));
+        run.unwrap().unwrap_err()
+    });
+    let text = error.to_string();
+    assert!(matches!(error, SeizeError::NotPermitted { .. }), "{text}");
+    assert!(text.contains("to mend it: sudo"), "{text}");
+}
+
+#[test]
+fn what_ends_while_it_stands_is_gone() {
+    let mut busy = Busy::start(2);
+    let process = busy.process();
+    Tracer::run(|tracer| {
+        let seized = tracer.seize(&process, Threads::All).unwrap();
+        busy.target.child.kill().unwrap();
+        process.wait_exit(Some(Duration::from_millis(200))).unwrap();
+        for (tid, _) in seized.stopped() {
+            assert_eq!(seized.registers(tid), Err(NoRegisters::Gone));
+        }
+    })
+    .unwrap();
+    process.wait_exit(None).unwrap();
+    busy.target.child.wait().unwrap();
+    let again = Tracer::run(|tracer| tracer.seize(&process, Threads::All).map(drop)).unwrap();
+    assert!(matches!(again, Err(SeizeError::Gone { .. })), "{again:?}");
+}
+
+/// The work panics in the middle of a stop.
+#[test]
+fn a_panic_lets_go() {
+    let mut busy = Busy::start(3);
+    let process = busy.process();
+    let panicked = std::panic::catch_unwind(|| {
+        Tracer::run(|tracer| {
+            let _seized = tracer.seize(&process, Threads::All).unwrap();
+            panic!("in the middle");
+        })
+    });
+    assert!(panicked.is_err() && busy.is_free());
+    busy.ask();
+}
