@@ -29,8 +29,9 @@ impl Terminal {
     }
 
     fn tmux(&self, args: &[&str]) -> Output {
-        let output = Command::new("tmux").args(["-L", &self.socket, "-f", "/dev/null"]).args(args);
-        let output = output.output().expect("tmux starts: run scripts/setup-tests");
+        let mut command = Command::new("tmux");
+        command.args(["-L", &self.socket, "-f", "/dev/null"]).args(args);
+        let output = command.output().expect("tmux starts: run scripts/setup-tests");
         assert!(output.status.success(), "{args:?}: {output:?}");
         output
     }
@@ -92,7 +93,7 @@ impl Drop for Terminal {
 
 fn busy() -> Target {
     let mut target = Target::spawn(programs::SHARES, &[]);
-    target.go();
+    target.go(600_000);
     target
 }
 
