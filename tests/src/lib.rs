@@ -6,6 +6,7 @@
 //!   target    runs it: `ready`, `go`, `mark`, ground truth in nanoseconds
 //!   recorder  runs `exoprof record` on it ──► Recording { profile, stderr, status, max_rss }
 //!   profile   the decoded profile, stacks expanded and leaf first
+//!   compared  a recording of waiting beside the program's own account of the same time
 //!   expect    what a right profile must satisfy: shares, thread roots, values
 //!   gotarget  Go programs in all versions and builds, and what they say of themselves
 //!   gotool    `go tool pprof` on the outcome
@@ -17,6 +18,7 @@
 //!
 //! The harness panics with a full account where it cannot go on: it exists for tests only.
 
+pub mod compared;
 pub mod expect;
 pub mod gotarget;
 pub mod gotool;

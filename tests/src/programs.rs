@@ -39,6 +39,8 @@ pub const SHARES_NO_PIE: Program = c("shares-no-pie", "shares.c", &["-fno-pie", 
 pub const SHARES_STATIC: Program = c("shares-static", "shares.c", &["-static", "-fno-pie"]);
 /// Static and position-independent.
 pub const SHARES_STATIC_PIE: Program = c("shares-static-pie", "shares.c", &["-static-pie"]);
+/// With a build id, whatever the linker's default is.
+pub const SHARES_BUILD_ID: Program = c("shares-build-id", "shares.c", &["-Wl,--build-id=sha1"]);
 /// Static with musl, whose own objects have no unwind tables.
 pub const SHARES_MUSL: Program =
     Program { compiler: "musl-gcc", ..c("shares-musl", "shares.c", &["-static"]) };
@@ -87,6 +89,8 @@ pub const RUST_LEGACY: Program = rust(
 );
 /// See `server.c`.
 pub const SERVER: Program = c("server", "server.c", &[]);
+/// See `hostile.c`.
+pub const HOSTILE: Program = c("hostile", "hostile.c", &[]);
 /// See `noperf.c`.
 pub const NOPERF: Program = c("noperf", "noperf.c", &[]);
 /// See `waits.c`.
@@ -106,6 +110,9 @@ pub const BLOCKED: Program = c("blocked", "blocked.c", &[]);
 /// See `pingpong.c`.
 pub const PINGPONG: Program = c("pingpong", "pingpong.c", &[]);
 
+/// See `locks.c`.
+pub const LOCKS: Program = c("locks", "locks.c", &[]);
+
 /// Every program, for tests of the harness.
 pub const ALL: &[Program] = &[
     JIT,
@@ -113,6 +120,7 @@ pub const ALL: &[Program] = &[
     SHARES_NO_PIE,
     SHARES_STATIC,
     SHARES_STATIC_PIE,
+    SHARES_BUILD_ID,
     SHARES_MUSL,
     SHARES_STRIPPED,
     THREADS,
@@ -132,6 +140,7 @@ pub const ALL: &[Program] = &[
     RUST_V0,
     RUST_LEGACY,
     SERVER,
+    HOSTILE,
     NOPERF,
     WAITS,
     WAITS_STRIPPED,
@@ -140,6 +149,7 @@ pub const ALL: &[Program] = &[
     WAITS_RUST,
     BLOCKED,
     PINGPONG,
+    LOCKS,
 ];
 
 impl Program {

@@ -1,7 +1,7 @@
 //! Real programs: started on a free port in a folder of their own, ended with the test.
 
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -128,4 +128,64 @@ pub fn redis(folder: &Path) -> (Background, u16) {
     let mut server = Background::start(&mut command);
     server.wait_listening(port);
     (server, port)
+}
+
+/// A PostgreSQL server with a filled pgbench database, and what speaks to it.
+#[derive(Debug)]
+pub struct Postgres {
+    /// The postmaster.
+    pub server: Background,
+    bin: PathBuf,
+    folder: PathBuf,
+    port: String,
+}
+
+/// A PostgreSQL server that writes nothing to disk in time, in a folder that others can enter.
+///
+/// # Panics
+/// When it does not start.
+#[must_use]
+pub fn postgres(folder: &Path) -> Postgres {
+    let versions =
+        std::fs::read_dir("/usr/lib/postgresql").expect("postgresql; run scripts/setup-tests");
+    let mut bins: Vec<_> = versions.flatten().map(|e| e.path().join("bin")).collect();
+    bins.sort();
+    let bin = bins.pop().expect("a version of postgresql");
+    let (data, port) = (folder.join("data"), free_port().to_string());
+    let done = |command: &mut Command| {
+        let output = command.output().expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let initialize = ["-N", "-A", "trust", "-U", "test", "--locale=C", "-E", "UTF8", "-D"];
+    done(as_nobody(&bin, folder, "initdb").args(initialize).arg(&data));
+    let mut command = as_nobody(&bin, folder, "postgres");
+    command.arg("-D").arg(&data).arg("-k").arg(folder);
+    command.args(["-p", &port, "-h", "127.0.0.1", "-F"]);
+    let mut server = Background::start(&mut command);
+    server.wait_until("ready", || {
+        let ask = ["-h", "127.0.0.1", "-p", &port, "-c", "select 1", "postgres"];
+        let output = as_nobody(&bin, folder, "psql").args(ask).output();
+        output.is_ok_and(|o| o.status.success())
+    });
+    let postgres = Postgres { server, bin, folder: folder.into(), port };
+    done(&mut postgres.pgbench(&["-i", "-q", "-s", "1"]));
+    postgres
+}
+
+impl Postgres {
+    /// pgbench against it, with these arguments.
+    #[must_use]
+    pub fn pgbench(&self, args: &[&str]) -> Command {
+        let mut command = as_nobody(&self.bin, &self.folder, "pgbench");
+        command.args(["-h", "127.0.0.1", "-p", &self.port]).args(args).arg("postgres");
+        command
+    }
+}
+
+/// postgres refuses to run as root.
+fn as_nobody(bin: &Path, folder: &Path, program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(bin.join(program));
+    command.current_dir(folder).env("LC_ALL", "C").env("PGUSER", "test");
+    command
 }

@@ -3,7 +3,7 @@
 // in `SITE_n`. Locks also tell by whom others were held up: `held_SITE` is the integral, over the
 // time that SITE held the lock, of the number of threads that waited for it.
 //
-// The argument chooses: `long` waits only, `times` (with short ones), `locks` (with all that waits
+// The argument chooses: `long` waits only, `short` ones mostly, `times` (both), `locks` (with all that waits
 // for a futex and is none), or all of it.
 #include "truth.h"
 #include <fcntl.h>
@@ -201,7 +201,8 @@ struct group {
 
 static const struct group groups[] = {
     { "long times all", { loop_sleep_long, loop_poll, loop_read, loop_cond, loop_semaphore, loop_notify } },
-    { "times all", { loop_sleep_short } },
+    { "short times all", { loop_sleep_short } },
+    { "short", { loop_sleep_long } },
     { "locks all",
       { loop_hold_a, loop_hold_a, loop_hold_b, loop_hold_b, loop_hold_c, loop_hold_c, loop_hold_read,
         loop_hold_read, loop_hold_write, loop_barrier, loop_barrier, loop_join } },

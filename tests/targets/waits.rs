@@ -88,7 +88,8 @@ fn main() {
         std::process::exit(0);
     });
     std::thread::park();
-    for work in [hold_mutex, hold_mutex, hold_mutex, hold_write, hold_write, hold_read, hold_read] {
+    // Two writers would starve the readers.
+    for work in [hold_mutex, hold_mutex, hold_mutex, hold_write, hold_read, hold_read] {
         repeat(work);
     }
     for work in [feed, wait_queue] {

@@ -1,77 +1,7 @@
 //! `record block`: delays and counts against what the programs measured themselves.
-//!
-//! A program's marks stand around the whole run of exoprof, which takes longer than the recording:
-//! its loads are steady, so the truth is taken per second of wall time.
 
-use std::time::Instant;
-
-use exoprof_tests::programs::{self, Program};
-use exoprof_tests::{Profile, Recorder, Sample, Target, Truth};
-
-/// A profile, and what the program says per second of it, in nanoseconds or counts.
-struct Compared {
-    profile: Profile,
-    truth: Truth,
-    wall: f64,
-}
-
-impl Compared {
-    fn of(program: Program, mode: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut command = std::process::Command::new(program.path());
-        command.arg(mode).envs(env.iter().copied());
-        let mut target = Target::spawn_command(command);
-        target.go(0);
-        let before = target.mark();
-        let began = Instant::now();
-        let recording =
-            Recorder::new().args(args).args(["-p", &target.pid().to_string()]).run().recording();
-        let truth = target.mark().since(&before);
-        let wall = began.elapsed().as_secs_f64();
-        let _ = target.finish();
-        assert_eq!(lost(&recording.profile), 0, "{}", *recording);
-        Self { profile: recording.profile.clone(), truth, wall }
-    }
-
-    /// The profile's value of a site over the program's.
-    fn ratio(&self, kind: &str, site: &str, truth: &str) -> f64 {
-        let seconds = self.profile.duration_nanos as f64 / 1e9;
-        let measured = self.profile.sum(kind, |s| s.has(site)) as f64 / seconds;
-        measured / (self.truth.ns(truth) as f64 / self.wall)
-    }
-
-    #[track_caller]
-    fn assert_delay(&self, site: &str, tolerance: f64) {
-        let ratio = self.ratio("delay", site, site);
-        assert!(
-            (ratio - 1.0).abs() <= tolerance,
-            "delay of {site}: {ratio:.4} of the truth\n{}",
-            self.profile.describe(8, |s| s.has(site))
-        );
-    }
-
-    #[track_caller]
-    fn assert_count(&self, site: &str, tolerance: f64) {
-        let ratio = self.ratio("contentions", site, &format!("{site}_n"));
-        assert!((ratio - 1.0).abs() <= tolerance, "count of {site}: {ratio:.4} of the truth");
-    }
-}
-
-/// `samples: 1 kept, 2 lost, …` among the comments.
-fn lost(profile: &Profile) -> u64 {
-    let line = profile.comments.iter().find(|c| c.starts_with("samples: ")).expect("an account");
-    let words: Vec<&str> = line.split_whitespace().collect();
-    words[3].parse().expect("a number")
-}
-
-fn kept(profile: &Profile) -> u64 {
-    let line = profile.comments.iter().find(|c| c.starts_with("samples: ")).expect("an account");
-    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
-}
-
-#[track_caller]
-fn assert_says(profile: &Profile, words: &str) {
-    assert!(profile.comments.iter().any(|c| c.contains(words)), "{words}: {:#?}", profile.comments);
-}
+use exoprof_tests::compared::{Compared, account};
+use exoprof_tests::{Profile, Recorder, Sample, Target, programs};
 
 /// What waits at each site of `waits.c times`, by the label.
 const KINDS: &[(&str, &str)] = &[
@@ -94,23 +24,20 @@ fn assert_kinds(profile: &Profile, kinds: &[(&str, &str)]) {
 }
 
 /// Waits longer than the rate are all sampled, so that only the partial ones at both ends are
-/// left to chance: ±2%. Those of 250 µs at a rate of 1 ms give some 900 samples a second; 4
-/// standard deviations of their sum in 5 s are 4 × 1/√4500 = 6%.
+/// left to chance: ±2%.
 #[test]
 fn delays_and_counts_are_those_of_the_program() {
     let compared =
-        Compared::of(programs::WAITS, "times", &["block", "-d", "5s", "--block-rate", "1ms"], &[]);
+        Compared::of(programs::WAITS, "times", (5.0, &["block", "--block-rate", "1ms"]), &[]);
     for site in ["sleep_long", "wait_poll", "read_pipe", "wait_cond", "wait_semaphore"] {
         compared.assert_delay(site, 0.02);
     }
-    compared.assert_delay("sleep_short", 0.06);
     compared.assert_count("sleep_long", 0.03);
     compared.assert_count("wait_poll", 0.03);
-    compared.assert_count("sleep_short", 0.06);
-    assert_kinds(&compared.profile, KINDS);
     let profile = &compared.profile;
     assert_eq!(profile.sample_types, ["contentions/count", "delay/nanoseconds"]);
     assert_eq!((profile.period_type.as_str(), profile.period), ("contentions/count", 1));
+    assert_kinds(profile, KINDS);
     // The stack goes on in the kernel, where it blocks.
     let at = profile.sum("delay", |s| s.has("sleep_long"));
     let blocked = profile.sum("delay", |s| {
@@ -121,10 +48,24 @@ fn delays_and_counts_are_those_of_the_program() {
     assert!(blocked as f64 > 0.98 * at as f64, "{}", profile.describe(6, |s| s.has("sleep_long")));
     // To have waited for a CPU is told apart.
     assert!(profile.sum("delay", |s| s.label("wait") == "runnable") > 0);
-    // The main thread waits for its standard input all the time.
-    let main = profile.sum("delay", |s| s.has("truth_obey") && s.label("in_progress") == "true");
+    // The main thread waits for its standard input all the time: until a mark is asked for, and
+    // again, until the recording ends.
+    let main = profile.sum("delay", |s| s.has("truth_obey"));
     let all = profile.duration_nanos as f64;
     assert!((main as f64 / all - 1.0).abs() < 0.02, "{main} of {all} ns in main");
+    assert!(profile.sum("delay", |s| s.has("truth_obey") && s.label("in_progress") == "true") > 0);
+}
+
+/// Waits of 250 µs at a rate of 1 ms give some 900 samples a second: 4 standard deviations of
+/// their sum in 5 s are 4 × 1/√4500 = 6%.
+#[test]
+fn waits_that_are_shorter_than_the_rate() {
+    let args = ["block", "--block-rate", "1ms"];
+    let compared = Compared::of(programs::WAITS, "short", (5.0, &args), &[]);
+    compared.assert_delay("sleep_short", 0.06);
+    compared.assert_count("sleep_short", 0.06);
+    compared.assert_delay("sleep_long", 0.02);
+    compared.assert_count("sleep_long", 0.03);
 }
 
 /// Without restartable sequences the stacks are taken at the exit of system calls.
@@ -133,10 +74,10 @@ fn threads_without_rseq() {
     let compared = Compared::of(
         programs::WAITS,
         "times",
-        &["block", "-d", "2s"],
+        (2.0, &["block"]),
         &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")],
     );
-    assert_says(&compared.profile, "stacks at sys_exit");
+    compared.assert_says("stacks at sys_exit");
     for site in ["sleep_long", "wait_poll", "read_pipe", "wait_cond", "wait_semaphore"] {
         compared.assert_delay(site, 0.03);
     }
@@ -147,9 +88,9 @@ fn threads_without_rseq() {
 #[test]
 fn perf_events_alone() {
     let compared =
-        Compared::of(programs::WAITS, "long", &["block", "-d", "3s", "--backend", "perf"], &[]);
-    assert_says(&compared.profile, "one in 1 switches was sampled");
-    assert_says(&compared.profile, "without bpf programs: as asked for");
+        Compared::of(programs::WAITS, "long", (3.0, &["block", "--backend", "perf"]), &[]);
+    compared.assert_says("one in 1 switches was sampled");
+    compared.assert_says("without bpf programs: as asked for");
     for site in ["sleep_long", "wait_poll", "read_pipe", "wait_cond", "wait_semaphore"] {
         compared.assert_delay(site, 0.03);
     }
@@ -158,14 +99,13 @@ fn perf_events_alone() {
     assert_kinds(&compared.profile, &kinds);
 }
 
-/// Thousands of switches a second: one in several is sampled, and each stands for as many. With
-/// some 100 of the 250 waits in 4 s sampled, 15% are two standard deviations only for the rarest
-/// site, which is left out.
+/// Some 5000 switches a second: about there, one in several is sampled, and each stands for as
+/// many. 15% is what a prime period of 7 gives; the rarest sites are left out.
 #[test]
 fn perf_events_alone_with_a_period() {
     let compared =
-        Compared::of(programs::WAITS, "times", &["block", "-d", "4s", "--backend", "perf"], &[]);
-    assert_says(&compared.profile, "one in 3 switches was sampled");
+        Compared::of(programs::WAITS, "times", (4.0, &["block", "--backend", "perf"]), &[]);
+    compared.assert_says("switches was sampled");
     for site in ["sleep_short", "read_pipe", "wait_cond", "wait_semaphore"] {
         compared.assert_delay(site, 0.15);
     }
@@ -197,9 +137,9 @@ fn a_thousand_threads_that_sleep() {
         .run()
         .recording();
     let profile = &recording.profile;
-    assert_eq!(lost(profile), 0, "{}", *recording);
+    assert_eq!(account(profile).1, 0, "{}", *recording);
     // Besides the 1000 that wait at the end.
-    let per_second = (kept(profile) - 1000) as f64 * 1e9 / profile.duration_nanos as f64;
+    let per_second = (account(profile).0 - 1000) as f64 * 1e9 / profile.duration_nanos as f64;
     assert!(per_second <= 2000.0, "{per_second} samples a second");
     let asleep = profile.sum("delay", |s| s.has("sleep_again"));
     let all = 1000.0 * profile.duration_nanos as f64;
@@ -216,9 +156,9 @@ fn ping_pong() {
         .run()
         .recording();
     let profile = &recording.profile;
-    assert_eq!(lost(profile), 0, "{}", *recording);
+    assert_eq!(account(profile).1, 0, "{}", *recording);
     assert!(profile.sum("delay", |s| s.has("play")) > 0);
-    assert!(kept(profile) as f64 <= 2000.0 * 2.1, "{}", *recording);
+    assert!(account(profile).0 as f64 <= 2000.0 * 2.1, "{}", *recording);
 }
 
 /// A command from its begin, and the children that it forks.

@@ -138,3 +138,57 @@ fn two_recorders_at_once() {
     load.finish();
     let _ = server.finish();
 }
+
+/// EXOPROF_ROUNDS sets how many; a thousand take a minute or two.
+fn rounds(default: u64) -> u64 {
+    std::env::var("EXOPROF_ROUNDS").map_or(default, |n| n.parse().expect("a number"))
+}
+
+fn dump(pid: u32) -> std::process::Command {
+    let mut command = exoprof_tests::exoprof();
+    command.args(["dump", "-q", "-p", &pid.to_string()]);
+    command
+}
+
+/// All threads are stopped each time.
+#[test]
+fn dumps_under_load() {
+    let (server, load, before) = server();
+    for round in 0..rounds(100) {
+        let out = dump(server.pid()).output().unwrap();
+        assert!(out.status.success(), "round {round}: {}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(State::of(server.pid()), before, "after round {round}");
+    }
+    load.wait_answers(1000);
+    load.finish();
+    let _ = server.finish();
+}
+
+/// Killed at moments spread over reading, stopping, copying and naming; and in recordings that
+/// stop threads all the time.
+#[test]
+fn killed_while_threads_stand() {
+    let (server, load, before) = server();
+    let pid = server.pid().to_string();
+    for round in 0..rounds(60) {
+        let mut child = if round % 2 == 0 {
+            dump(server.pid()).stdout(std::process::Stdio::null()).spawn().unwrap()
+        } else {
+            let out = ["-d", "60s", "-F", "5000", "-q", "-o", "-", "-p", &pid];
+            let mut command = exoprof_tests::exoprof();
+            command.args(["record", "--backend", "ptrace"]).args(out);
+            command.stdout(std::process::Stdio::null()).spawn().unwrap()
+        };
+        // A moment that depends on the server's work, not on the clock.
+        load.wait_answers(20 + round * 13);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let free = std::iter::repeat_with(|| State::of(server.pid())).take(1000);
+        // The kernel lets the threads go before the killed process is reaped; each then takes
+        // itself out of its stop.
+        assert!(free.into_iter().any(|now| now == before), "after round {round}");
+    }
+    load.wait_answers(1000);
+    load.finish();
+    let _ = server.finish();
+}

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use exoprof_tests::gotarget::{Build, GoTarget, LAST, NO_RATES, Rates};
+use exoprof_tests::gotarget::{Build, GoTarget, LAST, NO_RATES, Rates, build};
 use exoprof_tests::recorder::{Running, exoprof};
-use exoprof_tests::{Recorder, procfs};
+use exoprof_tests::{Recorder, procfs, record};
 use nix::sys::signal::Signal;
 
 type Changed = fn(Rates) -> bool;
@@ -198,5 +198,43 @@ fn many_goroutines_are_hardly_stopped_for() {
         });
         let stopped = note.unwrap_or(0.0);
         assert!(stopped <= 10.0, "{many}: {stopped} ms");
+    }
+}
+
+/// A version that is newer than this exoprof, played by a known one under another name: read by
+/// its DWARF, or by the nearest layout that makes sense, and then never written.
+#[test]
+fn unknown_versions_are_read_and_never_written_by_a_guess() {
+    for (how, dwarf) in [(Build::Plain, true), (Build::Stripped, false)] {
+        let known = std::fs::read(build(LAST, "plain", how)).unwrap();
+        let mut unknown = known.clone();
+        let name = format!("go{LAST}");
+        for at in 0..known.len() - name.len() {
+            if known[at..].starts_with(name.as_bytes()) {
+                unknown[at + 4] = b'9';
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plain");
+        std::fs::write(&path, unknown).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).unwrap();
+        let mut target = GoTarget::run(&path, &[]);
+        let recording = record(target.pid(), &["goroutine"]);
+        assert!(recording.stderr.contains("go1.97"), "{how:?}: {}", recording.stderr);
+        assert!(recording.profile.samples.iter().any(|s| s.has("main.main")), "{how:?}");
+        let running = Recorder::of(target.pid()).args(["block", "--block-rate", "1", "-d", "3s"]);
+        if dwarf {
+            let running = running.start();
+            target.wait_rates("set", |r| r.block == 1);
+            target.ask("contend 2");
+            running.signal(Signal::SIGINT);
+            let profile = running.finish().recording().profile;
+            assert_eq!(profile.sum("contentions", |s| s.has("main.waitChannel")), 2);
+            assert_eq!(target.rates(), NO_RATES);
+        } else {
+            running.run().assert_fails(1, &["not changed", "guessed"]);
+            target.ask("contend 1");
+        }
     }
 }

@@ -180,3 +180,17 @@ fn contention_of_a_program_that_samples_itself() {
         assert!(profile.comments.iter().any(|c| c.contains("as the program has set it")));
     });
 }
+
+/// The program that a command starts has no input here and ends at once: it is found while it
+/// lives, or said not to have begun. `truth` sets itself up for half a second before that.
+#[test]
+fn a_command_is_recorded_from_its_begin_on() {
+    let truth = build(LAST, "truth", Build::Stripped);
+    let outcome =
+        Recorder::new().args(["goroutine", "-d", "20s"]).command(&[truth.to_str().unwrap()]).run();
+    let recording = outcome.recording();
+    assert!(recording.stderr.contains("the target exited"), "{}", recording.stderr);
+    // Read before the end, at least once.
+    assert!(recording.profile.samples.iter().any(|s| s.has("main.main")));
+    assert!(recording.profile.total("goroutine") > 1);
+}

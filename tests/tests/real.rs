@@ -5,11 +5,11 @@
 //! and in kernel entries.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use exoprof_tests::expect::assert_roots;
-use exoprof_tests::server::{Background, free_port, open_folder, redis};
+use exoprof_tests::server::{Background, free_port, open_folder, postgres, redis};
 use exoprof_tests::{Profile, Recorder, procfs, record};
 use nix::sys::signal::Signal;
 
@@ -111,64 +111,19 @@ fn children(pid: u32) -> Vec<u32> {
 /// Backends are forked by the recorded postmaster during the recording.
 #[test]
 fn postgres_under_pgbench() {
-    let bin = postgres_bin();
     let folder = open_folder();
-    let data = folder.path().join("data");
-    // postgres refuses to run as root.
-    let nobody = |program: &str| {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(bin.join(program));
-        command.current_dir(folder.path()).env("LC_ALL", "C").env("PGUSER", "test");
-        command
-    };
-    let initialized = nobody("initdb")
-        .args(["-N", "-A", "trust", "-U", "test", "--locale=C", "-E", "UTF8", "-D"])
-        .arg(&data)
-        .output()
-        .unwrap();
-    assert!(initialized.status.success(), "{}", String::from_utf8_lossy(&initialized.stderr));
-    let port = free_port().to_string();
-    let mut postmaster = Background::start(
-        nobody("postgres").arg("-D").arg(&data).arg("-k").arg(folder.path()).args([
-            "-p",
-            &port,
-            "-h",
-            "127.0.0.1",
-            "-F",
-        ]),
-    );
-    let pgbench = |args: &[&str]| {
-        let mut command = nobody("pgbench");
-        command.args(["-h", "127.0.0.1", "-p", &port]).args(args).arg("postgres");
-        command
-    };
-    postmaster.wait_until("ready", || {
-        let output = nobody("psql")
-            .args(["-h", "127.0.0.1", "-p", &port, "-c", "select 1", "postgres"])
-            .output();
-        output.is_ok_and(|o| o.status.success())
-    });
-    let filled = pgbench(&["-i", "-q", "-s", "1"]).output().unwrap();
-    assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
-    let mut running = Recorder::of(postmaster.pid()).args(["-d", "60s", "-F", "997"]).start();
+    let mut postgres = postgres(folder.path());
+    let mut running = Recorder::of(postgres.server.pid()).args(["-d", "60s", "-F", "997"]).start();
     running.wait_recording();
-    let load = pgbench(&["-S", "-c", "4", "-t", "4000", "-n"]).output().unwrap();
+    let load = postgres.pgbench(&["-S", "-c", "4", "-t", "4000", "-n"]).output().unwrap();
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
     running.signal(Signal::SIGINT);
     let profile = running.finish().recording().profile;
-    postmaster.assert_running();
+    postgres.server.assert_running();
     assert_roots(&profile, WHOLE);
     assert_on_stacks(&profile, &[("PostmasterMain", 0.9), ("PostgresMain", 0.7)]);
     assert_on_stacks(&profile, &[("standard_ExecutorRun", 0.02)]);
     assert!(profile.by_label("cpu", "pid").len() >= 4, "four backends were forked");
-}
-
-fn postgres_bin() -> PathBuf {
-    let versions =
-        fs::read_dir("/usr/lib/postgresql").expect("postgresql; run scripts/setup-tests");
-    let mut bins: Vec<_> = versions.flatten().map(|e| e.path().join("bin")).collect();
-    bins.sort();
-    bins.pop().expect("a version of postgresql")
 }
 
 #[test]

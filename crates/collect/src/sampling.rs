@@ -1,5 +1,7 @@
 //! Sampling by perf events: attach, read, detach.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,10 +84,25 @@ impl Sampling {
     /// Has the goroutines of Go programs captured with each sample, once there is such a program.
     fn look_for_go(&mut self) {
         let Some(program) = self.recorder.go.refresh(&self.recorder.processes) else { return };
-        if let Err(e) = self.attached.sampler.run_with_each_sample(program) {
+        if let Err(e) = self.run_with_each_sample(program) {
             self.recorder.go.refuse(&e.into());
-            return;
         }
+    }
+
+    /// Has the frames of interpreters followed with each sample, once there is an interpreter:
+    /// they show when they are mapped, at the start, after an exec, by dlopen.
+    fn look_for_interpreters(&mut self) {
+        let Some(program) = self.recorder.python.look(&self.recorder.processes) else { return };
+        if let Err(e) = self.run_with_each_sample(program) {
+            // An event takes one program.
+            let taken = e.kind() == io::ErrorKind::AlreadyExists;
+            let e = if taken { io::Error::other("the program for Go has the samples") } else { e };
+            self.recorder.python.set_unavailable(&e);
+        }
+    }
+
+    fn run_with_each_sample(&mut self, program: OwnedFd) -> io::Result<()> {
+        self.attached.sampler.run_with_each_sample(program)?;
         // Events that threads have inherited already do not get it.
         if self.attached.sampler.scope() == Scope::Threads {
             let same = self.attached.sampler.stack_bytes();
@@ -93,15 +110,7 @@ impl Sampling {
                 self.reattach_failed = Some(e.to_string());
             }
         }
-    }
-
-    /// Interpreters show when they are mapped: at the start, after an exec, by dlopen.
-    fn look_for_interpreters(&mut self) {
-        let recorder = &mut self.recorder;
-        let Some(program) = recorder.python.look(&recorder.processes) else { return };
-        if let Err(e) = self.attached.sampler.run_with_each_sample(program) {
-            recorder.python.set_unavailable(&e);
-        }
+        Ok(())
     }
 
     /// The recording begins.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
+use symbolize::kernel::KernelSymbol;
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
 
 pub(crate) use crate::debugfiles::TargetFiles;
@@ -195,6 +196,16 @@ fn function(f: Frame) -> Function {
     }
 }
 
+/// A module's function bears its module, as in the kernel's own traces: `ext4_sync_fs [ext4]`.
+fn kernel_function(symbol: &KernelSymbol) -> Function {
+    let name = match &*symbol.module {
+        // `bpf_prog_HASH_name` says it already.
+        "[kernel.kallsyms]" | "[bpf]" => symbol.name.clone(),
+        module => format!("{} {module}", symbol.name).into(),
+    };
+    Function { system_name: symbol.name.clone(), ..Function::named(name) }
+}
+
 fn resolve_kernel(wanted: &[(usize, Avma)], out: &mut [Resolved], losses: &mut SymbolLosses) {
     if wanted.is_empty() {
         return;
@@ -211,7 +222,7 @@ fn resolve_kernel(wanted: &[(usize, Avma)], out: &mut [Resolved], losses: &mut S
     };
     for (n, (i, _)) in wanted.iter().enumerate() {
         out[*i].functions = vec![match names.get(n) {
-            Some(Ok(symbol)) => Function::named(symbol.name.clone()),
+            Some(Ok(symbol)) => kernel_function(symbol),
             Some(Err(e)) => {
                 losses.kernel.get_or_insert_with(|| e.to_string());
                 Function::named("[kernel]")

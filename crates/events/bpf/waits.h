@@ -70,15 +70,13 @@ struct waiting {
 };
 
 /* Keys of `counters`. */
-#define COUNT_WAITS 0        /* waits that ended */
-#define COUNT_PICKED 1       /* of them, sampled */
-#define COUNT_EMITTED 2      /* records that were written */
-#define COUNT_FAILED 3       /* records that found no room */
-#define COUNT_WAKES 4        /* waits for a futex ended by a thread that woke it */
-#define COUNT_WAKES_PICKED 5 /* of them, sampled */
-#define COUNT_NO_RSEQ 6      /* sampled threads that the hook of rseq does not reach */
-#define COUNT_UNTRACKED 7    /* waits for a futex that the table had no room for */
-#define COUNT_UNFOLLOWED 8   /* threads that there was no memory to follow */
-#define COUNTERS 9
+#define COUNT_PICKED 0       /* waits that were sampled */
+#define COUNT_EMITTED 1      /* records that were written */
+#define COUNT_FAILED 2       /* records that found no room */
+#define COUNT_WAKES_PICKED 3 /* wakings that were sampled */
+#define COUNT_NO_RSEQ 4      /* sampled threads that the hook of rseq does not reach */
+#define COUNT_UNTRACKED 5    /* waits for a futex that the table had no room for */
+#define COUNT_UNFOLLOWED 6   /* threads that there was no memory to follow */
+#define COUNTERS 7
 
 #endif

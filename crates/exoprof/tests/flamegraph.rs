@@ -1,7 +1,9 @@
 //! Flame graphs, looked at by a real browser.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use pprof::{FunctionSpec, Label, Line, MappingSpec, Profile, ProfileBuilder, ValueType};
 
@@ -84,6 +86,87 @@ fn in_a_browser() {
         .expect("node starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && output.stdout == b"ok\n", "{said}");
+}
+
+/// A running `view --http`; ended when dropped.
+struct Page {
+    child: Child,
+    address: String,
+}
+
+impl Page {
+    fn of(args: &[&Path]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_exoprof"))
+            .args(["view", "--http", ":"])
+            .args(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("exoprof starts");
+        let mut said = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+        let address = said.split(' ').find(|w| w.starts_with("http://127.0.0.1:"));
+        let address = address.unwrap_or_else(|| panic!("{said}")).to_owned();
+        Self { child, address }
+    }
+
+    /// The answer to a request with these headers.
+    fn ask(&self, path: &str, headers: &str) -> String {
+        let authority = self.address.trim_start_matches("http://").trim_end_matches('/');
+        let mut stream = TcpStream::connect(authority).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn as_a_page_of_a_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let new = write(folder.path(), "new.pb.gz", &profile(&NEW));
+    let page = Page::of(&[&new]);
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/browser");
+    let output = Command::new("node")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/web.mjs"))
+        .args([modules.as_os_str(), page.address.as_ref()])
+        .output()
+        .expect("node starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && output.stdout == b"ok\n", "{said}");
+}
+
+#[test]
+fn the_server_answers_its_own_page_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let new = write(folder.path(), "new.pb.gz", &profile(&NEW));
+    let page = Page::of(&[&new]);
+    let ours = "Host: localhost\r\n";
+    let home = page.ask("/", ours);
+    assert!(home.starts_with("HTTP/1.1 200 OK"), "{home}");
+    assert!(home.to_lowercase().contains("content-security-policy: default-src 'none'"), "{home}");
+    // A name that suddenly means 127.0.0.1, and another site's script.
+    assert!(page.ask("/", "Host: evil.example\r\n").starts_with("HTTP/1.1 403"));
+    let cross = format!("{ours}Sec-Fetch-Site: cross-site\r\n");
+    assert!(page.ask("/api/top", &cross).starts_with("HTTP/1.1 403"));
+    // Options that name files are not for pages.
+    let out = folder.path().join("out");
+    let answer = page.ask(&format!("/api/text?form=top&output={}", out.display()), ours);
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && !out.exists(), "{answer}");
+    assert!(page.ask("/api/text?form=proto", ours).starts_with("HTTP/1.1 400"));
+    assert!(page.ask("/api/top?focus=(", ours).contains("no regular expression"));
+    let exposed = Command::new(env!("CARGO_BIN_EXE_exoprof"))
+        .args(["view", "--http", "0.0.0.0:0"])
+        .arg(&new)
+        .output()
+        .unwrap();
+    assert_eq!(exposed.status.code(), Some(2), "{exposed:?}");
 }
 
 #[test]

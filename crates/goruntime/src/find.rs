@@ -51,9 +51,22 @@ pub struct Runtime {
     pub(crate) bias: Bias,
     pub(crate) layout: Layout,
     pub(crate) table: LineTable,
+    source: LayoutSource,
     version: GoVersion,
     module: Avma,
     evidence: Vec<Evidence>,
+}
+
+/// Where the offsets of fields come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayoutSource {
+    /// The table of measured versions.
+    Measured,
+    /// The program's own DWARF.
+    Dwarf,
+    /// The nearest measured version; the goroutines that are found make sense by it. Good enough
+    /// to read by, never to write.
+    Guessed,
 }
 
 impl Runtime {
@@ -67,27 +80,50 @@ impl Runtime {
             other => FindError::LineTable(other),
         })?;
         let version = GoVersion::of_image(image).ok_or(FindError::NoVersion)?;
-        let layout = Layout::of_minor(version.minor)
-            .ok_or_else(|| FindError::Unsupported(version.clone()))?;
         let module = locate_module(image, bias, &table, memory)?;
+        let evidence = gather(image, bias, &table);
+        let attempt = |layout: Layout, source| {
+            let (image, table) = (image.clone(), table.clone());
+            let (version, evidence) = (version.clone(), evidence.clone());
+            let runtime = Self { image, bias, layout, source, table, version, module, evidence };
+            runtime.verified(memory)
+        };
+        if let Some(layout) = Layout::of_minor(version.minor) {
+            return attempt(layout, LayoutSource::Measured);
+        }
+        let told = Layout::of_dwarf(version.minor, image);
+        let told = told.map(|layout| attempt(layout, LayoutSource::Dwarf));
+        if let Some(Ok(runtime)) = told {
+            return Ok(runtime);
+        }
+        let guess = attempt(Layout::nearest(version.minor), LayoutSource::Guessed);
+        guess.map_err(|_| FindError::Unsupported(version.clone()))
+    }
+
+    /// Itself, if what it finds makes sense.
+    fn verified(self, memory: &dyn Memory) -> Result<Self, FindError> {
+        let Self { layout, bias, table, .. } = &self;
+        let module = self.module;
         let text = Avma(memory.read_u64(module.wrapping_add(layout.module_text))?);
         if text != bias.to_avma(table.text()) {
             return Err(FindError::Implausible("the module's text is not that of the line table"));
         }
-        if gofunc_offset(&version) != Some(layout.module_gofunc) {
+        let measured = self.source == LayoutSource::Measured;
+        if measured && gofunc_offset(&self.version) != Some(layout.module_gofunc) {
             return Err(FindError::Implausible("two tables of offsets differ"));
         }
-        let evidence = gather(image, bias, &table);
-        let image = image.clone();
-        let runtime = Self { image, bias, layout, table, version, module, evidence };
-        runtime.check(memory)?;
-        Ok(runtime)
+        self.check(memory)?;
+        Ok(self)
     }
 
     /// Whether the first goroutines look like goroutines: catches a wrong layout. They change
     /// while they are looked at, so that one plausible view is enough.
     fn check(&self, memory: &dyn Memory) -> Result<(), FindError> {
-        let Ok(all) = self.goroutine_addresses(memory) else { return Ok(()) };
+        let all = match self.goroutine_addresses(memory) {
+            Ok(all) if !all.is_empty() => all,
+            _ if self.source == LayoutSource::Measured => return Ok(()),
+            _ => return Err(FindError::Implausible("there are no goroutines to check it by")),
+        };
         let mut seen = Ok(());
         for _ in 0..CHECKS {
             seen = self.check_goroutines(memory, &all[..all.len().min(64)]);
@@ -116,6 +152,9 @@ impl Runtime {
             if low >= high || (parked && !(low..high).contains(&sp)) {
                 return Err(FindError::Implausible("a goroutine's stack"));
             }
+            if self.source != LayoutSource::Measured && !self.begins_a_function(&g) {
+                return Err(FindError::Implausible("a goroutine's function"));
+            }
             let m = g.u64(layout.g_m);
             if status == Status::Syscall && m != 0 {
                 let current = memory.read_u64(Avma(m).wrapping_add(layout.m_curg))?;
@@ -125,6 +164,21 @@ impl Runtime {
             }
         }
         Ok(())
+    }
+
+    /// A goroutine starts at the entry of a function, and was created within one.
+    fn begins_a_function(&self, g: &Block) -> bool {
+        let at = |offset| self.bias.to_svma(Avma(g.u64(offset)));
+        let (start, created) = (at(self.layout.g_startpc), at(self.layout.g_gopc));
+        let starts = self.table.function_at(start).is_some_and(|f| f.entry() == start);
+        // The first goroutine is created by assembly at the program's entry, all others by `go`.
+        starts && self.table.function_at(created).is_some()
+    }
+
+    /// How sure its layout is.
+    #[must_use]
+    pub fn layout_source(&self) -> LayoutSource {
+        self.source
     }
 
     /// Which Go it is.
@@ -173,6 +227,9 @@ impl Runtime {
     /// throughout. Code that was compiled in another way (`-N -l`) may by chance look right in
     /// two places; it does not in all.
     pub(crate) fn agreed(&self, variable: Variable) -> Result<Avma, Refusal> {
+        if self.source == LayoutSource::Guessed {
+            return Err(Refusal::Guessed(self.version.text.clone()));
+        }
         let disputed = |e: &Evidence| e.agreed().err().filter(Refusal::is_dispute);
         if let Some(refusal) = self.evidence.iter().find_map(disputed) {
             return Err(refusal);

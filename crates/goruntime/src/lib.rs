@@ -18,6 +18,7 @@
 
 mod buckets;
 mod code;
+mod dwarf;
 mod find;
 mod frames;
 mod goroutine;
@@ -38,7 +39,7 @@ mod unwind;
 pub use buckets::{
     Contention, ContentionRecord, HeapProfile, HeapRecord, HeapView, TicksClock, scale_heap_sample,
 };
-pub use find::{FindError, Runtime};
+pub use find::{FindError, LayoutSource, Runtime};
 pub use frames::LogicalFrame;
 pub use goroutine::{Goroutine, StackAbsence, Status, ThreadRef};
 pub use leaf::LeafRepair;

@@ -7,6 +7,10 @@
 //! checked against Debian's prometheus; all others were printed by the script. Offsets are in
 //! bytes, and the same on amd64 and arm64.
 
+use image::ElfImage;
+
+use crate::dwarf::Structs;
+
 /// The version has no such field.
 const NO: u64 = u64::MAX;
 
@@ -30,6 +34,27 @@ macro_rules! layout {
                 let column = VERSIONS.iter().position(|v| *v == minor)?;
                 $(let $field: [u64; VERSIONS.len()] = [$($offset),*];)*
                 Some(Self { minor, $($field: $field[column],)* })
+            }
+
+            /// The layout of any version, as `lookup` tells it by the names in Go's sources. `None`
+            /// where it lacks a field that every measured version has.
+            #[must_use]
+            pub fn of_names(minor: u32, lookup: impl Fn(&str) -> Option<u64>) -> Option<Self> {
+                $(
+                    let optional = [$($offset),*].contains(&NO);
+                    let $field = lookup($go).or(optional.then_some(NO))?;
+                )*
+                Some(Self { minor, $($field,)* })
+            }
+
+            /// The layout of the measured version that is nearest to one that is not: a guess, to
+            /// be checked against what is found there.
+            #[must_use]
+            pub fn nearest(minor: u32) -> Self {
+                let distance = |column: &usize| VERSIONS[*column].abs_diff(minor);
+                let column = (0..VERSIONS.len()).rev().min_by_key(distance).unwrap_or(0);
+                $(let $field: [u64; VERSIONS.len()] = [$($offset),*];)*
+                Self { minor, $($field: $field[column],)* }
             }
 
             /// All rows: the name in Go's sources, and the offset, if this version has the field.
@@ -87,6 +112,15 @@ layout! {
     sizeof_bucket = "sizeof.bucket"               [48, 48, 48, 48, 48, 48, 48, 48];
     // From 1.27 on only {allocs, frees}: bytes are counts times bucket.size.
     sizeof_cycle = "sizeof.memRecordCycle"        [32, 32, 32, 32, 32, 32, 32, 16];
+}
+
+impl Layout {
+    /// The layout of a program by its own DWARF.
+    #[must_use]
+    pub fn of_dwarf(minor: u32, image: &ElfImage) -> Option<Self> {
+        let structs = Structs::of(image);
+        Self::of_names(minor, |name| structs.offset(name))
+    }
 }
 
 /// The offset, if the version has the field.

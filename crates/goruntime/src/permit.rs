@@ -64,6 +64,9 @@ pub enum Refusal {
         /// Why.
         reason: &'static str,
     },
+    /// The version of Go is not known, and its layout only a guess.
+    #[error("{0} is not known, and its runtime's layout was only guessed")]
+    Guessed(String),
     /// Memory that should be there is not.
     #[error("the value of {0} cannot be read")]
     Unreadable(Variable),

@@ -5,8 +5,14 @@ mod common;
 use std::collections::HashMap;
 use std::process::Command;
 
-use common::{for_each_version, goroot, workspace};
+use common::{Build, build, for_each_version, goroot, workspace};
 use goruntime::Layout;
+use image::ElfImage;
+
+fn image_at(path: &std::path::Path) -> ElfImage {
+    let file = std::fs::File::open(path).expect("the program");
+    ElfImage::open(&file).expect("an ELF file")
+}
 
 #[test]
 fn offsets_are_those_that_the_toolchain_has() {
@@ -33,6 +39,25 @@ fn offsets_are_those_that_the_toolchain_has() {
                 "{version}: {name}: {}",
                 String::from_utf8_lossy(&output.stderr)
             );
+        }
+    });
+}
+
+/// Versions that are not in the table are read by their DWARF: it must say the same of those that
+/// are.
+#[test]
+fn dwarf_tells_the_layout() {
+    for_each_version(|version| {
+        let minor: u32 = version.split('.').nth(1).and_then(|m| m.parse().ok()).expect("a version");
+        for how in [Build::Plain, Build::Pie] {
+            let told = Layout::of_dwarf(minor, &image_at(&build(version, "plain", how)));
+            // Rows that this version does not have, or that its DWARF leaves out since nothing of
+            // the program refers to them, are absent.
+            let told = told.unwrap_or_else(|| panic!("{version} {how:?}"));
+            let measured = Layout::of_minor(minor).expect("a layout");
+            for (told, measured) in told.rows().into_iter().zip(measured.rows()) {
+                assert!(told == measured || told.1.is_none(), "{version}: {told:?} {measured:?}");
+            }
         }
     });
 }

@@ -1,7 +1,9 @@
 //! Kernel addresses, by `/proc/kallsyms`.
 //!
 //! The list is streamed past the addresses that are asked for: it is sorted within the kernel
-//! and within each module only, and its 120,000 lines are needed once.
+//! and within each module only, and its 120,000 lines are needed once. The kernel prints each line
+//! anew for every reader, which takes longer than reading it: where all addresses lie in the
+//! kernel's own text, reading ends behind the last of them.
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
@@ -47,7 +49,7 @@ pub struct KernelNames {
     pub names: Vec<Result<KernelSymbol, NoKernelSymbol>>,
     /// `_stext`, where the kernel's text begins.
     pub stext: Option<u64>,
-    /// `_etext`, where it ends.
+    /// `_etext`, where it ends; `None` where all addresses lie well before it.
     pub etext: Option<u64>,
     /// Lines that could not be understood.
     pub malformed: u64,
@@ -80,6 +82,7 @@ pub fn resolve(kallsyms: impl BufRead, addresses: &[u64]) -> io::Result<KernelNa
         malformed: 0,
         symbols: false,
         visible: false,
+        last: Some(0),
     };
     pass.read(kallsyms)?;
     Ok(pass.finish(addresses))
@@ -93,6 +96,8 @@ struct Pass {
     malformed: u64,
     symbols: bool,
     visible: bool,
+    /// The last address of the kernel itself; `None` once they were out of order.
+    last: Option<u64>,
 }
 
 impl Pass {
@@ -108,10 +113,26 @@ impl Pass {
                 continue;
             }
             match parse(whole) {
-                Some(row) => self.add(&row),
+                Some(row) => {
+                    self.add(&row);
+                    if self.is_complete(&row) {
+                        return Ok(());
+                    }
+                }
                 None => self.malformed += 1,
             }
         }
+    }
+
+    /// Whether no later row can be nearer to any of the addresses: those of the kernel come in
+    /// order, and its text is in one piece, so that no module lies in it.
+    fn is_complete(&mut self, row: &Row<'_>) -> bool {
+        let in_order = row.module.is_empty() && self.last.is_some_and(|last| last <= row.address);
+        self.last = in_order.then_some(row.address);
+        let (Some(stext), true) = (self.stext, in_order) else { return false };
+        let (first, last) = (self.sorted.first(), self.sorted.last());
+        // Behind another address than the last one, since aliases may follow.
+        first.is_some_and(|&a| a >= stext) && last.is_some_and(|&a| a < row.address)
     }
 
     fn add(&mut self, row: &Row<'_>) {
@@ -154,7 +175,7 @@ impl Pass {
     }
 
     fn finish(self, addresses: &[u64]) -> KernelNames {
-        let Self { sorted, nearest, stext, etext, malformed, symbols, visible } = self;
+        let Self { sorted, nearest, stext, etext, malformed, symbols, visible, last: _ } = self;
         let kernel: Arc<str> = KERNEL.into();
         let mut last: Option<Nearest> = None;
         let mut shared: Option<(u64, KernelSymbol)> = None;

@@ -127,7 +127,7 @@ fn every_address_of_a_c_program_agrees_in_each_format_of_the_debug_information()
 #[test]
 fn clang_agrees_too() {
     let dir = tempfile::tempdir().unwrap();
-    for version in ["-gdwarf-5", "-gdwarf-4"] {
+    for version in ["-gdwarf-5", "-gdwarf-4", "-gdwarf-3", "-gdwarf-2"] {
         let flags = ["-O2", "-g", version];
         let path = compile("clang", &flags, &["main.c", "other.c"], dir.path(), "program");
         let addresses = addresses_of(&path, ".text", 1);
@@ -140,7 +140,7 @@ fn clang_agrees_too() {
 #[test]
 fn every_address_of_a_cpp_program_agrees_and_reads_well() {
     let dir = tempfile::tempdir().unwrap();
-    for version in ["-gdwarf-5", "-gdwarf-4"] {
+    for version in ["-gdwarf-5", "-gdwarf-4", "-gdwarf-3", "-gdwarf-2"] {
         let flags = ["-O2", "-g", version];
         let path = compile("g++", &flags, &["shapes.cc"], dir.path(), "program");
         let addresses = addresses_of(&path, ".text", 1);

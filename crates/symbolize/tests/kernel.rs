@@ -77,3 +77,19 @@ fn lines_that_are_none_are_counted() {
     assert_eq!(&*found.names[0].as_ref().unwrap().name, "local_one");
     assert!(found.malformed >= 5, "{}", found.malformed);
 }
+
+#[test]
+fn reading_ends_behind_the_last_address_of_the_kernel_s_text() {
+    let end = LIST.find("ffffffff81000300").unwrap();
+    let end = end + LIST[end..].find('\n').unwrap() + 1;
+    let tail = "no line\n";
+    let list = format!("{}{tail}{}", &LIST[..end], &LIST[end..]);
+    let malformed = |address| resolve(list.as_bytes(), &[address]).unwrap().malformed;
+    assert_eq!(malformed(0xffffffff81000250), 0, "a_read ends where weak_one begins");
+    assert_eq!(malformed(0xffffffff81000310), 1);
+    assert_eq!(malformed(0xffffffffc0000010), 1, "modules come last");
+    // A list that is not in order is read to its end.
+    let moved = LIST.replace("ffffffff81000100 t local_one", "ffffffff81000280 t local_one");
+    let found = resolve(moved.as_bytes(), &[0xffffffff81000290]).unwrap();
+    assert_eq!(&*found.names[0].as_ref().unwrap().name, "local_one");
+}

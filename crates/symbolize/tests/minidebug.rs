@@ -79,8 +79,8 @@ fn damaged_or_endless_data_is_told_and_costs_little() {
         bad[at] ^= 0x55;
         assert!(replace(&bad).losses.unreadable_sections <= 1);
     }
-    // 1 GiB of zeros in some 150 KB; and a dictionary of 1.5 GiB.
-    run("sh", &["-ec", "head -c 1G /dev/zero | xz -T2 -1 > bomb"], dir.path());
+    // 300 MiB of zeros in some 45 KB; and a dictionary of 1.5 GiB.
+    run("sh", &["-ec", "head -c 300M /dev/zero | xz -T2 -1 > bomb"], dir.path());
     let bomb = std::fs::read(dir.path().join("bomb")).unwrap();
     assert_eq!(replace(&bomb).losses.unreadable_sections, 1);
     run("sh", &["-ec", "head -c 1M /dev/zero | xz --lzma2=dict=1536MiB > wide"], dir.path());

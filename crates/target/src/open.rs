@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use image::ImageAbsence;
 use nix::errno::Errno;
@@ -50,7 +50,11 @@ enum Way {
 
 /// The root directory of a process, kept so that files can still be looked up after its exit.
 #[derive(Debug)]
-pub struct Root(OwnedFd);
+pub struct Root {
+    fd: OwnedFd,
+    /// Of a chroot: where we see it. The kernel gives the paths of its mappings as we see them.
+    seen_at: Option<PathBuf>,
+}
 
 impl Root {
     /// The root directory of a process that still runs.
@@ -58,16 +62,22 @@ impl Root {
     /// # Errors
     /// The system's: gone, or not permitted.
     pub fn of(process: &Process) -> io::Result<Self> {
-        Ok(Self(process.dir.open_path("root")?))
+        let fd = process.dir.open_path("root")?;
+        let seen_at = process.dir.read_link("root").ok().map(PathBuf::from);
+        Ok(Self { fd, seen_at: seen_at.filter(|p| p.is_absolute() && p.parent().is_some()) })
     }
 
-    /// Opens a regular file for reading by the path that the process would use. Symbolic links
-    /// are followed as they would lead it, never out of its root.
+    /// Opens a regular file for reading by the path that the process would use, or, of a process
+    /// in a chroot, by the path that we would. Symbolic links are followed as they would lead the
+    /// process, never out of its root.
     ///
     /// # Errors
     /// The system's; also for anything but a regular file.
     pub fn open_file(&self, path: &Path) -> io::Result<File> {
-        let fd = open_in_root(self, path.as_os_str().as_bytes())?;
+        let fd = open_in_root(self, path.as_os_str().as_bytes()).or_else(|e| {
+            let below = self.seen_at.as_ref().and_then(|at| path.strip_prefix(at).ok());
+            open_in_root(self, below.ok_or(e)?.as_os_str().as_bytes())
+        })?;
         let stat = nix::sys::stat::fstat(&fd)?;
         reopen(&fd, &stat).map(|(file, _)| file)
     }
@@ -77,7 +87,8 @@ impl Root {
     /// # Errors
     /// The system's.
     pub fn own() -> io::Result<Self> {
-        Ok(Self(open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?))
+        let fd = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Self { fd, seen_at: None })
     }
 }
 
@@ -226,12 +237,12 @@ fn open_in_root(root: &Root, path: &[u8]) -> io::Result<OwnedFd> {
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     for _ in 0..MAX_TRIES {
-        match openat2(&root.0, path.as_c_str(), how) {
+        match openat2(&root.fd, path.as_c_str(), how) {
             Err(Errno::EAGAIN) => {}
             // Kernels before 5.6, and container runtimes that filter the call.
             Err(Errno::ENOSYS | Errno::EPERM) => {
                 return walk(
-                    root.0.as_fd(),
+                    root.fd.as_fd(),
                     Path::new(std::ffi::OsStr::from_bytes(path.to_bytes())),
                 );
             }
@@ -283,8 +294,8 @@ mod tests {
         symlink("/secret", root_path.join("absolute")).unwrap();
         symlink(dir.path().join("secret"), root_path.join("host")).unwrap();
         symlink("/", root_path.join("top")).unwrap();
-        let root =
-            Root(open(&root_path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap());
+        let fd = open(&root_path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        let root = Root { fd, seen_at: Some(root_path.clone()) };
         let inside = std::fs::metadata(root_path.join("secret")).unwrap().ino();
         for path in [&b"/secret"[..], b"/up", b"/absolute", b"/../../secret", b"/top/../up"] {
             let found = open_in_root(&root, path).map(|fd| inode(&fd));
@@ -292,8 +303,12 @@ mod tests {
         }
         let host = open_in_root(&root, b"/host").unwrap_err();
         assert_eq!(host.raw_os_error(), Some(libc::ENOENT));
+        // As we see a chroot, and no way out of it either.
+        assert!(root.open_file(&root_path.join("secret")).is_ok());
+        assert!(root.open_file(&dir.path().join("secret")).is_err());
+        assert!(root.open_file(&root_path.join("host")).is_err());
         // The way for old kernels takes no link at all, and no step up.
-        let walked = |path: &str| walk(root.0.as_fd(), Path::new(path)).map(|fd| inode(&fd));
+        let walked = |path: &str| walk(root.fd.as_fd(), Path::new(path)).map(|fd| inode(&fd));
         assert_eq!(walked("/secret").unwrap(), inside);
         assert_eq!(walked("/up").unwrap_err().raw_os_error(), Some(libc::ELOOP));
         assert_eq!(walked("/top/secret").unwrap_err().raw_os_error(), Some(libc::ELOOP));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use goruntime::LayoutSource;
 use target::Process;
 
 use super::profile::{GoProfile, Header};
@@ -44,18 +45,30 @@ pub(crate) trait GoKind: Sized + 'static {
     fn add_to(&self, program: &Program, profile: &mut GoProfile) -> Result<(), RecordError>;
 
     /// Adds what became of the samples, and what a reader should know.
-    fn account(&self, stats: &mut Stats);
+    fn account(&self, program: &Program, stats: &mut Stats);
 }
 
 /// How often the state is read during a recording, so that there is something to show for a
 /// program that exits: this often, or so seldom that it takes a hundredth of the time.
 const READ_INTERVAL: Duration = Duration::from_millis(500);
 const SHARE: u32 = 100;
+/// A command may be over soon.
+const COMMAND_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One program and what is recorded of it.
 struct Target<K> {
     process: Arc<Process>,
+    /// It is a command of ours: what it does just after its begin is not what is asked for, so
+    /// that also a snapshot is taken at the end.
+    started: bool,
     state: State<K>,
+}
+
+impl<K: GoKind> Target<K> {
+    /// Whether it is read again and again, until the end.
+    fn is_read_on(&self, kind: &K) -> bool {
+        self.started || !kind.is_snapshot()
+    }
 }
 
 enum State<K> {
@@ -87,7 +100,7 @@ pub(crate) fn prepare<K: GoKind>(
     let (targets, found) = match Programs::find(request)? {
         None => return Ok(None),
         Some(Programs::Expected(process)) => {
-            (vec![Target { process, state: State::Expected }], Vec::new())
+            (vec![Target { process, started: true, state: State::Expected }], Vec::new())
         }
         Some(Programs::Running(programs)) => (Vec::new(), programs),
     };
@@ -107,7 +120,7 @@ impl<K: GoKind> GoCollector<K> {
         if kind.is_snapshot() {
             kind.read(&program)?;
         }
-        let next = Instant::now() + READ_INTERVAL;
+        let next = Instant::now() + COMMAND_INTERVAL;
         Ok(State::Running { program: Box::new(program), kind, next })
     }
 
@@ -135,7 +148,7 @@ impl<K: GoKind> Collector for GoCollector<K> {
         for program in std::mem::take(&mut self.found) {
             let process = program.process.clone();
             let state = self.attach(program)?;
-            self.targets.push(Target { process, state });
+            self.targets.push(Target { process, started: false, state });
         }
         Ok(())
     }
@@ -143,16 +156,18 @@ impl<K: GoKind> Collector for GoCollector<K> {
     fn poll(&mut self) -> Progress {
         let mut targets = std::mem::take(&mut self.targets);
         for target in &mut targets {
+            let started = target.started;
             match &mut target.state {
                 State::Expected => target.state = self.look_for(&target.process),
                 State::Running { program, kind, next } => {
                     kind.poll(program);
                     let now = Instant::now();
-                    if !kind.is_snapshot() && now >= *next {
+                    if (started || !kind.is_snapshot()) && now >= *next {
                         // It may be exiting: what was read last stays.
                         let _ = kind.read(program);
                         let cost = now.elapsed();
-                        *next = Instant::now() + READ_INTERVAL.max(cost * SHARE);
+                        let interval = if started { COMMAND_INTERVAL } else { READ_INTERVAL };
+                        *next = Instant::now() + interval.max(cost * SHARE);
                     }
                 }
                 State::Failed(_) => {}
@@ -165,15 +180,16 @@ impl<K: GoKind> Collector for GoCollector<K> {
     fn is_complete(&self) -> bool {
         self.targets.iter().all(|t| match &t.state {
             State::Expected => false,
-            State::Running { kind, .. } => kind.is_snapshot(),
+            State::Running { kind, .. } => !t.is_read_on(kind),
             State::Failed(_) => true,
         })
     }
 
     fn end(&mut self) {
         for target in &mut self.targets {
+            let started = target.started;
             if let State::Running { program, kind, .. } = &mut target.state {
-                if !kind.is_snapshot() {
+                if started || !kind.is_snapshot() {
                     let read = kind.read(program);
                     if let (Err(e), false) = (read, kind.has_read()) {
                         target.state = State::Failed(e);
@@ -217,8 +233,21 @@ pub(crate) fn assemble<K: GoKind>(
     let mut period = 1;
     for (program, kind) in &running {
         stats.backend = format!("the Go runtime's own records ({})", program.runtime.version());
+        match program.runtime.layout_source() {
+            LayoutSource::Measured => {}
+            LayoutSource::Dwarf => stats.notes.push(format!(
+                "{} is not known to this exoprof: its layout was read from its DWARF, and inlined \
+                 calls may be missing",
+                program.runtime.version()
+            )),
+            LayoutSource::Guessed => stats.notes.push(format!(
+                "{} is not known to this exoprof: it was read by the layout of the nearest version, \
+                 by which its goroutines make sense; inlined calls may be missing",
+                program.runtime.version()
+            )),
+        }
         period = kind.period();
-        kind.account(&mut stats);
+        kind.account(program, &mut stats);
     }
     stats.file_faults = target::sigbus::faults();
     let mut profile = GoProfile::new(&K::HEADER, period, running.len() > 1);

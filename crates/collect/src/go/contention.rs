@@ -205,14 +205,18 @@ impl<S: Side> GoKind for Records<S> {
         Ok(())
     }
 
-    fn account(&self, stats: &mut Stats) {
+    fn account(&self, program: &Program, stats: &mut Stats) {
         let Some(read) = &self.read else {
             stats.notes.push("the target exited before anything could be read".into());
             return;
         };
         let records = read.clone().since(&self.before).records;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let kept = records.iter().map(|r| r.count as u64).sum::<u64>();
+        let kept = records
+            .iter()
+            .filter(|r| S::keeps(&program.runtime.recorded_frames(&r.stack)))
+            .map(|r| r.count as u64)
+            .sum::<u64>();
         stats.samples.kept += kept;
         stats.lost += read.implausible as u64;
         let setter = match self.setter {

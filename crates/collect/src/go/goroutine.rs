@@ -1,7 +1,7 @@
 //! The `goroutine` profile of Go programs: where each goroutine is.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use goruntime::{
     Goroutine, GoroutineList, Stack, StackAbsence, StackEnd, Status, ThreadContext, ThreadRef,
@@ -35,7 +35,10 @@ struct Stopped {
 /// A goroutine that was on another thread by the time its thread stood is tried again so often.
 const RUNNING_ROUNDS: usize = 4;
 /// No more time than this is taken from the program in all.
-const MOST_STOPPED: Duration = Duration::from_millis(10);
+const MOST_STOPPED: Duration = Duration::from_millis(8);
+/// Nor is it waited for longer than this until all of them have stood: on a machine that is short
+/// of CPUs, a thread that is asked to stop has to get one first.
+const MOST_WAITED: Duration = Duration::from_secs(2);
 
 /// Those that changed at every attempt are read again so many times.
 const ROUNDS: usize = 16;
@@ -103,6 +106,7 @@ impl Goroutines {
 /// walk one stack.
 fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) -> Stopped {
     let mut stopped = Stopped::default();
+    let began = Instant::now();
     for _ in 0..RUNNING_ROUNDS {
         let running: Vec<(usize, ThreadRef)> = list
             .goroutines
@@ -120,11 +124,12 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
         let Ok(numbers) = program.process.threads_by_own_number() else { break };
         let goroutines = &mut list.goroutines;
         let traced = Tracer::run(|tracer| {
+            tracer.hurry();
             let mut reader = program.runtime.goroutine_reader(&program.memory, arguments);
             for (i, thread) in running {
                 let number = i32::try_from(thread.tid).ok().and_then(|n| numbers.get(&n));
                 let Some(tid) = number.copied() else { continue };
-                if stopped.time > MOST_STOPPED {
+                if stopped.time > MOST_STOPPED || began.elapsed() > MOST_WAITED {
                     break;
                 }
                 let seized = match tracer.seize(&program.process, Threads::Only(&[tid])) {
@@ -134,6 +139,8 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
                         break;
                     }
                 };
+                // It stands from about now on: until then it ran, or waited for a CPU.
+                let stands = Instant::now();
                 let g = &mut goroutines[i];
                 if let Ok(registers) = seized.registers(tid) {
                     // The link register matters on arm64 alone; x30 there.
@@ -147,7 +154,8 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
                     }
                 }
                 stopped.threads += 1;
-                stopped.time += seized.release();
+                seized.release();
+                stopped.time += stands.elapsed();
             }
         });
         if traced.is_err() {
@@ -223,7 +231,7 @@ impl GoKind for Goroutines {
         Ok(())
     }
 
-    fn account(&self, stats: &mut Stats) {
+    fn account(&self, _: &Program, stats: &mut Stats) {
         let samples = &mut stats.samples;
         for g in self.shown() {
             samples.kept += 1;

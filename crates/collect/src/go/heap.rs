@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 
-use goruntime::{HeapProfile, HeapView, scale_heap_sample};
+use goruntime::{HeapProfile, HeapRecord, HeapView, scale_heap_sample};
 use image::Avma;
 use pprof::Label;
 use target::Claimed;
@@ -190,7 +190,7 @@ impl<S: Shown> GoKind for HeapRecords<S> {
         Ok(())
     }
 
-    fn account(&self, stats: &mut Stats) {
+    fn account(&self, _: &Program, stats: &mut Stats) {
         let Some(reading) = &self.read else {
             stats.notes.push("the target exited before anything could be read".into());
             return;
@@ -214,11 +214,14 @@ impl<S: Shown> GoKind for HeapRecords<S> {
                  garbage collection, one sample in {} bytes",
                 reading.rate
             ));
-            if !self.before.is_empty() {
-                stats.notes.push(format!(
-                    "in use counts also what earlier recordings sampled ({} places)",
-                    self.before.len()
-                ));
+            let old = |r: &&HeapRecord| {
+                r.in_use() > 0 && self.before.contains_key(&(r.stack.clone(), r.object_size))
+            };
+            if reading.published.records.iter().any(|r| old(&r)) {
+                stats.notes.push(
+                    "in use counts also what was sampled before this recording, if it still is"
+                        .into(),
+                );
             }
         }
         if reading.published.unsettled || reading.live.unsettled {

@@ -44,7 +44,7 @@ impl GoKind for Threads {
         Ok(())
     }
 
-    fn account(&self, stats: &mut Stats) {
+    fn account(&self, _: &Program, stats: &mut Stats) {
         stats.samples.kept += self.0.len() as u64;
         let without = self.0.iter().filter(|t| t.stack.is_empty()).count();
         if without > 0 {

@@ -26,9 +26,10 @@ const SETTLE_NS: u64 = 3_000_000;
 /// So long the target's switches are counted before the period is chosen.
 const LOOK: Duration = Duration::from_millis(100);
 /// Samples a second that are aimed at.
-const AIM_PER_SECOND: u64 = 2000;
-/// Periods to choose from.
-const PERIODS: &[u64] = &[1, 3, 7, 17, 31, 97, 293, 997, 4999];
+const AIM_PER_SECOND: u64 = 5000;
+/// Periods to choose from. None is as short as the loops of usual programs: one that waits for a
+/// lock, for its work and for the next turn would always be met at the same of the three.
+const PERIODS: &[u64] = &[1, 7, 17, 31, 97, 293, 997, 4999];
 /// From so many switches a second on, a target is slowed down noticeably whatever the period.
 const COSTLY_PER_SECOND: u64 = 50_000;
 

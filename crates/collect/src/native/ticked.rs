@@ -51,6 +51,7 @@ fn prepare(
         roots,
         files,
         options: request.options.clone(),
+        before_exec: request.before_exec,
         count,
         why,
         shared: Arc::default(),
@@ -65,6 +66,7 @@ struct Ticked {
     roots: Vec<Arc<Process>>,
     files: TargetFiles,
     options: RecordOptions,
+    before_exec: bool,
     count: ticks::Count,
     why: Option<String>,
     shared: Arc<Shared>,
@@ -81,7 +83,7 @@ impl Collector for Ticked {
             recorder.processes.add_root(root.clone());
             recorder.processes.refresh_maps(root, monotonic_now());
         }
-        let ticker = Ticker::new(&self.roots, self.count, recorder);
+        let ticker = Ticker::new(&self.roots, self.count, recorder, self.before_exec);
         let (shared, period) = (self.shared.clone(), Duration::from_nanos(self.options.period()));
         self.begin = monotonic_now();
         self.time = unix_now();
@@ -100,7 +102,7 @@ impl Collector for Ticked {
     }
 
     fn end(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.stop();
         self.elapsed = Duration::from_nanos(monotonic_now() - self.begin);
     }
 
@@ -142,7 +144,7 @@ impl Collector for Ticked {
 
 impl Drop for Ticked {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.stop();
     }
 }
 

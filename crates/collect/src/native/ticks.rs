@@ -14,8 +14,9 @@
 //! with them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use image::{Arch, Avma};
@@ -29,8 +30,12 @@ use crate::cputime::ThreadId;
 use crate::recorder::Recorder;
 use crate::stacks::{NodeIndex, ROOT, ThreadIndex};
 
-/// Threads stand, and we read, for at most one part in so many of the time.
+/// Threads stand for at most one part in so many of the time…
 const STOPPED_SHARE: u32 = 20;
+/// …and we are on a CPU ourselves for at most one in so many.
+const OWN_SHARE: u32 = 5;
+/// How often mappings are read again, where a stack shows that they have changed.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(200);
 /// What is copied of a stack at first; a thread whose stack is deeper gets four times as much.
 const FIRST_WINDOW: usize = 32 << 10;
 const MAX_WINDOW: usize = 1 << 20;
@@ -72,8 +77,37 @@ struct Seen {
 /// Shared with the session.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    pub stop: AtomicBool,
     pub samples: AtomicU64,
+    stop: AtomicBool,
+    sampler: Mutex<Option<Thread>>,
+}
+
+impl Shared {
+    /// Ends the sampling, after one more tick.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = &*self.sampler.lock().unwrap_or_else(PoisonError::into_inner) {
+            thread.unpark();
+        }
+    }
+
+    /// Waits for that, or for the time.
+    fn wait(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while !self.stop.load(Ordering::SeqCst) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::park_timeout(left);
+        }
+    }
+}
+
+fn own_cpu_time() -> Duration {
+    // The only documented failure is a clock that does not exist; this one always does.
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID);
+    time.map_or(Duration::ZERO, Duration::from)
 }
 
 /// Takes samples on a thread that traces.
@@ -90,11 +124,22 @@ pub(super) struct Ticker {
     listed: Vec<Vec<i32>>,
     tick: u64,
     began: bool,
+    /// How long threads stood in this tick.
+    stood: Duration,
+    /// Broken stacks when the mappings were read last, and when that was.
+    refreshed: (u64, Instant),
+    /// The targets are about to execute their programs.
+    before_exec: bool,
     random: u64,
 }
 
 impl Ticker {
-    pub fn new(roots: &[Arc<Process>], count: Count, recorder: Recorder) -> Self {
+    pub fn new(
+        roots: &[Arc<Process>],
+        count: Count,
+        recorder: Recorder,
+        before_exec: bool,
+    ) -> Self {
         let processes = roots.iter().map(|p| (p.clone(), p.memory().ok())).collect();
         Self {
             recorder,
@@ -108,6 +153,9 @@ impl Ticker {
             listed: vec![Vec::new(); roots.len()],
             tick: 0,
             began: false,
+            stood: Duration::ZERO,
+            refreshed: (0, Instant::now()),
+            before_exec,
             random: monotonic_now() | 1,
         }
     }
@@ -116,20 +164,27 @@ impl Ticker {
     pub fn run(mut self, period: Duration, shared: &Shared) -> std::io::Result<Self> {
         // Baselines of CPU time, and who sleeps already.
         Tracer::run(move |tracer| {
+            let this_thread = Some(std::thread::current());
+            *shared.sampler.lock().unwrap_or_else(PoisonError::into_inner) = this_thread;
             let mut last = Instant::now();
             self.tick(tracer, Duration::ZERO);
             self.began = true;
-            while !shared.stop.load(Ordering::SeqCst)
-                && self.processes.iter().any(|p| p.0.is_alive())
-            {
-                let begun = Instant::now();
+            let lives = |this: &Self| this.processes.iter().any(|p| p.0.is_alive());
+            let mut over = false;
+            while !over && lives(&self) {
+                // The last one counts the time up to the end.
+                over = shared.stop.load(Ordering::SeqCst);
+                let (begun, own) = (Instant::now(), own_cpu_time());
+                self.stood = Duration::ZERO;
                 self.tick(tracer, begun - last);
                 last = begun;
                 shared.samples.store(self.recorder.stats.kept, Ordering::Relaxed);
-                let least = begun.elapsed() * (STOPPED_SHARE - 1);
-                std::thread::sleep(
-                    self.jittered(period).saturating_sub(begun.elapsed()).max(least),
-                );
+                let rest = self.stood * (STOPPED_SHARE - 1);
+                let rest = rest.max(own_cpu_time().saturating_sub(own) * (OWN_SHARE - 1));
+                let rest = rest.max(self.jittered(period).saturating_sub(begun.elapsed()));
+                if !over {
+                    shared.wait(rest);
+                }
                 tracer.settle();
             }
             self
@@ -152,6 +207,7 @@ impl Ticker {
 
     fn tick(&mut self, tracer: &mut Tracer, passed: Duration) {
         self.tick += 1;
+        self.refresh();
         let ns = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
         for i in 0..self.processes.len() {
             let process = self.processes[i].0.clone();
@@ -168,6 +224,30 @@ impl Ticker {
             if !running.is_empty() {
                 self.stop(tracer, i, &running, ns);
             }
+        }
+    }
+
+    /// Reads the mappings again where stacks have been broken since: a library may have been
+    /// loaded, or a program executed.
+    fn refresh(&mut self) {
+        let broken = self.recorder.stats.broken_total();
+        let (then, when) = self.refreshed;
+        let due = when.elapsed() >= REFRESH_INTERVAL && broken > then;
+        if !due && !self.before_exec {
+            return;
+        }
+        let before_exec = self.before_exec && when.elapsed() < REFRESH_INTERVAL;
+        if !before_exec {
+            self.before_exec = false;
+            self.refreshed = (broken, Instant::now());
+        }
+        for (process, memory) in &mut self.processes {
+            self.recorder.processes.refresh_maps(process, monotonic_now());
+            if let Some(tracked) = self.recorder.processes.get_mut(process.pid()) {
+                tracked.identity = process.read_identity().ok().or(tracked.identity.take());
+            }
+            // The descriptor belongs to the address space before an exec.
+            *memory = process.memory().ok();
         }
     }
 
@@ -266,6 +346,7 @@ impl Ticker {
             copies.push((tid, state, user, bytes, full));
         }
         let stood = seized.release();
+        self.stood += stood;
         self.stops.push(u32::try_from(stood.as_micros()).unwrap_or(u32::MAX));
         for (tid, state, user, bytes, full) in copies {
             let mut registers = Registers::unknown(Arch::host());

@@ -17,7 +17,7 @@ const CALLS: &[(i64, &str)] = calls!(
     SYS_epoll_pwait2 SYS_nanosleep SYS_clock_nanosleep SYS_rt_sigtimedwait SYS_rt_sigsuspend
     SYS_wait4 SYS_waitid SYS_flock SYS_fcntl SYS_semop SYS_semtimedop SYS_msgrcv SYS_msgsnd
     SYS_io_getevents SYS_io_uring_enter SYS_execve SYS_clone3 SYS_madvise SYS_munmap
-    SYS_restart_syscall SYS_sched_yield
+    SYS_sched_yield
 );
 
 /// Those that newer architectures do not have.
@@ -40,6 +40,8 @@ pub(super) fn state(wait: Option<&ThreadWait>) -> String {
         'Z' | 'X' => "exited".into(),
         'S' => match wait.call {
             Some(call) if call.number == libc::SYS_futex => "futex wait".into(),
+            // A wait for some time that was interrupted goes on under this number (restart_syscall(2)).
+            Some(call) if call.number == libc::SYS_restart_syscall => sleep("sleeping"),
             Some(call) if call.number >= 0 => call_name(call.number),
             _ => sleep("sleeping"),
         },

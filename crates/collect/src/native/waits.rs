@@ -192,11 +192,15 @@ impl Waits {
         self.read(u64::MAX, sink);
         let before = self.list();
         let mut stacks = self.stacks_of(&before, &BTreeMap::new());
+        // Every wait that goes on has lasted until here, however long it takes to list them.
+        let end = monotonic_now();
         if let Err(e) = self.sampler.end() {
             self.problem(&e);
         }
-        let at_end = self.list();
-        self.elapsed = Duration::from_nanos(monotonic_now() - self.begin);
+        self.elapsed = Duration::from_nanos(end - self.begin);
+        let mut at_end = self.list();
+        at_end.retain(|w| w.id.out < end);
+        at_end.iter_mut().for_each(|w| w.now = end);
         stacks.retain(|id, _| at_end.iter().any(|w| w.id == *id));
         let late = self.stacks_of(&at_end, &stacks);
         if !late.is_empty() {

@@ -35,17 +35,13 @@ unsafe impl aya::Pod for Settings {}
 /// What the programs have counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitCounters {
-    /// Waits that ended.
-    pub waits: u64,
-    /// Of them, those that were sampled.
+    /// Waits that were sampled.
     pub picked: u64,
     /// Records that were written.
     pub emitted: u64,
     /// Records that found no room in the ring.
     pub failed: u64,
-    /// Waits for a futex that were ended by a thread that woke it.
-    pub wakes: u64,
-    /// Of them, those that were sampled.
+    /// Wakings that were sampled.
     pub wakes_picked: u64,
     /// Threads to be sampled that have no restartable sequences.
     pub no_rseq: u64,
@@ -56,12 +52,11 @@ pub struct WaitCounters {
 }
 
 impl WaitCounters {
-    pub(super) const COUNT: usize = 9;
+    pub(super) const COUNT: usize = 7;
 
     pub(super) fn from_array(n: [u64; Self::COUNT]) -> Self {
-        let [waits, picked, emitted, failed, wakes, wakes_picked, no_rseq, untracked, unfollowed] =
-            n;
-        Self { waits, picked, emitted, failed, wakes, wakes_picked, no_rseq, untracked, unfollowed }
+        let [picked, emitted, failed, wakes_picked, no_rseq, untracked, unfollowed] = n;
+        Self { picked, emitted, failed, wakes_picked, no_rseq, untracked, unfollowed }
     }
 }
 

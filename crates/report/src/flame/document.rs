@@ -26,6 +26,8 @@ pub struct Document {
     sample_type: String,
     unit: String,
     is_diff: bool,
+    /// The labels that can be grouped by.
+    labels: Vec<String>,
     pub(super) trees: Vec<(Grouping, FlameTree)>,
 }
 
@@ -42,7 +44,7 @@ impl Report<'_> {
     /// A flame graph with all its choices.
     #[must_use]
     pub fn flame_document(&self) -> Document {
-        let keys = self.label_keys().into_iter().take(MAX_KEYS).map(Some);
+        let keys = self.label_keys().into_iter().map(Some);
         let groupings = std::iter::once(None)
             .chain(keys)
             .flat_map(|by| [false, true].map(|inverted| Grouping { by: by.clone(), inverted }));
@@ -71,6 +73,7 @@ impl Report<'_> {
             about: self.about(),
             sample_type: kind.kind.to_string(),
             unit: kind.unit.to_string(),
+            labels: self.label_keys(),
             is_diff: trees.first().is_some_and(|(_, tree)| tree.base > 0),
             trees,
         }
@@ -94,7 +97,7 @@ impl Report<'_> {
         };
         let mut keys: Vec<&str> = values.iter().filter(usable).map(|(key, _)| *key).collect();
         keys.sort_by_key(|key| !matches!(*key, "thread" | "thread_name" | "thread name"));
-        keys.into_iter().map(str::to_owned).collect()
+        keys.into_iter().take(MAX_KEYS).map(str::to_owned).collect()
     }
 }
 
@@ -130,6 +133,12 @@ impl Document {
         out.push_str(",\"unit\":");
         json::string(&self.unit, &mut out);
         let _ = write!(out, ",\"total\":{total},\"base\":{base},\"diff\":{}", self.is_diff);
+        out.push_str(",\"labels\":[");
+        for (nth, label) in self.labels.iter().enumerate() {
+            out.push_str(if nth == 0 { "" } else { "," });
+            json::string(label, &mut out);
+        }
+        out.push(']');
         let _ = write!(out, ",\"names\":[{}],\"trees\":[{trees}]}}", names.list);
         out
     }

@@ -13,6 +13,8 @@
   const controls = document.getElementById('controls');
   const isPage = !home.classList.contains('image');
   let data = null;
+  // Fetches a document with a tree that this one does not have.
+  let more = null;
   let tree = null;
   let zoom = -1;
   let current = -1;
@@ -30,7 +32,7 @@
   const open = (source) => {
     const width = data.diff ? 4 : 3;
     const count = source.nodes.length / width;
-    const t = { count, name: [], depth: [], weight: [], base: [], x: [], parent: [], end: [] };
+    const t = { count, names: source.names || data.names, source, name: [], depth: [], weight: [], base: [], x: [], parent: [], end: [] };
     const path = [];
     for (let i = 0; i < count; i++) {
       const at = i * width;
@@ -68,7 +70,7 @@
     return unit === 'count' || unit === '' ? String(value) : `${value} ${data.unit}`;
   };
   const percent = (part, whole) => `${(whole ? part * 100 / whole : 0).toFixed(2)}%`;
-  const nameOf = (i) => data.names[tree.name[i]];
+  const nameOf = (i) => tree.names[tree.name[i]];
 
   const describe = (i) => {
     const weight = tree.weight[i];
@@ -164,7 +166,7 @@
       } catch (e) {
         return e.message;
       }
-      const hits = data.names.map((name) => pattern.test(name));
+      const hits = tree.names.map((name) => pattern.test(name));
       let sum = 0;
       let covered = 0;
       for (let i = 0; i < tree.count; i++) {
@@ -203,9 +205,18 @@
   };
 
   const show = (by, inverted) => {
-    const source = data.trees.find((t) => t.by === by && t.inverted === inverted) || data.trees[0];
-    tree = open(source);
-    tree.source = source;
+    const source = data.trees.find((t) => t.by === by && t.inverted === inverted);
+    if (!source && more) {
+      const from = data;
+      tell('loading…');
+      more(by, inverted).then((other) => {
+        for (const found of other.trees) from.trees.push({ ...found, names: other.names });
+        if (from === data) show(by, inverted);
+      }, (e) => tell(e.message));
+      return;
+    }
+    tree = open(source || data.trees[0]);
+    tell('');
     zoom = -1;
     current = 0;
     const text = pattern ? pattern.source : '';
@@ -215,7 +226,7 @@
     refresh();
   };
 
-  const groupings = () => [...new Set(data.trees.map((t) => t.by))];
+  const groupings = () => ['', ...data.labels];
   const invert = () => show(tree.source.by, !tree.source.inverted);
   const nextGrouping = () => {
     const all = groupings();
@@ -263,7 +274,7 @@
       row.insertCell().textContent = does;
     }
     dialog.appendChild(table);
-    home.appendChild(dialog);
+    controls.appendChild(dialog);
     help = () => (dialog.open ? dialog.close() : dialog.showModal());
     question.addEventListener('click', help);
     dialog.addEventListener('click', help);
@@ -347,8 +358,9 @@
     handler();
   };
 
-  const load = (document_) => {
+  const load = (document_, more_) => {
     data = document_;
+    more = more_ || null;
     if (isPage) pageControls(); else imageControls();
     show('', false);
   };

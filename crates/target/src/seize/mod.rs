@@ -144,12 +144,19 @@ impl Tracer {
             let (done, is_done) = mpsc::channel::<()>();
             let running = thread.spawn_scoped(scope, move || {
                 let _done = done;
-                sys::precise_sleeps();
+                sys::be_quick();
                 work(&mut Self { pending: Vec::new(), reaper: theirs, bound: PhantomData })
             })?;
             reaper.serve(&is_done);
             Ok(running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })
+    }
+
+    /// From here on this thread gets a CPU before all ordinary ones: while threads stand, each
+    /// moment that we wait for one lengthens their stop. For short work only. Without the right
+    /// to it (CAP_SYS_NICE) nothing changes.
+    pub fn hurry(&self) {
+        sys::run_first();
     }
 
     /// Stops the threads, and returns when all of them stand (but see [`Seized::not_stopped`]).
@@ -172,8 +179,8 @@ impl Tracer {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(e) => return Err(e),
-                Ok((held, since, complete)) => {
-                    return Ok(Seized { tracer: self, process, held, since, complete });
+                Ok((held, complete)) => {
+                    return Ok(Seized { tracer: self, process, held, complete });
                 }
             }
         }
@@ -220,6 +227,8 @@ struct Held {
     tracee: Tracee,
     /// `None` until it stands.
     stop: Option<Stop>,
+    /// When it surely did not stand yet.
+    moved: Instant,
 }
 
 /// Seizing and stopping; dropped before its end, it lets everything go.
@@ -227,18 +236,16 @@ struct Attempt<'a> {
     tracer: &'a mut Tracer,
     process: &'a Process,
     held: Vec<Held>,
-    /// When the first thread was asked to stop.
-    since: Option<Instant>,
     is_our_child: bool,
 }
 
 impl<'a> Attempt<'a> {
     fn new(tracer: &'a mut Tracer, process: &'a Process) -> Self {
         let is_our_child = process.status_number("PPid:") == Some(std::process::id().into());
-        Self { tracer, process, held: Vec::new(), since: None, is_our_child }
+        Self { tracer, process, held: Vec::new(), is_our_child }
     }
 
-    fn run(mut self, threads: Threads<'_>) -> Result<(Vec<Held>, Instant, bool), SeizeError> {
+    fn run(mut self, threads: Threads<'_>) -> Result<(Vec<Held>, bool), SeizeError> {
         let mut complete = false;
         if let Threads::Only(tids) = threads {
             let free = tids.iter().copied().filter(|tid| !self.is_pending(*tid)).collect();
@@ -252,11 +259,10 @@ impl<'a> Attempt<'a> {
             let (fresh, lists_all) = self.not_held()?;
             complete = !self.stop(fresh)? && lists_all;
         }
-        let since = self.since.unwrap_or_else(Instant::now);
         if self.held.is_empty() && matches!(threads, Threads::All) {
             return Err(SeizeError::Gone { pid: self.process.pid() });
         }
-        Ok((std::mem::take(&mut self.held), since, complete))
+        Ok((std::mem::take(&mut self.held), complete))
     }
 
     /// Threads that are not held yet, and whether the list that they are from is as long as it
@@ -306,7 +312,7 @@ impl<'a> Attempt<'a> {
                 Ok(())
             }
             Ok(()) => {
-                self.held.push(Held { tracee, stop: None });
+                self.held.push(Held { tracee, stop: None, moved: Instant::now() });
                 Ok(())
             }
             // Ended, or a zombie, which the kernel refuses with EPERM.
@@ -314,7 +320,7 @@ impl<'a> Attempt<'a> {
             Err(_) if self.ended(tid) => Ok(()),
             // An exec has given the leader's number to a thread that we had seized.
             Err(Errno::EPERM) if self.process.tracer_of(tid) == Some(own_tid()) => {
-                self.held.push(Held { tracee, stop: None });
+                self.held.push(Held { tracee, stop: None, moved: Instant::now() });
                 Ok(())
             }
             Err(e) => Err(self.explain(tid, e)),
@@ -343,7 +349,6 @@ impl<'a> Attempt<'a> {
 
     /// Stops the threads from this one on, and waits until they stand.
     fn stop_from(&mut self, begin: usize) {
-        self.since.get_or_insert_with(Instant::now);
         for held in &self.held[begin..] {
             // ESRCH: it has ended, which waiting finds out.
             let _ = sys::interrupt(held.tracee.tid);
@@ -354,7 +359,8 @@ impl<'a> Attempt<'a> {
             if held.stop.is_some() {
                 return true;
             }
-            match wait(process, held.tracee, asked) {
+            held.moved = asked;
+            match wait(process, held.tracee, &mut held.moved) {
                 Waited::Stopped(stop) => held.stop = Some(stop),
                 Waited::Ended => return false,
                 Waited::Nothing => {}
@@ -371,10 +377,13 @@ impl Drop for Attempt<'_> {
 }
 
 /// Waits until a thread stands, for as long as its state gives hope.
-fn wait(process: &Process, tracee: Tracee, asked: Instant) -> Waited {
+/// `moved` is when it was asked to, and becomes when it was last seen not to stand.
+fn wait(process: &Process, tracee: Tracee, moved: &mut Instant) -> Waited {
+    let asked = *moved;
     for round in 0u32.. {
+        let now = Instant::now();
         match tracee.look() {
-            Waited::Nothing => {}
+            Waited::Nothing => *moved = now,
             other => return other,
         }
         let waited = asked.elapsed();
@@ -400,7 +409,7 @@ fn wait(process: &Process, tracee: Tracee, asked: Instant) -> Waited {
 }
 
 fn release(tracer: &mut Tracer, held: &mut Vec<Held>) {
-    for Held { tracee, stop } in held.drain(..) {
+    for Held { tracee, stop, .. } in held.drain(..) {
         let free = match stop.map_or_else(|| tracee.look(), Waited::Stopped) {
             Waited::Stopped(stop) => tracee.let_go(stop),
             Waited::Ended => true,
@@ -426,7 +435,6 @@ pub struct Seized<'a> {
     tracer: &'a mut Tracer,
     process: &'a Process,
     held: Vec<Held>,
-    since: Instant,
     complete: bool,
 }
 
@@ -471,16 +479,20 @@ impl Seized<'_> {
         self.process.memory()
     }
 
-    /// How long the threads have stood, from the first that was asked to.
+    /// How long the thread that has stood longest has stood, at most. A thread that was asked to
+    /// stop and waited for a CPU did not stand in that time.
     #[must_use]
     pub fn stopped_for(&self) -> Duration {
-        self.since.elapsed()
+        let standing = self.held.iter().filter(|h| h.stop.is_some());
+        standing.map(|h| h.moved.elapsed()).max().unwrap_or_default()
     }
 
-    /// Lets the threads go; gives how long they stood, the first to the last.
+    /// Lets the threads go; gives how long the one that stood longest stood, at most.
     pub fn release(mut self) -> Duration {
+        let before = Instant::now();
+        let stood = self.stopped_for();
         release(self.tracer, &mut self.held);
-        self.since.elapsed()
+        stood + before.elapsed()
     }
 }
 

@@ -144,6 +144,12 @@ fn a_stopped_program_stays_stopped() {
     nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
     let state = || std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     while !state().contains("State:\tT (stopped)") {}
+    // The first thread may stand before the others get a CPU to do so.
+    let stands = |tid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).unwrap();
+        stat.contains(") T ")
+    };
+    while !process.threads().unwrap().iter().all(stands) {}
     let stops: Vec<Stop> = Tracer::run(|tracer| {
         let seized = tracer.seize(&process, Threads::All).unwrap();
         seized.stopped().map(|(_, stop)| stop).collect()

@@ -1,0 +1,386 @@
+//! What is fed: one row for each reader of bytes that a target, or who sends a file, can choose.
+
+use std::cell::Cell;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use image::pclntab::LineTable;
+use image::{
+    AddressSpace, Arch, Avma, Bias, ElfImage, FileOffset, ImageBytes, MappingId, MappingKind,
+    Memory, NewMapping, Svma, Unreadable,
+};
+use pprof::Limits;
+use symbolize::jit::{JitDump, PerfMap};
+use symbolize::{ImageSymbols, RootedFiles, find_debug_file};
+use unwind::{Registers, Unwinder};
+
+use crate::mutate::Random;
+
+/// A reader.
+pub struct Target {
+    pub name: &'static str,
+    pub about: &'static str,
+    /// The folder of its kept inputs.
+    pub corpus: &'static str,
+    /// Inputs are cut there.
+    pub max_len: usize,
+    /// Reads the input; gives a hash of what came of it.
+    pub run: fn(&[u8]) -> u64,
+}
+
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "elf",
+        about: "an image: headers, symbols, stubs, debug links, DWARF, MiniDebugInfo",
+        corpus: "elf",
+        max_len: 256 << 10,
+        run: elf,
+    },
+    Target {
+        name: "unwind",
+        about: "the same images under a stack: .eh_frame, .eh_frame_hdr, .debug_frame, code",
+        corpus: "elf",
+        max_len: 256 << 10,
+        run: unwind,
+    },
+    Target {
+        name: "pclntab",
+        about: "Go's line table, that of EXOPROF_FUZZ_GO with changes",
+        corpus: "patches",
+        max_len: 4 << 10,
+        run: pclntab,
+    },
+    Target {
+        name: "goruntime",
+        about: "a Go runtime's state, in the memory of EXOPROF_FUZZ_GO with changes",
+        corpus: "patches",
+        max_len: 4 << 10,
+        run: goruntime,
+    },
+    Target {
+        name: "profile",
+        about: "pprof files: decoding, checking, merging, reports",
+        corpus: "profile",
+        max_len: 64 << 10,
+        run: profile,
+    },
+    Target {
+        name: "perfmap",
+        about: "a perf map, as it grows",
+        corpus: "perfmap",
+        max_len: 16 << 10,
+        run: perfmap,
+    },
+    Target {
+        name: "jitdump",
+        about: "a jitdump, as it grows",
+        corpus: "jitdump",
+        max_len: 16 << 10,
+        run: jitdump,
+    },
+    Target {
+        name: "proc",
+        about: "lines of /proc/PID/maps and of /proc/kallsyms",
+        corpus: "proc",
+        max_len: 16 << 10,
+        run: proc,
+    },
+];
+
+fn hash(what: impl std::hash::Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn parse(input: &[u8]) -> Result<Arc<ElfImage>, u64> {
+    let parsed = ElfImage::parse(ImageBytes::Owned(input.to_vec()));
+    parsed.map(Arc::new).map_err(|e| hash(e.to_string()))
+}
+
+/// Addresses in the code, and some that are nowhere.
+fn addresses(image: &ElfImage) -> Vec<Svma> {
+    let mut all = vec![Svma(0), Svma(0x1000), Svma(u64::MAX), Svma(u64::MAX - 1)];
+    for segment in image.segments().iter().filter(|s| s.executable).take(4) {
+        let step = (segment.memory_size / 64).max(1);
+        all.extend((0..64).map(|i| Svma(segment.svma.0.wrapping_add(i * step))));
+    }
+    all
+}
+
+fn elf(input: &[u8]) -> u64 {
+    let image = match parse(input) {
+        Ok(image) => image,
+        Err(outcome) => return outcome,
+    };
+    let all = addresses(&image);
+    let found = find_debug_file(&image, Path::new("/opt/program"), &RootedFiles::new("/nowhere"));
+    let symbols = ImageSymbols::new(Arc::clone(&image), &found);
+    let batch =
+        symbols.resolve_with(&all, Path::new("/opt/program"), &RootedFiles::new("/nowhere"));
+    assert_eq!(batch.symbols.len(), all.len());
+    let kinds: Vec<_> = batch
+        .symbols
+        .iter()
+        .map(|s| s.as_ref().map(|s| (s.source, s.frames.len().min(6))).map_err(|e| *e))
+        .collect();
+    let place = image.bias_of_mapping(Avma(0x7000_0000), FileOffset(0x1000), 0x1000);
+    let starts = unwind::function_starts(&image, &all);
+    let started = starts.iter().flatten().count();
+    let tries: Vec<_> = found.attempts.iter().map(|a| a.rejection.to_string()).collect();
+    hash((kinds, format!("{:?}", batch.losses), place.is_some(), started.min(8), tries))
+}
+
+/// A stack of words that may be code addresses.
+struct Stack<'a> {
+    words: &'a [u8],
+    code: u64,
+}
+
+impl Memory for Stack<'_> {
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        let mut random = Random::new(addr.0);
+        for chunk in buf.chunks_mut(8) {
+            let value = match random.below(4) {
+                0 => 0x7fff_0000_0000 + (random.next() & 0xfff8),
+                1 => self.words.get(random.below(self.words.len())).map_or(0, |b| u64::from(*b)),
+                _ => self.code + (random.next() & 0x3fff),
+            };
+            chunk.copy_from_slice(&value.to_le_bytes()[..chunk.len()]);
+        }
+        Ok(())
+    }
+}
+
+fn unwind(input: &[u8]) -> u64 {
+    let image = match parse(input) {
+        Ok(image) => image,
+        Err(outcome) => return outcome,
+    };
+    let arch = image.arch();
+    let start = 0x5555_0000_0000;
+    let mut space = AddressSpace::default();
+    let code = image.segments().iter().find(|s| s.executable).map_or(0x1000, |s| s.svma.0);
+    space.insert(
+        MappingId(1),
+        NewMapping {
+            start: Avma(start),
+            end: Avma(start + (1 << 24)),
+            offset: FileOffset(0),
+            name: "/opt/program".into(),
+            file: None,
+            kind: MappingKind::File,
+            image: Ok((Arc::clone(&image), Bias::between(Svma(0), Avma(start)))),
+        },
+    );
+    let mut unwinder = Unwinder::new(arch);
+    unwinder.set_max_frames(128);
+    let memory = Stack { words: input, code: start.wrapping_add(code) };
+    let mut random = Random::new(1);
+    let mut ends = Vec::new();
+    for _ in 0..24 {
+        let mut registers = Registers::unknown(arch);
+        let count = if arch == Arch::X86_64 { 16 } else { 32 };
+        for n in 0..count {
+            registers.set(n, 0x7fff_0000_0000 + (random.next() & 0xfff8));
+        }
+        registers.set_pc(Avma(memory.code.wrapping_add(random.next() & 0x3fff)));
+        let mut frames = Vec::new();
+        let end = unwinder.unwind(&space, &registers, &memory, &mut frames);
+        assert!(frames.len() <= 128);
+        ends.push((frames.len().min(6), end.to_string().split(" at ").next().map(str::to_owned)));
+    }
+    ends.sort();
+    ends.dedup();
+    hash(ends)
+}
+
+/// The Go program that is changed: larger than what should be kept, so it is built when needed.
+fn go_program() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let path = std::env::var_os("EXOPROF_FUZZ_GO").expect("EXOPROF_FUZZ_GO: a Go program");
+        std::fs::read(path).expect("EXOPROF_FUZZ_GO can be read")
+    })
+}
+
+/// A change of up to eight bytes; an input is a row of them.
+struct Patch {
+    at: u32,
+    value: [u8; 8],
+}
+
+fn patches(input: &[u8]) -> impl Iterator<Item = Patch> {
+    input.chunks_exact(12).filter_map(|chunk| {
+        let (at, value) = chunk.split_first_chunk::<4>()?;
+        Some(Patch { at: u32::from_le_bytes(*at), value: value.try_into().ok()? })
+    })
+}
+
+fn pclntab(input: &[u8]) -> u64 {
+    let mut bytes = go_program().to_vec();
+    let (start, len) = {
+        let image = ElfImage::parse(ImageBytes::Owned(bytes)).expect("the program is sound");
+        let table = image.section(".gopclntab").expect("a line table").data;
+        let start = table.as_ptr().addr() - image.bytes().as_ptr().addr();
+        let place = (start, table.len());
+        bytes = image.bytes().to_vec();
+        place
+    };
+    for patch in patches(input) {
+        // Half of them into the header and the first functions, which decide most.
+        let range = if patch.at % 2 == 0 { len } else { len.min(2048) };
+        let at = start + (patch.at / 2) as usize % range;
+        for (byte, v) in bytes[at..].iter_mut().zip(patch.value) {
+            *byte = v;
+        }
+    }
+    let image = Arc::new(ElfImage::parse(ImageBytes::Owned(bytes)).expect("still an image"));
+    let table = match LineTable::from_image(&image) {
+        Ok(table) => table,
+        Err(e) => return hash(e.to_string()),
+    };
+    let text = table.text().0;
+    let mut seen = vec![(table.len().min(64), 0, false)];
+    for pc in (0..256).map(|i| Svma(text.wrapping_add(i * 97))) {
+        let Some(function) = table.function_at(pc) else { continue };
+        let frames = function.frames(pc).take(300).count();
+        let name = function.name().len();
+        seen.push((frames, name.min(40), function.sp_delta(pc).is_some()));
+    }
+    let named = table.functions().take(2000).filter(|f| f.start_line().is_some()).count();
+    seen.sort_unstable();
+    seen.dedup();
+    hash((seen, named.min(100)))
+}
+
+/// The memory that a Go program has at its start. Changes are of what some reads give: the number
+/// of the read, and where in it.
+struct Patched<'a> {
+    image: &'a ElfImage,
+    patches: Vec<Patch>,
+    reads: Cell<u32>,
+}
+
+impl Memory for Patched<'_> {
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        let number = self.reads.get();
+        self.reads.set(number.wrapping_add(1));
+        let inside = self
+            .image
+            .segments()
+            .iter()
+            .any(|s| addr.0.checked_sub(s.svma.0).is_some_and(|o| o < s.memory_size));
+        if !inside || buf.len() > 64 << 20 {
+            return Err(Unreadable(addr));
+        }
+        buf.fill(0);
+        if let Some(bytes) = self.image.bytes_at(Svma(addr.0)) {
+            let n = bytes.len().min(buf.len());
+            buf[..n].copy_from_slice(&bytes[..n]);
+        }
+        for patch in self.patches.iter().filter(|p| p.at >> 16 == number % 0x400) {
+            let offset = (patch.at & 0xffff) as usize % buf.len().max(1);
+            // Small numbers stand for places in the program: pointers that lead somewhere.
+            let value = u64::from_le_bytes(patch.value);
+            let data = self.image.segments().last().map_or(0, |s| s.svma.0);
+            let value = if value < 1 << 16 { data + value * 8 } else { value };
+            for (byte, v) in buf.iter_mut().skip(offset).zip(value.to_le_bytes()) {
+                *byte = v;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn goruntime(input: &[u8]) -> u64 {
+    static IMAGE: OnceLock<Arc<ElfImage>> = OnceLock::new();
+    let image = IMAGE.get_or_init(|| {
+        let bytes = ImageBytes::Owned(go_program().to_vec());
+        Arc::new(ElfImage::parse(bytes).expect("the program is sound"))
+    });
+    let memory = Patched { image, patches: patches(input).collect(), reads: Cell::new(0) };
+    let runtime = match goruntime::Runtime::find(image, Bias::between(Svma(0), Avma(0)), &memory) {
+        Ok(runtime) => runtime,
+        Err(e) => return hash(e.to_string()),
+    };
+    let list = runtime.goroutine_reader(&memory, true).list();
+    let goroutines = list.as_ref().map(|l| {
+        let text = goruntime::format_goroutines(&runtime, &l.goroutines, u64::MAX);
+        (l.goroutines.len().min(20), text.len().min(2000))
+    });
+    let heap = runtime.heap_profile(&memory, goruntime::HeapView::Live);
+    let blocked = runtime.block_profile(&memory).map(|p| p.records.len().min(20));
+    hash((
+        goroutines.map_err(|e| e.to_string()),
+        heap.map(|h| h.records.len().min(20)).map_err(|e| e.to_string()),
+        blocked.map_err(|e| e.to_string()),
+        runtime.threads(&memory).is_ok(),
+        runtime.rates(&memory).is_ok(),
+    ))
+}
+
+const SMALL: Limits = Limits { max_bytes: 1 << 20, max_strings: 1 << 14, max_memory: 1 << 25 };
+
+fn profile(input: &[u8]) -> u64 {
+    let checked = pprof::validate::check(input).map_err(|v| v.len().min(10)).is_ok();
+    let profile = match pprof::decode_with(input, &SMALL) {
+        Ok(profile) => profile,
+        Err(e) => return hash((checked, std::mem::discriminant(&e))),
+    };
+    let again = pprof::decode(&pprof::encode(&profile)).expect("what was decoded can be written");
+    assert_eq!(again, profile);
+    let combined = report::combine(vec![profile.clone(), again], Vec::new()).is_ok();
+    let text = report::legacy_text(&profile, "fuzz", &|_| None).map(|t| t.len() / 256).ok();
+    let mut sizes = Vec::new();
+    for form in [report::Form::Top, report::Form::Tree, report::Form::Traces, report::Form::Raw] {
+        let options = report::Options { form, ..report::Options::default() };
+        let mut out = Vec::new();
+        let written = report::Report::new(&profile, options).and_then(|r| r.write(&mut out));
+        sizes.push((written.is_ok(), out.len() / 256));
+    }
+    hash((checked, combined, text, sizes))
+}
+
+/// In pieces of that many bytes, of which the input's length decides.
+fn pieces(input: &[u8]) -> impl Iterator<Item = &[u8]> {
+    input.chunks([1, 7, 40, 4096][input.len() % 4])
+}
+
+fn perfmap(input: &[u8]) -> u64 {
+    let mut map = PerfMap::default();
+    pieces(input).for_each(|piece| map.feed(piece));
+    let found: Vec<_> = (0..64)
+        .map(|i| map.find(Avma(0x1000 + i * 16)).map(|f| (f.name.len().min(20), f.line > 0)))
+        .collect();
+    hash((map.len().min(50), map.malformed().min(8), map.left_out().min(2), found))
+}
+
+fn jitdump(input: &[u8]) -> u64 {
+    let mut dump = JitDump::default();
+    for piece in pieces(input) {
+        // What need not be read is taken as fed.
+        let passed = usize::try_from(dump.pass_over()).unwrap_or(usize::MAX).min(piece.len());
+        dump.feed(&piece[passed..]);
+    }
+    let found: Vec<_> = (0..64)
+        .flat_map(|i| [5, 100, u64::MAX].map(|t| (Avma(0x1000 + i * 16), t)))
+        .map(|(at, time)| dump.find(at, time).map(|f| (f.name.len().min(20), f.line)))
+        .collect();
+    hash((dump.refused(), dump.len().min(50), dump.left_out().min(2), found))
+}
+
+fn proc(input: &[u8]) -> u64 {
+    let rows: Vec<_> = input
+        .split(|b| *b == b'\n')
+        .map(|line| target::MapRow::parse(line).map(|row| (row.kind(), row.file_id().is_some())))
+        .collect();
+    let wanted = [0, 0x1000, 0xffff_ffff_8100_0010, 0xffff_ffff_c000_0010, u64::MAX];
+    let names = symbolize::kernel::resolve(input, &wanted).map(|n| {
+        let found: Vec<_> = n.names.iter().map(|n| n.as_ref().map(|s| s.name.len())).collect();
+        format!("{found:?} {:?}", n.malformed.min(4))
+    });
+    let kinds: Vec<_> = rows.iter().take(8).map(|r| format!("{r:?}")).collect();
+    hash((kinds, names.ok()))
+}

@@ -1,0 +1,112 @@
+//! A recording of waiting beside what the program measured itself in the same time.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::{Profile, Program, Recorder, Sample, Target, Truth};
+
+/// A profile, and the program's own numbers.
+#[derive(Debug)]
+pub struct Compared {
+    /// What was recorded.
+    pub profile: Profile,
+    truth: Truth,
+    wall: f64,
+}
+
+impl Compared {
+    /// Records a program in one of its modes for so long. The program's marks lie within the
+    /// recording, a little after its begin and before its end: its loads are steady, so both are
+    /// taken per second.
+    ///
+    /// # Panics
+    /// When anything goes wrong, or records were lost.
+    #[must_use]
+    pub fn of(
+        program: Program,
+        mode: &str,
+        (seconds, args): (f64, &[&str]),
+        env: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new(program.path());
+        command.arg(mode).envs(env.iter().copied());
+        let mut target = Target::spawn_command(command);
+        target.go(0);
+        let mut running = Recorder::of(target.pid()).args(args).args(["-d", "60s"]).start();
+        running.wait_recording();
+        let before = target.mark();
+        let began = Instant::now();
+        // The length of the measurement, not a wait for something to happen.
+        std::thread::sleep(Duration::from_secs_f64(seconds));
+        let truth = target.mark().since(&before);
+        let wall = began.elapsed().as_secs_f64();
+        running.signal(Signal::SIGINT);
+        let recording = running.finish().recording();
+        let _ = target.finish();
+        assert_eq!(account(&recording.profile).1, 0, "{}", *recording);
+        Self { profile: recording.profile.clone(), truth, wall }
+    }
+
+    /// What the program says of some sites, per second.
+    #[must_use]
+    pub fn truth(&self, sites: &[&str]) -> f64 {
+        sites.iter().map(|site| self.truth.ns(site)).sum::<u64>() as f64 / self.wall
+    }
+
+    /// The profile's sum of a column, per second.
+    #[must_use]
+    pub fn measured(&self, kind: &str, keep: impl Fn(&Sample) -> bool) -> f64 {
+        self.profile.sum(kind, keep) as f64 * 1e9 / self.profile.duration_nanos as f64
+    }
+
+    /// Asserts that the delay below a site is the program's, within a tolerance.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[track_caller]
+    pub fn assert_delay(&self, site: &str, tolerance: f64) {
+        let ratio = self.measured("delay", |s| s.has(site)) / self.truth(&[site]);
+        assert!(
+            (ratio - 1.0).abs() <= tolerance,
+            "delay of {site}: {ratio:.4} of the truth\n{}",
+            self.profile.describe(8, |s| s.has(site))
+        );
+    }
+
+    /// Asserts that the number of waits below a site is the program's, within a tolerance.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[track_caller]
+    pub fn assert_count(&self, site: &str, tolerance: f64) {
+        let measured = self.measured("contentions", |s| s.has(site));
+        let ratio = measured / self.truth(&[&format!("{site}_n")]);
+        assert!((ratio - 1.0).abs() <= tolerance, "count of {site}: {ratio:.4} of the truth");
+    }
+
+    /// Asserts that the profile says something of itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn assert_says(&self, words: &str) {
+        let comments = &self.profile.comments;
+        assert!(comments.iter().any(|c| c.contains(words)), "{words}: {comments:#?}");
+    }
+}
+
+/// Samples kept and records lost, as the profile's comments have it: `samples: 1 kept, 2 lost, …`.
+///
+/// # Panics
+/// When they have it not.
+#[must_use]
+pub fn account(profile: &Profile) -> (u64, u64) {
+    let line = profile.comments.iter().find_map(|c| c.strip_prefix("samples: "));
+    let mut numbers = line.expect("an account").split(", ").map(|part| {
+        let number = part.split(' ').next().unwrap_or_default();
+        number.parse().expect("a number")
+    });
+    (numbers.next().expect("kept"), numbers.next().expect("lost"))
+}

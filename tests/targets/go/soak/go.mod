@@ -1,0 +1,3 @@
+module exoprof.test/soak
+
+go 1.19

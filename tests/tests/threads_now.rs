@@ -1,0 +1,237 @@
+//! Threads of native programs as they are now: `dump`, `goroutine`, `threadcreate`, and what is
+//! recorded by stopping them: `wall`, `cpu --backend ptrace`; and what `doctor` says of all this.
+
+use std::ffi::OsStr;
+use std::process::{Command, Output};
+
+use exoprof_tests::expect::assert_close;
+use exoprof_tests::procfs::{self, State};
+use exoprof_tests::{Recorder, Target, exoprof, programs};
+
+const IDLERS: usize = 20;
+
+fn locks() -> Target {
+    Target::spawn(programs::LOCKS, &[&IDLERS.to_string()])
+}
+
+fn run(args: &[&str]) -> (String, String) {
+    let Output { status, stdout, stderr } = exoprof().args(args).output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert!(status.success(), "{args:?}: {stderr}");
+    (String::from_utf8(stdout).unwrap(), stderr)
+}
+
+/// The part of a dump that is about one thread.
+fn section<'a>(text: &'a str, tid: &str) -> &'a str {
+    let header = format!("goroutine {tid} [");
+    let found = text.split("\n\n").find(|s| s.starts_with(&header));
+    found.unwrap_or_else(|| panic!("no thread {tid} in:\n{text}"))
+}
+
+/// Names of functions of the program itself in a stack, innermost first.
+fn own_functions(names: impl Iterator<Item = String>) -> Vec<String> {
+    let own = ["main", "first", "second", "queued", "holder", "wait_for", "idle", "idler"];
+    names.filter(|n| own.contains(&n.as_str())).collect()
+}
+
+#[test]
+fn every_thread_is_dumped_with_its_state_and_the_locks_that_it_waits_for() {
+    let target = locks();
+    let pid = target.pid().to_string();
+    let before = State::of(target.pid());
+    let (text, stderr) = run(&["dump", "-p", &pid]);
+    assert_eq!(State::of(target.pid()), before);
+    let headers = text.lines().filter(|l| l.starts_with("goroutine ")).count();
+    assert_eq!(headers, 5 + IDLERS, "{text}");
+    let tid = |name: &str| target.given(name).to_owned();
+    let first = section(&text, &tid("first"));
+    assert!(first.contains("[futex wait, thread first]:\n"), "{first}");
+    assert!(first.contains("\nwait_for(...)\n\t") && first.contains("locks.c:"), "{first}");
+    let holds = |whose: &str, owner: &str| {
+        let text = section(&text, &tid(whose));
+        assert!(text.contains(&format!("held by thread {} ({owner})", tid(owner))), "{text}");
+    };
+    holds("first", "second");
+    holds("second", "first");
+    holds("queued", "holder");
+    assert!(section(&text, &tid("holder")).contains("nanosleep"), "{text}");
+    assert!(!section(&text, &tid("holder")).contains("waits for"), "{text}");
+    for told in [&text, &stderr] {
+        let line = told.lines().find(|l| l.contains("deadlock: ")).expect("a deadlock is told");
+        assert!(line.contains("(first)") && line.contains("(second)"), "{line}");
+        assert!(!line.contains("queued"), "who waits for no circle is in none: {line}");
+    }
+}
+
+/// gdb's stacks of the same threads, in the functions of the program itself: in libc the two name
+/// aliases and inlined calls differently.
+#[test]
+fn gdb_sees_the_same_stacks() {
+    let target = locks();
+    let pid = target.pid().to_string();
+    let (ours, _) = run(&["dump", "-p", &pid]);
+    let gdb = Command::new("gdb")
+        .args(["-batch", "-nx", "-p", &pid, "-ex", "thread apply all bt"])
+        .output()
+        .unwrap();
+    let gdb = String::from_utf8_lossy(&gdb.stdout).into_owned();
+    let mut compared = 0;
+    for part in gdb.split("\nThread ").skip(1) {
+        let tid = part.split("LWP ").nth(1).and_then(|s| s.split([')', ' ']).next()).unwrap();
+        let frames = part.lines().filter(|l| l.starts_with('#'));
+        // `#1  0x… in wait_for (mutex=…) at …`, or without the address where it was inlined.
+        let function = |l: &str| {
+            let rest = l.split_once(" in ").map_or_else(|| l[3..].trim_start(), |(_, r)| r);
+            rest.split_whitespace().next().unwrap_or_default().to_owned()
+        };
+        let theirs = own_functions(frames.map(function));
+        let lines = section(&ours, tid).lines().skip(1);
+        let named = lines.filter_map(|l| Some(l.split_once("(...)")?.0.to_owned()));
+        assert_eq!(own_functions(named), theirs, "thread {tid}:\n{part}");
+        assert!(!theirs.is_empty(), "{part}");
+        compared += 1;
+    }
+    assert_eq!(compared, 5 + IDLERS, "{gdb}");
+}
+
+#[test]
+fn equal_stacks_are_grouped_and_the_profile_counts_them() {
+    let target = locks();
+    let pid = target.pid().to_string();
+    let (text, _) = run(&["dump", "--group", "-p", &pid]);
+    assert!(text.starts_with(&format!("goroutine profile: total {}\n", 5 + IDLERS)), "{text}");
+    assert!(text.contains(&format!("\n{IDLERS} @ 0x")), "{text}");
+    let profile = Recorder::of(target.pid()).args(["goroutine"]).run().recording().profile;
+    assert_eq!(profile.total("goroutine"), 5 + IDLERS as i64);
+    assert_eq!(profile.sum("goroutine", |s| s.has("idle")), IDLERS as i64);
+    let states = profile.by_label("goroutine", "state");
+    // That of the main thread: poll, or after the dump its continuation.
+    assert!(states.keys().any(|s| s.contains("poll")), "{states:?}");
+    assert_eq!(states["futex wait"], 3 + IDLERS as i64);
+    assert_eq!(profile.by_label("goroutine", "thread")["idler"], IDLERS as i64);
+}
+
+#[test]
+fn creators_of_threads_and_start_functions_of_those_that_were_there() {
+    let mut target = locks();
+    let mut running = Recorder::of(target.pid()).args(["threadcreate", "-d", "60s"]).start();
+    running.wait_recording();
+    for _ in 0..3 {
+        target.go(1);
+        target.wait_done();
+    }
+    running.signal(nix::sys::signal::Signal::SIGINT);
+    let profile = running.finish().recording().profile;
+    let created = profile.sum("threadcreate", |s| s.has("create_here") && s.has("main"));
+    assert_eq!(created, 3, "{}", profile.describe(9, |_| true));
+    let existing = |name| profile.sum("threadcreate", |s| s.leaf().is(name));
+    assert_eq!(existing("idler"), IDLERS as i64, "{}", profile.describe(9, |_| true));
+    assert_eq!(["first", "second", "queued", "holder"].map(existing), [1; 4]);
+    assert_eq!(profile.total("threadcreate"), 3 + 4 + IDLERS as i64);
+}
+
+/// Every thread has its whole time in the profile, wherever it waits.
+#[test]
+fn the_wall_clock_counts_all_threads() {
+    let target = locks();
+    let profile = Recorder::of(target.pid()).args(["wall", "-d", "2s"]).run().recording().profile;
+    let threads = 5.0 + IDLERS as f64;
+    let whole = profile.duration_nanos as f64 * threads;
+    // What is between the begin and the first tick, and the end and the last, is not told.
+    assert_close("wall time", profile.total("wall") as f64, whole, 0.05);
+    let idle = profile.sum("wall", |s| s.has("idle")) as f64;
+    assert_close("share of idlers", idle / whole, IDLERS as f64 / threads, 0.05);
+    assert_eq!(profile.by_label("wall", "state").keys().collect::<Vec<_>>(), ["sleeping"]);
+}
+
+/// Where perf_event_open is refused, ptrace serves: by itself, and it says so.
+#[test]
+fn cpu_by_ptrace_where_perf_events_are_refused() {
+    let mut target = Target::working(programs::SHARES, &[]);
+    let before = State::of(target.pid());
+    let noperf = programs::NOPERF.path();
+    let start = target.mark();
+    let outcome = Recorder::launched_by(&[noperf.as_os_str()])
+        .args(["-p", &target.pid().to_string(), "-d", "3s", "-F", "499"])
+        .run();
+    let truth = target.mark().since(&start);
+    let recording = outcome.recording();
+    assert_eq!(State::of(target.pid()), before);
+    let profile = recording.profile;
+    let says = |what: &str| profile.comments.iter().any(|c| c.contains(what));
+    assert!(
+        says("backend: ptrace") && says("perf events cannot be used"),
+        "{:?}",
+        profile.comments
+    );
+    assert!(says("threads were stopped"), "{:?}", profile.comments);
+    // The truth covers a little more: exoprof's start and its end.
+    let (cpu, all) = (profile.total("cpu") as f64, truth.total() as f64);
+    assert!(cpu <= all * 1.02 && cpu > 0.5 * all, "{cpu} of {all}");
+    let whole = profile.sum("cpu", |s| s.has("main"));
+    assert!(whole as f64 > 0.97 * cpu, "{}", profile.describe(6, |s| !s.has("main")));
+    let samples = profile.total("samples") as f64;
+    for site in ["heavy_a", "heavy_b", "heavy_c", "heavy_d"] {
+        let share = profile.sum("cpu", |s| s.has(site)) as f64 / cpu;
+        // Four standard deviations of chance, and slices of the target on top.
+        let allowed = 4.0 * (0.25 / samples).sqrt() + 0.03;
+        let off = (share - truth.share(site)).abs();
+        assert!(off <= allowed, "{site}: {share} of {}, {samples} samples", truth.share(site));
+    }
+}
+
+#[test]
+fn the_ptrace_backend_can_be_asked_for_and_profiles_a_command() {
+    let shares = programs::SHARES.path();
+    let outcome = Recorder::new()
+        .args(["--backend", "ptrace", "-d", "1s"])
+        .command(&["sh", "-c", &format!("(echo go 0; sleep 2) | {}", shares.display())])
+        .run();
+    assert!(outcome.status.success(), "{outcome}");
+}
+
+#[test]
+fn doctor_tells_each_kind_and_mends() {
+    let target = locks();
+    let (text, _) = run(&["doctor", "-p", &target.pid().to_string()]);
+    for kind in ["cpu", "wall", "block", "mutex", "goroutine", "threadcreate", "heap"] {
+        let line = text.lines().find(|l| l.split_whitespace().next() == Some(kind));
+        assert!(line.is_some_and(|l| l.contains(" yes ")), "{kind}:\n{text}");
+    }
+    // As nobody, everything of a process of root is refused, with the command that mends it.
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
+    let out = Command::new("setpriv")
+        .args(nobody)
+        .arg(exoprof_tests::recorder::binary())
+        .args([OsStr::new("doctor"), OsStr::new("-p"), OsStr::new(&target.pid().to_string())])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let at = text.lines().position(|l| l.starts_with("goroutine ")).expect("a line of its own");
+    assert!(text.lines().nth(at).unwrap().contains(" no "), "{text}");
+    assert!(text.lines().nth(at + 1).unwrap().contains("mend: sudo setcap"), "{text}");
+}
+
+#[test]
+fn several_kinds_and_processes_at_once() {
+    let (one, two) = (locks(), locks());
+    let folder = tempfile::tempdir().unwrap();
+    let pids = [one.pid().to_string(), two.pid().to_string()];
+    let path = folder.path().to_str().unwrap();
+    let types = "cpu,wall,goroutine,threadcreate";
+    let (_, stderr) =
+        run(&["record", types, "-p", &pids[0], "-p", &pids[1], "-d", "1", "-o", path]);
+    let files: Vec<_> = std::fs::read_dir(path).unwrap().flatten().map(|e| e.path()).collect();
+    assert_eq!(files.len(), 4, "{files:?}\n{stderr}");
+    let of = |kind: &str| {
+        let file = files.iter().find(|f| f.to_str().unwrap().contains(kind)).unwrap();
+        exoprof_tests::Profile::decode(&std::fs::read(file).unwrap())
+    };
+    let goroutine = of("goroutine");
+    let by_pid = goroutine.by_label("goroutine", "pid");
+    assert_eq!(by_pid, pids.iter().map(|p| (p.clone(), 5 + IDLERS as i64)).collect());
+    for target in [&one, &two] {
+        assert!(State::of(target.pid()).is_free());
+        assert_eq!(procfs::threads(target.pid()).len(), 5 + IDLERS);
+    }
+}
