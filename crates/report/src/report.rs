@@ -37,6 +37,15 @@ pub(crate) struct Selection {
     node_fraction: f64,
 }
 
+impl Selection {
+    /// For each entry whether it is shown.
+    pub(crate) fn is_shown(&self) -> Vec<bool> {
+        let mut is_shown = vec![false; self.graph.nodes.len()];
+        self.shown.iter().for_each(|id| is_shown[*id as usize] = true);
+        is_shown
+    }
+}
+
 impl<'p> Report<'p> {
     /// Prepares a report.
     ///

@@ -131,7 +131,7 @@ impl Report<'_> {
         let kept = selection.kept.as_deref();
         let wanted = Wanted { kept, callers_of: &inlined, callees_of: &none };
         let mut edges = Edges::new(&self.work, graph, self.value, &wanted);
-        edges.trim(graph, selection.edge_cutoff);
+        edges.trim(&selection.is_shown(), selection.edge_cutoff);
         edges
     }
 }

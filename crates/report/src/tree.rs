@@ -27,7 +27,7 @@ impl Report<'_> {
         let kept = selection.kept.as_deref();
         let of = Wanted { kept, callers_of: &wanted, callees_of: &wanted };
         let mut edges = Edges::new(&self.work, graph, self.value, &of);
-        edges.trim(graph, selection.edge_cutoff);
+        edges.trim(&selection.is_shown(), selection.edge_cutoff);
 
         let values = self.values_for(&selection);
         for line in self.header(&selection, &values) {

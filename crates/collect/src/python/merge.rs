@@ -73,14 +73,14 @@ fn rows(chain: &[ChainFrame], style: FrameStyle) -> Vec<Row> {
 /// The native frame of each row, as far as there is one.
 fn homes(
     rows: &[Row],
+    style: FrameStyle,
     native: &[Frame],
     is_whole: bool,
     evaluates: impl Fn(Avma) -> bool,
 ) -> Vec<Option<usize>> {
     let loops: Vec<usize> =
         (0..native.len()).filter(|i| evaluates(native[*i].lookup_address())).collect();
-    let anchored = rows.iter().any(|row| row.anchor != 0);
-    if !anchored {
+    if style == FrameStyle::Objects {
         let from_root = |i: usize| (loops.len() + i).checked_sub(rows.len());
         let pair = |i: usize| if is_whole { from_root(i) } else { Some(i) };
         return (0..rows.len()).map(|i| loops.get(pair(i)?).copied()).collect();
@@ -114,7 +114,7 @@ pub(super) fn merge(
     out: &mut Vec<Part>,
 ) -> usize {
     let rows = rows(chain, style);
-    let homes = homes(&rows, native, is_whole, evaluates);
+    let homes = homes(&rows, style, native, is_whole, evaluates);
     let mut homeless = 0;
     let mut done = 0;
     out.clear();

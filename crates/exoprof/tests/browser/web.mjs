@@ -15,7 +15,13 @@ const browser = await chromium.launch({
 const page = await browser.newPage({ viewport: { width: 1200, height: 800 } });
 page.setDefaultTimeout(30000);
 page.on('pageerror', (e) => assert.fail(e.message));
-page.on('console', (m) => assert.notEqual(m.type(), 'error', m.text()));
+// The browser itself logs an answer that refuses; one of them is asked for.
+let refusals = 0;
+page.on('console', (m) => {
+  if (m.type() !== 'error') return;
+  if (refusals > 0 && m.text().includes('status of 400')) refusals -= 1;
+  else assert.fail(m.text());
+});
 page.on('dialog', (d) => assert.fail(`a name became code: ${d.message()}`));
 page.on('request', (r) => assert.ok(r.url().startsWith(address) || r.url() === 'data:,', r.url()));
 const shown = (hash) => page.waitForFunction((h) => document.body.dataset.shown === h, hash);
@@ -56,6 +62,7 @@ await page.locator('nav a', { hasText: 'Top' }).click();
 await page.locator('#focus').fill('hot');
 await page.locator('#focus').press('Enter');
 await page.waitForFunction(() => document.querySelectorAll('#table tbody tr').length === 3);
+refusals = 1;
 await page.locator('#focus').fill('(');
 await page.locator('#focus').press('Enter');
 await page.waitForFunction(() => document.getElementById('message').textContent.includes('no regular expression'));

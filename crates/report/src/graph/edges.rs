@@ -82,17 +82,17 @@ impl Edges {
         edges
     }
 
-    /// Drops calls with less than `cutoff` spent in them. Calls of entries in which nothing was
-    /// spent stay, as with pprof, which does not come by those.
-    pub(crate) fn trim(&mut self, graph: &Graph, cutoff: i64) {
+    /// Drops calls with less than `cutoff` spent in them. Calls of entries that are not shown stay,
+    /// as with pprof, which does not come by those.
+    pub(crate) fn trim(&mut self, shown: &[bool], cutoff: i64) {
         let is_heavy = |e: &Edge| magnitude(e.weight) >= cutoff;
         for (callee, edges) in &mut self.into {
-            if !graph.node(*callee).is_zero() {
+            if shown[*callee as usize] {
                 edges.retain(is_heavy);
             }
         }
         for edges in self.out_of.values_mut() {
-            edges.retain(|e| graph.node(e.other).is_zero() || is_heavy(e));
+            edges.retain(|e| !shown[e.other as usize] || is_heavy(e));
         }
     }
 
