@@ -217,7 +217,9 @@ fn several_kinds_and_processes_at_once() {
     let (one, two) = (locks(), locks());
     let folder = tempfile::tempdir().unwrap();
     let pids = [one.pid().to_string(), two.pid().to_string()];
-    let path = folder.path().to_str().unwrap();
+    // It need not be there.
+    let path = folder.path().join("of/today");
+    let path = path.to_str().unwrap();
     let types = "cpu,wall,goroutine,threadcreate";
     let (_, stderr) =
         run(&["record", types, "-p", &pids[0], "-p", &pids[1], "-d", "1", "-o", path]);
