@@ -163,6 +163,11 @@ impl Python {
         to_attach
     }
 
+    /// What follows the frames, once there is an interpreter.
+    pub fn chains(&self) -> Option<&Chains> {
+        self.chains.as_ref()
+    }
+
     /// Notes why Python frames cannot be had.
     pub fn set_unavailable(&mut self, why: &dyn std::error::Error) {
         self.chains = None;

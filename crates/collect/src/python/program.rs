@@ -84,7 +84,11 @@ impl Program {
     pub(super) fn chain_layout(&self) -> ChainLayout {
         let l = self.runtime.layout();
         let field = |offset: u64| if Layout::has(offset) { offset as u32 } else { 0 };
-        let through = Layout::has(l.c_frame_current);
+        let through = if Layout::has(l.c_frame_current) { ChainLayout::THROUGH_C_FRAME } else { 0 };
+        let anchored = match l.style {
+            FrameStyle::EntryFlag => ChainLayout::ANCHORED_BY_C_FRAMES,
+            _ => 0,
+        };
         ChainLayout {
             head: self.runtime.address().0.wrapping_add(l.interpreters_head),
             thread_bias: 0,
@@ -93,15 +97,13 @@ impl Program {
             thread_next: field(l.thread_next),
             thread_id: field(l.thread_id),
             thread_frame: field(l.thread_frame),
-            flags: if through { ChainLayout::THROUGH_C_FRAME } else { 0 },
+            flags: through | anchored,
             c_frame_current: field(l.c_frame_current),
             c_frame_previous: field(l.c_frame_previous),
             frame_code: field(l.frame_code),
             frame_previous: field(l.frame_previous),
             frame_instruction: field(l.frame_instruction),
             frame_owner: field(l.frame_owner),
-            frame_entry: field(l.frame_is_entry),
-            padding: 0,
         }
     }
 
