@@ -20,10 +20,12 @@ fn top_shows_the_shares() {
         let found = rows.iter().find(|r| r.function == name);
         found.unwrap_or_else(|| panic!("no {name} in {rows:#?}"))
     };
-    // ±2 points as in accuracy.rs; flat of the whole total here, so clocks and polling are in.
+    // ±2 points as in accuracy.rs; of the whole total here, so clocks and polling are in. The
+    // kernel's interrupts stand above these functions: in cum, but not in flat.
     for site in ["heavy_a", "heavy_b", "heavy_c"] {
         let real = truth.share(site) * 100.0;
-        assert!((row(site).flat - real).abs() <= 2.0, "{site}: {:?}, true {real}", row(site));
+        assert!((row(site).cum - real).abs() <= 2.0, "{site}: {:?}, true {real}", row(site));
+        assert!(row(site).flat > 0.8 * row(site).cum, "{site}: {:?}", row(site));
     }
     let real = truth.share("heavy_d") * 100.0;
     assert!((row("heavy_d").cum - real).abs() <= 2.0, "{:?}, true {real}", row("heavy_d"));
