@@ -207,3 +207,41 @@ fn together_with_go() {
         assert!(!comments.contains("labels are not read"), "{comments}");
     }
 }
+
+/// Where threads are stopped, or sleep, their frames are read without BPF: by the wall clock, by
+/// ptrace, and in a dump.
+#[test]
+fn threads_that_stand_still() {
+    for python in interpreters() {
+        let name = format!("{} in {}", python.program, python.root.display());
+        let target = python.start(&[]);
+        let recorded = |args: &[&str]| {
+            let recorder = Recorder::of(target.pid()).args(args).args(["-d", "2s", "-F", "199"]);
+            recorder.run().recording().profile
+        };
+        let frame = |s: &Sample, name: &str| in_python(s).any(|f| last_name(f) == name);
+        let wall = recorded(&["wall"]);
+        // Two threads: one works, one waits for orders; each has half of the time.
+        for function in ["work", "obey"] {
+            let share = wall.sum("wall", |s| frame(s, function)) as f64 / wall.total("wall") as f64;
+            assert!((0.45..0.55).contains(&share), "{name}: {function} {share}");
+        }
+        let waits = |s: &Sample| frame(s, "obey") && s.label("state") == "sleeping";
+        assert!(wall.sum("samples", waits) > 0, "{}", wall.describe(4, |_| true));
+        let cpu = recorded(&["--backend", "ptrace"]);
+        // A thread that is preempted stands longest where it asks for its own CPU time, which lets
+        // the scheduler notice that its slice is over: how often is no matter of the stacks.
+        assert_reach(&cpu, 0.95, &format!("the frames of Python ({name})"), |s| {
+            let names: Vec<_> = in_python(s).map(last_name).collect();
+            names.ends_with(&["work", "main", "<module>"])
+        });
+        let site = |s: &Sample| in_python(s).any(|f| last_name(f).starts_with("heavy_"));
+        assert!(cpu.sum("samples", site) > 20, "{name}: {}", cpu.describe(4, |_| true));
+        let pid = target.pid().to_string();
+        let dump = exoprof_tests::exoprof().args(["dump", "-p", &pid]).output().unwrap();
+        let text = String::from_utf8_lossy(&dump.stdout);
+        let at = text.find("obey(...)\n").unwrap_or_else(|| panic!("{name}:\n{text}"));
+        assert!(text[at..].lines().nth(1).unwrap().contains("pyshares.py:7"), "{name}:\n{text}");
+        let _ = target.finish();
+    }
+}

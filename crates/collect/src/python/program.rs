@@ -7,8 +7,9 @@ use events::{Chain, ChainEnd, ChainFrame, ChainLayout};
 use image::{Avma, MappingKind};
 use pyruntime::{Code, CodeReader, FindError, FrameStyle, Layout, Runtime};
 use rustc_hash::FxHashMap;
+use target::ProcessMemory;
 
-use super::{NamedLine, Names, PythonIndex};
+use super::{NamedLine, Names, PythonIndex, read};
 use crate::processes::Tracked;
 
 /// A chain and its sample are written in one interrupt; a hypervisor may take the CPU away
@@ -22,7 +23,7 @@ const MAX_CODES: usize = 65_536;
 const MAX_PLACES: usize = 8192;
 
 /// The chain of a sample.
-pub(super) struct OwnedChain {
+pub(crate) struct OwnedChain {
     time: u64,
     pub(super) end: ChainEnd,
     pub(super) frames: Vec<ChainFrame>,
@@ -105,6 +106,12 @@ impl Program {
             frame_instruction: field(l.frame_instruction),
             frame_owner: field(l.frame_owner),
         }
+    }
+
+    /// The chain of a thread that stands still.
+    pub(super) fn read_chain(&self, memory: &ProcessMemory, thread_pointer: u64) -> OwnedChain {
+        let (end, frames) = read::chain(memory, &self.chain_layout(), thread_pointer);
+        OwnedChain { time: 0, end, frames }
     }
 
     pub(super) fn add_chain(&mut self, chain: &Chain<'_>) {
