@@ -216,19 +216,31 @@ fn four_thousand_stops_lose_no_signal() {
     assert!(procfs::State::of(target.pid()).is_free());
 }
 
-/// The same with all that a dump does.
+/// The same with all that a dump does. One goroutine in some hundreds stands where Go itself could
+/// not tell its stack, and is stopped again: of 200, none or one is left without.
 #[test]
-fn dumps_of_a_busy_program_lose_no_signal() {
+fn dumps_of_a_busy_program_lose_no_signal_and_no_stack() {
     let mut target = GoTarget::start(LAST, "truth", Build::Stripped);
     target.ask("spin 2");
     target.ask("stress 2");
     let count = |text: String| text.trim().parse::<u64>().expect("a count");
     let pid = target.pid().to_string();
     let before = count(target.ask("collections"));
+    let (mut with, mut without) = (0, 0);
     for _ in 0..50 {
         let output = exoprof().args(["dump", "-p", &pid]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let working =
+            |g: &&str| g.contains("created by main.spin ") || g.contains("created by main.stress ");
+        let (whole, other): (Vec<_>, Vec<_>) = text.split("\n\n").filter(working).partition(|g| {
+            !g.contains("stack unavailable")
+                && (g.contains("main.spinning(") || g.contains("main.stressing("))
+        });
+        with += whole.len();
+        without += other.len();
     }
+    assert!(with >= 190 && without <= 1, "{with} with a stack, {without} without");
     target.ask("gc");
     assert!(count(target.ask("collections")) > before);
     assert!(procfs::State::of(target.pid()).is_free());
@@ -248,7 +260,7 @@ fn many_goroutines_are_hardly_stopped_for() {
         assert_eq!(spinning, 2, "{many}: running goroutines have stacks, too");
         // `2 threads that ran goroutines were stopped, 0.3 ms in all`
         let note = outcome.stderr.lines().find_map(|l| {
-            let (_, rest) = l.split_once("were stopped, ")?;
+            let (_, rest) = l.split_once(" stopped, ")?;
             rest.split(' ').next()?.parse::<f64>().ok()
         });
         let stopped = note.unwrap_or(0.0);

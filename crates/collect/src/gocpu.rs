@@ -298,7 +298,10 @@ impl GoSampling {
     pub fn notes(&self) -> Vec<String> {
         let (s, mut notes) = (&self.stats, Vec::new());
         if let Some(why) = &self.refused {
-            notes.push(format!("goroutine labels are not read: {why}"));
+            notes.push(format!(
+                "goroutine labels are not read, and stacks may end where a goroutine's thread \
+                 has changed to its system stack: {why}"
+            ));
         }
         if s.samples == 0 || self.capture.is_none() {
             return notes;

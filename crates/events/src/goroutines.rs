@@ -52,9 +52,19 @@ impl From<EbpfError> for CaptureError {
 
 /// An error with its causes, cut to what a line holds: the verifier's account is long.
 fn one_line(e: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(e), |e| e.source());
-    let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    text.lines().next().unwrap_or_default().chars().take(200).collect()
+    let mut causes: Vec<String> = Vec::new();
+    for cause in std::iter::successors(Some(e), |e| e.source()).map(ToString::to_string) {
+        // Some repeat their cause's words.
+        if !causes.last().is_some_and(|last| last.ends_with(&cause)) {
+            causes.push(cause);
+        }
+    }
+    let text = causes.join(": ");
+    let line: String = text.lines().next().unwrap_or_default().chars().take(200).collect();
+    if line.contains("os error 1)") {
+        return format!("{line}; CAP_BPF and CAP_PERFMON permit it");
+    }
+    line
 }
 
 /// Where the fields of the runtime's types lie, in bytes.

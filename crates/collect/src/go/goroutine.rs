@@ -88,11 +88,12 @@ impl Goroutines {
             notes.push(format!("running goroutines have no stack: {why}"));
         }
         if self.stopped.threads > 0 {
-            notes.push(format!(
-                "{} threads that ran goroutines were stopped, {:.1} ms in all",
-                self.stopped.threads,
-                self.stopped.time.as_secs_f64() * 1e3
-            ));
+            let threads = match self.stopped.threads {
+                1 => "1 thread that ran a goroutine was".into(),
+                n => format!("{n} threads that ran goroutines were"),
+            };
+            let ms = self.stopped.time.as_secs_f64() * 1e3;
+            notes.push(format!("{threads} stopped, {ms:.1} ms in all"));
         }
         let leaked = self.shown().filter(|g| g.status == Status::Leaked).count();
         note(&mut notes, leaked, "goroutines are leaked: nothing can ever wake them");
