@@ -195,6 +195,20 @@ fn the_last_client_to_go_ends_the_recording() {
 }
 
 #[test]
+fn recordings_that_take_too_much_memory_end_early() {
+    let target = shares();
+    // Rings and symbols alone are more than this.
+    let server = Server::start(&["-p", &target.pid().to_string(), "--max-memory", "1"]);
+    let profile = profile_of(&server.get("/debug/pprof/profile?seconds=600"));
+    assert!(profile.duration_nanos < 300_000_000_000, "{}", profile.duration_nanos);
+    assert!(profile.sum("cpu", |_| true) > 0);
+    // One alone may always begin.
+    let again = profile_of(&server.get("/debug/pprof/profile?seconds=1"));
+    assert!(again.duration_nanos > 0);
+    let _ = target.finish();
+}
+
+#[test]
 fn an_exit_is_told() {
     let mut target = shares();
     let server = Server::of(target.pid());

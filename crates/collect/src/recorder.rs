@@ -245,7 +245,7 @@ impl Recorder {
         self.registers.extend(s.registers.iter());
         let registers = Registers::from_perf(Arch::host(), &self.registers, USER_REGISTERS);
         let Some(tracked) = self.processes.get(id.pid) else { return (ROOT, 0) };
-        let capture = self.go.take(id.pid, id.tid, time, &registers).filter(|c| c.g != 0);
+        let capture = self.go.take(id.pid, id.tid, time, &registers);
         let labels = capture.as_ref().map_or(0, |c| self.go.labels(id.pid, tracked, c));
         let window = StackWindow::new(&registers, s.stack);
         self.frames.clear();

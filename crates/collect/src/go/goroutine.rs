@@ -113,10 +113,7 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
             .iter()
             .enumerate()
             .filter(|(_, g)| !g.system)
-            .filter_map(|(i, g)| match g.stack {
-                Err(StackAbsence::Running(thread)) => Some((i, thread?)),
-                _ => None,
-            })
+            .filter_map(|(i, g)| Some((i, must_stop(g)?)))
             .collect();
         if running.is_empty() || stopped.refused.is_some() || stopped.time > MOST_STOPPED {
             break;
@@ -163,6 +160,17 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
         }
     }
     stopped
+}
+
+/// The thread that has to stand for the goroutine's stack to be read, if it runs: also where it was
+/// stopped in a moment of which Go itself could not tell, in a signal handler or while switching.
+fn must_stop(g: &Goroutine) -> Option<ThreadRef> {
+    match &g.stack {
+        Err(StackAbsence::Running(thread)) => *thread,
+        Err(StackAbsence::NoContext) => g.thread,
+        Ok(stack) if g.status == Status::Running && stack.end != StackEnd::Complete => g.thread,
+        _ => None,
+    }
 }
 
 /// Why a stack is not whole, in the words of the summary.
