@@ -27,11 +27,20 @@ impl Compared {
     pub fn of(
         program: Program,
         mode: &str,
-        (seconds, args): (f64, &[&str]),
+        recording: (f64, &[&str]),
         env: &[(&str, &str)],
     ) -> Self {
         let mut command = Command::new(program.path());
         command.arg(mode).envs(env.iter().copied());
+        Self::of_command(command, recording)
+    }
+
+    /// As [`Compared::of`], of any command that obeys as these programs do.
+    ///
+    /// # Panics
+    /// When anything goes wrong, or records were lost.
+    #[must_use]
+    pub fn of_command(command: Command, (seconds, args): (f64, &[&str])) -> Self {
         let mut target = Target::spawn_command(command);
         target.go(0);
         let mut running = Recorder::of(target.pid()).args(args).args(["-d", "60s"]).start();

@@ -109,6 +109,10 @@ pub const WAITS_RUST: Program = rust("waits-rust", "waits.rs", &[]);
 pub const BLOCKED: Program = c("blocked", "blocked.c", &[]);
 /// See `pingpong.c`.
 pub const PINGPONG: Program = c("pingpong", "pingpong.c", &[]);
+/// See `scramble.c`.
+pub const SCRAMBLE: Program = c("scramble", "scramble.c", &[]);
+/// See `bystander.c`.
+pub const BYSTANDER: Program = c("bystander", "bystander.c", &[]);
 
 /// See `locks.c`.
 pub const LOCKS: Program = c("locks", "locks.c", &[]);
@@ -149,6 +153,8 @@ pub const ALL: &[Program] = &[
     WAITS_RUST,
     BLOCKED,
     PINGPONG,
+    SCRAMBLE,
+    BYSTANDER,
     LOCKS,
 ];
 

@@ -1,7 +1,8 @@
 // Waiting of every kind, at functions of their own, each with the time that it took:
 // wall time less CPU time of the call, in `truth SITE=NANOSECONDS`, and how many waits there were
 // in `SITE_n`. Locks also tell by whom others were held up: `held_SITE` is the integral, over the
-// time that SITE held the lock, of the number of threads that waited for it.
+// time that SITE held the lock, of the number of threads that waited for it. `naive_SITE` is what
+// would be charged to it by those who take each wait for the fault of whoever ended it.
 //
 // The argument chooses: `long` waits only, `short` ones mostly, `times` (both), `locks` (with all that waits
 // for a futex and is none), or all of it.
@@ -50,22 +51,30 @@ SITE(read_pipe, {
 
 // --- A lock with three holders ---
 
+struct holder {
+    struct truth_site *held, *naive;
+};
+
 struct account {
     volatile int busy;
     uint64_t waiters, since;
-    struct truth_site *holder;
+    struct holder *holder, *last;
 };
 
 // Called at every change of who waits and who holds.
-static void account(struct account *a, int waiters, struct truth_site *holder, int change_holder)
+static void account(struct account *a, int waiters, struct holder *holder, int change_holder, uint64_t waited)
 {
     while (__atomic_exchange_n(&a->busy, 1, __ATOMIC_ACQUIRE))
         ;
     uint64_t now = wall();
     if (a->holder)
-        a->holder->ns += a->waiters * (now - a->since);
+        a->holder->held->ns += a->waiters * (now - a->since);
+    if (a->last && waited)
+        a->last->naive->ns += waited;
     a->since = now;
     a->waiters += (uint64_t)waiters;
+    if (change_holder && a->holder)
+        a->last = a->holder;
     if (change_holder)
         a->holder = holder;
     __atomic_store_n(&a->busy, 0, __ATOMIC_RELEASE);
@@ -77,14 +86,15 @@ static struct account lock_account;
 SITE(wait_lock, pthread_mutex_lock(&lock))
 
 #define HOLDER(name, us) \
-    static struct truth_site *held_##name; \
+    static struct holder name##_holder; \
     NOINLINE static void name(void) \
     { \
-        account(&lock_account, 1, NULL, 0); \
+        uint64_t begin = wall(); \
+        account(&lock_account, 1, NULL, 0, 0); \
         wait_lock(); \
-        account(&lock_account, -1, held_##name, 1); \
+        account(&lock_account, -1, &name##_holder, 1, wall() - begin); \
         sleep_us(us); \
-        account(&lock_account, 0, NULL, 1); \
+        account(&lock_account, 0, NULL, 1, 0); \
         pthread_mutex_unlock(&lock); \
         __asm__ volatile(""); \
     }
@@ -192,6 +202,8 @@ LOOP(barrier, wait_barrier(); sleep_us(3000))
 LOOP(join, wait_join())
 LOOP(notify, notify())
 
+#define HOLDS(name) \
+    name##_holder.held = truth_site("held_" #name), name##_holder.naive = truth_site("naive_" #name)
 #define BOTH(name) name##_site = truth_site(#name), name##_count = truth_site(#name "_n")
 
 struct group {
@@ -215,9 +227,7 @@ int main(int argc, char **argv)
     BOTH(sleep_long), BOTH(sleep_short), BOTH(wait_poll), BOTH(read_pipe);
     BOTH(wait_lock), BOTH(wait_read), BOTH(wait_write);
     BOTH(wait_cond), BOTH(wait_semaphore), BOTH(wait_barrier), BOTH(wait_join);
-    held_hold_a = truth_site("held_hold_a");
-    held_hold_b = truth_site("held_hold_b");
-    held_hold_c = truth_site("held_hold_c");
+    HOLDS(hold_a), HOLDS(hold_b), HOLDS(hold_c);
     sem_init(&semaphore, 0, 0);
     pthread_barrier_init(&barrier, NULL, 2);
     if (pipe(pipe_fds))

@@ -10,7 +10,7 @@ use target::Process;
 
 use crate::clock::monotonic_now;
 use crate::kinds::Kind;
-use crate::{Outcome, RecordError};
+use crate::{Outcome, RecordError, native};
 
 /// By what means samples are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -161,6 +161,23 @@ pub struct Request<'a> {
     /// The (first) target is a command that waits for its exec: it is not the program yet, and
     /// becomes it shortly after [`Watcher::attached`].
     pub before_exec: bool,
+    /// What its kinds have in common.
+    pub(crate) shared: Shared,
+}
+
+impl<'a> Request<'a> {
+    /// A recording of processes that run.
+    #[must_use]
+    pub fn new(roots: &'a [Arc<Process>], options: &'a RecordOptions) -> Self {
+        Self { roots, options, before_exec: false, shared: Shared::default() }
+    }
+}
+
+/// What the kinds of a session share, so that it is attached once for all of them.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// The recording of waiting.
+    pub waits: native::joint::Slot,
 }
 
 /// What came of one kind.

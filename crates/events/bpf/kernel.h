@@ -159,7 +159,8 @@ static __always_inline void copy_registers(u64 *out, struct pt_regs *r)
 #define FUTEX_CMP_REQUEUE_PI 12
 #define FUTEX_LOCK_PI2 13
 
-/* linux/sched.h: on its way out. */
+/* linux/sched.h: asleep until something comes; on its way out. */
+#define TASK_INTERRUPTIBLE 0x1
 #define TASK_DEAD 0x80
 
 #endif

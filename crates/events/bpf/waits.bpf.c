@@ -51,9 +51,8 @@ struct {
 struct thread {
 	u64 out;      /* when it was switched out to wait; 0: it does not wait */
 	u64 ready;    /* when it became runnable; 0: it is not, or it runs */
-	u64 uaddr;    /* the futex that it is counted for as a waiter; 0: none */
+	u64 futex;    /* that it is counted for as a waiter: address and FUTEX_SHARED; 0: none */
 	u64 sp, ip;   /* user mode's, at switch-out */
-	u32 private;  /* the futex is private to the process */
 	s32 syscall;
 	u32 state;
 	u32 futex_op;
@@ -73,8 +72,11 @@ struct {
 	__type(value, struct thread);
 } threads SEC(".maps");
 
+/* thread.futex: not private to the process. Futexes lie at multiples of four. */
+#define FUTEX_SHARED 1ull
+
 struct futex_key {
-	u64 uaddr;
+	u64 futex;
 	u64 tgid; /* 0 where it is shared between processes */
 };
 
@@ -162,44 +164,58 @@ static __always_inline bool waits_for_futex(s32 syscall, u32 op)
 	       op == FUTEX_LOCK_PI2 || op == FUTEX_WAIT_REQUEUE_PI;
 }
 
-static __always_inline void futex_key_of(struct futex_key *key, struct thread *t, u32 tgid)
+/*
+ * A thread is switched out on one CPU while another already wakes it, and while the iterator looks
+ * at it. So `futex` changes hands by exchange only: a futex is entered before it is put there, and
+ * left by whoever takes it from there, once. A waiter counted for good would have whoever wakes
+ * others charged with time that nobody waits.
+ */
+static __always_inline u64 exchange_futex(struct thread *t, u64 futex)
 {
-	key->uaddr = t->uaddr;
-	key->tgid = t->private ? tgid : 0;
+	/* Mostly there is none, and locked instructions are not cheap. */
+	if (!futex && !t->futex)
+		return 0;
+	return __sync_lock_test_and_set(&t->futex, futex);
 }
 
-static __always_inline void futex_enter(struct thread *t, u32 tgid, u64 now)
+static __always_inline void futex_key_of(struct futex_key *key, u64 futex, u32 tgid)
+{
+	key->futex = futex;
+	key->tgid = futex & FUTEX_SHARED ? 0 : tgid;
+}
+
+/* Gives false where there is no room. */
+static __always_inline bool futex_enter(u64 futex, u32 tgid, u64 now)
 {
 	struct futex_key key;
-	futex_key_of(&key, t, tgid);
+	futex_key_of(&key, futex, tgid);
 	struct futex *f = bpf_map_lookup_elem(&futexes, &key);
 	if (!f) {
 		struct futex fresh = {};
 		bpf_map_update_elem(&futexes, &key, &fresh, BPF_NOEXIST);
 		f = bpf_map_lookup_elem(&futexes, &key);
 		if (!f) {
-			t->uaddr = 0;
 			count(COUNT_UNTRACKED);
-			return;
+			return false;
 		}
 	}
 	bpf_spin_lock(&f->lock);
 	f->waiters += 1;
 	f->since_sum += now;
 	bpf_spin_unlock(&f->lock);
+	return true;
 }
 
 /*
- * A waiter leaves. With `charge`, gives what all waiters, itself too, have waited since the last
- * charge, and begins anew for those that stay.
+ * A waiter leaves that came at `out`. With `charge`, gives what all waiters, itself too, have
+ * waited since the last charge, and begins anew for those that stay.
  */
-static __always_inline u64 futex_leave(struct thread *t, u32 tgid, u64 now, bool charge)
+static __always_inline u64 futex_leave(u64 futex, u32 tgid, u64 out, u64 now, bool charge)
 {
 	struct futex_key key;
 	u64 charged = 0;
 
-	futex_key_of(&key, t, tgid);
-	t->uaddr = 0;
+	futex_key_of(&key, futex, tgid);
 	struct futex *f = bpf_map_lookup_elem(&futexes, &key);
 	if (!f)
 		return 0;
@@ -207,7 +223,7 @@ static __always_inline u64 futex_leave(struct thread *t, u32 tgid, u64 now, bool
 	u64 n = f->waiters;
 	if (n) {
 		s64 all = (s64)(n * now - f->since_sum);
-		u64 since = t->out > f->charged ? t->out : f->charged;
+		u64 since = out > f->charged ? out : f->charged;
 		n -= 1;
 		f->waiters = n;
 		if (charge) {
@@ -222,6 +238,26 @@ static __always_inline u64 futex_leave(struct thread *t, u32 tgid, u64 now, bool
 	}
 	bpf_spin_unlock(&f->lock);
 	return charged;
+}
+
+/* The thread waits no longer for what it waited for. */
+static __always_inline void leave_any(struct thread *t, struct task_struct *task, u64 now)
+{
+	u64 futex = exchange_futex(t, 0);
+	if (futex)
+		futex_leave(futex, task->tgid, t->out, now, false);
+}
+
+/* The thread waits from now on. */
+static __always_inline void wait_for(struct thread *t, struct task_struct *task, u64 futex, u64 now)
+{
+	if (futex && futex_enter(futex, task->tgid, now)) {
+		futex = exchange_futex(t, futex);
+		if (futex)
+			futex_leave(futex, task->tgid, t->out, now, false);
+	}
+	/* From here on it can be woken; the exchange keeps the order. */
+	t->out = now;
 }
 
 /* Whether a thread is in a system call that wakes waiters of this futex. */
@@ -242,51 +278,49 @@ static __always_inline bool wakes(struct pt_regs *regs, u64 uaddr)
 
 /* --- The scheduler's events ------------------------------------------------------------------ */
 
-static __always_inline void describe(struct thread *t, struct pt_regs *regs)
+/* Notes where the thread is, and gives the futex that it waits for, as in thread.futex. */
+static __always_inline u64 describe(struct settings *s, struct thread *t, struct pt_regs *regs)
 {
+	u64 shared = 0;
+
 	t->sp = REGS_SP(regs);
 	t->ip = REGS_IP(regs);
 	t->syscall = REGS_SYSCALL(regs);
 	t->futex_op = 0;
 	t->futex_value = 0;
-	t->uaddr = 0;
 	if (t->syscall == SYS_FUTEX) {
 		u32 op = REGS_ARG1(regs);
 		t->futex_op = op & FUTEX_OP_MASK;
-		t->private = op & FUTEX_PRIVATE;
+		shared = op & FUTEX_PRIVATE ? 0 : FUTEX_SHARED;
 		t->futex_value = REGS_ARG2(regs);
 	} else if (t->syscall == SYS_FUTEX_WAIT) {
-		t->private = 1;
 		t->futex_value = REGS_ARG1(regs);
 	}
-	if (waits_for_futex(t->syscall, t->futex_op))
-		t->uaddr = REGS_ARG0(regs);
+	/* In a futex's system call it may also be stopped, or wait for a page. */
+	if (!(t->state & TASK_INTERRUPTIBLE) || !waits_for_futex(t->syscall, t->futex_op))
+		return 0;
+	if (!(s->flags & WANT_MUTEX))
+		return 0;
+	return (REGS_ARG0(regs) & ~3ull) | shared;
 }
 
 static __always_inline void switched_out(struct settings *s, struct thread *t,
 					 struct task_struct *task, bool preempted, u64 now)
 {
-	if (t->uaddr)
-		futex_leave(t, task->tgid, now, false);
+	leave_any(t, task, now);
 	t->out = 0;
 	t->ready = 0;
 	u32 state = state_of(task);
 	if (state & TASK_DEAD)
 		return;
-	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
-	describe(t, regs);
 	t->state = state;
+	u64 futex = describe(s, t, (struct pt_regs *)bpf_task_pt_regs(task));
 	if (preempted || !state) {
-		t->uaddr = 0;
 		t->state = 0;
 		t->ready = now;
 		return;
 	}
-	t->out = now;
-	if (!(s->flags & WANT_MUTEX))
-		t->uaddr = 0;
-	if (t->uaddr)
-		futex_enter(t, task->tgid, now);
+	wait_for(t, task, futex, now);
 }
 
 /* Notes what was sampled, until the thread's own context is reached. */
@@ -322,8 +356,7 @@ static __always_inline void switched_in(struct settings *s, struct thread *t,
 	u64 out = t->out, ready = t->ready, wait = 0, run = 0;
 	u32 before = t->pending;
 
-	if (t->uaddr)
-		futex_leave(t, task->tgid, now, false);
+	leave_any(t, task, now);
 	t->out = 0;
 	t->ready = 0;
 	if (!(s->flags & RUNNING))
@@ -351,7 +384,8 @@ static __always_inline void switched_in(struct settings *s, struct thread *t,
 	r->futex_op = t->futex_op;
 	r->futex_value = t->futex_value;
 	r->kernel_bytes = bpf_get_task_stack(task, t->record.kernel, sizeof(t->record.kernel), 0);
-	if (!before && !has_rseq(task))
+	/* A thread that has just begun has none yet; but neither has it slept, nor missed a hook. */
+	if ((wait || before) && !has_rseq(task))
 		count(COUNT_NO_RSEQ);
 }
 
@@ -414,13 +448,15 @@ int BPF_PROG(on_waking, struct task_struct *task)
 		return 0;
 	u64 now = bpf_ktime_get_ns();
 	t->ready = now;
-	if (!t->uaddr)
+	u64 futex = exchange_futex(t, 0);
+	if (!futex)
 		return 0;
 	struct task_struct *waker = bpf_get_current_task_btf();
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(waker);
-	bool by_futex = wakes(regs, t->uaddr);
-	u64 charge = futex_leave(t, task->tgid, now, by_futex);
-	if (by_futex && s->flags & RUNNING)
+	bool by_futex = wakes(regs, futex & ~FUTEX_SHARED);
+	u64 charge = futex_leave(futex, task->tgid, t->out, now, by_futex);
+	/* Those that were seeded are noted as waiters whatever is wanted. */
+	if (by_futex && s->flags & RUNNING && s->flags & WANT_MUTEX)
 		charge_waker(ctx, s, t, task, charge);
 	return 0;
 }
@@ -491,20 +527,16 @@ static __always_inline void seed(struct settings *s, struct task_struct *task)
 		count(COUNT_UNFOLLOWED);
 		return;
 	}
-	if (!has_rseq(task))
-		count(COUNT_NO_RSEQ);
 	u32 state = state_of(task);
+	if (state & TASK_INTERRUPTIBLE && !has_rseq(task))
+		count(COUNT_NO_RSEQ);
 	if (!state || state & TASK_DEAD || task->on_cpu || t->out)
 		return;
 	/* It waits since before the begin. Who wakes it meanwhile finds it not yet waiting. */
 	u64 now = bpf_ktime_get_ns();
-	describe(t, (struct pt_regs *)bpf_task_pt_regs(task));
 	t->state = state;
-	if (!(s->flags & WANT_MUTEX))
-		t->uaddr = 0;
-	t->out = now;
-	if (t->uaddr)
-		futex_enter(t, task->tgid, now);
+	u64 futex = describe(s, t, (struct pt_regs *)bpf_task_pt_regs(task));
+	wait_for(t, task, futex, now);
 }
 
 static __always_inline u32 number_of(struct settings *s, struct task_struct *task)

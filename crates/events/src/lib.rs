@@ -30,5 +30,5 @@ pub use ringset::{Losses, RingSet};
 pub use sampler::{OpenError, Opened, Sampler, Scope, try_open};
 pub use waits::{
     Fixed, WaitCounters, WaitError, WaitId, WaitKind, WaitOptions, WaitPlace, WaitSample,
-    WaitSampler, Waited, Waiting, Woke,
+    WaitSampler, WaitWants, Waited, Waiting, Woke,
 };

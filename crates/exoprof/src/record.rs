@@ -40,8 +40,8 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         eprintln!("recording {what} for {:?} at {} Hz", options.duration, options.frequency);
     }
     let outcomes = {
-        let request =
-            Request { roots: &processes, options: &options, before_exec: child.waiting.is_some() };
+        let mut request = Request::new(&processes, &options);
+        request.before_exec = child.waiting.is_some();
         let release = Box::new(|| child.release());
         let mut display = Display::new(what, options.duration, verbosity, &stop, Some(release));
         collect::record(&kinds, &request, &mut display)

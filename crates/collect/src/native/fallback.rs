@@ -2,11 +2,16 @@
 //!
 //! Who unlocked is not known then: `mutex` gives the stacks of those that waited.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use rustc_hash::FxHashMap;
 use target::Root;
 
 use super::contentions::{self, Contentions, Key, Sum};
+use super::joint::{self, Joint, Listener};
 use super::locks::{self, Class};
+use super::programs;
 use super::switches::{Ended as EndedWait, Switches, kind_of};
 use crate::conclude::{self, Named};
 use crate::recorder::Recorder;
@@ -24,27 +29,39 @@ pub(super) enum Scope {
     Locks,
 }
 
-/// Gives what BPF programs can, or else what perf events can, saying why.
-pub(super) fn or_by_perf(
+/// Takes part in what BPF programs sample, or else in what perf events can give, saying why.
+pub(super) fn by_programs_or_perf(
     request: &Request<'_>,
-    scope: Scope,
-    by_bpf: impl FnOnce() -> Result<Box<dyn Collector>, RecordError>,
+    kind: Box<dyn Listener>,
 ) -> Result<Box<dyn Collector>, RecordError> {
-    let why = match request.options.backend {
-        Backend::Perf => "as asked for".to_owned(),
-        Backend::Ptrace => {
-            let why = "by ptrace there are cpu, wall, goroutine and dump; waits need BPF or perf";
-            return Err(RecordError::NotApplicable(why.into()));
-        }
-        Backend::Auto => match by_bpf() {
-            Err(RecordError::Waits(e)) => reason(&e),
-            other => return other,
-        },
-    };
-    let files = TargetFiles(request.roots.iter().filter_map(|p| Root::of(p).ok()).collect());
-    let switches = Switches::attach(request)?;
-    let options = request.options.clone();
-    Ok(Box::new(ByPerf { switches, files, options, scope, why, sums: FxHashMap::default() }))
+    joint::take_part(request, kind, || {
+        let why = match request.options.backend {
+            Backend::Perf => "as asked for".to_owned(),
+            Backend::Ptrace => {
+                let why =
+                    "by ptrace there are cpu, wall, goroutine and dump; waits need BPF or perf";
+                return Err(RecordError::NotApplicable(why.into()));
+            }
+            Backend::Auto => match programs::open(request) {
+                Err(RecordError::Waits(e)) => reason(&e),
+                other => return other,
+            },
+        };
+        by_perf(request, why)
+    })
+}
+
+fn by_perf(request: &Request<'_>, why: String) -> Result<Rc<RefCell<dyn Joint>>, RecordError> {
+    Ok(Rc::new(RefCell::new(ByPerf {
+        files: TargetFiles(request.roots.iter().filter_map(|p| Root::of(p).ok()).collect()),
+        switches: Switches::attach(request)?,
+        options: request.options.clone(),
+        why,
+        scopes: Vec::new(),
+        begun: false,
+        sums: FxHashMap::default(),
+        named: None,
+    })))
 }
 
 /// The error with its causes, in one line.
@@ -69,16 +86,30 @@ struct ByPerf {
     switches: Switches,
     files: TargetFiles,
     options: RecordOptions,
-    scope: Scope,
     /// Why not by BPF.
     why: String,
+    /// What each kind takes of it.
+    scopes: Vec<Scope>,
+    begun: bool,
     sums: FxHashMap<Site, Sum>,
+    /// The names of all frames, once everything has come.
+    named: Option<Named>,
 }
 
-impl Collector for ByPerf {
+impl Joint for ByPerf {
+    fn join(&mut self, kind: Box<dyn Listener>) -> usize {
+        self.scopes.push(kind.scope());
+        self.scopes.len() - 1
+    }
+
     fn begin(&mut self) -> Result<(), RecordError> {
         self.switches.begin();
+        self.begun = true;
         Ok(())
+    }
+
+    fn has_begun(&self) -> bool {
+        self.begun
     }
 
     fn poll(&mut self) -> Progress {
@@ -86,7 +117,7 @@ impl Collector for ByPerf {
         self.switches.poll(&mut |_, ended| add(sums, period, ended))
     }
 
-    fn someone_lives(&mut self) -> bool {
+    fn someone_lives(&self) -> bool {
         self.switches.someone_lives()
     }
 
@@ -94,21 +125,24 @@ impl Collector for ByPerf {
         self.switches.end();
     }
 
-    fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
-        let (period, sums) = (self.switches.period, &mut self.sums);
-        self.switches.finish(&mut |_, ended| add(sums, period, ended));
-        let roots = &self.switches.roots;
-        let named = conclude::name(&mut self.switches.recorder, roots, &self.files);
-        let recorder = &mut self.switches.recorder;
+    fn conclude(&mut self, number: usize, ended: Ended) -> Result<Outcome, RecordError> {
+        let Self { switches, sums, .. } = self;
+        let named = self.named.get_or_insert_with(|| {
+            let period = switches.period;
+            switches.finish(&mut |_, ended| add(sums, period, ended));
+            conclude::name(&mut switches.recorder, &switches.roots, &self.files)
+        });
+        let scope = self.scopes.get(number).copied().unwrap_or(Scope::All);
         let mut contentions = Contentions::default();
-        for (site, sum) in self.sums {
-            if let Some(labels) = labels(site, self.scope, recorder, &named) {
-                contentions.add(Key { thread: site.thread, stack: site.stack, labels }, sum);
+        for (site, sum) in &*sums {
+            if let Some(labels) = labels(*site, scope, &switches.recorder, named) {
+                let key = Key { thread: site.thread, stack: site.stack, labels };
+                contentions.add(key, *sum);
             }
         }
-        let mut stats = self.switches.stats();
+        let mut stats = switches.stats();
         stats.notes.push(format!("sampled by perf events, without bpf programs: {}", self.why));
-        if self.scope == Scope::Locks {
+        if scope == Scope::Locks {
             stats.notes.push(
                 "stacks are those of the waiting threads: who unlocked is known with bpf \
                  programs only"
@@ -117,9 +151,9 @@ impl Collector for ByPerf {
         }
         let profile = contentions::conclude(
             contentions,
-            (&self.switches.recorder, &named),
-            (&self.switches.roots, &self.options),
-            self.switches.time,
+            (&switches.recorder, named),
+            (&switches.roots, &self.options),
+            switches.time,
             &mut stats,
         )?;
         Ok(Outcome { profile, stats, ended })

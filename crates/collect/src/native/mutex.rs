@@ -5,42 +5,27 @@
 //! every futex so; which futexes are locks is told at the end, by the names in the stacks of the
 //! waiters ([`locks`]). With `--waiters` it is the waiting side: the stacks of those that waited.
 
-use events::{WaitId, WaitKind, WaitPlace, WaitSample, Woke};
+use events::{WaitId, WaitKind, WaitPlace, WaitSample, WaitWants, Woke};
 use rustc_hash::FxHashMap;
-use target::Root;
 
-use super::contentions::{self, Contentions, Key, Sum};
+use super::contentions::{Contentions, Key, Sum};
 use super::fallback::{self, Scope};
+use super::joint::{Heard, Listener};
 use super::locks::{self, Class};
-use super::waits::{Taken, Waits, rate_note};
-use crate::conclude::{self, Named};
+use super::waits::{Taken, rate_note};
+use crate::RecordError;
+use crate::conclude::Named;
 use crate::recorder::Recorder;
-use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
+use crate::session::{Collector, Request};
 use crate::stacks::{NodeIndex, ThreadIndex};
-use crate::symbols::TargetFiles;
-use crate::{Outcome, RecordError};
 
 /// More wakings than this do not wait for the stacks of whom they woke.
 const MAX_JOINING: usize = 65_536;
 
 /// Attaches to the targets.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
-    fallback::or_by_perf(request, Scope::Locks, || by_bpf(request))
-}
-
-fn by_bpf(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
-    let files = TargetFiles(request.roots.iter().filter_map(|p| Root::of(p).ok()).collect());
-    let waiters = request.options.waiters;
-    let waits = Waits::attach(request, waiters, !waiters, true)?;
-    let options = request.options.clone();
-    Ok(Box::new(Mutex { waits, files, options, tally: Tally { waiters, ..Tally::default() } }))
-}
-
-struct Mutex {
-    waits: Waits,
-    files: TargetFiles,
-    options: RecordOptions,
-    tally: Tally,
+    let tally = Tally { waiters: request.options.waiters, ..Tally::default() };
+    fallback::by_programs_or_perf(request, Box::new(tally))
 }
 
 /// A waiter by what tells its class.
@@ -60,80 +45,29 @@ struct Tally {
     joining: FxHashMap<WaitId, (ThreadIndex, NodeIndex, Woke)>,
 }
 
-impl Collector for Mutex {
-    fn begin(&mut self) -> Result<(), RecordError> {
-        self.waits.begin()
+impl Listener for Tally {
+    fn wants(&self) -> WaitWants {
+        WaitWants { waits: self.waiters, wakings: !self.waiters, futexes_only: true }
     }
 
-    fn poll(&mut self) -> Progress {
-        let tally = &mut self.tally;
-        self.waits.poll(&mut |recorder, taken| tally.add(recorder, taken))
+    fn scope(&self) -> Scope {
+        Scope::Locks
     }
 
-    fn someone_lives(&mut self) -> bool {
-        self.waits.someone_lives()
-    }
-
-    fn end(&mut self) {
-        let tally = &mut self.tally;
-        self.waits.end(&mut |recorder, taken| tally.add(recorder, taken));
-    }
-
-    fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
-        let tally = &mut self.tally;
-        self.waits.finish(&mut |recorder, taken| tally.add(recorder, taken));
-        tally.give_up_joining();
-        if tally.waiters {
-            for u in self.waits.unfinished() {
-                let waiter = Waiter { stack: Some(u.user), futex: u.waiting.place.futex };
-                let labels = vec![("in_progress", "true")];
-                let delay = u.waiting.now.saturating_sub(u.waiting.id.out);
-                if u.waiting.place.kind() == WaitKind::Futex {
-                    let key = Key { thread: u.thread, stack: u.stack, labels };
-                    tally.put(key, waiter, 1.0, delay);
-                }
-            }
-        }
-        let recorder = &mut self.waits.recorder;
-        let named = conclude::name(recorder, &self.waits.roots, &self.files);
-        let (contentions, others) = self.tally.locks_only(recorder, &named);
-        let mut stats = self.waits.stats();
-        let (block, mutex) = self.waits.rates();
-        let rate = if self.options.waiters { block } else { mutex };
-        stats.notes.push(rate_note(rate, &self.options));
-        if self.options.waiters {
-            stats
-                .notes
-                .push("stacks are those of the waiting threads, not of the unlocking".into());
-        }
-        if others > 0 {
-            stats
-                .notes
-                .push(format!("{others} samples of waits that are none for a lock were left out"));
-        }
-        let profile = contentions::conclude(
-            contentions,
-            (&self.waits.recorder, &named),
-            (&self.waits.roots, &self.options),
-            self.waits.time,
-            &mut stats,
-        )?;
-        Ok(Outcome { profile, stats, ended })
-    }
-}
-
-impl Tally {
-    fn add(&mut self, recorder: &mut Recorder, taken: &Taken<'_>) {
+    fn take(&mut self, recorder: &mut Recorder, taken: &Taken<'_>) {
         match &taken.sample {
-            WaitSample::Woke(woke) => {
-                recorder.stats.kept += 1;
+            WaitSample::Woke(woke) if !self.waiters => {
                 if self.joining.len() >= MAX_JOINING {
                     self.give_up_joining();
                 }
                 self.joining.insert(woke.woken, (taken.thread, taken.stack, *woke));
             }
+            WaitSample::Woke(_) => {}
+            // What else it waits for is there for `block`.
             WaitSample::Waited(waited) if self.waiters => {
-                recorder.stats.kept += 1;
+                if waited.wait.0 == 0 || waited.place.kind() != WaitKind::Futex {
+                    return;
+                }
                 let stack = recorder.kernel_stack(taken.stack, waited.kernel.iter());
                 let stack_of_waiter = (!waited.stack_changed).then_some(taken.stack);
                 let waiter = Waiter { stack: stack_of_waiter, futex: waited.place.futex };
@@ -151,6 +85,33 @@ impl Tally {
         }
     }
 
+    fn conclude(mut self: Box<Self>, heard: &Heard<'_>, notes: &mut Vec<String>) -> Contentions {
+        self.give_up_joining();
+        if self.waiters {
+            for u in heard.waits.unfinished() {
+                let waiter = Waiter { stack: Some(u.user), futex: u.waiting.place.futex };
+                let labels = vec![("in_progress", "true")];
+                let delay = u.waiting.now.saturating_sub(u.waiting.id.out);
+                if u.waiting.place.kind() == WaitKind::Futex {
+                    let key = Key { thread: u.thread, stack: u.stack, labels };
+                    self.put(key, waiter, 1.0, delay);
+                }
+            }
+        }
+        let (block, mutex) = heard.waits.rates();
+        notes.push(rate_note(if self.waiters { block } else { mutex }, heard.options));
+        if self.waiters {
+            notes.push("stacks are those of the waiting threads, not of the unlocking".into());
+        }
+        let (contentions, others) = self.locks_only(&heard.waits.recorder, heard.named);
+        if others > 0 {
+            notes.push(format!("{others} samples of waits that are none for a lock were left out"));
+        }
+        contentions
+    }
+}
+
+impl Tally {
     fn put(&mut self, key: Key, waiter: Waiter, contended: f64, delay: u64) {
         self.sums.entry((key, waiter)).or_default().add(Sum::of_sample(contended, delay));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use events::{Event, EventKind, RingSet, WaitCounters, WaitId, WaitOptions, WaitSample};
-use events::{WaitError, WaitSampler, Waiting};
+use events::{WaitError, WaitSampler, WaitWants, Waiting};
 use target::Process;
 
 use crate::clock::{monotonic_now, unix_now};
@@ -63,19 +63,11 @@ pub(super) struct Waits {
 
 impl Waits {
     /// Attaches to the targets.
-    pub fn attach(
-        request: &Request<'_>,
-        block: bool,
-        mutex: bool,
-        futex_only: bool,
-    ) -> Result<Self, RecordError> {
+    pub fn attach(request: &Request<'_>) -> Result<Self, RecordError> {
         let options = request.options;
         let cpus = events::online_cpus()
             .map_err(|source| crate::AttachError::System { what: "list the cpus", source })?;
         let wanted = WaitOptions {
-            block,
-            mutex,
-            futex_only,
             children: options.children,
             stack_bytes: FIRST_STACK_BYTES,
             ring_bytes: RING_BYTES,
@@ -110,13 +102,14 @@ impl Waits {
         })
     }
 
-    /// The recording begins.
-    pub fn begin(&mut self) -> Result<(), RecordError> {
+    /// The recording of what is wanted begins.
+    pub fn begin(&mut self, wants: WaitWants) -> Result<(), RecordError> {
         self.begin = monotonic_now();
         self.time = unix_now();
         self.reviewed = self.begin;
         self.recorder.start = self.begin;
-        self.sampler.begin(self.begin, self.recorder.processes.thread_count() as u64)?;
+        let threads = self.recorder.processes.thread_count() as u64;
+        self.sampler.begin(self.begin, threads, wants)?;
         Ok(())
     }
 
@@ -241,8 +234,8 @@ impl Waits {
     }
 
     /// The waits that have not ended, after [`Waits::end`].
-    pub fn unfinished(&mut self) -> Vec<Unfinished> {
-        std::mem::take(&mut self.unfinished)
+    pub fn unfinished(&self) -> &[Unfinished] {
+        &self.unfinished
     }
 
     /// What is left in the rings; then nothing more comes.

@@ -12,6 +12,8 @@ pub(super) mod flags {
     pub const WANT_BLOCK: u32 = 1;
     pub const WANT_MUTEX: u32 = 2;
     pub const FUTEX_ONLY: u32 = 4;
+    /// All that say what is wanted.
+    pub const WANTS: u32 = WANT_BLOCK | WANT_MUTEX | FUTEX_ONLY;
     pub const CHILDREN: u32 = 8;
     pub const RUNNING: u32 = 16;
     pub const SEEDING: u32 = 32;

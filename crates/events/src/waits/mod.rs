@@ -75,14 +75,41 @@ pub enum WaitError {
 }
 
 /// What to sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WaitWants {
+    /// The threads that waited.
+    pub waits: bool,
+    /// The threads that ended others' waits for a futex, and of those the waiting side as well.
+    pub wakings: bool,
+    /// Of the threads that waited, only those that waited for a futex.
+    pub futexes_only: bool,
+}
+
+impl WaitWants {
+    /// Both what this and what the other wants.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let all_waits = |w: Self| w.waits && !w.futexes_only;
+        Self {
+            waits: self.waits || other.waits,
+            wakings: self.wakings || other.wakings,
+            futexes_only: !all_waits(self) && !all_waits(other),
+        }
+    }
+
+    fn flags(self) -> u32 {
+        let wanted = [
+            (self.waits, flags::WANT_BLOCK),
+            (self.wakings, flags::WANT_MUTEX),
+            (self.futexes_only, flags::FUTEX_ONLY),
+        ];
+        wanted.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum()
+    }
+}
+
+/// How to sample.
 #[derive(Debug, Clone)]
 pub struct WaitOptions {
-    /// The threads that waited.
-    pub block: bool,
-    /// The threads that ended others' waits for a futex, and of those the waiting side as well.
-    pub mutex: bool,
-    /// Of the threads that waited, only those that waited for a futex.
-    pub futex_only: bool,
     /// Follow forked children.
     pub children: bool,
     /// Bytes of user stack to copy with each sample.
@@ -176,15 +203,16 @@ impl WaitSampler {
         self.hook_every_syscall_if_needed(&self.counters())
     }
 
-    /// Samples count from here on; `now` is CLOCK_MONOTONIC in nanoseconds, `threads` how many
-    /// threads are followed.
+    /// Samples of what is wanted count from here on; `now` is CLOCK_MONOTONIC in nanoseconds,
+    /// `threads` how many threads are followed.
     ///
     /// # Errors
     /// [`WaitError`].
-    pub fn begin(&mut self, now: u64, threads: u64) -> Result<(), WaitError> {
+    pub fn begin(&mut self, now: u64, threads: u64, wants: WaitWants) -> Result<(), WaitError> {
         self.block_rate.begin(threads);
         self.mutex_rate.begin(threads);
         self.settings.begin = now;
+        self.settings.flags = (self.settings.flags & !flags::WANTS) | wants.flags();
         self.set_flag(flags::RUNNING, true)
     }
 
@@ -252,6 +280,16 @@ impl WaitSampler {
             }
         }
         WaitCounters::from_array(sums)
+    }
+
+    /// How many waiters the table of futexes counts now; threads that nobody follows any more are
+    /// none of them. For tests: one that stayed for good would falsify all later charges.
+    #[must_use]
+    pub fn futex_waiters(&self) -> u64 {
+        let map = self.bpf.map("futexes");
+        let map = map.and_then(|m| HashMap::<_, [u64; 2], [u32; 6]>::try_from(m).ok());
+        let rows = map.iter().flat_map(|m| m.iter().flatten());
+        rows.map(|(_, [_lock, waiters, ..])| u64::from(waiters)).sum()
     }
 
     /// Mean nanoseconds between two samples of waiting, and of being waited for, in force now.
@@ -379,14 +417,10 @@ impl WaitSampler {
     }
 }
 
+/// Nobody knows yet what is going to be wanted: who waits for a futex is noted for the case.
 fn settings(options: &WaitOptions) -> Settings {
-    let wanted = [
-        (options.block, flags::WANT_BLOCK),
-        (options.mutex, flags::WANT_MUTEX),
-        (options.futex_only, flags::FUTEX_ONLY),
-        (options.children, flags::CHILDREN),
-    ];
-    let flags = wanted.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum();
+    let children = if options.children { flags::CHILDREN } else { 0 };
+    let flags = flags::WANT_MUTEX | children;
     Settings { flags, pid_level: own_pid_level(), ..Settings::default() }
 }
 
@@ -407,4 +441,21 @@ where
 {
     let found = bpf.program_mut(name).ok_or_else(|| absent(name))?;
     found.try_into().map_err(|source| WaitError::Program { program: name, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::WaitWants;
+
+    #[test]
+    fn wants_of_several() {
+        let block = WaitWants { waits: true, wakings: false, futexes_only: false };
+        let mutex = WaitWants { waits: false, wakings: true, futexes_only: true };
+        let waiters = WaitWants { waits: true, wakings: false, futexes_only: true };
+        let both = WaitWants { waits: true, wakings: true, futexes_only: false };
+        assert_eq!((block.and(mutex), mutex.and(block)), (both, both));
+        assert_eq!((block.and(waiters), waiters.and(block)), (block, block));
+        assert_eq!(waiters.and(waiters), waiters);
+        assert_eq!(mutex.and(waiters), WaitWants { futexes_only: true, ..both });
+    }
 }

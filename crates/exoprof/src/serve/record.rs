@@ -306,7 +306,7 @@ pub fn record_process(
         ..RecordOptions::default()
     };
     let roots = [process.clone()];
-    let request = Request { roots: &roots, options: &options, before_exec: false };
+    let request = Request::new(&roots, &options);
     let mut outcomes = collect::record(&[kind], &request, &mut Quiet(stop));
     let outcome = outcomes.pop().ok_or_else(unknown)??;
     Ok(Recorded::new(outcome.profile, outcome.ended, outcome.stats.elapsed))

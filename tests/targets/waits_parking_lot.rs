@@ -1,0 +1,118 @@
+//! Locks of parking_lot, and what is none. `truth` gives the time that was slept for locks, and for
+//! everything else: wall time less CPU time, and less the time that a CPU was waited for, because
+//! these locks call sched_yield(2) before they sleep.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use parking_lot::{Condvar, Mutex, RwLock};
+
+static LOCKS: AtomicU64 = AtomicU64::new(0);
+static OTHERS: AtomicU64 = AtomicU64::new(0);
+
+fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a thread has a clock").into()
+}
+
+/// How long the thread has waited for a CPU: the second number of its schedstat.
+fn run_delay() -> Duration {
+    let text =
+        std::fs::read_to_string("/proc/thread-self/schedstat").expect("of CONFIG_SCHED_INFO");
+    let ns = text.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("three numbers");
+    Duration::from_nanos(ns)
+}
+
+fn waited<T>(site: &AtomicU64, wait: impl FnOnce() -> T) -> T {
+    let (begin, cpu, delay) = (Instant::now(), thread_cpu(), run_delay());
+    let value = wait();
+    let running = thread_cpu() - cpu + (run_delay() - delay);
+    let slept = begin.elapsed().saturating_sub(running);
+    site.fetch_add(slept.as_nanos() as u64, Relaxed);
+    value
+}
+
+fn pause(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+/// Unlocks, and not as the last thing: the caller's frame would be gone.
+#[inline(always)]
+fn released<T>(held: T) {
+    drop(held);
+    std::hint::black_box(());
+}
+
+static MUTEX: Mutex<u64> = Mutex::new(0);
+static RWLOCK: RwLock<u64> = RwLock::new(0);
+static QUEUE: Mutex<u64> = Mutex::new(0);
+static READY: Condvar = Condvar::new();
+
+#[inline(never)]
+fn hold_mutex() {
+    let mut held = waited(&LOCKS, || MUTEX.lock());
+    pause(2);
+    *held += 1;
+    released(held);
+}
+
+#[inline(never)]
+fn hold_write() {
+    let mut held = waited(&LOCKS, || RWLOCK.write());
+    pause(3);
+    *held += 1;
+    released(held);
+}
+
+#[inline(never)]
+fn hold_read() {
+    let held = waited(&LOCKS, || RWLOCK.read());
+    pause(1);
+    released(held);
+}
+
+#[inline(never)]
+fn feed() {
+    pause(3);
+    *QUEUE.lock() += 1;
+    READY.notify_one();
+}
+
+#[inline(never)]
+fn wait_queue() {
+    waited(&OTHERS, || {
+        let mut queued = QUEUE.lock();
+        READY.wait_while(&mut queued, |n| *n == 0);
+        *queued -= 1;
+    });
+}
+
+fn repeat(work: fn()) {
+    std::thread::spawn(move || {
+        loop {
+            work();
+            pause(1);
+        }
+    });
+}
+
+fn main() {
+    println!("ready pid={}", std::process::id());
+    let told = || {
+        let (locks, others) = (LOCKS.load(Relaxed), OTHERS.load(Relaxed));
+        println!("truth locks={locks} others={others}");
+    };
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        if line.starts_with("go ") {
+            for work in [hold_mutex, hold_mutex, hold_mutex, hold_write, hold_read, hold_read] {
+                repeat(work);
+            }
+            for work in [feed, wait_queue] {
+                repeat(work);
+            }
+        } else {
+            told();
+        }
+    }
+    told();
+}
