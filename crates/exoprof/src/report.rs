@@ -51,10 +51,10 @@ pub struct ReportArgs {
     /// A flame graph, by its name's end as a page (.html) or an image (.svg)
     #[arg(long, value_name = "OUT", group = "form")]
     flamegraph: Option<PathBuf>,
-    /// A file for https://www.speedscope.app: all threads, and each of them
+    /// A file for speedscope (www.speedscope.app): all threads, and each of them
     #[arg(long, value_name = "OUT", group = "form")]
     speedscope: Option<PathBuf>,
-    /// A file for https://profiler.firefox.com, with a track for each thread
+    /// A file for the Firefox Profiler (profiler.firefox.com), with a track for each thread
     #[arg(long, value_name = "OUT", group = "form")]
     firefox: Option<PathBuf>,
 
