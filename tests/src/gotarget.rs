@@ -231,28 +231,60 @@ impl GoTarget {
         Profile::decode_foreign(&bytes)
     }
 
+    /// The word that a variable of the program holds. Only for programs with symbols that lie
+    /// where they were linked.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> u64 {
+        let file = std::fs::read(&self.path).expect("the program");
+        let elf = object::File::parse(&*file).expect("an ELF file");
+        let symbol = elf.symbols().find(|s| s.name() == Ok(name));
+        self.word(symbol.unwrap_or_else(|| panic!("no {name}")).address())
+    }
+
+    /// The word at an address of its memory.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn word(&self, address: u64) -> u64 {
+        let memory = std::fs::File::open(format!("/proc/{}/mem", self.pid())).expect("its memory");
+        let mut word = [0; 8];
+        let read = memory.read_exact_at(&mut word, address);
+        read.unwrap_or_else(|e| panic!("{address:#x}: {e}"));
+        u64::from_le_bytes(word)
+    }
+
     /// The rates that are set, read from its memory. Only for programs with symbols.
     ///
     /// # Panics
     /// When they cannot be read.
     #[must_use]
     pub fn rates(&self) -> Rates {
-        let file = std::fs::read(&self.path).expect("the program");
-        let elf = object::File::parse(&*file).expect("an ELF file");
-        let memory = std::fs::File::open(format!("/proc/{}/mem", self.pid())).expect("its memory");
-        let read = |name: &str| {
-            let name = format!("runtime.{name}");
-            let symbol = elf.symbols().find(|s| s.name() == Ok(&name));
-            let mut word = [0; 8];
-            let at = symbol.unwrap_or_else(|| panic!("no {name}")).address();
-            memory.read_exact_at(&mut word, at).expect("a rate");
-            u64::from_le_bytes(word)
-        };
         Rates {
-            heap: read("MemProfileRate"),
-            block: read("blockprofilerate"),
-            mutex: read("mutexprofilerate"),
+            heap: self.variable("runtime.MemProfileRate"),
+            block: self.variable("runtime.blockprofilerate"),
+            mutex: self.variable("runtime.mutexprofilerate"),
         }
+    }
+
+    /// Where fields of the runtime's types lie in this program, as its DWARF has it.
+    ///
+    /// # Panics
+    /// When it has not.
+    #[must_use]
+    pub fn offsets<const N: usize>(&self, fields: [&str; N]) -> [u64; N] {
+        let script = repository().join("scripts/go-offsets");
+        let output = Command::new(script).arg("--binary").arg(&self.path).output();
+        let output = output.expect("scripts/go-offsets runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        fields.map(|field| {
+            let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(' '));
+            let offset = line.and_then(|offset| offset.parse().ok());
+            offset.unwrap_or_else(|| panic!("{field} in:\n{text}"))
+        })
     }
 
     /// Waits until the rates satisfy a condition.

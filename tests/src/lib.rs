@@ -7,6 +7,7 @@
 //!   recorder  runs `exoprof record` on it ──► Recording { profile, stderr, status, max_rss }
 //!   profile   the decoded profile, stacks expanded and leaf first
 //!   compared  a recording of waiting beside the program's own account of the same time
+//!   records   two profiles that must be the same, record by record
 //!   expect    what a right profile must satisfy: shares, thread roots, values
 //!   gotarget  Go programs in all versions and builds, and what they say of themselves
 //!   gotool    `go tool pprof` on the outcome
@@ -27,6 +28,7 @@ pub mod procfs;
 pub mod profile;
 pub mod programs;
 pub mod recorder;
+pub mod records;
 pub mod server;
 pub mod store;
 pub mod target;

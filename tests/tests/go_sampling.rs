@@ -1,7 +1,10 @@
 //! Sampling that is switched on from outside, in Go programs that import no profiling package.
 
-use exoprof_tests::gotarget::{Build, GoTarget, LAST, NO_RATES, Rates, build, for_each_version};
+use exoprof_tests::gotarget::{
+    BUILDS, Build, GoTarget, LAST, NO_RATES, Rates, build, build_with, for_each_version,
+};
 use exoprof_tests::recorder::Running;
+use exoprof_tests::records::{assert_same, records};
 use exoprof_tests::{Profile, Recorder, Recording};
 use nix::sys::signal::Signal;
 
@@ -103,6 +106,18 @@ fn waited(answer: &str) -> [f64; 2] {
     numbers.try_into().unwrap_or_else(|_| panic!("{answer}"))
 }
 
+/// The ways to wait of `plain`: a function each, and what of Go it waits in.
+const WAITS: [(&str, &str); 8] = [
+    ("main.waitMutex", "sync.(*Mutex).Lock"),
+    ("main.waitChannel", "runtime.chanrecv1"),
+    ("main.waitSend", "runtime.chansend1"),
+    ("main.waitSelect", "runtime.selectgo"),
+    ("main.waitCond", "sync.(*Cond).Wait"),
+    ("main.waitReader", "sync.(*RWMutex).RLock"),
+    ("main.waitWriter", "sync.(*RWMutex).Lock"),
+    ("main.waitGroup", "sync.(*WaitGroup).Wait"),
+];
+
 #[track_caller]
 fn assert_waits(profile: &Profile, functions: &[&str], truth: f64, what: &str) {
     let here = |s: &exoprof_tests::Sample| functions.iter().all(|f| s.has(f));
@@ -124,7 +139,11 @@ fn contention_of_a_program_without_profiling() {
             let folder = running.folder().to_owned();
             let running = running.start();
             target.wait_rates("set", |r| r.block == 1 && r.mutex == 1);
-            let [mutex, channel] = waited(&target.ask("contend 40"));
+            let answer = target.ask("waits 40");
+            let truth = |function: &str| -> f64 {
+                let line = answer.lines().find_map(|l| l.strip_prefix(&function["main.".len()..]));
+                line.and_then(|ns| ns.trim().parse().ok()).expect("how long it waited")
+            };
             running.signal(Signal::SIGINT);
             let outcome = running.finish();
             assert_eq!(outcome.status.code(), Some(0), "{what} {outcome}");
@@ -137,10 +156,56 @@ fn contention_of_a_program_without_profiling() {
             assert_eq!(block.sample_types, ["contentions/count", "delay/nanoseconds"], "{what}");
             assert_eq!((&*block.period_type, block.period), ("contentions/count", 1), "{what}");
             assert!(block.duration_nanos > 0, "{what}");
-            assert_waits(&block, &["main.waitChannel"], channel, &what);
-            assert_waits(&block, &["main.waitMutex", "sync.(*Mutex).Lock"], mutex, &what);
+            for (function, waits_in) in WAITS {
+                assert_waits(&block, &[function, waits_in], truth(function), &what);
+            }
             let unlocker = ["main.waitMutex.func1", "sync.(*Mutex).Unlock"];
-            assert_waits(&profile(".mutex."), &unlocker, mutex, &what);
+            assert_waits(&profile(".mutex."), &unlocker, truth("main.waitMutex"), &what);
+        }
+    });
+}
+
+/// The same program built with runtime/pprof, so that it can say what it sees itself: the same
+/// records, the same counts, and delays that differ by how well each knows the rate of the tick
+/// counter (Go 1.21 measures it over 100 ms, right within 0.02 %).
+#[test]
+fn contention_is_that_of_the_programs_own_profile() {
+    for_each_version(|version| {
+        for how in BUILDS {
+            let what = format!("{version} {how:?}");
+            let (path, _) = build_with(version, "plain", how, "-own", &["-tags=own"]);
+            let mut target = GoTarget::run(&path, &[]);
+            let args = ["block,mutex", "--block-rate", "1ns", "--mutex-fraction", "1", "-o", "."];
+            let recorder = Recorder::of(target.pid()).args(args).args(["-d", "120s"]).name_itself();
+            let folder = recorder.folder().to_owned();
+            let mut running = recorder.start();
+            running.wait_waiting();
+            target.ask("waits 3");
+            let theirs = ["block", "mutex"].map(|kind| target.own_profile(kind));
+            running.signal(Signal::SIGINT);
+            let outcome = running.finish();
+            assert_eq!(outcome.status.code(), Some(0), "{what} {outcome}");
+            for (kind, theirs) in ["block", "mutex"].into_iter().zip(&theirs) {
+                let is = |n: &String| n.contains(&format!(".{kind}."));
+                let name = outcome.files().into_iter().find(is).expect("a file");
+                let ours = Profile::decode(&std::fs::read(folder.join(name)).unwrap());
+                // The runtime's own locks go on being contended between the two readings.
+                let of = |profile: &Profile| {
+                    let mut all = records(profile, 128);
+                    all.retain(|(stack, _), _| stack.iter().any(|f| f.starts_with("main.wait")));
+                    all
+                };
+                let (mut ours, mut theirs) = (of(&ours), of(theirs));
+                assert!(theirs.len() >= if kind == "block" { 8 } else { 1 }, "{what}: {theirs:?}");
+                for (record, values) in &mut ours {
+                    let Some(own) = theirs.get_mut(record) else { continue };
+                    let off = (values[1] - own[1]).abs() as f64;
+                    if off <= own[1] as f64 * 0.001 {
+                        values[1] = own[1];
+                    }
+                }
+                assert_same(&ours, &theirs, &format!("{what} {kind}"));
+            }
         }
     });
 }

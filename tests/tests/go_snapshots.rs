@@ -5,41 +5,8 @@ use std::collections::BTreeMap;
 
 use exoprof_tests::gotarget::{BUILDS, Build, GoTarget, LAST, for_each_version};
 use exoprof_tests::recorder::exoprof;
+use exoprof_tests::records::{Record, assert_same, records};
 use exoprof_tests::{Profile, Recording, record};
-
-/// A stack in full (function, place, line of the `func`), with its labels.
-type Record = (Vec<String>, String);
-
-/// The values of each record. `depth`: how many frames Go itself keeps, in this version.
-fn records(profile: &Profile, depth: usize) -> BTreeMap<Record, Vec<i64>> {
-    let mut all: BTreeMap<Record, Vec<i64>> = BTreeMap::new();
-    for sample in &profile.samples {
-        if sample.values.iter().all(|v| *v == 0) {
-            continue;
-        }
-        let stack = sample.stack.iter().take(depth).map(|f| {
-            let inlined = if f.inlined { " inlined" } else { "" };
-            format!("{}{inlined} {}:{} from {}", f.function, f.file, f.line, f.start_line)
-        });
-        let key = (stack.collect(), format!("{:?}", sample.labels));
-        let sums = all.entry(key).or_insert_with(|| vec![0; sample.values.len()]);
-        sums.iter_mut().zip(&sample.values).for_each(|(sum, v)| *sum += v);
-    }
-    all
-}
-
-#[track_caller]
-fn assert_same(ours: &BTreeMap<Record, Vec<i64>>, theirs: &BTreeMap<Record, Vec<i64>>, what: &str) {
-    let only = |a: &BTreeMap<Record, Vec<i64>>, b: &BTreeMap<Record, Vec<i64>>| {
-        let differs = a.iter().filter(|(k, v)| b.get(*k) != Some(v)).take(3);
-        differs.map(|(k, v)| format!("{v:?} {}\n  {}\n", k.1, k.0.join("\n  "))).collect::<String>()
-    };
-    let (more, less) = (only(ours, theirs), only(theirs, ours));
-    assert!(
-        more.is_empty() && less.is_empty(),
-        "{what}\n--- only ours:\n{more}--- only the program's:\n{less}"
-    );
-}
 
 /// Frames of runtime/pprof's goroutine and heap profiles: runtime.profstackdepth and before.
 fn depth(version: &str) -> usize {

@@ -113,11 +113,14 @@ const NODE: &[&str] = &["--no-turbo-inlining"];
 
 #[test]
 fn node_with_a_perf_map() {
+    // V8 leaves a log in its folder.
+    let folder = tempfile::tempdir().unwrap();
     let mut node = busy(
         Command::new("/usr/bin/node")
             .arg("--perf-basic-prof")
             .args(NODE)
-            .arg(target_file("shares.js")),
+            .arg(target_file("shares.js"))
+            .current_dir(folder.path()),
     );
     let profile = record(node.pid(), &["-d", "2s", "-F", "997"]).profile;
     node.assert_running();
@@ -149,4 +152,34 @@ fn node_with_a_jitdump() {
         .collect();
     assert!(lines.iter().all(|l| *l == 0 || (4..=8).contains(l)), "{lines:?}");
     assert!(lines.contains(&6), "the loop's line: {lines:?}");
+}
+
+/// Java writes its map on request. Before that, the profile says how to get one.
+#[test]
+fn java_with_and_without_a_perf_map() {
+    let mut java = busy(
+        Command::new("java")
+            .args(["-XX:+PreserveFramePointer", "-XX:-Inline"])
+            .arg(target_file("Shares.java")),
+    );
+    let pid = java.pid().to_string();
+    let profile = record(java.pid(), &["-d", "1s", "-F", "499"]).profile;
+    let comments = profile.comments.join("\n");
+    assert!(comments.contains(&format!("jcmd {pid} Compiler.perfmap")), "{comments}");
+    let asked = Command::new("jcmd").args([&pid, "Compiler.perfmap"]).output().expect("jcmd");
+    assert!(asked.status.success(), "{asked:?}");
+    let profile = record(java.pid(), &["-d", "2s", "-F", "997"]).profile;
+    java.assert_running();
+    let _ = std::fs::remove_file(format!("/tmp/perf-{pid}.map"));
+    let part = |name: &str| {
+        let here = |s: &Sample| s.stack.iter().any(|f| f.function.contains(name));
+        profile.sum("cpu", here) as f64 / profile.total("cpu") as f64
+    };
+    let (a, b) = (part("Shares.heavyA(int)"), part("Shares.heavyB(int)"));
+    let seen = profile.describe(5, |_| true);
+    // 75 and 25 %; three standard deviations of some 300 samples on a busy machine are 7.5 points.
+    assert!((0.65..0.85).contains(&a) && (0.15..0.35).contains(&b), "{a} {b}\n{seen}");
+    // By frame pointers through the interpreter's frames to the thread's start.
+    assert_reach(&profile, 0.98, "the thread's start", |s| s.has("start_thread"));
+    assert!(!profile.comments.join("\n").contains("Compiler.perfmap"));
 }

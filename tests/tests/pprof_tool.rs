@@ -4,26 +4,30 @@ use exoprof_tests::gotool::{pprof, top};
 use exoprof_tests::programs;
 use exoprof_tests::{Recording, Target, Truth, record};
 
-fn shares() -> (Recording, Truth) {
+fn shares(more: &[&str]) -> (Recording, Truth) {
     let mut target = Target::working(programs::SHARES, &[]);
     let before = target.mark();
-    let recording = record(target.pid(), &["-d", "3s", "-F", "997"]);
+    let recording = record(target.pid(), &[&["-d", "3s", "-F", "997"], more].concat());
     let truth = target.mark().since(&before);
     (recording, truth)
 }
 
 #[test]
 fn top_shows_the_shares() {
-    let (recording, truth) = shares();
+    // Interrupts are entries of their own below the function that they came in: without the
+    // kernel's frames what was spent in a function is all its own, on a busy machine too.
+    let (recording, truth) = shares(&["--no-kernel"]);
     let rows = top(&recording.path);
     let row = |name: &str| {
         let found = rows.iter().find(|r| r.function == name);
         found.unwrap_or_else(|| panic!("no {name} in {rows:#?}"))
     };
-    // ±2 points as in accuracy.rs; flat of the whole total here, so clocks and polling are in.
+    // ±2 points as in accuracy.rs; of the whole total here, so clocks and polling are in. The
+    // kernel's interrupts stand above these functions: in cum, but not in flat.
     for site in ["heavy_a", "heavy_b", "heavy_c"] {
         let real = truth.share(site) * 100.0;
-        assert!((row(site).flat - real).abs() <= 2.0, "{site}: {:?}, true {real}", row(site));
+        assert!((row(site).cum - real).abs() <= 2.0, "{site}: {:?}, true {real}", row(site));
+        assert!(row(site).flat > 0.8 * row(site).cum, "{site}: {:?}", row(site));
     }
     let real = truth.share("heavy_d") * 100.0;
     assert!((row("heavy_d").cum - real).abs() <= 2.0, "{:?}, true {real}", row("heavy_d"));
@@ -36,7 +40,7 @@ fn top_shows_the_shares() {
 
 #[test]
 fn raw_and_traces() {
-    let (recording, _) = shares();
+    let (recording, _) = shares(&[]);
     let raw = pprof(&["-raw"], &recording.path);
     for word in [
         "PeriodType: cpu nanoseconds",
@@ -65,7 +69,7 @@ fn raw_and_traces() {
 
 #[test]
 fn list_shows_source_lines() {
-    let (recording, _) = shares();
+    let (recording, _) = shares(&[]);
     let list = pprof(&["-list", "^heavy_b$"], &recording.path);
     assert!(list.contains("ROUTINE ======================== heavy_b"), "{list}");
     let hot = list.lines().find(|line| line.contains("3935559000370003845"));
@@ -76,7 +80,7 @@ fn list_shows_source_lines() {
 /// Nothing is left to symbolize later: without local symbols pprof shows the same.
 #[test]
 fn symbolized_without_local_files() {
-    let (recording, _) = shares();
+    let (recording, _) = shares(&[]);
     let with = pprof(&["-top", "-nodecount=5"], &recording.path);
     let without = pprof(&["-top", "-nodecount=5", "-symbolize=none"], &recording.path);
     assert_eq!(with, without);

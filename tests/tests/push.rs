@@ -235,11 +235,14 @@ fn processes_come_and_go() {
 
 #[test]
 fn stopping_sends_what_there_is() {
-    let (target, pid) = shares();
+    let (mut target, pid) = shares();
     let store = Store::start(&[]);
     let url = format!("http://{}", store.address());
     let mut pushing = pushing(&url, &["-p", &pid, "--push-interval", "5m"]);
     pushing.server.wait_recording(true);
+    // Of a target that got no CPU there would be nothing to send.
+    let mark = target.mark();
+    while target.mark().since(&mark).total() < 300_000_000 {}
     pushing.server.signal(Signal::SIGTERM);
     let _ = ingested(&store.next());
     assert_eq!(pushing.server.wait().code(), Some(0));

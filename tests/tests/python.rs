@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use exoprof_tests::expect::{assert_reach, assert_roots, assert_shares};
-use exoprof_tests::{Profile, Sample, Target, Truth, record, repository};
+use exoprof_tests::gotarget::{Build, LAST, build};
+use exoprof_tests::{Profile, Recorder, Sample, Target, Truth, record, repository};
 
 const SITES: &[(&str, &str)] = &[
     ("heavy_a", "heavy_a"),
@@ -128,11 +129,13 @@ fn every_version() {
         let off = frames().filter(|f| f.is("leaf")).find(|f| !(17..=21).contains(&f.line));
         assert!(off.is_none(), "{name}: {off:?}");
         // The native frames between: the key function is called by list.sort.
-        let sorting =
-            profile.samples.iter().find(|s| s.stack.iter().any(|f| last_name(f) == "by_key"));
-        let sorting = sorting.expect("by_key");
-        let at = |n: &str| sorting.stack.iter().position(|f| last_name(f) == n).unwrap();
-        assert!(at("run") - at("by_key") > 1, "{sorting}");
+        let at = |s: &Sample, n: &str| s.stack.iter().position(|f| last_name(f) == n);
+        let in_key = |s: &Sample| at(s, "by_key").is_some();
+        let between = |s: &Sample| at(s, "run") > at(s, "by_key").map(|i| i + 1);
+        let (all, right) =
+            (profile.sum("samples", in_key), profile.sum("samples", |s| in_key(s) && between(s)));
+        let wrong = profile.describe(4, |s| in_key(s) && !between(s));
+        assert!(all > 20 && right * 100 >= all * 99, "{name}: {right} of {all}:\n{wrong}");
     }
 }
 
@@ -152,11 +155,93 @@ fn threads() {
 #[test]
 fn from_exec_to_exit() {
     let script = "def burn():\n  for i in range(60000000): pass\nburn()\n";
-    let recording = exoprof_tests::Recorder::new()
+    let recording = Recorder::new()
         .args(["-d", "60s", "-F", "997"])
         .command(&["/usr/bin/python3", "-c", script])
         .run()
         .recording();
     // What runs before the interpreter is recognized has native frames only.
     assert_reach(&recording.profile, 0.8, "burn", |s| s.has("burn"));
+}
+
+/// An event takes one BPF program: that for Go hands its samples on to that for Python, also where
+/// the Go program begins when Python's is in place.
+#[test]
+fn together_with_go() {
+    let program = build(LAST, "cpu", Build::Plain);
+    for late in [false, true] {
+        let python = interpreters()[0].start(&[]);
+        let wait = if late { "echo ready; read line; " } else { "" };
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{wait}exec {} labels", program.display())]);
+        shell.env("GOMAXPROCS", "1");
+        let mut go = Target::spawn_command(shell);
+        if !late {
+            go.go(0);
+        }
+        let pids = [python.pid().to_string(), go.pid().to_string()];
+        let args = ["-p", &pids[0], "-p", &pids[1], "-d", "3s", "-F", "997"];
+        let mut running = Recorder::new().args(args).start();
+        running.wait_recording();
+        if late {
+            go.send("");
+            go.expect("ready");
+            go.go(0);
+        }
+        let profile = running.finish().recording().profile;
+        let share = |of: &dyn Fn(&Sample) -> bool, right: &dyn Fn(&Sample) -> bool| {
+            let all = profile.sum("samples", of);
+            assert!(all > 100, "{all}: {}", profile.describe(8, |_| true));
+            profile.sum("samples", |s| of(s) && right(s)) as f64 / all as f64
+        };
+        let heavy = |s: &Sample| in_python(s).any(|f| last_name(f).starts_with("heavy_"));
+        let named = share(&|s| s.label("pid") == pids[0], &heavy);
+        assert!(named > 0.95, "late {late}: {named}: {}", profile.describe(8, |s| !heavy(s)));
+        // A program that has just begun, and each of its first threads, is without labels for some
+        // 20 ms of two seconds; for more where the machine is busy.
+        let labelled = |s: &Sample| s.label("request") == "long";
+        let labels = share(&|s| s.has("main.long"), &labelled);
+        assert!(labels > if late { 0.8 } else { 0.95 }, "late {late}: {labels}");
+        let comments = profile.comments.join("\n");
+        assert!(!comments.contains("no Python frames"), "{comments}");
+        assert!(!comments.contains("labels are not read"), "{comments}");
+    }
+}
+
+/// Where threads are stopped, or sleep, their frames are read without BPF: by the wall clock, by
+/// ptrace, and in a dump.
+#[test]
+fn threads_that_stand_still() {
+    for python in interpreters() {
+        let name = format!("{} in {}", python.program, python.root.display());
+        let target = python.start(&[]);
+        let recorded = |args: &[&str]| {
+            let recorder = Recorder::of(target.pid()).args(args).args(["-d", "2s", "-F", "199"]);
+            recorder.run().recording().profile
+        };
+        let frame = |s: &Sample, name: &str| in_python(s).any(|f| last_name(f) == name);
+        let wall = recorded(&["wall"]);
+        // Two threads: one works, one waits for orders; each has half of the time.
+        for function in ["work", "obey"] {
+            let share = wall.sum("wall", |s| frame(s, function)) as f64 / wall.total("wall") as f64;
+            assert!((0.45..0.55).contains(&share), "{name}: {function} {share}");
+        }
+        let waits = |s: &Sample| frame(s, "obey") && s.label("state") == "sleeping";
+        assert!(wall.sum("samples", waits) > 0, "{}", wall.describe(4, |_| true));
+        let cpu = recorded(&["--backend", "ptrace"]);
+        // A thread that is preempted stands longest where it asks for its own CPU time, which lets
+        // the scheduler notice that its slice is over: how often is no matter of the stacks.
+        assert_reach(&cpu, 0.95, &format!("the frames of Python ({name})"), |s| {
+            let names: Vec<_> = in_python(s).map(last_name).collect();
+            names.ends_with(&["work", "main", "<module>"])
+        });
+        let site = |s: &Sample| in_python(s).any(|f| last_name(f).starts_with("heavy_"));
+        assert!(cpu.sum("samples", site) > 20, "{name}: {}", cpu.describe(4, |_| true));
+        let pid = target.pid().to_string();
+        let dump = exoprof_tests::exoprof().args(["dump", "-p", &pid]).output().unwrap();
+        let text = String::from_utf8_lossy(&dump.stdout);
+        let at = text.find("obey(...)\n").unwrap_or_else(|| panic!("{name}:\n{text}"));
+        assert!(text[at..].lines().nth(1).unwrap().contains("pyshares.py:7"), "{name}:\n{text}");
+        let _ = target.finish();
+    }
 }

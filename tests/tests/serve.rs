@@ -195,6 +195,17 @@ fn the_last_client_to_go_ends_the_recording() {
 }
 
 #[test]
+fn recordings_that_take_too_much_memory_end_early() {
+    // Stacks of this depth take megabytes, where others take some hundred kilobytes.
+    let target = Target::working(programs::RECURSION, &["small", "15000"]);
+    let server = Server::start(&["-p", &target.pid().to_string(), "--max-memory", "1"]);
+    let profile = profile_of(&server.get("/debug/pprof/profile?seconds=50&hz=499"));
+    assert!(profile.duration_nanos < 45_000_000_000, "{}", profile.duration_nanos);
+    assert!(profile.sum("cpu", |_| true) > 0);
+    let _ = target.finish();
+}
+
+#[test]
 fn an_exit_is_told() {
     let mut target = shares();
     let server = Server::of(target.pid());

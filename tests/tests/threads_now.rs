@@ -194,10 +194,20 @@ fn the_ptrace_backend_can_be_asked_for_and_profiles_a_command() {
 fn doctor_tells_each_kind_and_mends() {
     let target = locks();
     let (text, _) = run(&["doctor", "-p", &target.pid().to_string()]);
-    for kind in ["cpu", "wall", "block", "mutex", "goroutine", "threadcreate", "heap"] {
+    let verdict = |text: &str, kind: &str| {
         let line = text.lines().find(|l| l.split_whitespace().next() == Some(kind));
-        assert!(line.is_some_and(|l| l.contains(" yes ")), "{kind}:\n{text}");
+        let line = line.unwrap_or_else(|| panic!("no {kind} in {text}"));
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    for kind in ["cpu", "wall", "block", "mutex", "goroutine", "threadcreate"] {
+        assert_eq!(verdict(&text, kind), "yes", "{kind}:\n{text}");
     }
+    // Only Go's allocator keeps records, and this is no Go program.
+    for kind in ["heap", "allocs"] {
+        assert_eq!(verdict(&text, kind), "no", "{kind}:\n{text}");
+    }
+    let (text, _) = run(&["doctor"]);
+    assert_eq!(verdict(&text, "heap"), "yes", "{text}");
     // As nobody, everything of a process of root is refused, with the command that mends it.
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
     let out = Command::new("setpriv")
@@ -217,7 +227,9 @@ fn several_kinds_and_processes_at_once() {
     let (one, two) = (locks(), locks());
     let folder = tempfile::tempdir().unwrap();
     let pids = [one.pid().to_string(), two.pid().to_string()];
-    let path = folder.path().to_str().unwrap();
+    // It need not be there.
+    let path = folder.path().join("of/today");
+    let path = path.to_str().unwrap();
     let types = "cpu,wall,goroutine,threadcreate";
     let (_, stderr) =
         run(&["record", types, "-p", &pids[0], "-p", &pids[1], "-d", "1", "-o", path]);

@@ -45,6 +45,9 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
     Ok(Box::new(Cpu { roots, options: request.options.clone(), files, sampling }))
 }
 
+/// Fewer samples may be missing by chance.
+const MANY_MISSING: i64 = 20;
+
 struct Cpu {
     roots: Vec<Arc<Process>>,
     options: RecordOptions,
@@ -86,7 +89,8 @@ fn finish(
     let period = options.period();
     let samples = valued_samples(&mut recording, period);
     let named = conclude::name(&mut recording.recorder, roots, files);
-    let stats = stats(&recording, &named.losses);
+    let mut stats = stats(&recording, &named.losses);
+    stats.notes.extend(overdue(&recording, &samples, period));
     let header = Header {
         types: &[("samples", "count"), ("cpu", "nanoseconds")],
         period: (("cpu", "nanoseconds"), period),
@@ -95,6 +99,25 @@ fn finish(
     let about = About { recorder: &recording.recorder, named: &named, roots, options };
     let profile = conclude::build(&about, &header, &stats, &samples)?;
     Ok(Outcome { profile, stats, ended })
+}
+
+/// The kernel runs no BPF program while another one runs on that CPU, and an event whose program
+/// does not run takes no sample: what somebody else's probe costs is then in no stack.
+fn overdue(recording: &Recording, samples: &[Valued], period: u64) -> Option<String> {
+    let recorder = &recording.recorder;
+    if !recorder.go.captures() && recorder.python.chains().is_none() {
+        return None;
+    }
+    let sum = |i: usize| samples.iter().filter_map(|s| s.values.get(i)).sum::<i64>();
+    let (taken, ns) = (sum(0), sum(1));
+    let due = ns / i64::try_from(period.max(1)).ok()?;
+    let missing = due - taken;
+    (missing >= MANY_MISSING && missing * 5 > due).then(|| {
+        format!(
+            "{missing} of {due} samples were not taken: the kernel takes none of Go and Python \
+             programs where a BPF program of another tool's probe runs"
+        )
+    })
 }
 
 fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {

@@ -2,9 +2,11 @@
 //! it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use target::rights::{Obstacle, Rights, TargetRights};
 
+use crate::go;
 use crate::kinds::KINDS;
 
 /// One thing that was looked at.
@@ -16,6 +18,31 @@ pub struct Finding {
     pub verdict: Result<String, Obstacle>,
 }
 
+/// What kind of program was named.
+#[derive(Debug)]
+enum Program {
+    /// None was named, or it cannot be looked into.
+    Unknown,
+    /// Its runtime keeps records of its own.
+    Go,
+    /// A Go program whose runtime is not understood: why.
+    StrangeGo(String),
+    /// Anything else.
+    Native,
+}
+
+impl Program {
+    fn of(pid: i32) -> Self {
+        let Ok(process) = target::Process::open(pid) else { return Self::Unknown };
+        match go::Program::open(&Arc::new(process)) {
+            Ok(Some(_)) => Self::Go,
+            Ok(None) => Self::Native,
+            Err(crate::RecordError::NotApplicable(why)) => Self::StrangeGo(why),
+            Err(_) => Self::Unknown,
+        }
+    }
+}
+
 /// What the checks look at.
 #[derive(Debug)]
 pub struct Patient {
@@ -25,6 +52,7 @@ pub struct Patient {
     pub target: Option<TargetRights>,
     /// Whether perf_event_open works at all: no filter forbids it.
     pub perf: Result<(), Obstacle>,
+    program: Program,
 }
 
 impl Patient {
@@ -36,7 +64,8 @@ impl Patient {
         let rights = Rights::read()?;
         let target = pid.map(TargetRights::read).transpose()?;
         let perf = try_perf(&rights);
-        Ok(Self { rights, target, perf })
+        let program = pid.map_or(Program::Unknown, Program::of);
+        Ok(Self { rights, target, perf, program })
     }
 
     /// Ourselves, where no process was named: what is permitted of an own process.
@@ -66,13 +95,38 @@ impl Patient {
         self.attach().map(|()| "ptrace".into())
     }
 
+    /// Stacks of goroutines, or of threads.
+    pub(crate) fn stacks_now(&self) -> Result<String, Obstacle> {
+        match self.program {
+            Program::Go => self.memory(),
+            _ => self.stop(),
+        }
+    }
+
     /// Reading the target's memory.
-    pub(crate) fn memory(&self) -> Result<String, Obstacle> {
+    fn memory(&self) -> Result<String, Obstacle> {
         self.attach().map(|()| "the target's memory".into())
+    }
+
+    /// The records of an allocator, which only Go's keeps.
+    pub(crate) fn allocations(&self) -> Result<String, Obstacle> {
+        self.attach()?;
+        let reason = match &self.program {
+            Program::Unknown => return Ok("Go programs: the target's memory".into()),
+            Program::Go => return self.memory(),
+            Program::StrangeGo(why) => why.clone(),
+            Program::Native => "made of Go programs only, and this is none".into(),
+        };
+        let remedy = "not by exoprof; heaptrack, or the allocator's own profiler, shows a native \
+                      heap";
+        Err(Obstacle { reason, remedy: remedy.into() })
     }
 
     /// Waiting and locks.
     pub(crate) fn waits(&self) -> Result<String, Obstacle> {
+        if matches!(self.program, Program::Go) {
+            return self.memory();
+        }
         self.rights.bpf()?;
         if !Path::new("/sys/kernel/btf/vmlinux").exists() {
             return Err(Obstacle {
@@ -81,14 +135,25 @@ impl Patient {
                     .into(),
             });
         }
-        self.perf.clone().map(|()| "bpf; Go programs: their own records".into())
+        self.perf.clone().map(|()| self.also_go("bpf", "their own records"))
     }
 
     /// Creation of threads.
     pub(crate) fn creations(&self) -> Result<String, Obstacle> {
+        if matches!(self.program, Program::Go) {
+            return self.memory();
+        }
         self.attach()?;
         self.rights.tracepoints()?;
-        self.perf.clone().map(|()| "tracepoint task:task_newtask; Go programs: their memory".into())
+        self.perf.clone().map(|()| self.also_go("tracepoint task:task_newtask", "their memory"))
+    }
+
+    /// How native programs are recorded, and how Go programs are where that is open.
+    fn also_go(&self, native: &str, go: &str) -> String {
+        match self.program {
+            Program::Unknown => format!("{native}; Go programs: {go}"),
+            _ => native.to_owned(),
+        }
     }
 
     /// Everything, kinds first.

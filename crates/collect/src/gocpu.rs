@@ -10,7 +10,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use events::{Capture, CaptureError, FieldOffsets, GoThread, GoroutineCapture, Part, StackCopy};
+use events::{
+    Capture, CaptureError, Chains, FieldOffsets, GoThread, GoroutineCapture, Part, StackCopy,
+};
 use goruntime::Runtime;
 use image::{Arch, Avma, Memory, Unreadable, pclntab};
 use rustc_hash::FxHashMap;
@@ -143,6 +145,16 @@ impl GoSampling {
     pub fn refuse(&mut self, why: &CaptureError) {
         self.refused = Some(why.to_string());
         self.capture = None;
+    }
+
+    /// Whether goroutines are captured with samples.
+    pub fn captures(&self) -> bool {
+        self.capture.is_some()
+    }
+
+    /// Has the program that follows interpreters run at the same samples.
+    pub fn then(&mut self, chains: &Chains) -> Result<(), CaptureError> {
+        self.capture.as_mut().map_or(Ok(()), |capture| capture.then(chains))
     }
 
     fn refresh_threads(&mut self, processes: &Processes) {
@@ -286,7 +298,10 @@ impl GoSampling {
     pub fn notes(&self) -> Vec<String> {
         let (s, mut notes) = (&self.stats, Vec::new());
         if let Some(why) = &self.refused {
-            notes.push(format!("goroutine labels are not read: {why}"));
+            notes.push(format!(
+                "goroutine labels are not read, and stacks may end where a goroutine's thread \
+                 has changed to its system stack: {why}"
+            ));
         }
         if s.samples == 0 || self.capture.is_none() {
             return notes;

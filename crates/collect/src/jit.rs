@@ -26,6 +26,8 @@ const MAX_FINAL_READ: u64 = 512 << 20;
 const MAX_PENDING: usize = 1 << 20;
 /// No runtime writes more than one; a restart by exec may leave another.
 const MAX_DUMPS: usize = 4;
+/// Below so many addresses without a name, code was hardly compiled but for a trampoline or two.
+const FEW_NAMELESS: usize = 8;
 /// Notes for the profile's comments.
 const MAX_NOTES: usize = 32;
 
@@ -143,12 +145,16 @@ impl Jit {
             source.refresh(MAX_FINAL_READ, &mut notes);
             source.account(&mut notes);
         }
-        note(&mut self.notes, notes);
+        let mut nameless = vec![0; self.sources.len()];
         for slot in &mut self.slots {
             if let Slot::Pending { source, address, time } = *slot {
                 *slot = self.sources[source].find(address, time).map_or(Slot::Unknown, Slot::Known);
+                nameless[source] += usize::from(matches!(slot, Slot::Unknown));
             }
         }
+        let mapless = self.sources.iter().zip(nameless);
+        notes.extend(mapless.filter_map(|(source, n)| source.remedy(n)));
+        note(&mut self.notes, notes);
     }
 
     /// The function of an index; `None` where no file names it.
@@ -256,6 +262,19 @@ impl Sources {
     fn find(&self, at: Avma, time: u64) -> Option<JitFunction> {
         let of_dump = self.dumps.iter().rev().find_map(|d| d.content.find(at, time));
         of_dump.or_else(|| self.map.as_ref()?.content.find(at))
+    }
+
+    /// What gives names to code that has none, in runtimes that do not tell unasked.
+    fn remedy(&self, nameless: usize) -> Option<String> {
+        if nameless < FEW_NAMELESS || self.map.is_some() || self.refused || !self.dumps.is_empty() {
+            return None;
+        }
+        Some(format!(
+            "code that process {} compiled while it ran has no names: there is no \
+             /tmp/perf-{}.map (Java: jcmd {} Compiler.perfmap, and -XX:+PreserveFramePointer for \
+             whole stacks; Node.js: --perf-basic-prof; .NET: DOTNET_PerfMapEnabled=1)",
+            self.pid, self.ns_pid, self.ns_pid
+        ))
     }
 
     fn account(&self, notes: &mut Vec<String>) {

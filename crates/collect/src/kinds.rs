@@ -38,13 +38,13 @@ pub const KINDS: &[Kind] = &[
         name: "heap",
         about: "what memory is in use, by where it was allocated",
         prepare: heap::prepare,
-        check: Patient::memory,
+        check: Patient::allocations,
     },
     Kind {
         name: "allocs",
         about: "what memory was allocated",
         prepare: allocs::prepare,
-        check: Patient::memory,
+        check: Patient::allocations,
     },
     Kind {
         name: "block",
@@ -62,7 +62,7 @@ pub const KINDS: &[Kind] = &[
         name: "goroutine",
         about: "where each goroutine, or thread, is now",
         prepare: goroutine::prepare,
-        check: Patient::stop,
+        check: Patient::stacks_now,
     },
     Kind {
         name: "threadcreate",

@@ -13,7 +13,7 @@ use crate::deep::LiveStacks;
 use crate::gocpu::{self, GoMemory, GoSampling, LabelsIndex};
 use crate::jit::Jit;
 use crate::processes::Processes;
-use crate::python::{MergedFrame, Python};
+use crate::python::{MergedFrame, OwnedChain, Python};
 use crate::stacks::{CountKey, Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
 
 /// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
@@ -245,7 +245,7 @@ impl Recorder {
         self.registers.extend(s.registers.iter());
         let registers = Registers::from_perf(Arch::host(), &self.registers, USER_REGISTERS);
         let Some(tracked) = self.processes.get(id.pid) else { return (ROOT, 0) };
-        let capture = self.go.take(id.pid, id.tid, time, &registers).filter(|c| c.g != 0);
+        let capture = self.go.take(id.pid, id.tid, time, &registers);
         let labels = capture.as_ref().map_or(0, |c| self.go.labels(id.pid, tracked, c));
         let window = StackWindow::new(&registers, s.stack);
         self.frames.clear();
@@ -313,27 +313,46 @@ impl Recorder {
         pid: i32,
         registers: &Registers,
         bytes: &[u8],
+        chain: Option<&OwnedChain>,
     ) -> Option<NodeIndex> {
         let tracked = self.processes.get(pid)?;
         let window = StackWindow::new(registers, bytes);
         self.frames.clear();
         let end = self.unwinder.unwind(&tracked.space, registers, &window, &mut self.frames);
         end.is_root().then(|| {
-            self.take_native_frames();
+            self.merge_chain(pid, chain, true);
             self.intern_user_frames(pid, ROOT, monotonic_now())
         })
     }
 
     /// The node of a stack that was copied while its thread stood: `bytes` begin at its stack
-    /// pointer.
-    pub fn copied_stack(&mut self, pid: i32, registers: &Registers, bytes: &[u8]) -> NodeIndex {
+    /// pointer, and `chain` are the interpreter's frames at that time.
+    pub fn copied_stack(
+        &mut self,
+        pid: i32,
+        registers: &Registers,
+        bytes: &[u8],
+        chain: Option<&OwnedChain>,
+    ) -> NodeIndex {
         let Some(tracked) = self.processes.get(pid) else { return ROOT };
         let window = StackWindow::new(registers, bytes);
         self.frames.clear();
         let end = self.unwinder.unwind(&tracked.space, registers, &window, &mut self.frames);
+        let whole = end.is_root();
         let root = self.outermost(end);
-        self.take_native_frames();
+        self.merge_chain(pid, chain, whole);
         self.intern_user_frames(pid, root, monotonic_now())
+    }
+
+    /// As [`Recorder::merge_python`], with a chain that was read.
+    fn merge_chain(&mut self, pid: i32, chain: Option<&OwnedChain>, whole: bool) {
+        let (tracked, python) = (self.processes.get(pid), &mut self.python);
+        let merged = tracked.zip(chain).is_some_and(|(tracked, chain)| {
+            python.merge_chain(pid, chain, tracked, &self.frames, whole, &mut self.merged)
+        });
+        if !merged {
+            self.take_native_frames();
+        }
     }
 
     /// The node above the outermost frame, by how the stack ended.

@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use events::Scope;
 use target::Process;
 
 use crate::attach::{self, AttachError, Attached};
@@ -83,28 +82,32 @@ impl Sampling {
 
     /// Has the goroutines of Go programs captured with each sample, once there is such a program.
     fn look_for_go(&mut self) {
-        let Some(program) = self.recorder.go.refresh(&self.recorder.processes) else { return };
-        if let Err(e) = self.run_with_each_sample(program) {
-            self.recorder.go.refuse(&e.into());
+        let Recorder { go, processes, python, .. } = &mut self.recorder;
+        let Some(program) = go.refresh(processes) else { return };
+        // An event takes one program: that for Go comes first, and leads to the other one.
+        let led = python.chains().map_or(Ok(()), |chains| go.then(chains));
+        let running = led.and_then(|()| Ok(self.run_with_each_sample(program)?));
+        if let Err(e) = running {
+            self.recorder.go.refuse(&e);
         }
     }
 
     /// Has the frames of interpreters followed with each sample, once there is an interpreter:
     /// they show when they are mapped, at the start, after an exec, by dlopen.
     fn look_for_interpreters(&mut self) {
-        let Some(program) = self.recorder.python.look(&self.recorder.processes) else { return };
-        if let Err(e) = self.run_with_each_sample(program) {
-            // An event takes one program.
-            let taken = e.kind() == io::ErrorKind::AlreadyExists;
-            let e = if taken { io::Error::other("the program for Go has the samples") } else { e };
+        let Recorder { go, processes, python, .. } = &mut self.recorder;
+        let Some(program) = python.look(processes) else { return };
+        let running = match python.chains() {
+            Some(chains) if go.captures() => go.then(chains).map_err(io::Error::other),
+            _ => self.run_with_each_sample(program),
+        };
+        if let Err(e) = running {
             self.recorder.python.set_unavailable(&e);
         }
     }
 
     fn run_with_each_sample(&mut self, program: OwnedFd) -> io::Result<()> {
-        self.attached.sampler.run_with_each_sample(program)?;
-        // Events that threads have inherited already do not get it.
-        if self.attached.sampler.scope() == Scope::Threads {
+        if self.attached.sampler.run_with_each_sample(program)? {
             let same = self.attached.sampler.stack_bytes();
             if let Err(e) = self.attached.regrow(same, &mut self.recorder) {
                 self.reattach_failed = Some(e.to_string());

@@ -231,3 +231,30 @@ fn resolve_kernel(wanted: &[(usize, Avma)], out: &mut [Resolved], losses: &mut S
         }];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines as the kernel prints them (kernel/kallsyms.c, `s_show`).
+    const KALLSYMS: &str = "\
+ffffffff81000000 T _stext
+ffffffff81000100 T do_syscall_64
+ffffffff81000200 T _etext
+ffffffffc0000000 t ext4_sync_fs\t[ext4]
+ffffffffc0001000 t bpf_prog_6deef7357e7b4530_watch\t[bpf]
+";
+
+    #[test]
+    fn functions_of_modules_bear_their_module() {
+        let addresses = [0xffffffff81000110, 0xffffffffc0000010, 0xffffffffc0001010];
+        let found = symbolize::kernel::resolve(KALLSYMS.as_bytes(), &addresses).unwrap();
+        let functions: Vec<_> =
+            found.names.iter().map(|n| kernel_function(n.as_ref().unwrap())).collect();
+        let names: Vec<_> = functions.iter().map(|f| &*f.name).collect();
+        let bare: Vec<_> = functions.iter().map(|f| &*f.system_name).collect();
+        let program = "bpf_prog_6deef7357e7b4530_watch";
+        assert_eq!(names, ["do_syscall_64", "ext4_sync_fs [ext4]", program]);
+        assert_eq!(bare, ["do_syscall_64", "ext4_sync_fs", program]);
+    }
+}

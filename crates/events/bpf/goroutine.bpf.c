@@ -3,6 +3,9 @@
 // stack that the thread left when it changed to its system stack, and the goroutine's profiler labels.
 //
 // Needs no kernel type information: it reads user memory only, at offsets that it is given.
+//
+// An event takes one program. Where another one has to see the same samples, this one hands over to
+// it in the end.
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 #include <linux/types.h>
@@ -102,6 +105,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } lost SEC(".maps");
+
+// The program that runs after this one, if there is one.
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} next SEC(".maps");
 
 static __always_inline void emit(void *data, __u64 size)
 {
@@ -211,19 +222,18 @@ static __always_inline int on_signal_stack(struct thread *t, __u64 sp)
 	return gsignal && sp >= word(gsignal) && sp < word(gsignal + 8);
 }
 
-SEC("perf_event")
-int goroutine(struct bpf_perf_event_data *ctx)
+static __always_inline void capture(struct bpf_perf_event_data *ctx)
 {
 	__u32 zero = 0, tid = (__u32)bpf_get_current_pid_tgid();
 	struct thread *t = bpf_map_lookup_elem(&threads, &tid);
 	if (!t)
-		return 1;
+		return;
 	union scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	if (!s)
-		return 1;
+		return;
 	// An `m` whose thread ended may belong to another by now.
 	if (word(t->m + t->m_procid) != t->procid)
-		return 1;
+		return;
 	struct goroutine *o = &s->goroutine;
 	__u64 g = word(t->m + t->m_curg), g0 = word(t->m + t->m_g0);
 	__u64 time = bpf_ktime_get_ns(), label_pointer, g0_high, system_sp;
@@ -300,6 +310,13 @@ int goroutine(struct bpf_perf_event_data *ctx)
 			size = 0;
 		emit(l, size * sizeof(struct label) + __builtin_offsetof(struct labels, label));
 	}
+}
+
+SEC("perf_event")
+int goroutine(struct bpf_perf_event_data *ctx)
+{
+	capture(ctx);
+	bpf_tail_call(ctx, &next, 0);
 	return 1;
 }
 

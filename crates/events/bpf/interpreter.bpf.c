@@ -27,6 +27,11 @@ typedef __u64 u64;
 
 /* A thread's frames are reached through a C frame, which lies on the stack (3.11, 3.12). */
 #define THROUGH_C_FRAME 1
+/*
+ * Which frames belong to a C frame is told by where the one before it stands (3.11). The flag that
+ * 3.11 sets in the last frame of each comes an instruction too late for who looks in between.
+ */
+#define ANCHORED_BY_C_FRAMES 2
 
 #define STATUS_COMPLETE 0
 #define STATUS_NO_THREAD 1
@@ -92,10 +97,8 @@ struct layout {
 	u32 frame_code;
 	u32 frame_previous;
 	u32 frame_instruction;
-	/* A byte that tells who owns the frame; and one that is 1 where a C frame begins. */
+	/* A byte that tells who owns the frame. */
 	u32 frame_owner;
-	u32 frame_entry;
-	u32 padding;
 };
 
 struct frame {
@@ -122,6 +125,9 @@ struct walk {
 	u64 interpreter;
 	u64 thread;
 	u64 c_frame;
+	/* The C frame before, and its innermost frame. */
+	u64 outer_c_frame;
+	u64 outer_frame;
 	u64 frame;
 	u32 found;
 	u32 fault;
@@ -190,6 +196,20 @@ static __always_inline u32 number_of(struct task_struct *task)
 	return 0;
 }
 
+/* The C frame before the one that the walk is in. */
+static __always_inline int look_at_outer(struct walk *w)
+{
+	w->outer_frame = 0;
+	if (!(w->layout.flags & ANCHORED_BY_C_FRAMES))
+		return 0;
+	if (user_word(&w->outer_c_frame, w->c_frame + w->layout.c_frame_previous))
+		return -1;
+	/* The outermost one belongs to no run of the evaluation loop. */
+	if (!w->outer_c_frame)
+		return 0;
+	return user_word(&w->outer_frame, w->outer_c_frame + w->layout.c_frame_current);
+}
+
 static long find_thread(u32 n, void *unused)
 {
 	u32 zero = 0;
@@ -224,7 +244,7 @@ static long find_thread(u32 n, void *unused)
 static long follow(u32 n, void *unused)
 {
 	u32 zero = 0, count;
-	u8 owner = 0, entry = 0;
+	u8 owner = 0;
 	struct walk *w = bpf_map_lookup_elem(&WALK, &zero);
 	struct record *r = bpf_map_lookup_elem(&RECORD, &zero);
 	struct frame *f;
@@ -250,10 +270,9 @@ static long follow(u32 n, void *unused)
 		bpf_probe_read_user(&owner, 1, (const void *)(at + w->layout.frame_owner));
 	f->anchor = w->c_frame | ((u64)owner << 56);
 	r->count = count + 1;
-	if (w->layout.flags & THROUGH_C_FRAME && w->layout.frame_entry) {
-		bpf_probe_read_user(&entry, 1, (const void *)(at + w->layout.frame_entry));
-		if (entry && w->c_frame &&
-		    user_word(&w->c_frame, w->c_frame + w->layout.c_frame_previous)) {
+	if (w->frame && w->frame == w->outer_frame) {
+		w->c_frame = w->outer_c_frame;
+		if (look_at_outer(w)) {
 			r->status = STATUS_UNREADABLE;
 			return 1;
 		}
@@ -287,6 +306,8 @@ static __always_inline u32 walk(struct walk *w, struct record *r)
 		if (!w->c_frame || user_word(&w->frame, w->c_frame + w->layout.c_frame_current))
 			return STATUS_UNREADABLE;
 	}
+	if (look_at_outer(w))
+		return STATUS_UNREADABLE;
 	r->status = STATUS_COMPLETE;
 	/* One more, to notice that there are too many. */
 	bpf_loop(MAX_FRAMES + 1, follow, NULL, 0);

@@ -10,13 +10,15 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::PerfEvent;
+use aya::programs::{PerfEvent, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
 
 #[cfg(target_arch = "x86_64")]
 const OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/interpreter.x86_64.o");
 #[cfg(target_arch = "aarch64")]
 const OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/interpreter.aarch64.o");
+/// Its program.
+const PROGRAM: &str = "follow_interpreter";
 
 /// Time, pid, tid, status, count.
 const HEADER: usize = 24;
@@ -70,7 +72,7 @@ pub struct ChainLayout {
     pub thread_id: u32,
     /// In a thread, its innermost frame, or the C frame that leads there.
     pub thread_frame: u32,
-    /// [`ChainLayout::THROUGH_C_FRAME`].
+    /// [`ChainLayout::THROUGH_C_FRAME`], [`ChainLayout::ANCHORED_BY_C_FRAMES`].
     pub flags: u32,
     /// In a C frame, its innermost frame.
     pub c_frame_current: u32,
@@ -84,19 +86,17 @@ pub struct ChainLayout {
     pub frame_instruction: u32,
     /// In a frame, the byte that tells who owns it; 0 for none.
     pub frame_owner: u32,
-    /// In a frame, the byte that is not 0 where its C frame ends; 0 for none.
-    pub frame_entry: u32,
-    /// Of no meaning.
-    pub padding: u32,
 }
 
 impl ChainLayout {
     /// The thread leads to a C frame, and that to the frames.
     pub const THROUGH_C_FRAME: u32 = 1;
+    /// A frame that is the current one of the C frame before belongs to that.
+    pub const ANCHORED_BY_C_FRAMES: u32 = 2;
 }
 
 // SAFETY: integers only, and none of its bytes is padding (`repr(C)`, 16 bytes of 64-bit fields
-// followed by 14 32-bit ones).
+// followed by 12 32-bit ones).
 #[allow(unsafe_code)]
 unsafe impl aya::Pod for ChainLayout {}
 
@@ -181,12 +181,11 @@ impl<'a> Chain<'a> {
 /// The loaded program with its maps. It is unloaded when this and all events that it hangs on are
 /// gone.
 pub struct Chains {
-    program: OwnedFd,
     layouts: HashMap<MapData, u32, ChainLayout>,
     lost: PerCpuArray<MapData, u64>,
     ring: RingBuf<MapData>,
-    // Holds the rest of what was loaded.
-    _object: Ebpf,
+    // Holds the program and the rest of what was loaded.
+    object: Ebpf,
 }
 
 impl Chains {
@@ -203,16 +202,13 @@ impl Chains {
             .load(OBJECT)
             .map_err(|e| failed("load the BPF program for interpreters")(&e))?;
         let program: &mut PerfEvent = object
-            .program_mut("follow_interpreter")
+            .program_mut(PROGRAM)
             .ok_or_else(|| {
                 failed("find the BPF program")(&io::Error::from(io::ErrorKind::NotFound))
             })?
             .try_into()
             .map_err(|e: aya::programs::ProgramError| failed("find the BPF program")(&e))?;
         program.load().map_err(|e| failed("load the BPF program for interpreters")(&e))?;
-        let program = program.fd().map_err(|e| failed("load the BPF program")(&e))?;
-        let program =
-            program.as_fd().try_clone_to_owned().map_err(|e| failed("keep the BPF program")(&e))?;
         let mut take = |name: &'static str| {
             object.take_map(name).ok_or_else(|| {
                 failed("find a BPF map")(&io::Error::new(io::ErrorKind::NotFound, name))
@@ -222,15 +218,23 @@ impl Chains {
         let layouts = HashMap::try_from(take("LAYOUTS")?).map_err(map_error)?;
         let lost = PerCpuArray::try_from(take("LOST")?).map_err(map_error)?;
         let ring = RingBuf::try_from(take("CHAINS")?).map_err(map_error)?;
-        Ok(Self { program, layouts, lost, ring, _object: object })
+        Ok(Self { layouts, lost, ring, object })
     }
 
-    /// The program, to hang on sampling events: see [`crate::Sampler::run_at_samples`].
+    /// The program, for [`crate::Sampler::run_with_each_sample`].
     ///
     /// # Errors
     /// When descriptors run out.
-    pub fn program(&self) -> io::Result<OwnedFd> {
-        self.program.try_clone()
+    pub fn program(&self) -> Result<OwnedFd, ChainError> {
+        let program = self.loaded()?.as_fd().try_clone_to_owned();
+        program.map_err(|e| failed("keep the BPF program")(&e))
+    }
+
+    /// The program as it was loaded.
+    pub(crate) fn loaded(&self) -> Result<&ProgramFd, ChainError> {
+        let program = self.object.program(PROGRAM).ok_or(io::ErrorKind::NotFound);
+        let program = program.map_err(|e| failed("find the BPF program")(&io::Error::from(e)))?;
+        program.fd().map_err(|e| failed("keep the BPF program")(&e))
     }
 
     /// Follows the chains of a process from now on.

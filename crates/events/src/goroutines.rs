@@ -13,9 +13,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use aya::maps::{Array, HashMap, MapData, RingBuf};
+use aya::maps::{Array, HashMap, MapData, ProgramArray, RingBuf};
 use aya::programs::PerfEvent;
 use aya::{Ebpf, EbpfError, include_bytes_aligned};
+
+use crate::Chains;
 
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = include_bytes_aligned!("../bpf/goroutine.x86_64.o");
@@ -50,9 +52,19 @@ impl From<EbpfError> for CaptureError {
 
 /// An error with its causes, cut to what a line holds: the verifier's account is long.
 fn one_line(e: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(e), |e| e.source());
-    let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    text.lines().next().unwrap_or_default().chars().take(200).collect()
+    let mut causes: Vec<String> = Vec::new();
+    for cause in std::iter::successors(Some(e), |e| e.source()).map(ToString::to_string) {
+        // Some repeat their cause's words.
+        if !causes.last().is_some_and(|last| last.ends_with(&cause)) {
+            causes.push(cause);
+        }
+    }
+    let text = causes.join(": ");
+    let line: String = text.lines().next().unwrap_or_default().chars().take(200).collect();
+    if line.contains("os error 1)") {
+        return format!("{line}; CAP_BPF and CAP_PERFMON permit it");
+    }
+    line
 }
 
 /// Where the fields of the runtime's types lie, in bytes.
@@ -174,6 +186,7 @@ pub struct GoroutineCapture {
     threads: HashMap<MapData, u32, [u8; 64]>,
     ring: RingBuf<MapData>,
     lost: Array<MapData, u64>,
+    next: ProgramArray<MapData>,
     known: BTreeMap<i32, GoThread>,
 }
 
@@ -199,11 +212,13 @@ impl GoroutineCapture {
         program.load().map_err(|e| CaptureError::Load(one_line(&e)))?;
         let mut map = |name: &str| ebpf.take_map(name).ok_or_else(|| missing(name));
         let (threads, ring, lost) = (map("threads")?, map("captures")?, map("lost")?);
+        let next = map("next")?;
         let bad = |e: aya::maps::MapError| CaptureError::Load(one_line(&e));
         Ok(Self {
             threads: HashMap::try_from(threads).map_err(bad)?,
             ring: RingBuf::try_from(ring).map_err(bad)?,
             lost: Array::try_from(lost).map_err(bad)?,
+            next: ProgramArray::try_from(next).map_err(bad)?,
             ebpf,
             known: BTreeMap::new(),
         })
@@ -219,6 +234,17 @@ impl GoroutineCapture {
         let fd: BorrowedFd<'_> =
             fd.ok_or_else(|| CaptureError::Load("it is not loaded".into()))?.as_fd();
         Ok(fd.try_clone_to_owned()?)
+    }
+
+    /// Has the program that follows interpreters run right after this one, at the same samples: an
+    /// event takes one program only. Until this is dropped.
+    ///
+    /// # Errors
+    /// [`CaptureError`]: the kernel does not let one lead to the other.
+    pub fn then(&mut self, chains: &Chains) -> Result<(), CaptureError> {
+        let refused = |e: &dyn std::error::Error| CaptureError::Load(one_line(e));
+        let program = chains.loaded().map_err(|e| refused(&e))?;
+        self.next.set(0, program, 0).map_err(|e| refused(&e))
     }
 
     /// Makes a thread known, or replaces what was known of it. Gives whether there was room.

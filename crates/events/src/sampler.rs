@@ -161,16 +161,19 @@ impl Sampler {
         self.options.stack_bytes
     }
 
-    /// Has a BPF program run with each sample, right before it is written. Events that come later
-    /// get it too; those that threads have inherited already do not ([`Sampler::grow_stack`]
-    /// replaces them).
+    /// Has a BPF program run with each sample, right before it is written. Gives whether events
+    /// are left without it, until [`Sampler::grow_stack`] replaces them: those that threads have
+    /// inherited, and all where another program ran before, since an event keeps the one it has.
     ///
     /// # Errors
     /// The system's; the events then sample as before.
-    pub fn run_with_each_sample(&mut self, program: OwnedFd) -> io::Result<()> {
-        self.all_events().try_for_each(|fd| set_program(fd, program.as_fd()))?;
+    pub fn run_with_each_sample(&mut self, program: OwnedFd) -> io::Result<bool> {
+        let replaced = self.program.is_some();
+        if !replaced {
+            self.all_events().try_for_each(|fd| set_program(fd, program.as_fd()))?;
+        }
         self.program = Some(program);
-        Ok(())
+        Ok(replaced || self.scope == Scope::Threads)
     }
 
     /// Attaches one more thread.

@@ -1,8 +1,9 @@
 //! Reports that are files for other programs to show.
 
+use std::io::{self, Write};
 use std::path::Path;
 
-use report::Report;
+use report::{Report, ReportError};
 
 use crate::cli::{UsageError, Verbosity};
 use crate::output::{Output, Place};
@@ -16,7 +17,7 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
 pub fn flame_graph(report: &Report<'_>, path: &Path, verbosity: Verbosity) -> anyhow::Result<()> {
     let document = report.flame_document();
     let text = if is_page(path)? { document.html() } else { document.svg() };
-    write(path, &text, verbosity)
+    write(path, verbosity, |out| Ok(out.write_all(text.as_bytes())?))
 }
 
 fn is_page(path: &Path) -> anyhow::Result<bool> {
@@ -30,10 +31,27 @@ fn is_page(path: &Path) -> anyhow::Result<bool> {
     }
 }
 
-fn write(path: &Path, text: &str, verbosity: Verbosity) -> anyhow::Result<()> {
+/// Writes a file of any kind, `-` for stdout.
+pub fn write(
+    path: &Path,
+    verbosity: Verbosity,
+    content: impl FnOnce(&mut dyn Write) -> Result<(), ReportError>,
+) -> anyhow::Result<()> {
     let place = Place::Named { path: path.to_owned(), replace: true };
-    let written = Output::prepare(place)?.write_with(|out| out.write_all(text.as_bytes()))?;
-    if let (Some(path), true) = (written, verbosity > Verbosity::Quiet) {
+    // What the report says of itself is no failure to write.
+    let mut complaint = None;
+    let written = Output::prepare(place)?.write_with(|out| match content(out) {
+        Ok(()) => Ok(()),
+        Err(ReportError::Write(e)) => Err(e),
+        Err(e) => {
+            complaint = Some(e);
+            Err(io::ErrorKind::Other.into())
+        }
+    });
+    if let Some(complaint) = complaint {
+        return Err(complaint.into());
+    }
+    if let (Some(path), true) = (written?, verbosity > Verbosity::Quiet) {
         eprintln!("wrote {}", path.display());
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `exoprof record`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -13,6 +13,7 @@ use crate::output::{Output, Place, stem};
 use crate::progress::Display;
 use crate::stop::StopSignal;
 use crate::summary;
+use crate::user::User;
 
 /// Runs the command.
 pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
@@ -191,7 +192,11 @@ fn prepare_outputs(
     if let (Some(path), true) = (&args.output, kinds.len() > 1)
         && !path.is_dir()
     {
-        return Err(usage(format!("{} is no folder, for several types", path.display())));
+        if path == Path::new("-") || path.symlink_metadata().is_ok() {
+            return Err(usage(format!("{} is no folder, for several types", path.display())));
+        }
+        let made = User::invoking().make_folder(path);
+        made.with_context(|| format!("cannot make the folder {}", path.display()))?;
     }
     kinds.iter().map(|kind| Output::prepare(place(kind))).collect()
 }

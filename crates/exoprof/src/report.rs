@@ -20,7 +20,9 @@ Examples:
   exoprof report --top=10 --cum slow.pb.gz           ten, by what they and their callees used
   exoprof report --peek 'parse$' slow.pb.gz          who calls parse, and what parse calls
   exoprof report --list parse slow.pb.gz             its source, with the weight of each line
-  exoprof report --diff-base old.pb.gz new.pb.gz     what has changed")]
+  exoprof report --diff-base old.pb.gz new.pb.gz     what has changed
+  exoprof report --flamegraph slow.html slow.pb.gz   a flame graph, in one file
+  exoprof report --speedscope slow.json slow.pb.gz   a file for speedscope; --firefox for Firefox")]
 pub struct ReportArgs {
     #[command(flatten)]
     sources: SourceArgs,
@@ -49,6 +51,12 @@ pub struct ReportArgs {
     /// A flame graph, by its name's end as a page (.html) or an image (.svg)
     #[arg(long, value_name = "OUT", group = "form")]
     flamegraph: Option<PathBuf>,
+    /// A file for https://www.speedscope.app: all threads, and each of them
+    #[arg(long, value_name = "OUT", group = "form")]
+    speedscope: Option<PathBuf>,
+    /// A file for https://profiler.firefox.com, with a track for each thread
+    #[arg(long, value_name = "OUT", group = "form")]
+    firefox: Option<PathBuf>,
 
     /// The sample type to report: its name, or its position from 0
     #[arg(long, value_name = "NAME")]
@@ -104,6 +112,12 @@ pub fn run(args: &ReportArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     }
     if let Some(path) = &args.flamegraph {
         return export::flame_graph(&report, path, verbosity);
+    }
+    if let Some(path) = &args.speedscope {
+        return export::write(path, verbosity, |out| report.write_speedscope(out));
+    }
+    if let Some(path) = &args.firefox {
+        return export::write(path, verbosity, |out| report.write_firefox(out));
     }
     let stdout = io::stdout().lock();
     let is_terminal = stdout.is_terminal();

@@ -29,7 +29,11 @@ pub fn print(path: Option<&Path>, outcome: &Outcome, verbosity: Verbosity) {
         eprintln!("  {n} broken: {reason}");
     }
     let of_cpu = outcome.profile.sample_types.last().is_some_and(|t| &*t.kind == "cpu");
-    if s.kept == 0 && of_cpu {
+    let used: i64 = outcome.profile.samples.iter().filter_map(|s| s.values.last()).sum();
+    if s.kept == 0 && of_cpu && used > 0 {
+        let ms = used / 1_000_000;
+        eprintln!("no samples, although the target used {ms} ms of CPU time");
+    } else if s.kept == 0 && of_cpu {
         eprintln!("no samples: the target used no CPU in this time");
     } else if s.kept == 0 {
         eprintln!("no samples");

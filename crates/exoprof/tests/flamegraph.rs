@@ -58,7 +58,7 @@ const NEW: [Stack; 5] = [
     ("root;hot;spin", "main", 600),
     ("root;cold;HOSTILE", "worker <b>1</b>", 250),
     ("root;cold;recursive;recursive;recursive", "worker <b>1</b>", 100),
-    ("root;cold", "main", 30),
+    ("root;cold;std::sort", "main", 30),
     ("root;cold;spin", "main", 20),
 ];
 

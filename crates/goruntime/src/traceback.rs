@@ -50,7 +50,11 @@ impl Runtime {
         frame: &PhysicalFrame,
     ) -> Option<Box<str>> {
         let program = f.funcdata_bytes(FUNCDATA_ARG_INFO)?;
-        let pc = self.bias.to_svma(frame.call_pc());
+        let mut pc = self.bias.to_svma(frame.call_pc());
+        // Before 1.21 (gentraceback) the place of the outermost inlined call, if there is one.
+        if self.layout.minor < 21 {
+            pc = f.frames(pc).last().map_or(pc, |outermost| outermost.pc);
+        }
         let info = f.funcdata_bytes(FUNCDATA_ARG_LIVE_INFO);
         let index = f.pcdata(PCDATA_ARG_LIVE_INDEX, pc).map_or(0, |v| v.value);
         let start = info.and_then(|i| i.first().copied()).unwrap_or(0xff);

@@ -4,6 +4,8 @@ mod common;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Write as _;
+use std::process::Stdio;
 use std::sync::Arc;
 
 use common::{BUILDS, Build, Target, build, for_each_version, go, installed};
@@ -72,6 +74,56 @@ fn every_instruction_has_the_function_file_and_line_that_the_runtime_tells() {
             assert!(checked > 1000, "{version} {how:?}: only {checked} instructions");
         }
     });
+}
+
+/// Some thousand addresses all over the program, for `go tool addr2line`: the function whose code
+/// is there, and the place in the source, which is that of an inlined call if there is one.
+#[test]
+fn addresses_are_where_gos_own_addr2line_has_them() {
+    for_each_version(|version| {
+        for how in [Build::Plain, Build::Pie, Build::Cgo] {
+            let path = build(version, "truth", how);
+            let table = LineTable::from_image(&open(&path)).expect("a line table");
+            let within = |f: &image::pclntab::Function<'_>| {
+                (f.entry().0..f.end().0).step_by(89).map(Svma).collect::<Vec<_>>()
+            };
+            let all: Vec<Svma> = table.functions().flat_map(|f| within(&f)).collect();
+            let asked: Vec<Svma> = all.iter().copied().step_by(all.len() / 5_000 + 1).collect();
+            let theirs = addr2line(version, &path, &asked);
+            for (address, theirs) in asked.iter().zip(&theirs) {
+                let f = table.function_at(*address).expect("the function");
+                let innermost = f.frames(*address).next().expect("a frame");
+                // Behind a function's last instruction there is no line: -1.
+                let place = innermost.position.map_or(":-1".into(), |(f, l)| format!("{f}:{l}"));
+                let ours = (f.name().into_owned(), place);
+                assert_eq!(ours, *theirs, "{version} {how:?}: {address}");
+            }
+            let nowhere = theirs.iter().filter(|(_, place)| place == ":-1").count();
+            assert!(nowhere * 10 < theirs.len(), "{version} {how:?}: {nowhere} without a line");
+            assert!(theirs.len() > 2_000, "{version} {how:?}: {} addresses", theirs.len());
+        }
+    });
+}
+
+/// The function and the place of each address.
+fn addr2line(version: &str, path: &std::path::Path, asked: &[Svma]) -> Vec<(String, String)> {
+    let mut child = go(version)
+        .args(["tool", "addr2line"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("go tool addr2line");
+    let input: String = asked.iter().map(|a| format!("{:#x}\n", a.0)).collect();
+    let mut stdin = child.stdin.take().expect("stdin");
+    // Both pipes fill up, so that somebody has to read while we write.
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().expect("go tool addr2line");
+    writer.join().expect("the writer").expect("all was asked");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2 * asked.len(), "{}", String::from_utf8_lossy(&output.stderr));
+    lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect()
 }
 
 #[test]

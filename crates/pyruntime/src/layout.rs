@@ -19,7 +19,8 @@ pub enum FrameStyle {
     /// 3.9, 3.10: `PyThreadState.frame` leads to frame objects; each runs in a C call of its own.
     Objects,
     /// 3.11: `PyThreadState.cframe` leads to a struct in the C frame of the evaluation loop, and
-    /// that to the innermost frame; one with `is_entry` is the last of its C frame.
+    /// that to the innermost frame; one with `is_entry` is the last of its C frame, as is the one
+    /// whose `previous` is the innermost frame of the C frame before.
     EntryFlag,
     /// 3.12: as before, but the last of a C frame is an empty frame that lies on the C stack.
     EntryFrameThroughCFrame,

@@ -41,6 +41,12 @@ pub enum ReportError {
         /// The expression.
         pattern: String,
     },
+    /// A viewer has no picture of what differences have.
+    #[error("{viewer} cannot show values below 0")]
+    Negative {
+        /// The viewer.
+        viewer: &'static str,
+    },
     /// The report could not be written.
     #[error("cannot write the report: {0}")]
     Write(#[from] io::Error),

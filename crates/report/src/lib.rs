@@ -13,6 +13,7 @@ mod collapsed;
 mod combine;
 mod ends;
 mod error;
+mod export;
 mod filter;
 mod flame;
 mod go;

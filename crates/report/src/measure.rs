@@ -84,6 +84,11 @@ pub(crate) fn are_convertible(one: &str, other: &str) -> bool {
     one == other || KINDS.iter().any(|k| k.find(one).is_some() && k.find(other).is_some())
 }
 
+/// How many nanoseconds a unit of time is.
+pub(crate) fn nanoseconds(unit: &str) -> Option<f64> {
+    KINDS[1].find(unit).map(|u| u.factor)
+}
+
 /// A value in another unit, with that unit's name: empty where it goes without saying.
 ///
 /// `minimum` and `auto` choose the unit that suits the value.

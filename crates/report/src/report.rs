@@ -213,7 +213,34 @@ impl<'p> Report<'p> {
         header::of_profile(self.work.profile, sample_type, values)
     }
 
-    fn unit(&self) -> &'p str {
+    /// The name of the main binary.
+    pub(crate) fn main_name(&self) -> String {
+        let main = self.work.profile.mappings.first().map_or("", |m| &*m.file);
+        if main.is_empty() { "profile" } else { crate::go::base(main) }.to_owned()
+    }
+
+    /// What is shown, in two words: the process and the sample type.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let name = self.process_name().map_or_else(|| self.main_name(), str::to_owned);
+        format!("{name} {}", self.work.profile.sample_types[self.value].kind)
+    }
+
+    /// The process' own name, where there is one process: its binary may be called otherwise.
+    fn process_name(&self) -> Option<&'p str> {
+        let mut names = self.work.samples().map(|sample| {
+            let label = self.work.labels(sample).find(|l| &*l.key == "process");
+            match label.map(|l| &l.value) {
+                Some(pprof::LabelValue::Text(text)) if !text.is_empty() => Some(&**text),
+                _ => None,
+            }
+        });
+        let first = names.next().flatten()?;
+        names.all(|name| name == Some(first)).then_some(first)
+    }
+
+    /// The unit of the values.
+    pub(crate) fn unit(&self) -> &'p str {
         &self.work.profile.sample_types[self.value].unit
     }
 }

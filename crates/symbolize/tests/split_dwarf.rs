@@ -85,6 +85,7 @@ const MATRIX: &[(&str, &[&str])] = &[
     ("gcc", &["-gdwarf-5", "-gz=zlib"]),
     ("g++", &["-gdwarf-5"]),
     ("g++", &["-gdwarf-4"]),
+    ("g++", &["-gdwarf-4", "-fdebug-types-section"]),
     ("clang", &["-gdwarf-5"]),
     ("clang", &["-gdwarf-4"]),
 ];
@@ -113,11 +114,23 @@ fn a_package_beside_the_program_takes_their_place() {
         let files = built.split_files();
         let names: Vec<&str> = files.iter().map(|f| f.to_str().unwrap()).collect();
         run(tool, &[&["-o", "program.dwp"], names.as_slice()].concat(), folder);
+        // GNU's own package of gcc 4.7 to 10 in one case, DWARF's in the other.
+        let index = dwarf_index_version(&folder.join("program.dwp"));
+        assert_eq!(index, if flags[0] == "-gdwarf-4" { 2 } else { 5 }, "{how}");
         for file in &files {
             std::fs::remove_file(file).unwrap();
         }
         built.tells_the_same(&how);
     }
+}
+
+/// The version of `.debug_cu_index`: a 32-bit word before DWARF 5, 16 bits and padding since.
+fn dwarf_index_version(package: &Path) -> u16 {
+    use object::{Object as _, ObjectSection as _};
+    let bytes = std::fs::read(package).unwrap();
+    let file = object::File::parse(&*bytes).unwrap();
+    let section = file.section_by_name(".debug_cu_index").expect("an index");
+    u16::from_le_bytes(section.data().unwrap()[..2].try_into().unwrap())
 }
 
 #[test]

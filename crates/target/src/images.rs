@@ -8,7 +8,7 @@ use image::{
     NewMapping,
 };
 
-use crate::open::{Root, Stamp, open_row};
+use crate::open::{Aliases, Root, Stamp, open_row};
 use crate::{MapRow, Process, sigbus};
 
 /// Bounds what a target that maps new files without end can cost us; also below
@@ -41,6 +41,7 @@ pub struct Images {
     by_name: HashMap<KernelName, Arc<ElfImage>>,
     /// By pid and start time too: what one process cannot reach another one may.
     absent: HashMap<((i32, u64), KernelName), ImageAbsence>,
+    aliases: Aliases,
     vdsos: Vec<Arc<ElfImage>>,
     /// Our own root and that of the first process seen: where files of processes that have
     /// exited, or that run in a chroot (whose paths the kernel gives as we see them), are found.
@@ -109,7 +110,7 @@ impl Images {
             let own = Root::own().ok();
             self.other_roots.extend(own.into_iter().chain(process.and_then(|p| Root::of(p).ok())));
         }
-        let found = match open_row(process, &self.other_roots, row) {
+        let found = match open_row(process, &self.other_roots, row, &mut self.aliases) {
             Ok((file, stamp)) => self.of_opened(&file, stamp),
             Err(absence) => match self.by_name.get(&absent_key.1) {
                 Some(image) => return Ok(Arc::clone(image)),

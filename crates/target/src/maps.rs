@@ -51,6 +51,8 @@ pub struct MapRow {
 pub struct Maps {
     /// In the order of addresses.
     pub rows: Vec<MapRow>,
+    /// Rows that were looked at, those that were not asked for too.
+    pub read: usize,
     /// Rows that could not be parsed.
     pub malformed: usize,
     /// The process has more than a million mappings; the rest was not read.
@@ -177,6 +179,7 @@ fn parse_maps(file: File, keep: impl Fn(u8) -> bool) -> io::Result<Maps> {
         if reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
             return Ok(out);
         }
+        out.read += 1;
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
         // The access is looked at before the path is copied: most rows are not executable.
         let execute = line.iter().position(|b| *b == b' ').and_then(|i| line.get(i + 3));

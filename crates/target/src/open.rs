@@ -8,13 +8,14 @@
 //! A file system in user space could still answer slowly; the kernel keeps those of other users
 //! away from us (fuse(4): no access without `allow_other`, and none across user namespaces).
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use image::ImageAbsence;
+use image::{FileId, ImageAbsence};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, major, minor};
@@ -26,6 +27,8 @@ use crate::{MapRow, Process};
 const MAX_FILE_SIZE: u64 = 16 << 30;
 /// `openat2` reports `EAGAIN` when a rename raced with it.
 const MAX_TRIES: usize = 8;
+/// Rows of maps that are read in a session to find [`Aliases`]: some two seconds' worth.
+const MAX_ROWS_READ: usize = 4 << 20;
 
 /// What tells one state of one file from another, by our own `fstat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,7 +100,7 @@ impl Root {
 /// # Errors
 /// Why it cannot be had; also when the path leads to another file by now.
 pub fn open_mapped(process: &Process, row: &MapRow) -> Result<File, ImageAbsence> {
-    open_row(Some(process), &[], row).map(|(file, _)| file)
+    open_row(Some(process), &[], row, &mut Aliases::default()).map(|(file, _)| file)
 }
 
 /// Opens the file of a row: the mapping itself, else the path in the target's root, else its
@@ -106,27 +109,29 @@ pub(crate) fn open_row(
     process: Option<&Process>,
     other_roots: &[Root],
     row: &MapRow,
+    aliases: &mut Aliases,
 ) -> Result<(File, Stamp), ImageAbsence> {
-    let mut attempt = Attempt { row, replaced: false, failure: None };
+    let mut attempt = Attempt { row, replaced: false, unchecked: false, failure: None };
     if let Some(process) = process {
         let tid = process.memory_thread();
         let link = format!("map_files/{:x}-{:x}", row.start.0, row.end.0);
         let by_mapping = || process.open_memory_dir(tid).and_then(|dir| dir.open_path(&link));
-        if let Some(found) = attempt.take(Way::Mapping, by_mapping, || is_mapped(process, row)) {
+        let vouched = |stat: &FileStat| aliases.vouch(process, row, stat);
+        if let Some(found) = attempt.take(Way::Mapping, by_mapping, vouched) {
             return Ok(found);
         }
         // Only the failure of the path is worth reporting.
         attempt.failure = None;
         let by_path = || Root::of(process).and_then(|root| open_in_root(&root, &row.path));
-        if let Some(found) = attempt.take(Way::Path, by_path, || false) {
+        if let Some(found) = attempt.take(Way::Path, by_path, never) {
             return Ok(found);
         }
         let failure = attempt.failure.take();
         if row.deleted || failure.is_some() || attempt.replaced {
             // Says "replaced" of every file but the program's own, which is no news.
             let replaced = attempt.replaced;
-            if let Some(found) = attempt.take(Way::Path, || process.dir.open_path("exe"), || false)
-            {
+            let by_exe = || process.dir.open_path("exe");
+            if let Some(found) = attempt.take(Way::Path, by_exe, never) {
                 return Ok(found);
             }
             attempt.replaced = replaced;
@@ -137,9 +142,8 @@ pub(crate) fn open_row(
     }
     for root in other_roots {
         let (failure, replaced) = (attempt.failure.take(), attempt.replaced);
-        if let Some(found) =
-            attempt.take(Way::OtherRoot, || open_in_root(root, &row.path), || false)
-        {
+        let by_path = || open_in_root(root, &row.path);
+        if let Some(found) = attempt.take(Way::OtherRoot, by_path, never) {
             return Ok(found);
         }
         (attempt.failure, attempt.replaced) = (failure, replaced);
@@ -147,17 +151,52 @@ pub(crate) fn open_row(
     Err(attempt.absence())
 }
 
-/// Whether the row is still in the process' map: then the link of its range leads to its file,
-/// even where the file system shows another inode for it (overlayfs before Linux 6.8). An event
-/// may be about a mapping that another one has taken the place of since.
-fn is_mapped(process: &Process, row: &MapRow) -> bool {
-    let same = |r: &MapRow| (r.start, r.end, r.file) == (row.start, row.end, row.file);
-    process.exec_maps().is_ok_and(|maps| maps.rows.iter().any(same))
+/// Files that the kernel shows in maps under another identity than ours (overlayfs before Linux
+/// 6.8, btrfs), as far as they have been found.
+#[derive(Debug, Default)]
+pub(crate) struct Aliases {
+    /// The identity in maps; device and inode by our own `fstat`.
+    known: HashSet<(FileId, u64, u64)>,
+    /// Rows of maps that were read to find them.
+    rows: usize,
+}
+
+impl Aliases {
+    /// Whether the file that the link of a row's range leads to is the row's, `None` if it would
+    /// take too long to tell: a process can have a hundred thousand mappings of as many files, and
+    /// all of them are read for each new file.
+    ///
+    /// An event may be about a mapping that another one has taken the place of since. So the row
+    /// has to be in the process' map still; then the same file is known in other rows too.
+    fn vouch(&mut self, process: &Process, row: &MapRow, stat: &FileStat) -> Option<bool> {
+        let alias = (row.file, stat.st_dev, stat.st_ino);
+        if self.known.contains(&alias) {
+            return Some(true);
+        }
+        if self.rows >= MAX_ROWS_READ {
+            return None;
+        }
+        let maps = process.exec_maps().unwrap_or_default();
+        self.rows += maps.read + 1;
+        let same = |r: &MapRow| (r.start, r.end, r.file) == (row.start, row.end, row.file);
+        let found = maps.rows.iter().any(same);
+        if found {
+            self.known.insert(alias);
+        }
+        Some(found)
+    }
+}
+
+/// Nobody vouches for a file that is not what was mapped by its numbers.
+fn never(_: &FileStat) -> Option<bool> {
+    Some(false)
 }
 
 struct Attempt<'a> {
     row: &'a MapRow,
     replaced: bool,
+    /// Whether the mapping's link leads to the right file was not found out.
+    unchecked: bool,
     failure: Option<io::Error>,
 }
 
@@ -166,13 +205,17 @@ impl Attempt<'_> {
         &mut self,
         way: Way,
         open: impl FnOnce() -> io::Result<OwnedFd>,
-        vouched: impl FnOnce() -> bool,
+        vouched: impl FnOnce(&FileStat) -> Option<bool>,
     ) -> Option<(File, Stamp)> {
         let result = open().and_then(|fd| {
             let stat = nix::sys::stat::fstat(&fd)?;
             // Identity comes first: what lies at the path now may be no file at all.
-            if !self.agrees(&stat, way) && !vouched() {
-                return Ok(None);
+            if !self.agrees(&stat, way) {
+                let vouched = vouched(&stat);
+                self.unchecked |= vouched.is_none();
+                if vouched != Some(true) {
+                    return Ok(None);
+                }
             }
             reopen(&fd, &stat).map(Some)
         });
@@ -194,6 +237,10 @@ impl Attempt<'_> {
     }
 
     fn absence(self) -> ImageAbsence {
+        if self.unchecked {
+            let text = "too many files on a file system that shows them under other numbers";
+            return ImageAbsence::Unopened(text.into());
+        }
         if self.replaced {
             return ImageAbsence::Replaced;
         }
@@ -313,5 +360,26 @@ mod tests {
         assert_eq!(walked("/up").unwrap_err().raw_os_error(), Some(libc::ELOOP));
         assert_eq!(walked("/top/secret").unwrap_err().raw_os_error(), Some(libc::ELOOP));
         assert_eq!(walked("/../secret").unwrap_err().raw_os_error(), Some(libc::EXDEV));
+    }
+
+    #[test]
+    fn a_file_with_other_numbers_is_looked_for_in_the_map_once() {
+        let process = Process::open(std::process::id().cast_signed()).unwrap();
+        let rows = process.exec_maps().unwrap().rows;
+        let row = rows.iter().find(|r| r.file_id().is_some()).unwrap();
+        let mut stat = nix::sys::stat::stat("/").unwrap();
+        let mut aliases = Aliases::default();
+        assert_eq!(aliases.vouch(&process, row, &stat), Some(true));
+        let read = aliases.rows;
+        assert!(read > rows.len(), "{read}");
+        let elsewhere = MapRow { start: image::Avma(0x1000), ..row.clone() };
+        assert_eq!(aliases.vouch(&process, &elsewhere, &stat), Some(true), "the same file");
+        assert_eq!(aliases.rows, read);
+        // Not the file that was found: whether the row is still there has to be seen.
+        stat.st_ino += 1;
+        assert_eq!(aliases.vouch(&process, &elsewhere, &stat), Some(false));
+        assert!(aliases.rows > read);
+        aliases.rows = MAX_ROWS_READ;
+        assert_eq!(aliases.vouch(&process, row, &stat), None, "the time for it is used up");
     }
 }

@@ -37,6 +37,9 @@ pub enum RootReason {
     ThreadExit,
     /// The chain of frame pointers ends with null, as both psABIs say the outermost frame does.
     FrameChainEnd,
+    /// The system stack of a thread of a Go program that has let go of its goroutine: Go's own
+    /// stacks end there, too.
+    NoGoroutine,
 }
 
 /// What was wrong where the stack broke.
@@ -96,6 +99,7 @@ impl fmt::Display for RootReason {
             Self::ContextStart => "context start",
             Self::ThreadExit => "thread start",
             Self::FrameChainEnd => "end of the frame pointer chain",
+            Self::NoGoroutine => "system stack of a thread without a goroutine",
         })
     }
 }

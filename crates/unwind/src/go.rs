@@ -22,7 +22,7 @@ use image::pclntab::Function;
 use image::{Avma, Memory};
 
 use crate::arch::Arch;
-use crate::end::BreakReason;
+use crate::end::{BreakReason, RootReason};
 use crate::step::{Stepper, broken, unreadable};
 use crate::{Cursor, End, FrameKind, Registers};
 
@@ -35,7 +35,7 @@ const NEAR: u64 = 256;
 /// Where a thread of a Go program left its stacks, as of one sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GoStacks {
-    /// Bounds of the goroutine's stack.
+    /// Bounds of the goroutine's stack; null where the thread works for none.
     pub bounds: (Avma, Avma),
     /// `g.sched.pc` and `.sp`.
     pub sched: (Avma, Avma),
@@ -46,6 +46,11 @@ pub struct GoStacks {
 }
 
 impl GoStacks {
+    /// The thread works for no goroutine: it schedules, or has just begun.
+    fn are_none(&self) -> bool {
+        self.bounds.1.0 == 0
+    }
+
     fn holds(&self, sp: u64) -> bool {
         (self.bounds.0.0..self.bounds.1.0).contains(&sp)
     }
@@ -83,6 +88,11 @@ impl<M: Memory> Stepper<'_, M> {
             return Some(self.call_back::<A>(cursor, f, sp));
         }
         let stacks = cursor.go.stacks?;
+        // Whom `mcall` or `morestack` came from is somebody else's by now, or parked.
+        if stacks.are_none() {
+            let calls_on = f.calls_vdso || f.is_asmcgocall;
+            return (!calls_on).then_some(Err(End::Root(RootReason::NoGoroutine)));
+        }
         if stacks.holds(sp) {
             return None;
         }

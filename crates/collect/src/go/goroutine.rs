@@ -88,11 +88,12 @@ impl Goroutines {
             notes.push(format!("running goroutines have no stack: {why}"));
         }
         if self.stopped.threads > 0 {
-            notes.push(format!(
-                "{} threads that ran goroutines were stopped, {:.1} ms in all",
-                self.stopped.threads,
-                self.stopped.time.as_secs_f64() * 1e3
-            ));
+            let threads = match self.stopped.threads {
+                1 => "1 thread that ran a goroutine was".into(),
+                n => format!("{n} threads that ran goroutines were"),
+            };
+            let ms = self.stopped.time.as_secs_f64() * 1e3;
+            notes.push(format!("{threads} stopped, {ms:.1} ms in all"));
         }
         let leaked = self.shown().filter(|g| g.status == Status::Leaked).count();
         note(&mut notes, leaked, "goroutines are leaked: nothing can ever wake them");
@@ -113,10 +114,7 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
             .iter()
             .enumerate()
             .filter(|(_, g)| !g.system)
-            .filter_map(|(i, g)| match g.stack {
-                Err(StackAbsence::Running(thread)) => Some((i, thread?)),
-                _ => None,
-            })
+            .filter_map(|(i, g)| Some((i, must_stop(g)?)))
             .collect();
         if running.is_empty() || stopped.refused.is_some() || stopped.time > MOST_STOPPED {
             break;
@@ -163,6 +161,17 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
         }
     }
     stopped
+}
+
+/// The thread that has to stand for the goroutine's stack to be read, if it runs: also where it was
+/// stopped in a moment of which Go itself could not tell, in a signal handler or while switching.
+fn must_stop(g: &Goroutine) -> Option<ThreadRef> {
+    match &g.stack {
+        Err(StackAbsence::Running(thread)) => *thread,
+        Err(StackAbsence::NoContext) => g.thread,
+        Ok(stack) if g.status == Status::Running && stack.end != StackEnd::Complete => g.thread,
+        _ => None,
+    }
 }
 
 /// Why a stack is not whole, in the words of the summary.

@@ -27,4 +27,5 @@ pub(crate) use contention::{Block, LockWaits, Mutex};
 pub(crate) use dump::dump;
 pub(crate) use goroutine::Goroutines;
 pub(crate) use heap::{Allocs, Heap};
+pub(crate) use program::Program;
 pub(crate) use threadcreate::Threads;

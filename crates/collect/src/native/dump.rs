@@ -65,7 +65,8 @@ impl Threads {
         self.time = unix_now();
         for root in self.roots.clone() {
             self.recorder.processes.refresh_maps(&root, monotonic_now());
-            let snapshot = Snapshot::take(&root)?;
+            self.recorder.python.look_to_read(&self.recorder.processes);
+            let snapshot = Snapshot::take(&root, &self.recorder.python)?;
             self.longest_stop = self.longest_stop.max(snapshot.stopped);
             self.notes.extend(snapshot.notes.iter().cloned());
             self.unwind(&root, &snapshot.threads);
@@ -84,7 +85,10 @@ impl Threads {
         let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
         for t in threads {
             let stack = match &t.registers {
-                Ok(registers) => self.recorder.copied_stack(process.pid(), registers, &t.stack),
+                Ok(registers) => {
+                    let (pid, chain) = (process.pid(), t.chain.as_ref());
+                    self.recorder.copied_stack(pid, registers, &t.stack, chain)
+                }
                 Err(why) => self.recorder.marker(ROOT, format!("[no stack: {why}]")),
             };
             self.recorder.stats.kept += 1;
@@ -112,7 +116,7 @@ impl Threads {
             nameless_frames: named.losses.nameless,
             damaged_images: named.losses.damaged.clone(),
             file_faults: target::sigbus::faults(),
-            notes: self.notes.clone(),
+            notes: [self.notes.clone(), self.recorder.runtime_notes()].concat(),
             ..Stats::default()
         }
     }

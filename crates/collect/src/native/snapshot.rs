@@ -7,6 +7,8 @@ use target::seize::{NoRegisters, UserRegisters};
 use target::{MapRow, Process, ProcessMemory, SeizeError, Seized, ThreadWait, Threads, Tracer};
 use unwind::Registers;
 
+use crate::python::{OwnedChain, Python};
+
 /// Most that is copied of one stack…
 const MAX_STACK: usize = 1 << 20;
 /// …and of all together: copying is what the stop lasts for.
@@ -28,6 +30,8 @@ pub(crate) struct ThreadCopy {
     pub stack: Vec<u8>,
     /// What is at the address that it waits at, if it waits in futex(2).
     pub lock: Option<[u8; LOCK_BYTES]>,
+    /// The interpreter's frames.
+    pub chain: Option<OwnedChain>,
 }
 
 /// All threads of a process.
@@ -41,7 +45,7 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     /// Stops all threads, copies, and lets them go.
-    pub fn take(process: &Process) -> Result<Self, SeizeError> {
+    pub fn take(process: &Process, python: &Python) -> Result<Self, SeizeError> {
         let pid = process.pid();
         let system = |what| move |source| SeizeError::System { pid, what, source };
         let memory = process.memory().map_err(system("open the memory"))?;
@@ -54,7 +58,8 @@ impl Snapshot {
         before.sort_unstable_by_key(|(tid, ..)| *tid);
         let taken = Tracer::run(|tracer| {
             let seized = tracer.seize(process, Threads::All)?;
-            Ok(copy(seized, &memory, &rows, &before))
+            let chain = |pointer| python.read_chain(pid, &memory, pointer);
+            Ok(copy(seized, (&memory, &rows), &before, &chain))
         });
         let mut snapshot = taken.map_err(system("start a thread to trace"))??;
         for thread in snapshot.threads.iter_mut().filter(|t| t.name.is_empty()) {
@@ -69,11 +74,11 @@ type Before = (i32, String, ThreadWait);
 
 fn copy(
     seized: Seized<'_>,
-    memory: &ProcessMemory,
-    rows: &[MapRow],
+    (memory, rows): (&ProcessMemory, &[MapRow]),
     before: &[Before],
+    chain: &dyn Fn(u64) -> Option<OwnedChain>,
 ) -> Snapshot {
-    let mut copier = Copier { memory, rows, left: MAX_COPIED };
+    let mut copier = Copier { memory, rows, chain, left: MAX_COPIED };
     let mut threads = Vec::new();
     let known = |tid: i32| {
         let at = before.binary_search_by_key(&tid, |(tid, ..)| *tid).ok()?;
@@ -114,12 +119,14 @@ fn without(tid: i32, known: Option<&Before>, why: &'static str) -> ThreadCopy {
         registers: Err(why),
         stack: Vec::new(),
         lock: None,
+        chain: None,
     }
 }
 
 struct Copier<'a> {
     memory: &'a ProcessMemory,
     rows: &'a [MapRow],
+    chain: &'a dyn Fn(u64) -> Option<OwnedChain>,
     /// Bytes that may yet be copied.
     left: usize,
 }
@@ -134,7 +141,8 @@ impl Copier<'_> {
         let wait = known.map(|k| &k.2).filter(same).cloned();
         let lock = wait.as_ref().and_then(|w| self.lock(w));
         let name = known.map(|k| k.1.clone()).unwrap_or_default();
-        ThreadCopy { tid, name, wait, registers: Ok(registers), stack: self.stack(sp), lock }
+        let chain = user.thread_pointer().and_then(self.chain);
+        ThreadCopy { tid, name, wait, registers: Ok(registers), stack: self.stack(sp), lock, chain }
     }
 
     /// A thread that the kernel holds so that it cannot be stopped does not touch its stack

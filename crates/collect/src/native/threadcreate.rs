@@ -90,14 +90,15 @@ impl Creations {
     /// The threads that are there, but for the first of the process: nobody created that as a
     /// thread.
     fn take_existing(&mut self, process: &Process) -> Result<(), RecordError> {
-        let snapshot = Snapshot::take(process)?;
+        let snapshot = Snapshot::take(process, &self.recorder.python)?;
         self.notes.extend(snapshot.notes);
         let comm: Arc<str> = process.identity().comm.as_str().into();
         let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
         for t in snapshot.threads.iter().filter(|t| t.tid != process.pid()) {
             let stack = match &t.registers {
                 Ok(registers) => {
-                    let whole = self.recorder.copied_stack(process.pid(), registers, &t.stack);
+                    let whole =
+                        self.recorder.copied_stack(process.pid(), registers, &t.stack, None);
                     self.start_function(whole)
                 }
                 Err(why) => self.recorder.marker(ROOT, format!("[no stack: {why}]")),

@@ -176,6 +176,7 @@ impl Ticked {
         if self.options.children {
             notes.push("forked children are not followed".into());
         }
+        notes.extend(ticker.recorder.runtime_notes());
         notes.extend(ticker.refused.iter().map(|(why, n)| format!("{n} stops failed: {why}")));
         notes
     }

@@ -69,6 +69,8 @@ struct Seen {
     /// It slept when it was seen last, with this stack and state.
     asleep: Option<(NodeIndex, usize)>,
     window: usize,
+    /// Its thread pointer, once it was stopped.
+    thread_pointer: Option<u64>,
     /// CPU time when the recording began, or 0 for a thread that began later.
     baseline: u64,
     tick: u64,
@@ -141,6 +143,8 @@ impl Ticker {
         before_exec: bool,
     ) -> Self {
         let processes = roots.iter().map(|p| (p.clone(), p.memory().ok())).collect();
+        let mut recorder = recorder;
+        recorder.python.look_to_read(&recorder.processes);
         Self {
             recorder,
             sums: BTreeMap::new(),
@@ -207,6 +211,7 @@ impl Ticker {
 
     fn tick(&mut self, tracer: &mut Tracer, passed: Duration) {
         self.tick += 1;
+        self.recorder.next_round(monotonic_now());
         self.refresh();
         let ns = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
         for i in 0..self.processes.len() {
@@ -248,7 +253,11 @@ impl Ticker {
             }
             // The descriptor belongs to the address space before an exec.
             *memory = process.memory().ok();
+            if let Some(tracked) = self.recorder.processes.get_mut(process.pid()) {
+                tracked.memory = process.memory().ok();
+            }
         }
+        self.recorder.python.look_to_read(&self.recorder.processes);
     }
 
     /// Looks at one thread; adds it to those that run, or counts it where it sleeps.
@@ -266,7 +275,14 @@ impl Ticker {
         if !self.threads.contains_key(&id) {
             self.recorder.processes.add_thread(pid, id.tid, baseline);
         }
-        let fresh = Seen { schedule, asleep: None, window: FIRST_WINDOW, baseline, tick };
+        let fresh = Seen {
+            schedule,
+            asleep: None,
+            window: FIRST_WINDOW,
+            thread_pointer: None,
+            baseline,
+            tick,
+        };
         let seen = self.threads.entry(id).or_insert(fresh);
         seen.tick = tick;
         let slept_on = seen.schedule.timeslices == schedule.timeslices;
@@ -275,7 +291,7 @@ impl Ticker {
             return self.add(id, node, state, ns);
         }
         seen.asleep = None;
-        let window = seen.window;
+        let (window, pointer) = (seen.window, seen.thread_pointer);
         let Ok(wait) = process.thread_wait(id.tid) else { return };
         if wait.state == 'R' {
             let state = self.state("running".into());
@@ -286,7 +302,7 @@ impl Ticker {
             return;
         }
         let state = self.state(waiting::coarse_state(&wait).into());
-        match self.sleeping_stack(i, wait.call.map(|c| (c.pc, c.sp)), window) {
+        match self.sleeping_stack(i, wait.call.map(|c| (c.pc, c.sp)), window, pointer) {
             // It slept before the stack was read, and has not been on a CPU since.
             Some(node) if process.thread_schedule(id.tid).is_ok_and(|s| s == schedule) => {
                 if let Some(seen) = self.threads.get_mut(&id) {
@@ -305,20 +321,28 @@ impl Ticker {
         })
     }
 
-    /// The stack of a thread that sleeps, if two registers are enough to follow it to its root.
+    /// The stack of a thread that sleeps, if two registers are enough to follow it to its root; of
+    /// an interpreter's thread, if its thread pointer is known besides.
     fn sleeping_stack(
         &mut self,
         i: usize,
         call: Option<(Avma, Avma)>,
         window: usize,
+        pointer: Option<u64>,
     ) -> Option<NodeIndex> {
         let (pc, sp) = call?;
+        let pid = self.processes[i].0.pid();
+        if pointer.is_none() && self.recorder.python.runs_in(pid) {
+            return None;
+        }
         let mut registers = Registers::unknown(Arch::host());
         registers.set_pc(pc);
         registers.set_sp(sp);
         let mut bytes = vec![0; window];
-        let got = self.processes[i].1.as_ref()?.read_upto(sp, &mut bytes).ok()?;
-        self.recorder.whole_stack(self.processes[i].0.pid(), &registers, &bytes[..got])
+        let memory = self.processes[i].1.as_ref()?;
+        let got = memory.read_upto(sp, &mut bytes).ok()?;
+        let chain = pointer.and_then(|at| self.recorder.python.read_chain(pid, memory, at));
+        self.recorder.whole_stack(pid, &registers, &bytes[..got], chain.as_ref())
     }
 
     /// Stops threads, copies, and counts them.
@@ -343,22 +367,24 @@ impl Ticker {
             let got = memory.and_then(|m| m.read_upto(user.sp(), &mut bytes).ok()).unwrap_or(0);
             let full = got == bytes.len();
             bytes.truncate(got);
-            copies.push((tid, state, user, bytes, full));
+            let chain = user.thread_pointer().zip(memory);
+            let chain = chain.and_then(|(at, m)| self.recorder.python.read_chain(pid, m, at));
+            copies.push((tid, state, user, bytes, full, chain));
         }
         let stood = seized.release();
         self.stood += stood;
         self.stops.push(u32::try_from(stood.as_micros()).unwrap_or(u32::MAX));
-        for (tid, state, user, bytes, full) in copies {
+        for (tid, state, user, bytes, full, chain) in copies {
             let mut registers = Registers::unknown(Arch::host());
             user.by_dwarf_number().for_each(|(number, value)| registers.set(number, value));
             let before = self.recorder.stats.truncated;
-            let node = self.recorder.copied_stack(pid, &registers, &bytes);
+            let node = self.recorder.copied_stack(pid, &registers, &bytes, chain.as_ref());
             let id = ThreadId { pid, tid };
-            if let Some(seen) = self.threads.get_mut(&id)
-                && full
-                && self.recorder.stats.truncated > before
-            {
-                seen.window = (seen.window * 4).min(MAX_WINDOW);
+            if let Some(seen) = self.threads.get_mut(&id) {
+                seen.thread_pointer = user.thread_pointer();
+                if full && self.recorder.stats.truncated > before {
+                    seen.window = (seen.window * 4).min(MAX_WINDOW);
+                }
             }
             self.add(id, node, state, ns);
         }

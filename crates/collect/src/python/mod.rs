@@ -10,15 +10,19 @@
 
 mod merge;
 mod program;
+mod read;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use events::{ChainEnd, Chains};
+use pyruntime::Runtime;
 use rustc_hash::FxHashMap;
+use target::ProcessMemory;
 use unwind::Frame;
 
 use self::merge::Part;
+pub(crate) use self::program::OwnedChain;
 use self::program::Program;
 use crate::cputime::ThreadId;
 use crate::processes::{Processes, Tracked};
@@ -122,10 +126,9 @@ impl Python {
         }
     }
 
-    /// Looks for interpreters in what was mapped since the last time. With the first one found,
-    /// gives the BPF program that has to run at samples.
-    pub fn look(&mut self, processes: &Processes) -> Option<OwnedFd> {
-        let mut to_attach = None;
+    /// Looks for interpreters in what was mapped since the last time.
+    fn find(&mut self, processes: &Processes) -> Vec<(i32, Runtime)> {
+        let mut found = Vec::new();
         for (pid, tracked) in processes.iter() {
             let generation = tracked.space.generation();
             if self.looked.insert(pid, generation) == Some(generation)
@@ -133,14 +136,42 @@ impl Python {
             {
                 continue;
             }
-            let runtime = match program::find(tracked) {
-                Ok(Some(runtime)) => runtime,
-                Ok(None) => continue,
-                Err(e) => {
-                    self.note(format!("no Python frames of process {pid}: {e}"));
-                    continue;
-                }
-            };
+            match program::find(tracked) {
+                Ok(runtime) => found.extend(runtime.map(|r| (pid, r))),
+                Err(e) => self.note(format!("no Python frames of process {pid}: {e}")),
+            }
+        }
+        found
+    }
+
+    /// Looks for interpreters whose chains are read while their threads stand still.
+    pub fn look_to_read(&mut self, processes: &Processes) {
+        for (pid, runtime) in self.find(processes) {
+            self.programs.insert(pid, Program::new(runtime));
+        }
+    }
+
+    /// Whether the process is an interpreter's.
+    pub fn runs_in(&self, pid: i32) -> bool {
+        self.programs.contains_key(&pid)
+    }
+
+    /// The chain of a thread that stands still, by its thread pointer. `None` where its process is
+    /// no interpreter's.
+    pub fn read_chain(
+        &self,
+        pid: i32,
+        memory: &ProcessMemory,
+        thread_pointer: u64,
+    ) -> Option<OwnedChain> {
+        Some(self.programs.get(&pid)?.read_chain(memory, thread_pointer))
+    }
+
+    /// Looks for interpreters in what was mapped since the last time. With the first one found,
+    /// gives the BPF program that has to run at samples.
+    pub fn look(&mut self, processes: &Processes) -> Option<OwnedFd> {
+        let mut to_attach = None;
+        for (pid, runtime) in self.find(processes) {
             if self.chains.is_none() && self.unavailable.is_none() {
                 match Chains::load().map(|c| (c.program(), c)) {
                     Ok((Ok(program), chains)) => {
@@ -161,6 +192,11 @@ impl Python {
             }
         }
         to_attach
+    }
+
+    /// What follows the frames, once there is an interpreter.
+    pub fn chains(&self) -> Option<&Chains> {
+        self.chains.as_ref()
     }
 
     /// Notes why Python frames cannot be had.
@@ -195,16 +231,29 @@ impl Python {
             self.read_chains();
             chain = self.programs.get_mut(&id.pid).and_then(|p| p.take_chain(id.tid, time));
         }
-        let Some(program) = self.programs.get_mut(&id.pid) else { return false };
         let Some(chain) = chain else {
             // The program was not followed yet when the sample was taken.
-            if program.has_chains() {
+            if self.programs.get(&id.pid).is_some_and(Program::has_chains) {
                 self.losses.unmatched += 1;
             } else {
                 self.losses.fresh += 1;
             }
             return false;
         };
+        self.merge_chain(id.pid, &chain, tracked, native, is_whole, out)
+    }
+
+    /// As [`Python::merge`], with a chain that is known to be that of the native stack.
+    pub fn merge_chain(
+        &mut self,
+        pid: i32,
+        chain: &OwnedChain,
+        tracked: &Tracked,
+        native: &[Frame],
+        is_whole: bool,
+        out: &mut Vec<MergedFrame>,
+    ) -> bool {
+        let Some(program) = self.programs.get_mut(&pid) else { return false };
         match chain.end {
             ChainEnd::NoThread => return false,
             ChainEnd::Complete => {}

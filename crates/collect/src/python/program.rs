@@ -7,8 +7,9 @@ use events::{Chain, ChainEnd, ChainFrame, ChainLayout};
 use image::{Avma, MappingKind};
 use pyruntime::{Code, CodeReader, FindError, FrameStyle, Layout, Runtime};
 use rustc_hash::FxHashMap;
+use target::ProcessMemory;
 
-use super::{NamedLine, Names, PythonIndex};
+use super::{NamedLine, Names, PythonIndex, read};
 use crate::processes::Tracked;
 
 /// A chain and its sample are written in one interrupt; a hypervisor may take the CPU away
@@ -22,7 +23,7 @@ const MAX_CODES: usize = 65_536;
 const MAX_PLACES: usize = 8192;
 
 /// The chain of a sample.
-pub(super) struct OwnedChain {
+pub(crate) struct OwnedChain {
     time: u64,
     pub(super) end: ChainEnd,
     pub(super) frames: Vec<ChainFrame>,
@@ -84,7 +85,11 @@ impl Program {
     pub(super) fn chain_layout(&self) -> ChainLayout {
         let l = self.runtime.layout();
         let field = |offset: u64| if Layout::has(offset) { offset as u32 } else { 0 };
-        let through = Layout::has(l.c_frame_current);
+        let through = if Layout::has(l.c_frame_current) { ChainLayout::THROUGH_C_FRAME } else { 0 };
+        let anchored = match l.style {
+            FrameStyle::EntryFlag => ChainLayout::ANCHORED_BY_C_FRAMES,
+            _ => 0,
+        };
         ChainLayout {
             head: self.runtime.address().0.wrapping_add(l.interpreters_head),
             thread_bias: 0,
@@ -93,16 +98,20 @@ impl Program {
             thread_next: field(l.thread_next),
             thread_id: field(l.thread_id),
             thread_frame: field(l.thread_frame),
-            flags: if through { ChainLayout::THROUGH_C_FRAME } else { 0 },
+            flags: through | anchored,
             c_frame_current: field(l.c_frame_current),
             c_frame_previous: field(l.c_frame_previous),
             frame_code: field(l.frame_code),
             frame_previous: field(l.frame_previous),
             frame_instruction: field(l.frame_instruction),
             frame_owner: field(l.frame_owner),
-            frame_entry: field(l.frame_is_entry),
-            padding: 0,
         }
+    }
+
+    /// The chain of a thread that stands still.
+    pub(super) fn read_chain(&self, memory: &ProcessMemory, thread_pointer: u64) -> OwnedChain {
+        let (end, frames) = read::chain(memory, &self.chain_layout(), thread_pointer);
+        OwnedChain { time: 0, end, frames }
     }
 
     pub(super) fn add_chain(&mut self, chain: &Chain<'_>) {

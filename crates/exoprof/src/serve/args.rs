@@ -48,6 +48,10 @@ pub struct ServeArgs {
     /// The most recordings at a time
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub max_recordings: u16,
+    /// The most memory that recordings may take in all, in MiB: beyond it they end early, with what
+    /// they have, and no more begin
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub max_memory: u64,
     /// Give the unix socket to this group, which may then connect
     #[arg(long, value_name = "GROUP")]
     pub socket_group: Option<String>,

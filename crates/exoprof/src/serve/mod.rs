@@ -3,6 +3,7 @@
 mod allow;
 mod answer;
 mod args;
+mod budget;
 mod endpoints;
 mod pages;
 mod privileges;
@@ -58,6 +59,7 @@ pub fn run(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         max_duration: args.max_duration,
         max_recordings: args.max_recordings.into(),
         max_pushed: args.push.push_max.into(),
+        max_memory: args.max_memory << 20,
     };
     let server = Arc::new(Server::new(targets, &settings));
     if verbosity > Verbosity::Quiet {
@@ -162,6 +164,7 @@ async fn serve(
         running.spawn(async move { server::serve(socket, app, server.stopping()).await });
     }
     let pushing = push.map(|push| tokio::spawn(push.run(server.clone())));
+    let watching = tokio::spawn(server.clone().watch_memory());
     let stop = stop.into_stream().and_then(UnixStream::from_std);
     let stop = stop.context("cannot wait for signals")?;
     tokio::select! {
@@ -169,6 +172,7 @@ async fn serve(
         // A server ends by itself only for a failure.
         Some(ended) = running.join_next() => ended?.context("cannot serve")?,
     }
+    watching.abort();
     server.stop();
     while let Some(ended) = running.join_next().await {
         ended?.context("cannot serve")?;

@@ -248,7 +248,7 @@ fn is_snapshot(recorded: &Recorded, duration: Duration) -> bool {
 fn failure(trouble: &Trouble) -> Failure {
     let text = trouble.to_string();
     match trouble {
-        Trouble::Full(_) | Trouble::Stopping => Failure::busy(text),
+        Trouble::Full(_) | Trouble::Memory(_) | Trouble::Stopping => Failure::busy(text),
         Trouble::Record(RecordError::NotApplicable(_)) => {
             Failure::new(StatusCode::NOT_IMPLEMENTED, text)
         }

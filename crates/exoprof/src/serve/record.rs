@@ -12,6 +12,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use target::Process;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::serve::budget::{Budget, Counted, Exceeded};
+
 /// What to record.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Wanted {
@@ -63,6 +65,12 @@ pub enum Trouble {
     /// All slots are taken.
     #[error("{0} recordings run already, which is the limit")]
     Full(usize),
+    /// Recordings take too much memory.
+    #[error(
+        "recordings take {} MiB of memory, and {} are the limit (--max-memory)",
+        .0.used, .0.limit
+    )]
+    Memory(Exceeded),
     /// The server stops.
     #[error("the server is stopping")]
     Stopping,
@@ -120,12 +128,14 @@ pub struct Recorder {
     inner: Mutex<Inner>,
     slots: Arc<Semaphore>,
     limit: usize,
+    budget: Arc<Budget>,
 }
 
 impl Recorder {
-    /// At most `limit` recordings at a time.
-    pub fn new(limit: usize, lanes: Arc<Lanes>) -> Self {
-        Self { lanes, inner: Mutex::default(), slots: Arc::new(Semaphore::new(limit)), limit }
+    /// At most `limit` recordings at a time, within the memory that is there for all.
+    pub fn new(limit: usize, lanes: Arc<Lanes>, budget: Arc<Budget>) -> Self {
+        let slots = Arc::new(Semaphore::new(limit));
+        Self { lanes, inner: Mutex::default(), slots, limit, budget }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -150,6 +160,7 @@ impl Recorder {
             return Ok(self.ticket(key, &shared.running.clone()));
         }
         let slot = self.slots.clone().try_acquire_owned().map_err(|_| Trouble::Full(self.limit))?;
+        let counted = self.budget.begin().map_err(Trouble::Memory)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let stop = EventFd::from_value_and_flags(0, flags)
             .map_err(|e| Trouble::Internal(format!("no eventfd: {e}")))?;
@@ -158,7 +169,7 @@ impl Recorder {
         inner.shared.insert(key.clone(), Shared { running: running.clone(), waiters: 1 });
         drop(inner);
         let task = Task { recorder: self.clone(), key: key.clone(), running: running.clone() };
-        tokio::spawn(task.run(process.clone(), turn, slot));
+        tokio::spawn(task.run(process.clone(), turn, (slot, counted)));
         Ok(self.ticket(key, &running))
     }
 
@@ -169,9 +180,13 @@ impl Recorder {
 
     /// Ends all recordings early, to be delivered, and begins no more.
     pub fn stop(&self) {
-        let mut inner = self.lock();
-        inner.stopping = true;
-        for shared in inner.shared.values() {
+        self.lock().stopping = true;
+        self.end_all();
+    }
+
+    /// Ends all recordings early, to be delivered.
+    pub fn end_all(&self) {
+        for shared in self.lock().shared.values() {
             shared.running.end();
         }
     }
@@ -232,6 +247,9 @@ impl Drop for Ticket {
     }
 }
 
+/// A recording's share of what there is for all.
+type Place = (OwnedSemaphorePermit, Counted);
+
 struct Task {
     recorder: Arc<Recorder>,
     key: Key,
@@ -239,16 +257,16 @@ struct Task {
 }
 
 impl Task {
-    async fn run(self, process: Arc<Process>, turn: Arc<Turn>, slot: OwnedSemaphorePermit) {
+    async fn run(self, process: Arc<Process>, turn: Arc<Turn>, place: Place) {
         let turn = turn.lock_owned().await;
         if !self.recorder.is_wanted(&self.key, &self.running) {
             return;
         }
         let (wanted, running) = (self.key.2.clone(), self.running.clone());
         let work = move || {
-            // Whatever happens to the task, the slot and the turn are kept until the recording is
+            // Whatever happens to the task, the place and the turn are kept until the recording is
             // over and the process as it was.
-            let _held = (slot, turn);
+            let _held = (place, turn);
             record_process(&process, &wanted, &running.stop)
         };
         let answer = match tokio::task::spawn_blocking(work).await {

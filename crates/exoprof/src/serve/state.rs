@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
+use crate::serve::budget::Budget;
 use crate::serve::record::{Lanes, Recorder};
 use crate::serve::targets::Targets;
 
 /// Look-ups (lists of processes, symbols) at a time: each reads much of `/proc` or of an image.
 const LOOKUPS: usize = 2;
+
+/// How often it is looked how much memory recordings take.
+const MEMORY_CHECK: Duration = Duration::from_millis(250);
 
 /// The server.
 pub struct Server {
@@ -27,6 +31,7 @@ pub struct Server {
     pub max_duration: Duration,
     /// Who looks something up takes a permit.
     pub lookups: Semaphore,
+    budget: Arc<Budget>,
     stop: watch::Sender<bool>,
 }
 
@@ -42,20 +47,25 @@ pub struct Settings {
     pub max_recordings: usize,
     /// Recordings at a time for pushing.
     pub max_pushed: usize,
+    /// The memory of all recordings, in bytes.
+    pub max_memory: u64,
 }
 
 impl Server {
     /// A server of these processes.
     pub fn new(targets: Targets, settings: &Settings) -> Self {
         let lanes = Arc::new(Lanes::default());
+        let budget = Arc::new(Budget::new(settings.max_memory));
+        let recorder = |limit| Recorder::new(limit, lanes.clone(), budget.clone());
         Self {
             targets,
-            recorder: Arc::new(Recorder::new(settings.max_recordings, lanes.clone())),
-            pushed: Arc::new(Recorder::new(settings.max_pushed, lanes)),
+            recorder: Arc::new(recorder(settings.max_recordings)),
+            pushed: Arc::new(recorder(settings.max_pushed)),
             frequency: settings.frequency,
             window: settings.window,
             max_duration: settings.max_duration,
             lookups: Semaphore::new(LOOKUPS),
+            budget,
             stop: watch::Sender::new(false),
         }
     }
@@ -65,6 +75,18 @@ impl Server {
         self.stop.send_replace(true);
         self.recorder.stop();
         self.pushed.stop();
+    }
+
+    /// Ends recordings early where they take too much memory. Never returns.
+    pub async fn watch_memory(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(MEMORY_CHECK);
+        loop {
+            tick.tick().await;
+            if self.budget.check().is_err() {
+                self.recorder.end_all();
+                self.pushed.end_all();
+            }
+        }
     }
 
     /// Whether it stops.

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use pprof::LabelValue;
 
 use super::json;
+use super::origin::Origins;
 use super::tree::{FlameTree, Shape};
 use crate::report::Report;
 
@@ -26,6 +27,7 @@ pub struct Document {
     sample_type: String,
     unit: String,
     is_diff: bool,
+    pub(super) origins: Origins,
     /// The labels that can be grouped by.
     labels: Vec<String>,
     pub(super) trees: Vec<(Grouping, FlameTree)>,
@@ -64,15 +66,13 @@ impl Report<'_> {
             (grouping, self.flame(&Shape { inverted, by, max_nodes }))
         });
         let trees: Vec<_> = trees.collect();
-        let profile = self.work.profile;
-        let main = profile.mappings.first().map_or("", |m| &*m.file);
-        let of = if main.is_empty() { "profile" } else { crate::go::base(main) };
-        let kind = &profile.sample_types[self.value];
+        let kind = &self.work.profile.sample_types[self.value];
         Document {
-            title: format!("{of} {}", kind.kind),
+            title: self.title(),
             about: self.about(),
             sample_type: kind.kind.to_string(),
             unit: kind.unit.to_string(),
+            origins: self.origins(),
             labels: self.label_keys(),
             is_diff: trees.first().is_some_and(|(_, tree)| tree.base > 0),
             trees,
@@ -106,7 +106,7 @@ impl Document {
     /// the base's part.
     #[must_use]
     pub fn json(&self) -> String {
-        let mut names = Names::default();
+        let mut names = Names::new(&self.origins);
         let mut trees = String::new();
         for (nth, (grouping, tree)) in self.trees.iter().enumerate() {
             trees.push_str(if nth == 0 { "" } else { "," });
@@ -115,7 +115,7 @@ impl Document {
             let _ = write!(trees, ",\"inverted\":{},\"nodes\":[", grouping.inverted);
             for (nth, node) in tree.nodes.iter().enumerate() {
                 trees.push_str(if nth == 0 { "" } else { "," });
-                let name = names.number(&tree.names[node.name as usize]);
+                let name = names.number(&tree.names[node.name as usize], node.name);
                 let _ = write!(trees, "{name},{},{}", node.depth, node.weight);
                 if self.is_diff {
                     let _ = write!(trees, ",{}", node.base);
@@ -139,25 +139,50 @@ impl Document {
             json::string(label, &mut out);
         }
         out.push(']');
-        let _ = write!(out, ",\"names\":[{}],\"trees\":[{trees}]}}", names.list);
+        let _ = write!(out, ",\"names\":[{}],\"origin\":[{}]", names.list, names.origin);
+        out.push_str(",\"origins\":[");
+        for (nth, origin) in self.origins.all.iter().take(names.last_origin).enumerate() {
+            out.push_str(if nth == 0 { "[" } else { ",[" });
+            json::string(&origin.name, &mut out);
+            let _ = write!(out, ",{},{}]", origin.hue, origin.weight);
+        }
+        let _ = write!(out, "],\"trees\":[{trees}]}}");
         out
     }
 }
 
 /// The names that occur, each once.
-#[derive(Default)]
 struct Names<'n> {
+    origins: &'n Origins,
     numbers: std::collections::HashMap<&'n str, usize>,
     list: String,
+    /// For each name its origin, or -1.
+    origin: String,
+    /// Origins from here on do not occur.
+    last_origin: usize,
 }
 
 impl<'n> Names<'n> {
-    fn number(&mut self, name: &'n str) -> usize {
+    fn new(origins: &'n Origins) -> Self {
+        let (numbers, list, origin) = Default::default();
+        Self { origins, numbers, list, origin, last_origin: 0 }
+    }
+
+    /// The number of a name, which is that of an entry or of something behind all entries.
+    fn number(&mut self, name: &'n str, entry: u32) -> usize {
         let next = self.numbers.len();
-        let list = &mut self.list;
-        *self.numbers.entry(name).or_insert_with(|| {
-            list.push_str(if next == 0 { "" } else { "," });
+        let Self { origins, numbers, list, origin, last_origin } = self;
+        *numbers.entry(name).or_insert_with(|| {
+            let comma = if next == 0 { "" } else { "," };
+            list.push_str(comma);
             json::string(name, list);
+            let _ = match origins.of_entries.get(entry as usize) {
+                Some(at) => {
+                    *last_origin = (*last_origin).max(at + 1);
+                    write!(origin, "{comma}{at}")
+                }
+                None => write!(origin, "{comma}-1"),
+            };
             next
         })
     }

@@ -6,6 +6,9 @@
   const ROW = 18;
   const NARROWEST = 0.6;
   const NAMED = 22;
+  // Origins that are named with their colours.
+  const LEGEND = 8;
+  const UNKNOWN = 'unknown';
   const CHARACTER = 7.3;
   const home = document.getElementById('exoprof');
   const flame = document.getElementById('flame');
@@ -20,6 +23,8 @@
   let current = -1;
   let pattern = null;
   let matched = new Set();
+  // The origin whose frames are marked.
+  let marked = -1;
 
   const svg = (name, attributes, parent) => {
     const element = document.createElementNS(SVG, name);
@@ -32,7 +37,8 @@
   const open = (source) => {
     const width = data.diff ? 4 : 3;
     const count = source.nodes.length / width;
-    const t = { count, names: source.names || data.names, source, name: [], depth: [], weight: [], base: [], x: [], parent: [], end: [] };
+    const t = { count, names: source.names || data.names,
+      origin: source.origin || data.origin, origins: source.origins || data.origins, source, name: [], depth: [], weight: [], base: [], x: [], parent: [], end: [] };
     const path = [];
     for (let i = 0; i < count; i++) {
       const at = i * width;
@@ -85,28 +91,29 @@
       if (weight > callees) text += `, itself ${label(weight - callees)}`;
       if (zoom >= 0) text += `, ${percent(weight, tree.weight[zoom])} of what is shown`;
     }
-    return text;
+    const origin = tree.origins[tree.origin[tree.name[i]]];
+    return origin && origin[0] !== UNKNOWN ? `${text} · ${origin[0]}` : text;
   };
 
-  const hue = (name) => {
-    const cut = Math.max(name.lastIndexOf('.'), name.lastIndexOf(':'), name.lastIndexOf('/'));
-    const end = cut < 0 ? name.length : cut;
+  const shift = (name) => {
     let hash = 7;
-    for (let i = 0; i < end; i++) hash = (Math.imul(hash, 31) + name.charCodeAt(i)) >>> 0;
-    return hash % 360;
+    for (let i = 0; i < name.length; i++) hash = (Math.imul(hash, 31) + name.charCodeAt(i)) >>> 0;
+    return (hash >>> 3) % 9 - 4;
   };
 
   const frame = (i, x, share, width, isAbove) => {
     const name = nameOf(i);
     const classes = ['frame'];
     if (isAbove) classes.push('above');
-    if (name === '(lighter calls)') classes.push('rest');
+    const origin = tree.origins[tree.origin[tree.name[i]]];
+    if (!origin) classes.push('rest');
     if (matched.has(i)) classes.push('match');
     const g = svg('svg', {
       x: `${x * 100}%`, y: tree.depth[i] * ROW, width: `${share * 100}%`, height: ROW - 1,
       tabindex: i === current ? 0 : -1, role: 'treeitem', 'data-node': i,
     });
-    g.style.setProperty('--hue', hue(name));
+    g.style.setProperty('--hue', origin ? origin[1] : 0);
+    g.style.setProperty('--shift', shift(name));
     if (data.diff) {
       const change = (tree.weight[i] - 2 * tree.base[i]) / tree.weight[i];
       classes.push(change > 0 ? 'more' : change < 0 ? 'less' : 'same');
@@ -156,21 +163,14 @@
     flame.dataset.frames = flame.childElementCount;
   };
 
-  // The weight under matching frames, each stack once.
-  const search = (text) => {
-    pattern = null;
+  // Marks frames, and says the weight under them, each stack once.
+  const mark = (matches) => {
     matched = new Set();
-    if (text) {
-      try {
-        pattern = new RegExp(text, /[A-Z]/.test(text) ? '' : 'i');
-      } catch (e) {
-        return e.message;
-      }
-      const hits = tree.names.map((name) => pattern.test(name));
+    if (matches) {
       let sum = 0;
       let covered = 0;
       for (let i = 0; i < tree.count; i++) {
-        if (!hits[tree.name[i]]) continue;
+        if (!matches(i)) continue;
         matched.add(i);
         if (i < covered) continue;
         covered = tree.end[i];
@@ -181,10 +181,39 @@
       tell('');
     }
     draw();
+  };
+
+  const search = (text) => {
+    pattern = null;
+    marked = -1;
+    if (text) {
+      try {
+        pattern = new RegExp(text, /[A-Z]/.test(text) ? '' : 'i');
+      } catch (e) {
+        return e.message;
+      }
+    }
+    const hits = text && tree.names.map((name) => pattern.test(name));
+    mark(text ? (i) => hits[tree.name[i]] : null);
+    refresh();
     return '';
   };
 
-  const tell = (text) => { details.textContent = text || ' '; };
+  const markOrigin = (origin) => {
+    pattern = null;
+    marked = marked === origin ? -1 : origin;
+    mark(marked < 0 ? null : (i) => tree.origin[tree.name[i]] === marked);
+    refresh();
+  };
+
+  // What is said where there is nothing to say of a frame.
+  const idle = () => {
+    const all = data.diff
+      ? `${label(data.total - data.base)}, before ${label(data.base)}`
+      : `${label(data.total)} in all`;
+    return `${data.type}: ${all}`;
+  };
+  const tell = (text) => { details.textContent = text || idle(); };
 
   const zoomTo = (i) => {
     zoom = i;
@@ -210,7 +239,10 @@
       const from = data;
       tell('loading…');
       more(by, inverted).then((other) => {
-        for (const found of other.trees) from.trees.push({ ...found, names: other.names });
+        for (const found of other.trees) {
+          const { names, origin, origins } = other;
+          from.trees.push({ ...found, names, origin, origins });
+        }
         if (from === data) show(by, inverted);
       }, (e) => tell(e.message));
       return;
@@ -221,6 +253,7 @@
     current = 0;
     const text = pattern ? pattern.source : '';
     pattern = null;
+    marked = -1;
     matched = new Set();
     if (text) search(text); else draw();
     refresh();
@@ -275,6 +308,7 @@
     }
     dialog.appendChild(table);
     controls.appendChild(dialog);
+    const legend = add('div', { id: 'legend' });
     help = () => (dialog.open ? dialog.close() : dialog.showModal());
     question.addEventListener('click', help);
     dialog.addEventListener('click', help);
@@ -291,6 +325,20 @@
         select.appendChild(option);
       }
       select.hidden = select.options.length < 2;
+      legend.replaceChildren();
+      const all = tree.origins.reduce((sum, [, , weight]) => sum + weight, 0);
+      tree.origins.slice(0, LEGEND).forEach(([name, hue, weight], nth) => {
+        if (weight * 100 < all || data.diff || tree.origins.length < 2) return;
+        const chip = document.createElement('button');
+        chip.type = 'button';
+        chip.className = 'chip';
+        chip.style.setProperty('--hue', hue);
+        chip.textContent = `${name} ${Math.round(weight * 100 / all)}%`;
+        chip.title = `${label(weight)} in code of ${name} itself`;
+        chip.setAttribute('aria-pressed', nth === marked);
+        chip.addEventListener('click', () => markOrigin(nth));
+        legend.appendChild(chip);
+      });
     };
     const about = document.getElementById('about');
     if (about) about.textContent = data.about;
@@ -373,6 +421,7 @@
     const i = nodeOf(event);
     if (i >= 0) tell(describe(i));
   });
+  flame.addEventListener('mouseleave', () => { if (tree && !matched.size) tell(''); });
   document.addEventListener('keydown', onKey);
   let pending = 0;
   window.addEventListener('resize', () => {

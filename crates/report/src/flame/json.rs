@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// A string, safe within a script element of HTML and of SVG: no character that ends it, nor one
 /// that XML does not allow.
-pub(super) fn string(text: &str, out: &mut String) {
+pub(crate) fn string(text: &str, out: &mut String) {
     out.push('"');
     for c in text.chars() {
         match c {

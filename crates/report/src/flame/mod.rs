@@ -2,7 +2,8 @@
 
 mod document;
 mod image;
-mod json;
+pub(crate) mod json;
+mod origin;
 mod page;
 mod tree;
 

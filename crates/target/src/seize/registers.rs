@@ -37,6 +37,11 @@ const DWARF: [(u16, usize); 17] = [
 const SP: usize = 19;
 #[cfg(target_arch = "x86_64")]
 const PC: usize = 16;
+/// `fs_base`.
+#[cfg(target_arch = "x86_64")]
+const THREAD_POINTER: Option<usize> = Some(21);
+#[cfg(target_arch = "aarch64")]
+const THREAD_POINTER: Option<usize> = None;
 #[cfg(target_arch = "aarch64")]
 const SP: usize = 31;
 #[cfg(target_arch = "aarch64")]
@@ -77,6 +82,12 @@ impl UserRegisters {
     #[must_use]
     pub fn sp(&self) -> Avma {
         Avma(self.words[SP])
+    }
+
+    /// The thread pointer; `None` where it is not among the general registers (aarch64).
+    #[must_use]
+    pub fn thread_pointer(&self) -> Option<u64> {
+        THREAD_POINTER.map(|at| self.words[at])
     }
 
     /// The registers by their DWARF numbers, as unwinding counts them: with the program counter

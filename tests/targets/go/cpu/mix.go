@@ -13,10 +13,10 @@ func mix() {
 	big := bytes.Repeat([]byte("some text "), 20000)
 	other := make([]byte, len(big))
 	for {
-		moves(other, big)
-		searches(other)
-		sorts()
-		builds()
+		timed("moves", func() { moves(other, big) })
+		timed("searches", func() { searches(other) })
+		timed("sorts", sorts)
+		timed("builds", builds)
 	}
 }
 

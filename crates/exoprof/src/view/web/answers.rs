@@ -83,10 +83,9 @@ pub async fn about(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery)
         let report = report(profile, query, Form::Top)?;
         let types: Vec<&str> = profile.sample_types.iter().map(|t| &*t.kind).collect();
         let default = profile.default_sample_type_index().unwrap_or(0);
-        let main = profile.mappings.first().map_or("", |m| &*m.file);
-        let main = main.rsplit('/').next().unwrap_or_default();
+        let title = report.title();
         let about =
-            json!({ "about": report.about(), "types": types, "default": default, "main": main });
+            json!({ "about": report.about(), "types": types, "default": default, "title": title });
         Ok(typed("application/json", about.to_string()))
     })
     .await

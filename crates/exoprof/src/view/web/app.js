@@ -67,7 +67,7 @@
         line.insertCell().textContent = value[2];
       }
       const cell = line.insertCell();
-      for (const [view, text] of [['peek', `${row.name} ${row.inlined}`], ['list', 'source']]) {
+      for (const [view, text] of [['peek', `${row.name} ${row.inlined}`.trim()], ['list', 'source']]) {
         const link = document.createElement('a');
         const { query } = state();
         query.set('on', exactly(row.name));
@@ -165,7 +165,7 @@
   (async () => {
     const about = await (await ask('api/about', '')).json();
     at('about').textContent = about.about.join('\n');
-    at('title').textContent = about.main || 'profile';
+    at('title').textContent = about.title;
     document.title = `${at('title').textContent} · exoprof`;
     about.types.forEach((type, nth) => {
       const option = document.createElement('option');

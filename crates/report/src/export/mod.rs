@@ -1,0 +1,5 @@
+//! Files for other viewers.
+
+mod firefox;
+mod speedscope;
+mod tracks;
