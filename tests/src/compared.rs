@@ -43,6 +43,11 @@ impl Compared {
     pub fn of_command(command: Command, (seconds, args): (f64, &[&str])) -> Self {
         let mut target = Target::spawn_command(command);
         target.go(0);
+        // By perf events, how densely is sampled is chosen by what it does at the begin.
+        let nothing = target.mark();
+        while target.mark().since(&nothing).total() == 0 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let mut running = Recorder::of(target.pid()).args(args).args(["-d", "60s"]).start();
         running.wait_recording();
         let before = target.mark();

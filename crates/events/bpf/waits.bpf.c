@@ -47,6 +47,7 @@ struct {
 /* thread.pending */
 #define PENDING_WAIT 1u
 #define PENDING_WOKEN 2u
+#define PENDING_PLACE 4u /* the record tells where */
 
 struct thread {
 	u64 out;      /* when it was switched out to wait; 0: it does not wait */
@@ -323,31 +324,43 @@ static __always_inline void switched_out(struct settings *s, struct thread *t,
 	wait_for(t, task, futex, now);
 }
 
-/* Notes what was sampled, until the thread's own context is reached. */
-static __always_inline void charge_wait(struct settings *s, struct thread *t, u64 wait, u64 run)
+/* The thread is elsewhere than where its pending waits were: that never reached the hook. */
+static __always_inline void lose_what_has_passed(struct thread *t)
+{
+	struct record_head *r = &t->record.head;
+	if (!(t->pending & PENDING_PLACE) || (r->sp == t->sp && r->ip == t->ip))
+		return;
+	r->lost_ns += r->wait_ns + r->run_ns;
+	r->lost_count += r->wait_count;
+	r->wait_ns = r->wait_count = r->run_ns = 0;
+	t->pending &= ~(PENDING_WAIT | PENDING_PLACE);
+}
+
+/*
+ * Notes what was sampled, until the thread's own context is reached. Gives whether it is the most
+ * of what the record holds: one system call can wait more than once, and a thread that a debugger
+ * or another profiler stops on its way out of a long wait has still waited for that.
+ */
+static __always_inline bool charge_wait(struct settings *s, struct thread *t, u64 wait, u64 run)
 {
 	u64 d = wait + run, rate = s->block_rate;
 	if (s->flags & FUTEX_ONLY && (!wait || !waits_for_futex(t->syscall, t->futex_op)))
-		return;
+		return false;
 	if (!d)
-		return;
+		return false;
 	if (!pick(d, rate))
-		return;
+		return false;
 	count(COUNT_PICKED);
 	struct record_head *r = &t->record.head;
-	if (t->pending & PENDING_WAIT && (r->sp != t->sp || r->ip != t->ip)) {
-		/* The place where that was never reached the hook. */
-		r->lost_ns += r->wait_ns + r->run_ns;
-		r->lost_count += r->wait_count;
-		r->wait_ns = r->wait_count = r->run_ns = 0;
-	}
-	u64 w = weight(d, rate);
-	r->wait_ns += scaled(wait, w);
+	u64 w = weight(d, rate), waited = scaled(wait, w);
+	bool most = waited > r->wait_ns;
+	r->wait_ns += waited;
 	r->run_ns += scaled(run, w);
 	/* To be preempted is no contention. */
 	if (wait)
 		r->wait_count += w;
 	t->pending |= PENDING_WAIT;
+	return most;
 }
 
 static __always_inline void switched_in(struct settings *s, struct thread *t,
@@ -372,10 +385,18 @@ static __always_inline void switched_in(struct settings *s, struct thread *t,
 	} else if (ready && now > ready) {
 		run = now - (ready > s->begin ? ready : s->begin);
 	}
+	bool most = false;
+	lose_what_has_passed(t);
 	if (s->flags & WANT_BLOCK)
-		charge_wait(s, t, wait, run);
+		most = charge_wait(s, t, wait, run);
 	if (!t->pending)
 		return;
+	/* A thread that has just begun has none yet; but neither has it slept, nor missed a hook. */
+	if ((wait || before & PENDING_PLACE) && !has_rseq(task))
+		count(COUNT_NO_RSEQ);
+	if (t->pending & PENDING_PLACE && !most)
+		return;
+	t->pending |= PENDING_PLACE;
 	struct record_head *r = &t->record.head;
 	r->sp = t->sp;
 	r->ip = t->ip;
@@ -384,9 +405,6 @@ static __always_inline void switched_in(struct settings *s, struct thread *t,
 	r->futex_op = t->futex_op;
 	r->futex_value = t->futex_value;
 	r->kernel_bytes = bpf_get_task_stack(task, t->record.kernel, sizeof(t->record.kernel), 0);
-	/* A thread that has just begun has none yet; but neither has it slept, nor missed a hook. */
-	if ((wait || before) && !has_rseq(task))
-		count(COUNT_NO_RSEQ);
 }
 
 SEC("tp_btf/sched_switch")
