@@ -87,6 +87,8 @@ pub(crate) struct Tracked {
     pub clock_at_end: Option<u64>,
     /// CPU time of children that it had waited for as the recording began; nanoseconds.
     pub reaped_at_begin: Option<u64>,
+    /// The same as it ended, of processes that had not exited by then.
+    pub reaped_at_end: Option<u64>,
     /// Its threads, ended ones too.
     pub threads: BTreeMap<i32, Thread>,
     /// It is gone, and a process that is not followed has its PID now.
@@ -150,6 +152,7 @@ impl Processes {
             space_since: u64::MAX,
             clock_at_begin: None,
             reaped_at_begin: None,
+            reaped_at_end: None,
             clock_at_end: None,
             threads: BTreeMap::new(),
             replaced: false,
@@ -317,6 +320,7 @@ impl Processes {
             space_since: time,
             clock_at_begin: Some(0),
             reaped_at_begin: Some(0),
+            reaped_at_end: None,
             clock_at_end: None,
             threads: BTreeMap::new(),
             replaced: false,

@@ -1,6 +1,6 @@
 //! How much CPU time each thread took during the recording.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use events::{ClockSource, Sampler};
@@ -52,6 +52,9 @@ pub(crate) fn checkpoint(processes: &mut Processes, living: &[Arc<Process>]) {
 pub(crate) fn end(processes: &mut Processes, modes: bool) {
     for pid in processes.pids() {
         let Some(process) = processes.get(pid).and_then(|t| t.process.clone()) else { continue };
+        if let Some(tracked) = processes.get_mut(pid).filter(|_| process.is_alive()) {
+            tracked.reaped_at_end = process.reaped_children_cpu_time().ok();
+        }
         for tid in process.threads().unwrap_or_default() {
             let Ok(ns) = process.thread_cpu_time(tid) else { continue };
             // A thread that nothing was heard of has time all the same.
@@ -90,33 +93,78 @@ pub(crate) fn tally(
         }
     }
     subtract_heirs(processes, &mut times);
+    let counted: BTreeSet<ThreadId> =
+        times.iter().filter(|(_, t)| **t != CpuTime::Unknown).map(|(id, _)| *id).collect();
     for (pid, tracked) in processes.iter() {
         share_remainder(pid, tracked, weights, &mut times);
     }
-    share_reaped(processes, weights, &mut times);
+    share_reaped(processes, weights, &counted, &mut times);
     times
 }
 
 /// What the living processes' exited children took, as it was added up when they were waited
-/// for, is shared by those whose own clocks nobody saw.
+/// for. What nobody counted of it is shared by the weight of the samples; but a process whose clock
+/// was seen before it exited took no less than that.
 fn share_reaped(
     processes: &Processes,
     weights: &BTreeMap<ThreadId, u64>,
+    counted: &BTreeSet<ThreadId>,
     times: &mut BTreeMap<ThreadId, CpuTime>,
 ) {
-    let reaped = |tracked: &Tracked| {
-        let now = tracked.process.as_ref()?.reaped_children_cpu_time().ok()?;
-        now.checked_sub(tracked.reaped_at_begin?)
-    };
+    // As it stood at the end: the living go on, and so do children that exit since.
+    let reaped = |tracked: &Tracked| tracked.reaped_at_end?.checked_sub(tracked.reaped_at_begin?);
     let total: u64 = processes.iter().filter_map(|(_, t)| reaped(t)).sum();
-    let exited = |pid: i32| {
-        processes.get(pid).is_some_and(|t| t.process.as_ref().is_none_or(|p| !p.is_alive()))
-    };
+    let exited = |pid: i32| processes.get(pid).is_some_and(|t| t.reaped_at_end.is_none());
     let of_exited = || times.iter().filter(|(id, _)| exited(id.pid));
-    let known: u64 = of_exited().map(|(_, t)| known(t)).sum();
-    let unknown: Vec<ThreadId> =
-        of_exited().filter(|(_, t)| **t == CpuTime::Unknown).map(|(id, _)| *id).collect();
-    share(total.saturating_sub(known), &unknown, weights, times);
+    let exact: u64 =
+        of_exited().filter(|(id, _)| counted.contains(id)).map(|(_, t)| known(t)).sum();
+    let estimated: Vec<Estimate> = of_exited()
+        .filter(|(id, _)| !counted.contains(id))
+        .map(|(id, t)| Estimate {
+            id: *id,
+            least: known(t),
+            weight: weights.get(id).copied().unwrap_or(0),
+        })
+        .collect();
+    for (id, ns) in shares_above(total.saturating_sub(exact), estimated) {
+        times.insert(id, CpuTime::Known(ns));
+    }
+}
+
+/// A thread of which only samples and a lower bound of its time are known.
+struct Estimate {
+    id: ThreadId,
+    /// In nanoseconds.
+    least: u64,
+    weight: u64,
+}
+
+/// Shares nanoseconds by weight so that everyone has its least; nothing where these are all there
+/// is.
+fn shares_above(total: u64, mut of: Vec<Estimate>) -> Vec<(ThreadId, u64)> {
+    let without_samples: u64 = of.iter().filter(|e| e.weight == 0).map(|e| e.least).sum();
+    of.retain(|e| e.weight > 0);
+    // Those with the most for their weight first: they keep what they have, and the rest shares
+    // what is left, as soon as that gives each of them no less than it has.
+    let ratio = |e: &Estimate| e.least as f64 / e.weight as f64;
+    of.sort_by(|a, b| ratio(b).total_cmp(&ratio(a)));
+    let mut left = total.saturating_sub(without_samples);
+    let mut weight: u128 = of.iter().map(|e| u128::from(e.weight)).sum();
+    let mut keep = 0;
+    for e in &of {
+        let share = u128::from(left) * u128::from(e.weight) / weight.max(1);
+        if share >= u128::from(e.least) {
+            break;
+        }
+        keep += 1;
+        left = left.saturating_sub(e.least);
+        weight -= u128::from(e.weight);
+    }
+    let of_left = |e: &Estimate| {
+        let ns = u128::from(left) * u128::from(e.weight) / weight.max(1);
+        (e.id, u64::try_from(ns).unwrap_or(u64::MAX))
+    };
+    of[keep..].iter().map(of_left).filter(|(_, ns)| *ns > 0).collect()
 }
 
 fn known(time: &CpuTime) -> u64 {
@@ -202,4 +250,40 @@ fn share_remainder(
         .map(|(id, _)| *id)
         .collect();
     share(rest, &unknown, weights, times);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(rows: &[(u64, u64)]) -> Vec<Estimate> {
+        let id = |i: usize| ThreadId { pid: 1, tid: i as i32 };
+        rows.iter()
+            .enumerate()
+            .map(|(i, &(least, weight))| Estimate { id: id(i), least, weight })
+            .collect()
+    }
+
+    fn shares(total: u64, rows: &[(u64, u64)]) -> Vec<(i32, u64)> {
+        let mut all = shares_above(total, of(rows));
+        all.sort_unstable();
+        all.into_iter().map(|(id, ns)| (id.tid, ns)).collect()
+    }
+
+    #[test]
+    fn what_clocks_missed_is_no_single_samples() {
+        // A hundred short processes, each seen up to half of its 30 ms, and one that was not seen.
+        let mut rows = vec![(15, 3); 100];
+        rows.push((0, 1));
+        let shared = shares(100 * 30 + 10, &rows);
+        assert!(shared.iter().all(|(i, ns)| *ns == if *i == 100 { 10 } else { 30 }), "{shared:?}");
+    }
+
+    #[test]
+    fn nobody_gets_less_than_its_clock_showed() {
+        assert_eq!(shares(100, &[(60, 1), (0, 1), (0, 3)]), [(1, 10), (2, 30)]);
+        assert_eq!(shares(100, &[(60, 1), (60, 1)]), []);
+        assert_eq!(shares(100, &[(0, 0)]), []);
+        assert_eq!(shares(100, &[(0, 1), (30, 0)]), [(0, 70)]);
+    }
 }
