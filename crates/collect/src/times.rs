@@ -193,7 +193,9 @@ fn share(
 }
 
 fn thread_time(tracked: &Tracked, tid: i32, sampler: &Sampler) -> CpuTime {
-    let Some(t) = tracked.threads.get(&tid) else { return CpuTime::Unknown };
+    // A sample on the way out of a thread that has lost its number bears -1, and so do the events
+    // of whole CPUs: their count is not its time.
+    let Some(t) = tracked.threads.get(&tid).filter(|_| tid > 0) else { return CpuTime::Unknown };
     if let Some(ns) = t.at_end {
         return CpuTime::Known(ns.saturating_sub(t.baseline).saturating_add(t.counted));
     }
