@@ -9,7 +9,7 @@ use target::Process;
 use crate::assemble::{Assembler, Tables, Valued, main_mapping};
 use crate::recorder::Recorder;
 use crate::session::RecordOptions;
-use crate::symbols::{self, Resolved, SymbolLosses, TargetFiles};
+use crate::symbols::{self, Known, Resolved, SymbolLosses, TargetFiles};
 use crate::{RecordError, Stats, comments};
 
 /// Frames with their names.
@@ -34,6 +34,7 @@ pub(crate) fn name(recorder: &mut Recorder, roots: &[Arc<Process>], files: &Targ
     }
     let frames = recorder.tree.frames();
     let (resolved, losses) = symbols::resolve(
+        &mut Known::default(),
         frames,
         &recorder.markers,
         &recorder.mappings,

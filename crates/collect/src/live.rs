@@ -12,7 +12,7 @@ use crate::processes::Processes;
 use crate::recorder::Recorder;
 use crate::sampling::Sampling;
 use crate::stacks::{Count, CountKey, FrameKey, Place, StackTree};
-use crate::symbols::{self, Function, Resolved, TargetFiles};
+use crate::symbols::{self, Function, Known, Resolved, TargetFiles};
 use crate::{Progress, RecordError, RecordOptions};
 
 /// With more calling contexts the tree begins anew: it is kept for hours.
@@ -23,6 +23,10 @@ const MAX_NODES: usize = 200_000;
 /// the longer the dearer a look-up is.
 const NAMING_SHARE: u32 = 200;
 const NAMING_AT_FIRST: Duration = Duration::from_secs(1);
+
+/// Debug sections that are held in plain, in bytes: those of libc and its like, not those of a
+/// browser.
+const MAX_DECOMPRESSED: u64 = 48 << 20;
 
 /// A CPU recording that goes on.
 pub struct Live {
@@ -119,7 +123,7 @@ impl Live {
         let profile = assembler.finish();
         if recorder.tree.len() > MAX_NODES {
             recorder.tree = StackTree::default();
-            self.names = Names { spent: self.names.spent, ..Names::default() };
+            self.names.begin_anew();
         }
         Ok(Interval {
             profile,
@@ -179,17 +183,34 @@ fn valued(
 }
 
 /// The names of frames, as far as they are looked up.
-#[derive(Default)]
 struct Names {
     /// For each frame of the tree what is known of it.
     resolved: Vec<Resolved>,
     /// Frames that wait for their names.
     waiting: Vec<usize>,
+    known: Known,
     /// How long look-ups have taken.
     spent: Duration,
 }
 
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            resolved: Vec::new(),
+            waiting: Vec::new(),
+            known: Known::keeping(MAX_DECOMPRESSED),
+            spent: Duration::ZERO,
+        }
+    }
+}
+
 impl Names {
+    /// For another tree. What images hold stays known.
+    fn begin_anew(&mut self) {
+        self.resolved = Vec::new();
+        self.waiting = Vec::new();
+    }
+
     fn look_up(&mut self, recorder: &Recorder, files: &TargetFiles, running: Duration) {
         let frames = recorder.tree.frames();
         for (at, frame) in frames.iter().enumerate().skip(self.resolved.len()) {
@@ -204,6 +225,7 @@ impl Names {
         let waiting = std::mem::take(&mut self.waiting);
         let wanted: Vec<FrameKey> = waiting.iter().map(|at| frames[*at]).collect();
         let (names, _) = symbols::resolve(
+            &mut self.known,
             &wanted,
             &recorder.markers,
             &recorder.mappings,

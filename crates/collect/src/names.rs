@@ -12,7 +12,7 @@ use crate::jit::Jit;
 use crate::processes::Processes;
 use crate::python::Python;
 use crate::stacks::{FrameKey, Place};
-use crate::symbols::{self, TargetFiles};
+use crate::symbols::{self, Known, TargetFiles};
 
 /// The first address of the kernel's half, on x86-64 and aarch64 alike.
 const KERNEL_HALF: u64 = 1 << 63;
@@ -53,8 +53,15 @@ fn locate(process: &Arc<Process>, addresses: &[u64]) -> Located {
 pub fn function_names(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<Arc<str>>> {
     let Located { frames, mappings } = locate(process, addresses);
     let files = TargetFiles(Root::of(process).ok().into_iter().collect());
-    let (resolved, _) =
-        symbols::resolve(&frames, &[], &mappings, &Jit::default(), &Python::default(), &files);
+    let (resolved, _) = symbols::resolve(
+        &mut Known::default(),
+        &frames,
+        &[],
+        &mappings,
+        &Jit::default(),
+        &Python::default(),
+        &files,
+    );
     let named = resolved.into_iter().zip(&frames).map(|(mut r, frame)| {
         let known = frame.place != Place::Unmapped && !r.nameless;
         r.functions.pop().filter(|_| known).map(|f| f.name)

@@ -57,8 +57,60 @@ pub(crate) struct SymbolLosses {
     pub kernel: Option<String>,
 }
 
-/// Names all frames. `mapping_of` tells what each mapping was.
+/// So many images are kept from one look-up to the next: a target may load new ones for ever.
+const MAX_IMAGES: usize = 500;
+
+/// What was read of images and of the kernel's symbols, for the next look-up.
+#[derive(Default)]
+pub(crate) struct Known {
+    images: BTreeMap<*const ElfImage, ImageSymbols>,
+    /// The kernel's own functions by their ends, with where they start. Those of modules and BPF
+    /// programs come and go.
+    kernel: BTreeMap<u64, (u64, Function)>,
+    /// What may be held decompressed from one look-up to the next, in bytes.
+    keep: u64,
+}
+
+impl Known {
+    /// For several look-ups, which come one after the other.
+    pub fn keeping(bytes: u64) -> Self {
+        Self { keep: bytes, ..Self::default() }
+    }
+
+    /// What an image holds, with its debug file, which is looked for once.
+    fn image(
+        &mut self,
+        image: &Arc<ElfImage>,
+        path: &Path,
+        files: &dyn DebugFiles,
+    ) -> ImageSymbols {
+        let find = || ImageSymbols::new(image.clone(), &find_debug_file(image, path, files));
+        // The symbols hold the image, so that no other one can get its address.
+        self.images.entry(Arc::as_ptr(image)).or_insert_with(find).clone()
+    }
+
+    /// Lets go of what takes too much memory.
+    fn trim(&mut self) {
+        if self.images.len() > MAX_IMAGES {
+            self.images.clear();
+        }
+        let mut left = self.keep;
+        self.images.retain(|_, symbols| {
+            let kept = left.checked_sub(symbols.decompressed_bytes());
+            left = kept.unwrap_or(left);
+            kept.is_some() && self.keep > 0
+        });
+    }
+
+    fn kernel(&self, address: Avma) -> Option<&Function> {
+        let (_, (start, function)) = self.kernel.range(address.0.checked_add(1)?..).next()?;
+        (*start <= address.0).then_some(function)
+    }
+}
+
+/// Names all frames. `mappings` tells what each mapping was.
 pub(crate) fn resolve(
+    known: &mut Known,
     frames: &[FrameKey],
     markers: &[String],
     mappings: &BTreeMap<MappingId, Arc<Mapping>>,
@@ -72,7 +124,10 @@ pub(crate) fn resolve(
     let mut kernel = Vec::new();
     for (i, frame) in frames.iter().enumerate() {
         match frame.place {
-            Place::Kernel => kernel.push((i, frame.address)),
+            Place::Kernel => match known.kernel(frame.address) {
+                Some(function) => out[i].functions = vec![function.clone()],
+                None => kernel.push((i, frame.address)),
+            },
             Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
             Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
             Place::Python(index) => out[i].functions = vec![python.function(index)],
@@ -94,9 +149,10 @@ pub(crate) fn resolve(
         }
     }
     for batch in by_image.values() {
-        batch.resolve(files, &mut out, &mut losses);
+        batch.resolve(known, files, &mut out, &mut losses);
+        known.trim();
     }
-    resolve_kernel(&kernel, &mut out, &mut losses);
+    resolve_kernel(known, &kernel, &mut out, &mut losses);
     (out, losses)
 }
 
@@ -135,10 +191,15 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn resolve(&self, files: &dyn DebugFiles, out: &mut [Resolved], losses: &mut SymbolLosses) {
+    fn resolve(
+        &self,
+        known: &mut Known,
+        files: &dyn DebugFiles,
+        out: &mut [Resolved],
+        losses: &mut SymbolLosses,
+    ) {
         let path = Path::new(&*self.mapping.name);
-        let found = find_debug_file(self.image, path, files);
-        let symbols = ImageSymbols::new(self.image.clone(), &found);
+        let symbols = known.image(self.image, path, files);
         let addresses: Vec<Svma> = self.wanted.iter().map(|(_, svma)| *svma).collect();
         let batch = symbols.resolve_with(&addresses, path, files);
         let lost = batch.losses;
@@ -200,13 +261,18 @@ fn function(f: Frame) -> Function {
 fn kernel_function(symbol: &KernelSymbol) -> Function {
     let name = match &*symbol.module {
         // `bpf_prog_HASH_name` says it already.
-        "[kernel.kallsyms]" | "[bpf]" => symbol.name.clone(),
+        symbolize::kernel::KERNEL | "[bpf]" => symbol.name.clone(),
         module => format!("{} {module}", symbol.name).into(),
     };
     Function { system_name: symbol.name.clone(), ..Function::named(name) }
 }
 
-fn resolve_kernel(wanted: &[(usize, Avma)], out: &mut [Resolved], losses: &mut SymbolLosses) {
+fn resolve_kernel(
+    known: &mut Known,
+    wanted: &[(usize, Avma)],
+    out: &mut [Resolved],
+    losses: &mut SymbolLosses,
+) {
     if wanted.is_empty() {
         return;
     }
@@ -222,7 +288,13 @@ fn resolve_kernel(wanted: &[(usize, Avma)], out: &mut [Resolved], losses: &mut S
     };
     for (n, (i, _)) in wanted.iter().enumerate() {
         out[*i].functions = vec![match names.get(n) {
-            Some(Ok(symbol)) => kernel_function(symbol),
+            Some(Ok(symbol)) => {
+                let function = kernel_function(symbol);
+                if known.keep > 0 && &*symbol.module == symbolize::kernel::KERNEL {
+                    known.kernel.insert(symbol.end, (symbol.start, function.clone()));
+                }
+                function
+            }
             Some(Err(e)) => {
                 losses.kernel.get_or_insert_with(|| e.to_string());
                 Function::named("[kernel]")
@@ -244,6 +316,19 @@ ffffffff81000200 T _etext
 ffffffffc0000000 t ext4_sync_fs\t[ext4]
 ffffffffc0001000 t bpf_prog_6deef7357e7b4530_watch\t[bpf]
 ";
+
+    #[test]
+    fn a_kernel_function_is_known_up_to_the_next_symbol() {
+        let mut known = Known::keeping(1);
+        let function = Function::named("do_syscall_64");
+        known.kernel.insert(0xffffffff81000200, (0xffffffff81000100, function.clone()));
+        let at = |address| known.kernel(Avma(address));
+        assert_eq!(at(0xffffffff810000ff), None);
+        assert_eq!(at(0xffffffff81000100), Some(&function));
+        assert_eq!(at(0xffffffff810001ff), Some(&function));
+        assert_eq!(at(0xffffffff81000200), None);
+        assert_eq!(at(u64::MAX), None);
+    }
 
     #[test]
     fn functions_of_modules_bear_their_module() {

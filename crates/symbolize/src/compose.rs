@@ -1,12 +1,12 @@
 //! Everything that an image tells of an address, put together.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use image::{ElfImage, Svma};
 use rustc_hash::FxHashMap;
 
-use crate::dwarf::{self, Call, Finder, Hit, Location, Package, SplitFiles};
+use crate::dwarf::{self, Call, Finder, Hit, Location, Package, Plain, SplitFiles};
 use crate::files::{Attempt, DebugFiles, DebugSearch, has_dwarf};
 use crate::intern::Interner;
 use crate::minidebug::{self, MiniDebug};
@@ -108,13 +108,16 @@ pub struct Batch {
     pub attempts: Vec<Attempt>,
 }
 
-/// The symbols and the debug information of one image. Nothing is read before it is asked.
+/// The symbols and the debug information of one image. Nothing is read before it is asked; what
+/// had to be decompressed for a batch stays for the next one.
 #[derive(Debug, Clone)]
 pub struct ImageSymbols {
     image: Arc<ElfImage>,
     debug: Option<Arc<ElfImage>>,
     debug_path: Option<PathBuf>,
     supplementary: Option<Arc<ElfImage>>,
+    plain: Arc<Plain>,
+    mini: Arc<OnceLock<MiniDebug>>,
 }
 
 impl ImageSymbols {
@@ -126,11 +129,12 @@ impl ImageSymbols {
         let of_debug = found.file.as_ref().and_then(|f| f.supplementary.clone());
         let supplementary = of_debug.or_else(|| found.supplementary.clone());
         let debug_path = found.file.as_ref().map(|f| f.path.clone());
-        Self { image, debug, debug_path, supplementary }
+        let (plain, mini) = Default::default();
+        Self { image, debug, debug_path, supplementary, plain, mini }
     }
 
     /// Names a batch of addresses, in any order. Ask for all addresses of a session at once: the
-    /// tables are read anew for each batch.
+    /// tables are searched anew for each batch.
     #[must_use]
     pub fn resolve(&self, addresses: &[Svma]) -> Batch {
         self.look_up(addresses, None)
@@ -166,6 +170,16 @@ impl ImageSymbols {
         };
         let symbols = addresses.iter().map(of).collect();
         Batch { symbols, losses: work.losses, attempts: work.attempts }
+    }
+
+    /// What was decompressed and is held in memory, in bytes.
+    #[must_use]
+    pub fn decompressed_bytes(&self) -> u64 {
+        let mini = match self.mini.get() {
+            Some(MiniDebug::Found(image)) => image.bytes().len() as u64,
+            _ => 0,
+        };
+        self.plain.bytes() + mini
     }
 
     fn dwarf_image(&self) -> Option<&ElfImage> {
@@ -205,7 +219,7 @@ struct ElfName {
     source: NameSource,
 }
 
-impl Work<'_> {
+impl<'s> Work<'s> {
     fn resolve(&mut self, sorted: &[u64]) -> Vec<Result<Symbolized, NoSymbol>> {
         let go = golang::resolve(&self.symbols.image, sorted);
         let others = sorted.iter().zip(&go).filter(|(_, found)| found.is_none());
@@ -229,7 +243,11 @@ impl Work<'_> {
             return sorted.iter().map(|_| Hit::default()).collect();
         };
         self.has_tables = true;
-        let sections = dwarf::Sections::read(image, self.symbols.supplementary.as_deref());
+        let sections = dwarf::Sections::read(
+            image,
+            self.symbols.supplementary.as_deref(),
+            &self.symbols.plain,
+        );
         let package = self.package(image);
         let split = SplitFiles {
             package: package.as_deref().and_then(Package::read),
@@ -269,7 +287,7 @@ impl Work<'_> {
         let tables = [
             (Some(image), SHT_SYMTAB, NameSource::Symtab),
             (debug, SHT_SYMTAB, NameSource::Symtab),
-            (mini.as_ref(), SHT_SYMTAB, NameSource::MiniDebugInfo),
+            (mini, SHT_SYMTAB, NameSource::MiniDebugInfo),
             (Some(image), SHT_DYNSYM, NameSource::Dynsym),
         ];
         for (file, kind, source) in tables {
@@ -306,13 +324,13 @@ impl Work<'_> {
     }
 
     /// Only where there is no full symbol table: it costs some milliseconds to decompress.
-    fn mini_debug_info(&mut self) -> Option<ElfImage> {
-        let image = &*self.symbols.image;
+    fn mini_debug_info(&mut self) -> Option<&'s ElfImage> {
+        let symbols = self.symbols;
         let full = |i: &ElfImage| i.section(".symtab").is_some_and(|s| !s.data.is_empty());
-        if full(image) || self.symbols.debug.as_deref().is_some_and(full) {
+        if full(&symbols.image) || symbols.debug.as_deref().is_some_and(full) {
             return None;
         }
-        match minidebug::read(image) {
+        match symbols.mini.get_or_init(|| minidebug::read(&symbols.image)) {
             MiniDebug::Found(mini) => Some(mini),
             MiniDebug::Absent => None,
             MiniDebug::Unreadable => {

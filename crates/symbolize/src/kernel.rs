@@ -14,7 +14,7 @@ const MAX_LINE: u64 = 2048;
 /// something else; no function of the kernel is this long.
 const MAX_FUNCTION: u64 = 1 << 20;
 /// The mapping that perf and pprof know the kernel's own text by.
-const KERNEL: &str = "[kernel.kallsyms]";
+pub const KERNEL: &str = "[kernel.kallsyms]";
 
 /// A function of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct KernelSymbol {
     pub module: Arc<str>,
     /// Where it starts.
     pub start: u64,
+    /// Where the next symbol starts, or as far as a function may reach.
+    pub end: u64,
 }
 
 /// Why a kernel address has no name.
@@ -76,6 +78,7 @@ pub fn resolve(kallsyms: impl BufRead, addresses: &[u64]) -> io::Result<KernelNa
     sorted.dedup();
     let mut pass = Pass {
         nearest: vec![Nearest::default(); sorted.len()],
+        next: vec![u64::MAX; sorted.len()],
         sorted,
         stext: None,
         etext: None,
@@ -91,6 +94,8 @@ pub fn resolve(kallsyms: impl BufRead, addresses: &[u64]) -> io::Result<KernelNa
 struct Pass {
     sorted: Vec<u64>,
     nearest: Vec<Nearest>,
+    /// The first symbol behind each address and before the next one.
+    next: Vec<u64>,
     stext: Option<u64>,
     etext: Option<u64>,
     malformed: u64,
@@ -155,6 +160,9 @@ impl Pass {
             _ => false,
         };
         let i = self.sorted.partition_point(|&a| a < row.address);
+        if let Some(next) = i.checked_sub(1).and_then(|i| self.next.get_mut(i)) {
+            *next = row.address.min(*next);
+        }
         let Some(near) = self.nearest.get_mut(i) else { return };
         let better = match (near.found, row.address.cmp(&near.start)) {
             (false, _) | (_, std::cmp::Ordering::Greater) => true,
@@ -175,12 +183,16 @@ impl Pass {
     }
 
     fn finish(self, addresses: &[u64]) -> KernelNames {
-        let Self { sorted, nearest, stext, etext, malformed, symbols, visible, last: _ } = self;
+        let Self { sorted, nearest, mut next, stext, etext, malformed, symbols, visible, .. } =
+            self;
+        for i in (1..next.len()).rev() {
+            next[i - 1] = next[i].min(next[i - 1]);
+        }
         let kernel: Arc<str> = KERNEL.into();
         let mut last: Option<Nearest> = None;
         let mut shared: Option<(u64, KernelSymbol)> = None;
         let mut found = Vec::with_capacity(sorted.len());
-        for (&address, near) in sorted.iter().zip(nearest) {
+        for ((&address, near), next) in sorted.iter().zip(nearest).zip(next) {
             if near.found {
                 last = Some(near);
             }
@@ -208,6 +220,7 @@ impl Pass {
                         String::from_utf8_lossy(&near.module).into()
                     },
                     start: near.start,
+                    end: next.min(near.start.saturating_add(MAX_FUNCTION)),
                 },
             };
             shared = Some((near.start, symbol.clone()));

@@ -13,6 +13,7 @@ const MAX_BYTES: u64 = 256 << 20;
 const MAX_DECODER_KIB: u32 = 72 << 10;
 
 /// What became of `.gnu_debugdata`.
+#[derive(Debug)]
 pub(crate) enum MiniDebug {
     /// There is none.
     Absent,

@@ -86,6 +86,41 @@ impl<'a> SectionReader<'a> {
     }
 }
 
+/// The compressed sections of a file in plain, so that several batches share the work.
+#[derive(Debug, Default)]
+pub(crate) struct Inflated {
+    sections: Vec<(&'static str, Vec<u8>)>,
+    /// See [`SectionReader::unreadable`].
+    pub(crate) unreadable: u32,
+}
+
+impl Inflated {
+    /// Decompresses those of the sections that are compressed.
+    pub(crate) fn of(image: &ElfImage, names: impl Iterator<Item = &'static str>) -> Self {
+        let mut reader = SectionReader::new(image);
+        let mut sections = Vec::new();
+        for name in names {
+            if let Cow::Owned(bytes) = reader.read(name) {
+                sections.push((name, bytes));
+            }
+        }
+        Self { sections, unreadable: reader.unreadable }
+    }
+
+    /// The bytes of one of the sections; empty where there is none that can be read.
+    pub(crate) fn section<'a>(&'a self, image: &'a ElfImage, name: &str) -> &'a [u8] {
+        if let Some((_, bytes)) = self.sections.iter().find(|(n, _)| *n == name) {
+            return bytes;
+        }
+        image.section(name).filter(|s| !s.compressed).map_or(&[], |s| s.data)
+    }
+
+    /// What is held in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.sections.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+}
+
 enum Method {
     Zlib,
     Zstd,

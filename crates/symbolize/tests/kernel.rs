@@ -61,6 +61,22 @@ fn each_address_takes_the_function_that_starts_before_it() {
 }
 
 #[test]
+fn functions_end_where_the_next_symbol_starts() {
+    let ends = |addresses: &[u64]| -> Vec<u64> {
+        let found = resolve(LIST.as_bytes(), addresses).unwrap().names;
+        found.into_iter().map(|n| n.unwrap().end).collect()
+    };
+    // Alone, reading ends early; together, several addresses lie in one function.
+    assert_eq!(ends(&[0xffffffff81000001]), [0xffffffff81000100]);
+    assert_eq!(ends(&[0xffffffff81000200]), [0xffffffff81000300]);
+    let module = 0xffffffffc0000010;
+    assert_eq!(
+        ends(&[0xffffffff810001ff, module, 0xffffffff81000100, 0xffffffff81000399]),
+        [0xffffffff81000200, 0xffffffffc0000080, 0xffffffff81000200, 0xffffffff81000400],
+    );
+}
+
+#[test]
 fn hidden_and_absent_lists_have_reasons() {
     let hidden: String = LIST.lines().map(|l| format!("0000000000000000{}\n", &l[16..])).collect();
     assert_eq!(names(&hidden, &[0xffffffff81000000]), [Err(NoKernelSymbol::KptrRestricted)]);

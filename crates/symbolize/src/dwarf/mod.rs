@@ -12,15 +12,14 @@ mod ranges;
 mod split;
 mod units;
 
-use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use gimli::{DwarfSections, DwoId, EndianSlice, LittleEndian, Section, SectionId};
 use image::ElfImage;
 
 use crate::files::Attempt;
 use crate::intern::Interner;
-use crate::sections::SectionReader;
+use crate::sections::Inflated;
 use names::Names;
 use pages::Pages;
 use split::Split;
@@ -92,20 +91,38 @@ fn text<'a>(
 /// The sections of a file, and of the file that `dwz` moved common parts to.
 pub(crate) struct Sections<'a> {
     pages: Pages<'a>,
-    main: DwarfSections<Cow<'a, [u8]>>,
-    supplementary: Option<DwarfSections<Cow<'a, [u8]>>>,
-    /// See [`SectionReader::unreadable`].
+    main: DwarfSections<&'a [u8]>,
+    supplementary: Option<DwarfSections<&'a [u8]>>,
+    /// See [`Inflated::unreadable`].
     pub(crate) unreadable: u32,
 }
 
+/// What is in plain of a file and of its `dwz` file.
+#[derive(Debug, Default)]
+pub(crate) struct Plain {
+    main: OnceLock<Inflated>,
+    supplementary: OnceLock<Inflated>,
+}
+
+impl Plain {
+    /// What is held in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        let of = |file: &OnceLock<Inflated>| file.get().map_or(0, Inflated::bytes);
+        of(&self.main) + of(&self.supplementary)
+    }
+}
+
 impl<'a> Sections<'a> {
-    pub(crate) fn read(main: &'a ElfImage, supplementary: Option<&'a ElfImage>) -> Self {
+    /// Decompresses what is not in plain yet.
+    pub(crate) fn read(
+        main: &'a ElfImage,
+        supplementary: Option<&'a ElfImage>,
+        plain: &'a Plain,
+    ) -> Self {
         let pages = Pages::of(Some(main));
-        let (main, a) = read_sections(main);
-        let (supplementary, b) = match supplementary.map(read_sections) {
-            Some((sections, unreadable)) => (Some(sections), unreadable),
-            None => (None, 0),
-        };
+        let (main, a) = read_sections(main, &plain.main);
+        let other = supplementary.map(|image| read_sections(image, &plain.supplementary));
+        let (supplementary, b) = other.map_or((None, 0), |(sections, n)| (Some(sections), n));
         Self { pages, main, supplementary, unreadable: a + b }
     }
 
@@ -116,27 +133,33 @@ impl<'a> Sections<'a> {
     }
 }
 
-fn read_sections(image: &ElfImage) -> (DwarfSections<Cow<'_, [u8]>>, u32) {
-    let mut reader = SectionReader::new(image);
+/// Locations of variables, macros and type units are often the largest sections, and name no
+/// function.
+const WANTED: [SectionId; 10] = [
+    SectionId::DebugAbbrev,
+    SectionId::DebugAddr,
+    SectionId::DebugAranges,
+    SectionId::DebugInfo,
+    SectionId::DebugLine,
+    SectionId::DebugLineStr,
+    SectionId::DebugStr,
+    SectionId::DebugStrOffsets,
+    SectionId::DebugRanges,
+    SectionId::DebugRngLists,
+];
+
+fn read_sections<'a>(
+    image: &'a ElfImage,
+    plain: &'a OnceLock<Inflated>,
+) -> (DwarfSections<&'a [u8]>, u32) {
+    let names = || WANTED.iter().map(|id| id.name());
+    let inflated = plain.get_or_init(|| Inflated::of(image, names()));
     let loaded = DwarfSections::load(|id| -> Result<_, std::convert::Infallible> {
-        // Locations of variables, macros and type units are often the largest sections, and name
-        // no function.
-        Ok(match id {
-            SectionId::DebugAbbrev
-            | SectionId::DebugAddr
-            | SectionId::DebugAranges
-            | SectionId::DebugInfo
-            | SectionId::DebugLine
-            | SectionId::DebugLineStr
-            | SectionId::DebugStr
-            | SectionId::DebugStrOffsets
-            | SectionId::DebugRanges
-            | SectionId::DebugRngLists => reader.read(id.name()),
-            _ => Cow::Borrowed(&[][..]),
-        })
+        let wanted = WANTED.contains(&id);
+        Ok(if wanted { inflated.section(image, id.name()) } else { &[][..] })
     });
     let Ok(sections) = loaded;
-    (sections, reader.unreadable)
+    (sections, inflated.unreadable)
 }
 
 /// A place in a source file.
