@@ -123,7 +123,7 @@ pub struct Stats {
     pub nameless_frames: u64,
     /// Images whose debug information is damaged.
     pub damaged_images: Vec<Arc<str>>,
-    /// Why kernel frames have no names.
+    /// Why kernel frames have no names, and how many of them where some have.
     pub kernel_names: Option<String>,
     /// Why sampling could not go on after the stack window was made larger.
     pub reattach_failed: Option<String>,

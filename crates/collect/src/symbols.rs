@@ -102,6 +102,14 @@ impl Known {
         });
     }
 
+    fn kernel_function(&mut self, symbol: &KernelSymbol) -> Function {
+        let function = kernel_function(symbol);
+        if self.keep > 0 && &*symbol.module == symbolize::kernel::KERNEL {
+            self.kernel.insert(symbol.end, (symbol.start, function.clone()));
+        }
+        function
+    }
+
     fn kernel(&self, address: Avma) -> Option<&Function> {
         let (_, (start, function)) = self.kernel.range(address.0.checked_add(1)?..).next()?;
         (*start <= address.0).then_some(function)
@@ -286,21 +294,21 @@ fn resolve_kernel(
             Vec::new()
         }
     };
+    let mut nameless = 0;
     for (n, (i, _)) in wanted.iter().enumerate() {
         out[*i].functions = vec![match names.get(n) {
-            Some(Ok(symbol)) => {
-                let function = kernel_function(symbol);
-                if known.keep > 0 && &*symbol.module == symbolize::kernel::KERNEL {
-                    known.kernel.insert(symbol.end, (symbol.start, function.clone()));
-                }
-                function
-            }
+            Some(Ok(symbol)) => known.kernel_function(symbol),
             Some(Err(e)) => {
+                nameless += 1;
                 losses.kernel.get_or_insert_with(|| e.to_string());
                 Function::named("[kernel]")
             }
             None => Function::named("[kernel]"),
         }];
+    }
+    if let (Some(why), 1..) = (&mut losses.kernel, nameless) {
+        // One address of many is a BPF program or a module that has gone.
+        *why = format!("{nameless} of {} addresses: {why}", wanted.len());
     }
 }
 
