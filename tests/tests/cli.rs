@@ -120,6 +120,23 @@ fn output_to_stdout() {
     assert!(outcome.stderr.contains("heavy_a"), "{outcome}");
 }
 
+/// As in `exoprof record … 2>&1 | head -3`: who reads goes away before all is said.
+#[test]
+fn nobody_reads_what_is_said() {
+    let target = Target::working(programs::SHARES, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = exoprof()
+        .args(["-v", "record", "cpu,wall", "-d", "300ms", "-p", &target.pid().to_string()])
+        .stderr(writer)
+        .current_dir(folder.path())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(names_in(folder.path()).len(), 2);
+}
+
 #[test]
 fn owner_under_sudo() {
     let target = Target::working(programs::SHARES, &[]);

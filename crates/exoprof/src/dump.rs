@@ -12,6 +12,7 @@ use target::Process;
 use crate::cli::Verbosity;
 use crate::output::{Output, Place};
 use crate::record::command_line;
+use crate::terminal::say;
 
 /// Options of `dump`.
 #[derive(Debug, Args)]
@@ -47,13 +48,13 @@ pub fn run(args: &DumpArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let path = output.map(|output| output.write(&dump.profile)).transpose()?.flatten();
     if verbosity > Verbosity::Quiet {
         if let Some(path) = path {
-            eprintln!("wrote {}", path.display());
+            say!("wrote {}", path.display());
         }
         for (reason, n) in &dump.stats.samples.broken {
-            eprintln!("warning: {n} incomplete: {reason}");
+            say!("warning: {n} incomplete: {reason}");
         }
         for note in &dump.stats.notes {
-            eprintln!("note: {note}");
+            say!("note: {note}");
         }
     }
     Ok(())

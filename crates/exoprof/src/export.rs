@@ -7,6 +7,7 @@ use report::{Report, ReportError};
 
 use crate::cli::{UsageError, Verbosity};
 use crate::output::{Output, Place};
+use crate::terminal::say;
 
 /// Finds out before anything is read whether a flame graph can have that name.
 pub fn check(path: &Path) -> anyhow::Result<()> {
@@ -52,7 +53,7 @@ pub fn write(
         return Err(complaint.into());
     }
     if let (Some(path), true) = (written?, verbosity > Verbosity::Quiet) {
-        eprintln!("wrote {}", path.display());
+        say!("wrote {}", path.display());
     }
     Ok(())
 }

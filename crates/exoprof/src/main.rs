@@ -1,5 +1,8 @@
 //! exoprof: pprof for any running process, from outside.
 
+// They panic where nobody reads any more: see `terminal::say`.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod bytes;
 mod cli;
 mod doctor;
@@ -23,6 +26,7 @@ mod view;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use terminal::say;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -31,10 +35,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // Also with --quiet: it silences all but errors.
-            eprintln!("exoprof: {e:#}");
+            say!("exoprof: {e:#}");
             let usage = e.downcast_ref::<cli::UsageError>().is_some();
             if usage && !quiet {
-                eprintln!("for more: exoprof help");
+                say!("for more: exoprof help");
             }
             ExitCode::from(if usage { 2 } else { 1 })
         }

@@ -106,7 +106,12 @@ fn beside(place: &Place) -> anyhow::Result<NamedTempFile> {
         .suffix(".part")
         .tempfile_in(folder)
         .map_err(|e| io::Error::from(e.kind()))
-        .with_context(|| format!("cannot write {}", shown.display()))
+        .with_context(|| match folder.exists() {
+            true => format!("cannot write {}", shown.display()),
+            false => {
+                format!("cannot write {}: there is no folder {}", shown.display(), folder.display())
+            }
+        })
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -13,6 +13,7 @@ use crate::output::{Output, Place, stem};
 use crate::progress::Display;
 use crate::stop::StopSignal;
 use crate::summary;
+use crate::terminal::say;
 use crate::user::User;
 
 /// Runs the command.
@@ -37,7 +38,7 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let names: Vec<_> = kinds.iter().map(|k| k.name).collect();
     let what = format!("{} of {}", names.join(", "), describe(&processes));
     if verbosity >= Verbosity::Verbose {
-        eprintln!("recording {what} for {:?} at {} Hz", options.duration, options.frequency);
+        say!("recording {what} for {:?} at {} Hz", options.duration, options.frequency);
     }
     let outcomes = {
         let mut request = Request::new(&processes, &options);
@@ -49,7 +50,7 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     child.check()?;
     conclude(args, &kinds, outcomes, outputs, verbosity)?;
     if let (Some(pid), true) = (child.still_runs(), verbosity > Verbosity::Quiet) {
-        eprintln!("the command runs on as process {pid}");
+        say!("the command runs on as process {pid}");
     }
     Ok(())
 }
@@ -95,7 +96,7 @@ fn conclude(
             Ok(outcome) => outcome,
             Err(RecordError::NotApplicable(why)) if args.types == "all" => {
                 if verbosity > Verbosity::Quiet {
-                    eprintln!("no {}: {why}", kind.name);
+                    say!("no {}: {why}", kind.name);
                 }
                 continue;
             }
@@ -103,7 +104,7 @@ fn conclude(
             Err(e) => {
                 let e = anyhow::Error::from(e).context(format!("cannot record {}", kind.name));
                 if let Some(earlier) = failed.replace(e) {
-                    eprintln!("exoprof: {earlier:#}");
+                    say!("exoprof: {earlier:#}");
                 }
                 continue;
             }
@@ -112,7 +113,7 @@ fn conclude(
         if verbosity > Verbosity::Quiet {
             if outcome.ended == Ended::TargetsExited && !exited {
                 exited = true;
-                eprintln!("the target exited after {:.1}s", outcome.stats.elapsed.as_secs_f64());
+                say!("the target exited after {:.1}s", outcome.stats.elapsed.as_secs_f64());
             }
             summary::print(path.as_deref(), &outcome, verbosity);
         }

@@ -10,7 +10,7 @@ use report::{Filters, Form, Granularity, Options, Report, ReportError};
 use crate::cli::{UsageError, Verbosity};
 use crate::export;
 use crate::source::SourceArgs;
-use crate::terminal::Printable;
+use crate::terminal::{Printable, say};
 
 /// Options of `report`.
 #[derive(Debug, Args)]
@@ -108,7 +108,7 @@ pub fn run(args: &ReportArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let profile = args.sources.read(verbosity)?;
     let report = Report::new(&profile, options(args)?).map_err(wrong_usage)?;
     if verbosity > Verbosity::Quiet {
-        report.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+        report.warnings().iter().for_each(|w| say!("warning: {w}"));
     }
     if let Some(path) = &args.flamegraph {
         return export::flame_graph(&report, path, verbosity);

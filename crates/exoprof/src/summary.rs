@@ -5,6 +5,7 @@ use std::path::Path;
 use collect::Outcome;
 
 use crate::cli::Verbosity;
+use crate::terminal::{say, to_stderr};
 
 /// How many functions are listed.
 const HEAVIEST: usize = 10;
@@ -13,11 +14,11 @@ const HEAVIEST: usize = 10;
 pub fn print(path: Option<&Path>, outcome: &Outcome, verbosity: Verbosity) {
     let stats = &outcome.stats;
     match path {
-        Some(path) => eprintln!("wrote {}", path.display()),
-        None => eprintln!("wrote the profile to stdout"),
+        Some(path) => say!("wrote {}", path.display()),
+        None => say!("wrote the profile to stdout"),
     }
     let s = &stats.samples;
-    eprintln!(
+    say!(
         "samples: {} kept, {} lost, {} truncated, {} broken in {:.1}s",
         s.kept,
         stats.lost,
@@ -26,32 +27,32 @@ pub fn print(path: Option<&Path>, outcome: &Outcome, verbosity: Verbosity) {
         stats.elapsed.as_secs_f64()
     );
     for (reason, n) in &s.broken {
-        eprintln!("  {n} broken: {reason}");
+        say!("  {n} broken: {reason}");
     }
     let of_cpu = outcome.profile.sample_types.last().is_some_and(|t| &*t.kind == "cpu");
     let used: i64 = outcome.profile.samples.iter().filter_map(|s| s.values.last()).sum();
     if s.kept == 0 && of_cpu && used > 0 {
         let ms = used / 1_000_000;
-        eprintln!("no samples, although the target used {ms} ms of CPU time");
+        say!("no samples, although the target used {ms} ms of CPU time");
     } else if s.kept == 0 && of_cpu {
-        eprintln!("no samples: the target used no CPU in this time");
+        say!("no samples: the target used no CPU in this time");
     } else if s.kept == 0 {
-        eprintln!("no samples");
+        say!("no samples");
     }
     for warning in warnings(outcome) {
-        eprintln!("warning: {warning}");
+        say!("warning: {warning}");
     }
     for note in &stats.notes {
-        eprintln!("note: {note}");
+        say!("note: {note}");
     }
     if verbosity >= Verbosity::Verbose {
-        eprintln!("backend: {}", stats.backend);
+        say!("backend: {}", stats.backend);
         for comment in &outcome.profile.comments {
-            eprintln!("  {comment}");
+            say!("  {comment}");
         }
     }
     if s.kept > 0 {
-        eprint!("{}", heaviest(&outcome.profile));
+        to_stderr(format_args!("{}", heaviest(&outcome.profile)));
     }
 }
 

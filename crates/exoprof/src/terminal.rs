@@ -1,6 +1,21 @@
 //! Writing to terminals.
 
+use std::fmt::Arguments;
 use std::io::{self, Write};
+
+/// Writes a line to stderr, as `eprintln!` does, but does not panic where nobody reads it any more
+/// (`exoprof record … 2>&1 | head`): what was recorded is written all the same.
+macro_rules! say {
+    ($($argument:tt)*) => {
+        $crate::terminal::to_stderr(format_args!("{}\n", format_args!($($argument)*)))
+    };
+}
+pub(crate) use say;
+
+/// Writes to stderr, if it is still read, what does not command a terminal.
+pub fn to_stderr(text: Arguments<'_>) {
+    let _ = Printable(io::stderr().lock()).write_all(text.to_string().as_bytes());
+}
 
 /// What is written to a terminal must not command it: names in a profile may be any bytes.
 pub struct Printable<W>(pub W);

@@ -27,6 +27,7 @@ use crate::http::guard::{Guard, Token};
 use crate::http::listen::{Listen, Socket};
 use crate::http::server;
 use crate::stop::StopSignal;
+use crate::terminal::say;
 
 use allow::Allow;
 pub use args::ServeArgs;
@@ -145,8 +146,8 @@ fn announce(doors: &[(Socket, Guard)], server: &Server) {
             some => some.iter().map(|e| e.shown()).collect::<Vec<_>>().join(", "),
         };
         match socket {
-            Socket::Tcp(_) => eprintln!("listening on {}{path}: {what}", socket.shown()),
-            Socket::Unix(..) => eprintln!("listening on {}: {what}", socket.shown()),
+            Socket::Tcp(_) => say!("listening on {}{path}: {what}", socket.shown()),
+            Socket::Unix(..) => say!("listening on {}: {what}", socket.shown()),
         }
     }
 }

@@ -11,6 +11,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 use super::MAX_BYTES;
 use super::address::Url;
 use crate::cli::Verbosity;
+use crate::terminal::say;
 
 /// More of a server's error is not shown.
 const MAX_ERROR_BYTES: u64 = 1024;
@@ -21,9 +22,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Fetches what is at a URL.
 pub fn fetch(url: &Url, timeout: Duration, verbosity: Verbosity) -> anyhow::Result<Vec<u8>> {
     if verbosity > Verbosity::Quiet {
-        eprintln!("Fetching profile over HTTP from {url}");
+        say!("Fetching profile over HTTP from {url}");
         if let Some(seconds) = url.seconds() {
-            eprintln!("Please wait... ({seconds}s)");
+            say!("Please wait... ({seconds}s)");
         }
     }
     let bar = Bar::new(verbosity);

@@ -15,6 +15,7 @@ use pprof::Profile;
 use report::combine;
 
 use crate::cli::Verbosity;
+use crate::terminal::say;
 use address::Source;
 
 /// No more of a file or an answer is read. The decoder takes no larger profiles either.
@@ -50,10 +51,10 @@ impl SourceArgs {
         if is_remote {
             match saved::save(&profile) {
                 Ok(path) if verbosity > Verbosity::Quiet => {
-                    eprintln!("Saved profile in {}", path.display());
+                    say!("Saved profile in {}", path.display());
                 }
                 Ok(_) => {}
-                Err(e) => eprintln!("warning: the profile could not be saved: {e:#}"),
+                Err(e) => say!("warning: the profile could not be saved: {e:#}"),
             }
         }
         Ok(profile)

@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use target::Process;
 
 use crate::stop::StopSignal;
+use crate::terminal::say;
 use keys::Next;
 use model::Model;
 use screen::Screen;
@@ -81,7 +82,7 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     let ended = show(&mut screen, &mut live, &mut model, &processes, &stop);
     drop(screen);
     match ended? {
-        Ended::TargetsExited => eprintln!("the target has exited"),
+        Ended::TargetsExited => say!("the target has exited"),
         Ended::Asked => {}
     }
     Ok(())

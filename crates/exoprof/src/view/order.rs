@@ -9,7 +9,7 @@ use pprof::Profile;
 use report::Report;
 
 use super::commands::{Makes, Order};
-use crate::terminal::Printable;
+use crate::terminal::{Printable, say};
 use crate::user::User;
 
 /// Carries out an order. Warnings go to stderr.
@@ -22,7 +22,7 @@ pub fn carry_out(profile: &Profile, order: &Order) -> anyhow::Result<()> {
     };
     let options = settings.options(form).map_err(|e| anyhow!(e))?;
     let report = Report::new(profile, options)?;
-    report.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+    report.warnings().iter().for_each(|w| say!("warning: {w}"));
     if settings.output.is_empty() {
         let stdout = io::stdout().lock();
         let is_terminal = stdout.is_terminal();
@@ -49,7 +49,7 @@ fn into_file(
     path: &str,
     write: impl FnOnce(&mut BufWriter<File>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    eprintln!("Generating report in {path}");
+    say!("Generating report in {path}");
     let is_new = Path::new(path).symlink_metadata().is_err();
     let file = File::create(path).with_context(|| path.to_owned())?;
     if is_new {

@@ -8,6 +8,7 @@ use super::input::Input;
 use super::settings::{self, Settings};
 use super::{commands, help, order};
 use crate::cli::Verbosity;
+use crate::terminal::say;
 
 const PROMPT: &str = "(exoprof) ";
 
@@ -53,7 +54,7 @@ fn greet(profile: &Profile) -> anyhow::Result<()> {
 /// Prints what is no report: standard output is kept for those.
 fn say(text: &str) {
     let safe = |c: char| if c.is_control() && c != '\n' && c != '\t' { '?' } else { c };
-    eprintln!("{}", text.chars().map(safe).collect::<String>());
+    say!("{}", text.chars().map(safe).collect::<String>());
 }
 
 struct Shell<'p> {

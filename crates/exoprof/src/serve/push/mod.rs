@@ -24,6 +24,7 @@ use crate::cli::Verbosity;
 use crate::serve::endpoints::{Endpoint, ProfileSource};
 use crate::serve::record::{Answer, Recorded, Trouble, Wanted};
 use crate::serve::state::Server;
+use crate::terminal::say;
 
 pub use destination::{Destination, label_name};
 use message::Message;
@@ -160,7 +161,7 @@ impl Push {
 
     fn say(&self, what: &str) {
         if self.settings.verbosity > Verbosity::Quiet {
-            eprintln!("push: {what}");
+            say!("push: {what}");
         }
     }
 

@@ -7,6 +7,7 @@ use crate::cli::Verbosity;
 use crate::serve::push::destination::Destination;
 use crate::serve::push::message::Message;
 use crate::serve::push::spool::{Next, Spool};
+use crate::terminal::say;
 
 /// The first pause after a failure; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -112,7 +113,7 @@ impl Sender {
 
     fn say(&self, what: &str) {
         if self.verbosity > Verbosity::Quiet {
-            eprintln!("push to {}: {what}", self.destination.url);
+            say!("push to {}: {what}", self.destination.url);
         }
     }
 

@@ -18,6 +18,7 @@ use crate::cli::Verbosity;
 use crate::http::guard::{self, Guard, Token};
 use crate::http::server;
 use crate::stop::StopSignal;
+use crate::terminal::say;
 use answers::Shared;
 pub use args::WebArgs;
 
@@ -39,7 +40,7 @@ pub fn serve(profile: Profile, args: &WebArgs, verbosity: Verbosity) -> anyhow::
     let socket = listen.bind(None)?;
     let stop = StopSignal::install().context("cannot handle signals")?;
     if verbosity > Verbosity::Quiet {
-        eprintln!("serving the profile on {}/ (Ctrl-C ends it)", socket.shown());
+        say!("serving the profile on {}/ (Ctrl-C ends it)", socket.shown());
     }
     let shared = Arc::new(Shared { profile, slots: Semaphore::new(REPORTS) });
     let app = router(shared, guard);
