@@ -42,6 +42,25 @@ pub fn cpu_by_thread(pid: u32) -> BTreeMap<u32, u64> {
     threads(pid).into_iter().filter_map(of).collect()
 }
 
+/// The processes whose command line has all these words.
+#[must_use]
+pub fn with_words(words: &[&str]) -> Vec<u32> {
+    let has_all = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        words.iter().all(|word| line.split(['\0', ' ']).any(|w| w == *word))
+    };
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    pids.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(has_all).collect()
+}
+
+/// CPU nanoseconds of a process' main thread; zero once it has ended.
+#[must_use]
+pub fn cpu_of_main_thread(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    text.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0)
+}
+
 /// What must be the same before and after a recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use exoprof_tests::expect::assert_reach;
+use exoprof_tests::expect::{assert_reach, assert_roots};
 use exoprof_tests::programs::JIT;
 use exoprof_tests::server::Background;
 use exoprof_tests::{Profile, Recorder, Sample, Target, procfs, record, repository};
@@ -152,6 +152,42 @@ fn node_with_a_jitdump() {
         .collect();
     assert!(lines.iter().all(|l| *l == 0 || (4..=8).contains(l)), "{lines:?}");
     assert!(lines.contains(&6), "the loop's line: {lines:?}");
+}
+
+/// A browser: of its 236 MB of code hardly any has unwind tables; it keeps frame pointers, which is
+/// believed where the code shows it.
+#[test]
+fn chromium_without_unwind_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = std::fs::read_to_string(target_file("shares.js")).unwrap();
+    let functions = &script[..script.find("const end").unwrap()];
+    let page = folder.path().join("page.html");
+    let turns = "function turn() { const end = Date.now() + 100;
+        while (Date.now() < end) { hotAlpha(30000); hotBeta(10000); } setTimeout(turn, 0); } turn();";
+    std::fs::write(&page, format!("<script>{functions}{turns}</script>")).unwrap();
+    let data = format!("--user-data-dir={}", folder.path().join("data").display());
+    let mut browser = Background::start(
+        Command::new("/usr/bin/chromium")
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-sync"])
+            .args(["--disable-background-networking", "--disable-component-update", &data])
+            .arg("--js-flags=--perf-basic-prof")
+            .arg(&page)
+            .current_dir(folder.path()),
+    );
+    let renderer = || {
+        let all = procfs::with_words(&["--type=renderer", &data]);
+        all.into_iter().find(|pid| procfs::cpu_of_main_thread(*pid) > 700_000_000)
+    };
+    browser.wait_until("busy", || renderer().is_some());
+    let renderer = renderer().unwrap();
+    let profile = record(renderer, &["-d", "2s", "-F", "997"]).profile;
+    browser.assert_running();
+    let _ = std::fs::remove_file(format!("/tmp/perf-{renderer}.map"));
+    // V8 marks the names of optimized code; it may inline the others into this function.
+    let hot = |s: &Sample| s.stack.iter().any(|f| f.function.ends_with("turn"));
+    assert_reach(&profile, 0.7, "what is hot", hot);
+    assert_reach(&profile, 0.99, "main, from there", |s| !hot(s) || s.has("ChromeMain"));
+    assert_roots(&profile, 0.99);
 }
 
 /// Java writes its map on request. Before that, the profile says how to get one.

@@ -108,6 +108,11 @@ impl Arch for Aarch64 {
         last.is_some_and(|at| !words[at..].contains(&RET))
     }
 
+    fn frame_size(_: &[u8]) -> Option<u64> {
+        // The record lies at the low end of the frame, wherever that began.
+        None
+    }
+
     fn is_epilogue(_: &[u8]) -> bool {
         // Compilers restore the rules with the registers here.
         false

@@ -49,6 +49,11 @@ pub(crate) trait Arch {
     /// of its code shows.
     fn sets_up_frame(before: &[u8]) -> bool;
 
+    /// How far below the frame record the last set-up of one in the code puts the stack pointer,
+    /// in bytes; `None` where there is none, or where that is not told by instructions that this
+    /// understands.
+    fn frame_size(before: &[u8]) -> Option<u64>;
+
     /// Whether the code only takes the function's frame down and leaves: registers that were
     /// popped have their caller's values again, whatever the call frame information still says
     /// of slots below the stack pointer.

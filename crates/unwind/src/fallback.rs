@@ -29,6 +29,10 @@ use crate::{Cursor, End, FrameKind};
 const START_LENGTH: u64 = 64;
 /// A function that a direct call is taken to have entered is no longer than this.
 const FUNCTION_LENGTH: u64 = 1 << 20;
+/// How far back the set-up of a frame record is looked for, in bytes…
+const NEAR: u32 = 1 << 10;
+/// …and how far back [`Cursor::searches`] times a stack.
+const FAR: u32 = 32 << 10;
 
 impl<M: Memory> Stepper<'_, M> {
     #[cold]
@@ -239,11 +243,24 @@ impl<M: Memory> Stepper<'_, M> {
 
     /// Whether the code before the cursor's program counter has set up a frame record, as that of
     /// V8's builtins does, which C++ calls through a pointer.
-    fn sets_up_frame<A: Arch>(&self, cursor: &Cursor, place: &Place) -> bool {
-        let code = place.svma(cursor.pc).and_then(|(image, svma)| {
-            Some(A::sets_up_frame(code_before(self.tables.cfi(image)?.image(), svma)))
-        });
-        code.unwrap_or(false)
+    ///
+    /// So has the code of programs without unwind tables (Chromium) whose functions are longer
+    /// than is looked at at first: there, what lies between the stack pointer and the record has to
+    /// be what the last set-up before makes.
+    fn sets_up_frame<A: Arch>(&self, cursor: &mut Cursor, place: &Place) -> bool {
+        let code = |most: u32| {
+            let (image, svma) = place.svma(cursor.pc)?;
+            Some(code_before(self.tables.cfi(image)?.image(), svma, most))
+        };
+        if code(NEAR).is_some_and(A::sets_up_frame) {
+            return true;
+        }
+        let Some(left) = cursor.searches.checked_sub(1) else { return false };
+        let (fp, sp) = (cursor.registers.get(A::FP), cursor.registers.get(A::SP));
+        let size = fp.zip(sp).and_then(|(fp, sp)| fp.checked_sub(sp));
+        let set_up = code(FAR).and_then(A::frame_size);
+        cursor.searches = left;
+        !cursor.kind.is_exact() && set_up.is_some() && set_up == size
     }
 
     /// Whether the call before `pc` enters the stretch without entries that the cursor is in. It

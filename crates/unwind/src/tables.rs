@@ -222,10 +222,21 @@ fn row_of<A: Arch>(
     compile::<A, _>(row.ok()?, return_address, fde.is_signal_trampoline(), cie.encoding(), section)
 }
 
-/// Up to 1 KiB of code that ends at an address.
-pub(crate) fn code_before(image: &ElfImage, pc: Svma) -> &[u8] {
-    let of = |n: u64| image.bytes_at(Svma(pc.0.checked_sub(n)?))?.get(..usize::try_from(n).ok()?);
-    [1024, 256, 64, 16].into_iter().find_map(of).unwrap_or_default()
+/// Up to so many bytes of code that end at an address: less near the start of its segment.
+pub(crate) fn code_before(image: &ElfImage, pc: Svma, most: u32) -> &[u8] {
+    let of = |n: u32| image.bytes_at(Svma(pc.0.checked_sub(n.into())?))?.get(..n as usize);
+    let (mut best, mut too_much) = match of(most) {
+        Some(code) => return code,
+        None => (&[][..], most),
+    };
+    while let n @ 1.. = (too_much - best.len() as u32) / 2 {
+        let n = best.len() as u32 + n;
+        match of(n) {
+            Some(code) => best = code,
+            None => too_much = n,
+        }
+    }
+    best
 }
 
 /// The code up to an address (at most 16 bytes) and from it on (at most 16).

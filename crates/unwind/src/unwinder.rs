@@ -68,6 +68,8 @@ pub struct Cursor {
     pub(crate) floor: Avma,
     /// Jumps to lower stacks so far.
     pub(crate) switches: u8,
+    /// How often code may still be searched far back: it takes microseconds.
+    pub(crate) searches: u8,
     pub(crate) go: GoState,
     depth: usize,
 }
@@ -81,6 +83,7 @@ impl Cursor {
             kind: FrameKind::Leaf,
             floor: registers.sp().unwrap_or_default(),
             switches: 0,
+            searches: u8::MAX,
             depth: 0,
         }
     }

@@ -41,6 +41,9 @@ const SIGRETURN: [&[u8]; 2] = [b"\x48\xc7\xc0\x0f\0\0\0\x0f\x05", b"\xb8\x0f\0\0
 /// r8..r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
 const SIGCONTEXT: [u16; 17] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, RBP, 3, 1, 0, 2, RSP, RIP];
 
+/// push %rbp; mov %rsp, %rbp in both encodings
+const SETUP: [&[u8]; 2] = [b"\x55\x48\x89\xe5", b"\x55\x48\x8b\xec"];
+
 impl Arch for X86_64 {
     const ARCH: image::Arch = image::Arch::X86_64;
     const SP: u16 = RSP;
@@ -113,12 +116,33 @@ impl Arch for X86_64 {
     }
 
     fn sets_up_frame(before: &[u8]) -> bool {
-        // push %rbp; mov %rsp, %rbp in both encodings
-        const SETUP: [&[u8]; 2] = [b"\x55\x48\x89\xe5", b"\x55\x48\x8b\xec"];
         // Padding after a return: int3, nop, or the longer nops' first bytes.
         let boundary = |w: &[u8]| w[0] == 0xc3 && matches!(w[1], 0xcc | 0x90 | 0x66 | 0x0f);
         let last = before.windows(4).rposition(|w| SETUP.contains(&w));
         last.is_some_and(|at| !before[at..].windows(2).any(boundary))
+    }
+
+    fn frame_size(before: &[u8]) -> Option<u64> {
+        // push %rbp
+        let begins = memchr::memrchr_iter(0x55, before).map(|at| &before[at..]);
+        let set_up = |code: &&[u8]| SETUP.iter().any(|setup| code.starts_with(setup));
+        let mut code = begins.into_iter().find(set_up)?.get(SETUP[0].len()..)?;
+        let mut size = 0;
+        loop {
+            code = match code {
+                // push of %rax to %rdi, and of %r8 to %r15
+                [0x50..=0x57, rest @ ..] | [0x41, 0x50..=0x57, rest @ ..] => {
+                    size += 8;
+                    rest
+                }
+                // sub $n, %rsp
+                [0x48, 0x83, 0xec, n, ..] => return Some(size + u64::from(*n)),
+                [0x48, 0x81, 0xec, a, b, c, d, ..] => {
+                    return Some(size + u64::from(u32::from_le_bytes([*a, *b, *c, *d])));
+                }
+                _ => return Some(size),
+            };
+        }
     }
 
     fn is_epilogue(at: &[u8]) -> bool {
@@ -226,6 +250,20 @@ mod tests {
         assert!(X86_64::sets_up_frame(b"\xc3\xcc\xcc\x55\x48\x89\xe5\x41\x54\xff\xd0"));
         assert!(!X86_64::sets_up_frame(b"\x55\x48\x89\xe5\x5d\xc3\xcc\xcc\x50\xff\xd0"));
         assert!(!X86_64::sets_up_frame(b"\x50\xff\xd0"));
+    }
+
+    #[test]
+    fn the_size_of_a_frame_is_told_by_its_set_up() {
+        let pushes = b"\x55\x48\x89\xe5\x41\x57\x41\x56\x53";
+        let size = |rest: &[u8]| {
+            X86_64::frame_size(&[b"\x55\x48\x89\xe5\xc3", &pushes[..], rest].concat())
+        };
+        assert_eq!(size(b"\x48\x83\xec\x18\xff\xd0"), Some(24 + 24));
+        assert_eq!(size(b"\x48\x81\xec\x08\x02\0\0\xff\xd0"), Some(24 + 0x208));
+        assert_eq!(size(b"\xff\xd0"), Some(24));
+        assert_eq!(size(b"\x48\x81\xec\x08"), Some(24), "cut short");
+        assert_eq!(X86_64::frame_size(b"\x50\xff\xd0"), None);
+        assert_eq!(X86_64::frame_size(b"\x55\x48\x89"), None);
     }
 
     #[test]
