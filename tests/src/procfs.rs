@@ -31,6 +31,17 @@ pub fn threads(pid: u32) -> Vec<u32> {
     entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// The processes that its first thread has forked and that live.
+///
+/// # Panics
+/// When the process does not exist.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// CPU nanoseconds of each living thread, from schedstat. Exact for a thread that sleeps; of a
 /// running one the kernel brings it up to date at each tick.
 #[must_use]

@@ -189,3 +189,104 @@ fn as_nobody(bin: &Path, folder: &Path, program: &str) -> Command {
     command.current_dir(folder).env("LC_ALL", "C").env("PGUSER", "test");
     command
 }
+
+/// A MariaDB server with a table of ten rows, and what speaks to it.
+#[derive(Debug)]
+pub struct Mariadb {
+    /// The server.
+    pub server: Background,
+    socket: PathBuf,
+}
+
+/// A MariaDB server with a binary log, in a folder that others can enter: it listens on a socket
+/// there, and nowhere else.
+///
+/// # Panics
+/// When it does not start.
+#[must_use]
+pub fn mariadb(folder: &Path) -> Mariadb {
+    let (data, socket) = (folder.join("data"), folder.join("socket"));
+    let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
+    let install = as_nobody(Path::new("/usr/bin"), folder, "mariadb-install-db")
+        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+        .arg(option("datadir", &data))
+        .output()
+        .expect("it runs; run scripts/setup-tests");
+    assert!(install.status.success(), "{}", String::from_utf8_lossy(&install.stderr));
+    let mut command = as_nobody(Path::new("/usr/sbin"), folder, "mariadbd");
+    command.args(["--no-defaults", "--skip-networking", "--innodb-flush-log-at-trx-commit=0"]);
+    command.args(["--sync-binlog=1", "--binlog-format=ROW"]);
+    command.arg(option("datadir", &data)).arg(option("socket", &socket));
+    command.arg(option("log-bin", &folder.join("binlog")));
+    command.arg(option("pid-file", &folder.join("pid")));
+    let mut server = Background::start(&mut command);
+    server.wait_until("ready", || {
+        client("mariadb-admin", &socket).arg("ping").output().is_ok_and(|o| o.status.success())
+    });
+    let mariadb = Mariadb { server, socket };
+    mariadb.ask(
+        "create database test; create table test.c (id int primary key, n int) engine=innodb; \
+         insert into test.c values (0,0),(1,0),(2,0),(3,0),(4,0),(5,0),(6,0),(7,0),(8,0),(9,0)",
+    );
+    mariadb
+}
+
+impl Mariadb {
+    /// The answer to some statements, without headings.
+    ///
+    /// # Panics
+    /// When it refuses them.
+    pub fn ask(&self, statements: &str) -> String {
+        let output = client("mariadb", &self.socket).args(["-N", "-e", statements]).output();
+        let output = output.expect("mariadb; run scripts/setup-tests");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// So many connections that execute these statements again and again.
+    #[must_use]
+    pub fn load(&self, connections: u32, statements: &str) -> Background {
+        let mut command = client("mariadb-slap", &self.socket);
+        command.args(["--create-schema=test", "--no-drop", "--delimiter=;"]);
+        command.arg("--number-of-queries=1000000000");
+        command.arg(format!("--concurrency={connections}"));
+        command.arg(format!("--query={statements}"));
+        Background::start(&mut command)
+    }
+}
+
+fn client(program: &str, socket: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args(["--no-defaults", "-u", "root", "-S"]).arg(socket);
+    command
+}
+
+/// An nginx with one worker that serves `index.html` of 4 KiB, and its port. What is given is the
+/// master.
+///
+/// # Panics
+/// When it does not start.
+#[must_use]
+pub fn nginx(folder: &Path) -> (Background, u16) {
+    let port = free_port();
+    std::fs::write(folder.join("index.html"), "x".repeat(4096)).expect("the folder is ours");
+    let dir = folder.display();
+    let configuration = format!(
+        "daemon off; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log;
+         events {{ worker_connections 256; }}
+         http {{
+           access_log off;
+           client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c;
+           uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;
+           server {{ listen 127.0.0.1:{port}; root {dir}; }}
+         }}"
+    );
+    let path = folder.join("nginx.conf");
+    std::fs::write(&path, configuration).expect("the folder is ours");
+    let nginx =
+        ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|p| Path::new(p).exists());
+    let nginx = nginx.expect("nginx; run scripts/setup-tests");
+    let mut master = Background::start(Command::new(nginx).arg("-c").arg(&path));
+    master.wait_listening(port);
+    (master, port)
+}

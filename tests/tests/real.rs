@@ -5,11 +5,10 @@
 //! and in kernel entries.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use exoprof_tests::expect::assert_roots;
-use exoprof_tests::server::{Background, free_port, open_folder, postgres, redis};
+use exoprof_tests::server::{Background, nginx, open_folder, postgres, redis};
 use exoprof_tests::{Profile, Recorder, procfs, record};
 use nix::sys::signal::Signal;
 
@@ -72,27 +71,8 @@ fn redis_under_benchmark() {
 #[test]
 fn nginx_under_wrk() {
     let folder = open_folder();
-    let port = free_port();
-    fs::write(folder.path().join("index.html"), "x".repeat(4096)).unwrap();
-    let dir = folder.path().display();
-    let configuration = format!(
-        "daemon off; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log;
-         events {{ worker_connections 256; }}
-         http {{
-           access_log off;
-           client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c;
-           uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;
-           server {{ listen 127.0.0.1:{port}; root {dir}; }}
-         }}"
-    );
-    let path = folder.path().join("nginx.conf");
-    fs::write(&path, configuration).unwrap();
-    let nginx =
-        ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|p| Path::new(p).exists());
-    let nginx = nginx.expect("nginx; run scripts/setup-tests");
-    let mut master = Background::start(Command::new(nginx).arg("-c").arg(&path));
-    master.wait_listening(port);
-    let worker = children(master.pid())[0];
+    let (master, port) = nginx(folder.path());
+    let worker = procfs::children(master.pid())[0];
     let url = format!("http://127.0.0.1:{port}/index.html");
     let mut load = Background::start(Command::new("wrk").args(["-t1", "-c8", "-d60s", &url]));
     wait_busy(&mut load, worker);
@@ -101,11 +81,20 @@ fn nginx_under_wrk() {
     assert_roots(&profile, WHOLE);
     assert_on_stacks(&profile, &[("ngx_process_events_and_timers", 0.95)]);
     assert_on_stacks(&profile, &[("ngx_http_core_run_phases", 0.1)]);
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    // The master only waits: its profiles are those of the worker that it had forked before.
+    let of_worker = |args: &[&str]| {
+        let profile = record(master.pid(), args).profile;
+        let column = args[0];
+        let pid = worker.to_string();
+        let sum = profile.sum(column, |s| s.label("pid") == pid && s.label("process") == "nginx");
+        (sum as f64, profile.total(column) as f64)
+    };
+    let (cpu, all) = of_worker(&["cpu", "-d", "1s"]);
+    assert!(cpu > 0.2e9 && cpu > 0.95 * all, "{cpu} of {all} ns");
+    let (wall, all) = of_worker(&["wall", "-d", "1s"]);
+    assert!((wall / all - 0.5).abs() < 0.1, "one thread each: {wall} of {all} ns");
+    let (_, all) = of_worker(&["cpu", "-d", "1s", "--no-children"]);
+    assert!(all < 0.1 * cpu, "{all} ns");
 }
 
 /// Backends are forked by the recorded postmaster during the recording.

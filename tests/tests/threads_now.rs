@@ -242,6 +242,8 @@ fn several_kinds_and_processes_at_once() {
     let goroutine = of("goroutine");
     let by_pid = goroutine.by_label("goroutine", "pid");
     assert_eq!(by_pid, pids.iter().map(|p| (p.clone(), 5 + IDLERS as i64)).collect());
+    let says: Vec<_> = goroutine.comments.iter().filter(|c| c.contains("stood still")).collect();
+    assert!(says.len() == 1 && says[0].contains("of 2 processes"), "{says:?}");
     for target in [&one, &two] {
         assert!(State::of(target.pid()).is_free());
         assert_eq!(procfs::threads(target.pid()).len(), 5 + IDLERS);

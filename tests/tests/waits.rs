@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use events::{EventKind, WaitOptions, WaitSample, WaitSampler, WaitWants, online_cpus};
 use exoprof_tests::expect::reaches_root;
 use exoprof_tests::programs;
-use exoprof_tests::server::{Background, open_folder, postgres, redis};
-use exoprof_tests::{Profile, Recorder, Recording, Target};
+use exoprof_tests::server::{Background, mariadb, nginx, open_folder, postgres, redis};
+use exoprof_tests::{Profile, Recorder, Recording, Target, gotool};
 use nix::sys::signal::Signal;
 
 #[track_caller]
@@ -53,6 +53,101 @@ fn postgres_with_contended_updates() {
     let asleep = profile.sum("delay", |s| s.has("ProcSleep") && s.label("wait") != "runnable");
     assert!(polled as f64 > 0.9 * asleep as f64, "{polled} of {asleep} ns");
     assert!(profile.by_label("delay", "pid").len() >= 6, "six backends were forked");
+}
+
+/// Updates of one row wait for each other's transactions, in InnoDB's condition variables: in
+/// `block`, as much as the server counts itself, and not in `mutex`. Commits of all rows wait for
+/// the mutex of the binary log: in `mutex` with who lets go of it.
+#[test]
+fn mariadb_with_contended_updates() {
+    let folder = open_folder();
+    let mut mariadb = mariadb(folder.path());
+    let update =
+        |row: &str| format!("begin; update c set n = n + 1 where id = {row}; do 1; commit");
+    let mut one_row = mariadb.load(6, &update("0"));
+    let mut own_rows = mariadb.load(6, &update("1 + connection_id() % 9"));
+    // Milliseconds.
+    let waited = || -> u64 {
+        let status = mariadb.ask("show global status like 'Innodb_row_lock_time'");
+        status.split_whitespace().last().and_then(|n| n.parse().ok()).expect("a number")
+    };
+    one_row.wait_until("waiting for itself", || waited() > 500);
+    let mut running =
+        Recorder::of(mariadb.server.pid()).args(["block,mutex", "-d", "60s"]).name_itself().start();
+    running.wait_recording();
+    let before = waited();
+    one_row.wait_until("recorded", || waited() > before + 15_000);
+    let counted = (waited() - before) as f64 * 1e6;
+    running.signal(Signal::SIGINT);
+    let outcome = running.finish();
+    for running in [&mut mariadb.server, &mut one_row, &mut own_rows] {
+        running.assert_running();
+    }
+    let read = |kind: &str| {
+        let name = outcome.files().into_iter().find(|n| n.contains(kind)).expect("its file");
+        let path = outcome.folder.path().join(name);
+        (Profile::decode(&std::fs::read(&path).unwrap()), path)
+    };
+    let ((block, _), (mutex, path)) = (read("block"), read("mutex"));
+    assert_whole(&block);
+    assert_whole(&mutex);
+    let row = |s: &exoprof_tests::Sample| s.has("handler::ha_index_read_map");
+    let condvar =
+        |s: &exoprof_tests::Sample| s.stack.iter().any(|f| f.function.contains("pthread_cond_"));
+    let for_rows =
+        block.sum("delay", |s| row(s) && condvar(s) && s.label("wait") == "futex") as f64;
+    // The server is asked by clients that wait for a CPU too: its count begins and ends some tens
+    // of milliseconds beside ours, of three seconds; it adds a wait up when it has ended.
+    let ratio = for_rows / counted;
+    assert!(
+        (0.75..1.25).contains(&ratio),
+        "{for_rows} of {counted} ns\n{}",
+        block.describe(9, row)
+    );
+    assert_eq!(mutex.sum("contentions", |s| row(s) || condvar(s)), 0);
+    // The unlockers are charged what the waiters waited, until they were woken.
+    let log = |s: &exoprof_tests::Sample| s.has("MYSQL_BIN_LOG::trx_group_commit_leader");
+    let for_log = block.sum("delay", |s| {
+        log(s)
+            && s.stack.iter().any(|f| f.function.ends_with("pthread_mutex_lock"))
+            && s.label("wait") == "futex"
+    });
+    let ratio = mutex.sum("delay", log) as f64 / for_log as f64;
+    assert!((0.7..1.3).contains(&ratio), "{ratio} of {for_log} ns\n{}", mutex.describe(9, log));
+    let top = gotool::pprof(&["-top", "-cum"], &path);
+    assert!(top.contains("MYSQL_BIN_LOG::trx_group_commit_leader"), "{top}");
+    assert!(top.contains("__pthread_mutex_unlock"), "{top}");
+}
+
+/// The master does nothing but wait for a signal; the worker that it had forked before waits for
+/// its clients.
+#[test]
+fn nginx_waits_in_its_worker() {
+    let folder = open_folder();
+    let (mut master, port) = nginx(folder.path());
+    let url = format!("http://127.0.0.1:{port}/index.html");
+    let mut load = Background::start(Command::new("wrk").args(["-t1", "-c8", "-d60s", &url]));
+    let worker = exoprof_tests::procfs::children(master.pid())[0];
+    load.wait_until("busy", || {
+        exoprof_tests::procfs::cpu_by_thread(worker).values().sum::<u64>() > 50_000_000
+    });
+    let with = block(master.pid(), "2s");
+    let without = Recorder::of(master.pid()).args(["block", "-d", "1s", "--no-children"]).run();
+    let without = without.recording().profile;
+    master.assert_running();
+    load.assert_running();
+    assert_nothing_lost(&with);
+    let profile = &with.profile;
+    assert_whole(profile);
+    let of = |pid: u32, s: &exoprof_tests::Sample| s.label("pid") == pid.to_string();
+    let polled = profile.sum("contentions", |s| of(worker, s) && s.label("wait") == "poll");
+    let slept = profile.sum("contentions", |s| of(worker, s) && s.label("wait") != "runnable");
+    assert!(polled > 100 && polled as f64 > 0.9 * slept as f64, "{polled} of {slept}");
+    let signals = profile.sum("delay", |s| of(master.pid(), s) && s.label("wait") == "signal");
+    assert!(signals > 1_500_000_000, "{signals} ns\n{}", profile.describe(9, |_| true));
+    let says = |p: &Profile| p.comments.iter().any(|c| c.contains("1 child process"));
+    assert!(says(profile) && !says(&without), "{:?}", profile.comments);
+    assert_eq!(without.sum("delay", |s| s.has("ngx_process_events_and_timers")), 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use target::{Process, Root};
+use target::Process;
 
 use crate::assemble::Valued;
 use crate::conclude::{self, About, Header};
@@ -28,8 +28,8 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
     }
     let roots = request.roots.to_vec();
     // Held from now on: debug files are looked for in them after the targets' end.
-    let files = TargetFiles(roots.iter().filter_map(|p| Root::of(p).ok()).collect());
-    let sampling = match Sampling::attach(&roots, request.options) {
+    let files = TargetFiles::of(&request.family().processes);
+    let sampling = match Sampling::attach(request.family(), request.options) {
         Ok(sampling) => sampling,
         // Whoever asks for the kernel's frames is not served by a profile without them.
         Err(e @ (AttachError::NotPermitted(_) | AttachError::Blocked { .. }))
@@ -142,6 +142,7 @@ fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
         notes: uncovered
             .into_iter()
             .chain(r.runtime_notes())
+            .chain(r.processes.family_notes().iter().cloned())
             .chain(crate::debuginfod::failures())
             .collect(),
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use image::{ElfError, ElfImage, ImageBytes};
 use symbolize::{DebugFiles, RootedFiles};
-use target::{Root, sigbus};
+use target::{Process, Root, sigbus};
 
 use crate::debuginfod;
 
@@ -20,6 +20,12 @@ const HOST_DEBUG: &str = "/usr/lib/debug";
 /// The files of the targets, as they see them. Their roots are held open, so that debug files
 /// are found after the targets' end as well.
 pub(crate) struct TargetFiles(pub Vec<Root>);
+
+impl TargetFiles {
+    pub fn of(processes: &[Arc<Process>]) -> Self {
+        Self(processes.iter().filter_map(|p| Root::of(p).ok()).collect())
+    }
+}
 
 impl DebugFiles for TargetFiles {
     fn open(&self, path: &Path) -> io::Result<File> {

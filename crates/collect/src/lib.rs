@@ -19,6 +19,7 @@ pub mod debuginfod;
 mod deep;
 pub mod doctor;
 pub mod dump;
+mod family;
 mod go;
 mod gocpu;
 mod goroutine;

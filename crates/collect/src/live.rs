@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pprof::{Profile, ProfileBuilder, ValueType};
-use target::{Process, Root};
+use target::Process;
 
 use crate::assemble::{Assembler, Tables, Valued};
+use crate::family::Family;
 use crate::processes::Processes;
 use crate::recorder::Recorder;
 use crate::sampling::Sampling;
@@ -64,8 +65,9 @@ impl Live {
     /// # Errors
     /// The targets cannot be sampled.
     pub fn attach(roots: &[Arc<Process>], options: &RecordOptions) -> Result<Self, RecordError> {
-        let files = TargetFiles(roots.iter().filter_map(|p| Root::of(p).ok()).collect());
-        let mut sampling = Sampling::attach(roots, options)?;
+        let family = Family::of(roots, options.children && options.descendants);
+        let files = TargetFiles::of(&family.processes);
+        let mut sampling = Sampling::attach(&family, options)?;
         sampling.begin();
         let mut live = Self {
             sampling,

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use target::{Identity, Images, MapRow, Perms, Process, ProcessMemory};
 
 use crate::cputime::ThreadId;
+use crate::family::Family;
 use crate::stacks::ThreadIndex;
 
 /// A thread as far as the session knows it.
@@ -73,6 +74,8 @@ pub(crate) struct Tracked {
     pub ancestor: Option<Arc<Process>>,
     /// Its executable mappings at the time of the last event.
     pub space: AddressSpace,
+    /// The process that forked it.
+    pub parent: Option<i32>,
     /// The container that it runs in, by its id.
     pub container: Option<Arc<str>>,
     /// Its jitdumps, by the paths under which it mapped them.
@@ -121,6 +124,7 @@ pub(crate) struct Processes {
     follow_children: bool,
     /// Mappings whose rows in `/proc/PID/maps` could not be read or understood.
     pub unreadable_maps: usize,
+    family_notes: Vec<String>,
 }
 
 impl Processes {
@@ -133,7 +137,21 @@ impl Processes {
             next_mapping: 0,
             follow_children,
             unreadable_maps: 0,
+            family_notes: Vec::new(),
         }
+    }
+
+    /// Follows the targets, and whom they had forked before: see [`Processes::add_root`].
+    pub fn add_family(&mut self, family: &Family) {
+        for process in &family.processes {
+            self.add_root(process.clone());
+        }
+        self.family_notes = family.notes();
+    }
+
+    /// Who of the targets' children is recorded, and who is not: text for the profile.
+    pub fn family_notes(&self) -> &[String] {
+        &self.family_notes
     }
 
     /// Follows a process that runs already; its mappings are read by
@@ -146,6 +164,7 @@ impl Processes {
             process: Some(process.clone()),
             ancestor: None,
             space: AddressSpace::default(),
+            parent: process.parent().ok(),
             container: process.identity().container.as_deref().map(Into::into),
             jit_dumps: Vec::new(),
             name,
@@ -313,6 +332,7 @@ impl Processes {
             process,
             ancestor: parent.viewpoint().cloned(),
             space: parent.space.clone(),
+            parent: Some(fork.parent_pid),
             // A runtime moves its first process into the container before that forks.
             container: parent.container.clone(),
             jit_dumps: Vec::new(),

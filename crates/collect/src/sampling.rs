@@ -2,13 +2,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
-
-use target::Process;
 
 use crate::attach::{self, AttachError, Attached};
 use crate::clock::{monotonic_now, unix_now};
+use crate::family::Family;
 use crate::recorder::Recorder;
 use crate::session::{Progress, RecordOptions};
 use crate::stacks::Counts;
@@ -52,11 +50,20 @@ pub(crate) struct Sampling {
 
 impl Sampling {
     /// Attaches to every thread. Samples count from [`Sampling::begin`] on.
-    pub fn attach(roots: &[Arc<Process>], options: &RecordOptions) -> Result<Self, AttachError> {
-        let mut recorder = Recorder::new(options.children, options.period());
-        for root in roots {
-            recorder.processes.add_root(root.clone());
+    pub fn attach(family: &Family, options: &RecordOptions) -> Result<Self, AttachError> {
+        match Self::attach_to(family, options) {
+            // Too many descriptors, or one of another user: the targets' own profile is worth more.
+            Err(e) if family.has_descendants() => {
+                Self::attach_to(&family.targets_only(&e.to_string()), options)
+            }
+            other => other,
         }
+    }
+
+    fn attach_to(family: &Family, options: &RecordOptions) -> Result<Self, AttachError> {
+        let roots = &family.processes;
+        let mut recorder = Recorder::new(options.children, options.period());
+        recorder.processes.add_family(family);
         let attached = attach::attach(roots, options, &mut recorder)?;
         // Only now: whatever is mapped from here on is reported by an event.
         for process in recorder.processes.living() {

@@ -1,5 +1,6 @@
 //! A session: several kinds of profiles of the same processes, recorded at the same time.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use target::Process;
 
 use crate::clock::monotonic_now;
+use crate::family::Family;
 use crate::kinds::Kind;
 use crate::{Outcome, RecordError, native};
 
@@ -35,6 +37,8 @@ pub struct RecordOptions {
     pub kernel: Option<bool>,
     /// Follow forked children.
     pub children: bool,
+    /// With `children`: record those, too, that were forked before.
+    pub descendants: bool,
     /// Mean bytes between two heap samples, where sampling is turned on for the recording.
     pub heap_rate: u64,
     /// Go: read what the program has sampled of its heap itself, change nothing.
@@ -61,6 +65,7 @@ impl Default for RecordOptions {
             frequency: 99,
             kernel: None,
             children: true,
+            descendants: false,
             heap_rate: 512 << 10,
             heap_history: false,
             block_rate: Duration::from_micros(10),
@@ -163,13 +168,26 @@ pub struct Request<'a> {
     pub before_exec: bool,
     /// What its kinds have in common.
     pub(crate) shared: Shared,
+    family: OnceCell<Family>,
 }
 
 impl<'a> Request<'a> {
     /// A recording of processes that run.
     #[must_use]
     pub fn new(roots: &'a [Arc<Process>], options: &'a RecordOptions) -> Self {
-        Self { roots, options, before_exec: false, shared: Shared::default() }
+        Self {
+            roots,
+            options,
+            before_exec: false,
+            shared: Shared::default(),
+            family: OnceCell::new(),
+        }
+    }
+
+    /// The targets, and the processes that they have forked before where those are wanted.
+    pub(crate) fn family(&self) -> &Family {
+        let wanted = self.options.children && self.options.descendants && !self.before_exec;
+        self.family.get_or_init(|| Family::of(self.roots, wanted))
     }
 }
 

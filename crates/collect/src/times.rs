@@ -114,6 +114,15 @@ fn share_reaped(
     // As it stood at the end: the living go on, and so do children that exit since.
     let reaped = |tracked: &Tracked| tracked.reaped_at_end?.checked_sub(tracked.reaped_at_begin?);
     let total: u64 = processes.iter().filter_map(|(_, t)| reaped(t)).sum();
+    // What a process took before the recording is added up with the rest when it is waited for.
+    let before = |tracked: &Tracked| {
+        tracked.clock_at_begin.unwrap_or(0) + tracked.reaped_at_begin.unwrap_or(0)
+    };
+    let waited_for = |t: &Tracked| {
+        t.reaped_at_end.is_none() && t.parent.is_some_and(|p| processes.get(p).is_some())
+    };
+    let before: u64 = processes.iter().filter(|(_, t)| waited_for(t)).map(|(_, t)| before(t)).sum();
+    let total = total.saturating_sub(before);
     let exited = |pid: i32| processes.get(pid).is_some_and(|t| t.reaped_at_end.is_none());
     let of_exited = || times.iter().filter(|(id, _)| exited(id.pid));
     let exact: u64 =

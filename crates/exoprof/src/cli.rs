@@ -82,7 +82,7 @@ pub struct RecordArgs {
     /// Take no kernel frames
     #[arg(long, overrides_with = "kernel")]
     pub no_kernel: bool,
-    /// Follow forked children (the default)
+    /// Follow forked children, those that run already too (the default)
     #[arg(long, overrides_with = "no_children")]
     pub children: bool,
     /// Do not follow forked children

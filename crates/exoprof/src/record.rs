@@ -65,6 +65,7 @@ fn options(args: &RecordArgs) -> RecordOptions {
             _ => None,
         },
         children: !args.no_children,
+        descendants: true,
         backend: match args.backend {
             Backend::Auto => collect::Backend::Auto,
             Backend::Perf => collect::Backend::Perf,

@@ -30,7 +30,7 @@ pub use cpu::{CpuTimes, CpuTimesReader};
 pub use error::OpenError;
 pub use held::{HeldWord, Restored, WritableMemory, WriteError};
 pub use images::Images;
-pub use list::pids;
+pub use list::{descendants, pids};
 pub use maps::{MapRow, Maps, Perms};
 pub use memory::ProcessMemory;
 pub use open::{Root, open_mapped};

@@ -1,9 +1,11 @@
 //! Which processes there are.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::Process;
-use crate::stat::decimal;
+use crate::procdir::ProcDir;
+use crate::stat::{Stat, decimal};
 
 /// The ids of all processes that we can see, ascending. Those of threads are not among them.
 ///
@@ -20,7 +22,46 @@ pub fn pids() -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
+/// The processes that these have forked, and what those have: as numbers, which may be others'
+/// once they are opened. Neither `without` nor what those alone have forked is among them.
+/// Processes that cannot be seen have no descendants.
+#[must_use]
+pub fn descendants(of: &[i32], without: &BTreeSet<i32>) -> Vec<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for pid in pids().unwrap_or_default() {
+        let stat = ProcDir::open(pid).and_then(|dir| dir.read("stat")).ok();
+        if let Some(stat) = stat.and_then(|text| Stat::parse(&text)) {
+            children.entry(stat.parent).or_default().push(pid);
+        }
+    }
+    descend(of, without, &children)
+}
+
+fn descend(of: &[i32], without: &BTreeSet<i32>, children: &BTreeMap<i32, Vec<i32>>) -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut seen: BTreeSet<i32> = of.iter().copied().collect();
+    let mut next: Vec<i32> = of.to_vec();
+    while let Some(parent) = next.pop() {
+        for &pid in children.get(&parent).into_iter().flatten() {
+            if !without.contains(&pid) && seen.insert(pid) {
+                found.push(pid);
+                next.push(pid);
+            }
+        }
+    }
+    found
+}
+
 impl Process {
+    /// The process that forked it, or that has taken it over.
+    ///
+    /// # Errors
+    /// The system's error, `ESRCH` once the process is gone.
+    pub fn parent(&self) -> io::Result<i32> {
+        let stat = Stat::parse(&self.dir.read("stat")?).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(stat.parent)
+    }
+
     /// The path of its control group, such as `/system.slice/redis.service`: that of the unified
     /// hierarchy, or where there is none, that of systemd's own. Empty where it has none.
     ///
@@ -56,6 +97,24 @@ mod tests {
         let all = pids().unwrap();
         assert!(all.contains(&own) && all.contains(&1) && all.is_sorted());
         assert!(Process::open(own).unwrap().cgroup().is_ok());
+    }
+
+    #[test]
+    fn children_and_theirs() {
+        let children = [(1, vec![2, 3]), (2, vec![4]), (3, vec![5]), (6, vec![7]), (4, vec![2])];
+        let children = children.into_iter().collect();
+        let found = |of: &[i32], without: &[i32]| {
+            let mut found = descend(of, &without.iter().copied().collect(), &children);
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(found(&[1], &[]), [2, 3, 4, 5]);
+        assert_eq!(found(&[1], &[2]), [3, 5]);
+        assert_eq!(found(&[2, 6], &[]), [4, 7], "a circle comes to an end");
+        assert_eq!(found(&[9], &[]), [0; 0]);
+        let own = Process::open(std::process::id().cast_signed()).unwrap();
+        let parent = own.parent().unwrap();
+        assert!(descendants(&[parent], &BTreeSet::new()).contains(&own.pid()));
     }
 
     #[test]

@@ -9,6 +9,8 @@ const PF_KTHREAD: u64 = 0x0020_0000;
 pub(crate) struct Stat {
     /// Field 3.
     pub state: u8,
+    /// Field 4.
+    pub parent: i32,
     /// Field 9 has `PF_KTHREAD`.
     pub kernel_thread: bool,
     /// Fields 14 and 15, clock ticks: this task (or process) in user mode and in the kernel.
@@ -26,8 +28,10 @@ impl Stat {
         let mut fields =
             text.get(after..)?.split(u8::is_ascii_whitespace).filter(|f| !f.is_empty());
         let state = *fields.next()?.first()?;
-        // From here on `nth` counts from field 4.
-        let flags = decimal(fields.nth(9 - 4)?)?;
+        // 0 where the parent is in no namespace that we see.
+        let parent = decimal(fields.next()?).and_then(|n| i32::try_from(n).ok())?;
+        // From here on `nth` counts from field 5.
+        let flags = decimal(fields.nth(9 - 5)?)?;
         let utime = decimal(fields.nth(14 - 10)?)?;
         let stime = decimal(fields.next()?)?;
         let cutime = decimal(fields.next()?)?;
@@ -35,6 +39,7 @@ impl Stat {
         let start_time = decimal(fields.nth(22 - 18)?)?;
         Some(Self {
             state,
+            parent,
             kernel_thread: flags & PF_KTHREAD != 0,
             own_ticks: utime.saturating_add(stime),
             children_ticks: cutime.saturating_add(cstime),

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use target::{Process, Root};
+use target::Process;
 
 use super::locks_held::{self, Held};
-use super::snapshot::{Snapshot, ThreadCopy};
+use super::snapshot::{Snapshot, Stops, ThreadCopy};
 use super::{text, waiting};
 use crate::assemble::Valued;
 use crate::clock::{monotonic_now, unix_now};
@@ -38,8 +38,8 @@ pub(super) struct Threads {
     roots: Vec<Arc<Process>>,
     files: TargetFiles,
     time: i64,
-    longest_stop: Duration,
-    notes: Vec<String>,
+    stops: Stops,
+    deadlocks: Vec<String>,
 }
 
 impl Threads {
@@ -53,10 +53,10 @@ impl Threads {
             recorder,
             standing: Vec::new(),
             roots: roots.to_vec(),
-            files: TargetFiles(roots.iter().filter_map(|p| Root::of(p).ok()).collect()),
+            files: TargetFiles::of(roots),
             time: unix_now(),
-            longest_stop: Duration::ZERO,
-            notes: Vec::new(),
+            stops: Stops::default(),
+            deadlocks: Vec::new(),
         }
     }
 
@@ -67,8 +67,7 @@ impl Threads {
             self.recorder.processes.refresh_maps(&root, monotonic_now());
             self.recorder.python.look_to_read(&self.recorder.processes);
             let snapshot = Snapshot::take(&root, &self.recorder.python)?;
-            self.longest_stop = self.longest_stop.max(snapshot.stopped);
-            self.notes.extend(snapshot.notes.iter().cloned());
+            self.stops.add(&root, &snapshot);
             self.unwind(&root, &snapshot.threads);
         }
         Ok(())
@@ -79,7 +78,7 @@ impl Threads {
         let locks = locks_held::find(threads, |own| numbers.get(&own).copied());
         let name_of = |tid: i32| threads.iter().find(|t| t.tid == tid).map_or("", |t| &t.name);
         for circle in locks_held::circles(&locks) {
-            self.notes.push(deadlock(&circle, &locks, name_of));
+            self.deadlocks.push(deadlock(&circle, &locks, name_of));
         }
         let process_name: Arc<str> = process.identity().comm.as_str().into();
         let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
@@ -108,6 +107,10 @@ impl Threads {
         }
     }
 
+    fn notes(&self) -> Vec<String> {
+        [self.stops.notes(), self.deadlocks.clone()].concat()
+    }
+
     fn stats(&self, named: &Named) -> Stats {
         Stats {
             backend: "ptrace, all threads at once".into(),
@@ -116,7 +119,7 @@ impl Threads {
             nameless_frames: named.losses.nameless,
             damaged_images: named.losses.damaged.clone(),
             file_faults: target::sigbus::faults(),
-            notes: [self.notes.clone(), self.recorder.runtime_notes()].concat(),
+            notes: [self.notes(), self.recorder.runtime_notes()].concat(),
             ..Stats::default()
         }
     }
@@ -166,7 +169,7 @@ pub(crate) fn dump(process: &Arc<Process>, options: &RecordOptions) -> Result<Du
     let (profile, stats, named) = threads.conclude(options)?;
     let printer = text::Printer::new(&threads.recorder, &named);
     Ok(Dump {
-        text: printer.one_by_one(&threads.standing, &threads.notes),
+        text: printer.one_by_one(&threads.standing, &threads.notes()),
         grouped: printer.grouped(&threads.standing, "goroutine"),
         profile,
         stats,

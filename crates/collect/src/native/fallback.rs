@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
-use target::Root;
 
 use super::contentions::{self, Contentions, Key, Sum};
 use super::joint::{self, Joint, Listener};
@@ -53,7 +52,7 @@ pub(super) fn by_programs_or_perf(
 
 fn by_perf(request: &Request<'_>, why: String) -> Result<Rc<RefCell<dyn Joint>>, RecordError> {
     Ok(Rc::new(RefCell::new(ByPerf {
-        files: TargetFiles(request.roots.iter().filter_map(|p| Root::of(p).ok()).collect()),
+        files: TargetFiles::of(&request.family().processes),
         switches: Switches::attach(request)?,
         options: request.options.clone(),
         why,

@@ -17,6 +17,8 @@ pub(super) enum Class {
     Lock,
     /// Of anything else.
     Other,
+    /// Of who knows what: the program asks the kernel itself, in code without names.
+    Nameless,
 }
 
 /// Frames from the leaf on in which a wait is recognised.
@@ -64,6 +66,11 @@ const LOCKS: &[&str] = &[
     "SpinLock::SlowLock",
     "QBasicMutex::lockInternal",
     "folly::SharedMutexImpl",
+    // InnoDB of MariaDB, which asks the kernel itself
+    "srw_mutex_impl::wait",
+    "ssux_lock_impl::wr_wait",
+    "ssux_lock_impl::rd_wait",
+    "ssux_lock_impl::u_wait",
 ];
 
 /// Other things that wait for a futex.
@@ -146,7 +153,11 @@ pub(super) fn classify<'a>(
     if nameless && WAIT.contains(&futex.0) && futex.1 == CONTENDED {
         return Class::Lock;
     }
-    Class::Other
+    // The words of InnoDB's latches look like a condition variable's.
+    match &names[..] {
+        [Some("syscall"), None, ..] => Class::Nameless,
+        _ => Class::Other,
+    }
 }
 
 /// The functions of a user stack, innermost first, as far as [`classify`] looks.
@@ -245,6 +256,12 @@ mod tests {
     }
 
     #[test]
+    fn latches() {
+        check(Class::Lock, &["syscall", "srw_mutex_impl<true>::wait(unsigned int)", "mtr_commit"]);
+        check(Class::Lock, &["syscall", "ssux_lock_impl<false>::rd_wait()", "buf_page_get"]);
+    }
+
+    #[test]
     fn no_locks() {
         check(Class::Other, &["__futex_abstimed_wait_common", "pthread_cond_wait", "work"]);
         check(Class::Other, &["", "pthread_cond_wait", "work"]);
@@ -318,5 +335,6 @@ mod tests {
         assert_eq!(classify(nameless(), (6, 0)), Class::Lock);
         assert_eq!(classify(nameless(), (0, 0)), Class::Other);
         assert_eq!(classify([Some("f"), None].into_iter(), (0, 2)), Class::Other);
+        assert_eq!(classify([Some("syscall"), None].into_iter(), (0, 5)), Class::Nameless);
     }
 }

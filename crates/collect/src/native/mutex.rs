@@ -5,6 +5,8 @@
 //! every futex so; which futexes are locks is told at the end, by the names in the stacks of the
 //! waiters ([`locks`]). With `--waiters` it is the waiting side: the stacks of those that waited.
 
+use std::time::Duration;
+
 use events::{WaitId, WaitKind, WaitPlace, WaitSample, WaitWants, Woke};
 use rustc_hash::FxHashMap;
 
@@ -103,9 +105,17 @@ impl Listener for Tally {
         if self.waiters {
             notes.push("stacks are those of the waiting threads, not of the unlocking".into());
         }
-        let (contentions, others) = self.locks_only(&heard.waits.recorder, heard.named);
+        let (contentions, others, nameless) = self.locks_only(&heard.waits.recorder, heard.named);
         if others > 0 {
             notes.push(format!("{others} samples of waits that are none for a lock were left out"));
+        }
+        if nameless.samples > 0 {
+            notes.push(format!(
+                "{} samples more ({:.1?} of waiting) are of code without names that calls futex(2) \
+                 itself: whether it waits for locks, only the program's debug symbols can tell",
+                nameless.samples,
+                Duration::from_nanos(nameless.delay as u64)
+            ));
         }
         contentions
     }
@@ -135,22 +145,26 @@ impl Tally {
         }
     }
 
-    /// What was waited for locks, and how many samples are left out.
-    fn locks_only(self, recorder: &Recorder, named: &Named) -> (Contentions, u64) {
+    /// What was waited for locks, how many samples are left out as waits for anything else, and
+    /// what of waits that nobody can tell.
+    fn locks_only(self, recorder: &Recorder, named: &Named) -> (Contentions, u64, Sum) {
         let mut classes: FxHashMap<Waiter, Class> = FxHashMap::default();
         let mut contentions = Contentions::default();
         let mut others = 0;
+        let mut nameless = Sum::default();
         for ((key, waiter), sum) in self.sums {
             let class = *classes.entry(waiter).or_insert_with(|| class_of(waiter, recorder, named));
             let waker = (!self.waiters).then(|| locks::names(key.stack, recorder, named));
             let innermost = waker.and_then(|names| names.first().copied().flatten());
             if class == Class::Lock && !locks::unlocks_nothing(innermost) {
                 contentions.add(key, sum);
+            } else if class == Class::Nameless {
+                nameless.add(sum);
             } else {
                 others += sum.samples;
             }
         }
-        (contentions, others)
+        (contentions, others, nameless)
     }
 }
 

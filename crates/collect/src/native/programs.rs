@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use events::WaitWants;
-use target::Root;
 
 use super::contentions;
 use super::joint::{Heard, Joint, Listener};
@@ -17,7 +16,7 @@ use crate::{Outcome, RecordError};
 
 /// Attaches to the targets.
 pub(super) fn open(request: &Request<'_>) -> Result<Rc<RefCell<dyn Joint>>, RecordError> {
-    let files = TargetFiles(request.roots.iter().filter_map(|p| Root::of(p).ok()).collect());
+    let files = TargetFiles::of(&request.family().processes);
     let waits = Waits::attach(request)?;
     let options = request.options.clone();
     let kinds = Vec::new();

@@ -39,8 +39,46 @@ pub(crate) struct Snapshot {
     pub threads: Vec<ThreadCopy>,
     /// How long the threads stood, from the first to the last.
     pub stopped: Duration,
-    /// What a reader should know.
+    /// What a reader should know besides.
     pub notes: Vec<String>,
+}
+
+/// What happened to the processes that snapshots were taken of.
+#[derive(Debug, Default)]
+pub(crate) struct Stops {
+    processes: usize,
+    longest: Duration,
+    total: Duration,
+    notes: Vec<(String, String)>,
+}
+
+impl Stops {
+    /// Adds a process.
+    pub fn add(&mut self, process: &Process, snapshot: &Snapshot) {
+        self.processes += 1;
+        self.longest = self.longest.max(snapshot.stopped);
+        self.total += snapshot.stopped;
+        let who = format!("{} ({})", process.identity().comm, process.pid());
+        self.notes.extend(snapshot.notes.iter().map(|note| (who.clone(), note.clone())));
+    }
+
+    /// Text for the reader: one line for all stops, and what is special about a process.
+    pub fn notes(&self) -> Vec<String> {
+        let (longest, total) = (millis(self.longest), millis(self.total));
+        let stopped = match self.processes {
+            0 => None,
+            1 => Some(format!("all threads stood still for {longest:.1} ms")),
+            n => Some(format!(
+                "the threads of {n} processes stood still, one process after the other, for \
+                 {longest:.1} ms at most and {total:.1} ms in all"
+            )),
+        };
+        let several = self.processes > 1;
+        let special = self.notes.iter();
+        let special =
+            special.map(|(who, n)| if several { format!("{who}: {n}") } else { n.clone() });
+        stopped.into_iter().chain(special).collect()
+    }
 }
 
 impl Snapshot {
@@ -97,7 +135,7 @@ fn copy(
     }
     let complete = seized.is_complete();
     let stopped = seized.release();
-    let mut notes = vec![format!("all threads stood still for {:.1} ms", millis(stopped))];
+    let mut notes = Vec::new();
     if !complete {
         notes.push("the program creates threads too fast: some are missing".into());
     }

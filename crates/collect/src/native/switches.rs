@@ -67,15 +67,13 @@ pub(super) struct Switches {
 impl Switches {
     /// Attaches to the targets.
     pub fn attach(request: &Request<'_>) -> Result<Self, AttachError> {
-        let per_second = switches_per_second(request.roots);
+        let roots = &request.family().processes;
+        let per_second = switches_per_second(roots);
         let fits = |p: &&u64| per_second / **p <= AIM_PER_SECOND;
         let period = PERIODS.iter().find(fits).or(PERIODS.last()).copied().unwrap_or(1);
         let mut recorder = Recorder::new(request.options.children, 1);
-        for root in request.roots {
-            recorder.processes.add_root(root.clone());
-        }
-        let attached =
-            attach::attach_to_switches(request.roots, request.options, period, &mut recorder)?;
+        recorder.processes.add_family(request.family());
+        let attached = attach::attach_to_switches(roots, request.options, period, &mut recorder)?;
         // Only now: whatever is mapped from here on is reported by an event.
         for process in recorder.processes.living() {
             recorder.processes.refresh_maps(&process, monotonic_now());
@@ -175,6 +173,7 @@ impl Switches {
                 self.attached.uncovered
             ));
         }
+        notes.extend_from_slice(self.recorder.processes.family_notes());
         Stats {
             backend: self.attached.backend(),
             samples: self.recorder.stats.clone(),

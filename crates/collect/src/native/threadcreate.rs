@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use events::{CreationSampler, RingSet};
 use image::MappingId;
-use target::{Process, Root};
+use target::Process;
 
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Stops};
 use crate::assemble::Valued;
 use crate::clock::{monotonic_now, unix_now};
 use crate::conclude::{self, About, Header};
@@ -35,14 +35,13 @@ const STATIC_START: usize = 2;
 /// Attaches to the targets.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     let roots = request.roots.to_vec();
-    let files = TargetFiles(roots.iter().filter_map(|p| Root::of(p).ok()).collect());
+    let followed = request.family().processes.clone();
+    let files = TargetFiles::of(&followed);
     let cpus = events::online_cpus()
         .map_err(|source| crate::AttachError::System { what: "list the cpus", source })?;
     let (sampler, rings) = CreationSampler::open(&cpus, STACK_BYTES, RING_BYTES)?;
     let mut recorder = Recorder::new(request.options.children, 1);
-    for root in &roots {
-        recorder.processes.add_root(root.clone());
-    }
+    recorder.processes.add_family(request.family());
     for process in recorder.processes.living() {
         recorder.processes.refresh_maps(&process, monotonic_now());
         for tid in process.threads().unwrap_or_default() {
@@ -51,6 +50,7 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
     }
     Ok(Box::new(Creations {
         roots,
+        followed,
         files,
         options: request.options.clone(),
         before_exec: request.before_exec,
@@ -58,7 +58,7 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
         sampler,
         rings,
         existing: Vec::new(),
-        notes: Vec::new(),
+        stops: Stops::default(),
         begin: 0,
         time: 0,
         elapsed: Duration::ZERO,
@@ -67,6 +67,8 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
 
 struct Creations {
     roots: Vec<Arc<Process>>,
+    /// They, and whom they had forked before.
+    followed: Vec<Arc<Process>>,
     files: TargetFiles,
     options: RecordOptions,
     before_exec: bool,
@@ -75,7 +77,7 @@ struct Creations {
     rings: RingSet,
     /// Threads that were there before, with their stacks.
     existing: Vec<(NamedThread, NodeIndex)>,
-    notes: Vec<String>,
+    stops: Stops,
     begin: u64,
     time: i64,
     elapsed: Duration,
@@ -91,7 +93,7 @@ impl Creations {
     /// thread.
     fn take_existing(&mut self, process: &Process) -> Result<(), RecordError> {
         let snapshot = Snapshot::take(process, &self.recorder.python)?;
-        self.notes.extend(snapshot.notes);
+        self.stops.add(process, &snapshot);
         let comm: Arc<str> = process.identity().comm.as_str().into();
         let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
         for t in snapshot.threads.iter().filter(|t| t.tid != process.pid()) {
@@ -162,8 +164,12 @@ impl Collector for Creations {
         self.time = unix_now();
         self.recorder.start = self.begin;
         if !self.before_exec {
-            for root in self.roots.clone() {
-                self.take_existing(&root)?;
+            for process in self.followed.clone() {
+                match self.take_existing(&process) {
+                    // One that the targets have forked may have ended meanwhile.
+                    Err(_) if !process.is_alive() => {}
+                    other => other?,
+                }
             }
         }
         Ok(())
@@ -192,7 +198,8 @@ impl Collector for Creations {
         self.recorder.stats.kept += self.existing.len() as u64;
         let named = conclude::name(&mut self.recorder, &self.roots, &self.files);
         let losses = self.rings.losses();
-        let mut notes = self.notes.clone();
+        let mut notes = self.stops.notes();
+        notes.extend_from_slice(self.recorder.processes.family_notes());
         notes.push(format!(
             "{created} threads were created during the recording; the {} that were there before \
              are counted by their start function, with the label existing",

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use target::{Process, Root, Threads, Tracer};
+use target::{Process, Threads, Tracer};
 
 use super::ticks::{self, Shared, Ticker};
 use crate::assemble::Valued;
 use crate::clock::{monotonic_now, unix_now};
 use crate::conclude::{self, About, Header};
 use crate::cputime::{self, CpuTime, ThreadId, ThreadUse};
+use crate::family::Family;
 use crate::recorder::Recorder;
 use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
 use crate::stacks::Count;
@@ -46,9 +47,11 @@ fn prepare(
         let tried = Tracer::run(|t| t.seize(root, Threads::Only(&[root.pid()])).map(drop));
         tried.map_err(|source| crate::AttachError::System { what: "start a thread", source })??;
     }
-    let files = TargetFiles(roots.iter().filter_map(|p| Root::of(p).ok()).collect());
+    let family = request.family().clone();
+    let files = TargetFiles::of(&family.processes);
     Ok(Box::new(Ticked {
         roots,
+        family,
         files,
         options: request.options.clone(),
         before_exec: request.before_exec,
@@ -64,6 +67,8 @@ fn prepare(
 
 struct Ticked {
     roots: Vec<Arc<Process>>,
+    /// They, and whom they had forked before.
+    family: Family,
     files: TargetFiles,
     options: RecordOptions,
     before_exec: bool,
@@ -79,11 +84,11 @@ struct Ticked {
 impl Collector for Ticked {
     fn begin(&mut self) -> Result<(), RecordError> {
         let mut recorder = Recorder::new(false, self.options.period());
-        for root in &self.roots {
-            recorder.processes.add_root(root.clone());
-            recorder.processes.refresh_maps(root, monotonic_now());
+        recorder.processes.add_family(&self.family);
+        for process in &self.family.processes {
+            recorder.processes.refresh_maps(process, monotonic_now());
         }
-        let ticker = Ticker::new(&self.roots, self.count, recorder, self.before_exec);
+        let ticker = Ticker::new(&self.family.processes, self.count, recorder, self.before_exec);
         let (shared, period) = (self.shared.clone(), Duration::from_nanos(self.options.period()));
         self.begin = monotonic_now();
         self.time = unix_now();
@@ -174,8 +179,9 @@ impl Ticked {
             stops.last().copied().unwrap_or(0),
         ));
         if self.options.children {
-            notes.push("forked children are not followed".into());
+            notes.push("children that are forked during the recording are not followed".into());
         }
+        notes.extend_from_slice(ticker.recorder.processes.family_notes());
         notes.extend(ticker.recorder.runtime_notes());
         notes.extend(ticker.refused.iter().map(|(why, n)| format!("{n} stops failed: {why}")));
         notes

@@ -75,10 +75,8 @@ impl Waits {
         };
         let (mut sampler, rings) = WaitSampler::open(&cpus, &wanted)?;
         let mut recorder = Recorder::new(options.children, 1);
-        for root in request.roots {
-            recorder.processes.add_root(root.clone());
-        }
-        let pidfds: Vec<_> = request.roots.iter().map(|p| p.as_fd()).collect();
+        recorder.processes.add_family(request.family());
+        let pidfds: Vec<_> = request.family().processes.iter().map(|p| p.as_fd()).collect();
         sampler.follow(&pidfds)?;
         // Only now: whatever is mapped from here on is reported by an event.
         for process in recorder.processes.living() {
@@ -250,6 +248,7 @@ impl Waits {
         let hook = if self.sampler.hooks_every_syscall() { "sys_exit" } else { "rseq" };
         let mut notes = self.problems.clone();
         notes.extend(shortages(&counters));
+        notes.extend_from_slice(self.recorder.processes.family_notes());
         Stats {
             backend: format!(
                 "bpf, scheduler tracepoints, stacks at {hook}, {} KiB of stack",

@@ -73,6 +73,7 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
             _ => None,
         },
         children: !args.no_children,
+        descendants: true,
         ..RecordOptions::default()
     };
     let stop = StopSignal::install().context("cannot handle signals")?;
