@@ -20,6 +20,7 @@ Examples:
   exoprof report --top=10 --cum slow.pb.gz           ten, by what they and their callees used
   exoprof report --peek 'parse$' slow.pb.gz          who calls parse, and what parse calls
   exoprof report --list parse slow.pb.gz             its source, with the weight of each line
+  exoprof report --tagfocus thread=worker slow.pb.gz only samples of threads with such a name
   exoprof report --diff-base old.pb.gz new.pb.gz     what has changed
   exoprof report --flamegraph slow.html slow.pb.gz   a flame graph, in one file
   exoprof report --speedscope slow.json slow.pb.gz   a file for speedscope; --firefox for Firefox")]
@@ -42,6 +43,9 @@ pub struct ReportArgs {
     /// Every sample
     #[arg(long, group = "form")]
     traces: bool,
+    /// Labels such as thread and pid, with the weight of each value
+    #[arg(long, group = "form")]
+    tags: bool,
     /// Everything that is in the profile
     #[arg(long, group = "form")]
     raw: bool,
@@ -76,6 +80,18 @@ pub struct ReportArgs {
     /// Only frames that match
     #[arg(long, value_name = "RE")]
     show: Option<String>,
+    /// No callers of the outermost frame that matches
+    #[arg(long, value_name = "RE")]
+    show_from: Option<String>,
+    /// Only samples with a label that matches: RE, thread=RE, 1kb:64kb
+    #[arg(long, value_name = "RE")]
+    tagfocus: Option<String>,
+    /// No samples with a label that matches
+    #[arg(long, value_name = "RE")]
+    tagignore: Option<String>,
+    /// Inlined calls count for their caller
+    #[arg(long)]
+    noinlines: bool,
     /// How many entries to show; 0 for all
     #[arg(long, value_name = "N")]
     nodecount: Option<usize>,
@@ -135,6 +151,7 @@ fn options(args: &ReportArgs) -> anyhow::Result<Options> {
     let form = match args {
         ReportArgs { tree: true, .. } => Form::Tree,
         ReportArgs { traces: true, .. } => Form::Traces,
+        ReportArgs { tags: true, .. } => Form::Tags,
         ReportArgs { raw: true, .. } => Form::Raw,
         ReportArgs { collapsed: true, .. } => Form::Collapsed,
         ReportArgs { peek: Some(pattern), .. } => Form::Peek(pattern.clone()),
@@ -157,8 +174,12 @@ fn options(args: &ReportArgs) -> anyhow::Result<Options> {
             ignore: args.ignore.clone(),
             hide: args.hide.clone(),
             show: args.show.clone(),
+            show_from: args.show_from.clone(),
+            tag_focus: args.tagfocus.clone(),
+            tag_ignore: args.tagignore.clone(),
             ..Filters::default()
         },
+        no_inlines: args.noinlines,
         node_count: args.top.flatten().or(args.nodecount),
         node_fraction: args.nodefraction,
         unit: args.unit.clone(),
