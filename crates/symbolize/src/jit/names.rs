@@ -11,25 +11,37 @@ pub struct SplitName<'a> {
     pub line: u32,
 }
 
-/// Takes V8's and CPython's names apart; leaves all others as they are.
+/// Takes the names of V8, CPython and .NET apart; leaves all others as they are.
 ///
 /// * V8 (`Logger::…`, src/logging/log.cc): `JS:*hot /srv/app.js:3:14`. The sign is the compiler's
 ///   tier, which is no part of the function: `~` interpreted, `^` baseline, `+` Maglev, `*`
-///   Turbofan. Functions without a name leave it out.
+///   Turbofan; `o` before it where a loop was entered (on-stack replacement), `'` behind it where
+///   the code is of one context (`CodeKindToMarker`, src/objects/code-kind.cc). Functions without
+///   a name leave it out.
 /// * CPython's trampolines (`python -X perf`): `py::handler:/srv/app.py`.
+/// * .NET (`PerfMap::LogJITCompiledMethod`, src/coreclr/vm/perfmap.cpp):
+///   `int32 [App] App.Cart::Total(int32)[OptimizedTier1]`, with the tier in the last brackets.
 #[must_use]
 pub fn split_name(raw: &str) -> SplitName<'_> {
-    v8(raw).or_else(|| python(raw)).unwrap_or(SplitName { function: raw, file: None, line: 0 })
+    let whole = || SplitName { function: dotnet(raw).unwrap_or(raw), file: None, line: 0 };
+    v8(raw).or_else(|| python(raw)).unwrap_or_else(whole)
 }
 
-const TIERS: [char; 5] = ['~', '^', '+', '*', '\''];
+const TIERS: [char; 4] = ['~', '^', '+', '*'];
+
+fn without_tier(name: &str) -> &str {
+    let entered = name.strip_prefix('o').filter(|rest| rest.starts_with(TIERS));
+    let name = entered.unwrap_or(name);
+    let name = name.strip_prefix(TIERS).unwrap_or(name);
+    name.strip_prefix('\'').unwrap_or(name)
+}
 
 fn v8(raw: &str) -> Option<SplitName<'_>> {
     let (tag, rest) = raw.split_once(':')?;
     if !matches!(tag, "JS" | "LazyCompile" | "Function" | "Script" | "Eval") {
         return None;
     }
-    let rest = rest.strip_prefix(TIERS).unwrap_or(rest);
+    let rest = without_tier(rest);
     // Names have no blanks unless computed ones do; paths may have: the line and column tell
     // the end, and the first blank the begin.
     let (function, place) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -48,6 +60,13 @@ fn v8(raw: &str) -> Option<SplitName<'_>> {
     Some(SplitName { function, file, line })
 }
 
+fn dotnet(raw: &str) -> Option<&str> {
+    let (name, tier) = raw.strip_suffix(']')?.rsplit_once('[')?;
+    let known = ["Optimized", "QuickJitted", "MinOptJitted", "Instrumented", "PreJIT"];
+    let tiered = name.ends_with(')') && known.iter().any(|k| tier.starts_with(k));
+    tiered.then_some(name)
+}
+
 fn python(raw: &str) -> Option<SplitName<'_>> {
     let (function, file) = raw.strip_prefix("py::")?.split_once(':')?;
     Some(SplitName { function, file: Some(file), line: 0 })
@@ -58,12 +77,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_v8_lose_their_tier() {
+    fn names_lose_their_tier() {
         for (raw, function, file, line) in [
             ("JS:*hot /srv/app.js:3:14", "hot", Some("/srv/app.js"), 3),
             ("JS:~ file:///a b/x.mjs:1:1", "(anonymous)", Some("/a b/x.mjs"), 1),
             ("LazyCompile:^next node:internal/x:9:2", "next", Some("node:internal/x"), 9),
             ("JS:*Foo.bar [eval]:1:5", "Foo.bar", Some("[eval]"), 1),
+            ("JS:*'fib file:///x.html:2:13", "fib", Some("/x.html"), 2),
+            ("JS:o*spin /x.js:3:14", "spin", Some("/x.js"), 3),
+            ("JS:o+'spin /x.js:3:14", "spin", Some("/x.js"), 3),
+            ("JS:~open /x.js:3:14", "open", Some("/x.js"), 3),
+            ("JS:o /x.js:3:14", "o", Some("/x.js"), 3),
+            (
+                "int32 [App] Cart::Total(int32)[OptimizedTier1]",
+                "int32 [App] Cart::Total(int32)",
+                None,
+                0,
+            ),
+            ("void [App] Cart::Add(int32[])[PreJIT]", "void [App] Cart::Add(int32[])", None, 0),
+            ("int[]", "int[]", None, 0),
             ("Builtin:ArrayPush", "Builtin:ArrayPush", None, 0),
             ("py::run:/x/y.py", "run", Some("/x/y.py"), 0),
             ("int java.lang.String.hashCode()", "int java.lang.String.hashCode()", None, 0),
