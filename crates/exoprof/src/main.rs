@@ -26,7 +26,7 @@ mod view;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use terminal::say;
+use terminal::{in_one_line, say};
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // Also with --quiet: it silences all but errors.
-            say!("exoprof: {e:#}");
+            say!("exoprof: {}", in_one_line(&e));
             let usage = e.downcast_ref::<cli::UsageError>().is_some();
             if usage && !quiet {
                 say!("for more: exoprof help");

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use tempfile::NamedTempFile;
 
 use crate::user::User;
@@ -101,17 +101,15 @@ fn beside(place: &Place) -> anyhow::Result<NamedTempFile> {
         Place::Named { path, .. } => (folder_of(path), path.as_path()),
         Place::Numbered { folder, .. } => (folder.as_path(), folder.as_path()),
     };
-    tempfile::Builder::new()
-        .prefix(".exoprof.")
-        .suffix(".part")
-        .tempfile_in(folder)
-        .map_err(|e| io::Error::from(e.kind()))
-        .with_context(|| match folder.exists() {
-            true => format!("cannot write {}", shown.display()),
+    tempfile::Builder::new().prefix(".exoprof.").suffix(".part").tempfile_in(folder).map_err(|e| {
+        match folder.exists() {
+            // Without the path that `tempfile` adds: nobody has asked for that file.
+            true => anyhow!("cannot write {}: {}", shown.display(), e.kind()),
             false => {
-                format!("cannot write {}: there is no folder {}", shown.display(), folder.display())
+                anyhow!("cannot write {}: there is no folder {}", shown.display(), folder.display())
             }
-        })
+        }
+    })
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -13,7 +13,7 @@ use crate::output::{Output, Place, stem};
 use crate::progress::Display;
 use crate::stop::StopSignal;
 use crate::summary;
-use crate::terminal::say;
+use crate::terminal::{in_one_line, say};
 use crate::user::User;
 
 /// Runs the command.
@@ -105,7 +105,7 @@ fn conclude(
             Err(e) => {
                 let e = anyhow::Error::from(e).context(format!("cannot record {}", kind.name));
                 if let Some(earlier) = failed.replace(e) {
-                    say!("exoprof: {earlier:#}");
+                    say!("exoprof: {}", in_one_line(&earlier));
                 }
                 continue;
             }

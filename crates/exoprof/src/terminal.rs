@@ -17,6 +17,20 @@ pub fn to_stderr(text: Arguments<'_>) {
     let _ = Printable(io::stderr().lock()).write_all(text.to_string().as_bytes());
 }
 
+/// An error and what led to it, in one line. Libraries' messages may end with their cause's already,
+/// for those who show only one: it is not said twice.
+pub fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for link in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = link;
+        } else if !line.contains(&link) {
+            line = format!("{line}: {link}");
+        }
+    }
+    line
+}
+
 /// What is written to a terminal must not command it: names in a profile may be any bytes.
 pub struct Printable<W>(pub W);
 
@@ -30,5 +44,27 @@ impl<W: Write> Write for Printable<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot map a ring: {source}")]
+        struct Ring {
+            source: io::Error,
+        }
+        let source = || io::Error::from_raw_os_error(2);
+        let system = source().to_string();
+        let told = anyhow::Error::from(Ring { source: source() }).context("cannot record cpu");
+        assert_eq!(in_one_line(&told), format!("cannot record cpu: cannot map a ring: {system}"));
+        let plain = Err::<(), _>(source()).context("cannot read x").unwrap_err();
+        assert_eq!(in_one_line(&plain), format!("cannot read x: {system}"));
     }
 }

@@ -15,7 +15,7 @@ use pprof::Profile;
 use report::combine;
 
 use crate::cli::Verbosity;
-use crate::terminal::say;
+use crate::terminal::{in_one_line, say};
 use address::Source;
 
 /// No more of a file or an answer is read. The decoder takes no larger profiles either.
@@ -54,7 +54,7 @@ impl SourceArgs {
                     say!("Saved profile in {}", path.display());
                 }
                 Ok(_) => {}
-                Err(e) => say!("warning: the profile could not be saved: {e:#}"),
+                Err(e) => say!("warning: the profile could not be saved: {}", in_one_line(&e)),
             }
         }
         Ok(profile)

@@ -8,7 +8,7 @@ use super::input::Input;
 use super::settings::{self, Settings};
 use super::{commands, help, order};
 use crate::cli::Verbosity;
-use crate::terminal::say;
+use crate::terminal::{in_one_line, say};
 
 const PROMPT: &str = "(exoprof) ";
 
@@ -84,7 +84,7 @@ impl Shell<'_> {
                         .map_err(anyhow::Error::msg)
                         .and_then(|order| order::carry_out(self.profile, &order));
                     if let Err(e) = done {
-                        say(&format!("{e:#}"));
+                        say(&in_one_line(&e));
                     }
                 }
             }
