@@ -9,6 +9,8 @@ use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS};
 
 /// DWARF numbers (AADWARF64, section 4.1): x29.
 pub(crate) const FP: u16 = 29;
+/// What a system call gives.
+const X0: u16 = 0;
 /// x30.
 pub(crate) const LR: u16 = 30;
 /// The stack pointer.
@@ -64,6 +66,10 @@ impl Arch for Aarch64 {
     fn ends_thread(at: &[u8]) -> bool {
         const MOV_X8_EXIT: [u8; 4] = 0xd280_0ba8_u32.to_le_bytes();
         at.strip_prefix(&MOV_X8_EXIT).is_some_and(|rest| rest.starts_with(&SVC_0))
+    }
+
+    fn begins_thread(before: &[u8], registers: &Registers) -> bool {
+        before.ends_with(&SVC_0) && registers.get(X0) == Some(0)
     }
 
     /// Go's frames on arm64 (cmd/internal/obj/arm64, `preprocess`): the link register is saved at

@@ -41,6 +41,10 @@ pub(crate) trait Arch {
     /// returns to where there is no call frame information.
     fn ends_thread(at: &[u8]) -> bool;
 
+    /// Whether the code `before` is a system call that gave 0: to the thread that `clone` has just
+    /// made, on a stack that nobody has called on yet.
+    fn begins_thread(before: &[u8], registers: &Registers) -> bool;
+
     /// The rule for a Go function, by Go's own table; `None` where that does not tell. `lookup` is
     /// the instruction that is executed.
     fn go_rule(function: &Function<'_>, lookup: Svma) -> Option<Rule>;

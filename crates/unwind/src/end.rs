@@ -35,6 +35,9 @@ pub enum RootReason {
     ContextStart,
     /// The code does nothing but end the thread, without call frame information.
     ThreadExit,
+    /// The thread has just been made, and nothing was called on its stack yet (glibc's `clone3` has
+    /// no call frame information where its system call returns).
+    ThreadBegin,
     /// The chain of frame pointers ends with null, as both psABIs say the outermost frame does.
     FrameChainEnd,
     /// The system stack of a thread of a Go program that has let go of its goroutine: Go's own
@@ -97,7 +100,7 @@ impl fmt::Display for RootReason {
             Self::NullReturn => "null return address",
             Self::EntryPoint => "entry point",
             Self::ContextStart => "context start",
-            Self::ThreadExit => "thread start",
+            Self::ThreadExit | Self::ThreadBegin => "thread start",
             Self::FrameChainEnd => "end of the frame pointer chain",
             Self::NoGoroutine => "system stack of a thread without a goroutine",
         })

@@ -72,6 +72,11 @@ impl<M: Memory> Stepper<'_, M> {
             (false, true) => self
                 .confirmed_frameless::<A>(cursor, BreakReason::NoUnwindInfo)
                 .or_else(|end| match end {
+                    End::Broken(_) | End::Truncated { .. }
+                        if A::begins_thread(code.before(), &cursor.registers) =>
+                    {
+                        Err(End::Root(RootReason::ThreadBegin))
+                    }
                     End::Broken(_) => self.frame_pointer::<A>(cursor, Some(place)),
                     end => Err(end),
                 }),

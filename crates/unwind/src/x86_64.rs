@@ -9,6 +9,8 @@ use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS};
 
 /// DWARF numbers (System V psABI AMD64, figure 3.36).
 pub(crate) const RBP: u16 = 6;
+/// What a system call gives.
+const RAX: u16 = 0;
 /// The stack pointer.
 pub(crate) const RSP: u16 = 7;
 /// The return address column, which stands for the program counter.
@@ -78,6 +80,10 @@ impl Arch for X86_64 {
     fn ends_thread(at: &[u8]) -> bool {
         // musl: mov %eax, %edi; xor %eax, %eax; mov $60 (__NR_exit), %al; syscall; hlt
         at.starts_with(b"\x89\xc7\x31\xc0\xb0\x3c\x0f\x05\xf4")
+    }
+
+    fn begins_thread(before: &[u8], registers: &Registers) -> bool {
+        before.ends_with(b"\x0f\x05") && registers.get(RAX) == Some(0)
     }
 
     /// Go's stacks are laid out by the depth that pcsp gives for each instruction: the return

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Recording, Regions, build, build_with, record};
+use common::{Recording, Regions, Stop, build, build_with, record};
 use image::{AddressSpace, Arch, Avma, ElfImage, MappingId, MappingKind, NewMapping};
 use unwind::{BreakReason, End, Frame, Registers, RootReason, Unwinder};
 
@@ -20,7 +20,10 @@ fn pcs(frames: &[Frame]) -> Vec<u64> {
 }
 
 fn unwind_in(recording: &Recording, space: &AddressSpace) -> (Vec<u64>, End) {
-    let stop = &recording.stops[0];
+    unwind_stop(&recording.stops[0], space)
+}
+
+fn unwind_stop(stop: &Stop, space: &AddressSpace) -> (Vec<u64>, End) {
     let mut frames = Vec::new();
     let mut unwinder = Unwinder::new(Arch::X86_64);
     let end = unwinder.unwind(space, &stop.registers, &stop.memory, &mut frames);
@@ -179,6 +182,31 @@ recorder.stop()
     let recording = record(dir.path(), &program, AT_BOTTOM);
     let (frames, end) = unwind_in(&recording, &recording.space);
     assert_eq!((frames.len(), end), (3, End::Root(RootReason::EntryPoint)));
+}
+
+/// Where glibc's `clone3` returns, there is no entry: to its caller the call before confirms the
+/// way, and the new thread has none.
+#[test]
+fn a_thread_that_has_just_been_made_is_its_own_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build(dir.path(), "born.c", &[]);
+    let script = "
+recorder.run_to('*&returned')
+recorder.header()
+recorder.stop()
+for result in (7, 0):
+    gdb.execute('set $rsp = (long) &stack + 2048')
+    gdb.execute('set $rax = %d' % result)
+    recorder.stop()
+";
+    let recording = record(dir.path(), &program, script);
+    let [of_caller, of_other, of_new] = [0, 1, 2].map(|i| {
+        let (frames, end) = unwind_stop(&recording.stops[i], &recording.space);
+        (frames.len(), end)
+    });
+    assert!(of_caller.0 > 2 && of_caller.1.is_root(), "{of_caller:?}");
+    assert_eq!(of_other, (1, End::Broken(BreakReason::NoUnwindInfo)));
+    assert_eq!(of_new, (1, End::Root(RootReason::ThreadBegin)));
 }
 
 #[test]
