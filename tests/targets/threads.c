@@ -2,6 +2,7 @@
 //   threads fixed N    N threads; thread i burns (i+1)/N of the goal, then waits
 //   threads churn N    threads that live for 20 ms of CPU each, N at a time, until the goal;
 //                      none of them exists when the recording starts
+//   threads brief N    as churn, but for 0.05 ms of CPU each
 //   threads many N     N threads that each burn 1/N of the goal in slices of 1 ms
 //   threads rename N   as fixed, but halfway every thread changes its name
 // Functions: burn_0 .. burn_3 by thread number modulo 4, so that stacks tell threads apart.
@@ -34,6 +35,7 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static int generation, started, finished;
 static int count;
 static enum { FIXED, CHURN, MANY, RENAME } mode;
+static uint64_t life = 20000000; // ns of CPU that a thread of CHURN has
 
 static void name_self(const char *prefix, int index)
 {
@@ -46,7 +48,7 @@ NOINLINE static void burn_for(int index, uint64_t ns)
 {
     uint64_t begin = truth_cpu(), last = begin;
     while (!truth_ended && last - begin < ns) {
-        burns[index % 4](per_ms);
+        burns[index % 4](ns < 1000000 ? per_ms / 50 : per_ms);
         uint64_t now = truth_cpu();
         __atomic_fetch_add(&sites[index % 4]->ns, now - last, __ATOMIC_RELAXED);
         last = now;
@@ -88,13 +90,13 @@ static void *short_lived(void *argument)
 {
     int index = (int)(intptr_t)argument;
     name_self("brief-", index % 4);
-    burn_for(index, 20000000);
+    burn_for(index, life);
     return NULL;
 }
 
 static void churn(void)
 {
-    uint64_t lives = truth_goal_ns / 20000000u;
+    uint64_t lives = truth_goal_ns / life;
     int next = 0;
     while (lives > 0 && !truth_ended) {
         pthread_t threads[64];
@@ -127,7 +129,9 @@ int main(int argc, char **argv)
 {
     if (argc != 3)
         return 2;
-    mode = strcmp(argv[1], "churn") == 0  ? CHURN
+    if (strcmp(argv[1], "brief") == 0)
+        life = 50000;
+    mode = strcmp(argv[1], "churn") == 0 || life < 1000000 ? CHURN
            : strcmp(argv[1], "many") == 0 ? MANY
            : strcmp(argv[1], "rename") == 0 ? RENAME : FIXED;
     count = atoi(argv[2]);

@@ -9,7 +9,6 @@ use target::rights::{Obstacle, Rights, TargetRights};
 use crate::clock::monotonic_now;
 use crate::recorder::Recorder;
 use crate::session::RecordOptions;
-use crate::times;
 
 /// Above this many events the way over whole CPUs is taken in any case: opening and the kernel's
 /// memory (about 2 KiB an event) would cost more than reading past other processes' samples.
@@ -280,7 +279,6 @@ impl Attached {
     pub fn regrow(&mut self, stack_bytes: u32, recorder: &mut Recorder) -> Result<(), AttachError> {
         let living: Vec<Arc<Process>> = recorder.processes.living();
         let tids: Vec<i32> = living.iter().flat_map(|p| p.threads().unwrap_or_default()).collect();
-        times::checkpoint(&mut recorder.processes, &living);
         recorder.reattach();
         self.sampler.grow_stack(&mut self.rings, stack_bytes, &tids).map_err(AttachError::Open)?;
         let now = monotonic_now();

@@ -228,7 +228,7 @@ fn thread_uses(
     }
     let weights = by_thread.iter().map(|(id, c)| (*id, c.weight)).collect();
     let processes = &recording.recorder.processes;
-    let mut times = crate::times::tally(processes, &recording.attached.sampler, &weights);
+    let mut times = crate::times::tally(processes, &weights);
     for id in by_thread.keys() {
         times.entry(*id).or_insert(CpuTime::Unknown);
     }

@@ -28,10 +28,8 @@ pub(crate) struct Thread {
     pub ticks_at_end: (u64, u64),
     /// CPU time at the end, in nanoseconds, if it was alive then.
     pub at_end: Option<u64>,
-    /// What its inherited events counted, reported when it ended.
-    pub counted: u64,
-    /// CPU time within the recording before its events were replaced, in nanoseconds.
-    pub before: u64,
+    /// Another thread had its number before, within the recording.
+    pub reused: bool,
     /// The thread whose events it inherited; `None` for those with events of their own.
     pub origin: Option<i32>,
     /// It ended during the recording.
@@ -54,8 +52,7 @@ impl Thread {
             ticks_at_begin: (0, 0),
             ticks_at_end: (0, 0),
             at_end: None,
-            counted: 0,
-            before: 0,
+            reused: false,
             origin,
             ended: false,
         }
@@ -309,7 +306,7 @@ impl Processes {
             Some(known) if !known.ended => known.origin = origin.or(known.origin),
             known => {
                 // A thread id that is used again: the time of both is weighed together.
-                thread.counted = known.map_or(0, |k| k.counted);
+                thread.reused = known.is_some();
                 tracked.threads.insert(fork.tid, thread);
             }
         }
@@ -361,13 +358,6 @@ impl Processes {
     pub fn exited(&mut self, fork: Fork) {
         if let Some(t) = self.thread_mut(fork.pid, fork.tid) {
             t.ended = true;
-        }
-    }
-
-    /// The inherited events of an ending thread reported their count.
-    pub fn counted(&mut self, pid: i32, tid: i32, value: u64) {
-        if let Some(t) = self.thread_mut(pid, tid) {
-            t.counted += value;
         }
     }
 

@@ -204,7 +204,6 @@ impl Recorder {
                 self.processes.exited(f);
                 self.go.thread_ended(f.pid, f.tid);
             }
-            EventKind::Read { value } => self.processes.counted(e.pid, e.tid, value),
             EventKind::Lost { .. }
             | EventKind::Switch { .. }
             | EventKind::Throttle

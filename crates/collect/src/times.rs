@@ -1,10 +1,6 @@
 //! How much CPU time each thread took during the recording.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
-use events::{ClockSource, Sampler};
-use target::Process;
 
 use crate::cputime::{CpuTime, ThreadId};
 use crate::processes::{Processes, Tracked};
@@ -30,20 +26,6 @@ pub(crate) fn begin(processes: &mut Processes, modes: bool) {
             tracked.threads.retain(|_, t| !t.ended);
             tracked.clock_at_begin = process.process_cpu_time().ok();
             tracked.reaped_at_begin = process.reaped_children_cpu_time().ok();
-        }
-    }
-}
-
-/// Notes where the threads stand as their events are replaced: counts begin anew with the new
-/// ones, and nothing is inherited from before.
-pub(crate) fn checkpoint(processes: &mut Processes, living: &[Arc<Process>]) {
-    for process in living {
-        let Some(tracked) = processes.get_mut(process.pid()) else { continue };
-        for (&tid, t) in &mut tracked.threads {
-            if let (false, Ok(ns)) = (t.ended, process.thread_cpu_time(tid)) {
-                t.before = ns.saturating_sub(t.baseline);
-                t.origin = None;
-            }
         }
     }
 }
@@ -82,17 +64,15 @@ pub(crate) fn look_at_clocks(processes: &mut Processes) {
 /// by which time is shared where only a sum is known.
 pub(crate) fn tally(
     processes: &Processes,
-    sampler: &Sampler,
     weights: &BTreeMap<ThreadId, u64>,
 ) -> BTreeMap<ThreadId, CpuTime> {
     let mut times = BTreeMap::new();
     for (pid, tracked) in processes.iter() {
         for &tid in tracked.threads.keys() {
             let id = ThreadId { pid, tid };
-            times.insert(id, thread_time(tracked, tid, sampler));
+            times.insert(id, thread_time(tracked, tid));
         }
     }
-    subtract_heirs(processes, &mut times);
     let counted: BTreeSet<ThreadId> =
         times.iter().filter(|(_, t)| **t != CpuTime::Unknown).map(|(id, _)| *id).collect();
     for (pid, tracked) in processes.iter() {
@@ -201,47 +181,12 @@ fn share(
     }
 }
 
-fn thread_time(tracked: &Tracked, tid: i32, sampler: &Sampler) -> CpuTime {
-    // A sample on the way out of a thread that has lost its number bears -1, and so do the events
-    // of whole CPUs: their count is not its time.
+fn thread_time(tracked: &Tracked, tid: i32) -> CpuTime {
+    // A sample on the way out of a thread that has lost its number bears -1.
     let Some(t) = tracked.threads.get(&tid).filter(|_| tid > 0) else { return CpuTime::Unknown };
-    if let Some(ns) = t.at_end {
-        return CpuTime::Known(ns.saturating_sub(t.baseline).saturating_add(t.counted));
-    }
-    if sampler.source() != ClockSource::CpuClock {
-        return CpuTime::Unknown;
-    }
-    match t.origin {
-        Some(_) if t.counted > 0 => CpuTime::Known(t.counted.saturating_sub(t.baseline)),
-        Some(_) => CpuTime::Unknown,
-        // Its own events: their count includes that of all heirs, see `subtract_heirs`.
-        None => sampler.count_of(tid).map_or(CpuTime::Unknown, |n| CpuTime::Known(n + t.before)),
-    }
-}
-
-/// The count of a thread's own events contains that of the threads that inherited them.
-fn subtract_heirs(processes: &Processes, times: &mut BTreeMap<ThreadId, CpuTime>) {
-    let mut owners: BTreeMap<i32, ThreadId> = BTreeMap::new();
-    for (pid, tracked) in processes.iter() {
-        let ended = tracked.threads.iter().filter(|(_, t)| t.at_end.is_none());
-        owners.extend(
-            ended.filter(|(_, t)| t.origin.is_none()).map(|(&tid, _)| (tid, ThreadId { pid, tid })),
-        );
-    }
-    for (pid, tracked) in processes.iter() {
-        for (&tid, t) in &tracked.threads {
-            let Some(owner) = t.origin.and_then(|o| owners.get(&o)) else { continue };
-            let heir = times.get(&ThreadId { pid, tid }).copied();
-            let own = times.get(owner).copied();
-            let rest = match (own, heir) {
-                (Some(CpuTime::Known(own)), Some(CpuTime::Known(heir))) => {
-                    own.checked_sub(heir).map_or(CpuTime::Unknown, CpuTime::Known)
-                }
-                _ => CpuTime::Unknown,
-            };
-            times.insert(*owner, rest);
-        }
-    }
+    // Of two threads with one number only the second's time can be read.
+    let at_end = t.at_end.filter(|_| !t.reused);
+    at_end.map_or(CpuTime::Unknown, |ns| CpuTime::Known(ns.saturating_sub(t.baseline)))
 }
 
 /// A process' own clock tells what its unknown threads took together.

@@ -110,11 +110,9 @@ pub(crate) fn build(
     if inherit {
         attr.set_inherit(1);
         attr.set_inherit_thread(u64::from(!options.children && features.inherit_thread));
-        // With this, the exit of an inherited thread leaves a READ record with its CPU time. The
-        // kernel writes it into the rings of all CPUs from the one where the thread exits, and
-        // where that meets a record of another CPU the ring can stand still for good: seen at
-        // thousands of large samples a second. Nobody asks for the time of switches.
-        attr.set_inherit_stat(u64::from(options.switches.is_none()));
+        // Not `inherit_stat`: the exit of an inherited thread would leave a READ record with its time,
+        // which the kernel writes from the CPU of the exit into the rings of all CPUs. Where that
+        // meets a record of the ring's own CPU, the ring is damaged or stands still for good.
     }
     attr.set_mmap(1);
     attr.set_mmap2(1);

@@ -62,12 +62,6 @@ pub enum EventKind<'a> {
         /// How many, samples and others together.
         count: u64,
     },
-    /// An inherited event ended with its thread; the count is CPU time in nanoseconds where the
-    /// source is the CPU clock.
-    Read {
-        /// The event's count for that thread alone.
-        value: u64,
-    },
     /// The thread is switched in, or out.
     Switch {
         /// Out.
@@ -224,10 +218,6 @@ pub(crate) fn parse(layout: Layout, kind: u32, misc: u16, body: &[u8]) -> Option
         b::PERF_RECORD_LOST => {
             c.u64()?;
             EventKind::Lost { count: c.u64()? }
-        }
-        b::PERF_RECORD_READ => {
-            let (pid, tid) = c.pair()?;
-            return Some(Event { time, pid, tid, kind: EventKind::Read { value: c.u64()? } });
         }
         b::PERF_RECORD_SWITCH => EventKind::Switch {
             out: u32::from(misc) & b::PERF_RECORD_MISC_SWITCH_OUT != 0,

@@ -263,26 +263,11 @@ impl Sampler {
         self.leaders.iter().chain(own).map(AsRawFd::as_raw_fd)
     }
 
-    /// What the thread's own events and all that inherited them counted, ended or not:
-    /// nanoseconds of CPU time where the source is the CPU clock. `None` for a thread without
-    /// events of its own.
-    #[must_use]
-    pub fn count_of(&self, tid: i32) -> Option<u64> {
-        let own = &self.threads.get(&tid)?.0;
-        let leads = own.is_empty().then_some(&self.leaders).into_iter().flatten();
-        Some(own.iter().chain(leads).map(|fd| self.count_and_lost(fd.as_fd()).0).sum())
-    }
-
-    fn lost_of(&self, fd: BorrowedFd<'_>) -> u64 {
-        self.count_and_lost(fd).1
-    }
-
     /// `read_format` is PERF_FORMAT_LOST alone, or nothing: value[, lost].
-    fn count_and_lost(&self, fd: BorrowedFd<'_>) -> (u64, u64) {
+    fn lost_of(&self, fd: BorrowedFd<'_>) -> u64 {
         let mut words = [0u8; 16];
-        let n = read(fd, &mut words).unwrap_or(0);
-        let word = |i: usize| u64::from_le_bytes(words[i..i + 8].try_into().unwrap_or_default());
-        (if n >= 8 { word(0) } else { 0 }, if n >= 16 { word(8) } else { 0 })
+        let whole = read(fd, &mut words).is_ok_and(|n| n >= 16);
+        if whole { u64::from_le_bytes(words[8..].try_into().unwrap_or_default()) } else { 0 }
     }
 
     /// Finds the clock and the features that this kernel gives, on the first CPU.

@@ -158,15 +158,16 @@ impl Process {
         Ok((stat.utime, stat.stime))
     }
 
-    /// Nanoseconds that all threads spent on a CPU, ended ones included: exact, to this moment.
+    /// Nanoseconds that all threads spent on a CPU, ended ones included: exact, to this moment, or to
+    /// its end for a zombie.
     ///
     /// # Errors
-    /// `ESRCH` once the process has exited.
+    /// `ESRCH` once the process has exited and was waited for.
     pub fn process_cpu_time(&self) -> io::Result<u64> {
         let clock = nix::time::clock_getcpuclockid(Pid::from_raw(self.pid()))?;
         let time = nix::time::clock_gettime(clock)?;
-        // The clock goes by number. Alive after the reading means that it was this process's.
-        if !self.is_alive() {
+        // The clock goes by number. There after the reading means that it was this process's.
+        if !self.is_alive() && !self.same_process() {
             return Err(Errno::ESRCH.into());
         }
         let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
