@@ -183,7 +183,12 @@ pub(crate) fn dump(process: &Arc<Process>, options: &RecordOptions) -> Result<Du
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     let threads = Threads::of(request.roots, request.options)?;
     let options = request.options.clone();
-    Ok(Box::new(Snapshots { threads, options, later: request.before_exec, begin: 0 }))
+    Ok(Box::new(Snapshots {
+        threads,
+        options,
+        later: request.before_exec,
+        elapsed: Duration::ZERO,
+    }))
 }
 
 struct Snapshots {
@@ -191,13 +196,22 @@ struct Snapshots {
     options: RecordOptions,
     /// The target is not the program yet: it is looked at when the recording ends.
     later: bool,
-    begin: u64,
+    /// How long it took to look at them.
+    elapsed: Duration,
+}
+
+impl Snapshots {
+    fn take(&mut self) -> Result<(), RecordError> {
+        let begin = monotonic_now();
+        let taken = self.threads.take();
+        self.elapsed = Duration::from_nanos(monotonic_now() - begin);
+        taken
+    }
 }
 
 impl Collector for Snapshots {
     fn begin(&mut self) -> Result<(), RecordError> {
-        self.begin = monotonic_now();
-        if self.later { Ok(()) } else { self.threads.take() }
+        if self.later { Ok(()) } else { self.take() }
     }
 
     fn is_complete(&self) -> bool {
@@ -206,11 +220,10 @@ impl Collector for Snapshots {
 
     fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
         if self.later {
-            self.threads.take()?;
+            self.take()?;
         }
-        let elapsed = Duration::from_nanos(monotonic_now() - self.begin);
         let (profile, mut stats, _) = self.threads.conclude(&self.options)?;
-        stats.elapsed = elapsed;
+        stats.elapsed = self.elapsed;
         Ok(Outcome { profile, stats, ended })
     }
 }
