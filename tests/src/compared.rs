@@ -75,13 +75,19 @@ impl Compared {
         self.profile.sum(kind, keep) as f64 * 1e9 / self.profile.duration_nanos as f64
     }
 
+    /// The delay below a site, as a share of the program's.
+    #[must_use]
+    pub fn ratio_of_delays(&self, site: &str) -> f64 {
+        self.measured("delay", |s| s.has(site)) / self.truth(&[site])
+    }
+
     /// Asserts that the delay below a site is the program's, within a tolerance.
     ///
     /// # Panics
     /// When it is not.
     #[track_caller]
     pub fn assert_delay(&self, site: &str, tolerance: f64) {
-        let ratio = self.measured("delay", |s| s.has(site)) / self.truth(&[site]);
+        let ratio = self.ratio_of_delays(site);
         assert!(
             (ratio - 1.0).abs() <= tolerance,
             "delay of {site}: {ratio:.4} of the truth\n{}",

@@ -111,6 +111,8 @@ pub const BLOCKED: Program = c("blocked", "blocked.c", &[]);
 pub const PINGPONG: Program = c("pingpong", "pingpong.c", &[]);
 /// See `scramble.c`.
 pub const SCRAMBLE: Program = c("scramble", "scramble.c", &[]);
+/// See `restless.c`.
+pub const RESTLESS: Program = c("restless", "restless.c", &[]);
 /// See `bystander.c`.
 pub const BYSTANDER: Program = c("bystander", "bystander.c", &[]);
 
@@ -154,6 +156,7 @@ pub const ALL: &[Program] = &[
     BLOCKED,
     PINGPONG,
     SCRAMBLE,
+    RESTLESS,
     BYSTANDER,
     LOCKS,
 ];

@@ -168,3 +168,18 @@ fn leaked_goroutines_are_told_apart() {
     assert!(recording.stderr.contains(&note), "{}", recording.stderr);
     assert!(recording.profile.comments.iter().any(|c| c.contains(&note)));
 }
+
+/// Nothing is stopped where that is asked for: goroutines that run have no stack then, and the heap
+/// of a program that does not sample it is refused.
+#[test]
+fn without_a_stop() {
+    let version = LAST;
+    let mut target = GoTarget::start(version, "truth", Build::Plain);
+    target.ask("many 50");
+    let recording = record(target.pid(), &["goroutine", "--no-stop"]);
+    let says = |what: &str| recording.profile.comments.iter().any(|c| c.contains(what));
+    assert!(says("no thread was stopped"), "{:?}", recording.profile.comments);
+    assert!(!says(" stopped, "), "{:?}", recording.profile.comments);
+    let theirs = target.own_profile("goroutine");
+    assert_eq!(recording.profile.total("goroutine"), theirs.total("goroutine"));
+}

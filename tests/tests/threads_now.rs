@@ -4,9 +4,10 @@
 use std::ffi::OsStr;
 use std::process::{Command, Output};
 
-use exoprof_tests::expect::assert_close;
+use exoprof_tests::expect::{assert_close, reaches_root};
 use exoprof_tests::procfs::{self, State};
 use exoprof_tests::{Recorder, Target, exoprof, programs};
+use nix::sys::signal::Signal;
 
 const IDLERS: usize = 20;
 
@@ -120,7 +121,7 @@ fn creators_of_threads_and_start_functions_of_those_that_were_there() {
         target.go(1);
         target.wait_done();
     }
-    running.signal(nix::sys::signal::Signal::SIGINT);
+    running.signal(Signal::SIGINT);
     let profile = running.finish().recording().profile;
     let created = profile.sum("threadcreate", |s| s.has("create_here") && s.has("main"));
     assert_eq!(created, 3, "{}", profile.describe(9, |_| true));
@@ -134,7 +135,7 @@ fn creators_of_threads_and_start_functions_of_those_that_were_there() {
 #[test]
 fn the_wall_clock_counts_all_threads() {
     let target = locks();
-    let profile = Recorder::of(target.pid()).args(["wall", "-d", "2s"]).run().recording().profile;
+    let profile = Recorder::of(target.pid()).args(["wall", "-d", "4s"]).run().recording().profile;
     let threads = 5.0 + IDLERS as f64;
     let whole = profile.duration_nanos as f64 * threads;
     // What is between the begin and the first tick, and the end and the last, is not told.
@@ -248,4 +249,128 @@ fn several_kinds_and_processes_at_once() {
         assert!(State::of(target.pid()).is_free());
         assert_eq!(procfs::threads(target.pid()).len(), 5 + IDLERS);
     }
+}
+
+/// As with a stop: all threads, whole, with their states, the locks that they wait for and who is in
+/// a deadlock.
+#[test]
+fn without_a_stop_waiting_threads_are_the_same() {
+    let target = locks();
+    let pid = target.pid().to_string();
+    let before = State::of(target.pid());
+    let (mut text, mut stderr) = (String::new(), String::new());
+    // Idlers may be on their way yet.
+    while text.matches("\nidle(...)").count() < IDLERS {
+        (text, stderr) = run(&["dump", "-p", &pid, "--no-stop"]);
+    }
+    assert_eq!(State::of(target.pid()), before);
+    // Not before: a stop interrupts sleeps, which go on under another name.
+    let (stopped, _) = run(&["dump", "-p", &pid]);
+    assert!(stderr.contains("no thread was stopped"), "{stderr}");
+    assert!(!stderr.contains("stood still"), "{stderr}");
+    let sections = |text: &str| {
+        let sections = text.split("\n\n").map(|s| s.trim_end().to_owned());
+        sections.collect::<Vec<_>>()
+    };
+    for (ours, theirs) in sections(&text).into_iter().zip(sections(&stopped)) {
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(sections(&text).len(), 5 + IDLERS + 1, "a deadlock is told, too");
+    let profile =
+        Recorder::of(target.pid()).args(["goroutine", "--no-stop"]).run().recording().profile;
+    assert_eq!(profile.total("goroutine"), 5 + IDLERS as i64);
+    assert!(profile.samples.iter().all(reaches_root), "{}", profile.describe(9, |_| true));
+    let says = |what: &str| profile.comments.iter().any(|c| c.contains(what));
+    assert!(says("backend: bpf task iterator") && says("no thread was stopped"));
+    let mut running =
+        Recorder::of(target.pid()).args(["threadcreate", "--no-stop", "-d", "60s"]).start();
+    running.wait_recording();
+    running.signal(Signal::SIGINT);
+    let profile = running.finish().recording().profile;
+    assert_eq!(profile.sum("threadcreate", |s| s.leaf().is("idler")), IDLERS as i64);
+    assert!(profile.comments.iter().any(|c| c.contains("no thread was stopped")));
+}
+
+/// Threads that run on all the time: no stack is made of two moments, and nobody notices anything.
+/// With a stop they do: their waits fail, as the kernel does not begin them again.
+#[test]
+fn without_a_stop_no_wait_is_interrupted_and_no_stack_is_torn() {
+    const THREADS: i64 = 8;
+    let mut target = Target::working(programs::RESTLESS, &[&THREADS.to_string()]);
+    let begin = target.mark();
+    let (mut left, mut right) = (0, 0);
+    for _ in 0..20 {
+        let recording = Recorder::of(target.pid()).args(["goroutine", "--no-stop"]).run();
+        let profile = recording.recording().profile;
+        assert_eq!(profile.total("goroutine"), THREADS + 1);
+        for s in &profile.samples {
+            let ran = s.stack.iter().any(|f| f.function.contains("it ran at every look"));
+            assert!(ran || reaches_root(s), "{s}");
+            let (to_left, to_right) = (s.has("left"), s.has("right"));
+            assert!(!(to_left && to_right), "{s}");
+            assert!(!s.has("left_leaf") || to_left, "{s}");
+            assert!(!s.has("right_leaf") || to_right, "{s}");
+            left += i64::from(to_left);
+            right += i64::from(to_right);
+        }
+    }
+    assert!(left > 20 && right > 20, "{left} stacks to the left, {right} to the right");
+    let truth = target.mark().since(&begin);
+    assert!(truth.ns("waits") > 1000, "{truth:?}");
+    assert_eq!(truth.ns("eintr"), 0, "{truth:?}");
+    let before = target.mark();
+    for _ in 0..10 {
+        run(&["dump", "-p", &target.pid().to_string()]);
+    }
+    let interrupted = target.mark().since(&before).ns("eintr");
+    assert!(interrupted > 0, "stops that nobody notices would make this test pass for nothing");
+}
+
+/// A thread that has a CPU for itself: it is named, and what it does is not guessed. The scheduler
+/// takes real-time threads off for a twentieth of each second: then it is caught.
+#[test]
+fn without_a_stop_a_thread_that_never_rests_is_named() {
+    let mut command = Command::new("chrt");
+    command.args(["--fifo", "1"]).arg(programs::SHARES.path());
+    let mut target = Target::spawn_command(command);
+    target.go(0);
+    let pid = target.pid().to_string();
+    let mut told = false;
+    for _ in 0..20 {
+        let (text, stderr) = run(&["dump", "-p", &pid, "--no-stop"]);
+        let section = section(&text, &pid);
+        if section.contains("[no stack: it ran at every look]") {
+            let note = stderr.lines().find(|l| l.contains("ran on a CPU at each of"));
+            let note = note.unwrap_or_else(|| panic!("{stderr}"));
+            assert!(note.contains(&format!("shares ({pid})")), "{note}");
+            assert!(section.contains("[running, thread shares]"), "{section}");
+            told = true;
+            break;
+        }
+        assert!(section.contains("main(...)"), "{text}");
+    }
+    assert!(told, "it was found resting each time");
+}
+
+/// Who asks for no stop gets none: what cannot be had without is refused, with what would help.
+#[test]
+fn without_a_stop_what_needs_one_is_refused() {
+    let target = locks();
+    let pid = target.pid().to_string();
+    let refused = |command: &mut Command| {
+        let out = command.output().unwrap();
+        assert_eq!(out.status.code(), Some(1), "{out:?}");
+        String::from_utf8(out.stderr).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.pb.gz");
+    let file = file.to_str().unwrap();
+    let wall = ["record", "wall", "-p", &pid, "-d", "1s", "-o", file, "--no-stop"];
+    assert!(refused(exoprof().args(wall)).contains("stops threads"));
+    let without_bpf = ["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"];
+    let mut command = Command::new("setpriv");
+    command.args(without_bpf).arg(exoprof_tests::recorder::binary());
+    let said = refused(command.args(["dump", "-p", &pid, "--no-stop"]));
+    assert!(said.contains("CAP_BPF") && said.contains("to mend it: sudo setcap"), "{said}");
+    assert!(State::of(target.pid()).is_free());
 }

@@ -119,6 +119,43 @@ fn mariadb_with_contended_updates() {
     assert!(top.contains("__pthread_mutex_unlock"), "{top}");
 }
 
+/// `synchronized`: who leaves a monitor is charged with what `block` sees others wait to enter it. To
+/// wait for a condition below it, or to park, is no contention.
+#[test]
+fn monitors_of_java() {
+    let program = exoprof_tests::repository().join("tests/targets/Monitors.java");
+    let mut java = Background::start(Command::new("java").arg(program));
+    let pid = java.pid();
+    java.wait_until("busy", || {
+        let names = exoprof_tests::procfs::threads(pid);
+        let comm = |tid| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm"));
+        names.into_iter().any(|tid| comm(tid).is_ok_and(|name| name.trim() == "parker"))
+    });
+    let mut running = Recorder::of(pid).args(["block,mutex", "-d", "4s"]).name_itself().start();
+    running.wait_recording();
+    let outcome = running.finish();
+    java.assert_running();
+    let read = |kind: &str| {
+        let name = outcome.files().into_iter().find(|n| n.contains(kind)).expect("its file");
+        Profile::decode(&std::fs::read(outcome.folder.path().join(name)).unwrap())
+    };
+    let (block, mutex) = (read("block"), read("mutex"));
+    let entering = |s: &exoprof_tests::Sample| {
+        s.has("ObjectMonitor::enter") && !s.has("ObjectMonitor::wait") && s.label("wait") == "futex"
+    };
+    let holder = |s: &exoprof_tests::Sample| s.label("thread").starts_with("holder");
+    let waited = block.sum("delay", |s| entering(s) && holder(s)) as f64;
+    // Of three, one holds it; on a busy machine it is free while the next one waits for a CPU.
+    let all = 2.0 * block.duration_nanos as f64;
+    assert!((0.5..1.05).contains(&(waited / all)), "{waited} of {all} ns");
+    let charged = mutex.sum("delay", |s| holder(s) && s.has("ObjectMonitor::ExitEpilog")) as f64;
+    // Both are estimates of some hundreds of waits of 5 to 10 ms, each of which is sampled.
+    assert!((charged / waited - 1.0).abs() < 0.1, "{charged} of {waited} ns");
+    let parks = mutex.sum("delay", |s| s.label("thread") == "parker");
+    assert_eq!(parks, 0, "{}", mutex.describe(9, |_| true));
+    assert_eq!(mutex.sum("delay", |s| s.has("ObjectMonitor::wait")), 0);
+}
+
 /// The master does nothing but wait for a signal; the worker that it had forked before waits for
 /// its clients.
 #[test]

@@ -95,6 +95,15 @@ impl Patient {
         self.attach().map(|()| "ptrace".into())
     }
 
+    /// Stacks of threads that are not stopped.
+    fn look(&self) -> Result<(), Obstacle> {
+        self.attach()?;
+        match self.program {
+            Program::Go => Ok(()),
+            _ => crate::native::can_look(),
+        }
+    }
+
     /// Stacks of goroutines, or of threads.
     pub(crate) fn stacks_now(&self) -> Result<String, Obstacle> {
         match self.program {
@@ -166,6 +175,7 @@ impl Patient {
             ("kernel frames", yes(self.perf.clone().and(r.sample_kernel()), "in cpu profiles")),
             ("kernel names", yes(r.kernel_symbols(), "from /proc/kallsyms")),
             ("other users", yes(others(r), "any process of this machine")),
+            ("stop nothing", yes(self.look(), "--no-stop: by a bpf task iterator, Linux 5.18")),
             ("replaced files", yes(r.deleted_files(), "deleted or replaced binaries are found")),
         ];
         kinds.chain(machine.map(|(what, verdict)| Finding { what, verdict })).collect()

@@ -97,6 +97,21 @@ pub enum RecordError {
     /// Its threads cannot be stopped.
     #[error(transparent)]
     Seize(#[from] target::SeizeError),
+    /// Threads were not to be stopped, and cannot be looked at otherwise.
+    #[error(
+        "stacks cannot be copied without stopping the threads: {}; to mend it: {}, or let them be \
+         stopped for a moment",
+        .0.reason, .0.remedy
+    )]
+    NotWithoutStop(target::rights::Obstacle),
+    /// Looking at threads without stopping them failed on the way.
+    #[error("cannot copy stacks of process {pid}: {source}")]
+    Stacks {
+        /// The process.
+        pid: i32,
+        /// Why.
+        source: events::StackCopyError,
+    },
     /// The target could not be changed as the recording needs.
     #[error(transparent)]
     Write(#[from] target::WriteError),

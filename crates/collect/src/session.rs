@@ -51,6 +51,8 @@ pub struct RecordOptions {
     pub waiters: bool,
     /// By what means.
     pub backend: Backend,
+    /// No thread is stopped, not for a moment: what cannot be had otherwise is refused.
+    pub no_stop: bool,
     /// The command that a recording starts, where there is one: its program is told by it before
     /// it runs.
     pub command: Vec<OsString>,
@@ -72,6 +74,7 @@ impl Default for RecordOptions {
             mutex_fraction: 10,
             waiters: false,
             backend: Backend::Auto,
+            no_stop: false,
             command: Vec::new(),
             command_line: String::new(),
         }

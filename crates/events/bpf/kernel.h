@@ -34,9 +34,32 @@ struct pid {
 
 struct rseq;
 
+#if defined(__TARGET_ARCH_x86)
+
+struct thread_struct {
+	unsigned long fsbase;
+};
+#define THREAD_POINTER(task) ((task)->thread.fsbase)
+
+#else
+
+struct uw_of_thread {
+	unsigned long tp_value;
+};
+
+struct thread_struct {
+	struct uw_of_thread uw;
+};
+#define THREAD_POINTER(task) ((task)->thread.uw.tp_value)
+
+#endif
+
 struct task_struct {
 	unsigned int __state;
 	int on_cpu;
+	unsigned long nvcsw;
+	unsigned long nivcsw;
+	struct thread_struct thread;
 	int pid;
 	int tgid;
 	struct task_struct *group_leader;
@@ -92,7 +115,11 @@ struct pt_regs {
 #define REGS_ARG0(r) ((r)->di)
 #define REGS_ARG1(r) ((r)->si)
 #define REGS_ARG2(r) ((r)->dx)
+#define REGS_ARG3(r) ((r)->r10)
 #define REGS_ARG4(r) ((r)->r8)
+#define REGS_ARG5(r) ((r)->r9)
+/* A 32-bit program's: its code segment is another one. */
+#define REGS_OF_32_BITS(r) ((r)->cs == 0x23)
 
 static __always_inline void copy_registers(u64 *out, struct pt_regs *r)
 {
@@ -126,7 +153,11 @@ static __always_inline void copy_registers(u64 *out, struct pt_regs *r)
 #define REGS_ARG0(r) ((r)->regs[0])
 #define REGS_ARG1(r) ((r)->regs[1])
 #define REGS_ARG2(r) ((r)->regs[2])
+#define REGS_ARG3(r) ((r)->regs[3])
 #define REGS_ARG4(r) ((r)->regs[4])
+#define REGS_ARG5(r) ((r)->regs[5])
+/* A 32-bit program's: the mode that it is in. */
+#define REGS_OF_32_BITS(r) (((r)->pstate & 0x10) != 0)
 
 static __always_inline void copy_registers(u64 *out, struct pt_regs *r)
 {
@@ -138,6 +169,22 @@ static __always_inline void copy_registers(u64 *out, struct pt_regs *r)
 }
 
 #endif
+
+/* A task's number in the PID namespace of that depth; 0: it has none any more. */
+static __always_inline u32 number_at(struct task_struct *task, u32 level)
+{
+	int number = 0;
+	level &= 31;
+	if (!level)
+		return task->pid;
+	struct pid *pid = task->thread_pid;
+	if (!pid)
+		return 0;
+	void *at = (void *)__builtin_preserve_access_index(&pid->numbers[0]) +
+		   level * bpf_core_type_size(struct upid);
+	bpf_probe_read_kernel(&number, sizeof(number), at);
+	return number;
+}
 
 /* The futex calls with an operation of their own, the same on all architectures (6.7). */
 #define SYS_FUTEX_WAKE 454

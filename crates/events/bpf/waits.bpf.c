@@ -557,21 +557,6 @@ static __always_inline void seed(struct settings *s, struct task_struct *task)
 	wait_for(t, task, futex, now);
 }
 
-static __always_inline u32 number_of(struct settings *s, struct task_struct *task)
-{
-	u32 level = s->pid_level & 31;
-	int number = 0;
-	if (!level)
-		return task->pid;
-	struct pid *pid = task->thread_pid;
-	if (!pid)
-		return 0;
-	void *at = (void *)__builtin_preserve_access_index(&pid->numbers[0]) +
-		   level * bpf_core_type_size(struct upid);
-	bpf_probe_read_kernel(&number, sizeof(number), at);
-	return number;
-}
-
 static __always_inline void list(struct settings *s, struct seq_file *seq, struct task_struct *task)
 {
 	u32 key = 0;
@@ -582,8 +567,8 @@ static __always_inline void list(struct settings *s, struct seq_file *seq, struc
 	u32 state = state_of(task);
 	if (!t->out || !state || state & TASK_DEAD || task->on_cpu)
 		return;
-	w->tid = number_of(s, task);
-	w->tgid = number_of(s, task->group_leader);
+	w->tid = number_at(task, s->pid_level);
+	w->tgid = number_at(task->group_leader, s->pid_level);
 	w->root_tid = task->pid;
 	w->syscall = t->syscall;
 	w->state = t->state;

@@ -8,11 +8,13 @@ mod attr;
 mod chains;
 mod creations;
 mod goroutines;
+mod namespace;
 mod online;
 mod record;
 mod ring;
 mod ringset;
 mod sampler;
+mod stacks;
 mod tracefs;
 mod waits;
 
@@ -28,6 +30,7 @@ pub use record::{Comm, Event, EventKind, Fork, MmapEvent, Sample, Words};
 pub use ring::RingError;
 pub use ringset::{Losses, RingSet};
 pub use sampler::{OpenError, Opened, Sampler, Scope, try_open};
+pub use stacks::{Looked, LookedCopy, StackCopier, StackCopyError, ThreadLook};
 pub use waits::{
     Fixed, WaitCounters, WaitError, WaitId, WaitKind, WaitOptions, WaitPlace, WaitSample,
     WaitSampler, WaitWants, Waited, Waiting, Woke,

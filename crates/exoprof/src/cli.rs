@@ -106,6 +106,9 @@ pub struct RecordArgs {
     /// mutex: the waiting side instead of the unlocker
     #[arg(long)]
     pub waiters: bool,
+    /// Stop no thread, not for a moment; what cannot be recorded so is refused
+    #[arg(long)]
+    pub no_stop: bool,
     /// Fetch missing debug information from the servers in DEBUGINFOD_URLS
     #[arg(long)]
     pub debuginfod: bool,

@@ -20,7 +20,8 @@ use crate::terminal::say;
 Examples:
   sudo exoprof dump -p 1234                       every stack, as text
   sudo exoprof dump -p 1234 --group               equal stacks together, with their number
-  sudo exoprof dump -p 1234 --pprof stacks.pb.gz  and as a goroutine profile")]
+  sudo exoprof dump -p 1234 --pprof stacks.pb.gz  and as a goroutine profile
+  sudo exoprof dump -p 1234 --no-stop             without stopping anything")]
 pub struct DumpArgs {
     /// The running process
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
@@ -31,6 +32,10 @@ pub struct DumpArgs {
     /// Merge equal stacks
     #[arg(long)]
     pub group: bool,
+    /// Stop no thread, not for a moment: each stack is of a moment at which its thread did not run;
+    /// threads that never rest have none
+    #[arg(long)]
+    pub no_stop: bool,
     /// Overwrite an existing --pprof file
     #[arg(long)]
     pub force: bool,
@@ -41,7 +46,11 @@ pub fn run(args: &DumpArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let process = Arc::new(Process::open(args.pid)?);
     let place = |path: &PathBuf| Place::Named { path: path.clone(), replace: args.force };
     let output = args.pprof.as_ref().map(|path| Output::prepare(place(path))).transpose()?;
-    let options = RecordOptions { command_line: command_line(), ..RecordOptions::default() };
+    let options = RecordOptions {
+        no_stop: args.no_stop,
+        command_line: command_line(),
+        ..RecordOptions::default()
+    };
     let dump = collect::dump::of(&process, &options)?;
     let text = if args.group { &dump.grouped } else { &dump.text };
     print(text).context("cannot write to stdout")?;

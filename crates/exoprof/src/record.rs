@@ -76,6 +76,7 @@ fn options(args: &RecordArgs) -> RecordOptions {
         block_rate: args.block_rate,
         mutex_fraction: args.mutex_fraction,
         waiters: args.waiters,
+        no_stop: args.no_stop,
         command: args.command.clone(),
         command_line: command_line(),
     }

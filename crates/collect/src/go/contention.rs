@@ -47,7 +47,7 @@ pub(crate) type LockWaits = Records<LockWaiting>;
 impl Side for Waiting {
     fn wanted(options: &RecordOptions, clock: TicksClock) -> Wanted {
         let nanos = u64::try_from(options.block_rate.as_nanos()).unwrap_or(u64::MAX).max(1);
-        Wanted { what: Claimed::BlockRate, rate: clock.block_rate(nanos) }
+        Wanted { what: Claimed::BlockRate, rate: clock.block_rate(nanos), no_stop: options.no_stop }
     }
 
     fn read(program: &Program) -> Result<Contention, RecordError> {
@@ -64,7 +64,11 @@ impl Side for Waiting {
 
 impl Side for Unlocking {
     fn wanted(options: &RecordOptions, _: TicksClock) -> Wanted {
-        Wanted { what: Claimed::MutexFraction, rate: u64::from(options.mutex_fraction.max(1)) }
+        Wanted {
+            what: Claimed::MutexFraction,
+            rate: u64::from(options.mutex_fraction.max(1)),
+            no_stop: options.no_stop,
+        }
     }
 
     fn read(program: &Program) -> Result<Contention, RecordError> {

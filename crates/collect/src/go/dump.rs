@@ -20,7 +20,7 @@ pub(crate) fn dump(
 ) -> Result<Option<Dump>, RecordError> {
     let Some(program) = Program::open(process)? else { return Ok(None) };
     let now = monotonic_now();
-    let goroutines = Goroutines::of(&program, true)?;
+    let goroutines = Goroutines::of(&program, true, options.no_stop)?;
     let list = goroutines.list.as_ref().map_or(&[][..], |l| &l.goroutines);
     let runtime = &program.runtime;
     let grouped = format_goroutines_grouped(runtime, list, "goroutine", runtime.profile_depth());

@@ -20,6 +20,8 @@ use crate::{RecordError, Stats};
 #[derive(Default)]
 pub(crate) struct Goroutines {
     pub list: Option<GoroutineList>,
+    /// No thread is to be stopped.
+    no_stop: bool,
     stopped: Stopped,
 }
 
@@ -44,8 +46,9 @@ const MOST_WAITED: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 16;
 
 impl Goroutines {
-    /// Reads all goroutines: first without stopping anything, then those that run.
-    pub fn of(program: &Program, arguments: bool) -> Result<Self, RecordError> {
+    /// Reads all goroutines: first without stopping anything, then those that run, if their threads
+    /// may be stopped.
+    pub fn of(program: &Program, arguments: bool, no_stop: bool) -> Result<Self, RecordError> {
         let runtime = &program.runtime;
         let mut reader = runtime.goroutine_reader(&program.memory, arguments);
         let mut list = reader.list().map_err(|e| program.error(e))?;
@@ -63,8 +66,11 @@ impl Goroutines {
                 break;
             }
         }
-        let stopped = read_running(program, arguments, &mut list);
-        Ok(Self { list: Some(list), stopped })
+        let stopped = match no_stop {
+            true => Stopped::default(),
+            false => read_running(program, arguments, &mut list),
+        };
+        Ok(Self { list: Some(list), no_stop, stopped })
     }
 
     /// The goroutines that Go shows: the runtime's own are left out.
@@ -94,6 +100,11 @@ impl Goroutines {
             };
             let ms = self.stopped.time.as_secs_f64() * 1e3;
             notes.push(format!("{threads} stopped, {ms:.1} ms in all"));
+        }
+        if self.no_stop {
+            notes.push("no thread was stopped".into());
+            let running = self.shown().filter(|g| must_stop(g).is_some()).count();
+            note(&mut notes, running, "goroutines have no whole stack, because they ran");
         }
         let leaked = self.shown().filter(|g| g.status == Status::Leaked).count();
         note(&mut notes, leaked, "goroutines are leaked: nothing can ever wake them");
@@ -186,7 +197,7 @@ fn breakage(stack: &Result<Stack, StackAbsence>) -> Option<&'static str> {
             StackEnd::Unreadable => Some("stack not readable"),
             StackEnd::TooDeep => Some("too many frames"),
         },
-        Err(StackAbsence::Running(_)) => Some("running, and its thread could not be stopped"),
+        Err(StackAbsence::Running(_)) => Some("running, and its thread was not stopped"),
         Err(StackAbsence::NoContext) => Some("in a signal handler, or while switching"),
         Err(StackAbsence::Implausible) => Some("saved stack pointer is not on the stack"),
         Err(StackAbsence::Unreadable) => Some("stack not readable"),
@@ -197,8 +208,8 @@ impl GoKind for Goroutines {
     const HEADER: Header =
         Header { types: &[("goroutine", "count")], period: ("goroutine", "count"), default: None };
 
-    fn attach(_: &Program, _: &RecordOptions) -> Result<Self, RecordError> {
-        Ok(Self::default())
+    fn attach(_: &Program, options: &RecordOptions) -> Result<Self, RecordError> {
+        Ok(Self { no_stop: options.no_stop, ..Self::default() })
     }
 
     fn is_snapshot(&self) -> bool {
@@ -206,7 +217,7 @@ impl GoKind for Goroutines {
     }
 
     fn read(&mut self, program: &Program) -> Result<(), RecordError> {
-        *self = Self::of(program, false)?;
+        *self = Self::of(program, false, self.no_stop)?;
         Ok(())
     }
 

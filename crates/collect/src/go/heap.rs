@@ -114,7 +114,11 @@ impl<S: Shown> GoKind for HeapRecords<S> {
     const HEADER: Header = Header { types: TYPES, period: ("space", "bytes"), default: S::DEFAULT };
 
     fn attach(program: &Program, options: &RecordOptions) -> Result<Self, RecordError> {
-        let wanted = Wanted { what: Claimed::HeapRate, rate: options.heap_rate.max(1) };
+        let wanted = Wanted {
+            what: Claimed::HeapRate,
+            rate: options.heap_rate.max(1),
+            no_stop: options.no_stop,
+        };
         let before = heap(program, HeapView::Live)?;
         let setter = if options.heap_history {
             if before.rate == 0 {

@@ -45,6 +45,8 @@ static HELD: Mutex<Vec<(Key, Weak<HeldRate>)>> = Mutex::new(Vec::new());
 pub(crate) struct Wanted {
     pub what: Claimed,
     pub rate: u64,
+    /// The program must not be stopped for it.
+    pub no_stop: bool,
 }
 
 /// Sets a rate, unless the program or somebody else has.
@@ -72,6 +74,12 @@ pub(crate) fn set(program: &Program, wanted: Wanted) -> Result<Setter, RecordErr
         HeldWord::write(process, memory, patch.address, patch.old, patch.new, Some(claim))
             .map_err(RecordError::from)
     };
+    if wanted.what == Claimed::HeapRate && wanted.no_stop {
+        return Err(RecordError::NotApplicable(format!(
+            "process {pid} samples nothing by itself, and would have to be stopped for a moment to \
+             make it"
+        )));
+    }
     let word = match wanted.what {
         Claimed::HeapRate => while_caches_are_reset(program, wanted.rate, || write(claim))?,
         _ => write(claim)?,

@@ -5,6 +5,8 @@
 //! CPU was free. Waits that had not ended when the recording did count as far as they went, and
 //! have the label `in_progress`.
 
+use std::time::Duration;
+
 use events::{WaitKind, WaitSample, WaitWants, Waited};
 
 use super::contentions::{Contentions, Key, Sum};
@@ -24,6 +26,8 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
 #[derive(Default)]
 struct Block {
     contentions: Contentions,
+    /// How long threads were stopped.
+    stopped: u64,
 }
 
 impl Listener for Block {
@@ -43,6 +47,9 @@ impl Listener for Block {
             self.contentions.add(Key { thread: taken.thread, stack, labels }, sum);
         };
         let (waited_ns, waits) = waited.wait;
+        if waited.place.kind() == WaitKind::Stopped {
+            self.stopped += waited_ns;
+        }
         put(waited.place.kind(), Sum::of_sample(waits.get(), waited_ns));
         // To wait for a CPU is no contention of its own, nor mostly a sample of its own.
         let samples = u64::from(waited_ns == 0);
@@ -59,6 +66,13 @@ impl Listener for Block {
             self.contentions.add(key, Sum::of_sample(1.0, delay));
         }
         notes.push(rate_note(heard.waits.rates().0, heard.options));
+        if self.stopped > 0 {
+            notes.push(format!(
+                "{:.1?} are of threads that were stopped (wait=stopped): by job control, a debugger, \
+                 or by another kind of this recording, such as wall",
+                Duration::from_nanos(self.stopped)
+            ));
+        }
         self.contentions
     }
 }

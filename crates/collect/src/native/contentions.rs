@@ -60,6 +60,11 @@ impl Contentions {
         }
     }
 
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Samples, those of them that end as truncated, and as broken, by reason.
     fn count_ends(&self, recorder: &Recorder, stats: &mut SampleStats) {
         (stats.kept, stats.truncated) = (0, 0);

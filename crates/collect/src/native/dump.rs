@@ -7,7 +7,7 @@ use std::time::Duration;
 use target::Process;
 
 use super::locks_held::{self, Held};
-use super::snapshot::{Snapshot, Stops, ThreadCopy};
+use super::snapshot::{Means, Stops, ThreadCopy};
 use super::{text, waiting};
 use crate::assemble::Valued;
 use crate::clock::{monotonic_now, unix_now};
@@ -38,26 +38,29 @@ pub(super) struct Threads {
     roots: Vec<Arc<Process>>,
     files: TargetFiles,
     time: i64,
+    means: Means,
     stops: Stops,
     deadlocks: Vec<String>,
 }
 
 impl Threads {
     /// Nobody yet.
-    pub fn of(roots: &[Arc<Process>]) -> Self {
+    pub fn of(roots: &[Arc<Process>], options: &RecordOptions) -> Result<Self, RecordError> {
+        let means = Means::new(options.no_stop)?;
         let mut recorder = Recorder::new(false, 1);
         for root in roots {
             recorder.processes.add_root(root.clone());
         }
-        Self {
+        Ok(Self {
             recorder,
             standing: Vec::new(),
             roots: roots.to_vec(),
             files: TargetFiles::of(roots),
             time: unix_now(),
+            means,
             stops: Stops::default(),
             deadlocks: Vec::new(),
-        }
+        })
     }
 
     /// Copies all threads of all processes, one process after the other, and unwinds them.
@@ -66,7 +69,7 @@ impl Threads {
         for root in self.roots.clone() {
             self.recorder.processes.refresh_maps(&root, monotonic_now());
             self.recorder.python.look_to_read(&self.recorder.processes);
-            let snapshot = Snapshot::take(&root, &self.recorder.python)?;
+            let snapshot = self.means.take(&root, &self.recorder.python)?;
             self.stops.add(&root, &snapshot);
             self.unwind(&root, &snapshot.threads);
         }
@@ -113,7 +116,7 @@ impl Threads {
 
     fn stats(&self, named: &Named) -> Stats {
         Stats {
-            backend: "ptrace, all threads at once".into(),
+            backend: self.means.name().into(),
             samples: self.recorder.stats.clone(),
             unreadable_maps: self.recorder.processes.unreadable_maps as u64,
             nameless_frames: named.losses.nameless,
@@ -151,7 +154,7 @@ fn deadlock<'a>(
     locks: &BTreeMap<i32, Held>,
     name_of: impl Fn(i32) -> &'a str,
 ) -> String {
-    let who = |tid: i32| format!("thread {tid} ({})", name_of(tid));
+    let who = |tid: i32| format!("thread {tid} ({})", waiting::printable(name_of(tid)));
     let mut line = String::from("deadlock: ");
     for (i, tid) in circle.iter().enumerate() {
         let Some(held) = locks.get(tid) else { continue };
@@ -164,7 +167,7 @@ fn deadlock<'a>(
 
 /// Dumps the threads of a process.
 pub(crate) fn dump(process: &Arc<Process>, options: &RecordOptions) -> Result<Dump, RecordError> {
-    let mut threads = Threads::of(std::slice::from_ref(process));
+    let mut threads = Threads::of(std::slice::from_ref(process), options)?;
     threads.take()?;
     let (profile, stats, named) = threads.conclude(options)?;
     let printer = text::Printer::new(&threads.recorder, &named);
@@ -178,9 +181,14 @@ pub(crate) fn dump(process: &Arc<Process>, options: &RecordOptions) -> Result<Du
 
 /// Attaches to the targets, for a profile of where their threads are.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
-    let threads = Threads::of(request.roots);
+    let threads = Threads::of(request.roots, request.options)?;
     let options = request.options.clone();
-    Ok(Box::new(Snapshots { threads, options, later: request.before_exec, begin: 0 }))
+    Ok(Box::new(Snapshots {
+        threads,
+        options,
+        later: request.before_exec,
+        elapsed: Duration::ZERO,
+    }))
 }
 
 struct Snapshots {
@@ -188,13 +196,22 @@ struct Snapshots {
     options: RecordOptions,
     /// The target is not the program yet: it is looked at when the recording ends.
     later: bool,
-    begin: u64,
+    /// How long it took to look at them.
+    elapsed: Duration,
+}
+
+impl Snapshots {
+    fn take(&mut self) -> Result<(), RecordError> {
+        let begin = monotonic_now();
+        let taken = self.threads.take();
+        self.elapsed = Duration::from_nanos(monotonic_now() - begin);
+        taken
+    }
 }
 
 impl Collector for Snapshots {
     fn begin(&mut self) -> Result<(), RecordError> {
-        self.begin = monotonic_now();
-        if self.later { Ok(()) } else { self.threads.take() }
+        if self.later { Ok(()) } else { self.take() }
     }
 
     fn is_complete(&self) -> bool {
@@ -203,11 +220,10 @@ impl Collector for Snapshots {
 
     fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
         if self.later {
-            self.threads.take()?;
+            self.take()?;
         }
-        let elapsed = Duration::from_nanos(monotonic_now() - self.begin);
         let (profile, mut stats, _) = self.threads.conclude(&self.options)?;
-        stats.elapsed = elapsed;
+        stats.elapsed = self.elapsed;
         Ok(Outcome { profile, stats, ended })
     }
 }

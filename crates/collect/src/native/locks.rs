@@ -15,6 +15,9 @@ use crate::stacks::{NodeIndex, Place};
 pub(super) enum Class {
     /// Of a mutex or a read-write lock.
     Lock,
+    /// Of a lock whose waiters wait for a condition variable of their own, which who unlocks it
+    /// signals.
+    LockByCondvar,
     /// Of anything else.
     Other,
     /// Of who knows what: the program asks the kernel itself, in code without names.
@@ -103,6 +106,11 @@ const OTHERS: &[&str] = &[
     "__atomic_futex",
 ];
 
+/// Locks whose waiters wait for a condition variable of their own: Java's monitors (HotSpot).
+const LOCKS_BY_CONDVAR: &[&str] = &["ObjectMonitor::EnterI", "ObjectMonitor::enter"];
+/// Where these are entered again after a wait for a condition.
+const CONDITIONS: &[&str] = &["ObjectMonitor::wait"];
+
 /// musl's own lock, all of its name.
 const MUSL_LOCK: &str = "__lock";
 
@@ -132,7 +140,10 @@ pub(super) fn classify<'a>(
     for (i, name) in names.iter().take(REACH).enumerate() {
         let Some(name) = name.map(path) else { continue };
         if is_one_of(&name, OTHERS) {
-            return Class::Other;
+            let above: Vec<_> = names.iter().skip(i + 1).flatten().map(|n| path(n)).collect();
+            let any = |parts| above.iter().any(|n| is_one_of(n, parts));
+            let lock = any(LOCKS_BY_CONDVAR) && !any(CONDITIONS);
+            return if lock { Class::LockByCondvar } else { Class::Other };
         }
         if is_one_of(&name, LOCKS) || name == MUSL_LOCK {
             let above = names.iter().skip(i + 1).take(CONDVAR_REACH).flatten();
@@ -288,6 +299,18 @@ mod tests {
         );
         // One far above is another matter.
         check(Class::Lock, &["pthread_mutex_lock", "a", "b", "c", "d", "pthread_cond_wait"]);
+    }
+
+    #[test]
+    fn monitors_of_java() {
+        let park =
+            ["__futex_abstimed_wait_common", "pthread_cond_wait", "os::PlatformEvent::park()"];
+        let with = |above: &[&'static str]| [&park[..], above].concat();
+        let enter = ["ObjectMonitor::EnterI(JavaThread*)", "ObjectMonitor::enter(JavaThread*)"];
+        check(Class::LockByCondvar, &with(&enter));
+        check(Class::Other, &with(&["ObjectMonitor::wait(long, bool, JavaThread*)"]));
+        check(Class::Other, &with(&[enter[0], enter[1], "ObjectMonitor::wait(long, bool)"]));
+        check(Class::Other, &with(&["Parker::park(bool, long)", "Unsafe_Park"]));
     }
 
     #[test]

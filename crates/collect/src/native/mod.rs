@@ -7,6 +7,7 @@ mod fallback;
 pub(crate) mod joint;
 mod locks;
 mod locks_held;
+mod looks;
 pub(crate) mod mutex;
 mod programs;
 mod snapshot;
@@ -17,3 +18,8 @@ pub(crate) mod ticked;
 mod ticks;
 mod waiting;
 mod waits;
+
+/// Whether stacks of threads can be copied without stopping them.
+pub(crate) fn can_look() -> Result<(), target::rights::Obstacle> {
+    snapshot::copier().map(drop)
+}

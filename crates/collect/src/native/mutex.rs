@@ -106,6 +106,9 @@ impl Listener for Tally {
             notes.push("stacks are those of the waiting threads, not of the unlocking".into());
         }
         let (contentions, others, nameless) = self.locks_only(&heard.waits.recorder, heard.named);
+        if contentions.is_empty() {
+            notes.push("no thread was seen waiting for a lock in this time".into());
+        }
         if others > 0 {
             notes.push(format!("{others} samples of waits that are none for a lock were left out"));
         }
@@ -156,7 +159,12 @@ impl Tally {
             let class = *classes.entry(waiter).or_insert_with(|| class_of(waiter, recorder, named));
             let waker = (!self.waiters).then(|| locks::names(key.stack, recorder, named));
             let innermost = waker.and_then(|names| names.first().copied().flatten());
-            if class == Class::Lock && !locks::unlocks_nothing(innermost) {
+            let is_lock = match class {
+                Class::Lock => !locks::unlocks_nothing(innermost),
+                Class::LockByCondvar => true,
+                Class::Other | Class::Nameless => false,
+            };
+            if is_lock {
                 contentions.add(key, sum);
             } else if class == Class::Nameless {
                 nameless.add(sum);

@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
+use events::StackCopier;
 use image::{Arch, Avma};
+use target::rights::{Obstacle, Rights};
 use target::seize::{NoRegisters, UserRegisters};
 use target::{MapRow, Process, ProcessMemory, SeizeError, Seized, ThreadWait, Threads, Tracer};
 use unwind::Registers;
 
+use super::looks;
+use crate::RecordError;
 use crate::python::{OwnedChain, Python};
 
 /// Most that is copied of one stack…
-const MAX_STACK: usize = 1 << 20;
+pub(super) const MAX_STACK: usize = 1 << 20;
 /// …and of all together: copying is what the stop lasts for.
-const MAX_COPIED: usize = 64 << 20;
+pub(super) const MAX_COPIED: usize = 64 << 20;
 /// What is copied where the stack's mapping is not known.
 const BLIND_COPY: usize = 64 << 10;
 /// The lock that a thread may wait for: as much of it as tells the owner.
@@ -37,53 +41,119 @@ pub(crate) struct ThreadCopy {
 /// All threads of a process.
 pub(crate) struct Snapshot {
     pub threads: Vec<ThreadCopy>,
-    /// How long the threads stood, from the first to the last.
-    pub stopped: Duration,
+    pub how: How,
     /// What a reader should know besides.
     pub notes: Vec<String>,
+}
+
+/// How threads were copied.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum How {
+    /// While all stood still: for so long, from the first to the last.
+    Stopped(Duration),
+    /// Each at a moment at which it did not run, all of them within this time.
+    Looked(Duration),
+}
+
+/// What copies threads.
+pub(crate) enum Means {
+    /// Stopping all of them for a moment.
+    Stop,
+    /// Looking at them again and again, until each was found standing.
+    Look(Box<StackCopier>),
+}
+
+impl Means {
+    /// What was asked for, if it can be had.
+    pub fn new(no_stop: bool) -> Result<Self, RecordError> {
+        if !no_stop {
+            return Ok(Self::Stop);
+        }
+        let copier = copier().map_err(RecordError::NotWithoutStop)?;
+        Ok(Self::Look(Box::new(copier)))
+    }
+
+    /// For the profile.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Stop => "ptrace, all threads at once",
+            Self::Look(_) => "bpf task iterator, no thread was stopped",
+        }
+    }
+
+    /// Copies all threads of a process.
+    pub fn take(&mut self, process: &Process, python: &Python) -> Result<Snapshot, RecordError> {
+        match self {
+            Self::Stop => Ok(Snapshot::stop(process, python)?),
+            Self::Look(copier) => looks::take(copier, process, python),
+        }
+    }
+}
+
+/// What looks at threads, or what stands in the way.
+pub(super) fn copier() -> Result<StackCopier, Obstacle> {
+    if let Ok(rights) = Rights::read() {
+        rights.bpf()?;
+    }
+    StackCopier::open().map_err(|e| Obstacle {
+        // Without the verifier's log.
+        reason: e.to_string().lines().next().unwrap_or_default().to_owned(),
+        remedy: "boot Linux 5.18 or later with CONFIG_DEBUG_INFO_BTF=y".into(),
+    })
 }
 
 /// What happened to the processes that snapshots were taken of.
 #[derive(Debug, Default)]
 pub(crate) struct Stops {
-    processes: usize,
-    longest: Duration,
-    total: Duration,
+    /// How long each stood still…
+    stopped: Vec<Duration>,
+    /// …or was looked at.
+    looked: Vec<Duration>,
     notes: Vec<(String, String)>,
 }
 
 impl Stops {
     /// Adds a process.
     pub fn add(&mut self, process: &Process, snapshot: &Snapshot) {
-        self.processes += 1;
-        self.longest = self.longest.max(snapshot.stopped);
-        self.total += snapshot.stopped;
+        match snapshot.how {
+            How::Stopped(time) => self.stopped.push(time),
+            How::Looked(time) => self.looked.push(time),
+        }
         let who = format!("{} ({})", process.identity().comm, process.pid());
         self.notes.extend(snapshot.notes.iter().map(|note| (who.clone(), note.clone())));
     }
 
-    /// Text for the reader: one line for all stops, and what is special about a process.
+    /// Text for the reader: one line for all processes, and what is special about one.
     pub fn notes(&self) -> Vec<String> {
-        let (longest, total) = (millis(self.longest), millis(self.total));
-        let stopped = match self.processes {
-            0 => None,
-            1 => Some(format!("all threads stood still for {longest:.1} ms")),
-            n => Some(format!(
-                "the threads of {n} processes stood still, one process after the other, for \
-                 {longest:.1} ms at most and {total:.1} ms in all"
+        let longest = |times: &[Duration]| millis(times.iter().max().copied().unwrap_or_default());
+        let (stood, within) = (longest(&self.stopped), longest(&self.looked));
+        let stopped = match &self.stopped[..] {
+            [] => None,
+            [_] => Some(format!("all threads stood still for {stood:.1} ms")),
+            all => Some(format!(
+                "the threads of {} processes stood still, one process after the other, for \
+                 {stood:.1} ms at most and {:.1} ms in all",
+                all.len(),
+                millis(all.iter().sum())
             )),
         };
-        let several = self.processes > 1;
+        let looked = (!self.looked.is_empty()).then(|| {
+            format!(
+                "no thread was stopped: each stack is of a moment of its own, all of a process \
+                 within {within:.1} ms"
+            )
+        });
+        let several = self.stopped.len() + self.looked.len() > 1;
         let special = self.notes.iter();
         let special =
             special.map(|(who, n)| if several { format!("{who}: {n}") } else { n.clone() });
-        stopped.into_iter().chain(special).collect()
+        stopped.into_iter().chain(looked).chain(special).collect()
     }
 }
 
 impl Snapshot {
     /// Stops all threads, copies, and lets them go.
-    pub fn take(process: &Process, python: &Python) -> Result<Self, SeizeError> {
+    fn stop(process: &Process, python: &Python) -> Result<Self, SeizeError> {
         let pid = process.pid();
         let system = |what| move |source| SeizeError::System { pid, what, source };
         let memory = process.memory().map_err(system("open the memory"))?;
@@ -140,9 +210,14 @@ fn copy(
         notes.push("the program creates threads too fast: some are missing".into());
     }
     if copier.left == 0 {
-        notes.push(format!("more than {} MiB of stacks: some are cut", MAX_COPIED >> 20));
+        notes.push(too_much());
     }
-    Snapshot { threads, stopped, notes }
+    Snapshot { threads, how: How::Stopped(stopped), notes }
+}
+
+/// That the limit of all copies was reached.
+pub(super) fn too_much() -> String {
+    format!("more than {} MiB of stacks: some are cut", MAX_COPIED >> 20)
 }
 
 fn millis(d: Duration) -> f64 {
@@ -196,10 +271,7 @@ impl Copier<'_> {
     }
 
     fn stack(&mut self, sp: Avma) -> Vec<u8> {
-        let at = self.rows.partition_point(|r| r.end <= sp);
-        let region = self.rows.get(at).filter(|r| r.start <= sp);
-        let size = region.map_or(BLIND_COPY, |r| usize::try_from(r.end.0 - sp.0).unwrap_or(0));
-        let mut bytes = vec![0; size.min(MAX_STACK).min(self.left)];
+        let mut bytes = vec![0; stack_size(self.rows, sp).min(self.left)];
         let got = self.memory.read_upto(sp, &mut bytes).unwrap_or(0);
         bytes.truncate(got);
         self.left -= got;
@@ -207,9 +279,22 @@ impl Copier<'_> {
     }
 
     fn lock(&self, wait: &ThreadWait) -> Option<[u8; LOCK_BYTES]> {
-        let call = wait.call.filter(|c| c.number == libc::SYS_futex)?;
-        let mut bytes = [0; LOCK_BYTES];
-        let got = self.memory.read_upto(Avma(call.arguments[0]), &mut bytes).ok()?;
-        (got == LOCK_BYTES).then_some(bytes)
+        read_lock(self.memory, wait)
     }
+}
+
+/// How much of a stack there is to copy.
+pub(super) fn stack_size(rows: &[MapRow], sp: Avma) -> usize {
+    let at = rows.partition_point(|r| r.end <= sp);
+    let region = rows.get(at).filter(|r| r.start <= sp);
+    let size = region.map_or(BLIND_COPY, |r| usize::try_from(r.end.0 - sp.0).unwrap_or(0));
+    size.min(MAX_STACK)
+}
+
+/// What is at the address that a thread waits at.
+pub(super) fn read_lock(memory: &ProcessMemory, wait: &ThreadWait) -> Option<[u8; LOCK_BYTES]> {
+    let call = wait.call.filter(|c| c.number == libc::SYS_futex)?;
+    let mut bytes = [0; LOCK_BYTES];
+    let got = memory.read_upto(Avma(call.arguments[0]), &mut bytes).ok()?;
+    (got == LOCK_BYTES).then_some(bytes)
 }

@@ -9,6 +9,7 @@ use image::{ElfImage, Svma};
 use rustc_hash::FxHashMap;
 
 use super::dump::Standing;
+use super::waiting::printable;
 use crate::conclude::Named;
 use crate::recorder::Recorder;
 use crate::stacks::{FrameIndex, NodeIndex, Place};
@@ -162,11 +163,6 @@ impl<'a> Printer<'a> {
         };
         mapping.map_or_else(|| "?:0".to_owned(), |m| format!("{}:0", m.name))
     }
-}
-
-/// A thread may have put anything into its name, such as the end of this header.
-fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() || c == ']' { '?' } else { c }).collect()
 }
 
 /// An image and the frames that lie in it.

@@ -9,7 +9,7 @@ use events::{CreationSampler, RingSet};
 use image::MappingId;
 use target::Process;
 
-use super::snapshot::{Snapshot, Stops};
+use super::snapshot::{Means, Stops};
 use crate::assemble::Valued;
 use crate::clock::{monotonic_now, unix_now};
 use crate::conclude::{self, About, Header};
@@ -37,6 +37,7 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
     let roots = request.roots.to_vec();
     let followed = request.family().processes.clone();
     let files = TargetFiles::of(&followed);
+    let means = Means::new(request.options.no_stop)?;
     let cpus = events::online_cpus()
         .map_err(|source| crate::AttachError::System { what: "list the cpus", source })?;
     let (sampler, rings) = CreationSampler::open(&cpus, STACK_BYTES, RING_BYTES)?;
@@ -58,6 +59,7 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
         sampler,
         rings,
         existing: Vec::new(),
+        means,
         stops: Stops::default(),
         begin: 0,
         time: 0,
@@ -77,6 +79,8 @@ struct Creations {
     rings: RingSet,
     /// Threads that were there before, with their stacks.
     existing: Vec<(NamedThread, NodeIndex)>,
+    /// How those are looked at.
+    means: Means,
     stops: Stops,
     begin: u64,
     time: i64,
@@ -92,7 +96,7 @@ impl Creations {
     /// The threads that are there, but for the first of the process: nobody created that as a
     /// thread.
     fn take_existing(&mut self, process: &Process) -> Result<(), RecordError> {
-        let snapshot = Snapshot::take(process, &self.recorder.python)?;
+        let snapshot = self.means.take(process, &self.recorder.python)?;
         self.stops.add(process, &snapshot);
         let comm: Arc<str> = process.identity().comm.as_str().into();
         let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);

@@ -41,6 +41,13 @@ fn prepare(
     count: ticks::Count,
     why: Option<String>,
 ) -> Result<Box<dyn Collector>, RecordError> {
+    if request.options.no_stop {
+        return Err(RecordError::NotApplicable(
+            "it stops threads that run, each for a moment, which was not wanted; cpu by perf events \
+             and block tell the same without"
+                .into(),
+        ));
+    }
     let roots = request.roots.to_vec();
     // Tried before anything else: without the right to stop threads there is no profile.
     for root in roots.iter().filter(|_| !request.before_exec) {

@@ -1,6 +1,6 @@
 //! What a thread waits in, in words.
 
-use target::ThreadWait;
+use target::{BlockedCall, ThreadWait};
 
 macro_rules! calls {
     ($($name:ident)*) => {
@@ -47,6 +47,21 @@ pub(super) fn state(wait: Option<&ThreadWait>) -> String {
         },
         _ => "running".into(),
     }
+}
+
+/// Whether the state is told by the kernel's function, where that is known.
+pub(super) fn tells_kernel_function(wait: &ThreadWait) -> bool {
+    let named = |c: BlockedCall| c.number >= 0 && c.number != libc::SYS_restart_syscall;
+    match wait.state {
+        'D' => true,
+        'S' => !wait.call.is_some_and(named),
+        _ => false,
+    }
+}
+
+/// A thread may have put anything into its name, such as the end of the header that it stands in.
+pub(super) fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() || c == ']' { '?' } else { c }).collect()
 }
 
 /// The state of a thread that does not run, as a label: few, so that they can be grouped by.

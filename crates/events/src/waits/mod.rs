@@ -22,6 +22,7 @@ use abi::{Settings, flags};
 pub use place::WaitKind;
 
 use crate::attr::{self, OUTPUT_SAMPLE_TYPE, USER_REGISTERS};
+use crate::namespace::own_pid_level;
 use crate::record::Layout;
 use crate::ring::RingError;
 use crate::ringset::RingSet;
@@ -422,13 +423,6 @@ fn settings(options: &WaitOptions) -> Settings {
     let children = if options.children { flags::CHILDREN } else { 0 };
     let flags = flags::WANT_MUTEX | children;
     Settings { flags, pid_level: own_pid_level(), ..Settings::default() }
-}
-
-/// How deep our PID namespace lies: 0 for the first.
-fn own_pid_level() -> u32 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("NSpid:"));
-    line.map_or(0, |l| l.split_whitespace().count().saturating_sub(1) as u32)
 }
 
 fn absent(map: &'static str) -> WaitError {

@@ -37,6 +37,9 @@ pub use registers::{NoRegisters, UserRegisters};
 
 /// How long another tracer is waited for: one of ours lets go after milliseconds.
 const CONTENTION: Duration = Duration::from_millis(250);
+/// How long one is waited for that is a thread of our own process, such as that of another kind in
+/// the same session: it surely lets go, but on a busy machine its own threads need as long to stop.
+const OWN_CONTENTION: Duration = Duration::from_secs(5);
 /// How long threads that run get to stop: until they get a CPU, on a machine that has none free.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long one gets that sleeps in the kernel and cannot be woken; the others stand meanwhile.
@@ -168,10 +171,16 @@ impl Tracer {
         process: &'a Process,
         threads: Threads<'_>,
     ) -> Result<Seized<'a>, SeizeError> {
-        let give_up = Instant::now() + CONTENTION;
+        let begun = Instant::now();
+        let give_up = begun + CONTENTION;
         loop {
             self.settle();
             match Attempt::new(self, process).run(threads) {
+                Err(SeizeError::Traced { by, .. })
+                    if is_own_thread(by) && Instant::now() < begun + OWN_CONTENTION =>
+                {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 // Refused without a reason: it was in the middle of an exec, or ended.
                 Err(SeizeError::Traced { .. } | SeizeError::Blocked { .. })
                     if Instant::now() < give_up =>
@@ -527,6 +536,10 @@ fn number_of(status: &[u8], field: &str) -> Option<u64> {
     let mut lines = status.split(|b| *b == b'\n');
     let value = lines.find_map(|l| l.strip_prefix(field.as_bytes()))?;
     crate::stat::decimal(value.trim_ascii())
+}
+
+fn is_own_thread(tid: i32) -> bool {
+    std::path::Path::new(&format!("/proc/self/task/{tid}")).exists()
 }
 
 fn own_tid() -> i32 {

@@ -1,0 +1,66 @@
+// Threads that are never long where they are: `restless N`.
+//   Each comes again and again to `left_leaf` by way of `left`, or to `right_leaf` by way of `right`,
+//   and waits there for a fraction of a millisecond. A stack with both is one that never was.
+//   Waits are such that the kernel does not begin again (signal(7), epoll_wait): `eintr` counts those
+//   that failed because something stopped their thread. `waits` counts them all.
+#include "truth.h"
+
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+
+static struct truth_site *eintr, *waits;
+static int epoll;
+
+// Both of a size that a copy of one taken in the middle of the other would not fit.
+#define SIDE(side, bytes) \
+    NOINLINE static void side##_leaf(volatile char *room, unsigned n) \
+    { \
+        struct epoll_event event; \
+        struct timespec time = { 0, (long)(n % 300) * 1000 }; \
+        room[n % bytes] = 1; \
+        if (epoll_pwait2(epoll, &event, 1, &time, NULL) < 0 && errno == EINTR) \
+            __atomic_add_fetch(&eintr->ns, 1, __ATOMIC_RELAXED); \
+        __atomic_add_fetch(&waits->ns, 1, __ATOMIC_RELAXED); \
+        room[0] = 0; \
+    } \
+    NOINLINE static void side(unsigned n) \
+    { \
+        volatile char room[bytes]; \
+        side##_leaf(room, n); \
+        room[1] = 0; \
+    }
+
+SIDE(left, 96)
+SIDE(right, 1504)
+
+static void *restless(void *arg)
+{
+    prctl(PR_SET_NAME, "restless");
+    unsigned n = (unsigned)(uintptr_t)arg * 7919;
+    for (;;) {
+        n = n * 1664525 + 1013904223;
+        if (n & 1 << 20)
+            left(n >> 8);
+        else
+            right(n >> 8);
+    }
+    return arg;
+}
+
+int main(int argc, char **argv)
+{
+    int threads = argc > 1 ? atoi(argv[1]) : 4;
+    eintr = truth_site("eintr");
+    waits = truth_site("waits");
+    epoll = epoll_create1(0);
+    for (int i = 0; i < threads; i++) {
+        pthread_t t;
+        if (pthread_create(&t, NULL, restless, (void *)(uintptr_t)(i + 1)))
+            return 3;
+    }
+    truth_ready();
+    while (!truth_ended)
+        truth_obey(-1);
+    return truth_finish();
+}
