@@ -184,11 +184,6 @@ impl ProfileBuilder {
         Ok(MappingIndex::new(at))
     }
 
-    /// The mapping at an index that was handed out.
-    pub(crate) fn mapping_mut(&mut self, at: MappingIndex) -> Option<&mut Mapping> {
-        self.profile.mappings.get_mut(at.index())
-    }
-
     /// Adds a function.
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! Combining profiles, with the semantics of google/pprof's `profile.Merge`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use crate::{
-    BuildError, Function, FunctionIndex, FunctionSpec, Label, Line, Location, LocationIndex,
-    Mapping, MappingIndex, Profile, ProfileBuilder, Samples, ValueType,
+    BuildError, FunctionIndex, FunctionSpec, Label, LabelValue, Line, LocationIndex, Mapping,
+    MappingIndex, Profile, ProfileBuilder, Samples, ValueType,
 };
 
 /// The label by which pprof's reports know the samples of a diff's base.
@@ -54,16 +56,16 @@ pub enum MergeError {
 /// - Mappings are one when build id (or else file), offset and size (rounded up to 4 KiB) agree;
 ///   addresses move along with the first one's start. So recordings of several runs of a
 ///   position-independent program meet.
-/// - Start is the earliest that is known, durations add up, the period is the largest; comments are
-///   joined without repetition; default type, documentation link and frame filters are the first
-///   profile's that has one.
+/// - Durations add up, the period is the largest; comments are joined without repetition; default
+///   type, documentation link and frame filters are the first profile's that has one. Of the times
+///   of their starts one is taken as google/pprof does: the earliest, or none where a profile
+///   without it follows.
 /// - Locations and mappings are in the order in which samples use them, after the main binary.
-/// - Samples with equal stacks and labels become one; those that sum up to zero are dropped, and
-///   with them what nothing else uses.
+/// - Samples with equal stacks and labels become one; those that are or sum up to zero are dropped,
+///   and with them what nothing else uses.
 ///
-/// Unlike google/pprof, a merged mapping claims `has_functions` and the like only when it does in
-/// every profile that has locations in it, so that what one of them left for later is still
-/// symbolized.
+/// What a merged mapping says of itself (`has_functions` and the like) is the word of the first
+/// profile with a sample in it. Call [`Profile::set_symbol_flags`] where others symbolize the result.
 ///
 /// # Errors
 /// [`MergeError`].
@@ -118,11 +120,13 @@ fn combine_headers(profiles: &[&Profile]) -> Result<Profile, MergeError> {
     };
     for (nth, p) in profiles.iter().enumerate() {
         check_compatible(first, p, nth + 1)?;
-        if p.time_nanos != 0 && (header.time_nanos == 0 || p.time_nanos < header.time_nanos) {
+        if header.time_nanos == 0 || p.time_nanos < header.time_nanos {
             header.time_nanos = p.time_nanos;
         }
         header.duration_nanos = header.duration_nanos.saturating_add(p.duration_nanos);
-        header.period = header.period.max(p.period);
+        if header.period == 0 || header.period < p.period {
+            header.period = p.period;
+        }
         for comment in &p.comments {
             if !header.comments.contains(comment) {
                 header.comments.push(Arc::clone(comment));
@@ -177,105 +181,116 @@ impl MappingKey {
 
 struct Merger {
     builder: ProfileBuilder,
-    mappings: HashMap<MappingKey, MergedMapping>,
+    mappings: HashMap<MappingKey, (MappingIndex, u64)>,
 }
 
-#[derive(Clone, Copy)]
-struct MergedMapping {
-    at: MappingIndex,
-    start: u64,
-    /// Whether its `has_*` flags speak of any location.
-    has_locations: bool,
+/// Where a profile's tables went: only what samples use goes anywhere.
+struct Moved<'p> {
+    from: &'p Profile,
+    mappings: Vec<Option<(MappingIndex, u64)>>,
+    functions: Vec<Option<FunctionIndex>>,
+    locations: Vec<Option<LocationIndex>>,
 }
 
 impl Merger {
     fn add(&mut self, p: &Profile) -> Result<(), BuildError> {
-        let mut used = vec![false; p.mappings.len()];
-        for at in p.locations.iter().filter_map(|l| l.mapping) {
-            if let Some(used) = used.get_mut(at.index()) {
-                *used = true;
-            }
-        }
-        let mut mappings = Vec::with_capacity(p.mappings.len());
-        for (mapping, used) in p.mappings.iter().zip(used) {
-            mappings.push(self.mapping(mapping, used)?);
-        }
-        let mut functions = Vec::with_capacity(p.functions.len());
-        for f in &p.functions {
-            functions.push(self.function(f)?);
-        }
-        let mut locations = Vec::with_capacity(p.locations.len());
-        for location in &p.locations {
-            locations.push(self.location(location, &mappings, &functions)?);
+        let mut moved = Moved {
+            from: p,
+            mappings: vec![None; p.mappings.len()],
+            functions: vec![None; p.functions.len()],
+            locations: vec![None; p.locations.len()],
+        };
+        if self.mappings.is_empty() && !p.mappings.is_empty() {
+            // The main binary comes first, whether a sample uses it or not.
+            self.mapping(&mut moved, 0)?;
         }
         let mut stack: Vec<LocationIndex> = Vec::new();
-        for sample in &p.samples {
+        for sample in p.samples.iter().filter(|s| s.values.iter().any(|v| *v != 0)) {
             stack.clear();
             for at in sample.locations {
-                stack.push(*look_up(&locations, at.get(), "location")?);
+                stack.push(self.location(&mut moved, at.get())?);
             }
-            self.builder.add_sample(&stack, sample.values, sample.labels)?;
+            self.builder.add_sample(&stack, sample.values, &by_key(sample.labels))?;
         }
         Ok(())
     }
 
-    /// The merged mapping, and what to add to an address in `m`.
+    /// The merged mapping, and what to add to an address in the one at `index`.
     fn mapping(
         &mut self,
-        m: &Mapping,
-        has_locations: bool,
+        moved: &mut Moved<'_>,
+        index: u32,
     ) -> Result<(MappingIndex, u64), BuildError> {
-        let key = MappingKey::new(m);
-        let Some(known) = self.mappings.get_mut(&key) else {
-            let at = self.builder.push_mapping(m.clone())?;
-            self.mappings.insert(key, MergedMapping { at, start: m.start, has_locations });
-            return Ok((at, 0));
-        };
-        if let Some(merged) = self.builder.mapping_mut(known.at).filter(|_| has_locations) {
-            // Until now no location stood behind the flags, so they said nothing.
-            let first = !known.has_locations;
-            merged.has_functions = m.has_functions && (first || merged.has_functions);
-            merged.has_filenames = m.has_filenames && (first || merged.has_filenames);
-            merged.has_line_numbers = m.has_line_numbers && (first || merged.has_line_numbers);
-            merged.has_inline_frames = m.has_inline_frames && (first || merged.has_inline_frames);
-            known.has_locations = true;
+        if let Some(known) = look_up(&moved.mappings, index, "mapping")? {
+            return Ok(*known);
         }
-        Ok((known.at, known.start.wrapping_sub(m.start)))
+        let m = look_up(&moved.from.mappings, index, "mapping")?;
+        let (at, start) = match self.mappings.entry(MappingKey::new(m)) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => *new.insert((self.builder.push_mapping(m.clone())?, m.start)),
+        };
+        let merged = (at, start.wrapping_sub(m.start));
+        moved.mappings[index as usize] = Some(merged);
+        Ok(merged)
     }
 
-    fn function(&mut self, f: &Function) -> Result<FunctionIndex, BuildError> {
-        self.builder.function(FunctionSpec {
+    fn function(&mut self, moved: &mut Moved<'_>, index: u32) -> Result<FunctionIndex, BuildError> {
+        if let Some(known) = look_up(&moved.functions, index, "function")? {
+            return Ok(*known);
+        }
+        let f = look_up(&moved.from.functions, index, "function")?;
+        let merged = self.builder.function(FunctionSpec {
             name: &f.name,
             system_name: &f.system_name,
             filename: &f.filename,
             start_line: f.start_line,
-        })
+        })?;
+        moved.functions[index as usize] = Some(merged);
+        Ok(merged)
     }
 
-    fn location(
-        &mut self,
-        location: &Location,
-        mappings: &[(MappingIndex, u64)],
-        functions: &[FunctionIndex],
-    ) -> Result<LocationIndex, BuildError> {
-        let (mapping, moved) = match location.mapping {
+    fn location(&mut self, moved: &mut Moved<'_>, index: u32) -> Result<LocationIndex, BuildError> {
+        if let Some(known) = look_up(&moved.locations, index, "location")? {
+            return Ok(*known);
+        }
+        let location = look_up(&moved.from.locations, index, "location")?;
+        let (mapping, by) = match location.mapping {
             Some(at) => {
-                let (at, moved) = *look_up(mappings, at.get(), "mapping")?;
-                (Some(at), moved)
+                let (at, by) = self.mapping(moved, at.get())?;
+                (Some(at), by)
             }
             None => (None, 0),
         };
         let mut lines = Vec::with_capacity(location.lines.len());
         for line in &location.lines {
             let function = match line.function {
-                Some(at) => Some(*look_up(functions, at.get(), "function")?),
+                Some(at) => Some(self.function(moved, at.get())?),
                 None => None,
             };
             lines.push(Line { function, ..*line });
         }
-        let address = location.address.wrapping_add(moved);
-        self.builder.any_location(mapping, address, &lines, location.is_folded)
+        let address = location.address.wrapping_add(by);
+        let merged = self.builder.any_location(mapping, address, &lines, location.is_folded)?;
+        moved.locations[index as usize] = Some(merged);
+        Ok(merged)
     }
+}
+
+/// Labels in an order of their own, so that the same are equal: by key, of each key the texts
+/// first. A number 0 without a unit is how the format says that there is no value.
+fn by_key(labels: &[Label]) -> Cow<'_, [Label]> {
+    let is_number = |l: &Label| matches!(l.value, LabelValue::Number { .. });
+    let is_nothing = |l: &Label| match &l.value {
+        LabelValue::Number { value, unit } => *value == 0 && unit.is_empty(),
+        LabelValue::Text(text) => text.is_empty(),
+    };
+    let is_sorted = labels.is_sorted_by(|a, b| (&a.key, is_number(a)) <= (&b.key, is_number(b)));
+    if is_sorted && !labels.iter().any(is_nothing) {
+        return Cow::Borrowed(labels);
+    }
+    let mut labels: Vec<Label> = labels.iter().filter(|l| !is_nothing(l)).cloned().collect();
+    labels.sort_by(|a, b| (&a.key, is_number(a)).cmp(&(&b.key, is_number(b))));
+    Cow::Owned(labels)
 }
 
 fn look_up<'t, T>(table: &'t [T], index: u32, name: &'static str) -> Result<&'t T, BuildError> {

@@ -101,7 +101,9 @@ impl Profile {
     /// `None` for a profile without sample types.
     #[must_use]
     pub fn default_sample_type_index(&self) -> Option<usize> {
-        self.sample_type_index(&self.default_sample_type)
+        let default = Some(&*self.default_sample_type).filter(|name| !name.is_empty());
+        default
+            .and_then(|name| self.sample_type_index(name))
             .or_else(|| self.sample_types.len().checked_sub(1))
     }
 }

@@ -57,8 +57,7 @@ impl Report<'_> {
         }
         for (nth, line) in lines.iter().enumerate() {
             let indent = if nth == 0 { "" } else { "             " };
-            // Whoever drops inlined calls has pprof drop columns as well.
-            let column = if self.options.no_inlines { 0 } else { line.column };
+            let column = if self.drops_columns() { 0 } else { line.column };
             writeln!(out, "{indent}{}", describe(profile, &Line { column, ..*line }))?;
         }
         Ok(())

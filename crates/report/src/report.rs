@@ -99,8 +99,16 @@ impl<'p> Report<'p> {
         match self.options.form {
             Form::List(_) => Detail::of_source(self.options.columns),
             Form::Raw => Detail::of(Granularity::Addresses, false),
+            _ if self.drops_columns() => {
+                Detail::of(self.options.granularity, false).without_columns()
+            }
             _ => Detail::of(self.options.granularity, self.options.columns),
         }
+    }
+
+    /// Whoever drops inlined calls has pprof drop columns as well, unless they are asked for.
+    pub(crate) const fn drops_columns(&self) -> bool {
+        self.options.no_inlines && !self.options.columns
     }
 
     /// The entries of a graph that there is something to say about.

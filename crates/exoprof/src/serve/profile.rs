@@ -277,6 +277,8 @@ fn difference(
     before.scale(-1.0);
     let mut profile = pprof::merge([&before, &second.profile])
         .map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed to compute delta"))?;
+    // One of the two may have had no symbols yet.
+    profile.set_symbol_flags();
     profile.time_nanos = second.profile.time_nanos;
     profile.duration_nanos = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX);
     Ok(Arc::new(Recorded::new(profile, second.ended, took)))

@@ -36,6 +36,11 @@ impl Detail {
         Self { long_paths: true, ..self }
     }
 
+    /// The same for all columns of a line.
+    pub(crate) const fn without_columns(self) -> Self {
+        Self { column: false, ..self }
+    }
+
     /// What annotated source needs.
     pub(crate) const fn of_source(columns: bool) -> Self {
         Self { binary: true, ..Self::of(Granularity::Lines, columns) }
