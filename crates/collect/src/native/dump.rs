@@ -119,6 +119,7 @@ impl Threads {
             unreadable_maps: self.recorder.processes.unreadable_maps as u64,
             nameless_frames: named.losses.nameless,
             damaged_images: named.losses.damaged.clone(),
+            unread_images: named.losses.unread(),
             file_faults: target::sigbus::faults(),
             notes: [self.notes(), self.recorder.runtime_notes()].concat(),
             ..Stats::default()

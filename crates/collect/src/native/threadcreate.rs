@@ -213,6 +213,7 @@ impl Collector for Creations {
             unreadable_maps: self.recorder.processes.unreadable_maps as u64,
             nameless_frames: named.losses.nameless,
             damaged_images: named.losses.damaged.clone(),
+            unread_images: named.losses.unread(),
             file_faults: target::sigbus::faults(),
             elapsed: self.elapsed,
             notes,

@@ -128,6 +128,7 @@ impl Collector for Ticked {
             unreadable_maps: ticker.recorder.processes.unreadable_maps as u64,
             nameless_frames: named.losses.nameless,
             damaged_images: named.losses.damaged.clone(),
+            unread_images: named.losses.unread(),
             file_faults: target::sigbus::faults(),
             elapsed: self.elapsed,
             notes: self.notes(&ticker),
