@@ -1,13 +1,14 @@
 //! Targets in namespaces of their own, as container runtimes make them, and files that are not what
 //! they were when the target started.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use exoprof_tests::expect::{assert_reach, assert_roots, assert_site_shares};
 use exoprof_tests::programs::{JIT, SHARES, SHARES_STATIC, SLEEPY};
-use exoprof_tests::{Profile, Target, record, repository};
+use exoprof_tests::{Profile, Recorder, Target, record, repository};
 
 const SITES: &[&str] = &["heavy_a", "heavy_b", "heavy_c", "heavy_d"];
 
@@ -58,6 +59,40 @@ fn overlay_root_with_namespaces() {
     assert_eq!(labels.keys().collect::<Vec<_>>(), [&pid.to_string()], "the PID as we see it");
     let heavy = recording.profile.samples.iter().flat_map(|s| &s.stack).find(|f| f.is("heavy_a"));
     assert!(heavy.is_some_and(|f| f.line > 0 && f.file.ends_with("shares.c")), "{heavy:?}");
+}
+
+/// Without the right to follow the mappings' own links, files are had by their paths: those of a
+/// mere chroot begin with its own.
+#[test]
+fn chroot_without_the_right_to_follow_mappings() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "cd \"$1\"; for f in \"$2\" $(ldd \"$2\" | grep -o '/[^ ]*'); do \
+                  mkdir -p \".${f%/*}\"; cp \"$f\" \".$f\"; done; exec chroot . \"$2\"";
+    let target = contained(script, &[folder.path(), &SHARES.path()]);
+    let pid = inner_pid(&target);
+    let less = "-sys_admin,-checkpoint_restore";
+    let (bounds, inherited) = (format!("--bounding-set={less}"), format!("--inh-caps={less}"));
+    let launcher: Vec<&OsStr> = ["setpriv", &bounds, &inherited].map(OsStr::new).into();
+    let run = || {
+        let args = ["-d", "1s", "-F", "499", "-p", &pid.to_string()];
+        Recorder::launched_by(&launcher).args(args).run()
+    };
+    let profile = run().recording().profile;
+    assert_roots(&profile, 0.99);
+    named(&profile);
+    assert!(!profile.comments.iter().any(|c| c.contains("not read")), "{:?}", profile.comments);
+    // Deleted, such a file cannot be had at all: that is said, with what mends it.
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let libc = maps.split_whitespace().find(|f| f.ends_with("/libc.so.6")).expect("libc is mapped");
+    assert!(Path::new(libc).starts_with(folder.path()), "not the system's: {libc}");
+    fs::remove_file(libc).unwrap();
+    let outcome = run();
+    let told = outcome.stderr.clone();
+    for text in [told, outcome.recording().profile.comments.join("\n")] {
+        let line = text.lines().find(|l| l.contains("not read: ")).expect(&text);
+        let mends = "to mend it: sudo setcap cap_checkpoint_restore,";
+        assert!(line.contains("/libc.so.6: ") && line.contains(mends), "{line}");
+    }
 }
 
 /// A perf map lies in the target's own /tmp, under its PID in its own namespace. One of that name

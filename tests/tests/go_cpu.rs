@@ -183,6 +183,75 @@ fn labels_are_those_of_the_moment_of_the_sample() {
     }
 }
 
+/// What is recorded by stopping threads reads the stacks that a thread has left, and the labels,
+/// from memory.
+#[test]
+fn stopped_threads_go_on_where_the_goroutine_left_its_own_stack() {
+    for version in installed() {
+        let target = start(version, Build::Plain, "systems");
+        for what in [&["wall"][..], &["cpu", "--backend", "ptrace"]] {
+            let profile =
+                record(target.pid(), &[what, &["-d", "2s", "-F", "499"]].concat()).profile;
+            assert_whole(&profile);
+            let crosses = |s: &Sample| s.has("runtime.systemstack") || s.has("runtime.copystack");
+            let (all, whole) = (
+                profile.sum("samples", crosses),
+                profile.sum("samples", |s| crosses(s) && s.has("runtime.goexit")),
+            );
+            // Where others have the CPUs, too, stops take longer, and there are fewer of them.
+            assert!(all >= 2, "Go {version} {what:?}: {all} on the system stack");
+            // One moment, between two stacks, may be met each time.
+            assert!(all - whole <= 2, "{whole} of {all}: {}", profile.describe(4, crosses));
+        }
+    }
+}
+
+#[test]
+fn stopped_threads_have_their_goroutines_labels() {
+    for version in installed() {
+        let target = start(version, Build::Stripped, "labels");
+        for what in [&["wall"][..], &["cpu", "--backend", "ptrace"]] {
+            let profile =
+                record(target.pid(), &[what, &["-d", "2s", "-F", "499"]].concat()).profile;
+            let mut all = 0;
+            let works = [("short", "short"), ("middle", "middle"), ("long", "long")];
+            for (function, label) in works.into_iter().chain([("unlabelled", "")]) {
+                let here = |s: &Sample| s.has(&format!("main.{function}"));
+                let count = profile.sum("samples", here);
+                let right = profile.sum("samples", |s| here(s) && s.label("request") == label);
+                assert_eq!(right, count, "Go {version} {what:?} {function}");
+                all += count;
+            }
+            assert!(all >= 3, "Go {version} {what:?}: {all}");
+            let many = |s: &Sample| s.has("main.manyLabelled");
+            let key = "é".repeat(170);
+            let cut = profile.sum("samples", |s| many(s) && s.label("key11") != key);
+            assert_eq!(cut, 0, "Go {version} {what:?}");
+        }
+    }
+}
+
+/// Threads that sleep in C are not even stopped.
+#[test]
+fn sleeping_threads_go_on_from_c_into_go() {
+    for how in [Build::Cgo, Build::StrippedPieCgo] {
+        let target = start(LAST, how, "waits");
+        let profile = record(target.pid(), &["wall", "-d", "1s"]).profile;
+        assert_whole(&profile);
+        let in_c = |s: &Sample| s.has("main.waitInC") && s.has("runtime.goexit");
+        let through = |s: &Sample| in_c(s) && s.has("crosscall2") && s.has("main.waits");
+        // Each of two threads for about a second.
+        for (what, ns) in [
+            ("C", profile.sum("wall", |s| in_c(s) && !through(s))),
+            ("Go that C called", profile.sum("wall", through)),
+        ] {
+            let seconds = ns as f64 / 1e9;
+            let said = profile.describe(6, |_| true);
+            assert!((0.8..1.5).contains(&seconds), "{how:?}: {seconds} s in {what}:\n{said}");
+        }
+    }
+}
+
 /// The functions between two others, innermost first.
 fn between<'a>(s: &'a Sample, inner: &str, outer: &str) -> Option<Vec<&'a str>> {
     let from = s.position(inner)?;

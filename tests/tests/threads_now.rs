@@ -8,6 +8,7 @@ use exoprof_tests::expect::{assert_close, reaches_root};
 use exoprof_tests::procfs::{self, State};
 use exoprof_tests::{Recorder, Target, exoprof, programs};
 use nix::sys::signal::Signal;
+use target::{Process, Threads, Tracer};
 
 const IDLERS: usize = 20;
 
@@ -221,6 +222,42 @@ fn doctor_tells_each_kind_and_mends() {
     let at = text.lines().position(|l| l.starts_with("goroutine ")).expect("a line of its own");
     assert!(text.lines().nth(at).unwrap().contains(" no "), "{text}");
     assert!(text.lines().nth(at + 1).unwrap().contains("mend: sudo setcap"), "{text}");
+    // Without BPF there is less, not nothing.
+    let out = Command::new("setpriv")
+        .args(["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"])
+        .arg(exoprof_tests::recorder::binary())
+        .args(["doctor", "-p", &target.pid().to_string()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(verdict(&text, "block"), "yes", "{text}");
+    assert!(
+        text.contains("by perf events, without who unlocked (bpf programs need CAP_BPF"),
+        "{text}"
+    );
+    // Traced by somebody else, it can be sampled but not stopped.
+    let pid = target.pid();
+    let process = Process::open(pid.cast_signed()).unwrap();
+    let traced = Tracer::run(|tracer| {
+        let _seized = tracer.seize(&process, Threads::All).unwrap();
+        run(&["doctor", "-p", &pid.to_string()])
+    });
+    let (text, _) = traced.unwrap();
+    assert_eq!(
+        (verdict(&text, "cpu"), verdict(&text, "wall")),
+        ("yes".into(), "no".into()),
+        "{text}"
+    );
+    // Of what has ended, nothing.
+    let mut ended = Command::new("true").spawn().unwrap();
+    while procfs::status(ended.id(), "State").starts_with(['R', 'S', 'D']) {
+        std::thread::yield_now();
+    }
+    let (text, _) = run(&["doctor", "-p", &ended.id().to_string()]);
+    for kind in ["cpu", "wall", "block", "goroutine", "threadcreate"] {
+        assert_eq!(verdict(&text, kind), "no", "{kind}:\n{text}");
+    }
+    ended.wait().unwrap();
 }
 
 #[test]

@@ -62,6 +62,7 @@ pub(crate) fn recording(stats: &Stats) -> Vec<String> {
     );
     lines.extend(stats.kernel_names.iter().map(|why| format!("no kernel names: {why}")));
     lines.extend(stats.reattach_failed.iter().map(|why| format!("sampling ended early: {why}")));
+    lines.extend(stats.unread_images.iter().map(|why| format!("not read: {}", one_line(why))));
     lines.extend(
         stats.damaged_images.iter().map(|path| format!("incomplete debug information: {path}")),
     );

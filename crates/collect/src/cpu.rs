@@ -135,6 +135,7 @@ fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
         unreadable_maps: r.processes.unreadable_maps as u64,
         nameless_frames: symbols.nameless,
         damaged_images: symbols.damaged.clone(),
+        unread_images: symbols.unread(),
         kernel_names: symbols.kernel.clone(),
         reattach_failed: recording.reattach_failed.clone(),
         file_faults: target::sigbus::faults(),

@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use target::OpenError;
 use target::rights::{Obstacle, Rights, TargetRights};
 
 use crate::go;
-use crate::kinds::KINDS;
+use crate::kinds::{KINDS, Kind};
 
 /// One thing that was looked at.
 #[derive(Debug)]
@@ -53,6 +54,10 @@ pub struct Patient {
     /// Whether perf_event_open works at all: no filter forbids it.
     pub perf: Result<(), Obstacle>,
     program: Program,
+    /// The process that traces it.
+    tracer: Option<i32>,
+    /// Why it is nothing to profile: it has ended, or is a part of the kernel.
+    nothing: Option<String>,
 }
 
 impl Patient {
@@ -65,7 +70,13 @@ impl Patient {
         let target = pid.map(TargetRights::read).transpose()?;
         let perf = try_perf(&rights);
         let program = pid.map_or(Program::Unknown, Program::of);
-        Ok(Self { rights, target, perf, program })
+        let nothing = pid.and_then(|pid| match target::Process::open(pid) {
+            // Rights are for each check to judge.
+            Ok(_) | Err(OpenError::Permission { .. }) => None,
+            Err(e) => Some(e.to_string()),
+        });
+        let tracer = pid.and_then(target::rights::tracer);
+        Ok(Self { rights, target, perf, program, tracer, nothing })
     }
 
     /// Ourselves, where no process was named: what is permitted of an own process.
@@ -92,7 +103,14 @@ impl Patient {
 
     /// Stacks of threads that are stopped for a moment.
     pub(crate) fn stop(&self) -> Result<String, Obstacle> {
-        self.attach().map(|()| "ptrace".into())
+        self.attach()?;
+        match self.tracer {
+            Some(by) => Err(Obstacle {
+                reason: format!("process {by} traces it already, and it can have one tracer"),
+                remedy: format!("end process {by}, a debugger or strace"),
+            }),
+            None => Ok("ptrace".into()),
+        }
     }
 
     /// Stacks of threads that are not stopped.
@@ -136,6 +154,22 @@ impl Patient {
         if matches!(self.program, Program::Go) {
             return self.memory();
         }
+        self.perf.clone()?;
+        let by_perf = self.rights.sample_user(&self.target()).and(self.rights.sample_kernel());
+        let how = match (self.waits_by_bpf(), by_perf) {
+            (Ok(()), _) => "bpf".to_owned(),
+            (Err(o), Ok(())) => {
+                format!(
+                    "by perf events, without who unlocked ({}; to mend it: {})",
+                    o.reason, o.remedy
+                )
+            }
+            (Err(o), Err(_)) => return Err(o),
+        };
+        Ok(self.also_go(&how, "their own records"))
+    }
+
+    fn waits_by_bpf(&self) -> Result<(), Obstacle> {
         self.rights.bpf()?;
         if !Path::new("/sys/kernel/btf/vmlinux").exists() {
             return Err(Obstacle {
@@ -144,7 +178,7 @@ impl Patient {
                     .into(),
             });
         }
-        self.perf.clone().map(|()| self.also_go("bpf", "their own records"))
+        Ok(())
     }
 
     /// Creation of threads.
@@ -153,6 +187,10 @@ impl Patient {
             return self.memory();
         }
         self.attach()?;
+        events::try_creations().map_err(|e| Obstacle {
+            reason: format!("tracepoints are found by root only: {e}"),
+            remedy: "sudo exoprof".into(),
+        })?;
         self.rights.tracepoints()?;
         self.perf.clone().map(|()| self.also_go("tracepoint task:task_newtask", "their memory"))
     }
@@ -168,7 +206,12 @@ impl Patient {
     /// Everything, kinds first.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
-        let kinds = KINDS.iter().map(|k| Finding { what: k.name, verdict: (k.check)(self) });
+        let nothing = self.nothing.as_ref().map(|why| Obstacle {
+            reason: why.clone(),
+            remedy: "name another process (ps -e)".into(),
+        });
+        let check = |k: &Kind| nothing.clone().map_or_else(|| (k.check)(self), Err);
+        let kinds = KINDS.iter().map(|k| Finding { what: k.name, verdict: check(k) });
         let yes = |r: Result<(), Obstacle>, how: &str| r.map(|()| how.to_owned());
         let r = &self.rights;
         let machine = [

@@ -7,6 +7,8 @@
 //! ([`events::GoroutineCapture`]). It has to know each thread's `runtime.m`, which is read here
 //! from the runtime's list of threads whenever there is a new one.
 
+mod still;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use events::{
     Capture, CaptureError, Chains, FieldOffsets, GoThread, GoroutineCapture, Part, StackCopy,
 };
 use goruntime::Runtime;
-use image::{Arch, Avma, Memory, Unreadable, pclntab};
+use image::{Arch, Avma, Bias, ElfImage, Memory, Unreadable, pclntab};
 use rustc_hash::FxHashMap;
 use target::Process;
 use unwind::{GoStacks, Registers};
@@ -55,10 +57,19 @@ struct GoStats {
 }
 
 struct GoProgram {
+    /// What it was found in.
+    image: (Arc<ElfImage>, Bias),
     runtime: Runtime,
     has_cgo: bool,
     /// Readings of the list of threads that are still to be made.
     refreshes: u32,
+    machines: still::Machines,
+}
+
+impl GoProgram {
+    fn is(&self, image: &Arc<ElfImage>, bias: Bias) -> bool {
+        Arc::ptr_eq(&self.image.0, image) && self.image.1 == bias
+    }
 }
 
 /// See the module.
@@ -74,6 +85,9 @@ pub(crate) struct GoSampling {
     label_sets: Vec<LabelSet>,
     label_index: FxHashMap<LabelSet, LabelsIndex>,
     stats: GoStats,
+    /// Where it is read: the mappings that each process was looked for a runtime in.
+    looked: FxHashMap<i32, u64>,
+    round: u64,
 }
 
 impl GoSampling {
@@ -303,9 +317,6 @@ impl GoSampling {
                  has changed to its system stack: {why}"
             ));
         }
-        if s.samples == 0 || self.capture.is_none() {
-            return notes;
-        }
         if s.unreadable + s.incomplete > 0 {
             let with = s.labelled + s.unreadable;
             notes.push(format!(
@@ -313,7 +324,8 @@ impl GoSampling {
                 s.unreadable, s.incomplete
             ));
         }
-        let lost = self.capture.as_ref().map_or(0, GoroutineCapture::lost);
+        let Some(capture) = &self.capture else { return notes };
+        let lost = capture.lost();
         if lost > 0 {
             notes.push(format!("goroutines: {lost} captures found no room"));
         }
@@ -353,7 +365,13 @@ fn find(tracked: &Tracked) -> Found {
         match Runtime::find(image, *bias, memory) {
             Ok(runtime) if runtime.machines(memory).is_ok_and(|all| !all.is_empty()) => {
                 let has_cgo = runtime.has_cgo();
-                let program = GoProgram { runtime, has_cgo, refreshes: MAX_REFRESHES };
+                let program = GoProgram {
+                    image: (image.clone(), *bias),
+                    runtime,
+                    has_cgo,
+                    refreshes: MAX_REFRESHES,
+                    machines: still::Machines::default(),
+                };
                 return Found::Go(Box::new(program));
             }
             Ok(_) => {}

@@ -77,7 +77,7 @@ pub enum RecordError {
         error: std::io::Error,
     },
     /// We may not do that to this process.
-    #[error("not permitted to read the memory of process {pid}: {reason}; {remedy}")]
+    #[error("not permitted to read the memory of process {pid}: {reason}; to mend it: {remedy}")]
     NotPermitted {
         /// The process.
         pid: i32,
@@ -137,6 +137,8 @@ pub struct Stats {
     pub unreadable_maps: u64,
     /// Addresses that their images have no name for.
     pub nameless_frames: u64,
+    /// Files with sampled code that could not be read, and why.
+    pub unread_images: Vec<String>,
     /// Images whose debug information is damaged.
     pub damaged_images: Vec<Arc<str>>,
     /// Why kernel frames have no names, and how many of them where some have.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use events::{Event, EventKind, Sample, USER_REGISTERS};
+use events::{Capture, Event, EventKind, Sample, USER_REGISTERS};
 use image::{Arch, Avma, Mapping, MappingId, MappingKind, Memory, Unreadable};
 use unwind::{End, Frame, Registers, Unwinder};
 
@@ -87,6 +87,17 @@ pub(crate) struct Recorder {
     live: LiveStacks,
     /// Go programs.
     pub go: GoSampling,
+}
+
+/// A stack that was copied while its thread stood or slept.
+pub(crate) struct Copied<'a> {
+    pub registers: &'a Registers,
+    /// From the stack pointer on.
+    pub bytes: &'a [u8],
+    /// The interpreter's frames at that time.
+    pub chain: Option<&'a OwnedChain>,
+    /// The stacks that a thread of Go's has left.
+    pub go: Option<&'a Capture>,
 }
 
 /// How the stack window does lately.
@@ -307,40 +318,44 @@ impl Recorder {
 
     /// As [`Recorder::copied_stack`], but `None` and nothing counted where the stack does not
     /// reach its root.
-    pub fn whole_stack(
-        &mut self,
-        pid: i32,
-        registers: &Registers,
-        bytes: &[u8],
-        chain: Option<&OwnedChain>,
-    ) -> Option<NodeIndex> {
-        let tracked = self.processes.get(pid)?;
-        let window = StackWindow::new(registers, bytes);
-        self.frames.clear();
-        let end = self.unwinder.unwind(&tracked.space, registers, &window, &mut self.frames);
+    pub fn whole_stack(&mut self, pid: i32, copy: &Copied<'_>) -> Option<(NodeIndex, LabelsIndex)> {
+        let end = self.unwind_copied(pid, copy)?;
         end.is_root().then(|| {
-            self.merge_chain(pid, chain, true);
-            self.intern_user_frames(pid, ROOT, monotonic_now())
+            self.merge_chain(pid, copy.chain, true);
+            let node = self.intern_user_frames(pid, ROOT, monotonic_now());
+            (node, self.copied_labels(pid, copy))
         })
     }
 
-    /// The node of a stack that was copied while its thread stood: `bytes` begin at its stack
-    /// pointer, and `chain` are the interpreter's frames at that time.
-    pub fn copied_stack(
-        &mut self,
-        pid: i32,
-        registers: &Registers,
-        bytes: &[u8],
-        chain: Option<&OwnedChain>,
-    ) -> NodeIndex {
-        let Some(tracked) = self.processes.get(pid) else { return ROOT };
-        let window = StackWindow::new(registers, bytes);
-        self.frames.clear();
-        let end = self.unwinder.unwind(&tracked.space, registers, &window, &mut self.frames);
+    /// The node of a stack that was copied while its thread stood, and the labels of its goroutine.
+    pub fn copied_stack(&mut self, pid: i32, copy: &Copied<'_>) -> (NodeIndex, LabelsIndex) {
+        let Some(end) = self.unwind_copied(pid, copy) else { return (ROOT, 0) };
         let whole = end.is_root();
         let root = self.outermost(end);
-        self.merge_chain(pid, chain, whole);
-        self.intern_user_frames(pid, root, monotonic_now())
+        self.merge_chain(pid, copy.chain, whole);
+        let node = self.intern_user_frames(pid, root, monotonic_now());
+        (node, self.copied_labels(pid, copy))
+    }
+
+    /// `None` where the process is not followed.
+    fn unwind_copied(&mut self, pid: i32, copy: &Copied<'_>) -> Option<End> {
+        let tracked = self.processes.get(pid)?;
+        let window = StackWindow::new(copy.registers, copy.bytes);
+        self.frames.clear();
+        let (space, frames) = (&tracked.space, &mut self.frames);
+        Some(match copy.go {
+            Some(capture) => {
+                let (stacks, memory) =
+                    (gocpu::stacks(capture), GoMemory { window: &window, capture });
+                self.unwinder.unwind_go(space, copy.registers, &stacks, &memory, frames)
+            }
+            None => self.unwinder.unwind(space, copy.registers, &window, frames),
+        })
+    }
+
+    fn copied_labels(&mut self, pid: i32, copy: &Copied<'_>) -> LabelsIndex {
+        let tracked = self.processes.get(pid).zip(copy.go);
+        tracked.map_or(0, |(tracked, capture)| self.go.labels(pid, tracked, capture))
     }
 
     /// As [`Recorder::merge_python`], with a chain that was read.

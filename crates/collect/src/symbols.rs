@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
-use symbolize::kernel::KernelSymbol;
+use symbolize::kernel::{KernelSymbol, NoKernelSymbol};
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
 
 pub(crate) use crate::debugfiles::TargetFiles;
@@ -53,8 +53,45 @@ pub(crate) struct SymbolLosses {
     /// Images whose debug information is broken or missing in part or exceeds the limits: path,
     /// and what is known of it.
     pub damaged: Vec<Arc<str>>,
+    /// Files that could not be opened or read, with the reason: of their frames only addresses
+    /// are known, and stacks may end there.
+    unread: BTreeMap<Arc<str>, String>,
     /// Why kernel addresses have no names, if they have none.
     pub kernel: Option<String>,
+}
+
+/// Unread files that are named one by one.
+const MAX_UNREAD: usize = 8;
+
+impl SymbolLosses {
+    fn note_unread(&mut self, m: &Mapping) {
+        let Err(absence) = &m.image else { return };
+        // Memory that only looks like a file holds code of a compiler's.
+        if m.kind == MappingKind::File && !m.name.starts_with("/memfd:") {
+            self.unread.entry(m.name.clone()).or_insert_with(|| absence.to_string());
+        }
+    }
+
+    /// One line for each file, and the command that mends it where there is one.
+    pub fn unread(&self) -> Vec<String> {
+        if self.unread.is_empty() {
+            return Vec::new();
+        }
+        let mut lines: Vec<String> = self
+            .unread
+            .iter()
+            .take(MAX_UNREAD)
+            .map(|(path, why)| format!("{path}: {why}"))
+            .collect();
+        if let Some(more @ 1..) = self.unread.len().checked_sub(MAX_UNREAD) {
+            lines.push(format!("{more} files more"));
+        }
+        let obstacle = target::Rights::read().ok().and_then(|r| r.deleted_files().err());
+        if let (Some(last), Some(o)) = (lines.last_mut(), obstacle) {
+            *last = format!("{last}; to mend it: {}", o.remedy);
+        }
+        lines
+    }
 }
 
 /// So many images are kept from one look-up to the next: a target may load new ones for ever.
@@ -149,7 +186,10 @@ pub(crate) fn resolve(
                                 .or_insert_with(|| Batch { image, mapping: m, wanted: Vec::new() });
                             batch.wanted.push((i, svma));
                         }
-                        None => out[i].functions = nameless_memory(m).into_iter().collect(),
+                        None => {
+                            losses.note_unread(m);
+                            out[i].functions = nameless_memory(m).into_iter().collect();
+                        }
                     },
                     None => out[i].functions = vec![Function::named("[unmapped]")],
                 }
@@ -275,6 +315,20 @@ fn kernel_function(symbol: &KernelSymbol) -> Function {
     Function { system_name: symbol.name.clone(), ..Function::named(name) }
 }
 
+/// Where the addresses are hidden, what would show them.
+fn why_no_kernel_name(e: NoKernelSymbol) -> String {
+    let obstacle = match e {
+        NoKernelSymbol::KptrRestricted => {
+            target::Rights::read().ok().and_then(|r| r.kernel_symbols().err())
+        }
+        NoKernelSymbol::NoSymbols | NoKernelSymbol::NotCovered => None,
+    };
+    match obstacle {
+        Some(o) => format!("{}; to mend it: {}", o.reason, o.remedy),
+        None => e.to_string(),
+    }
+}
+
 fn resolve_kernel(
     known: &mut Known,
     wanted: &[(usize, Avma)],
@@ -300,7 +354,7 @@ fn resolve_kernel(
             Some(Ok(symbol)) => known.kernel_function(symbol),
             Some(Err(e)) => {
                 nameless += 1;
-                losses.kernel.get_or_insert_with(|| e.to_string());
+                losses.kernel.get_or_insert_with(|| why_no_kernel_name(*e));
                 Function::named("[kernel]")
             }
             None => Function::named("[kernel]"),

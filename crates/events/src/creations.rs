@@ -13,6 +13,7 @@ use crate::ringset::RingSet;
 use crate::sampler::{MIN_RING_BYTES, map_rings, open_event};
 use crate::tracefs;
 
+const TRACEPOINT: &str = "task/task_newtask";
 /// `CLONE_THREAD` (linux/sched.h): a thread, not a process.
 const ONLY_THREADS: &std::ffi::CStr = c"clone_flags & 0x10000";
 
@@ -21,8 +22,8 @@ const ONLY_THREADS: &std::ffi::CStr = c"clone_flags & 0x10000";
 pub enum CreationError {
     /// The number of the tracepoint is not to be had.
     #[error(
-        "the tracepoint task:task_newtask is not to be had: {0} (mend: run as root, or \
-         `sudo mount -t tracefs nodev /sys/kernel/tracing`)"
+        "the tracepoint task:task_newtask, which root only can find, is not to be had: {0}; to \
+         mend it: sudo exoprof record threadcreate …"
     )]
     NoTracepoint(io::Error),
     /// The event of a CPU.
@@ -36,6 +37,14 @@ pub enum CreationError {
     /// The ring of a CPU.
     #[error(transparent)]
     Ring(#[from] RingError),
+}
+
+/// Tries whether the creation of threads is known to the kernel, and shown to us.
+///
+/// # Errors
+/// The system's.
+pub fn try_creations() -> io::Result<()> {
+    tracefs::tracepoint(TRACEPOINT).map(drop)
 }
 
 /// One event per CPU. Whoever reads the ring passes over other processes' samples.
@@ -54,7 +63,7 @@ impl CreationSampler {
         stack_bytes: u32,
         ring_bytes: usize,
     ) -> Result<(Self, RingSet), CreationError> {
-        let id = tracefs::tracepoint("task/task_newtask").map_err(CreationError::NoTracepoint)?;
+        let id = tracefs::tracepoint(TRACEPOINT).map_err(CreationError::NoTracepoint)?;
         let mut events = Vec::with_capacity(cpus.len());
         for &cpu in cpus {
             let mut attr = attr::build_tracepoint(id, stack_bytes);

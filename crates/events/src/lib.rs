@@ -20,7 +20,7 @@ mod waits;
 
 pub use attr::{ClockSource, SamplingOptions, USER_REGISTERS};
 pub use chains::{Chain, ChainEnd, ChainError, ChainFrame, ChainLayout, Chains};
-pub use creations::{CreationError, CreationSampler};
+pub use creations::{CreationError, CreationSampler, try_creations};
 pub use goroutines::{
     Capture, CaptureError, CapturedLabels, FieldOffsets, GoThread, GoroutineCapture, Part,
     StackCopy,

@@ -85,6 +85,7 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
     if stats.throttled > 0 {
         out.push(format!("the kernel throttled sampling {} times", stats.throttled));
     }
+    out.extend(stats.unread_images.iter().map(|why| format!("not read: {why}")));
     out.extend(stats.kernel_names.iter().map(|why| format!("kernel frames without names: {why}")));
     out.extend(stats.reattach_failed.iter().map(|why| format!("sampling ended early: {why}")));
     out

@@ -36,6 +36,17 @@ pub enum ImageAbsence {
     NoSegment,
 }
 
+impl std::fmt::Display for ImageAbsence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "memory without a file",
+            Self::Unopened(why) | Self::NotElf(why) => why,
+            Self::Replaced => "another file lies at the path by now",
+            Self::NoSegment => "no segment of the file covers what is mapped of it",
+        })
+    }
+}
+
 /// What a mapping is, apart from its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MappingKind {

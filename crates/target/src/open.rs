@@ -77,12 +77,20 @@ impl Root {
     /// # Errors
     /// The system's; also for anything but a regular file.
     pub fn open_file(&self, path: &Path) -> io::Result<File> {
-        let fd = open_in_root(self, path.as_os_str().as_bytes()).or_else(|e| {
-            let below = self.seen_at.as_ref().and_then(|at| path.strip_prefix(at).ok());
-            open_in_root(self, below.ok_or(e)?.as_os_str().as_bytes())
-        })?;
+        let fd = self.find(path)?;
         let stat = nix::sys::stat::fstat(&fd)?;
         reopen(&fd, &stat).map(|(file, _)| file)
+    }
+
+    fn find(&self, path: &Path) -> io::Result<OwnedFd> {
+        open_in_root(self, path.as_os_str().as_bytes()).or_else(|e| {
+            let below = self.seen_at.as_ref().and_then(|at| path.strip_prefix(at).ok());
+            open_in_root(self, below.ok_or(e)?.as_os_str().as_bytes())
+        })
+    }
+
+    fn find_row(&self, row: &MapRow) -> io::Result<OwnedFd> {
+        self.find(Path::new(std::ffi::OsStr::from_bytes(&row.path)))
     }
 
     /// Our own root directory.
@@ -122,7 +130,7 @@ pub(crate) fn open_row(
         }
         // Only the failure of the path is worth reporting.
         attempt.failure = None;
-        let by_path = || Root::of(process).and_then(|root| open_in_root(&root, &row.path));
+        let by_path = || Root::of(process).and_then(|root| root.find_row(row));
         if let Some(found) = attempt.take(Way::Path, by_path, never) {
             return Ok(found);
         }
@@ -142,7 +150,7 @@ pub(crate) fn open_row(
     }
     for root in other_roots {
         let (failure, replaced) = (attempt.failure.take(), attempt.replaced);
-        let by_path = || open_in_root(root, &row.path);
+        let by_path = || root.find_row(row);
         if let Some(found) = attempt.take(Way::OtherRoot, by_path, never) {
             return Ok(found);
         }

@@ -21,6 +21,8 @@ pub enum Capability {
     SysPtrace = 19,
     /// Nearly everything.
     SysAdmin = 21,
+    /// See kernel addresses.
+    Syslog = 34,
     /// Use perf events regardless of `perf_event_paranoid`.
     Perfmon = 38,
     /// Load BPF programs.
@@ -91,6 +93,13 @@ impl TargetRights {
         let files = fs::metadata(format!("/proc/{pid}/maps")).map_or(owner, |m| m.uid());
         Ok(Self { pid, uid, dumpable: files == uid })
     }
+}
+
+/// The process that traces this one: a debugger, strace.
+#[must_use]
+pub fn tracer(pid: i32) -> Option<i32> {
+    let status = procfs::process::Process::new(pid).ok()?.status().ok()?;
+    Some(status.tracerpid).filter(|by| *by != 0)
 }
 
 fn own_seccomp_mode() -> Option<u32> {
@@ -185,12 +194,22 @@ impl Rights {
                 "kernel symbols are hidden from everyone (kernel.kptr_restrict is 2)".into(),
                 "sudo sysctl kernel.kptr_restrict=0",
             )),
-            // CAP_SYSLOG, bit 34.
-            Some(1) if self.capabilities & (1 << 34) == 0 => Err(obstacle(
+            _ if self.has(Capability::Syslog) => Ok(()),
+            Some(1) => Err(obstacle(
                 "kernel symbols are hidden (kernel.kptr_restrict is 1)".into(),
-                "sudo sysctl kernel.kptr_restrict=0",
+                "sudo sysctl kernel.kptr_restrict=0 kernel.perf_event_paranoid=1",
             )),
-            _ => Ok(()),
+            // 0 shows them to those only that may sample the kernel without a capability
+            // (kernel/ksyms_common.c, `kallsyms_show_value`).
+            _ => match self.perf_event_paranoid.filter(|level| *level > 1) {
+                Some(level) => Err(obstacle(
+                    format!(
+                        "kernel symbols need CAP_SYSLOG (kernel.perf_event_paranoid is {level})"
+                    ),
+                    "sudo sysctl kernel.perf_event_paranoid=1",
+                )),
+                None => Ok(()),
+            },
         }
     }
 
@@ -382,6 +401,23 @@ mod tests {
         let r = Rights { capabilities: 1 << 38, ..r };
         assert_eq!(r.sample_user(&TargetRights { uid: 0, ..OWN }), Ok(()));
         assert_eq!(r.sample_kernel(), Ok(()));
+    }
+
+    /// As the kernel's `kallsyms_show_value` has it, and as tried on Linux 6.18.
+    #[test]
+    fn kernel_names_are_shown_to_whom_the_kernel_shows_them() {
+        let with = |kptr, paranoid| Rights {
+            kptr_restrict: Some(kptr),
+            perf_event_paranoid: Some(paranoid),
+            ..nobody()
+        };
+        assert_eq!(with(0, 1).kernel_symbols(), Ok(()));
+        let hidden = remedy(with(0, 2).kernel_symbols());
+        assert_eq!(hidden, "sudo sysctl kernel.perf_event_paranoid=1");
+        assert!(with(1, 1).kernel_symbols().is_err());
+        let capable = |kptr| Rights { capabilities: 1 << 34, ..with(kptr, 2) };
+        assert!(capable(0).kernel_symbols().is_ok() && capable(1).kernel_symbols().is_ok());
+        assert!(capable(2).kernel_symbols().is_err());
     }
 
     #[test]

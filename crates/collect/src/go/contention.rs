@@ -56,7 +56,11 @@ impl Side for Waiting {
 
     fn describe(rate: u64, clock: TicksClock) -> String {
         let nanos = clock.nanoseconds(i64::try_from(rate).unwrap_or(i64::MAX));
-        format!("one sample in {:?} of waiting", Duration::from_nanos(nanos.max(1).cast_unsigned()))
+        // Ticks are a little less than what was asked for: that is said as it was asked.
+        let nanos = nanos.max(1).cast_unsigned();
+        let unit = 10_u64.pow(nanos.ilog10().saturating_sub(2));
+        let rounded = nanos.saturating_add(unit / 2) / unit * unit;
+        format!("one sample in {:?} of waiting", Duration::from_nanos(rounded))
     }
 
     const LEAST_COUNT: i64 = 1;

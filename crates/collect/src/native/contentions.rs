@@ -109,6 +109,7 @@ pub(super) fn conclude(
 ) -> Result<Profile, RecordError> {
     stats.nameless_frames = named.losses.nameless;
     stats.damaged_images = named.losses.damaged.clone();
+    stats.unread_images = named.losses.unread();
     stats.kernel_names = named.losses.kernel.clone();
     // Of what was left out, nothing is missing.
     contentions.count_ends(recorder, &mut stats.samples);

@@ -15,7 +15,7 @@ use crate::conclude::{self, About, Header, Named};
 use crate::cputime::ThreadId;
 use crate::dump::Dump;
 use crate::processes::NamedThread;
-use crate::recorder::Recorder;
+use crate::recorder::{Copied, Recorder};
 use crate::session::{Collector, Ended, RecordOptions, Request};
 use crate::stacks::{NodeIndex, ROOT};
 use crate::symbols::TargetFiles;
@@ -88,8 +88,9 @@ impl Threads {
         for t in threads {
             let stack = match &t.registers {
                 Ok(registers) => {
-                    let (pid, chain) = (process.pid(), t.chain.as_ref());
-                    self.recorder.copied_stack(pid, registers, &t.stack, chain)
+                    let chain = t.chain.as_ref();
+                    let copy = Copied { registers, bytes: &t.stack, chain, go: None };
+                    self.recorder.copied_stack(process.pid(), &copy).0
                 }
                 Err(why) => self.recorder.marker(ROOT, format!("[no stack: {why}]")),
             };
@@ -121,6 +122,7 @@ impl Threads {
             unreadable_maps: self.recorder.processes.unreadable_maps as u64,
             nameless_frames: named.losses.nameless,
             damaged_images: named.losses.damaged.clone(),
+            unread_images: named.losses.unread(),
             file_faults: target::sigbus::faults(),
             notes: [self.notes(), self.recorder.runtime_notes()].concat(),
             ..Stats::default()

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
+use target::rights::Obstacle;
 
 use super::contentions::{self, Contentions, Key, Sum};
 use super::joint::{self, Joint, Listener};
@@ -17,7 +18,7 @@ use crate::recorder::Recorder;
 use crate::session::{Backend, Collector, Ended, Progress, RecordOptions, Request};
 use crate::stacks::{NodeIndex, Place, ThreadIndex};
 use crate::symbols::TargetFiles;
-use crate::{Outcome, RecordError};
+use crate::{AttachError, Outcome, RecordError};
 
 /// What the samples of waiting are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +47,23 @@ pub(super) fn by_programs_or_perf(
                 other => return other,
             },
         };
-        by_perf(request, why)
+        by_perf(request, why).map_err(|e| neither(e, request.options.backend))
     })
+}
+
+/// What permits BPF programs gives the better profile, and is the one thing to say where perf
+/// events are not permitted either.
+fn neither(e: RecordError, backend: Backend) -> RecordError {
+    let bpf = target::Rights::read().ok().and_then(|r| r.bpf().err());
+    match (e, bpf) {
+        (RecordError::Attach(AttachError::NotPermitted(perf)), Some(bpf))
+            if backend == Backend::Auto =>
+        {
+            let reason = format!("{}, and without them {}", bpf.reason, perf.reason);
+            AttachError::NotPermitted(Obstacle { reason, remedy: bpf.remedy }).into()
+        }
+        (e, _) => e,
+    }
 }
 
 fn by_perf(request: &Request<'_>, why: String) -> Result<Rc<RefCell<dyn Joint>>, RecordError> {

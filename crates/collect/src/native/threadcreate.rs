@@ -15,7 +15,7 @@ use crate::clock::{monotonic_now, unix_now};
 use crate::conclude::{self, About, Header};
 use crate::cputime::ThreadId;
 use crate::processes::NamedThread;
-use crate::recorder::Recorder;
+use crate::recorder::{Copied, Recorder};
 use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
 use crate::stacks::{NodeIndex, Place, ROOT};
 use crate::symbols::TargetFiles;
@@ -103,8 +103,8 @@ impl Creations {
         for t in snapshot.threads.iter().filter(|t| t.tid != process.pid()) {
             let stack = match &t.registers {
                 Ok(registers) => {
-                    let whole =
-                        self.recorder.copied_stack(process.pid(), registers, &t.stack, None);
+                    let copy = Copied { registers, bytes: &t.stack, chain: None, go: None };
+                    let (whole, _) = self.recorder.copied_stack(process.pid(), &copy);
                     self.start_function(whole)
                 }
                 Err(why) => self.recorder.marker(ROOT, format!("[no stack: {why}]")),
@@ -217,6 +217,7 @@ impl Collector for Creations {
             unreadable_maps: self.recorder.processes.unreadable_maps as u64,
             nameless_frames: named.losses.nameless,
             damaged_images: named.losses.damaged.clone(),
+            unread_images: named.losses.unread(),
             file_faults: target::sigbus::faults(),
             elapsed: self.elapsed,
             notes,

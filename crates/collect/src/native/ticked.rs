@@ -135,6 +135,7 @@ impl Collector for Ticked {
             unreadable_maps: ticker.recorder.processes.unreadable_maps as u64,
             nameless_frames: named.losses.nameless,
             damaged_images: named.losses.damaged.clone(),
+            unread_images: named.losses.unread(),
             file_faults: target::sigbus::faults(),
             elapsed: self.elapsed,
             notes: self.notes(&ticker),
@@ -197,11 +198,15 @@ impl Ticked {
 
 fn wall_samples(ticker: &mut Ticker) -> Vec<Valued> {
     let named = ticker.recorder.processes.named_threads();
-    let valued = |((thread, stack, state), sum): (&ticks::Key, &ticks::Sum)| Valued {
-        thread: named[*thread as usize].clone(),
-        stack: *stack,
-        labels: vec![("state".into(), ticker.states[*state].as_str().into())],
-        values: vec![sum.samples as i64, i64::try_from(sum.ns).unwrap_or(i64::MAX)],
+    let valued = |((thread, (stack, labels, state)), sum): (&ticks::Key, &ticks::Sum)| {
+        let mut labels = ticker.recorder.go.label_set(*labels).to_vec();
+        let ours = ("state".into(), ticker.states[*state].as_str().into());
+        // The program's own meaning of it goes first, as everywhere.
+        if labels.iter().all(|(key, _)| **key != *"state") {
+            labels.push(ours);
+        }
+        let values = vec![sum.samples as i64, i64::try_from(sum.ns).unwrap_or(i64::MAX)];
+        Valued { thread: named[*thread as usize].clone(), stack: *stack, labels, values }
     };
     ticker.sums.iter().map(valued).collect()
 }
@@ -233,11 +238,12 @@ fn cpu_samples(ticker: &mut Ticker, period: u64) -> Vec<Valued> {
     let mut samples: Vec<Valued> = ticker
         .sums
         .iter()
-        .map(|((thread, stack, _), sum)| {
+        .map(|((thread, (stack, labels, _)), sum)| {
             let thread = named[*thread as usize].clone();
             let ns = weights.per_unit(thread.id) * sum.samples as f64;
             let values = vec![sum.samples as i64, ns.round() as i64];
-            Valued { thread, stack: *stack, labels: Vec::new(), values }
+            let labels = ticker.recorder.go.label_set(*labels).to_vec();
+            Valued { thread, stack: *stack, labels, values }
         })
         .collect();
     for &(id, ns) in &weights.unsampled {

@@ -27,7 +27,8 @@ use unwind::Registers;
 use super::waiting;
 use crate::clock::monotonic_now;
 use crate::cputime::ThreadId;
-use crate::recorder::Recorder;
+use crate::gocpu::LabelsIndex;
+use crate::recorder::{Copied, Recorder};
 use crate::stacks::{NodeIndex, ROOT, ThreadIndex};
 
 /// Threads stand for at most one part in so many of the time…
@@ -59,15 +60,18 @@ pub(super) struct Sum {
     pub ns: u64,
 }
 
-/// Thread, stack and state (an index of [`Ticker::states`]).
-pub(super) type Key = (ThreadIndex, NodeIndex, usize);
+/// Where a thread was, with which labels of its goroutine, and in what state (an index of
+/// [`Ticker::states`]).
+pub(super) type Stand = (NodeIndex, LabelsIndex, usize);
+/// Thread and stand.
+pub(super) type Key = (ThreadIndex, Stand);
 
 /// What is known of a thread.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     schedule: Schedule,
-    /// It slept when it was seen last, with this stack and state.
-    asleep: Option<(NodeIndex, usize)>,
+    /// It slept when it was seen last, there.
+    asleep: Option<Stand>,
     window: usize,
     /// Its thread pointer, once it was stopped.
     thread_pointer: Option<u64>,
@@ -213,6 +217,7 @@ impl Ticker {
         self.tick += 1;
         self.recorder.next_round(monotonic_now());
         self.refresh();
+        self.recorder.go.look_to_read(&self.recorder.processes);
         let ns = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
         for i in 0..self.processes.len() {
             let process = self.processes[i].0.clone();
@@ -287,12 +292,17 @@ impl Ticker {
         seen.tick = tick;
         let slept_on = seen.schedule.timeslices == schedule.timeslices;
         seen.schedule = schedule;
-        if let (Some((node, state)), true) = (seen.asleep, slept_on) {
-            return self.add(id, node, state, ns);
+        if let (Some(stand), true) = (seen.asleep, slept_on) {
+            return self.add(id, stand, ns);
         }
         seen.asleep = None;
         let (window, pointer) = (seen.window, seen.thread_pointer);
         let Ok(wait) = process.thread_wait(id.tid) else { return };
+        if let (Some(memory), true) =
+            (&self.processes[i].1, wait.state == 'R' || self.count == Count::Wall)
+        {
+            self.recorder.go.meet(process, memory, id.tid);
+        }
         if wait.state == 'R' {
             let state = self.state("running".into());
             running.push((id.tid, state));
@@ -302,13 +312,16 @@ impl Ticker {
             return;
         }
         let state = self.state(waiting::coarse_state(&wait).into());
-        match self.sleeping_stack(i, wait.call.map(|c| (c.pc, c.sp)), window, pointer) {
+        match self.sleeping_stack(i, id.tid, wait.call.map(|c| (c.pc, c.sp)), window, pointer) {
             // It slept before the stack was read, and has not been on a CPU since.
-            Some(node) if process.thread_schedule(id.tid).is_ok_and(|s| s == schedule) => {
+            Some((node, labels))
+                if process.thread_schedule(id.tid).is_ok_and(|s| s == schedule) =>
+            {
+                let stand = (node, labels, state);
                 if let Some(seen) = self.threads.get_mut(&id) {
-                    seen.asleep = Some((node, state));
+                    seen.asleep = Some(stand);
                 }
-                self.add(id, node, state, ns);
+                self.add(id, stand, ns);
             }
             _ => running.push((id.tid, state)),
         }
@@ -326,12 +339,14 @@ impl Ticker {
     fn sleeping_stack(
         &mut self,
         i: usize,
+        tid: i32,
         call: Option<(Avma, Avma)>,
         window: usize,
         pointer: Option<u64>,
-    ) -> Option<NodeIndex> {
+    ) -> Option<(NodeIndex, LabelsIndex)> {
         let (pc, sp) = call?;
-        let pid = self.processes[i].0.pid();
+        let (process, memory) = (&self.processes[i].0, self.processes[i].1.as_ref()?);
+        let pid = process.pid();
         if pointer.is_none() && self.recorder.python.runs_in(pid) {
             return None;
         }
@@ -339,10 +354,11 @@ impl Ticker {
         registers.set_pc(pc);
         registers.set_sp(sp);
         let mut bytes = vec![0; window];
-        let memory = self.processes[i].1.as_ref()?;
         let got = memory.read_upto(sp, &mut bytes).ok()?;
         let chain = pointer.and_then(|at| self.recorder.python.read_chain(pid, memory, at));
-        self.recorder.whole_stack(pid, &registers, &bytes[..got], chain.as_ref())
+        let go = self.recorder.go.read(process, memory, tid, sp);
+        let (bytes, chain, go) = (&bytes[..got], chain.as_ref(), go.as_ref());
+        self.recorder.whole_stack(pid, &Copied { registers: &registers, bytes, chain, go })
     }
 
     /// Stops threads, copies, and counts them.
@@ -369,16 +385,20 @@ impl Ticker {
             bytes.truncate(got);
             let chain = user.thread_pointer().zip(memory);
             let chain = chain.and_then(|(at, m)| self.recorder.python.read_chain(pid, m, at));
-            copies.push((tid, state, user, bytes, full, chain));
+            let go = &mut self.recorder.go;
+            let go = memory.and_then(|m| go.read(&process, m, tid, user.sp()));
+            copies.push((tid, state, user, bytes, full, chain, go));
         }
         let stood = seized.release();
         self.stood += stood;
         self.stops.push(u32::try_from(stood.as_micros()).unwrap_or(u32::MAX));
-        for (tid, state, user, bytes, full, chain) in copies {
+        for (tid, state, user, bytes, full, chain, go) in copies {
             let mut registers = Registers::unknown(Arch::host());
             user.by_dwarf_number().for_each(|(number, value)| registers.set(number, value));
             let before = self.recorder.stats.truncated;
-            let node = self.recorder.copied_stack(pid, &registers, &bytes, chain.as_ref());
+            let (chain, go) = (chain.as_ref(), go.as_ref());
+            let copy = Copied { registers: &registers, bytes: &bytes, chain, go };
+            let (node, labels) = self.recorder.copied_stack(pid, &copy);
             let id = ThreadId { pid, tid };
             if let Some(seen) = self.threads.get_mut(&id) {
                 seen.thread_pointer = user.thread_pointer();
@@ -386,16 +406,16 @@ impl Ticker {
                     seen.window = (seen.window * 4).min(MAX_WINDOW);
                 }
             }
-            self.add(id, node, state, ns);
+            self.add(id, (node, labels, state), ns);
         }
     }
 
-    fn add(&mut self, id: ThreadId, node: NodeIndex, state: usize, ns: u64) {
+    fn add(&mut self, id: ThreadId, stand: Stand, ns: u64) {
         if !self.began {
             return;
         }
         let Some(thread) = self.recorder.processes.sampled(id.pid, id.tid) else { return };
-        let sum = self.sums.entry((thread, node, state)).or_default();
+        let sum = self.sums.entry((thread, stand)).or_default();
         sum.samples += 1;
         sum.ns += ns;
         self.recorder.stats.kept += 1;

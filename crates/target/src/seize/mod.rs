@@ -29,7 +29,7 @@ use nix::errno::Errno;
 
 use crate::procdir::ThreadFile;
 use crate::rights::{Obstacle, Rights, TargetRights};
-use crate::{Process, ProcessMemory};
+use crate::{Ahead, Process, ProcessMemory};
 use reaper::Reaper;
 use sys::Waited;
 
@@ -173,6 +173,7 @@ impl Tracer {
     ) -> Result<Seized<'a>, SeizeError> {
         let begun = Instant::now();
         let give_up = begun + CONTENTION;
+        let ahead = Ahead::of_others();
         loop {
             self.settle();
             match Attempt::new(self, process).run(threads) {
@@ -189,7 +190,7 @@ impl Tracer {
                 }
                 Err(e) => return Err(e),
                 Ok((held, complete)) => {
-                    return Ok(Seized { tracer: self, process, held, complete });
+                    return Ok(Seized { tracer: self, process, held, complete, _ahead: ahead });
                 }
             }
         }
@@ -445,6 +446,8 @@ pub struct Seized<'a> {
     process: &'a Process,
     held: Vec<Held>,
     complete: bool,
+    /// Nobody's turn on a CPU is to keep them standing. Ends after they were let go.
+    _ahead: Option<Ahead>,
 }
 
 impl Seized<'_> {

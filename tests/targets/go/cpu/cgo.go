@@ -4,9 +4,11 @@ package main
 
 /*
 #include <math.h>
+#include <unistd.h>
 #cgo CFLAGS: -O2 -fomit-frame-pointer
 #cgo LDFLAGS: -lm
 extern void fromC(int n);
+extern void waitsFromC(void);
 
 // Too small to keep, but for the attribute; the work needs all registers.
 __attribute__((noinline)) static double c_work(int n) {
@@ -20,6 +22,12 @@ __attribute__((noinline)) static double c_outer(int n) { return c_work(n) + 1; }
 __attribute__((noinline)) static void c_calls_back(int n) {
 	volatile int keep = n;
 	fromC(n);
+	keep++;
+}
+__attribute__((noinline)) static void c_waits(void) { for (;;) pause(); }
+__attribute__((noinline)) static void c_calls_waiter(void) {
+	volatile int keep = 1;
+	waitsFromC();
 	keep++;
 }
 */
@@ -48,3 +56,15 @@ func fromC(n C.int) {
 
 //go:noinline
 func calledBack(n int) { sink.Add(uint64(C.c_outer(C.int(n)))) }
+
+// waits in C, and in C that is called by Go that C called.
+func waits() {
+	go waitInC()
+	C.c_calls_waiter()
+}
+
+//go:noinline
+func waitInC() { C.c_waits() }
+
+//export waitsFromC
+func waitsFromC() { waitInC() }

@@ -27,6 +27,7 @@ var modes = map[string]func(){
 	"gc":      gc,
 	"names":   names,
 	"cgo":     cgo,
+	"waits":   waits,
 	"systems": systems,
 }
 
