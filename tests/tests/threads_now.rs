@@ -326,6 +326,29 @@ fn without_a_stop_no_wait_is_interrupted_and_no_stack_is_torn() {
     assert!(interrupted > 0, "stops that nobody notices would make this test pass for nothing");
 }
 
+/// More than the kernel's program can copy at once is read from memory, and found right at the next
+/// look.
+#[test]
+fn without_a_stop_deep_stacks_are_whole() {
+    let target = Target::spawn(programs::DEEP_SLEEP, &[]);
+    let stack = |args: &[&str]| {
+        let outcome = Recorder::of(target.pid()).args(["goroutine"]).args(args).run();
+        let profile = outcome.recording().profile;
+        assert_eq!(profile.total("goroutine"), 1);
+        profile.samples[0].clone()
+    };
+    let (mut ours, theirs) = (stack(&["--no-stop"]), stack(&[]));
+    // It may have been on its way there yet.
+    for _ in 0..50 {
+        if ours.stack.len() < theirs.stack.len() {
+            ours = stack(&["--no-stop"]);
+        }
+    }
+    assert!(reaches_root(&ours), "{ours}");
+    assert_eq!(ours.stack.iter().filter(|f| f.is("down")).count(), 301);
+    assert_eq!(ours.stack.len(), theirs.stack.len());
+}
+
 /// Thousands of looks: wherever a thread waits, its copied stack is what it is at that wait, which the
 /// program writes there beforehand, bit by bit. A copy that began too early or ended too late, or of
 /// registers of an earlier wait, has a mixture.
