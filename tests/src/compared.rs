@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::{Profile, Program, Recorder, Sample, Target, Truth};
+use crate::{Profile, Program, Recorder, Sample, Target, Truth, procfs};
 
 /// A profile, and the program's own numbers.
 #[derive(Debug)]
@@ -56,6 +56,10 @@ impl Compared {
         std::thread::sleep(Duration::from_secs_f64(seconds));
         let truth = target.mark().since(&before);
         let wall = began.elapsed().as_secs_f64();
+        // Its main thread waits for the next word again, as it has done all the time.
+        while !procfs::status(target.pid(), "State").starts_with('S') {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         running.signal(Signal::SIGINT);
         let recording = running.finish().recording();
         let _ = target.finish();

@@ -113,6 +113,8 @@ pub const PINGPONG: Program = c("pingpong", "pingpong.c", &[]);
 pub const SCRAMBLE: Program = c("scramble", "scramble.c", &[]);
 /// See `restless.c`.
 pub const RESTLESS: Program = c("restless", "restless.c", &[]);
+/// See `deep_sleep.c`.
+pub const DEEP_SLEEP: Program = c("deep-sleep", "deep_sleep.c", &["-fno-optimize-sibling-calls"]);
 /// See `bystander.c`.
 pub const BYSTANDER: Program = c("bystander", "bystander.c", &[]);
 
@@ -157,6 +159,7 @@ pub const ALL: &[Program] = &[
     PINGPONG,
     SCRAMBLE,
     RESTLESS,
+    DEEP_SLEEP,
     BYSTANDER,
     LOCKS,
 ];

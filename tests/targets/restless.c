@@ -1,6 +1,7 @@
 // Threads that are never long where they are: `restless N`.
 //   Each comes again and again to `left_leaf` by way of `left`, or to `right_leaf` by way of `right`,
-//   and waits there for a fraction of a millisecond. A stack with both is one that never was.
+//   works there for a fraction of a millisecond, writing over where the other one's frames were, and
+//   waits for about as long: where it waited last is then no longer told by what is on its stack. A stack with both, or a broken one, is one that never was.
 //   Waits are such that the kernel does not begin again (signal(7), epoll_wait): `eintr` counts those
 //   that failed because something stopped their thread. `waits` counts them all.
 #include "truth.h"
@@ -12,23 +13,28 @@
 static struct truth_site *eintr, *waits;
 static int epoll;
 
-// Both of a size that a copy of one taken in the middle of the other would not fit.
+// `room` holds MARK_side, then one and the same byte wherever the thread waits, and a mixture while it
+// works. Both sides have rooms of a size that frames of one are not where those of the other were.
+#define MARK_left 0x6c656674726f6f6dull
+#define MARK_right 0x72696768726f6f6dull
+
 #define SIDE(side, bytes) \
     NOINLINE static void side##_leaf(volatile char *room, unsigned n) \
     { \
         struct epoll_event event; \
-        struct timespec time = { 0, (long)(n % 300) * 1000 }; \
-        room[n % bytes] = 1; \
+        struct timespec time = { 0, (long)(n % 100) * 1000 }; \
+        *(volatile uint64_t *)room = MARK_##side; \
+        for (unsigned i = 0; i < 40000; i++) \
+            room[8 + i * (bytes - 8) / 40000] = (char)n; \
         if (epoll_pwait2(epoll, &event, 1, &time, NULL) < 0 && errno == EINTR) \
             __atomic_add_fetch(&eintr->ns, 1, __ATOMIC_RELAXED); \
         __atomic_add_fetch(&waits->ns, 1, __ATOMIC_RELAXED); \
-        room[0] = 0; \
     } \
     NOINLINE static void side(unsigned n) \
     { \
-        volatile char room[bytes]; \
+        volatile char room[bytes] __attribute__((aligned(8))); \
         side##_leaf(room, n); \
-        room[1] = 0; \
+        room[bytes - 1] = 0; \
     }
 
 SIDE(left, 96)

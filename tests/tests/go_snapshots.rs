@@ -182,4 +182,14 @@ fn without_a_stop() {
     assert!(!says(" stopped, "), "{:?}", recording.profile.comments);
     let theirs = target.own_profile("goroutine");
     assert_eq!(recording.profile.total("goroutine"), theirs.total("goroutine"));
+    target.ask("spin 1");
+    // Found running, unless Go has just taken the thread from it.
+    let found = (0..20).any(|_| {
+        let profile = record(target.pid(), &["goroutine", "--no-stop"]).profile;
+        let ran = profile.sum("goroutine", |s| s.leaf().function.contains("was not stopped"));
+        let says = |c: &String| c.contains("have no whole stack, because they ran");
+        assert_eq!(ran > 0, profile.comments.iter().any(says), "{:?}", profile.comments);
+        ran > 0
+    });
+    assert!(found, "the goroutine that runs was never found running");
 }

@@ -50,6 +50,24 @@ fn endpoints_of_one_process() {
     let _ = target.finish();
 }
 
+/// Scraped every few seconds, a program that does not expect EINTR must not notice.
+#[test]
+fn without_a_stop() {
+    let mut target = Target::working(programs::RESTLESS, &["4"]);
+    let server = Server::start(&["-p", &target.pid().to_string(), "--no-stop"]);
+    let before = target.mark();
+    for _ in 0..5 {
+        let profile = profile_of(&server.get("/debug/pprof/goroutine"));
+        assert_eq!(profile.total("goroutine"), 5);
+        assert!(profile.comments.iter().any(|c| c.contains("no thread was stopped")));
+        let text = server.get("/debug/pprof/goroutine?debug=2").text();
+        assert_eq!(text.matches("thread restless]").count(), 5, "{text}");
+        assert!(server.get("/debug/pprof/goroutine?debug=1").text().contains("total 5"));
+    }
+    server.get("/debug/pprof/wall?seconds=1").assert_fails(501, &["stopped"]);
+    assert_eq!(target.mark().since(&before).ns("eintr"), 0);
+}
+
 #[test]
 fn what_cannot_be_had() {
     let target = shares();

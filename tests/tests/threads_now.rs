@@ -332,11 +332,11 @@ fn without_a_stop_waiting_threads_are_the_same() {
 /// With a stop they do: their waits fail, as the kernel does not begin them again.
 #[test]
 fn without_a_stop_no_wait_is_interrupted_and_no_stack_is_torn() {
-    const THREADS: i64 = 8;
+    const THREADS: i64 = 4;
     let mut target = Target::working(programs::RESTLESS, &[&THREADS.to_string()]);
     let begin = target.mark();
     let (mut left, mut right) = (0, 0);
-    for _ in 0..20 {
+    for _ in 0..40 {
         let recording = Recorder::of(target.pid()).args(["goroutine", "--no-stop"]).run();
         let profile = recording.recording().profile;
         assert_eq!(profile.total("goroutine"), THREADS + 1);
@@ -361,6 +361,67 @@ fn without_a_stop_no_wait_is_interrupted_and_no_stack_is_torn() {
     }
     let interrupted = target.mark().since(&before).ns("eintr");
     assert!(interrupted > 0, "stops that nobody notices would make this test pass for nothing");
+}
+
+/// More than the kernel's program can copy at once is read from memory, and found right at the next
+/// look.
+#[test]
+fn without_a_stop_deep_stacks_are_whole() {
+    let target = Target::spawn(programs::DEEP_SLEEP, &[]);
+    let stack = |args: &[&str]| {
+        let outcome = Recorder::of(target.pid()).args(["goroutine"]).args(args).run();
+        let profile = outcome.recording().profile;
+        assert_eq!(profile.total("goroutine"), 1);
+        profile.samples[0].clone()
+    };
+    let (mut ours, theirs) = (stack(&["--no-stop"]), stack(&[]));
+    // It may have been on its way there yet.
+    for _ in 0..50 {
+        if ours.stack.len() < theirs.stack.len() {
+            ours = stack(&["--no-stop"]);
+        }
+    }
+    assert!(reaches_root(&ours), "{ours}");
+    assert_eq!(ours.stack.iter().filter(|f| f.is("down")).count(), 301);
+    assert_eq!(ours.stack.len(), theirs.stack.len());
+}
+
+/// Thousands of looks: wherever a thread waits, its copied stack is what it is at that wait, which the
+/// program writes there beforehand, bit by bit. A copy that began too early or ended too late, or of
+/// registers of an earlier wait, has a mixture.
+#[test]
+fn without_a_stop_copies_are_of_one_moment() {
+    let target = Target::working(programs::RESTLESS, &["4"]);
+    let mut copier = events::StackCopier::open().expect("bpf programs can be loaded here");
+    let (mut copies, mut ran) = (0, 0);
+    for _ in 0..4000 {
+        let looked = copier.look(target.pid().cast_signed(), |look| match look.what {
+            events::Looked::Copied(copy) if copy.call.is_some_and(|c| c.0 == EPOLL_PWAIT2) => {
+                copies += 1;
+                let room = room(copy.stack).expect("it waits below one of them");
+                assert!(room.iter().all(|b| *b == room[0]), "torn: {room:?}");
+            }
+            events::Looked::Runs => ran += 1,
+            events::Looked::Copied(_) | events::Looked::Same => {}
+        });
+        looked.unwrap();
+    }
+    assert!(copies > 1000 && ran > 10, "{copies} copies, {ran} times a thread ran");
+}
+
+/// The system call that `restless.c` waits in, the same on all architectures.
+const EPOLL_PWAIT2: u32 = 441;
+
+/// What a thread of `restless.c` has put on its stack, behind the mark that it begins with.
+fn room(stack: &[u8]) -> Option<&[u8]> {
+    let rooms = [(0x6c65_6674_726f_6f6d_u64, 96), (0x7269_6768_726f_6f6d, 1504)];
+    let mut words = stack.chunks_exact(8).take(32).enumerate();
+    words.find_map(|(i, word)| {
+        let word = u64::from_le_bytes(word.try_into().ok()?);
+        let (_, size) = rooms.iter().find(|(mark, _)| *mark == word)?;
+        // The last byte is written when all is over.
+        stack.get(i * 8 + 8..i * 8 + size - 1)
+    })
 }
 
 /// A thread that has a CPU for itself: it is named, and what it does is not guessed. The scheduler
@@ -403,7 +464,7 @@ fn without_a_stop_what_needs_one_is_refused() {
     let file = folder.path().join("x.pb.gz");
     let file = file.to_str().unwrap();
     let wall = ["record", "wall", "-p", &pid, "-d", "1s", "-o", file, "--no-stop"];
-    assert!(refused(exoprof().args(wall)).contains("stops threads"));
+    assert!(refused(exoprof().args(wall)).contains("would be stopped"));
     let without_bpf = ["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"];
     let mut command = Command::new("setpriv");
     command.args(without_bpf).arg(exoprof_tests::recorder::binary());

@@ -114,12 +114,13 @@ impl Patient {
     }
 
     /// Stacks of threads that are not stopped.
-    fn look(&self) -> Result<(), Obstacle> {
+    fn look(&self) -> Result<String, Obstacle> {
         self.attach()?;
-        match self.program {
-            Program::Go => Ok(()),
-            _ => crate::native::can_look(),
+        if matches!(self.program, Program::Go) {
+            return Ok("--no-stop: the target's memory".into());
         }
+        crate::native::can_look()?;
+        Ok(format!("--no-stop: {}", self.also_go("bpf task iterator", "their memory")))
     }
 
     /// Stacks of goroutines, or of threads.
@@ -218,7 +219,7 @@ impl Patient {
             ("kernel frames", yes(self.perf.clone().and(r.sample_kernel()), "in cpu profiles")),
             ("kernel names", yes(r.kernel_symbols(), "from /proc/kallsyms")),
             ("other users", yes(others(r), "any process of this machine")),
-            ("stop nothing", yes(self.look(), "--no-stop: by a bpf task iterator, Linux 5.18")),
+            ("stop nothing", self.look()),
             ("replaced files", yes(r.deleted_files(), "deleted or replaced binaries are found")),
         ];
         kinds.chain(machine.map(|(what, verdict)| Finding { what, verdict })).collect()

@@ -222,7 +222,15 @@ impl Collector for Snapshots {
 
     fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
         if self.later {
-            self.take()?;
+            self.take().map_err(|e| match e {
+                RecordError::Seize(target::SeizeError::Gone { pid }) => {
+                    RecordError::NotApplicable(format!(
+                        "process {pid} ended before the recording did, and threads of a command are \
+                         looked at when that ends: make it shorter (--duration)"
+                    ))
+                }
+                other => other,
+            })?;
         }
         let (profile, mut stats, _) = self.threads.conclude(&self.options)?;
         stats.elapsed = self.elapsed;

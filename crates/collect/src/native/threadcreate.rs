@@ -136,6 +136,23 @@ impl Creations {
         path.get(at).or(path.last()).copied().unwrap_or(stack)
     }
 
+    /// Who is counted.
+    fn account(&self, created: u64) -> String {
+        let threads = |n: u64| match n {
+            0 => "no thread was".to_owned(),
+            1 => "1 thread was".to_owned(),
+            n => format!("{n} threads were"),
+        };
+        let created = format!("{} created during the recording", threads(created));
+        match self.existing.len() as u64 {
+            0 => format!("{created}, and there was none before but the first of each process"),
+            n => format!(
+                "{created}; {} there before, counted by the start function, with the label existing",
+                threads(n)
+            ),
+        }
+    }
+
     fn samples(&mut self) -> Vec<Valued> {
         let named = self.recorder.processes.named_threads().to_vec();
         let counts = std::mem::take(&mut self.recorder.counts).sorted();
@@ -204,11 +221,7 @@ impl Collector for Creations {
         let losses = self.rings.losses();
         let mut notes = self.stops.notes();
         notes.extend_from_slice(self.recorder.processes.family_notes());
-        notes.push(format!(
-            "{created} threads were created during the recording; the {} that were there before \
-             are counted by their start function, with the label existing",
-            self.existing.len()
-        ));
+        notes.push(self.account(created));
         let stats = Stats {
             backend: "perf_event tracepoint task:task_newtask, whole cpus, filtered".into(),
             samples: self.recorder.stats.clone(),

@@ -43,8 +43,8 @@ fn prepare(
 ) -> Result<Box<dyn Collector>, RecordError> {
     if request.options.no_stop {
         return Err(RecordError::NotApplicable(
-            "it stops threads that run, each for a moment, which was not wanted; cpu by perf events \
-             and block tell the same without"
+            "threads that run would be stopped, each for a moment, and nothing is to be stopped; cpu \
+             by perf events and block tell the same without"
                 .into(),
         ));
     }

@@ -59,6 +59,8 @@ pub(super) struct Waits {
     /// What went wrong on the way.
     problems: Vec<String>,
     unfinished: Vec<Unfinished>,
+    /// There is an interpreter among the targets.
+    of_python: bool,
 }
 
 impl Waits {
@@ -97,6 +99,7 @@ impl Waits {
             reviewed: 0,
             problems: Vec::new(),
             unfinished: Vec::new(),
+            of_python: false,
         })
     }
 
@@ -239,6 +242,9 @@ impl Waits {
     /// What is left in the rings; then nothing more comes.
     pub fn finish(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
         self.read(u64::MAX, sink);
+        let Recorder { python, processes, .. } = &mut self.recorder;
+        python.look_to_read(processes);
+        self.of_python = processes.iter().any(|(pid, _)| python.runs_in(pid));
     }
 
     /// What was recorded by what means, and what is missing. `rate` names the rate in force.
@@ -249,6 +255,13 @@ impl Waits {
         let mut notes = self.problems.clone();
         notes.extend(shortages(&counters));
         notes.extend_from_slice(self.recorder.processes.family_notes());
+        if self.of_python {
+            notes.push(
+                "stacks of waits are those of Python's interpreter, without the functions that it \
+                 executes; those of wall, dump and cpu have them"
+                    .into(),
+            );
+        }
         Stats {
             backend: format!(
                 "bpf, scheduler tracepoints, stacks at {hook}, {} KiB of stack",

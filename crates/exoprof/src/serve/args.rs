@@ -52,6 +52,9 @@ pub struct ServeArgs {
     /// they have, and no more begin
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub max_memory: u64,
+    /// Stop no thread of any process, not for a moment; what cannot be had so is refused
+    #[arg(long)]
+    pub no_stop: bool,
     /// Give the unix socket to this group, which may then connect
     #[arg(long, value_name = "GROUP")]
     pub socket_group: Option<String>,

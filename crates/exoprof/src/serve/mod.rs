@@ -61,6 +61,7 @@ pub fn run(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         max_recordings: args.max_recordings.into(),
         max_pushed: args.push.push_max.into(),
         max_memory: args.max_memory << 20,
+        no_stop: args.no_stop,
     };
     let server = Arc::new(Server::new(targets, &settings));
     if verbosity > Verbosity::Quiet {

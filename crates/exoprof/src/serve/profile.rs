@@ -113,6 +113,7 @@ pub async fn serve(
         duration: plan.duration,
         frequency: query.hz.unwrap_or(server.frequency),
         history: !source.like_cpu && !plan.delta,
+        no_stop: server.no_stop,
     };
     let asked = Asked { server, entry, source, partial: query.partial };
     let recorded = asked.record(&wanted, plan.delta).await?;
@@ -147,6 +148,7 @@ async fn dump(server: &Server, entry: &Arc<Entry>, debug: i64) -> Result<Respons
     let _permit = server.lookups.acquire().await.map_err(closed)?;
     let process = entry.process.clone();
     let options = RecordOptions {
+        no_stop: server.no_stop,
         command_line: format!("exoprof serve: goroutine?debug={debug}"),
         ..RecordOptions::default()
     };
@@ -249,7 +251,7 @@ fn failure(trouble: &Trouble) -> Failure {
     let text = trouble.to_string();
     match trouble {
         Trouble::Full(_) | Trouble::Memory(_) | Trouble::Stopping => Failure::busy(text),
-        Trouble::Record(RecordError::NotApplicable(_)) => {
+        Trouble::Record(RecordError::NotApplicable(_) | RecordError::NotWithoutStop(_)) => {
             Failure::new(StatusCode::NOT_IMPLEMENTED, text)
         }
         Trouble::Record(RecordError::Attach(AttachError::NotPermitted(_))) => {

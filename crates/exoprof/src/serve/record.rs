@@ -25,6 +25,8 @@ pub struct Wanted {
     pub frequency: u32,
     /// Only what the program has sampled itself.
     pub history: bool,
+    /// Without stopping threads.
+    pub no_stop: bool,
 }
 
 /// A finished recording.
@@ -302,6 +304,7 @@ pub fn record_process(
         duration: wanted.duration,
         frequency: wanted.frequency,
         heap_history: wanted.history,
+        no_stop: wanted.no_stop,
         command_line: format!("exoprof serve: {} for {:?}", wanted.kind, wanted.duration),
         ..RecordOptions::default()
     };

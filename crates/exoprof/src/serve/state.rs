@@ -29,6 +29,8 @@ pub struct Server {
     pub window: Duration,
     /// The longest recording that a request may ask for.
     pub max_duration: Duration,
+    /// Threads are not to be stopped.
+    pub no_stop: bool,
     /// Who looks something up takes a permit.
     pub lookups: Semaphore,
     budget: Arc<Budget>,
@@ -49,6 +51,8 @@ pub struct Settings {
     pub max_pushed: usize,
     /// The memory of all recordings, in bytes.
     pub max_memory: u64,
+    /// As [`Server::no_stop`].
+    pub no_stop: bool,
 }
 
 impl Server {
@@ -64,6 +68,7 @@ impl Server {
             frequency: settings.frequency,
             window: settings.window,
             max_duration: settings.max_duration,
+            no_stop: settings.no_stop,
             lookups: Semaphore::new(LOOKUPS),
             budget,
             stop: watch::Sender::new(false),

@@ -251,6 +251,7 @@ impl One {
             duration: self.push.settings.interval,
             frequency: self.push.settings.frequency,
             history: false,
+            no_stop: self.server.no_stop,
         };
         let began = tokio::time::Instant::now();
         let recorder = &self.server.pushed;
