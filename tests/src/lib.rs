@@ -14,6 +14,7 @@
 //!   procfs    what /proc says of a process, to see that nothing was changed
 //!   http      runs `exoprof serve` and sends it requests, well-formed or not
 //!   store     receives what `exoprof serve --push` sends
+//!   grpc_store the same by gRPC
 //!   server    starts redis and the like on a free port, ends them when the test ends
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod compared;
 pub mod expect;
 pub mod gotarget;
 pub mod gotool;
+pub mod grpc_store;
 pub mod http;
 pub mod procfs;
 pub mod profile;

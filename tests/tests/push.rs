@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use exoprof_tests::grpc_store::{self, GrpcStore};
 use exoprof_tests::http::Server;
 use exoprof_tests::store::{Behaviour, Request, Store};
 use exoprof_tests::{Profile, Target, programs};
 use nix::sys::signal::Signal;
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
 use tempfile::TempDir;
 
 /// A server that pushes recordings of a second, unless told otherwise.
@@ -96,15 +97,36 @@ fn to_pyroscope() {
     let _ = target.finish();
 }
 
-/// The message that the JSON stands for, by the public definition; unknown fields are an error.
-fn write_raw(json: &[u8]) -> DynamicMessage {
+/// Parca's public definition of the request.
+fn write_raw_request() -> MessageDescriptor {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
     let files = protox::compile(["parca_writeraw.proto"], [folder]).expect("the definition");
     let pool = DescriptorPool::from_file_descriptor_set(files).expect("the definition is whole");
     let name = "parca.profilestore.v1alpha1.WriteRawRequest";
-    let message = pool.get_message_by_name(name).expect("the message");
+    pool.get_message_by_name(name).expect("the message")
+}
+
+/// The message that the JSON stands for; unknown fields are an error.
+fn write_raw(json: &[u8]) -> DynamicMessage {
     let mut json = serde_json::Deserializer::from_slice(json);
-    DynamicMessage::deserialize(message, &mut json).expect("a WriteRawRequest in JSON")
+    let message = DynamicMessage::deserialize(write_raw_request(), &mut json);
+    message.expect("a WriteRawRequest in JSON")
+}
+
+/// The message in protobuf's encoding; unknown fields are an error.
+fn write_raw_encoded(bytes: &[u8]) -> DynamicMessage {
+    fn check(message: &DynamicMessage) {
+        assert_eq!(message.unknown_fields().count(), 0, "{message}");
+        for (_, value) in message.fields() {
+            let one = value.as_message().into_iter();
+            let many = value.as_list().into_iter().flatten().filter_map(Value::as_message);
+            one.chain(many).for_each(check);
+        }
+    }
+    let message = DynamicMessage::decode(write_raw_request(), bytes);
+    let message = message.expect("a WriteRawRequest");
+    check(&message);
+    message
 }
 
 #[test]
@@ -117,15 +139,23 @@ fn to_parca() {
     assert_eq!(request.target(), "/api/profiles/writeraw");
     assert_eq!(request.header("content-type"), Some("application/json"));
     assert_eq!(request.header("authorization"), Some("Basic dXNlcjpwYXNz"));
-    let message = write_raw(&request.body);
+    let profile = written(&write_raw(&request.body), &pid);
+    assert!(profile.sum("cpu", |s| s.has("heavy_a")) > 0);
+    drop(pushing);
+    let _ = target.finish();
+}
+
+/// Holds a request to what Parca needs, and returns its profile.
+#[track_caller]
+fn written(message: &DynamicMessage, pid: &str) -> Profile {
     let field = |m: &DynamicMessage, name: &str| m.get_field_by_name(name).unwrap().into_owned();
     let list = |m: &DynamicMessage, name: &str| -> Vec<DynamicMessage> {
         let list = field(m, name);
         let list = list.as_list().unwrap();
         list.iter().map(|v| v.as_message().unwrap().clone()).collect()
     };
-    assert_eq!(field(&message, "normalized").as_bool(), Some(false));
-    let series = list(&message, "series").remove(0);
+    assert_eq!(field(message, "normalized").as_bool(), Some(false));
+    let series = list(message, "series").remove(0);
     let labels = field(&series, "labels");
     let labels = list(labels.as_message().unwrap(), "labels");
     let labels: Vec<(String, String)> = labels
@@ -137,11 +167,64 @@ fn to_parca() {
         .collect();
     assert!(labels.is_sorted(), "{labels:?}");
     assert!(labels.contains(&("__name__".into(), "process_cpu".into())), "{labels:?}");
-    assert!(labels.contains(&("pid".into(), pid)), "{labels:?}");
+    assert!(labels.contains(&("pid".into(), pid.into())), "{labels:?}");
     let sample = list(&series, "samples").remove(0);
     let raw = field(&sample, "raw_profile");
-    let profile = Profile::decode(raw.as_bytes().unwrap());
-    assert!(profile.sum("cpu", |s| s.has("heavy_a")) > 0);
+    Profile::decode(raw.as_bytes().unwrap())
+}
+
+const WRITE_RAW: &str = "/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw";
+
+#[test]
+fn to_parca_by_grpc() {
+    let (target, pid) = shares();
+    let store = GrpcStore::start(&[]);
+    let url = format!("grpc://user:pass@{}", store.address());
+    let pushing = pushing(&url, &["-p", &pid, "--push-header", "X-Scope-OrgID: team"]);
+    for _ in 0..2 {
+        let call = store.next();
+        assert_eq!(call.path, WRITE_RAW);
+        let header = |name| call.headers.get(name).and_then(|v| v.to_str().ok());
+        assert_eq!(header("authorization"), Some("Basic dXNlcjpwYXNz"));
+        assert_eq!(header("x-scope-orgid"), Some("team"));
+        let profile = written(&write_raw_encoded(&call.message), &pid);
+        assert!(profile.sum("cpu", |s| s.has("heavy_a")) > 0);
+    }
+    drop(pushing);
+    let _ = target.finish();
+}
+
+#[test]
+fn a_bad_grpc_connection_costs_nothing() {
+    use grpc_store::Behaviour::{CutAfter, CutAnswer, Http, Status, Take};
+    let (target, pid) = shares();
+    // 400 bytes hold the greeting, the headers and a part of the message.
+    let bad = [CutAfter(10), CutAfter(400), CutAnswer, Status(14, "away"), Http(502), Take];
+    let store = GrpcStore::start(&bad);
+    let pushing = pushing(&format!("grpc://{}", store.address()), &["-p", &pid]);
+    assert_eq!(pushing.wait_for(1)[0], 0);
+    let mut ends = Vec::new();
+    for _ in 0..3 {
+        let profile = written(&write_raw_encoded(&store.next().message), &pid);
+        ends.push((profile.time_nanos, profile.time_nanos + profile.duration_nanos));
+    }
+    // Each once, in their order, and no hole in which another recording would fit.
+    assert!(
+        ends.windows(2).all(|w| w[1].0 >= w[0].1 && w[1].0 - w[0].1 < 1_000_000_000),
+        "{ends:?}"
+    );
+    drop(pushing);
+    let _ = target.finish();
+}
+
+#[test]
+fn a_call_that_is_refused_does_not_block_others() {
+    let (target, pid) = shares();
+    let refused = grpc_store::Behaviour::Status(3, "failed%20to parse");
+    let store = GrpcStore::start(&[refused; 3]);
+    let mut pushing = pushing(&format!("grpc://{}", store.address()), &["-p", &pid]);
+    pushing.server.wait_line("refused: status 3 failed to parse");
+    let _ = written(&write_raw_encoded(&store.next().message), &pid);
     drop(pushing);
     let _ = target.finish();
 }

@@ -58,7 +58,8 @@ pub struct ReportArgs {
     /// A file for speedscope (www.speedscope.app): all threads, and each of them
     #[arg(long, value_name = "OUT", group = "form")]
     speedscope: Option<PathBuf>,
-    /// A file for the Firefox Profiler (profiler.firefox.com), with a track for each thread
+    /// A file for the Firefox Profiler (profiler.firefox.com), with a track for each thread; of a
+    /// very large profile this takes some thirty times its uncompressed size of memory
     #[arg(long, value_name = "OUT", group = "form")]
     firefox: Option<PathBuf>,
 

@@ -29,6 +29,7 @@ mod encode;
 mod hash;
 mod merge;
 mod model;
+pub mod parca;
 pub mod proto;
 mod samples;
 pub mod validate;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{LIBC, MAIN, cpu, cpu_builder, readable};
+use common::{MAIN, cpu, cpu_builder, readable};
 use pprof::{BASE_LABEL, LabelValue, MappingSpec, MergeError, Profile, ValueType, merge};
 
 /// The cpu profile of another run: all mappings lie `by` higher.

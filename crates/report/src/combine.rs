@@ -2,7 +2,7 @@
 
 use pprof::{Mapping, MappingIndex, MergeError, Profile, ValueType};
 
-use crate::measure;
+use crate::{go, measure};
 
 /// Why profiles do not go together. Each message is one line.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +112,7 @@ fn align_units(profiles: &mut [Profile]) -> Result<(), CombineError> {
         if let Some(period) = &period {
             let (scaled, _) =
                 measure::scale(profile.period, &profile.period_type.unit, &period.unit);
-            profile.period = scaled as i64;
+            profile.period = go::integer(scaled);
             profile.period_type.unit = period.unit.clone();
         }
         let mut ratios = Vec::with_capacity(types);

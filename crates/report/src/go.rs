@@ -23,6 +23,12 @@ pub(crate) fn two_digits(x: f64) -> String {
     }
 }
 
+/// `int64(x)` as on amd64: what does not fit becomes the smallest integer.
+pub(crate) fn integer(x: f64) -> i64 {
+    const END: f64 = 9_223_372_036_854_775_808.0;
+    if (-END..END).contains(&x) { x as i64 } else { i64::MIN }
+}
+
 /// `time.Duration.String`, such as `1m30.5s`.
 pub(crate) fn duration(nanos: i64) -> String {
     let sign = if nanos < 0 { "-" } else { "" };

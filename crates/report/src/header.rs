@@ -27,7 +27,7 @@ impl Values<'_> {
     /// A value times the ratio, which does nothing unless it is positive and not 1.
     pub(crate) fn divided(&self, value: i64) -> i64 {
         if self.ratio > 0.0 && self.ratio != 1.0 {
-            (value as f64 * self.ratio) as i64
+            go::integer(value as f64 * self.ratio)
         } else {
             value
         }
@@ -68,7 +68,7 @@ pub(crate) fn of_profile(profile: &Profile, sample_type: &str, values: &Values<'
         let (nanos, unit) = measure::scale(values.total, values.unit, "nanoseconds");
         let ratio = match &*unit {
             "ns" if nanos != 0.0 => {
-                format!("({})", measure::percentage(nanos as i64, profile.duration_nanos))
+                format!("({})", measure::percentage(go::integer(nanos), profile.duration_nanos))
             }
             _ => String::new(),
         };
@@ -111,7 +111,7 @@ pub(crate) fn of_selection(filters: &[String], shown: &Shown, values: &Values<'_
     ));
     if values.total != 0 {
         if shown.dropped > 0 {
-            let cutoff = (values.total as f64 * shown.node_fraction) as i64;
+            let cutoff = go::integer(values.total as f64 * shown.node_fraction);
             lines.push(format!(
                 "Dropped {} node{} (cum <= {})",
                 shown.dropped,

@@ -9,7 +9,7 @@ use crate::header::{self, Shown, Values};
 use crate::measure;
 use crate::regexp::Pattern;
 use crate::work::Work;
-use crate::{Form, Granularity, Options, ReportError, filter, prune, samplevalue};
+use crate::{Form, Granularity, Options, ReportError, filter, go, prune, samplevalue};
 
 /// A report over a profile.
 pub struct Report<'p> {
@@ -144,8 +144,8 @@ impl<'p> Report<'p> {
         let fraction = |f: f64| if trims { f } else { 0.0 };
         let total = graph.flat_sum(&shown) as f64;
         let node_fraction = fraction(options.node_fraction);
-        let cutoff = ((total * node_fraction) as i64).wrapping_abs();
-        let edge_cutoff = ((total * fraction(options.edge_fraction)) as i64).wrapping_abs();
+        let cutoff = go::integer(total * node_fraction).wrapping_abs();
+        let edge_cutoff = go::integer(total * fraction(options.edge_fraction)).wrapping_abs();
         let limit = match options.node_count.unwrap_or(options.form.default_count()) {
             0 => usize::MAX,
             _ if !trims => usize::MAX,

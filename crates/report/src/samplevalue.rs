@@ -38,7 +38,7 @@ pub(crate) fn total(work: &Work<'_>, value: usize) -> i64 {
             &*l.key == pprof::BASE_LABEL
                 && matches!(&l.value, pprof::LabelValue::Text(text) if &**text == "true")
         };
-        if sample.labels.iter().any(is_base) {
+        if work.labels(sample).any(is_base) {
             base = base.wrapping_add(v);
         }
     }

@@ -56,7 +56,7 @@ const MODIFIERS: [Change; 17] = [
 ];
 
 /// What is said less often: tried with some of the profiles, to save time.
-const RARE_MODIFIERS: [Change; 19] = [
+const RARE_MODIFIERS: [Change; 21] = [
     (&["-filefunctions"], |o| o.granularity = Granularity::FileFunctions),
     (&["-lines", "-showcolumns"], |o| {
         (o.granularity, o.columns) = (Granularity::Lines, true);
@@ -89,6 +89,10 @@ const RARE_MODIFIERS: [Change; 19] = [
     }),
     (&["-tagfocus=bytes=1kb:"], |o| o.filters.tag_focus = Some("bytes=1kb:".into())),
     (&["-tagignore=:100"], |o| o.filters.tag_ignore = Some(":100".into())),
+    (&["-divide_by=1e-12"], |o| o.divide_by = 1e-12),
+    (&["-tagshow=co", "-relative_percentages"], |o| {
+        (o.filters.tag_show, o.relative) = (Some("co".into()), true);
+    }),
     (&["-tagshow=co|by|ma", "-taghide=y$"], |o| {
         let text = |t: &str| Some(t.to_owned());
         (o.filters.tag_show, o.filters.tag_hide) = (text("co|by|ma"), text("y$"));

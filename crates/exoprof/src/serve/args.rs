@@ -70,7 +70,7 @@ pub struct ServeArgs {
 #[command(next_help_heading = "Continuous profiling")]
 pub struct PushArgs {
     /// Send profiles of -p or --allow without end to http://HOST:4040 (Pyroscope) or
-    /// parca+http://HOST:7070; repeatable
+    /// grpc://HOST:7070 (Parca; by HTTP parca+http://HOST:7070); repeatable
     #[arg(long, value_name = "URL", value_parser = Destination::parse)]
     pub push: Vec<Destination>,
     /// The kinds that are pushed, separated by commas

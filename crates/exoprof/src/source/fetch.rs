@@ -8,11 +8,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ureq::http::{HeaderMap, StatusCode};
 use ureq::tls::{RootCerts, TlsConfig};
 
-use super::MAX_BYTES;
 use super::address::Url;
+use super::read_within;
 use crate::cli::Verbosity;
 use crate::terminal::say;
 
+/// No more of an answer is read: some hundred times what servers send.
+const MAX_ANSWER: u64 = 256 << 20;
 /// More of a server's error is not shown.
 const MAX_ERROR_BYTES: u64 = 1024;
 /// What a server gets beyond the time that it was asked to record.
@@ -35,10 +37,7 @@ pub fn fetch(url: &Url, timeout: Duration, verbosity: Verbosity) -> anyhow::Resu
         bail!("{}", refusal(status, &headers, &mut body));
     }
     let mut bytes = Vec::new();
-    bar.0
-        .wrap_read(body)
-        .take(MAX_BYTES)
-        .read_to_end(&mut bytes)
+    read_within(bar.0.wrap_read(body), MAX_ANSWER, &mut bytes)
         .context("the answer was cut short")?;
     Ok(bytes)
 }

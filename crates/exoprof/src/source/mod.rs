@@ -5,21 +5,23 @@ mod fetch;
 mod saved;
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, ensure};
 use clap::Args;
-use pprof::Profile;
+use pprof::{DecodeError, Profile};
 use report::combine;
 
 use crate::cli::Verbosity;
 use crate::terminal::{in_one_line, say};
 use address::Source;
 
-/// No more of a file or an answer is read. The decoder takes no larger profiles either.
-const MAX_BYTES: u64 = (1 << 30) + 1;
+/// No larger file is read. The decoder takes no larger profiles either.
+const MAX_BYTES: u64 = 1 << 30;
+/// How gzip begins.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// The profiles to look at, as the command line names them.
 #[derive(Debug, Args)]
@@ -76,16 +78,35 @@ impl SourceArgs {
                 fetch::fetch(&url, timeout, verbosity).with_context(|| url.to_string())?
             }
         };
-        pprof::decode(&bytes).with_context(|| source.to_owned())
+        let profile = pprof::decode(&bytes).map_err(|e| match e {
+            // The bounds follow from the size of what was read.
+            DecodeError::TooLarge { .. } | DecodeError::TooMuchMemory { .. }
+                if bytes.starts_with(&GZIP) =>
+            {
+                let kib = bytes.len().div_ceil(1024);
+                anyhow!("{e}, too many for {kib} KiB of gzip; gunzip it first if you trust it")
+            }
+            e => e.into(),
+        });
+        profile.with_context(|| source.to_owned())
     }
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path)?;
-    // Room for all of it at once: growing would need twice as much.
-    let size = file.metadata().map_or(0, |m| m.len().min(MAX_BYTES));
-    bytes.try_reserve_exact(usize::try_from(size)?.saturating_add(1))?;
-    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    let size = file.metadata().map_or(0, |m| m.len());
+    if size <= MAX_BYTES {
+        // Room for all of it at once: growing would need twice as much.
+        bytes.try_reserve_exact(usize::try_from(size)?.saturating_add(1))?;
+    }
+    read_within(file, MAX_BYTES, &mut bytes)?;
     Ok(bytes)
+}
+
+/// Reads to the end, which must come within `limit` bytes.
+fn read_within(from: impl Read, limit: u64, bytes: &mut Vec<u8>) -> anyhow::Result<()> {
+    from.take(limit + 1).read_to_end(bytes)?;
+    ensure!(bytes.len() as u64 <= limit, "there are more than {} MiB", limit >> 20);
+    Ok(())
 }

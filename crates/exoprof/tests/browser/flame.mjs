@@ -103,6 +103,14 @@ const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBB
   await page.locator('.button', { hasText: 'Reset zoom' }).click();
   await page.locator('.button', { hasText: 'Invert' }).click();
   assert.ok((await width(page.locator('#flame .frame[y="0"]', { hasText: 'spin:' }))) > 700);
+  // As wide as the window, and no name wider than its frame: by a pixel where a font is wider.
+  const narrow = await open(image, { viewport: { width: 400, height: 800 } });
+  assert.equal(Math.round(await width(frame(narrow, 'root:'))), 400);
+  const jutting = await narrow.locator('#flame .frame').evaluateAll((frames) => frames.filter((f) => {
+    const text = f.querySelector('text');
+    return text && text.getBBox().width > f.querySelector('rect').getBBox().width + 1;
+  }).length);
+  assert.equal(jutting, 0);
   // Drawn also where no script runs.
   const still = await open(image, { javaScriptEnabled: false });
   assert.equal(Math.round(await width(frame(still, 'root'))), 1200);

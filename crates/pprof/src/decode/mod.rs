@@ -17,12 +17,12 @@ pub use limits::Limits;
 
 use crate::Profile;
 
-/// Decodes a profile, compressed with gzip or not, within the default [`Limits`].
+/// Decodes a profile, compressed with gzip or not, within the [`Limits`] of a file of its size.
 ///
 /// # Errors
 /// When the bytes are no valid profile; see [`DecodeError`].
 pub fn decode(bytes: &[u8]) -> Result<Profile, DecodeError> {
-    decode_with(bytes, &Limits::default())
+    decode_with(bytes, &Limits::of_file(bytes.len()))
 }
 
 /// Decodes a profile, compressed with gzip or not.

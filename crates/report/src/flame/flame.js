@@ -5,7 +5,7 @@
   const SVG = 'http://www.w3.org/2000/svg';
   const ROW = 18;
   const NARROWEST = 0.6;
-  const NAMED = 22;
+  const NAMED = 28;
   // Origins that are named with their colours.
   const LEGEND = 8;
   const UNKNOWN = 'unknown';
@@ -101,6 +101,15 @@
     return (hash >>> 3) % 9 - 4;
   };
 
+  // A name without what is the same in many: first the path of its package, then all that
+  // qualifies it.
+  const fitted = (name, room) => {
+    const unpathed = name.replace(/^(?:[\w.~-]+\/)+(?=[\w.-]+\.)/, '');
+    const bare = unpathed.replace(/^(?:\w+::)+(?=[\w~{])/, '').replace(/^\w+\.(?=[\w(])/, '');
+    const fits = [name, unpathed, bare].find((text) => text.length <= room);
+    return fits || `${bare.slice(0, Math.max(1, room - 1))}…`;
+  };
+
   const frame = (i, x, share, width, isAbove) => {
     const name = nameOf(i);
     const classes = ['frame'];
@@ -124,14 +133,14 @@
     svg('rect', { width: '100%', height: '100%' }, g);
     if (share * width >= NAMED) {
       const room = Math.floor((share * width - 6) / CHARACTER);
-      const text = name.length > room ? `${name.slice(0, Math.max(1, room - 1))}…` : name;
-      svg('text', { x: 3, y: 13 }, g).textContent = text;
+      svg('text', { x: 3, y: 13 }, g).textContent = fitted(name, room);
     }
     return g;
   };
 
   const draw = () => {
-    const width = flame.getBoundingClientRect().width || 1200;
+    // The inner element of an image counts what juts out of it, which is text.
+    const width = (isPage ? flame : home).getBoundingClientRect().width || 1200;
     const all = document.createDocumentFragment();
     let rows = 1;
     const total = zoom >= 0 ? tree.weight[zoom] : data.total;
@@ -410,6 +419,8 @@
     data = document_;
     more = more_ || null;
     if (isPage) pageControls(); else imageControls();
+    // The least width is for who draws without this script.
+    home.style.minWidth = '';
     show('', false);
   };
 

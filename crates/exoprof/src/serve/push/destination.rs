@@ -3,8 +3,10 @@
 //! - Pyroscope: `POST /ingest`, a form with the profile as a file, as its own clients send it
 //!   (<https://grafana.com/docs/pyroscope/latest/reference-server-api/>). There is no `format=` in
 //!   the query: with it, its server takes the whole body for the profile.
-//! - Parca: `POST /api/profiles/writeraw`, the JSON form of `WriteRawRequest`
+//! - Parca by gRPC: `ProfileStoreService/WriteRaw`
 //!   (`proto/parca/profilestore/v1alpha1/profilestore.proto` in parca-dev/parca).
+//! - Parca by its gateway, which is on the same port: `POST /api/profiles/writeraw`, the JSON form
+//!   of the same request.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -30,8 +32,10 @@ pub struct Destination {
 pub enum Protocol {
     /// Grafana Pyroscope, and Alloy's `pyroscope.receive_http`.
     Pyroscope,
-    /// Parca.
+    /// Parca, by its HTTP gateway.
     Parca,
+    /// Parca, by gRPC.
+    ParcaGrpc,
 }
 
 /// A request: URL, content type, body.
@@ -49,21 +53,28 @@ impl Protocol {
         match self {
             Self::Pyroscope => "/ingest",
             Self::Parca => "/api/profiles/writeraw",
+            Self::ParcaGrpc => "/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw",
         }
     }
 }
 
 impl Destination {
-    /// Parses `http://HOST:4040` (Pyroscope), `parca+http://HOST:7070`, or an endpoint's full URL.
+    /// Parses `http://HOST:4040` (Pyroscope), `parca+http://HOST:7070`, `grpc://HOST:7070` (Parca),
+    /// or an endpoint's full URL.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (named, rest) = match text.split_once('+') {
             Some(("pyroscope", rest)) => (Some(Protocol::Pyroscope), rest),
             Some(("parca", rest)) => (Some(Protocol::Parca), rest),
             _ => (None, text),
         };
-        let form = "use http://HOST:PORT for Pyroscope, parca+http://HOST:PORT for Parca";
+        let form = "use http://HOST:PORT for Pyroscope, grpc://HOST:PORT or \
+                    parca+http://HOST:PORT for Parca";
         let (scheme, rest) = rest.split_once("://").ok_or(form)?;
-        if scheme != "http" && scheme != "https" {
+        if scheme == "grpcs" {
+            return Err("gRPC goes without TLS here: use parca+https://HOST:PORT".into());
+        }
+        let is_grpc = scheme == "grpc" && named != Some(Protocol::Pyroscope);
+        if scheme != "http" && scheme != "https" && !is_grpc {
             return Err(form.into());
         }
         if rest.contains(['?', '#']) || rest.contains(|c: char| c.is_whitespace()) {
@@ -78,12 +89,21 @@ impl Destination {
             return Err(form.into());
         }
         let path = path.trim_end_matches('/');
+        let authorization = user.map(|user| format!("Basic {}", STANDARD.encode(decoded(user))));
+        if is_grpc {
+            if !path.is_empty() {
+                return Err("a gRPC server has no path: use grpc://HOST:PORT".into());
+            }
+            let protocol = Protocol::ParcaGrpc;
+            // The form in which a request names it: HTTP/2 without TLS.
+            let url = format!("http://{host}{}", protocol.path());
+            return Ok(Self { protocol, url, authorization });
+        }
         let by_path = [("/ingest", Protocol::Pyroscope), ("/profiles/writeraw", Protocol::Parca)]
             .into_iter()
             .find(|(end, _)| path.ends_with(end));
         let protocol = named.or(by_path.map(|(_, p)| p)).unwrap_or(Protocol::Pyroscope);
         let end = if by_path.is_some() { "" } else { protocol.path() };
-        let authorization = user.map(|user| format!("Basic {}", STANDARD.encode(decoded(user))));
         Ok(Self { protocol, url: format!("{scheme}://{host}{path}{end}"), authorization })
     }
 
@@ -98,6 +118,7 @@ impl Destination {
         match self.protocol {
             Protocol::Pyroscope => pyroscope(&self.url, message),
             Protocol::Parca => parca(&self.url, message),
+            Protocol::ParcaGrpc => parca_grpc(&self.url, message),
         }
     }
 }
@@ -183,7 +204,8 @@ fn sample_type_config(message: &Message) -> Option<Value> {
     }))
 }
 
-fn parca(url: &str, message: &Message) -> Outgoing {
+/// The labels of a series in Parca, which wants them sorted.
+fn parca_labels(message: &Message) -> Vec<(String, String)> {
     let given = message.labels.iter().map(|(k, v)| (label_name(k), v.clone()));
     let own = [
         ("__name__".to_string(), message.metric.clone()),
@@ -191,8 +213,22 @@ fn parca(url: &str, message: &Message) -> Outgoing {
     ];
     let mut labels: Vec<_> = own.into_iter().chain(given).collect();
     labels.sort();
-    let labels: Vec<_> =
-        labels.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+    labels
+}
+
+fn parca_grpc(url: &str, message: &Message) -> Outgoing {
+    Outgoing {
+        url: url.to_string(),
+        content_type: "application/grpc".into(),
+        body: pprof::parca::write_raw_request(parca_labels(message), &message.profile),
+    }
+}
+
+fn parca(url: &str, message: &Message) -> Outgoing {
+    let labels: Vec<_> = parca_labels(message)
+        .into_iter()
+        .map(|(name, value)| json!({"name": name, "value": value}))
+        .collect();
     let body = json!({
         "series": [{
             "labels": {"labels": labels},
@@ -217,14 +253,19 @@ mod tests {
     fn urls() {
         let to = |text: &str| Destination::parse(text).map(|d| (d.protocol, d.url));
         let ok = |p, url: &str| Ok((p, url.to_string()));
-        use Protocol::{Parca, Pyroscope};
+        use Protocol::{Parca, ParcaGrpc, Pyroscope};
         assert_eq!(to("http://h:4040"), ok(Pyroscope, "http://h:4040/ingest"));
         assert_eq!(to("http://h:4040/"), ok(Pyroscope, "http://h:4040/ingest"));
         assert_eq!(to("https://h/a/ingest"), ok(Pyroscope, "https://h/a/ingest"));
         assert_eq!(to("parca+http://h:7070"), ok(Parca, "http://h:7070/api/profiles/writeraw"));
+        let grpc = "http://h:7070/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw";
+        assert_eq!(to("grpc://h:7070"), ok(ParcaGrpc, grpc));
+        assert_eq!(to("parca+grpc://h:7070/"), ok(ParcaGrpc, grpc));
         assert_eq!(to("http://h/x/profiles/writeraw"), ok(Parca, "http://h/x/profiles/writeraw"));
         for wrong in
             ["", "h:4040", "ftp://h", "http://", "http://h/?a=b", "http://h/ x", "x+http://h"]
+                .into_iter()
+                .chain(["grpcs://h:1", "grpc://h:1/x", "pyroscope+grpc://h:1"])
         {
             assert!(to(wrong).is_err(), "{wrong}");
         }

@@ -6,6 +6,7 @@
 //! ```
 
 mod destination;
+mod grpc;
 mod message;
 mod send;
 mod spool;

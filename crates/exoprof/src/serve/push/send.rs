@@ -4,7 +4,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use crate::cli::Verbosity;
-use crate::serve::push::destination::Destination;
+use crate::serve::push::destination::{Destination, Outgoing, Protocol};
+use crate::serve::push::grpc;
 use crate::serve::push::message::Message;
 use crate::serve::push::spool::{Next, Spool};
 use crate::terminal::say;
@@ -119,6 +120,24 @@ impl Sender {
 
     fn send(&self, message: &Message) -> Sent {
         let outgoing = self.destination.outgoing(message);
+        match self.destination.protocol {
+            Protocol::ParcaGrpc => self.call(outgoing),
+            Protocol::Pyroscope | Protocol::Parca => self.post(&outgoing),
+        }
+    }
+
+    fn call(&self, outgoing: Outgoing) -> Sent {
+        match grpc::call(outgoing, &self.headers, PATIENCE) {
+            Ok(status) if status.is_ok() => Sent::Done,
+            Ok(status) => {
+                let why = shown(&format!("status {} {}", status.code, status.reason));
+                if status.is_refusal() { Sent::Refused(why) } else { failed(why) }
+            }
+            Err(e) => failed(shown(&e.to_string())),
+        }
+    }
+
+    fn post(&self, outgoing: &Outgoing) -> Sent {
         let mut request =
             self.agent.post(&outgoing.url).header("Content-Type", &outgoing.content_type);
         for (name, value) in &self.headers {
@@ -126,7 +145,7 @@ impl Sender {
         }
         let mut response = match request.send(&outgoing.body[..]) {
             Ok(response) => response,
-            Err(e) => return Sent::Failed { why: e.to_string(), wait: None },
+            Err(e) => return failed(e.to_string()),
         };
         let status = response.status();
         // Read to the end, so that the connection can be used again.
@@ -135,8 +154,7 @@ impl Sender {
         if status.is_success() {
             return Sent::Done;
         }
-        let line = answer.lines().next().unwrap_or_default().trim();
-        let why: String = format!("{status} {line}").chars().filter(|c| !c.is_control()).collect();
+        let why = shown(&format!("{status} {answer}"));
         match status.as_u16() {
             // Not the message's fault: a wrong token can be mended while messages wait.
             401 | 403 | 404 | 408 | 425 | 429 | 300..=399 | 500.. => {
@@ -147,6 +165,16 @@ impl Sender {
             _ => Sent::Refused(why),
         }
     }
+}
+
+fn failed(why: String) -> Sent {
+    Sent::Failed { why, wait: None }
+}
+
+/// What a server said, on one line.
+fn shown(why: &str) -> String {
+    let line = why.lines().next().unwrap_or_default().trim();
+    line.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// Longer each time, and by chance between half and whole, so that many clients of a server that
