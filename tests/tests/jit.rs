@@ -128,6 +128,35 @@ fn node_with_a_perf_map() {
     let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", node.pid()));
 }
 
+/// V8's builtins and the handlers of its interpreter have no unwind information; a third of them
+/// have no frame either, and their caller is then known by the return address alone.
+#[test]
+fn node_in_builtins() {
+    for how in [&["--no-turbo-inlining"][..], &["--no-opt", "--no-sparkplug"]] {
+        let folder = tempfile::tempdir().unwrap();
+        let node = busy(
+            Command::new("/usr/bin/node")
+                // The second one gives each interpreted function a name.
+                .args(["--perf-basic-prof", "--interpreted-frames-native-stack"])
+                .args(how)
+                .arg(target_file("builtins.js"))
+                .current_dir(folder.path()),
+        );
+        let profile = record(node.pid(), &["-d", "3s", "-F", "997"]).profile;
+        assert_roots(&profile, 0.99);
+        let in_builtins = |s: &Sample| s.leaf().function.starts_with("Builtins_");
+        let share = profile.sum("samples", in_builtins) as f64 / profile.total("samples") as f64;
+        assert!(share > 0.2, "{share}: {how:?} works elsewhere: {}", profile.describe(5, |_| true));
+        // What calls a builtin calls it from within the loop's function.
+        let of_loop = |s: &Sample| in_builtins(s) && s.has("outerWork");
+        let all = profile.sum("samples", of_loop);
+        let good = profile.sum("samples", |s| of_loop(s) && s.has("innerWork"));
+        let lost = profile.describe(5, |s| of_loop(s) && !s.has("innerWork"));
+        assert!(good as f64 >= 0.97 * all as f64, "{how:?}: {good} of {all} by innerWork:\n{lost}");
+        let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", node.pid()));
+    }
+}
+
 /// V8 holds the dump back: what it tells of the hot functions comes when node ends.
 #[test]
 fn node_with_a_jitdump() {

@@ -1,5 +1,6 @@
 //! The call frame information of one image: from an address to its frame description entry.
 
+use std::cell::OnceCell;
 use std::io::Read as _;
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub(crate) type Fde<'a> = FrameDescriptionEntry<Reader<'a>>;
 const MAX_ENTRIES: usize = 1 << 20;
 /// A compressed `.debug_frame` is inflated up to this size.
 const MAX_INFLATED: u64 = 64 << 20;
+/// More symbols than any program has.
+const MAX_SYMBOLS: usize = 8 << 20;
 /// An entry's instructions; the largest seen in the wild are a few tens of KiB.
 const MAX_ENTRY: usize = 64 << 10;
 
@@ -30,6 +33,8 @@ pub(crate) struct ImageCfi {
     debug_frame: Option<Table>,
     /// Go's own table, which tells the depth of the stack at every instruction.
     go: Option<LineTable>,
+    /// See [`ImageCfi::is_builtin`].
+    builtins: OnceCell<Range<u64>>,
 }
 
 struct Table {
@@ -66,6 +71,29 @@ pub(crate) enum Lookup<T> {
     Bad,
 }
 
+/// The builtins lie in one piece.
+fn builtins(image: &ElfImage) -> Range<u64> {
+    const NONE: Range<u64> = 0..0;
+    const FUNCTION: u8 = 2;
+    let (Some(symbols), Some(names)) = (image.section(".symtab"), image.section(".strtab")) else {
+        return NONE;
+    };
+    let word = |row: &[u8], at: usize| row[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+    let mut all: Option<Range<u64>> = None;
+    // st_name, st_info, st_other, st_shndx, st_value, st_size (elf(5)).
+    for row in symbols.data.chunks_exact(24).take(MAX_SYMBOLS) {
+        let name = word(row, 0) & u64::from(u32::MAX);
+        let name = usize::try_from(name).ok().and_then(|at| names.data.get(at..));
+        if row[4] & 15 != FUNCTION || !name.is_some_and(|n| n.starts_with(b"Builtins_")) {
+            continue;
+        }
+        let (start, end) = (word(row, 8), word(row, 8).saturating_add(word(row, 16)));
+        let all = all.get_or_insert(start..end);
+        (all.start, all.end) = (all.start.min(start), all.end.max(end));
+    }
+    all.unwrap_or(NONE)
+}
+
 impl ImageCfi {
     pub(crate) fn new(image: Arc<ElfImage>, vendor: gimli::Vendor) -> Self {
         let mut bases = BaseAddresses::default();
@@ -81,6 +109,7 @@ impl ImageCfi {
             debug_frame: None,
             go: pclntab::is_go(&image).then(|| LineTable::from_image(&image).ok()).flatten(),
             image,
+            builtins: OnceCell::new(),
         };
         cfi.load_eh_frame(vendor);
         cfi.load_debug_frame(vendor);
@@ -96,6 +125,13 @@ impl ImageCfi {
     pub(crate) fn keeps_frame_pointers(&self) -> bool {
         // Go's frame pointer is always kept, also where nothing else is said.
         self.go.is_some() || !self.has_tables()
+    }
+
+    /// Whether the address is one of V8's builtins. They are compiled by its JIT when the program
+    /// is built: they keep frame pointers as all code of the JIT's does, and have no entries.
+    /// Their names are the only thing that tells.
+    pub(crate) fn is_builtin(&self, svma: Svma) -> bool {
+        self.builtins.get_or_init(|| builtins(&self.image)).contains(&svma.0)
     }
 
     /// The Go function that holds an address.

@@ -5,7 +5,8 @@
 //! | leaf | in no mapping (a call through a null pointer) | frameless, if a call confirms it |
 //! | leaf | an image with tables, but no entry here (glibc's `clone3` at its `syscall`) | frameless, if a call confirms it |
 //! | leaf | no tables at all (JIT) | by its instructions, or frameless if a direct call confirms it, else the frame pointer |
-//! | caller | no tables at all (JIT), or Go | frame pointer |
+//! | leaf | V8's builtins | by its instructions, or frameless if there may be a return address, else the frame pointer |
+//! | caller | no tables at all (JIT), V8's builtins, or Go | frame pointer |
 //! | caller | an image with tables, but no entry here | frame pointer, if a direct call to this very code, or the set-up of a frame record in it, confirms it |
 //!
 //! Code of anonymous mappings is read from the memory that is given; where that does not hold
@@ -65,7 +66,12 @@ impl<M: Memory> Stepper<'_, M> {
                 .leave_stack::<A>(cursor, &switching)
                 .unwrap_or_else(|| self.frame_pointer_elsewhere::<A>(cursor, &switching));
         }
+        let is_builtin = place.svma(cursor.lookup_address()).is_some_and(|(image, svma)| {
+            self.tables.cfi(image).is_some_and(|cfi| cfi.is_builtin(svma))
+        });
         match (keeps_frame_pointers, cursor.kind.is_exact()) {
+            (false, true) if is_builtin => self.builtin_leaf::<A>(cursor, &code),
+            (false, false) if is_builtin => self.frame_pointer::<A>(cursor, None),
             _ if place.kind == MappingKind::Vsyscall => self.frameless::<A>(cursor),
             (true, true) => self.leaf_with_frame_pointer::<A>(cursor, &code),
             (true, false) => self.frame_pointer::<A>(cursor, None),
@@ -131,17 +137,44 @@ impl<M: Memory> Stepper<'_, M> {
     ) -> Result<(), End> {
         match A::stage(code.before(), code.at()) {
             Stage::Frameless => self.frameless::<A>(cursor),
-            Stage::Pushed => {
-                let sp = cursor.registers.get(A::SP);
-                let sp = sp.ok_or(End::Broken(BreakReason::UnknownRegister(A::SP)))?;
-                self.frame_record::<A>(cursor, sp, None)
-            }
+            Stage::Pushed => self.pushed::<A>(cursor),
             Stage::Body if self.is_called_near::<A>(cursor) => self.frameless::<A>(cursor),
             Stage::Body => self.frame_pointer::<A>(cursor, None).or_else(|end| match end {
                 End::Broken(reason) => self.confirmed_frameless::<A>(cursor, reason),
                 end => Err(end),
             }),
         }
+    }
+
+    /// Builtins that need no frame have the return address on top, be it that of JIT code, whose
+    /// bytes are not at hand: of an interpreted function nothing else is on the stack, and the frame
+    /// pointer is its own. What a builtin with a frame has there is no address of code.
+    fn builtin_leaf<A: Arch>(&mut self, cursor: &mut Cursor, code: &Code) -> Result<(), End> {
+        match A::stage(code.before(), code.at()) {
+            Stage::Frameless => self.frameless::<A>(cursor),
+            Stage::Pushed => self.pushed::<A>(cursor),
+            Stage::Body => {
+                let sp = cursor.registers.get(A::SP).map(Avma);
+                let top = sp.map(|sp| A::frameless(&cursor.registers, sp, self.memory));
+                let pc = top.and_then(Result::ok).map(|(to, _)| Avma(to & !self.pac_mask));
+                let returns = pc.is_some_and(|pc| {
+                    self.place::<A>(pc.wrapping_sub(1)).is_some()
+                        && self.follows_call::<A>(pc) != Some(false)
+                });
+                if returns {
+                    self.frameless::<A>(cursor)
+                } else {
+                    self.frame_pointer::<A>(cursor, None)
+                }
+            }
+        }
+    }
+
+    /// The frame record is complete, but the frame pointer still the caller's.
+    fn pushed<A: Arch>(&mut self, cursor: &mut Cursor) -> Result<(), End> {
+        let sp = cursor.registers.get(A::SP);
+        let sp = sp.ok_or(End::Broken(BreakReason::UnknownRegister(A::SP)))?;
+        self.frame_record::<A>(cursor, sp, None)
     }
 
     /// Whether the return address lies on top of the stack (or in the link register) and comes
@@ -247,7 +280,7 @@ impl<M: Memory> Stepper<'_, M> {
     }
 
     /// Whether the code before the cursor's program counter has set up a frame record, as that of
-    /// V8's builtins does, which C++ calls through a pointer.
+    /// V8's builtins does (in a program without symbols), which C++ calls through a pointer.
     ///
     /// So has the code of programs without unwind tables (Chromium) whose functions are longer
     /// than is looked at at first: there, what lies between the stack pointer and the record has to

@@ -12,6 +12,8 @@ use crate::processes::Processes;
 
 /// What is copied of a stack that the thread has left, in bytes, while it may have to stand.
 const MAX_STACK: u64 = 256 << 10;
+/// Threads of C code that are remembered as such: a program may start new ones for ever.
+const MAX_UNLISTED: usize = 16_384;
 /// What a signal interrupted lies within so much of the outermost part of a stack.
 const MAX_INTERRUPTED: u64 = 64 << 10;
 
@@ -70,6 +72,9 @@ impl GoSampling {
         let machines = &mut program.machines;
         if machines.by_inner.contains_key(&inner) || machines.listed == self.round {
             return;
+        }
+        if machines.unlisted.len() >= MAX_UNLISTED {
+            machines.unlisted.clear();
         }
         let misses = machines.unlisted.entry(tid).or_default();
         if *misses >= MAX_REFRESHES {
