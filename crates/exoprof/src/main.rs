@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // Also with --quiet: it silences all but errors.
-            say!("exoprof: {e:#}");
+            say!("exoprof: {}", terminal::with_causes(&e));
             let usage = e.downcast_ref::<cli::UsageError>().is_some();
             if usage && !quiet {
                 say!("for more: exoprof help");

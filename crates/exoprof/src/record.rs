@@ -105,7 +105,7 @@ fn conclude(
             Err(e) => {
                 let e = anyhow::Error::from(e).context(format!("cannot record {}", kind.name));
                 if let Some(earlier) = failed.replace(e) {
-                    say!("exoprof: {earlier:#}");
+                    say!("exoprof: {}", crate::terminal::with_causes(&earlier));
                 }
                 continue;
             }

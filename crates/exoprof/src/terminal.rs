@@ -32,3 +32,28 @@ impl<W: Write> Write for Printable<W> {
         self.0.flush()
     }
 }
+
+/// An error with its causes in one line. Some say their cause's words themselves.
+pub fn with_causes(e: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in e.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text += if text.is_empty() { "" } else { ": " };
+            text += &cause;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn causes_are_said_once() {
+        let cause = std::io::Error::from_raw_os_error(1);
+        let said = format!("cannot open it ({cause}); to mend it: sudo");
+        let e = anyhow::Error::from(cause).context(said.clone()).context("cannot record block");
+        assert_eq!(super::with_causes(&e), format!("cannot record block: {said}"));
+        let plain = anyhow::anyhow!("no entry").context("cannot read");
+        assert_eq!(super::with_causes(&plain), "cannot read: no entry");
+    }
+}
