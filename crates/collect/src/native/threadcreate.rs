@@ -2,12 +2,13 @@
 //! the start functions of those that were there before.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use events::{CreationSampler, RingSet};
+use events::{CreationError, CreationSampler, RingSet};
 use image::MappingId;
-use target::Process;
+use target::{Process, Rights};
 
 use super::snapshot::{Means, Stops};
 use crate::assemble::Valued;
@@ -19,7 +20,7 @@ use crate::recorder::{Copied, Recorder};
 use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
 use crate::stacks::{NodeIndex, Place, ROOT};
 use crate::symbols::TargetFiles;
-use crate::{Outcome, RecordError, Stats};
+use crate::{AttachError, Outcome, RecordError, Stats};
 
 const TYPES: &[(&str, &str)] = &[("threadcreate", "count")];
 /// Programs create few threads, and deep stacks are rare: one size for all.
@@ -40,7 +41,8 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
     let means = Means::new(request.options.no_stop)?;
     let cpus = events::online_cpus()
         .map_err(|source| crate::AttachError::System { what: "list the cpus", source })?;
-    let (sampler, rings) = CreationSampler::open(&cpus, STACK_BYTES, RING_BYTES)?;
+    let (sampler, rings) =
+        CreationSampler::open(&cpus, STACK_BYTES, RING_BYTES).map_err(why_refused)?;
     let mut recorder = Recorder::new(request.options.children, 1);
     recorder.processes.add_family(request.family());
     for process in recorder.processes.living() {
@@ -85,6 +87,20 @@ struct Creations {
     begin: u64,
     time: i64,
     elapsed: Duration,
+}
+
+/// What the system's refusal comes from, and what mends it.
+fn why_refused(e: CreationError) -> RecordError {
+    match e {
+        CreationError::Event { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            let rights = Rights::read().ok();
+            let filtered = rights.as_ref().is_some_and(Rights::filtered);
+            let obstacle = rights.and_then(|r| r.tracepoints().err());
+            let blocked = AttachError::Blocked { source, filtered };
+            obstacle.map_or(blocked, AttachError::NotPermitted).into()
+        }
+        e => e.into(),
+    }
 }
 
 impl Creations {
