@@ -25,8 +25,10 @@ static uint64_t wall(void)
     { \
         uint64_t begin = wall(), cpu = truth_cpu(); \
         __VA_ARGS__; \
-        uint64_t waited = wall() - begin - (truth_cpu() - cpu); \
-        __atomic_add_fetch(&name##_site->ns, waited, __ATOMIC_RELAXED); \
+        int64_t waited = (int64_t)(wall() - begin) - (int64_t)(truth_cpu() - cpu); \
+        /* Less than none: it did not wait, and the clocks took longer. */ \
+        if (waited > 0) \
+            __atomic_add_fetch(&name##_site->ns, (uint64_t)waited, __ATOMIC_RELAXED); \
         __atomic_add_fetch(&name##_count->ns, 1, __ATOMIC_RELAXED); \
     }
 

@@ -22,7 +22,10 @@ template <typename F> static inline __attribute__((always_inline)) void timed(st
 {
     uint64_t begin = wall(), cpu = truth_cpu();
     f();
-    __atomic_add_fetch(&site->ns, wall() - begin - (truth_cpu() - cpu), __ATOMIC_RELAXED);
+    int64_t waited = (int64_t)(wall() - begin) - (int64_t)(truth_cpu() - cpu);
+    // Less than none: it did not wait, and the clocks took longer.
+    if (waited > 0)
+        __atomic_add_fetch(&site->ns, (uint64_t)waited, __ATOMIC_RELAXED);
 }
 
 static std::mutex mutex;

@@ -7,8 +7,12 @@ use exoprof_tests::compared::Compared;
 use exoprof_tests::programs::{self, Program};
 
 fn record(program: Program, args: &[&str]) -> Compared {
+    record_for(4.0, program, args)
+}
+
+fn record_for(seconds: f64, program: Program, args: &[&str]) -> Compared {
     let args: Vec<&str> = [&["mutex"], args].concat();
-    Compared::of(program, "locks", (4.0, &args), &[])
+    Compared::of(program, "locks", (seconds, &args), &[])
 }
 
 fn delay(compared: &Compared, keep: impl Fn(&Sample) -> bool) -> f64 {
@@ -121,7 +125,7 @@ fn parking_lot() {
 
 #[test]
 fn the_waiting_side() {
-    let compared = record(programs::WAITS, &["--waiters"]);
+    let compared = record_for(10.0, programs::WAITS, &["--waiters"]);
     assert_total(&compared, LOCK_SITES);
     assert_none(&compared, &["notify", "wait_cond", "wait_semaphore", "wait_barrier", "wait_join"]);
     for site in LOCK_SITES {
