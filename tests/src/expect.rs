@@ -140,7 +140,8 @@ fn is_root_by_name(frame: &Frame) -> bool {
 
 /// Without libc's debug symbols, and in stripped programs, the root has no name; then its code
 /// tells. `_start` traps (`hlt`) after the call that does not return; `clone`, `clone3` and musl's
-/// `__clone` end the thread with `exit(2)` after theirs.
+/// `__clone` end the thread with `exit(2)` after theirs; musl calls `exit(main())` and
+/// `pthread_exit(start())`.
 fn is_root_by_code(frame: &Frame) -> bool {
     let Some(code) = code_after(frame) else { return false };
     let ends_thread: [&[u8]; 2] = [
@@ -149,7 +150,10 @@ fn is_root_by_code(frame: &Frame) -> bool {
         // mov $SYS_exit,%al; syscall
         &[0xb0, 0x3c, 0x0f, 0x05],
     ];
+    // mov %eax,%edi; call exit, and mov %rax,%rdi; call pthread_exit
+    let passes_on: [&[u8]; 2] = [&[0x89, 0xc7, 0xe8], &[0x48, 0x89, 0xc7, 0xe8]];
     code[0] == 0xf4
+        || passes_on.iter().any(|end| code.starts_with(end))
         || ends_thread.iter().any(|end| code.windows(end.len()).any(|window| window == *end))
 }
 

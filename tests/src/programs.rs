@@ -44,6 +44,9 @@ pub const SHARES_BUILD_ID: Program = c("shares-build-id", "shares.c", &["-Wl,--b
 /// Static with musl, whose own objects have no unwind tables.
 pub const SHARES_MUSL: Program =
     Program { compiler: "musl-gcc", ..c("shares-musl", "shares.c", &["-static"]) };
+/// Linked to musl's `libc.so`, as on Alpine.
+pub const SHARES_MUSL_DYNAMIC: Program =
+    Program { compiler: "musl-gcc", ..c("shares-musl-dynamic", "shares.c", &["-fPIE", "-pie"]) };
 /// Without symbols and debug information.
 pub const SHARES_STRIPPED: Program = c("shares-stripped", "shares.c", &["-fPIE", "-pie", "-s"]);
 /// See `threads.c`.
@@ -69,6 +72,12 @@ pub const SIGNALS: Program = c("signals", "signals.c", &[]);
 pub const RECURSION: Program = c("recursion", "recursion.c", &["-fno-optimize-sibling-calls"]);
 /// See `deep_libc.c`.
 pub const DEEP_LIBC: Program = c("deep-libc", "deep_libc.c", &[]);
+/// The same with musl, static and not.
+pub const DEEP_LIBC_MUSL: Program =
+    Program { compiler: "musl-gcc", ..c("deep-libc-musl", "deep_libc.c", &["-static"]) };
+/// See [`DEEP_LIBC_MUSL`].
+pub const DEEP_LIBC_MUSL_DYNAMIC: Program =
+    Program { compiler: "musl-gcc", ..c("deep-libc-musl-dynamic", "deep_libc.c", &[]) };
 /// See `sleepy.c`.
 pub const SLEEPY: Program = c("sleepy", "sleepy.c", &[]);
 /// See `jit.c`.
@@ -100,6 +109,9 @@ pub const WAITS_STRIPPED: Program = c("waits-stripped", "waits.c", &["-s"]);
 /// Static with musl.
 pub const WAITS_MUSL: Program =
     Program { compiler: "musl-gcc", ..c("waits-musl", "waits.c", &["-static"]) };
+/// Linked to musl's `libc.so`.
+pub const WAITS_MUSL_DYNAMIC: Program =
+    Program { compiler: "musl-gcc", ..c("waits-musl-dynamic", "waits.c", &[]) };
 /// See `waits.cpp`.
 pub const WAITS_CXX: Program =
     Program { compiler: "g++", ..c("waits-cxx", "waits.cpp", &["-std=c++20", "-Wno-volatile"]) };
@@ -130,6 +142,7 @@ pub const ALL: &[Program] = &[
     SHARES_STATIC_PIE,
     SHARES_BUILD_ID,
     SHARES_MUSL,
+    SHARES_MUSL_DYNAMIC,
     SHARES_STRIPPED,
     THREADS,
     FORK,
@@ -141,6 +154,8 @@ pub const ALL: &[Program] = &[
     SIGNALS,
     RECURSION,
     DEEP_LIBC,
+    DEEP_LIBC_MUSL,
+    DEEP_LIBC_MUSL_DYNAMIC,
     SLEEPY,
     INLINE_C,
     INLINE_CXX,
@@ -153,6 +168,7 @@ pub const ALL: &[Program] = &[
     WAITS,
     WAITS_STRIPPED,
     WAITS_MUSL,
+    WAITS_MUSL_DYNAMIC,
     WAITS_CXX,
     WAITS_RUST,
     BLOCKED,

@@ -54,13 +54,11 @@ fn shares_static_pie() {
     shares_are_right(programs::SHARES_STATIC_PIE);
 }
 
-/// musl's own objects have no unwind tables, so what called `main` cannot be known from tables:
-/// the stack must hold `main`, and either go on to the root or be marked.
+/// musl has no unwind tables: what called `main` is known by its code.
 #[test]
 fn shares_musl() {
-    let (profile, truth) = profile_of(programs::SHARES_MUSL, &[]);
-    assert_site_shares(&profile, &truth, SHARE_SITES);
-    assert_reach(&profile, WHOLE, "main", |s| s.has("main"));
+    shares_are_right(programs::SHARES_MUSL);
+    shares_are_right(programs::SHARES_MUSL_DYNAMIC);
 }
 
 #[test]
@@ -217,8 +215,19 @@ fn recursion_big_1000() {
 
 #[test]
 fn libc_vdso_and_kernel() {
+    through_libc(programs::DEEP_LIBC);
+}
+
+#[test]
+fn musl_vdso_and_kernel() {
+    through_libc(programs::DEEP_LIBC_MUSL);
+    through_libc(programs::DEEP_LIBC_MUSL_DYNAMIC);
+}
+
+#[track_caller]
+fn through_libc(program: Program) {
     let sites = ["in_qsort", "in_bsearch", "in_memcpy", "in_vdso", "in_kernel"];
-    let (profile, truth) = profile_of(programs::DEEP_LIBC, &[]);
+    let (profile, truth) = profile_of(program, &[]);
     assert_site_shares(&profile, &truth, &sites);
     assert_roots(&profile, 0.99);
     let above = |callee: &str, site: &str| {

@@ -43,22 +43,27 @@ const LOCK_SITES: &[&str] = &["wait_lock", "wait_read", "wait_write"];
 /// Who ends waits for a condition variable, a semaphore, a barrier, or a thread.
 const NO_LOCKS: &[&str] = &["notify", "wait_barrier", "wait_join", "short_thread", "wait_cond"];
 
-#[test]
-fn holders_are_charged_with_what_others_waited() {
-    let compared = record(programs::WAITS, &[]);
-    assert_total(&compared, LOCK_SITES);
-    assert_none(&compared, NO_LOCKS);
-    // Each within 15% of what overlapped with its holding.
+/// Each within 15% of what overlapped with its holding.
+#[track_caller]
+fn assert_holders(compared: &Compared) {
     let mut naive_fails = false;
     for holder in ["hold_a", "hold_b", "hold_c"] {
         let truth = compared.truth(&[&format!("held_{holder}")]);
-        let ratio = delay(&compared, |s| s.has(holder)) / truth;
+        let ratio = delay(compared, |s| s.has(holder)) / truth;
         assert!((ratio - 1.0).abs() < 0.15, "{holder}: {ratio:.3} of the truth");
         let naive = compared.truth(&[&format!("naive_{holder}")]) / truth;
         naive_fails |= (naive - 1.0).abs() > 0.3;
     }
     // Whoever charges a wait to the one that ended it is far off: the program tells these apart.
     assert!(naive_fails, "the naive shares are those of the truth");
+}
+
+#[test]
+fn holders_are_charged_with_what_others_waited() {
+    let compared = record(programs::WAITS, &[]);
+    assert_total(&compared, LOCK_SITES);
+    assert_none(&compared, NO_LOCKS);
+    assert_holders(&compared);
     // It is the unlocking side.
     let leaf = |s: &Sample| s.stack.iter().take(8).any(|f| f.function.contains("unlock"));
     assert_eq!(
@@ -79,13 +84,16 @@ fn a_stripped_program() {
     assert_none(&compared, &["sem_post", "pthread_cond_signal", "pthread_barrier_wait"]);
 }
 
-/// musl has no unwind tables, so that stacks end in it: who holds is not known of each lock, but
-/// what is a lock is.
+/// musl has no unwind tables, and other names for what waits in it.
 #[test]
 fn musl() {
-    let compared = record(programs::WAITS_MUSL, &[]);
-    assert_total(&compared, LOCK_SITES);
-    assert_none(&compared, &["sem_post", "pthread_cond_signal", "pthread_barrier_wait", "notify"]);
+    for program in [programs::WAITS_MUSL, programs::WAITS_MUSL_DYNAMIC] {
+        let compared = record(program, &[]);
+        assert_total(&compared, LOCK_SITES);
+        let no_locks = ["sem_post", "pthread_cond_signal", "pthread_barrier_wait", "notify"];
+        assert_none(&compared, &no_locks);
+        assert_holders(&compared);
+    }
 }
 
 #[test]

@@ -44,6 +44,10 @@ const BYTES_PER_SECOND: u64 = 128 << 20;
 const MAX_REMEMBERED: usize = 64;
 /// How many blocks are remembered for all threads together: 32 MiB.
 const MAX_HELD: usize = 32 << 10;
+/// A page is no smaller than this.
+const PAGE: u64 = 4096;
+/// How many pages are looked at where a copy ended early.
+const HOLE_PAGES: u64 = 16;
 /// Registers in a signal frame that must be unchanged with the stack and program counter.
 const SIGNAL_REGISTERS: usize = 160;
 
@@ -113,6 +117,7 @@ impl LiveStacks {
         let live = Live { snapshot: now, memory: Some(memory), allowance: Cell::new(allowance) };
         let kept = frames.len();
         let (space, before) = (&tracked.space, frames.len());
+        live.fill_hole(window);
         let end = resume(unwinder, space, &cursor, window, &live, frames);
         let read = allowance - live.allowance.get();
         let same = end.is_root()
@@ -213,6 +218,18 @@ impl Live<'_> {
             blocks.entry(block + n as u64).or_insert_with(|| Box::new(*bytes));
         }
         (!whole.is_empty()).then_some(())
+    }
+
+    /// The kernel's copy of a stack ends at a page that was never touched: in the middle of a frame
+    /// whose function does not use all of a large array. To read such a page gives it zeroes of the
+    /// kernel's, and takes the target no memory; the next copy goes on beyond it.
+    fn fill_hole(&self, window: &StackWindow<'_>) {
+        let end = window.start().wrapping_add(window.bytes().len() as u64);
+        if end.0.is_multiple_of(PAGE) {
+            for page in 0..HOLE_PAGES {
+                let _ = self.with_block(end.wrapping_add(page * PAGE).0, |_| ());
+            }
+        }
     }
 
     /// The rest of the block from an address on.

@@ -5,11 +5,12 @@ use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
 use crate::arch::{Arch, Stage};
+use crate::follow::{Flow, State, Value};
 use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS};
 
 /// DWARF numbers (AADWARF64, section 4.1): x29.
 pub(crate) const FP: u16 = 29;
-/// What a system call gives.
+/// A function's first argument, and what it, or a system call, gives.
 const X0: u16 = 0;
 /// x30.
 pub(crate) const LR: u16 = 30;
@@ -38,6 +39,8 @@ impl Arch for Aarch64 {
     const PC: u16 = PC;
     const RA: u16 = LR;
     const SAVED: &'static [u16] = &[LR, FP, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28];
+    const ARGUMENT: u16 = X0;
+    const RESULT: u16 = X0;
     const VENDOR: gimli::Vendor = gimli::Vendor::AArch64;
     const HAS_LINK_REGISTER: bool = true;
 
@@ -145,6 +148,14 @@ impl Arch for Aarch64 {
         _: &M,
     ) -> Result<(u64, u64), Unreadable> {
         registers.get(LR).map(|lr| (lr, sp.0)).ok_or(Unreadable(sp))
+    }
+
+    fn execute(code: &[u8], at: Svma, state: &mut State) -> Flow {
+        crate::follow::aarch64::execute(code, at, state)
+    }
+
+    fn leave(state: &State) -> (Value, Value) {
+        crate::follow::aarch64::leave(state)
     }
 
     fn stage(_: &[u8], at: &[u8]) -> Stage {

@@ -4,6 +4,7 @@ use image::pclntab::Function;
 use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
+use crate::follow::{Flow, State, Value};
 use crate::rule::Rule;
 
 /// The architecture's part of unwinding, as constants and pure functions.
@@ -21,6 +22,10 @@ pub(crate) trait Arch {
     /// The registers with a slot in a narrow rule, at most [`crate::rule::SLOTS`]: the return
     /// address first, then what the ABI lets a caller expect back.
     const SAVED: &'static [u16];
+    /// DWARF number of a function's first argument.
+    const ARGUMENT: u16;
+    /// DWARF number of what a function returns.
+    const RESULT: u16;
     /// Selects the DWARF vendor extensions.
     const VENDOR: gimli::Vendor;
     /// A return address that the CFI calls unchanged lies in the link register.
@@ -72,6 +77,14 @@ pub(crate) trait Arch {
         sp: Avma,
         memory: &M,
     ) -> Result<(u64, u64), Unreadable>;
+
+    /// Executes the instruction that begins `code`, which lies at `at`, as far as it concerns
+    /// frames, and says where it leads to.
+    fn execute(code: &[u8], at: Svma, state: &mut State) -> Flow;
+
+    /// The CFA and the return address of a function that returns, or jumps out of its frame, in this
+    /// state.
+    fn leave(state: &State) -> (Value, Value);
 
     /// How far a function is with its frame, where the instructions at the program counter show
     /// it beyond doubt.

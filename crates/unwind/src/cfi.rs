@@ -116,6 +116,11 @@ impl ImageCfi {
         cfi
     }
 
+    /// Whether the image is Go's.
+    pub(crate) fn is_go(&self) -> bool {
+        self.go.is_some()
+    }
+
     /// Whether the image has any call frame information.
     pub(crate) fn has_tables(&self) -> bool {
         self.eh_frame.is_some() || self.debug_frame.is_some()
@@ -124,7 +129,7 @@ impl ImageCfi {
     /// Whether code without an entry of its own is known to keep frame pointers.
     pub(crate) fn keeps_frame_pointers(&self) -> bool {
         // Go's frame pointer is always kept, also where nothing else is said.
-        self.go.is_some() || !self.has_tables()
+        self.is_go() || !self.has_tables()
     }
 
     /// Whether the address is one of V8's builtins. They are compiled by its JIT when the program

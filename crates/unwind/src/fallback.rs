@@ -2,6 +2,7 @@
 //!
 //! | frame | code | way |
 //! |---|---|---|
+//! | any | an image, not of Go: musl has no tables | by following the code to its `ret` ([`crate::follow`]), if a call confirms it; else: |
 //! | leaf | in no mapping (a call through a null pointer) | frameless, if a call confirms it |
 //! | leaf | an image with tables, but no entry here (glibc's `clone3` at its `syscall`) | frameless, if a call confirms it |
 //! | leaf | no tables at all (JIT) | by its instructions, or frameless if a direct call confirms it, else the frame pointer |
@@ -21,7 +22,7 @@ use crate::arch::{Arch, Stage};
 use crate::end::{BreakReason, RootReason};
 use crate::go::Switching;
 use crate::places::{Code, Place};
-use crate::rule::Rule;
+use crate::rule::{Narrow, SAME};
 use crate::step::{Stepper, broken, check_cfa, unreadable};
 use crate::tables::code_before;
 use crate::{Cursor, End, FrameKind};
@@ -41,6 +42,7 @@ impl<M: Memory> Stepper<'_, M> {
         &mut self,
         cursor: &mut Cursor,
         place: Option<Place>,
+        followed: Option<u32>,
     ) -> Result<(), End> {
         let Some(place) = place else {
             let reason = BreakReason::NoMapping;
@@ -69,6 +71,15 @@ impl<M: Memory> Stepper<'_, M> {
         let is_builtin = place.svma(cursor.lookup_address()).is_some_and(|(image, svma)| {
             self.tables.cfi(image).is_some_and(|cfi| cfi.is_builtin(svma))
         });
+        if let Some(index) = followed {
+            match self.by_code::<A>(cursor, index) {
+                Err(End::Broken(_)) => {}
+                // Nothing lies above the stack that a new thread begins on.
+                Err(End::Truncated { .. })
+                    if A::begins_thread(code.before(), &cursor.registers) => {}
+                stepped => return stepped,
+            }
+        }
         match (keeps_frame_pointers, cursor.kind.is_exact()) {
             (false, true) if is_builtin => self.builtin_leaf::<A>(cursor, &code),
             (false, false) if is_builtin => self.frame_pointer::<A>(cursor, None),
@@ -88,6 +99,44 @@ impl<M: Memory> Stepper<'_, M> {
                 }),
             (false, false) => self.frame_pointer::<A>(cursor, Some(place)),
         }
+    }
+
+    /// By what the code says of its frame, where that leads to a return address.
+    fn by_code<A: Arch>(&mut self, cursor: &mut Cursor, index: u32) -> Result<(), End> {
+        let Some(followed) = self.tables.followed(index) else {
+            return broken(BreakReason::NoUnwindInfo);
+        };
+        if followed.ends_thread {
+            return Err(End::Root(RootReason::ThreadExit));
+        }
+        let ways = followed.ways.clone();
+        let (mut found, mut end) = (None, End::Broken(BreakReason::NoUnwindInfo));
+        for way in &ways {
+            let Some((cfa, slot)) = frame_of(cursor, way) else { continue };
+            let return_address = match slot {
+                Some(at) => self.word(cursor, at),
+                None => cursor.registers.get(A::RA).ok_or(end),
+            };
+            let pc = match return_address {
+                Ok(address) => Avma(address & !self.pac_mask),
+                Err(unknown) => {
+                    end = unknown;
+                    continue;
+                }
+            };
+            // The bytes of JIT code are not at hand.
+            let may_be_jit = ways.len() == 1 && self.place::<A>(pc.wrapping_sub(1)).is_some();
+            match self.follows_call::<A>(pc) {
+                Some(true) => {}
+                None if may_be_jit => {}
+                _ => continue,
+            }
+            if found.is_some_and(|(known, _)| known != cfa) {
+                return broken(BreakReason::NoUnwindInfo);
+            }
+            found = found.or(Some((cfa, way)));
+        }
+        found.map_or(Err(end), |(_, way)| self.narrow::<A>(way, cursor))
     }
 
     /// The Go function that holds the cursor, if it sets the stack pointer by itself, as
@@ -307,7 +356,7 @@ impl<M: Memory> Stepper<'_, M> {
     fn is_direct_call_to<A: Arch>(&mut self, pc: Avma, cursor: &Cursor, place: &Place) -> bool {
         let Some(target) = self.direct_call_target::<A>(pc) else { return false };
         let Some((image, svma)) = place.svma(target) else { return false };
-        is_near(cursor, target) && self.tables.rule::<A>(image, svma, true) == Rule::NoEntry
+        is_near(cursor, target) && self.tables.rule::<A>(image, svma, true).is_without_entry()
     }
 
     /// Where the call before the address goes, if it is a direct one.
@@ -317,6 +366,14 @@ impl<M: Memory> Stepper<'_, M> {
         let relative = A::direct_call_target(code.before())?;
         Some(pc.wrapping_add(relative.cast_unsigned()))
     }
+}
+
+/// The CFA by a rule, and where the return address is saved, if it is.
+fn frame_of(cursor: &Cursor, way: &Narrow) -> Option<(u64, Option<Avma>)> {
+    let base = cursor.registers.get(u16::from(way.cfa_register))?;
+    let cfa = base.wrapping_add(i64::from(way.cfa_offset).cast_unsigned());
+    let slot = |n: i16| Avma(cfa.wrapping_add((i64::from(n) * 8).cast_unsigned()));
+    Some((cfa, (way.saved[0] != SAME).then(|| slot(way.saved[0]))))
 }
 
 /// Whether a function that begins at `target` may hold the cursor's program counter.

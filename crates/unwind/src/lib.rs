@@ -21,6 +21,7 @@ mod cfi;
 mod end;
 mod expression;
 mod fallback;
+mod follow;
 mod go;
 mod places;
 mod registers;

@@ -39,8 +39,17 @@ pub(crate) enum Rule {
     ContextStart,
     /// No entry covers the address.
     NoEntry,
+    /// No entry covers it either, but the code says something: an index into what that is.
+    Followed(u32),
     /// The entry that covers the address is not usable.
     Bad,
+}
+
+impl Rule {
+    /// Whether no entry covers the address.
+    pub(crate) fn is_without_entry(self) -> bool {
+        matches!(self, Self::NoEntry | Self::Followed(_))
+    }
 }
 
 /// See the module.

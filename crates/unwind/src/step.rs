@@ -68,10 +68,10 @@ impl<'a, M: Memory> Stepper<'a, M> {
     #[inline]
     pub(crate) fn advance<A: Arch>(&mut self, cursor: &mut Cursor) -> Result<(), End> {
         let Some(place) = self.stand::<A>(cursor) else {
-            return self.without_rule::<A>(cursor, None);
+            return self.without_rule::<A>(cursor, None, None);
         };
         let Some((image, bias)) = place.image else {
-            return self.without_rule::<A>(cursor, self.here);
+            return self.without_rule::<A>(cursor, self.here, None);
         };
         let svma = bias.to_svma(cursor.pc);
         // A branch of its own, so that no jump table is mispredicted for nearly every frame.
@@ -90,14 +90,19 @@ impl<'a, M: Memory> Stepper<'a, M> {
             Rule::SignalFrame => self.signal_frame::<A>(cursor),
             Rule::Root => Err(End::Root(RootReason::Undefined)),
             Rule::ContextStart => Err(End::Root(RootReason::ContextStart)),
-            Rule::NoEntry => self.without_rule::<A>(cursor, self.here),
+            Rule::NoEntry => self.without_rule::<A>(cursor, self.here, None),
+            Rule::Followed(index) => self.without_rule::<A>(cursor, self.here, Some(index)),
             Rule::Bad => broken(BreakReason::BadCfi),
         }
     }
 
     // Zipped iterators are not unrolled here, and this is the profiler's hottest loop.
     #[inline]
-    fn narrow<A: Arch>(&mut self, rule: &Narrow, cursor: &mut Cursor) -> Result<(), End> {
+    pub(crate) fn narrow<A: Arch>(
+        &mut self,
+        rule: &Narrow,
+        cursor: &mut Cursor,
+    ) -> Result<(), End> {
         let register = u16::from(rule.cfa_register);
         let Some(base) = cursor.registers.get(register) else {
             return broken(BreakReason::UnknownRegister(register));

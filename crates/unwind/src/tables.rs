@@ -8,12 +8,15 @@ use rustc_hash::FxHashMap;
 
 use crate::arch::Arch;
 use crate::cfi::{Fde, Frames, ImageCfi, Lookup};
+use crate::follow::{Followed, Follower};
 use crate::rule::{Compiled, Rule, WideRule, compile};
 
 /// Cached rules: at 48 bytes an entry, 24 MiB with the table's own slack.
 const MAX_RULES: usize = 1 << 18;
 /// Wide rules hold expressions of their own, up to some KiB each in a hostile file.
 const MAX_WIDE: usize = 1 << 12;
+/// What is known of so many places by their code: at most some 200 bytes each.
+const MAX_FOLLOWED: usize = 1 << 16;
 /// Entries of the small cache in front, a power of two: 48 bytes each, so that it stays in L2.
 const HOT: usize = 1 << 12;
 /// Images that are kept alive by their tables.
@@ -51,6 +54,8 @@ pub(crate) struct Tables {
     /// The last rule for each of a key's places, of those in `rules`.
     hot: Box<[Option<(Key, Rule)>]>,
     wide: Vec<WideRule>,
+    follower: Follower,
+    followed: Vec<Followed>,
     context: UnwindContext<usize, Storage>,
     pub(crate) stats: CacheStats,
 }
@@ -82,6 +87,8 @@ impl Tables {
             rules: FxHashMap::default(),
             hot: vec![None; HOT].into(),
             wide: Vec::new(),
+            follower: Follower::new(),
+            followed: Vec::new(),
             context: UnwindContext::new_in(),
             stats: CacheStats::default(),
         }
@@ -89,16 +96,20 @@ impl Tables {
 
     /// Keeps within the bounds. Called between stacks: indices do not outlive it.
     pub(crate) fn trim(&mut self) {
+        self.follower.next_stack();
         let too_many_images = self.images.len() >= MAX_IMAGES;
-        if too_many_images || self.rules.len() >= MAX_RULES || self.wide.len() >= MAX_WIDE {
+        let too_many_wide = self.wide.len() >= MAX_WIDE || self.followed.len() >= MAX_FOLLOWED;
+        if too_many_images || too_many_wide || self.rules.len() >= MAX_RULES {
             self.rules.clear();
             self.hot.fill(None);
             self.wide.clear();
+            self.followed.clear();
             self.stats.cleared += 1;
         }
         if too_many_images {
             self.images.clear();
             self.by_address.clear();
+            self.follower.clear();
         }
     }
 
@@ -120,6 +131,11 @@ impl Tables {
 
     pub(crate) fn wide(&self, index: u32) -> Option<&WideRule> {
         self.wide.get(index as usize)
+    }
+
+    /// What a place's own code says ([`Rule::Followed`]).
+    pub(crate) fn followed(&self, index: u32) -> Option<&Followed> {
+        self.followed.get(index as usize)
     }
 
     /// The rule for a program counter (`exact`) or a return address.
@@ -183,9 +199,25 @@ impl Tables {
                 wide.push(rule);
                 Rule::Wide(place)
             }
-            Lookup::None => Rule::NoEntry,
+            Lookup::None => self.follow::<A>(index, pc, exact),
             Lookup::Bad => Rule::Bad,
         }
+    }
+
+    /// What the code says where no table does. Go and V8 keep frame pointers by which more is known:
+    /// their code changes stacks, and goes from function to function by jumps.
+    fn follow<A: Arch>(&mut self, index: ImageIndex, pc: Svma, exact: bool) -> Rule {
+        let Some(cfi) = self.images.get(index.0 as usize) else { return Rule::NoEntry };
+        if cfi.is_go() || cfi.is_builtin(pc) {
+            return Rule::NoEntry;
+        }
+        let found = self.follower.follow::<A>((cfi.image(), index.0), pc, exact);
+        if !found.ends_thread && found.ways.is_empty() {
+            return Rule::NoEntry;
+        }
+        let Ok(place) = u32::try_from(self.followed.len()) else { return Rule::NoEntry };
+        self.followed.push(found);
+        Rule::Followed(place)
     }
 
     /// The rule of a signal trampoline of unknown code that begins at `pc` itself.

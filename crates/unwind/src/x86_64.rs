@@ -5,12 +5,15 @@ use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
 use crate::arch::{Arch, Stage};
+use crate::follow::{Flow, State, Value};
 use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS};
 
 /// DWARF numbers (System V psABI AMD64, figure 3.36).
 pub(crate) const RBP: u16 = 6;
-/// What a system call gives.
-const RAX: u16 = 0;
+/// What a function, or a system call, gives.
+pub(crate) const RAX: u16 = 0;
+/// A function's first argument.
+pub(crate) const RDI: u16 = 5;
 /// The stack pointer.
 pub(crate) const RSP: u16 = 7;
 /// The return address column, which stands for the program counter.
@@ -53,6 +56,8 @@ impl Arch for X86_64 {
     const PC: u16 = RIP;
     const RA: u16 = RIP;
     const SAVED: &'static [u16] = &[RIP, RBP, 3, 12, 13, 14, 15];
+    const ARGUMENT: u16 = RDI;
+    const RESULT: u16 = RAX;
     const VENDOR: gimli::Vendor = gimli::Vendor::Default;
     const HAS_LINK_REGISTER: bool = false;
 
@@ -189,6 +194,14 @@ impl Arch for X86_64 {
 
     fn frameless<M: Memory>(_: &Registers, sp: Avma, memory: &M) -> Result<(u64, u64), Unreadable> {
         Ok((memory.read_u64(sp)?, sp.0.wrapping_add(8)))
+    }
+
+    fn execute(code: &[u8], at: Svma, state: &mut State) -> Flow {
+        crate::follow::x86_64::execute(code, at, state)
+    }
+
+    fn leave(state: &State) -> (Value, Value) {
+        crate::follow::x86_64::leave(state)
     }
 
     fn stage(before: &[u8], at: &[u8]) -> Stage {

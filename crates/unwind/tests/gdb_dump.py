@@ -110,6 +110,23 @@ class Recorder:
             self.stop(callers, outermost)
             gdb.execute("stepi", to_string=True)
 
+    def step_calls(self, count):
+        """As `step`, from a function's first instruction on, in code of which gdb knows no frames:
+        the callers are those whose calls were stepped through, or led there, and have not returned."""
+        inferior = gdb.selected_inferior()
+        word = lambda at: struct.unpack("<Q", bytes(inferior.read_memory(at, 8)))[0]
+        register = lambda name: int(gdb.newest_frame().read_register(name))
+        callers = [(register("rsp"), word(register("rsp")))]
+        for _ in range(count):
+            self.stop([address for _, address in reversed(callers)])
+            text = gdb.execute("x/i $pc", to_string=True).split(":", 1)[1].split()
+            gdb.execute("stepi", to_string=True)
+            sp = register("rsp")
+            if text[0] == "call":
+                callers.append((sp, word(sp)))
+            while callers and callers[-1][0] < sp:
+                callers.pop()
+
     def run_to(self, place):
         gdb.execute("tbreak " + place, to_string=True)
         gdb.execute("continue" if gdb.selected_inferior().pid else "run", to_string=True)

@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{Recording, Stop, build, record};
-use unwind::{End, Frame, FrameKind, Unwinder};
+use common::{Recording, Stop, build, build_with, record};
+use unwind::{BreakReason, End, Frame, FrameKind, Unwinder};
 
 fn unwind(unwinder: &mut Unwinder, recording: &Recording, stop: &Stop) -> (Vec<Frame>, End) {
     let mut frames = Vec::new();
@@ -181,4 +181,43 @@ recorder.stop()
     let mut oracle = common::oracle::Framehop::new(&recording);
     let mut wrong = |stop: &Stop| oracle.frames(stop) != stop.pcs;
     assert!(recording.stops.iter().filter(|stop| wrong(stop)).count() > 10);
+}
+
+/// musl has no tables at all, nor has gdb a way through it: the truth are the calls that were stepped
+/// through. The last frame is what called `main`, or the thread's function.
+///
+/// Three instructions of `printf_core` are not followed: between those that load the address of a
+/// `switch`'s table and the jump by it, from where all ways lead through that jump. There the stack
+/// ends, and says so.
+#[test]
+fn every_instruction_of_musl() {
+    for flags in [&["-static"][..], &[]] {
+        let dir = tempfile::tempdir().unwrap();
+        let program = build_with("musl-gcc", dir.path(), "musl.c", flags);
+        for (start, steps) in [("main", 6000), ("in_thread", 2800)] {
+            let script = format!(
+                "
+recorder.run_to('*{start}')
+recorder.header()
+gdb.execute('set scheduler-locking on', to_string=True)
+recorder.step_calls({steps})
+"
+            );
+            let recording = record(dir.path(), &program, &script);
+            assert_eq!(recording.stops.len(), steps);
+            let mut unwinder = Unwinder::new(image::Arch::X86_64);
+            let mut broken = 0;
+            for (i, stop) in recording.stops.iter().enumerate() {
+                let (frames, end) = unwind(&mut unwinder, &recording, stop);
+                let pcs: Vec<u64> = frames.iter().map(|f| f.pc.0).collect();
+                if end == End::Broken(BreakReason::NoUnwindInfo) && pcs == stop.pcs[..1] {
+                    broken += 1;
+                } else {
+                    assert!(end.is_root(), "stop {i}: {end} of {pcs:x?}");
+                    assert_eq!(pcs, stop.pcs, "stop {i}: {pcs:x?}, not {:x?}", stop.pcs);
+                }
+            }
+            assert!(broken * 200 < steps, "{broken} of {steps} from {start}");
+        }
+    }
 }
