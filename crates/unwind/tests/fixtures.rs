@@ -2,7 +2,7 @@
 //! frames that gdb gave. They need no gdb, no compiler and no kernel of their time, so that what was
 //! right once stays right.
 //!
-//! `tests/fixtures/README.md` tells how they are made: by this test, with EXOPROF_UPDATE_FIXTURES=1.
+//! `tests/fixtures/README.md` tells how they are made: by this test, with EXOPROF_UPDATE_FIXTURES=NAME.
 
 mod common;
 
@@ -12,7 +12,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{Recording, build, dump, read_with};
+use common::{Recording, build_with, dump, read_with};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -22,27 +22,45 @@ use unwind::Unwinder;
 /// A program of `tests/programs`, how it is built, and gdb's script.
 struct Fixture {
     name: &'static str,
+    compiler: &'static str,
     source: &'static str,
     flags: &'static [&'static str],
     script: &'static str,
     stops: usize,
 }
 
-const FIXTURES: [Fixture; 3] = [
+const FIXTURES: [Fixture; 4] = [
     Fixture {
         name: "steps",
+        compiler: "gcc",
         source: "steps.c",
         flags: &["-fpie", "-pie", "-Wl,-z,lazy"],
         script: "recorder.run_to('start')\nrecorder.header()\nrecorder.step(120)\n",
         stops: 120,
     },
-    Fixture { name: "signals", source: "signals.c", flags: &[], script: SIGNALS, stops: 80 },
+    Fixture {
+        name: "signals",
+        compiler: "gcc",
+        source: "signals.c",
+        flags: &[],
+        script: SIGNALS,
+        stops: 80,
+    },
     Fixture {
         name: "exceptions",
+        compiler: "g++",
         source: "throws.cc",
         flags: &["-Wl,-z,now"],
         script: EXCEPTIONS,
         stops: 100,
+    },
+    Fixture {
+        name: "musl",
+        compiler: "musl-gcc",
+        source: "musl.c",
+        flags: &["-static"],
+        script: "recorder.run_to('*main')\nrecorder.header()\nrecorder.step_calls(6000, 40)\n",
+        stops: 150,
     },
 ];
 
@@ -106,7 +124,7 @@ fn load(fixture: &Fixture) -> Recording {
 /// Records anew, with this machine's compiler, libraries and gdb.
 fn update(fixture: &Fixture) {
     let dir = tempfile::tempdir().expect("a folder");
-    let program = build(dir.path(), fixture.source, fixture.flags);
+    let program = build_with(fixture.compiler, dir.path(), fixture.source, fixture.flags);
     let recording = dump(dir.path(), &program, fixture.script);
     pack(&folder().join(format!("{}.recording.gz", fixture.name)), &recording);
     let maps = common::read(&recording);
@@ -119,7 +137,7 @@ fn update(fixture: &Fixture) {
 #[test]
 fn kept_recordings_give_the_frames_that_gdb_gave() {
     for fixture in &FIXTURES {
-        if std::env::var_os("EXOPROF_UPDATE_FIXTURES").is_some() {
+        if std::env::var("EXOPROF_UPDATE_FIXTURES").is_ok_and(|name| name == fixture.name) {
             update(fixture);
         }
         let recording = load(fixture);

@@ -110,15 +110,16 @@ class Recorder:
             self.stop(callers, outermost)
             gdb.execute("stepi", to_string=True)
 
-    def step_calls(self, count):
+    def step_calls(self, count, every=1):
         """As `step`, from a function's first instruction on, in code of which gdb knows no frames:
         the callers are those whose calls were stepped through, or led there, and have not returned."""
         inferior = gdb.selected_inferior()
         word = lambda at: struct.unpack("<Q", bytes(inferior.read_memory(at, 8)))[0]
         register = lambda name: int(gdb.newest_frame().read_register(name))
         callers = [(register("rsp"), word(register("rsp")))]
-        for _ in range(count):
-            self.stop([address for _, address in reversed(callers)])
+        for n in range(count):
+            if n % every == 0:
+                self.stop([address for _, address in reversed(callers)])
             text = gdb.execute("x/i $pc", to_string=True).split(":", 1)[1].split()
             gdb.execute("stepi", to_string=True)
             sp = register("rsp")
