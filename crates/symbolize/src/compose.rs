@@ -301,7 +301,7 @@ impl<'s> Work<'s> {
                 .iter()
                 .map(|&i| hits[i].calls.last().and_then(|c| c.function.name.as_deref()))
                 .collect();
-            let found = symtab::resolve(file.bytes(), kind, &wanted, &preferred);
+            let found = symtab::resolve((image, file.bytes()), kind, &wanted, &preferred);
             self.has_tables |= found.has_functions;
             self.losses.limit_reached |= found.cut;
             for (&i, hit) in open.iter().zip(found.hits) {

@@ -20,6 +20,7 @@
 mod compose;
 mod demangle;
 mod dwarf;
+mod extent;
 mod files;
 mod golang;
 mod intern;

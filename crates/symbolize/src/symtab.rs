@@ -5,6 +5,9 @@
 
 use std::borrow::Cow;
 
+use crate::extent::end_of;
+
+use image::{Arch, ElfImage, Svma};
 use object::Endianness;
 use object::elf::{
     FileHeader64, SHF_EXECINSTR, SHN_LORESERVE, STB_GLOBAL, STB_WEAK, STT_FUNC, STT_GNU_IFUNC,
@@ -59,16 +62,17 @@ struct Nearest {
     sizeless: Option<Symbol>,
 }
 
-/// Looks up sorted, distinct addresses in the table of one kind. `preferred` holds a name for
+/// Looks up sorted, distinct addresses of an image in the table of one kind, its own or that of its
+/// file of debug information. `preferred` holds a name for
 /// each address that wins over its aliases, such as the one in DWARF.
 pub(crate) fn resolve<'a>(
-    file: &'a [u8],
+    (image, file): (&'a ElfImage, &'a [u8]),
     table_kind: u32,
     sorted: &[u64],
     preferred: &[Option<&str>],
 ) -> SymbolHits<'a> {
     let mut none = SymbolHits { hits: vec![None; sorted.len()], ..SymbolHits::default() };
-    let (Some(table), Some(&last)) = (Table::find(file, table_kind), sorted.last()) else {
+    let (Some(table), Some(&last)) = (Table::find(image, file, table_kind), sorted.last()) else {
         return none;
     };
     let mut pass = Pass {
@@ -96,10 +100,12 @@ struct Table<'a> {
     strings: &'a [u8],
     /// For each section that holds code, where it ends.
     code_ends: Vec<Option<u64>>,
+    /// The image that the code itself is in: the table may be that of a file of debug information.
+    image: &'a ElfImage,
 }
 
 impl<'a> Table<'a> {
-    fn find(file: &'a [u8], kind: u32) -> Option<Self> {
+    fn find(image: &'a ElfImage, file: &'a [u8], kind: u32) -> Option<Self> {
         let e = Endianness::Little;
         let header = FileHeader64::<Endianness>::parse(file).ok()?;
         let sections = header.sections(e, file).ok()?;
@@ -114,7 +120,7 @@ impl<'a> Table<'a> {
                 code.then(|| s.sh_addr(e).saturating_add(s.sh_size(e)))
             })
             .collect();
-        Some(Self { symbols, strings, code_ends })
+        Some(Self { symbols, strings, code_ends, image })
     }
 
     /// Reads a row (layout: gABI, `Elf64_Sym`), if it stands for code.
@@ -145,6 +151,14 @@ impl<'a> Table<'a> {
             return None;
         }
         Some(symbol)
+    }
+
+    /// Where a function without a size ends: where its code does, or at the latest its section.
+    fn end(&self, symbol: Symbol) -> u64 {
+        let is_known = self.image.arch() == Arch::X86_64;
+        let code = is_known.then(|| self.image.bytes_at(Svma(symbol.start))).flatten();
+        let end = code.and_then(|code| end_of(code, symbol.start));
+        end.unwrap_or(u64::MAX).min(symbol.section_end)
     }
 
     /// The name; empty where it has none or is longer than is believable.
@@ -231,15 +245,16 @@ impl<'a> Pass<'_, 'a, '_> {
     }
 
     fn finish(self) -> Vec<Option<SymbolHit<'a>>> {
-        let mut near = Nearest::default();
+        let (mut near, mut end) = (Nearest::default(), 0);
         let mut hits = Vec::with_capacity(self.sorted.len());
         for (i, &address) in self.sorted.iter().enumerate() {
             let here = self.nearest[i];
             if here.any && (!near.any || here.start >= near.start) {
                 near = here;
+                end = near.sizeless.map_or(0, |symbol| self.table.end(symbol));
             }
-            // A symbol without a size goes on until the next one starts, within its section.
-            let open = near.sizeless.filter(|s| address < s.section_end);
+            // A symbol without a size goes on until the next one starts.
+            let open = near.sizeless.filter(|_| address < end);
             let name = self.covering[i].or(open).and_then(|s| {
                 let name = self.table.name(s);
                 let name = String::from_utf8_lossy(name);
