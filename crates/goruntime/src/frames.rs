@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use image::Avma;
 use image::pclntab::Frame;
-use image::{Avma, Svma};
 
 use crate::{Runtime, Stack};
 
@@ -57,29 +57,13 @@ impl Runtime {
         frames.get(first..).unwrap_or_default()
     }
 
-    /// The frames of a heap record: leading ones of the runtime are hidden, unless there is nothing
-    /// else.
-    ///
-    /// Which those are is told by the function at each *return* address, as `writeHeapProto` in
-    /// Go's runtime/pprof has it: that may be another one, where an inlined call is the last
-    /// instruction of its function.
-    #[must_use]
-    pub fn heap_frames(&self, callers: &[Avma]) -> Vec<LogicalFrame<'_>> {
-        let own = |pc: &Avma| self.frames_at(*pc).first().is_some_and(|f| self.is_runtime(f));
-        let first = callers.iter().position(|pc| !own(pc)).unwrap_or(0);
-        let shown =
-            |frames: &[LogicalFrame<'_>]| frames.iter().any(|f| f.function != "runtime.goexit");
-        let frames = self.recorded_frames(callers.get(first..).unwrap_or_default());
-        if shown(&frames) { frames } else { self.recorded_frames(callers) }
-    }
-
-    fn is_runtime(&self, f: &LogicalFrame<'_>) -> bool {
+    pub(crate) fn is_runtime(&self, f: &LogicalFrame<'_>) -> bool {
         let internal = self.layout.minor >= 24;
         f.function.starts_with("runtime.")
             || (internal && f.function.starts_with("internal/runtime/"))
     }
 
-    fn logical<'a>(&'a self, frame: Frame<'a>, physical: usize) -> LogicalFrame<'a> {
+    pub(crate) fn logical<'a>(&'a self, frame: Frame<'a>, physical: usize) -> LogicalFrame<'a> {
         LogicalFrame {
             function: frame.function,
             position: frame.position,
@@ -118,55 +102,5 @@ impl Runtime {
             }
         }
         frames
-    }
-
-    /// The functions of a recorded stack of return addresses, such as those of the heap and
-    /// block profiles: what `runtime.CallersFrames` makes of it.
-    ///
-    /// Records of Go before 1.23 list inlined calls one by one, later block and mutex records
-    /// list them as one address: an inlined frame whose caller does not follow is given its
-    /// callers here. Addresses outside the Go code are skipped, among them the marker ^0 of the
-    /// lock records of Go 1.23 and 1.24.
-    #[must_use]
-    pub fn recorded_frames(&self, callers: &[Avma]) -> Vec<LogicalFrame<'_>> {
-        let mut frames = Vec::new();
-        for (i, caller) in callers.iter().enumerate() {
-            let next = callers.get(i + 1).copied();
-            let mut pc = Some(*caller);
-            while let Some(at) = pc.take() {
-                let svma = self.bias.to_svma(at);
-                let Some(f) = self.table.function_at(svma) else { break };
-                let call = if svma > f.entry() { svma.wrapping_sub(1) } else { svma };
-                let mut chain = f.frames(call);
-                let Some(first) = chain.next() else { break };
-                let callee = first.id;
-                if first.inlined {
-                    pc = self.caller_to_add(chain, callee, next);
-                }
-                frames.push(self.logical(first, i));
-            }
-        }
-        frames
-    }
-
-    /// The return address of the next outer frame, unless the record itself goes on with it. The
-    /// last address of a record stands alone, as `Frames.Next` in runtime/symtab.go has it.
-    fn caller_to_add<'a>(
-        &self,
-        outer: impl Iterator<Item = Frame<'a>>,
-        callee: u8,
-        next: Option<Avma>,
-    ) -> Option<Avma> {
-        let next = next?;
-        for frame in outer {
-            let return_address = self.bias.to_avma(Svma(frame.pc.0.wrapping_add(1)));
-            if return_address == next {
-                return None;
-            }
-            if !self.table.special().is_elided(frame.id, callee) {
-                return Some(return_address);
-            }
-        }
-        None
     }
 }

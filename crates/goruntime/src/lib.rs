@@ -18,10 +18,12 @@
 
 mod buckets;
 mod code;
+mod contention;
 mod dwarf;
 mod find;
 mod frames;
 mod goroutine;
+mod heap;
 mod labels;
 mod leaf;
 mod list;
@@ -29,6 +31,7 @@ mod offsets;
 mod permit;
 mod rates;
 mod raw;
+mod recorded;
 mod sampling;
 mod symbols;
 mod text;
@@ -36,17 +39,17 @@ mod threads;
 mod traceback;
 mod unwind;
 
-pub use buckets::{
-    Contention, ContentionRecord, HeapProfile, HeapRecord, HeapView, TicksClock, scale_heap_sample,
-};
+pub use contention::{Contention, ContentionReader, ContentionRecord, TicksClock};
 pub use find::{FindError, LayoutSource, Runtime};
 pub use frames::LogicalFrame;
 pub use goroutine::{Goroutine, StackAbsence, Status, ThreadRef};
+pub use heap::{HeapProfile, HeapReader, HeapReading, HeapRecord, HeapView, scale_heap_sample};
 pub use leaf::LeafRepair;
 pub use list::{GoroutineList, GoroutineReader, ThreadContext};
 pub use offsets::Layout;
 pub use permit::{Evidence, Patch, Refusal, Source, WritePermit};
 pub use rates::{Rates, Reset};
+pub use recorded::RecordedStacks;
 pub use sampling::SampleLayout;
 pub use symbols::Variable;
 pub use text::{format_goroutines, format_goroutines_grouped};

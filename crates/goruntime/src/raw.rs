@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use image::{Avma, Memory, Unreadable};
 
 const PAGE: u64 = 4096;
-/// Enough for a list whose nodes were allocated one after the other.
-const KEPT: usize = 4;
+/// Enough for a list whose nodes were allocated one after the other, by several processors of Go's.
+const KEPT: usize = 16;
 
 /// Memory as it was when each page was first asked for; only the last few pages are kept. For
 /// lists of many small nodes side by side: one system call per page, not two per node.
@@ -29,11 +29,9 @@ impl Memory for Paged<'_> {
             let (start, skip) = (at - at % PAGE, (at % PAGE) as usize);
             let part = rest.len().min(PAGE as usize - skip);
             if !kept.iter().any(|(page, _)| *page == start) {
-                let mut page = vec![0; PAGE as usize];
+                let full = kept.len() == KEPT;
+                let mut page = if full { kept.remove(0).1 } else { vec![0; PAGE as usize] };
                 self.memory.read(Avma(start), &mut page)?;
-                if kept.len() == KEPT {
-                    kept.remove(0);
-                }
                 kept.push((start, page));
             }
             let page = kept.iter().find(|(page, _)| *page == start);
@@ -80,6 +78,15 @@ impl Block {
         let at = usize::try_from(offset).ok()?;
         self.0.get(at..at.checked_add(N)?)?.try_into().ok()
     }
+}
+
+/// The word at an offset; 0 past the end.
+pub(crate) fn u64_at(bytes: &[u8], offset: u64) -> u64 {
+    let word = || {
+        let at = usize::try_from(offset).ok()?;
+        bytes.get(at..at.checked_add(8)?)?.try_into().ok()
+    };
+    word().map_or(0, u64::from_le_bytes)
 }
 
 /// Reads `count` words.

@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use goruntime::{Contention, LogicalFrame, TicksClock};
+use goruntime::{Contention, ContentionReader, LogicalFrame, RecordedStacks, TicksClock};
 use target::{Claimed, Ticks};
 
 use super::collector::GoKind;
@@ -22,7 +22,7 @@ const TICKS_BASE: Duration = Duration::from_millis(100);
 /// Which of the two kinds.
 pub(crate) trait Side: 'static {
     fn wanted(options: &RecordOptions, clock: TicksClock) -> Wanted;
-    fn read(program: &Program) -> Result<Contention, RecordError>;
+    fn reader() -> ContentionReader;
     /// Whether a record belongs to the profile.
     fn keeps(_: &[LogicalFrame<'_>]) -> bool {
         true
@@ -50,8 +50,8 @@ impl Side for Waiting {
         Wanted { what: Claimed::BlockRate, rate: clock.block_rate(nanos), no_stop: options.no_stop }
     }
 
-    fn read(program: &Program) -> Result<Contention, RecordError> {
-        program.runtime.block_profile(&program.memory).map_err(|e| program.error(e))
+    fn reader() -> ContentionReader {
+        ContentionReader::block()
     }
 
     fn describe(rate: u64, clock: TicksClock) -> String {
@@ -75,8 +75,8 @@ impl Side for Unlocking {
         }
     }
 
-    fn read(program: &Program) -> Result<Contention, RecordError> {
-        program.runtime.mutex_profile(&program.memory).map_err(|e| program.error(e))
+    fn reader() -> ContentionReader {
+        ContentionReader::mutex()
     }
 
     fn describe(rate: u64, _: TicksClock) -> String {
@@ -91,8 +91,8 @@ impl Side for LockWaiting {
         Waiting::wanted(options, clock)
     }
 
-    fn read(program: &Program) -> Result<Contention, RecordError> {
-        Waiting::read(program)
+    fn reader() -> ContentionReader {
+        Waiting::reader()
     }
 
     /// `sync.(*Mutex).Lock`, `sync.(*RWMutex).RLock` and what they consist of.
@@ -120,6 +120,7 @@ pub(crate) struct Records<S> {
     base: Ticks,
     /// Measured before the recording; what is measured over its whole length is better.
     clock: TicksClock,
+    reader: ContentionReader,
     before: Contention,
     read: Option<Contention>,
     side: PhantomData<S>,
@@ -136,6 +137,10 @@ impl<S: Side> Records<S> {
     }
 }
 
+fn read(reader: &mut ContentionReader, program: &Program) -> Result<Contention, RecordError> {
+    reader.read(&program.runtime, &program.memory).map_err(|e| program.error(e))
+}
+
 impl<S: Side> GoKind for Records<S> {
     const HEADER: Header = Header {
         types: &[("contentions", "count"), ("delay", "nanoseconds")],
@@ -148,7 +153,8 @@ impl<S: Side> GoKind for Records<S> {
         std::thread::sleep(TICKS_BASE);
         let clock = TicksClock { per_second: Ticks::now().rate_since(base) };
         let wanted = S::wanted(options, clock);
-        let before = S::read(program)?;
+        let mut reader = S::reader();
+        let before = read(&mut reader, program)?;
         let setter = rates::set(program, wanted)?;
         let mut this = Self {
             setter: Setter::Another,
@@ -156,6 +162,7 @@ impl<S: Side> GoKind for Records<S> {
             rate: wanted.rate,
             base,
             clock,
+            reader,
             before,
             read: None,
             side: PhantomData,
@@ -177,7 +184,7 @@ impl<S: Side> GoKind for Records<S> {
     }
 
     fn read(&mut self, program: &Program) -> Result<(), RecordError> {
-        self.read = Some(S::read(program)?);
+        self.read = Some(read(&mut self.reader, program)?);
         Ok(())
     }
 
@@ -194,6 +201,7 @@ impl<S: Side> GoKind for Records<S> {
 
     fn add_to(&self, program: &Program, profile: &mut GoProfile) -> Result<(), RecordError> {
         let Some(read) = &self.read else { return Ok(()) };
+        let mut stacks = RecordedStacks::new(&program.runtime);
         for record in read.clone().since(&self.before).records {
             // In whole contentions, as the runtime itself hands them out.
             #[allow(clippy::cast_possible_truncation)]
@@ -204,7 +212,7 @@ impl<S: Side> GoKind for Records<S> {
                 count = count.saturating_mul(rate);
                 nanos = nanos.saturating_mul(rate);
             }
-            let frames = program.runtime.recorded_frames(&record.stack);
+            let frames = stacks.frames(&record.stack);
             if !S::keeps(&frames) {
                 continue;
             }
@@ -219,10 +227,11 @@ impl<S: Side> GoKind for Records<S> {
             return;
         };
         let records = read.clone().since(&self.before).records;
+        let mut stacks = RecordedStacks::new(&program.runtime);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let kept = records
             .iter()
-            .filter(|r| S::keeps(&program.runtime.recorded_frames(&r.stack)))
+            .filter(|r| S::keeps(&stacks.frames(&r.stack)))
             .map(|r| r.count as u64)
             .sum::<u64>();
         stats.samples.kept += kept;

@@ -4,11 +4,12 @@
 //! read as it is. In any other the sampling is switched on for the recording; what was allocated
 //! before cannot be known.
 
-use std::collections::HashMap;
+use std::cell::OnceCell;
 use std::marker::PhantomData;
 
-use goruntime::{HeapProfile, HeapRecord, HeapView, scale_heap_sample};
-use image::Avma;
+use goruntime::{
+    HeapProfile, HeapReader, HeapReading, HeapRecord, HeapView, RecordedStacks, scale_heap_sample,
+};
 use pprof::Label;
 use target::Claimed;
 
@@ -47,26 +48,38 @@ pub(crate) type Heap = HeapRecords<InUse>;
 /// `allocs`: shows what was allocated.
 pub(crate) type Allocs = HeapRecords<Allocated>;
 
-/// A place that allocates, and the size.
-type Site = (Vec<Avma>, u64);
-
 /// The heap records of a program.
 pub(crate) struct HeapRecords<S> {
     setter: Setter,
     wanted: Wanted,
-    /// What had been sampled before we came: by an earlier recording, mostly.
-    before: HashMap<Site, u64>,
+    reader: HeapReader,
+    /// What had been sampled at each place before we came: by an earlier recording, mostly.
+    before: Vec<u64>,
     read: Option<Reading>,
     shown: PhantomData<S>,
 }
 
 /// What was read last.
 struct Reading {
+    counts: HeapReading,
+    rate: u64,
+    /// Taken apart only once it is known to be the last.
+    views: OnceCell<Views>,
+}
+
+struct Views {
     /// As of the last garbage collection.
     published: HeapProfile,
     /// Also what came since.
     live: HeapProfile,
-    rate: u64,
+}
+
+/// A place, and what its records say.
+struct Values<'a> {
+    record: &'a HeapRecord,
+    /// Allocated while we looked.
+    allocated: u64,
+    in_use: u64,
 }
 
 impl<S> HeapRecords<S> {
@@ -75,39 +88,46 @@ impl<S> HeapRecords<S> {
         matches!(self.setter, Setter::Own(_))
     }
 
-    fn values(&self, reading: &Reading) -> Vec<(Site, [u64; 4])> {
-        let mut sites: HashMap<Site, [u64; 2]> = HashMap::new();
-        let mut order = Vec::new();
-        for r in &reading.live.records {
-            let site = (r.stack.clone(), r.object_size);
-            let old = self.before.get(&site).copied().unwrap_or(0);
-            let allocated = if self.is_history() { 0 } else { r.allocated.saturating_sub(old) };
-            order.push(site.clone());
-            sites.insert(site, [allocated, 0]);
+    fn old(&self, record: &HeapRecord) -> u64 {
+        self.before.get(record.place).copied().unwrap_or(0)
+    }
+
+    fn views<'a>(&self, reading: &'a Reading) -> &'a Views {
+        let view = |view| self.reader.profile(&reading.counts, view);
+        reading.views.get_or_init(|| Views {
+            published: view(HeapView::Published),
+            live: view(HeapView::Live),
+        })
+    }
+
+    /// What was counted at each place. In use is as of the last garbage collection.
+    fn values<'a>(&self, reading: &'a Reading) -> Vec<Values<'a>> {
+        let Views { live, published } = self.views(reading);
+        let places = live.records.iter().chain(&published.records).map(|r| r.place + 1);
+        let mut values: Vec<Option<Values>> = Vec::new();
+        values.resize_with(places.max().unwrap_or(0), || None);
+        let history = self.is_history();
+        for record in &live.records {
+            let place = record.place;
+            let new = record.allocated.saturating_sub(self.old(record));
+            let allocated = if history { 0 } else { new };
+            values[place] = Some(Values { record, allocated, in_use: 0 });
         }
-        for r in &reading.published.records {
-            let site = (r.stack.clone(), r.object_size);
-            if !sites.contains_key(&site) {
-                order.push(site.clone());
-            }
-            let counts = sites.entry(site).or_default();
-            counts[1] = r.in_use();
-            if self.is_history() {
-                counts[0] = r.allocated;
+        for record in &published.records {
+            let (in_use, all, place) = (record.in_use(), record.allocated, record.place);
+            let at = values[place].get_or_insert(Values { record, allocated: 0, in_use: 0 });
+            at.in_use = in_use;
+            if history {
+                at.allocated = all;
             }
         }
-        let scaled = |site: Site| {
-            let [allocated, used] = sites.get(&site).copied().unwrap_or_default();
-            let (a, ab) = scale_heap_sample(allocated, site.1, reading.rate);
-            let (u, ub) = scale_heap_sample(used, site.1, reading.rate);
-            (site, [a, ab, u, ub])
-        };
-        order.into_iter().map(scaled).filter(|(_, v)| *v != [0; 4]).collect()
+        // The newest first, as in Go's profiles.
+        values.into_iter().rev().flatten().collect()
     }
 }
 
-fn heap(program: &Program, view: HeapView) -> Result<HeapProfile, RecordError> {
-    program.runtime.heap_profile(&program.memory, view).map_err(|e| program.error(e))
+fn read(reader: &mut HeapReader, program: &Program) -> Result<HeapReading, RecordError> {
+    reader.read(&program.runtime, &program.memory).map_err(|e| program.error(e))
 }
 
 impl<S: Shown> GoKind for HeapRecords<S> {
@@ -119,22 +139,26 @@ impl<S: Shown> GoKind for HeapRecords<S> {
             rate: options.heap_rate.max(1),
             no_stop: options.no_stop,
         };
-        let before = heap(program, HeapView::Live)?;
+        let mut reader = HeapReader::new(&program.runtime);
+        let begin = read(&mut reader, program)?;
         let setter = if options.heap_history {
-            if before.rate == 0 {
+            if begin.rate() == 0 {
                 return Err(RecordError::NotApplicable(format!(
                     "process {} does not sample its own heap, so there is no history to read: \
                      leave --heap-history out to sample from now on",
                     program.process.pid()
                 )));
             }
-            Setter::Own(before.rate)
+            Setter::Own(begin.rate())
         } else {
             rates::set(program, wanted)?
         };
-        let before = before.records.into_iter().map(|r| ((r.stack, r.object_size), r.allocated));
-        let before = before.filter(|(_, allocated)| *allocated > 0).collect();
-        Ok(Self { setter, wanted, before, read: None, shown: PhantomData })
+        let mut before = Vec::new();
+        for record in reader.profile(&begin, HeapView::Live).records {
+            before.resize(before.len().max(record.place + 1), 0);
+            before[record.place] = record.allocated;
+        }
+        Ok(Self { setter, wanted, reader, before, read: None, shown: PhantomData })
     }
 
     fn is_snapshot(&self) -> bool {
@@ -153,16 +177,15 @@ impl<S: Shown> GoKind for HeapRecords<S> {
     }
 
     fn read(&mut self, program: &Program) -> Result<(), RecordError> {
-        let live = heap(program, HeapView::Live)?;
-        let published = heap(program, HeapView::Published)?;
+        let counts = read(&mut self.reader, program)?;
         let rate = match &self.setter {
             Setter::Held(held) => held.rate,
-            _ => live.rate,
+            _ => counts.rate(),
         };
         // A program that has exec'd has no such memory any more; one that has switched its
         // sampling off has nothing new to tell.
         if rate > 0 {
-            self.read = Some(Reading { published, live, rate });
+            self.read = Some(Reading { counts, rate, views: OnceCell::new() });
         }
         Ok(())
     }
@@ -184,9 +207,16 @@ impl<S: Shown> GoKind for HeapRecords<S> {
 
     fn add_to(&self, program: &Program, profile: &mut GoProfile) -> Result<(), RecordError> {
         let Some(reading) = &self.read else { return Ok(()) };
-        for ((stack, size), values) in self.values(reading) {
-            let frames = program.runtime.heap_frames(&stack);
-            let values = values.map(|v| i64::try_from(v).unwrap_or(i64::MAX));
+        let mut stacks = RecordedStacks::new(&program.runtime);
+        for Values { record, allocated, in_use } in self.values(reading) {
+            let size = record.object_size;
+            let (a, ab) = scale_heap_sample(allocated, size, reading.rate);
+            let (u, ub) = scale_heap_sample(in_use, size, reading.rate);
+            if [a, ab, u, ub] == [0; 4] {
+                continue;
+            }
+            let frames = stacks.heap_frames(&record.stack);
+            let values = [a, ab, u, ub].map(|v| i64::try_from(v).unwrap_or(i64::MAX));
             let size = i64::try_from(size).unwrap_or(i64::MAX);
             let labels = vec![Label::number("bytes", size, "bytes")];
             profile.add_or(program, &frames, &values, labels, "[no stack recorded]")?;
@@ -200,12 +230,13 @@ impl<S: Shown> GoKind for HeapRecords<S> {
             return;
         };
         let history = self.is_history();
-        let counts = reading.live.records.iter().map(|r| {
-            let before = || self.before.get(&(r.stack.clone(), r.object_size)).copied();
-            r.allocated - if history { 0 } else { before().unwrap_or(0).min(r.allocated) }
+        let Views { live, published } = self.views(reading);
+        let counts = live.records.iter().map(|r| {
+            let old = if history { 0 } else { self.old(r) };
+            r.allocated.saturating_sub(old)
         });
         stats.samples.kept += counts.sum::<u64>();
-        stats.lost += reading.live.implausible as u64;
+        stats.lost += live.implausible as u64;
         if history {
             stats.notes.push(format!(
                 "since the program began; in use is as of the last garbage collection, \
@@ -218,17 +249,14 @@ impl<S: Shown> GoKind for HeapRecords<S> {
                  garbage collection, one sample in {} bytes",
                 reading.rate
             ));
-            let old = |r: &&HeapRecord| {
-                r.in_use() > 0 && self.before.contains_key(&(r.stack.clone(), r.object_size))
-            };
-            if reading.published.records.iter().any(|r| old(&r)) {
+            if published.records.iter().any(|r| r.in_use() > 0 && self.old(r) > 0) {
                 stats.notes.push(
                     "in use counts also what was sampled before this recording, if it still is"
                         .into(),
                 );
             }
         }
-        if reading.published.unsettled || reading.live.unsettled {
+        if live.unsettled {
             stats.notes.push("the program was writing its records whenever they were read".into());
         }
     }

@@ -1,5 +1,7 @@
 //! Go stacks as a pprof profile, in the form that Go's own runtime/pprof gives them.
 
+use std::sync::Arc;
+
 use goruntime::LogicalFrame;
 use pprof::{
     BuildError, FunctionSpec, Label, Line, LocationIndex, MappingIndex, MappingSpec, Profile,
@@ -29,6 +31,8 @@ pub(crate) struct GoProfile {
     label_processes: bool,
     /// Frames that are no code, each at an address of its own.
     markers: Vec<String>,
+    /// The mappings so far, by process: each frame of each stack asks for its own.
+    mappings: Vec<(i32, Arc<image::Mapping>, MappingIndex)>,
 }
 
 impl GoProfile {
@@ -39,7 +43,13 @@ impl GoProfile {
         if let Some(default) = header.default {
             builder.set_default_sample_type(default);
         }
-        Self { builder, stack: Vec::new(), label_processes, markers: Vec::new() }
+        Self {
+            builder,
+            stack: Vec::new(),
+            label_processes,
+            markers: Vec::new(),
+            mappings: Vec::new(),
+        }
     }
 
     pub fn builder(&mut self) -> &mut ProfileBuilder {
@@ -141,13 +151,20 @@ impl GoProfile {
                 ..MappingSpec::default()
             });
         };
+        let pid = program.process.pid();
+        let known = self.mappings.iter().find(|(of, known, _)| *of == pid && Arc::ptr_eq(known, m));
+        if let Some((.., index)) = known {
+            return Ok(*index);
+        }
         let build_id = m.image.as_ref().map(|(i, _)| i.build_id_hex()).unwrap_or_default();
-        self.builder.mapping(MappingSpec {
+        let index = self.builder.mapping(MappingSpec {
             start: m.start.0,
             limit: m.end.0,
             offset: m.offset.0,
             file: &m.name,
             build_id: &build_id,
-        })
+        })?;
+        self.mappings.push((pid, m.clone(), index));
+        Ok(index)
     }
 }

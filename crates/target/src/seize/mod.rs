@@ -44,6 +44,10 @@ const OWN_CONTENTION: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long one gets that sleeps in the kernel and cannot be woken; the others stand meanwhile.
 const PATIENCE_ASLEEP: Duration = Duration::from_millis(2);
+/// How long to sleep between two looks whether a thread stands: while that is a matter of
+/// microseconds, and when it is not.
+const NAP: Duration = Duration::from_micros(20);
+const LONG_NAP: Duration = Duration::from_micros(100);
 /// A program that creates threads faster than they are stopped is given up on after this.
 const MAX_RESCANS: usize = 64;
 
@@ -408,11 +412,12 @@ fn wait(process: &Process, tracee: Tracee, moved: &mut Instant) -> Waited {
                 Some(_) => {}
             }
         }
-        // It needs a CPU to stop: perhaps ours.
+        // It needs a CPU to stop: perhaps ours. Where it has waited for long, the look itself takes
+        // more of that than a little patience does.
         if round < 4 {
             std::thread::yield_now();
         } else {
-            std::thread::sleep(Duration::from_micros(20));
+            std::thread::sleep(if waited > PATIENCE_ASLEEP { LONG_NAP } else { NAP });
         }
     }
     Waited::Nothing

@@ -1,0 +1,229 @@
+//! What the runtime sampled of allocations (runtime/mprof.go).
+//!
+//! ```text
+//!  record: active, future[0], future[1], future[2], each {allocs, frees} (and bytes, before 1.27)
+//! ```
+
+use std::sync::Arc;
+
+use image::{Avma, Memory};
+
+use crate::buckets::{BucketList, Records};
+use crate::raw::{u64_at, words};
+use crate::{ReadError, Runtime, Variable};
+
+const MEM_PROFILE: u64 = 1;
+/// How often the records are read, at most, until no garbage collection falls into it; and how many
+/// buckets that may be in all.
+const ATTEMPTS: usize = 64;
+const MOST_READ: usize = 4 << 20;
+
+/// Which of the runtime's counts are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeapView {
+    /// What Go's own profile shows: the state as of the end of the last garbage collection, so
+    /// that allocations that are not yet collected do not look like leaks.
+    Published,
+    /// Everything counted so far, also before any garbage collection; garbage that is not swept
+    /// yet counts as in use.
+    Live,
+}
+
+/// Allocations of one size at one place. Unscaled: see [`scale_heap_sample`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeapRecord {
+    /// The number of its place: the same in each reading of a program.
+    pub place: usize,
+    /// The return addresses, innermost first; inlined calls are listed one by one.
+    pub stack: Arc<[Avma]>,
+    /// The size of each object, in bytes.
+    pub object_size: u64,
+    /// Sampled allocations.
+    pub allocated: u64,
+    /// How many of these were freed.
+    pub freed: u64,
+}
+
+impl HeapRecord {
+    /// Sampled objects in use.
+    #[must_use]
+    pub fn in_use(&self) -> u64 {
+        self.allocated.saturating_sub(self.freed)
+    }
+}
+
+/// The heap profile, as sampled.
+#[derive(Debug, Clone, Default)]
+pub struct HeapProfile {
+    /// `MemProfileRate` now: mean bytes between samples. 0: nothing is sampled.
+    pub rate: u64,
+    /// The records, newest first.
+    pub records: Vec<HeapRecord>,
+    /// Records that made no sense and were left out.
+    pub implausible: usize,
+    /// The runtime was writing at every attempt: sums may be off by what it was about to write.
+    pub unsettled: bool,
+}
+
+/// What a sampled count of objects stands for: (objects, bytes). A sample of size `s` is taken
+/// with probability 1 − e^(−s/rate): `scaleHeapSample` in Go's runtime/pprof/protomem.go.
+#[must_use]
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub fn scale_heap_sample(count: u64, object_size: u64, rate: u64) -> (u64, u64) {
+    let bytes = count.saturating_mul(object_size);
+    if count == 0 || object_size == 0 {
+        return (0, 0);
+    }
+    if rate <= 1 {
+        return (count, bytes);
+    }
+    let scale = 1.0 / (1.0 - (-(object_size as f64) / rate as f64).exp());
+    ((count as f64 * scale) as u64, (bytes as f64 * scale) as u64)
+}
+
+/// The counts of all heap records at one moment.
+#[derive(Debug, Clone)]
+pub struct HeapReading {
+    records: Records,
+    /// `mProfCycle`.
+    cycle: u32,
+    rate: u64,
+    unsettled: bool,
+}
+
+impl HeapReading {
+    /// `MemProfileRate` then.
+    #[must_use]
+    pub fn rate(&self) -> u64 {
+        self.rate
+    }
+}
+
+/// Reads the heap records of one program again and again. Where they are is kept: what they count
+/// is all that is read of those that were there before.
+pub struct HeapReader {
+    list: BucketList,
+    /// The size of one of a record's four parts.
+    part: usize,
+}
+
+impl HeapReader {
+    /// Of a program that has this runtime.
+    #[must_use]
+    pub fn new(runtime: &Runtime) -> Self {
+        let part = runtime.layout.sizeof_cycle;
+        let list = BucketList::new(Variable::Mbuckets, MEM_PROFILE, part.saturating_mul(4));
+        Self { list, part: usize::try_from(part).unwrap_or(0) }
+    }
+
+    /// Reads the counts.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the list cannot be found or read.
+    pub fn read(
+        &mut self,
+        runtime: &Runtime,
+        memory: &dyn Memory,
+    ) -> Result<HeapReading, ReadError> {
+        let cycle_at = runtime.address(Variable::MProfCycle)?;
+        let mut reading = self.attempt(runtime, memory, cycle_at)?;
+        let most = (MOST_READ / self.list.len().max(1)).clamp(2, ATTEMPTS);
+        for _ in 1..most {
+            if !reading.unsettled {
+                break;
+            }
+            reading = self.attempt(runtime, memory, cycle_at)?;
+        }
+        reading.rate = memory.read_u64(runtime.address(Variable::MemProfileRate)?)?;
+        Ok(reading)
+    }
+
+    fn attempt(
+        &mut self,
+        runtime: &Runtime,
+        memory: &dyn Memory,
+        cycle_at: Avma,
+    ) -> Result<HeapReading, ReadError> {
+        let cycle = memory.read_u32(cycle_at)?;
+        let locked = runtime.heap_is_locked(memory);
+        let records = self.list.read(runtime, memory)?;
+        // A garbage collection moves counts from one cycle to the next.
+        let moved = memory.read_u32(cycle_at)? != cycle;
+        let unsettled = moved || locked || runtime.heap_is_locked(memory);
+        Ok(HeapReading { records, cycle, rate: 0, unsettled })
+    }
+
+    /// The profile by a reading.
+    #[must_use]
+    pub fn profile(&self, reading: &HeapReading, view: HeapView) -> HeapProfile {
+        let sum = |record: &[u8], parts: &[usize]| {
+            let count = |part: usize, at| u64_at(record, (part * self.part + at) as u64);
+            let add = |at| parts.iter().fold(0u64, |n, part| n.wrapping_add(count(*part, at)));
+            (add(0), add(8))
+        };
+        // mProfCycle: the cycle's number, and in the lowest bit whether it was added to active.
+        let (flushed, due) = (reading.cycle & 1 != 0, (reading.cycle >> 1) as usize % 3);
+        let published = [0, 1 + due];
+        let published = if flushed { &published[..1] } else { &published[..] };
+        let places = 0..reading.records.len();
+        // Before the first garbage collection Go shows everything, too (memProfileInternal).
+        let counts_nothing = |place| {
+            let record = reading.records.get(place);
+            record.is_none_or(|r| sum(r, published) == (0, 0))
+        };
+        let everything = view == HeapView::Live || places.clone().all(counts_nothing);
+        let parts = if everything { &[0, 1, 2, 3][..] } else { published };
+        let (rate, unsettled) = (reading.rate, reading.unsettled);
+        let mut profile = HeapProfile { rate, unsettled, ..Default::default() };
+        for place in places.rev() {
+            let counts = reading.records.get(place).map(|record| sum(record, parts));
+            let Some((allocated, freed)) = counts.filter(|(a, f)| f <= a) else {
+                profile.implausible += 1;
+                continue;
+            };
+            let (stack, object_size) = (self.list.stack(place), self.list.object_size(place));
+            profile.records.push(HeapRecord { place, stack, object_size, allocated, freed });
+        }
+        profile
+    }
+}
+
+impl Runtime {
+    /// Reads the heap profile once: see [`HeapReader`].
+    ///
+    /// # Errors
+    /// [`ReadError`] when the list cannot be found or read.
+    pub fn heap_profile(
+        &self,
+        memory: &dyn Memory,
+        view: HeapView,
+    ) -> Result<HeapProfile, ReadError> {
+        let mut reader = HeapReader::new(self);
+        let reading = reader.read(self, memory)?;
+        Ok(reader.profile(&reading, view))
+    }
+
+    /// Whether a thread is moving counts between cycles. The locks are `runtime.mutex`, whose
+    /// key is 0 when free; stripped programs may not tell where they are.
+    fn heap_is_locked(&self, memory: &dyn Memory) -> bool {
+        let held = |variable, count| {
+            let locks = self.address(variable).ok().and_then(|a| words(memory, a, count).ok());
+            locks.is_some_and(|l| l.iter().any(|key| *key != 0))
+        };
+        held(Variable::ProfMemActiveLock, 1) || held(Variable::ProfMemFutureLock, 3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scaling_is_that_of_runtime_pprof() {
+        assert_eq!(scale_heap_sample(0, 16, 524_288), (0, 0));
+        assert_eq!(scale_heap_sample(3, 16, 1), (3, 48));
+        // What scaleHeapSample itself printed.
+        assert_eq!(scale_heap_sample(100, 1 << 20, 512 << 10), (115, 121_269_664));
+        assert_eq!(scale_heap_sample(1, 16, 524_288), (32_768, 524_296));
+    }
+}
