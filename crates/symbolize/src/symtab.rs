@@ -5,8 +5,6 @@
 
 use std::borrow::Cow;
 
-use crate::extent::end_of;
-
 use image::{Arch, ElfImage, Svma};
 use object::Endianness;
 use object::elf::{
@@ -14,6 +12,8 @@ use object::elf::{
     STT_NOTYPE,
 };
 use object::read::elf::{FileHeader, SectionHeader};
+
+use crate::extent::end_of;
 
 /// `sizeof(Elf64_Sym)`.
 const SYMBOL_SIZE: usize = 24;
