@@ -23,11 +23,32 @@ fn run_delay() -> Duration {
     Duration::from_nanos(ns)
 }
 
+/// What a thread has spent so far, all of one moment: it has waited for no CPU between two of them. On a
+/// busy machine it often has, for milliseconds, which would be taken for sleep.
+struct Spent {
+    at: Instant,
+    running: Duration,
+}
+
+impl Spent {
+    fn now() -> Self {
+        let mut delay = run_delay();
+        loop {
+            let (at, cpu) = (Instant::now(), thread_cpu());
+            let after = run_delay();
+            if after == delay {
+                return Self { at, running: cpu + delay };
+            }
+            delay = after;
+        }
+    }
+}
+
 fn waited<T>(site: &AtomicU64, wait: impl FnOnce() -> T) -> T {
-    let (begin, cpu, delay) = (Instant::now(), thread_cpu(), run_delay());
+    let before = Spent::now();
     let value = wait();
-    let running = thread_cpu() - cpu + (run_delay() - delay);
-    let slept = begin.elapsed().saturating_sub(running);
+    let after = Spent::now();
+    let slept = (after.at - before.at).saturating_sub(after.running - before.running);
     site.fetch_add(slept.as_nanos() as u64, Relaxed);
     value
 }
