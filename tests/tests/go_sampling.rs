@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 /// Starts a recording that lasts until it is told to end, and waits until its rate is set.
 fn recording(target: &GoTarget, args: &[&str], set: impl Fn(Rates) -> bool) -> Running {
-    let running = Recorder::of(target.pid()).args(args).args(["-d", "120s"]).start();
+    let running = Recorder::of(target.pid()).args(args).args(["-d", "10m"]).start();
     target.wait_rates("set for the recording", set);
     running
 }
@@ -123,9 +123,9 @@ fn assert_waits(profile: &Profile, functions: &[&str], truth: f64, what: &str) {
     let here = |s: &exoprof_tests::Sample| functions.iter().all(|f| s.has(f));
     assert_eq!(profile.sum("contentions", here), 40, "{what} {functions:?}");
     let delay = profile.sum("delay", here) as f64;
-    // The program reads its clock just before it waits and after it was woken, so that what it
-    // measures is longer by the time that it takes to be scheduled again.
-    assert!(delay <= truth * 1.01 && delay >= truth * 0.95, "{what}: {delay} of {truth}");
+    // The program reads its clock just before it waits, and just before it is woken: some
+    // microseconds of 5 ms, unless something else gets the CPU right there.
+    assert!((delay / truth - 1.0).abs() < 0.05, "{what}: {delay} of {truth}");
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn contention_of_a_program_without_profiling() {
             let what = format!("{version} {how:?}");
             let mut target = GoTarget::start(version, "plain", how);
             let args = ["block,mutex", "--block-rate", "1", "--mutex-fraction", "1", "-o", "."];
-            let running = Recorder::of(target.pid()).args(args).args(["-d", "120s"]).name_itself();
+            let running = Recorder::of(target.pid()).args(args).args(["-d", "10m"]).name_itself();
             let folder = running.folder().to_owned();
             let running = running.start();
             target.wait_rates("set", |r| r.block == 1 && r.mutex == 1);
@@ -176,7 +176,7 @@ fn contention_is_that_of_the_programs_own_profile() {
             let (path, _) = build_with(version, "plain", how, "-own", &["-tags=own"]);
             let mut target = GoTarget::run(&path, &[]);
             let args = ["block,mutex", "--block-rate", "1ns", "--mutex-fraction", "1", "-o", "."];
-            let recorder = Recorder::of(target.pid()).args(args).args(["-d", "120s"]).name_itself();
+            let recorder = Recorder::of(target.pid()).args(args).args(["-d", "10m"]).name_itself();
             let folder = recorder.folder().to_owned();
             let mut running = recorder.start();
             running.wait_waiting();
@@ -230,7 +230,7 @@ fn contention_of_a_program_that_samples_itself() {
         target.ask("setrates 1");
         let set = target.rates();
         let mut running =
-            Recorder::of(target.pid()).args(["block", "--block-rate", "1s", "-d", "120s"]).start();
+            Recorder::of(target.pid()).args(["block", "--block-rate", "1s", "-d", "10m"]).start();
         running.wait_waiting();
         assert_eq!(target.rates(), set, "{version}");
         target.ask("wait 7");

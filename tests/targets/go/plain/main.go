@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 )
@@ -102,11 +103,39 @@ var kinds = []struct {
 
 const pause = 5 * time.Millisecond
 
-// clocked is how long a call takes.
+// woken is when the main goroutine was let go on.
+var woken time.Time
+
+// clocked is how long the main goroutine waits in a call, until it is woken: when it runs again is a
+// matter of the machine.
 func clocked(wait func()) time.Duration {
 	begin := time.Now()
 	wait()
-	return time.Since(begin)
+	return woken.Sub(begin)
+}
+
+// holdUp lets some time pass in which the main goroutine waits. On a busy machine it may come to that
+// late, and would not wait at all if nobody waited for it.
+func holdUp() {
+	for !mainWaits() {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(pause)
+	woken = time.Now()
+}
+
+// mainWaits is whether the main goroutine waits for another one.
+func mainWaits() bool {
+	all := make([]byte, 64<<10)
+	all = all[:runtime.Stack(all, true)]
+	_, state, found := strings.Cut(string(all), "goroutine 1 [")
+	state, _, _ = strings.Cut(state, "]")
+	for _, reason := range []string{"chan ", "select", "semacquire", "sync."} {
+		if found && strings.HasPrefix(state, reason) {
+			return true
+		}
+	}
+	return false
 }
 
 //go:noinline
@@ -116,7 +145,7 @@ func waitMutex() time.Duration {
 	go func() {
 		mu.Lock()
 		held <- 1
-		time.Sleep(pause)
+		holdUp()
 		mu.Unlock()
 		close(done)
 	}()
@@ -131,7 +160,7 @@ func waitMutex() time.Duration {
 func waitChannel() time.Duration {
 	c := make(chan int)
 	go func() {
-		time.Sleep(pause)
+		holdUp()
 		c <- 1
 	}()
 	return clocked(func() { <-c })
@@ -141,7 +170,7 @@ func waitChannel() time.Duration {
 func waitSend() time.Duration {
 	c := make(chan int)
 	go func() {
-		time.Sleep(pause)
+		holdUp()
 		<-c
 	}()
 	return clocked(func() { c <- 1 })
@@ -151,7 +180,7 @@ func waitSend() time.Duration {
 func waitSelect() time.Duration {
 	a, b := make(chan int), make(chan int)
 	go func() {
-		time.Sleep(pause)
+		holdUp()
 		b <- 1
 	}()
 	return clocked(func() {
@@ -168,7 +197,7 @@ func waitCond() time.Duration {
 	ready := false
 	c.L.Lock()
 	go func() {
-		time.Sleep(pause)
+		holdUp()
 		c.L.Lock()
 		ready = true
 		c.L.Unlock()
@@ -190,7 +219,7 @@ func waitReader() time.Duration {
 	go func() {
 		mu.Lock()
 		held <- 1
-		time.Sleep(pause)
+		holdUp()
 		mu.Unlock()
 	}()
 	<-held
@@ -206,7 +235,7 @@ func waitWriter() time.Duration {
 	go func() {
 		mu.RLock()
 		held <- 1
-		time.Sleep(pause)
+		holdUp()
 		mu.RUnlock()
 	}()
 	<-held
@@ -220,7 +249,7 @@ func waitGroup() time.Duration {
 	var wg sync.WaitGroup
 	wg.Add(1)
 	go func() {
-		time.Sleep(pause)
+		holdUp()
 		wg.Done()
 	}()
 	return clocked(wg.Wait)
