@@ -1,10 +1,12 @@
 //! Sampling that is switched on from outside, in Go programs that import no profiling package.
 
+use std::collections::BTreeMap;
+
 use exoprof_tests::gotarget::{
     BUILDS, Build, GoTarget, LAST, NO_RATES, Rates, build, build_with, for_each_version,
 };
 use exoprof_tests::recorder::Running;
-use exoprof_tests::records::{assert_same, records};
+use exoprof_tests::records::{Record, assert_same, records};
 use exoprof_tests::{Profile, Recorder, Recording};
 use nix::sys::signal::Signal;
 
@@ -167,7 +169,8 @@ fn contention_of_a_program_without_profiling() {
 
 /// The same program built with runtime/pprof, so that it can say what it sees itself: the same
 /// records, the same counts, and delays that differ by how well each knows the rate of the tick
-/// counter (Go 1.21 measures it over 100 ms, right within 0.02 %).
+/// counter: all of them by the same factor. Go 1.21 measures it over 100 ms, right within 0.02 %; where
+/// it loses the CPU between a reading of the counter and one of the clock, it is less right.
 #[test]
 fn contention_is_that_of_the_programs_own_profile() {
     for_each_version(|version| {
@@ -197,10 +200,16 @@ fn contention_is_that_of_the_programs_own_profile() {
                 };
                 let (mut ours, mut theirs) = (of(&ours), of(theirs));
                 assert!(theirs.len() >= if kind == "block" { 8 } else { 1 }, "{what}: {theirs:?}");
+                let delays = |all: &BTreeMap<Record, Vec<i64>>| -> f64 {
+                    all.values().map(|v| v[1] as f64).sum()
+                };
+                let factor = delays(&ours) / delays(&theirs);
+                assert!((factor - 1.0).abs() < 0.02, "{what} {kind}: {factor} of its delays");
                 for (record, values) in &mut ours {
                     let Some(own) = theirs.get_mut(record) else { continue };
-                    let off = (values[1] - own[1]).abs() as f64;
-                    if off <= own[1] as f64 * 0.001 {
+                    let off = (values[1] as f64 - own[1] as f64 * factor).abs();
+                    // Each wait is rounded to nanoseconds.
+                    if off <= own[1] as f64 * 0.0001 + own[0] as f64 {
                         values[1] = own[1];
                     }
                 }
