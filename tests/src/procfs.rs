@@ -68,6 +68,19 @@ pub fn cpu_of_all(pid: u32) -> Duration {
     Duration::from_millis(10 * ticks)
 }
 
+/// How long the living threads of a process have waited for a CPU, in all.
+///
+/// # Panics
+/// When the process does not exist.
+#[must_use]
+pub fn run_delay(pid: u32) -> Duration {
+    let of = |tid: u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
+        text.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    Duration::from_nanos(threads(pid).into_iter().filter_map(of).sum())
+}
+
 /// The processes whose command line has all these words.
 #[must_use]
 pub fn with_words(words: &[&str]) -> Vec<u32> {

@@ -75,7 +75,7 @@ fn an_interrupted_exoprof_restores_and_writes() {
             assert_eq!(target.rates(), NO_RATES, "{kind} {signal}");
         }
     }
-    assert!(watchdogs().is_empty());
+    wait_until("the watchdogs have gone", || watchdogs().is_empty());
 }
 
 /// Two at once: the one that ends first does not end the other's sampling, and the last one

@@ -55,13 +55,15 @@ func main() {
 			runtime.GC()
 			runtime.GC()
 		case "contend":
-			// How long it waited, by its own clock.
-			mutex, channel := waits(n, waitMutex), waits(n, waitChannel)
-			fmt.Println("waited", mutex.Nanoseconds(), channel.Nanoseconds())
+			// How long it waited for the mutex, by its own clock.
+			mutex := waits(n, waitMutex)
+			waits(n, waitChannel)
+			fmt.Println("waited", mutex.least.Nanoseconds(), mutex.most.Nanoseconds())
 		case "waits":
 			// Each kind of wait by the name of its function, and how long it waited.
 			for _, k := range kinds {
-				fmt.Println(k.name, waits(n, k.wait).Nanoseconds())
+				all := waits(n, k.wait)
+				fmt.Println(k.name, all.least.Nanoseconds(), all.most.Nanoseconds())
 			}
 		case "quit":
 			os.Exit(0)
@@ -80,16 +82,18 @@ func keep() []byte { return make([]byte, 16<<10) }
 //go:noinline
 func drop() []byte { return make([]byte, 16<<10) }
 
-func waits(n int, wait func() time.Duration) (all time.Duration) {
+func waits(n int, wait func() waited) (all waited) {
 	for i := 0; i < n; i++ {
-		all += wait()
+		one := wait()
+		all.least += one.least
+		all.most += one.most
 	}
 	return all
 }
 
 var kinds = []struct {
 	name string
-	wait func() time.Duration
+	wait func() waited
 }{
 	{"waitMutex", waitMutex},
 	{"waitChannel", waitChannel},
@@ -103,15 +107,18 @@ var kinds = []struct {
 
 const pause = 5 * time.Millisecond
 
-// woken is when the main goroutine was let go on.
+// woken is when the main goroutine was about to be woken.
 var woken time.Time
 
-// clocked is how long the main goroutine waits in a call, until it is woken: when it runs again is a
-// matter of the machine.
-func clocked(wait func()) time.Duration {
+// waited is how long the main goroutine waited: until just before it was woken at least, and at most
+// until it ran again. On a busy machine both the one that wakes it and it itself may lose the CPU.
+type waited struct{ least, most time.Duration }
+
+// clocked is how long the main goroutine waits in a call.
+func clocked(wait func()) waited {
 	begin := time.Now()
 	wait()
-	return woken.Sub(begin)
+	return waited{woken.Sub(begin), time.Since(begin)}
 }
 
 // holdUp lets some time pass in which the main goroutine waits. On a busy machine it may come to that
@@ -139,7 +146,7 @@ func mainWaits() bool {
 }
 
 //go:noinline
-func waitMutex() time.Duration {
+func waitMutex() waited {
 	var mu sync.Mutex
 	held, done := make(chan int, 1), make(chan int)
 	go func() {
@@ -150,14 +157,14 @@ func waitMutex() time.Duration {
 		close(done)
 	}()
 	<-held
-	waited := clocked(mu.Lock)
+	took := clocked(mu.Lock)
 	mu.Unlock()
 	<-done
-	return waited
+	return took
 }
 
 //go:noinline
-func waitChannel() time.Duration {
+func waitChannel() waited {
 	c := make(chan int)
 	go func() {
 		holdUp()
@@ -167,7 +174,7 @@ func waitChannel() time.Duration {
 }
 
 //go:noinline
-func waitSend() time.Duration {
+func waitSend() waited {
 	c := make(chan int)
 	go func() {
 		holdUp()
@@ -177,7 +184,7 @@ func waitSend() time.Duration {
 }
 
 //go:noinline
-func waitSelect() time.Duration {
+func waitSelect() waited {
 	a, b := make(chan int), make(chan int)
 	go func() {
 		holdUp()
@@ -192,7 +199,7 @@ func waitSelect() time.Duration {
 }
 
 //go:noinline
-func waitCond() time.Duration {
+func waitCond() waited {
 	c := sync.NewCond(&sync.Mutex{})
 	ready := false
 	c.L.Lock()
@@ -203,17 +210,17 @@ func waitCond() time.Duration {
 		c.L.Unlock()
 		c.Signal()
 	}()
-	waited := clocked(func() {
+	took := clocked(func() {
 		for !ready {
 			c.Wait()
 		}
 	})
 	c.L.Unlock()
-	return waited
+	return took
 }
 
 //go:noinline
-func waitReader() time.Duration {
+func waitReader() waited {
 	var mu sync.RWMutex
 	held := make(chan int, 1)
 	go func() {
@@ -223,13 +230,13 @@ func waitReader() time.Duration {
 		mu.Unlock()
 	}()
 	<-held
-	waited := clocked(mu.RLock)
+	took := clocked(mu.RLock)
 	mu.RUnlock()
-	return waited
+	return took
 }
 
 //go:noinline
-func waitWriter() time.Duration {
+func waitWriter() waited {
 	var mu sync.RWMutex
 	held := make(chan int, 1)
 	go func() {
@@ -239,13 +246,13 @@ func waitWriter() time.Duration {
 		mu.RUnlock()
 	}()
 	<-held
-	waited := clocked(mu.Lock)
+	took := clocked(mu.Lock)
 	mu.Unlock()
-	return waited
+	return took
 }
 
 //go:noinline
-func waitGroup() time.Duration {
+func waitGroup() waited {
 	var wg sync.WaitGroup
 	wg.Add(1)
 	go func() {
