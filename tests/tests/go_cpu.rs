@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use exoprof_tests::expect::{assert_reach, is_marked, reaches_root};
 use exoprof_tests::gotarget::{BUILDS, Build, LAST, build, build_with, installed};
@@ -18,14 +18,16 @@ fn start(version: &str, how: Build, mode: &str) -> Target {
     command.arg(mode).env("GOMAXPROCS", "2");
     let mut target = Target::spawn_command(command);
     target.go(0);
-    // Its threads are there, most of them: new ones have no captures in their first 20 ms.
-    while procfs::cpu_of_all(target.pid()) < Duration::from_millis(200) {
-        std::thread::sleep(Duration::from_millis(10));
-    }
     target
 }
 
 fn recorded(target: &Target) -> Recording {
+    // Its threads are there, most of them: new ones have no captures in their first 20 ms.
+    let began = Instant::now();
+    while procfs::cpu_of_all(target.pid()) < Duration::from_millis(200) {
+        assert!(began.elapsed() < Duration::from_secs(180), "it does not work");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     record_busy(target.pid(), 3.0, &["-F", "997"])
 }
 
@@ -218,7 +220,7 @@ fn stopped_threads_go_on_where_the_goroutine_left_its_own_stack() {
     for version in installed() {
         let target = start(version, Build::Plain, "systems");
         for what in [&["wall"][..], &["cpu", "--backend", "ptrace"]] {
-            let profile = record_busy(target.pid(), 3.0, &[what, &["-F", "499"]].concat()).profile;
+            let profile = record_busy(target.pid(), 1.5, &[what, &["-F", "499"]].concat()).profile;
             assert_whole_of_few(&profile);
             let crosses = |s: &Sample| s.has("runtime.systemstack") || s.has("runtime.copystack");
             let (all, whole) = (
@@ -238,7 +240,7 @@ fn stopped_threads_have_their_goroutines_labels() {
     for version in installed() {
         let target = start(version, Build::Stripped, "labels");
         for what in [&["wall"][..], &["cpu", "--backend", "ptrace"]] {
-            let profile = record_busy(target.pid(), 3.0, &[what, &["-F", "499"]].concat()).profile;
+            let profile = record_busy(target.pid(), 1.5, &[what, &["-F", "499"]].concat()).profile;
             let mut all = 0;
             let works = [("short", "short"), ("middle", "middle"), ("long", "long")];
             for (function, label) in works.into_iter().chain([("unlabelled", "")]) {
