@@ -1,6 +1,6 @@
 // Waiting of every kind, at functions of their own, each with the time that it took:
 // wall time less CPU time of the call, in `truth SITE=NANOSECONDS`, and how many waits there were
-// in `SITE_n`. Locks also tell by whom others were held up: `held_SITE` is the integral, over the
+// in `SITE_n`, the longest in `SITE_max`. Locks also tell by whom others were held up: `held_SITE` is the integral, over the
 // time that SITE held the lock, of the number of threads that waited for it. `naive_SITE` is what
 // would be charged to it by those who take each wait for the fault of whoever ended it.
 //
@@ -10,30 +10,41 @@
 #include <pthread.h>
 #include <semaphore.h>
 
+static void longest(struct truth_site *site, uint64_t waited)
+{
+    uint64_t before = __atomic_load_n(&site->ns, __ATOMIC_RELAXED);
+    while (waited > before &&
+           !__atomic_compare_exchange_n(&site->ns, &before, waited, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
+}
+
 // The site's function must stay on the stack of what it calls.
 #define SITE(name, ...) \
-    static struct truth_site *name##_site, *name##_count; \
+    static struct truth_site *name##_site, *name##_count, *name##_max; \
     NOINLINE static void name(void) \
     { \
         uint64_t begin = wall(), cpu = truth_cpu(); \
         __VA_ARGS__; \
         int64_t waited = (int64_t)(wall() - begin) - (int64_t)(truth_cpu() - cpu); \
         /* Less than none: it did not wait, and the clocks took longer. */ \
-        if (waited > 0) \
+        if (waited > 0) { \
             __atomic_add_fetch(&name##_site->ns, (uint64_t)waited, __ATOMIC_RELAXED); \
+            longest(name##_max, (uint64_t)waited); \
+        } \
         __atomic_add_fetch(&name##_count->ns, 1, __ATOMIC_RELAXED); \
     }
 
 // A lock: who holds it up is charged until it lets go. When the waiter has a CPU again is a matter of the
 // machine, and told apart, in `SITE_run`.
 #define LOCK(name, ...) \
-    static struct truth_site *name##_site, *name##_run, *name##_count; \
+    static struct truth_site *name##_site, *name##_run, *name##_count, *name##_max; \
     NOINLINE static void name(void) \
     { \
         struct spent before = spent(); \
         __VA_ARGS__; \
         struct spent after = spent(); \
         __atomic_add_fetch(&name##_site->ns, slept(before, after), __ATOMIC_RELAXED); \
+        longest(name##_max, slept(before, after)); \
         __atomic_add_fetch(&name##_run->ns, after.delay - before.delay, __ATOMIC_RELAXED); \
         __atomic_add_fetch(&name##_count->ns, 1, __ATOMIC_RELAXED); \
     }
@@ -212,7 +223,8 @@ LOOP(notify, notify())
 
 #define HOLDS(name) \
     name##_holder.held = truth_site("held_" #name), name##_holder.naive = truth_site("naive_" #name)
-#define BOTH(name) name##_site = truth_site(#name), name##_count = truth_site(#name "_n")
+#define BOTH(name) \
+    name##_site = truth_site(#name), name##_count = truth_site(#name "_n"), name##_max = truth_site(#name "_max")
 #define THREE(name) BOTH(name), name##_run = truth_site(#name "_run")
 
 struct group {
