@@ -1,11 +1,18 @@
 //! A recording of waiting beside what the program measured itself in the same time.
 
+use std::io::Write as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::{Profile, Program, Recorder, Sample, Target, Truth, procfs};
+use crate::{Profile, Program, Recorder, Recording, Sample, Target, Truth, procfs};
+
+/// How much of a recording may lie beside the program's marks. On a quiet machine it is under 1%.
+const APART: f64 = 0.025;
+/// On a quiet machine exoprof waits for a CPU for some ten milliseconds in all; rings are full after
+/// some hundred.
+const STARVED: Duration = Duration::from_millis(100);
 
 /// A profile, and the program's own numbers.
 #[derive(Debug)]
@@ -13,6 +20,8 @@ pub struct Compared {
     /// What was recorded.
     pub profile: Profile,
     truth: Truth,
+    /// The last mark.
+    after: Truth,
     wall: f64,
 }
 
@@ -37,10 +46,37 @@ impl Compared {
 
     /// As [`Compared::of`], of any command that obeys as these programs do.
     ///
+    /// Where exoprof waited for a CPU for long, it may not read all records in time. Where the program
+    /// or this process did, the marks are far from the begin and the end of the recording, and what is
+    /// compared is of different times, in which such a machine is not the same. Then it is done
+    /// again, up to three times, and said.
+    ///
     /// # Panics
     /// When anything goes wrong, or records were lost.
     #[must_use]
-    pub fn of_command(command: Command, (seconds, args): (f64, &[&str])) -> Self {
+    pub fn of_command(mut command: Command, recording: (f64, &[&str])) -> Self {
+        for attempt in 1.. {
+            let (recording, this, waited) = Self::once(&mut command, recording);
+            let beside = this.profile.duration_nanos as f64 / 1e9 - this.wall;
+            let lost = account(&this.profile).1;
+            let late = lost > 0 && waited > STARVED;
+            if attempt == 3 || !late && beside <= APART * this.wall {
+                assert_eq!(lost, 0, "exoprof waited {waited:.1?} for a CPU: {}", *recording);
+                return this;
+            }
+            // Past the capture of the test's output: everyone shall read it.
+            let said = format!(
+                "STARVED MACHINE: exoprof waited {waited:.1?} for a CPU, {lost} records lost, marks \
+                 {beside:.3} s off the ends of a recording of {:.3} s: attempt {attempt} of 3 is dropped\n",
+                this.wall
+            );
+            let _ = std::io::stderr().write_all(said.as_bytes());
+        }
+        unreachable!("the third attempt counts")
+    }
+
+    /// And how long exoprof waited for a CPU.
+    fn once(command: &mut Command, (seconds, args): (f64, &[&str])) -> (Recording, Self, Duration) {
         let mut target = Target::spawn_command(command);
         target.go(0);
         // By perf events, how densely is sampled is chosen by what it does at the begin.
@@ -48,23 +84,25 @@ impl Compared {
         while target.mark().since(&nothing).total() == 0 {
             std::thread::sleep(Duration::from_millis(10));
         }
-        let mut running = Recorder::of(target.pid()).args(args).args(["-d", "60s"]).start();
+        let mut running = Recorder::of(target.pid()).args(args).args(["-d", "10m"]).start();
         running.wait_recording();
         let before = target.mark();
         let began = Instant::now();
         // The length of the measurement, not a wait for something to happen.
         std::thread::sleep(Duration::from_secs_f64(seconds));
-        let truth = target.mark().since(&before);
+        let after = target.mark();
+        let truth = after.since(&before);
         let wall = began.elapsed().as_secs_f64();
         // Its main thread waits for the next word again, as it has done all the time.
         while !procfs::status(target.pid(), "State").starts_with('S') {
             std::thread::sleep(Duration::from_millis(1));
         }
+        let waited = procfs::run_delay(running.pid());
         running.signal(Signal::SIGINT);
         let recording = running.finish().recording();
         let _ = target.finish();
-        assert_eq!(account(&recording.profile).1, 0, "{}", *recording);
-        Self { profile: recording.profile.clone(), truth, wall }
+        let this = Self { profile: recording.profile.clone(), truth, after, wall };
+        (recording, this, waited)
     }
 
     /// What the program says of some sites, per second.
@@ -87,14 +125,20 @@ impl Compared {
 
     /// Asserts that the delay below a site is the program's, within a tolerance.
     ///
+    /// The program tells of a wait when it has ended: it has as much more or less than the recording
+    /// as is beyond the marks of what lies across them. That is in the tolerance, unless the program
+    /// has waited for a CPU for so long that one such wait is most of it.
+    ///
     /// # Panics
     /// When it is not.
     #[track_caller]
     pub fn assert_delay(&self, site: &str, tolerance: f64) {
         let ratio = self.ratio_of_delays(site);
+        let longest = self.after.ns(&format!("{site}_max")) as f64 / 1e9;
+        let allowed = f64::max(tolerance, 0.75 * tolerance + longest / self.wall);
         assert!(
-            (ratio - 1.0).abs() <= tolerance,
-            "delay of {site}: {ratio:.4} of the truth\n{}",
+            (ratio - 1.0).abs() <= allowed,
+            "delay of {site}: {ratio:.4} of the truth, allowed {allowed:.4}\n{}",
             self.profile.describe(8, |s| s.has(site))
         );
     }

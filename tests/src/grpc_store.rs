@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 /// A bound on waiting for a message, far above what is needed: a hung test must end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What to do with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,10 +81,10 @@ impl GrpcStore {
     /// The next call that was taken.
     ///
     /// # Panics
-    /// When none comes within a minute.
+    /// When none comes within minutes.
     #[must_use]
     pub fn next(&self) -> Call {
-        self.taken.recv_timeout(PATIENCE).expect("a call within a minute")
+        self.taken.recv_timeout(PATIENCE).expect("a call within minutes")
     }
 }
 

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::recorder::exoprof;
 
 /// A bound on waiting for a line or a byte, far above what is needed: a hung test must end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A running server; killed when dropped.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Server {
     /// Waits for a line on stderr that holds `text`.
     ///
     /// # Panics
-    /// When none comes within a minute.
+    /// When none comes within minutes.
     pub fn wait_line(&mut self, text: &str) -> String {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
@@ -141,7 +141,7 @@ impl Server {
     /// Waits until it records, or does so no more.
     ///
     /// # Panics
-    /// When that does not come within a minute.
+    /// When that does not come within minutes.
     pub fn wait_recording(&self, records: bool) {
         let began = std::time::Instant::now();
         while (self.perf_events() > 0) != records {

@@ -39,7 +39,7 @@ use std::path::PathBuf;
 
 pub use profile::{Frame, Profile, Sample};
 pub use programs::Program;
-pub use recorder::{Outcome, Recorder, Recording, Running, exoprof, record};
+pub use recorder::{Outcome, Recorder, Recording, Running, exoprof, record, record_busy};
 pub use target::{Target, Truth};
 
 /// The root of the repository.

@@ -14,10 +14,12 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::{Profile, repository};
+use crate::{Profile, procfs, repository};
 
 /// A bound on waiting for exoprof to begin; far above what it needs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
+/// A bound on waiting for the CPU time of a busy process: hundreds of times what it takes alone.
+const STARVED: Duration = Duration::from_secs(600);
 
 /// The release binary: `EXOPROF_BIN`, or what `cargo build --release -p exoprof` makes.
 ///
@@ -71,6 +73,24 @@ fn cleaned(mut command: Command) -> Command {
 #[must_use]
 pub fn record(pid: u32, args: &[&str]) -> Recording {
     Recorder::of(pid).args(args).start().finish().recording()
+}
+
+/// Records a process that is busy until it has used so many seconds of CPU time, however long that
+/// takes: there are as many samples on a machine that is busy with others as on a quiet one, and
+/// what chance makes of them is the same.
+///
+/// # Panics
+/// When it uses nothing to speak of, or has ended before.
+#[must_use]
+pub fn record_busy(pid: u32, seconds: f64, args: &[&str]) -> Recording {
+    let mut running = Recorder::of(pid).args(args).args(["-d", "1h"]).start();
+    // By the wall clock or ptrace there is nothing of the begin to be seen; what it takes is little.
+    if !args.iter().any(|arg| ["wall", "ptrace"].contains(arg)) {
+        running.wait_recording();
+    }
+    running.wait_used(pid, seconds);
+    running.signal(Signal::SIGINT);
+    running.finish().recording()
 }
 
 /// What to run. The recording goes to `profile.pb.gz` in a folder of its own, unless
@@ -220,7 +240,7 @@ impl Running {
     /// no more of them, and its main thread sleeps (waiting for samples or the end).
     ///
     /// # Panics
-    /// When it ends before, or does not begin within half a minute.
+    /// When it ends before, or does not begin within minutes.
     pub fn wait_recording(&mut self) {
         let began = Instant::now();
         let mut before = 0;
@@ -245,7 +265,7 @@ impl Running {
     /// that it has begun: its main thread sleeps in poll(2).
     ///
     /// # Panics
-    /// When it ends before, or does not begin within half a minute.
+    /// When it ends before, or does not begin within minutes.
     pub fn wait_waiting(&mut self) {
         let began = Instant::now();
         let polls = || {
@@ -263,6 +283,20 @@ impl Running {
             assert!(began.elapsed() < PATIENCE, "{}: it does not wait", self.said);
             // A step of polling, not a wait for time to pass.
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until a process has used so many seconds of CPU time more than now.
+    ///
+    /// # Panics
+    /// When it uses nothing to speak of, or exoprof has ended before.
+    pub fn wait_used(&mut self, pid: u32, seconds: f64) {
+        let (began, before) = (Instant::now(), procfs::cpu_of_all(pid));
+        while procfs::cpu_of_all(pid).saturating_sub(before) < Duration::from_secs_f64(seconds) {
+            assert!(self.is_running(), "{} has ended", self.said);
+            assert!(began.elapsed() < STARVED, "{pid} is not busy");
+            // A step of polling, not a wait for time to pass.
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 

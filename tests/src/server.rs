@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A bound on the start of a server, far above what any needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A child that is killed when dropped: a server or its load.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Background {
     /// Waits until something listens on a local port.
     ///
     /// # Panics
-    /// When it ends before, or takes over a minute.
+    /// When it ends before, or takes minutes.
     pub fn wait_listening(&mut self, port: u16) {
         self.wait_until("listening", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
@@ -50,7 +50,7 @@ impl Background {
     /// Waits until a condition holds, such as a load that has begun.
     ///
     /// # Panics
-    /// When the child ends before, or it takes over a minute.
+    /// When the child ends before, or it takes minutes.
     pub fn wait_until(&mut self, what: &str, holds: impl Fn() -> bool) {
         let began = Instant::now();
         while !holds() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::http::read_head_and_body;
 
 /// A bound on waiting for a message, far above what is needed: a hung test must end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What to do with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,10 +81,10 @@ impl Store {
     /// The next request that was taken.
     ///
     /// # Panics
-    /// When none comes within a minute.
+    /// When none comes within minutes.
     #[must_use]
     pub fn next(&self) -> Request {
-        self.taken.recv_timeout(PATIENCE).expect("a message within a minute")
+        self.taken.recv_timeout(PATIENCE).expect("a message within minutes")
     }
 }
 

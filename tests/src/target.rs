@@ -1,5 +1,6 @@
 //! A running ground-truth program and the handshake with it (see `tests/targets/truth.h`).
 
+use std::borrow::BorrowMut;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use crate::Program;
 
 /// A bound on waiting for a line, far above what any program needs: a hung test must end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// CPU nanoseconds by site, as the program measured them itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,7 +87,8 @@ impl Target {
     /// # Panics
     /// When it does not start or does not say `ready`.
     #[must_use]
-    pub fn spawn_command(mut command: Command) -> Self {
+    pub fn spawn_command(mut command: impl BorrowMut<Command>) -> Self {
+        let command: &mut Command = command.borrow_mut();
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -156,7 +158,7 @@ impl Target {
     /// Waits for a line that begins with `prefix`, and skips others.
     ///
     /// # Panics
-    /// When the program ends or takes over a minute.
+    /// When the program ends or takes minutes.
     pub fn expect(&mut self, prefix: &str) -> String {
         loop {
             match self.lines.recv_timeout(PATIENCE) {

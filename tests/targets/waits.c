@@ -1,34 +1,51 @@
 // Waiting of every kind, at functions of their own, each with the time that it took:
 // wall time less CPU time of the call, in `truth SITE=NANOSECONDS`, and how many waits there were
-// in `SITE_n`. Locks also tell by whom others were held up: `held_SITE` is the integral, over the
+// in `SITE_n`, the longest in `SITE_max`. Locks also tell by whom others were held up: `held_SITE` is the integral, over the
 // time that SITE held the lock, of the number of threads that waited for it. `naive_SITE` is what
 // would be charged to it by those who take each wait for the fault of whoever ended it.
 //
 // The argument chooses: `long` waits only, `short` ones mostly, `times` (both), `locks` (with all that waits
 // for a futex and is none), or all of it.
-#include "truth.h"
-#include <fcntl.h>
+#include "spent.h"
 #include <pthread.h>
 #include <semaphore.h>
 
-static uint64_t wall(void)
+static void longest(struct truth_site *site, uint64_t waited)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    uint64_t before = __atomic_load_n(&site->ns, __ATOMIC_RELAXED);
+    while (waited > before &&
+           !__atomic_compare_exchange_n(&site->ns, &before, waited, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
 }
 
 // The site's function must stay on the stack of what it calls.
 #define SITE(name, ...) \
-    static struct truth_site *name##_site, *name##_count; \
+    static struct truth_site *name##_site, *name##_count, *name##_max; \
     NOINLINE static void name(void) \
     { \
         uint64_t begin = wall(), cpu = truth_cpu(); \
         __VA_ARGS__; \
         int64_t waited = (int64_t)(wall() - begin) - (int64_t)(truth_cpu() - cpu); \
         /* Less than none: it did not wait, and the clocks took longer. */ \
-        if (waited > 0) \
+        if (waited > 0) { \
             __atomic_add_fetch(&name##_site->ns, (uint64_t)waited, __ATOMIC_RELAXED); \
+            longest(name##_max, (uint64_t)waited); \
+        } \
+        __atomic_add_fetch(&name##_count->ns, 1, __ATOMIC_RELAXED); \
+    }
+
+// A lock: who holds it up is charged until it lets go. When the waiter has a CPU again is a matter of the
+// machine, and told apart, in `SITE_run`.
+#define LOCK(name, ...) \
+    static struct truth_site *name##_site, *name##_run, *name##_count, *name##_max; \
+    NOINLINE static void name(void) \
+    { \
+        struct spent before = spent(); \
+        __VA_ARGS__; \
+        struct spent after = spent(); \
+        __atomic_add_fetch(&name##_site->ns, slept(before, after), __ATOMIC_RELAXED); \
+        longest(name##_max, slept(before, after)); \
+        __atomic_add_fetch(&name##_run->ns, after.delay - before.delay, __ATOMIC_RELAXED); \
         __atomic_add_fetch(&name##_count->ns, 1, __ATOMIC_RELAXED); \
     }
 
@@ -85,7 +102,7 @@ static void account(struct account *a, int waiters, struct holder *holder, int c
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct account lock_account;
 
-SITE(wait_lock, pthread_mutex_lock(&lock))
+LOCK(wait_lock, pthread_mutex_lock(&lock))
 
 #define HOLDER(name, us) \
     static struct holder name##_holder; \
@@ -109,8 +126,8 @@ HOLDER(hold_c, 5000)
 
 static pthread_rwlock_t rwlock = PTHREAD_RWLOCK_INITIALIZER;
 
-SITE(wait_read, pthread_rwlock_rdlock(&rwlock))
-SITE(wait_write, pthread_rwlock_wrlock(&rwlock))
+LOCK(wait_read, pthread_rwlock_rdlock(&rwlock))
+LOCK(wait_write, pthread_rwlock_wrlock(&rwlock))
 
 NOINLINE static void hold_read(void)
 {
@@ -206,7 +223,9 @@ LOOP(notify, notify())
 
 #define HOLDS(name) \
     name##_holder.held = truth_site("held_" #name), name##_holder.naive = truth_site("naive_" #name)
-#define BOTH(name) name##_site = truth_site(#name), name##_count = truth_site(#name "_n")
+#define BOTH(name) \
+    name##_site = truth_site(#name), name##_count = truth_site(#name "_n"), name##_max = truth_site(#name "_max")
+#define THREE(name) BOTH(name), name##_run = truth_site(#name "_run")
 
 struct group {
     const char *names;  // of the arguments that choose it
@@ -227,7 +246,7 @@ int main(int argc, char **argv)
 {
     const char *chosen = argc > 1 ? argv[1] : "all";
     BOTH(sleep_long), BOTH(sleep_short), BOTH(wait_poll), BOTH(read_pipe);
-    BOTH(wait_lock), BOTH(wait_read), BOTH(wait_write);
+    THREE(wait_lock), THREE(wait_read), THREE(wait_write);
     BOTH(wait_cond), BOTH(wait_semaphore), BOTH(wait_barrier), BOTH(wait_join);
     HOLDS(hold_a), HOLDS(hold_b), HOLDS(hold_c);
     sem_init(&semaphore, 0, 0);

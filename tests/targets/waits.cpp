@@ -1,5 +1,5 @@
 // Locks of C++'s standard library, and what is none. See `waits.c` for what the sites tell.
-#include "truth.h"
+#include "spent.h"
 #include <chrono>
 #include <condition_variable>
 #include <future>
@@ -11,21 +11,11 @@
 
 using namespace std::chrono_literals;
 
-static uint64_t wall()
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 template <typename F> static inline __attribute__((always_inline)) void timed(struct truth_site *site, F f)
 {
-    uint64_t begin = wall(), cpu = truth_cpu();
+    struct spent before = spent();
     f();
-    int64_t waited = (int64_t)(wall() - begin) - (int64_t)(truth_cpu() - cpu);
-    // Less than none: it did not wait, and the clocks took longer.
-    if (waited > 0)
-        __atomic_add_fetch(&site->ns, (uint64_t)waited, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&site->ns, slept(before, spent()), __ATOMIC_RELAXED);
 }
 
 static std::mutex mutex;

@@ -2,6 +2,8 @@
 //! everything else: wall time less CPU time, and less the time that a CPU was waited for, because
 //! these locks call sched_yield(2) before they sleep.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -16,18 +18,43 @@ fn thread_cpu() -> Duration {
 }
 
 /// How long the thread has waited for a CPU: the second number of its schedstat.
+/// Without memory of its own, for which allocators have locks.
 fn run_delay() -> Duration {
-    let text =
-        std::fs::read_to_string("/proc/thread-self/schedstat").expect("of CONFIG_SCHED_INFO");
+    thread_local!(static STATS: File =
+        File::open("/proc/thread-self/schedstat").expect("of CONFIG_SCHED_INFO"));
+    let mut text = [0; 80];
+    let got = STATS.with(|stats| stats.read_at(&mut text, 0)).expect("it can be read");
+    let text = std::str::from_utf8(&text[..got]).expect("numbers");
     let ns = text.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("three numbers");
     Duration::from_nanos(ns)
 }
 
+/// What a thread has spent so far, all of one moment: it has waited for no CPU between two of them. On a
+/// busy machine it often has, for milliseconds, which would be taken for sleep.
+struct Spent {
+    at: Instant,
+    running: Duration,
+}
+
+impl Spent {
+    fn now() -> Self {
+        let mut delay = run_delay();
+        loop {
+            let (at, cpu) = (Instant::now(), thread_cpu());
+            let after = run_delay();
+            if after == delay {
+                return Self { at, running: cpu + delay };
+            }
+            delay = after;
+        }
+    }
+}
+
 fn waited<T>(site: &AtomicU64, wait: impl FnOnce() -> T) -> T {
-    let (begin, cpu, delay) = (Instant::now(), thread_cpu(), run_delay());
+    let before = Spent::now();
     let value = wait();
-    let running = thread_cpu() - cpu + (run_delay() - delay);
-    let slept = begin.elapsed().saturating_sub(running);
+    let after = Spent::now();
+    let slept = (after.at - before.at).saturating_sub(after.running - before.running);
     site.fetch_add(slept.as_nanos() as u64, Relaxed);
     value
 }

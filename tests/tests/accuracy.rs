@@ -5,7 +5,7 @@ use exoprof_tests::expect::{
     assert_reach, assert_roots, assert_shares, assert_site_shares, is_marked,
 };
 use exoprof_tests::programs::{self, Program};
-use exoprof_tests::{Profile, Target, Truth, record};
+use exoprof_tests::{Profile, Target, Truth, record_busy};
 
 /// At least 99.5% of stacks must reach the thread's root: the rest may be caught in the few
 /// instructions of a prologue, of `clone` or of the dynamic loader.
@@ -18,7 +18,7 @@ fn profile_of(program: Program, args: &[&str]) -> (Profile, Truth) {
 fn profile_at(program: Program, args: &[&str], hertz: &str) -> (Profile, Truth) {
     let mut target = Target::working(program, args);
     let before = target.mark();
-    let recording = record(target.pid(), &["-d", "3s", "-F", hertz]);
+    let recording = record_busy(target.pid(), 3.0, &["-F", hertz]);
     let truth = target.mark().since(&before);
     let _ = target.finish();
     (recording.profile.clone(), truth)
@@ -254,7 +254,7 @@ fn through_libc(program: Program) {
 #[test]
 fn no_kernel_frames_when_refused() {
     let target = Target::working(programs::DEEP_LIBC, &[]);
-    let recording = record(target.pid(), &["-d", "2s", "-F", "997", "--no-kernel"]);
+    let recording = record_busy(target.pid(), 2.0, &["-F", "997", "--no-kernel"]);
     let kernel = recording.profile.sum("samples", |s| {
         s.stack.iter().any(|f| {
             f.is("vfs_read") || f.mapping.as_ref().is_some_and(|m| m.file.contains("[kernel"))

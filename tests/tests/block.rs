@@ -129,7 +129,7 @@ fn perf_events_alone_with_a_period() {
 #[test]
 fn a_thousand_threads_that_wait_for_ever() {
     let target = Target::working(programs::BLOCKED, &["1000"]);
-    let mut running = Recorder::of(target.pid()).args(["block", "-d", "60s"]).start();
+    let mut running = Recorder::of(target.pid()).args(["block", "-d", "10m"]).start();
     running.wait_recording();
     let own = || procfs::cpu_by_thread(running.pid()).values().sum::<u64>() as f64;
     let (began, before) = (Instant::now(), own());
@@ -184,22 +184,24 @@ fn ping_pong() {
 /// A command from its begin, and the children that it forks.
 #[test]
 fn a_command_and_its_children() {
-    let script = "sleep 0.4 & (sleep 0.4; sleep 0.4) & wait";
+    let script = "sleep 0.8 & (sleep 0.8; sleep 0.8) & wait";
     let recording = Recorder::new()
-        .args(["block", "-d", "20s"])
+        .args(["block", "-d", "10m"])
         .command(&["sh", "-c", script])
         .run()
         .recording();
     let profile = &recording.profile;
     let slept = profile.sum("delay", |s| {
-        s.label("process") == "sleep" && s.stack.iter().any(|f| f.function.contains("nanosleep"))
+        let sleeps = s.label("process") == "sleep" && s.label("wait") == "sleep";
+        sleeps && s.stack.iter().any(|f| f.function.contains("nanosleep"))
     });
+    // A timer is never early; it is late where the machine itself gets no CPU from its host.
     assert!(
-        (slept as f64 / 1.2e9 - 1.0).abs() < 0.05,
+        (0.999..1.05).contains(&(slept as f64 / 2.4e9)),
         "{slept} ns\n{}",
         profile.describe(9, |_| true)
     );
     // The shell waits for a child, or for the signal of its end.
     let waited = profile.sum("delay", |s| ["child", "signal"].contains(&s.label("wait")));
-    assert!(waited as f64 > 1.1e9, "{waited} ns\n{}", profile.describe(9, |_| true));
+    assert!(waited as f64 > 2.3e9, "{waited} ns\n{}", profile.describe(9, |_| true));
 }

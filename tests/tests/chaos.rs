@@ -105,7 +105,7 @@ fn two_hundred_rounds() {
 fn exoprof_killed_in_the_middle() {
     let (server, load, before) = server();
     for round in 0..40_u64 {
-        let mut running = Recorder::of(server.pid()).args(["-d", "60s", "-F", "997"]).start();
+        let mut running = Recorder::of(server.pid()).args(["-d", "10m", "-F", "997"]).start();
         if round % 2 == 0 {
             running.wait_recording();
         }
@@ -174,7 +174,7 @@ fn killed_while_threads_stand() {
         let mut child = if round % 2 == 0 {
             dump(server.pid()).stdout(std::process::Stdio::null()).spawn().unwrap()
         } else {
-            let out = ["-d", "60s", "-F", "5000", "-q", "-o", "-", "-p", &pid];
+            let out = ["-d", "10m", "-F", "5000", "-q", "-o", "-", "-p", &pid];
             let mut command = exoprof_tests::exoprof();
             command.args(["record", "--backend", "ptrace"]).args(out);
             command.stdout(std::process::Stdio::null()).spawn().unwrap()

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use exoprof_tests::expect::{assert_reach, assert_roots, assert_site_shares};
 use exoprof_tests::programs::{JIT, SHARES, SHARES_STATIC, SLEEPY};
-use exoprof_tests::{Profile, Recorder, Target, record, repository};
+use exoprof_tests::{Profile, Recorder, Target, record, record_busy, repository};
 
 const SITES: &[&str] = &["heavy_a", "heavy_b", "heavy_c", "heavy_d"];
 
@@ -49,7 +49,7 @@ fn overlay_root_with_namespaces() {
     let mut target = contained(script, &[folder.path()]);
     let pid = inner_pid(&target);
     let before = target.mark();
-    let recording = record(pid, &["-d", "3s", "-F", "997"]);
+    let recording = record_busy(pid, 3.0, &["-F", "997"]);
     let truth = target.mark().since(&before);
     assert_site_shares(&recording.profile, &truth, SITES);
     assert_roots(&recording.profile, 0.99);
@@ -107,7 +107,7 @@ fn perf_map_in_namespaces() {
     assert!(!program.starts_with("/tmp"), "{}", program.display());
     let target = contained(script, &[&program]);
     let pid = inner_pid(&target);
-    let profile = record(pid, &["-d", "2s", "-F", "997"]).profile;
+    let profile = record_busy(pid, 2.0, &["-F", "997"]).profile;
     fs::remove_file(&planted).unwrap();
     assert_reach(&profile, 0.9, "a name of its own", |s| s.has("jit_first") || s.has("jit_second"));
     assert_eq!(profile.sum("samples", |s| s.has("planted")), 0);
@@ -121,7 +121,7 @@ fn python_in_namespaces() {
     let script =
         "exec unshare --user --map-root-user chroot \"$1\" /usr/bin/python3.13 /pyshares.py";
     let target = contained(script, &[&root]);
-    let profile = record(inner_pid(&target), &["-d", "2s", "-F", "997"]).profile;
+    let profile = record_busy(inner_pid(&target), 2.0, &["-F", "997"]).profile;
     let heavy =
         |s: &exoprof_tests::Sample| s.stack.iter().any(|f| f.function.starts_with("heavy_"));
     assert_reach(&profile, 0.95, "a Python function", heavy);
@@ -184,7 +184,7 @@ fn program_that_was_replaced() {
     let fresh = folder.path().join("service.new");
     fs::copy(SLEEPY.path(), &fresh).unwrap();
     fs::rename(&fresh, &path).unwrap();
-    let profile = record(target.pid(), &["-d", "2s", "-F", "499"]).profile;
+    let profile = record_busy(target.pid(), 2.0, &["-F", "499"]).profile;
     named(&profile);
     assert_eq!(profile.mappings[0].file, path.to_str().unwrap(), "without ` (deleted)`");
     let build_id = |path: &Path| {

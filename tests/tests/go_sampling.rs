@@ -1,16 +1,18 @@
 //! Sampling that is switched on from outside, in Go programs that import no profiling package.
 
+use std::collections::BTreeMap;
+
 use exoprof_tests::gotarget::{
     BUILDS, Build, GoTarget, LAST, NO_RATES, Rates, build, build_with, for_each_version,
 };
 use exoprof_tests::recorder::Running;
-use exoprof_tests::records::{assert_same, records};
+use exoprof_tests::records::{Record, assert_same, records};
 use exoprof_tests::{Profile, Recorder, Recording};
 use nix::sys::signal::Signal;
 
 /// Starts a recording that lasts until it is told to end, and waits until its rate is set.
 fn recording(target: &GoTarget, args: &[&str], set: impl Fn(Rates) -> bool) -> Running {
-    let running = Recorder::of(target.pid()).args(args).args(["-d", "120s"]).start();
+    let running = Recorder::of(target.pid()).args(args).args(["-d", "10m"]).start();
     target.wait_rates("set for the recording", set);
     running
 }
@@ -100,7 +102,7 @@ fn no_cache_adds_a_sample_of_its_own() {
     });
 }
 
-/// Nanoseconds that the program itself measured, for the mutex and the channel.
+/// Nanoseconds that the program itself measured, at least and at most.
 fn waited(answer: &str) -> [f64; 2] {
     let numbers: Vec<f64> = answer.split_whitespace().filter_map(|w| w.parse().ok()).collect();
     numbers.try_into().unwrap_or_else(|_| panic!("{answer}"))
@@ -119,13 +121,16 @@ const WAITS: [(&str, &str); 8] = [
 ];
 
 #[track_caller]
-fn assert_waits(profile: &Profile, functions: &[&str], truth: f64, what: &str) {
+fn assert_waits(profile: &Profile, functions: &[&str], [least, most]: [f64; 2], what: &str) {
     let here = |s: &exoprof_tests::Sample| functions.iter().all(|f| s.has(f));
     assert_eq!(profile.sum("contentions", here), 40, "{what} {functions:?}");
     let delay = profile.sum("delay", here) as f64;
-    // The program reads its clock just before it waits and after it was woken, so that what it
-    // measures is longer by the time that it takes to be scheduled again.
-    assert!(delay <= truth * 1.01 && delay >= truth * 0.95, "{what}: {delay} of {truth}");
+    // Until just before it is woken, and until it runs again. From its clock to its waiting there are
+    // some microseconds of 5 ms.
+    assert!(
+        delay >= least * 0.95 && delay <= most * 1.01,
+        "{what} {functions:?}: {delay} of {least} to {most}"
+    );
 }
 
 #[test]
@@ -135,14 +140,14 @@ fn contention_of_a_program_without_profiling() {
             let what = format!("{version} {how:?}");
             let mut target = GoTarget::start(version, "plain", how);
             let args = ["block,mutex", "--block-rate", "1", "--mutex-fraction", "1", "-o", "."];
-            let running = Recorder::of(target.pid()).args(args).args(["-d", "120s"]).name_itself();
+            let running = Recorder::of(target.pid()).args(args).args(["-d", "10m"]).name_itself();
             let folder = running.folder().to_owned();
             let running = running.start();
             target.wait_rates("set", |r| r.block == 1 && r.mutex == 1);
             let answer = target.ask("waits 40");
-            let truth = |function: &str| -> f64 {
+            let truth = |function: &str| {
                 let line = answer.lines().find_map(|l| l.strip_prefix(&function["main.".len()..]));
-                line.and_then(|ns| ns.trim().parse().ok()).expect("how long it waited")
+                waited(line.expect("how long it waited"))
             };
             running.signal(Signal::SIGINT);
             let outcome = running.finish();
@@ -167,7 +172,8 @@ fn contention_of_a_program_without_profiling() {
 
 /// The same program built with runtime/pprof, so that it can say what it sees itself: the same
 /// records, the same counts, and delays that differ by how well each knows the rate of the tick
-/// counter (Go 1.21 measures it over 100 ms, right within 0.02 %).
+/// counter: all of them by the same factor. Go 1.21 measures it over 100 ms, right within 0.02 %; where
+/// it loses the CPU between a reading of the counter and one of the clock, it is less right.
 #[test]
 fn contention_is_that_of_the_programs_own_profile() {
     for_each_version(|version| {
@@ -176,7 +182,7 @@ fn contention_is_that_of_the_programs_own_profile() {
             let (path, _) = build_with(version, "plain", how, "-own", &["-tags=own"]);
             let mut target = GoTarget::run(&path, &[]);
             let args = ["block,mutex", "--block-rate", "1ns", "--mutex-fraction", "1", "-o", "."];
-            let recorder = Recorder::of(target.pid()).args(args).args(["-d", "120s"]).name_itself();
+            let recorder = Recorder::of(target.pid()).args(args).args(["-d", "10m"]).name_itself();
             let folder = recorder.folder().to_owned();
             let mut running = recorder.start();
             running.wait_waiting();
@@ -197,10 +203,16 @@ fn contention_is_that_of_the_programs_own_profile() {
                 };
                 let (mut ours, mut theirs) = (of(&ours), of(theirs));
                 assert!(theirs.len() >= if kind == "block" { 8 } else { 1 }, "{what}: {theirs:?}");
+                let delays = |all: &BTreeMap<Record, Vec<i64>>| -> f64 {
+                    all.values().map(|v| v[1] as f64).sum()
+                };
+                let factor = delays(&ours) / delays(&theirs);
+                assert!((factor - 1.0).abs() < 0.02, "{what} {kind}: {factor} of its delays");
                 for (record, values) in &mut ours {
                     let Some(own) = theirs.get_mut(record) else { continue };
-                    let off = (values[1] - own[1]).abs() as f64;
-                    if off <= own[1] as f64 * 0.001 {
+                    let off = (values[1] as f64 - own[1] as f64 * factor).abs();
+                    // Each wait is rounded to nanoseconds.
+                    if off <= own[1] as f64 * 0.0001 + own[0] as f64 {
                         values[1] = own[1];
                     }
                 }
@@ -215,7 +227,7 @@ fn waiters_of_a_mutex() {
     let mut target = GoTarget::start(LAST, "plain", Build::Plain);
     let args = ["mutex", "--waiters", "--block-rate", "1ns"];
     let running = recording(&target, &args, |r| r.block != 0);
-    let [mutex, _] = waited(&target.ask("contend 40"));
+    let mutex = waited(&target.ask("contend 40"));
     let profile = ended(running).profile;
     assert_waits(&profile, &["main.waitMutex", "sync.(*Mutex).Lock"], mutex, "waiters");
     assert!(!profile.samples.iter().any(|s| s.has("main.waitChannel")));
@@ -230,7 +242,7 @@ fn contention_of_a_program_that_samples_itself() {
         target.ask("setrates 1");
         let set = target.rates();
         let mut running =
-            Recorder::of(target.pid()).args(["block", "--block-rate", "1s", "-d", "120s"]).start();
+            Recorder::of(target.pid()).args(["block", "--block-rate", "1s", "-d", "10m"]).start();
         running.wait_waiting();
         assert_eq!(target.rates(), set, "{version}");
         target.ask("wait 7");

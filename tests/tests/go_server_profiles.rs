@@ -124,7 +124,7 @@ fn compare(server: &mut Background, port: u16) {
     assert!(recording.profile.total("threadcreate") >= 3);
 
     // Neither samples its waits: what we see of them, they cannot show, except while we do.
-    let args = ["block", "--block-rate", "1", "-d", "60s"];
+    let args = ["block", "--block-rate", "1", "-d", "10m"];
     let mut running = Recorder::of(pid).args(args).start();
     running.wait_waiting();
     for _ in 0..20 {

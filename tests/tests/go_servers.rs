@@ -6,7 +6,7 @@ use std::process::Command;
 
 use exoprof_tests::expect::{assert_reach, is_marked, reaches_root};
 use exoprof_tests::server::{Background, free_port};
-use exoprof_tests::{Profile, Sample, record};
+use exoprof_tests::{Profile, Sample, record_busy};
 
 /// Whole, and down to where Go's stacks begin: a goroutine's, or the scheduler's.
 fn is_whole(s: &Sample) -> bool {
@@ -84,7 +84,7 @@ fn ask(port: u16, request: &str) -> Option<String> {
 }
 
 fn recorded(server: &mut Background, load: Load) -> Profile {
-    let profile = record(server.pid(), &["-d", "4s", "-F", "997"]).profile;
+    let profile = record_busy(server.pid(), 3.0, &["-F", "997"]).profile;
     server.assert_running();
     assert!(load.finish() > 50, "the load did not reach the server");
     profile

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use exoprof_tests::programs::{self, Program};
-use exoprof_tests::{Outcome, Recorder, Target};
+use exoprof_tests::{Outcome, Recorder, Recording, Target, record_busy};
 
 const MIB: u64 = 1024;
 
@@ -14,8 +14,8 @@ fn hostile(way: &str, folder: &Path) -> Target {
     Target::working(programs::HOSTILE, &[way, folder.to_str().unwrap()])
 }
 
-fn recorded(target: &Target) -> Outcome {
-    Recorder::of(target.pid()).args(["-d", "2s", "-F", "499"]).run()
+fn recorded(target: &Target) -> Recording {
+    record_busy(target.pid(), 1.5, &["-F", "499"])
 }
 
 /// Whether stderr and the profile are free of what the target would have a terminal do.
@@ -35,7 +35,7 @@ fn a_hundred_thousand_mappings_with_names_that_lie() {
     assert_harmless(&outcome);
     let used = outcome.max_rss_kib;
     assert!(used < 300 * MIB, "{} MiB for {count} mappings", used / MIB);
-    let profile = outcome.recording().profile;
+    let profile = &outcome.profile;
     let share = profile.sum("cpu", |s| s.has("honest_work")) as f64 / profile.total("cpu") as f64;
     assert!(share > 0.8, "{share}: {}", profile.describe(5, |_| true));
     let _ = target.finish();
@@ -49,7 +49,7 @@ fn a_stack_pointer_that_points_anywhere() {
     assert_harmless(&outcome);
     let used = outcome.max_rss_kib;
     assert!(used < 100 * MIB, "{} MiB", used / MIB);
-    let profile = outcome.recording().profile;
+    let profile = &outcome.profile;
     // Where it executes is told by the instruction pointer in any case.
     assert!(profile.sum("cpu", |s| s.has("elsewhere")) > 0, "{}", profile.describe(5, |_| true));
     assert!(profile.sum("cpu", |s| s.has("honest_work")) > 0);
@@ -62,7 +62,7 @@ fn a_function_that_is_its_own_caller() {
     let target = hostile("frames", folder.path());
     let outcome = recorded(&target);
     assert_harmless(&outcome);
-    let profile = outcome.recording().profile;
+    let profile = &outcome.profile;
     let own = profile.samples.iter().filter(|s| s.has("own_caller"));
     let deepest = own.map(|s| s.stack.len()).max().expect("it is sampled");
     assert!(deepest < 2100, "{deepest}");
@@ -95,7 +95,7 @@ fn links_out_of_the_root_are_not_followed() {
         command.arg(&root).arg("/program");
         let mut target = Target::spawn_command(command);
         target.go(0);
-        let recording = recorded(&target).recording();
+        let recording = recorded(&target);
         let _ = target.finish();
         recording.profile.sum("cpu", |s| s.has("heavy_a")) > 0
     };

@@ -2,7 +2,7 @@
 
 use exoprof_tests::expect::assert_reach;
 use exoprof_tests::programs::{self, Program};
-use exoprof_tests::{Sample, Target, record};
+use exoprof_tests::{Sample, Target, record_busy};
 
 /// Checks one stack against the marks: between two functions of the chain that stand next to each
 /// other, the caller's line is the one marked `@call CALLEE`; each start line is `@begin`.
@@ -31,7 +31,7 @@ fn check(program: Program, chain: &[&str], sample: &Sample) -> Result<(), String
 #[track_caller]
 fn inlines_are_right(program: Program, chain: &[&str]) {
     let target = Target::working(program, &[]);
-    let recording = record(target.pid(), &["-d", "2s", "-F", "997"]);
+    let recording = record_busy(target.pid(), 2.0, &["-F", "997"]);
     let profile = &recording.profile;
     // The loop's own instructions may belong to the level above, so not every sample is innermost;
     // which do not hold level 0 or 1 is the compiler's choice, and rare.

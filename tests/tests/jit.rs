@@ -6,7 +6,7 @@ use std::process::Command;
 use exoprof_tests::expect::{assert_reach, assert_roots};
 use exoprof_tests::programs::JIT;
 use exoprof_tests::server::Background;
-use exoprof_tests::{Profile, Recorder, Sample, Target, procfs, record, repository};
+use exoprof_tests::{Profile, Recorder, Sample, Target, procfs, record, record_busy, repository};
 
 fn target_file(name: &str) -> PathBuf {
     repository().join("tests/targets").join(name)
@@ -35,7 +35,7 @@ fn assert_named_in_time(profile: &Profile, share: f64) {
 #[test]
 fn perf_map_with_code_that_is_replaced() {
     let target = Target::working(JIT, &["map"]);
-    let profile = record(target.pid(), &["-d", "3s", "-F", "997"]).profile;
+    let profile = record_busy(target.pid(), 3.0, &["-F", "997"]).profile;
     let _ = target.finish();
     assert_named_in_time(&profile, 0.8);
     assert_reach(&profile, 0.98, "main", |s| s.has("main"));
@@ -47,7 +47,7 @@ fn perf_map_with_code_that_is_replaced() {
 fn jitdump_with_code_that_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let target = Target::working(JIT, &["dump", folder.path().to_str().unwrap()]);
-    let profile = record(target.pid(), &["-d", "3s", "-F", "997"]).profile;
+    let profile = record_busy(target.pid(), 3.0, &["-F", "997"]).profile;
     let _ = target.finish();
     assert_named_in_time(&profile, 0.99);
 }
@@ -122,7 +122,7 @@ fn node_with_a_perf_map() {
             .arg(target_file("shares.js"))
             .current_dir(folder.path()),
     );
-    let profile = record(node.pid(), &["-d", "2s", "-F", "997"]).profile;
+    let profile = record_busy(node.pid(), 2.0, &["-F", "997"]).profile;
     node.assert_running();
     assert_hot_functions(&profile, 0.9);
     let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", node.pid()));
@@ -142,7 +142,7 @@ fn node_in_builtins() {
                 .arg(target_file("builtins.js"))
                 .current_dir(folder.path()),
         );
-        let profile = record(node.pid(), &["-d", "3s", "-F", "997"]).profile;
+        let profile = record_busy(node.pid(), 3.0, &["-F", "997"]).profile;
         assert_roots(&profile, 0.99);
         let in_builtins = |s: &Sample| s.leaf().function.starts_with("Builtins_");
         let share = profile.sum("samples", in_builtins) as f64 / profile.total("samples") as f64;
@@ -170,7 +170,7 @@ fn node_with_a_jitdump() {
             .current_dir(folder.path()),
     );
     let profile =
-        Recorder::of(node.pid()).args(["-d", "60s", "-F", "997"]).run().recording().profile;
+        Recorder::of(node.pid()).args(["-d", "10m", "-F", "997"]).run().recording().profile;
     assert_hot_functions(&profile, 0.8);
     let lines: std::collections::BTreeSet<i64> = profile
         .samples
@@ -209,7 +209,7 @@ fn chromium_without_unwind_tables() {
     };
     browser.wait_until("busy", || renderer().is_some());
     let renderer = renderer().unwrap();
-    let profile = record(renderer, &["-d", "2s", "-F", "997"]).profile;
+    let profile = record_busy(renderer, 2.0, &["-F", "997"]).profile;
     browser.assert_running();
     // Each of its processes has left one.
     for pid in procfs::with_words(&[&data]) {
@@ -253,7 +253,7 @@ fn dotnet_with_a_perf_map() {
             .env("COMPlus_PerfMapEnabled", "1")
             .env("DOTNET_SYSTEM_GLOBALIZATION_INVARIANT", "1"),
     );
-    let profile = record(dotnet.pid(), &["-d", "2s", "-F", "997"]).profile;
+    let profile = record_busy(dotnet.pid(), 2.0, &["-F", "997"]).profile;
     dotnet.assert_running();
     for name in ["perf", "perfinfo"] {
         let _ = std::fs::remove_file(format!("/tmp/{name}-{}.map", dotnet.pid()));
@@ -284,7 +284,7 @@ fn java_with_and_without_a_perf_map() {
     assert!(comments.contains(&format!("jcmd {pid} Compiler.perfmap")), "{comments}");
     let asked = Command::new("jcmd").args([&pid, "Compiler.perfmap"]).output().expect("jcmd");
     assert!(asked.status.success(), "{asked:?}");
-    let profile = record(java.pid(), &["-d", "2s", "-F", "997"]).profile;
+    let profile = record_busy(java.pid(), 2.0, &["-F", "997"]).profile;
     java.assert_running();
     let _ = std::fs::remove_file(format!("/tmp/perf-{pid}.map"));
     let part = |name: &str| {

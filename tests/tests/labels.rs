@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use exoprof_tests::programs;
-use exoprof_tests::{Recorder, Sample, Target, procfs, record};
+use exoprof_tests::{Recorder, Sample, Target, procfs, record_busy};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -11,7 +11,7 @@ fn threads_have_names_and_ids() {
     let mut target = Target::spawn(programs::THREADS, &["fixed", "4"]);
     target.go(20_000);
     let ids: BTreeSet<_> = procfs::threads(target.pid()).iter().map(u32::to_string).collect();
-    let recording = record(target.pid(), &["-d", "2s", "-F", "997"]);
+    let recording = record_busy(target.pid(), 2.0, &["-F", "997"]);
     for sample in &recording.profile.samples {
         assert!(ids.contains(sample.label("thread_id")), "{:?}", sample.labels);
         let burns = |k: &usize| sample.has(&format!("burn_{k}"));
@@ -28,7 +28,7 @@ fn threads_have_names_and_ids() {
 #[test]
 fn threads_that_change_their_names() {
     let mut target = Target::spawn(programs::THREADS, &["rename", "2"]);
-    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     target.go(1000);
     target.wait_done();
@@ -48,7 +48,7 @@ fn threads_that_change_their_names() {
 #[test]
 fn labels_are_of_one_type_and_not_reserved() {
     let target = Target::working(programs::SHARES, &[]);
-    let recording = record(target.pid(), &["-d", "1s", "-F", "499"]);
+    let recording = record_busy(target.pid(), 1.0, &["-F", "499"]);
     for sample in &recording.profile.samples {
         assert_eq!(sample.label("thread"), "shares");
         assert_eq!(sample.label("thread_id"), target.pid().to_string());
@@ -59,7 +59,7 @@ fn labels_are_of_one_type_and_not_reserved() {
 #[test]
 fn comments_tell_how_it_was_recorded() {
     let target = Target::working(programs::SHARES, &[]);
-    let recording = record(target.pid(), &["-d", "1s", "-F", "499"]);
+    let recording = record_busy(target.pid(), 1.0, &["-F", "499"]);
     let comments = recording.profile.comments.join("\n");
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let version = env!("CARGO_PKG_VERSION");

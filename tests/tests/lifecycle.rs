@@ -5,14 +5,14 @@ use std::process::{Command, Stdio};
 use exoprof_tests::expect::{assert_close, assert_roots, assert_site_shares};
 use exoprof_tests::procfs::State;
 use exoprof_tests::programs;
-use exoprof_tests::{Outcome, Recorder, Recording, Target, record};
+use exoprof_tests::{Outcome, Recorder, Recording, Target, record_busy};
 use nix::sys::signal::Signal;
 
 #[test]
 fn children_grandchildren_and_exec() {
     let shares = programs::SHARES.path();
     let mut target = Target::spawn(programs::FORK, &[shares.to_str().unwrap()]);
-    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     target.go(1000);
     target.wait_done();
@@ -42,7 +42,7 @@ fn children_are_left_out_when_refused() {
     let shares = programs::SHARES.path();
     let mut target = Target::spawn(programs::FORK, &[shares.to_str().unwrap()]);
     let mut running =
-        Recorder::of(target.pid()).args(["-d", "60s", "-F", "997", "--no-children"]).start();
+        Recorder::of(target.pid()).args(["-d", "10m", "-F", "997", "--no-children"]).start();
     running.wait_recording();
     target.go(500);
     target.wait_done();
@@ -61,7 +61,7 @@ fn reused_pid_of_a_child() {
     shell.args(["-c", "echo ready pid=$$; while read x; do true & echo child $!; wait; done"]);
     let mut target = Target::spawn_command(shell);
     // As root and at this rate whole CPUs are sampled: the stranger's samples are seen, too.
-    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     target.send("");
     let line = target.expect("child ");
@@ -93,7 +93,7 @@ fn reused_pid_of_a_child() {
 fn exec_into_another_program() {
     let shares = programs::SHARES.path();
     let mut target = Target::spawn(programs::EXEC, &[shares.to_str().unwrap()]);
-    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     target.go(1000);
     target.wait_done();
@@ -119,7 +119,7 @@ fn plugins_loaded_in_turn() {
     let args = [alpha.to_str().unwrap(), beta.to_str().unwrap()];
     let mut target = Target::working(programs::DLOPEN, &args);
     let before = target.mark();
-    let recording = record(target.pid(), &["-d", "3s", "-F", "997"]);
+    let recording = record_busy(target.pid(), 3.0, &["-F", "997"]);
     let mut truth = target.mark().since(&before);
     let reused = truth.0.remove("same").unwrap();
     assert!(reused > 10, "the loader did not reuse addresses: {reused}");
@@ -153,7 +153,7 @@ fn early_end_is_complete(outcome: Outcome, ms: f64) -> Recording {
 #[track_caller]
 fn ends_by_signal(signal: Signal) {
     let mut target = Target::spawn(programs::SHARES, &[]);
-    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     target.go(1000);
     target.wait_done();
@@ -178,7 +178,7 @@ fn ends_by_sigterm() {
 fn target_exits() {
     let mut target = Target::spawn(programs::SHARES, &[]);
     let running = {
-        let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+        let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
         running.wait_recording();
         running
     };
@@ -196,7 +196,7 @@ fn target_exits_and_its_file_is_deleted() {
     let copy = folder.path().join("shares");
     std::fs::copy(programs::SHARES.path(), &copy).unwrap();
     let mut target = Target::spawn_command(std::process::Command::new(&copy));
-    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     std::fs::remove_file(&copy).unwrap();
     target.go(1000);
@@ -211,7 +211,7 @@ fn target_exits_and_its_file_is_deleted() {
 #[test]
 fn target_is_killed() {
     let mut target = Target::spawn(programs::SHARES, &[]);
-    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     target.go(1000);
     target.wait_done();
@@ -224,7 +224,7 @@ fn target_is_killed() {
 fn killed_exoprof_leaves_nothing() {
     let mut target = Target::working(programs::SHARES, &[]);
     let before = State::of(target.pid());
-    let mut running = Recorder::of(target.pid()).args(["-d", "60s", "-F", "997"]).start();
+    let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     running.signal(Signal::SIGKILL);
     let outcome = running.finish();
@@ -240,7 +240,7 @@ fn killed_exoprof_leaves_nothing() {
 fn command_is_started_and_recorded() {
     let shares = programs::SHARES.path();
     let outcome = Recorder::new()
-        .args(["-d", "60s", "-F", "997"])
+        .args(["-d", "10m", "-F", "997"])
         .command(&[shares.to_str().unwrap(), "--burn", "1000"])
         .run();
     let recording = early_end_is_complete(outcome, 1000.0 + 30.0);

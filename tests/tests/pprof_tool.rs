@@ -2,12 +2,12 @@
 
 use exoprof_tests::gotool::{pprof, top};
 use exoprof_tests::programs;
-use exoprof_tests::{Recording, Target, Truth, record};
+use exoprof_tests::{Recording, Target, Truth, record_busy};
 
 fn shares(more: &[&str]) -> (Recording, Truth) {
     let mut target = Target::working(programs::SHARES, &[]);
     let before = target.mark();
-    let recording = record(target.pid(), &[&["-d", "3s", "-F", "997"], more].concat());
+    let recording = record_busy(target.pid(), 3.0, &[&["-F", "997"], more].concat());
     let truth = target.mark().since(&before);
     (recording, truth)
 }
@@ -90,7 +90,7 @@ fn symbolized_without_local_files() {
 fn tags_hold_the_labels() {
     let mut target = Target::spawn(programs::THREADS, &["fixed", "4"]);
     target.go(20_000);
-    let recording = record(target.pid(), &["-d", "2s", "-F", "499"]);
+    let recording = record_busy(target.pid(), 2.0, &["-F", "499"]);
     let tags = pprof(&["-tags"], &recording.path);
     assert!(tags.contains("thread:") && tags.contains("thread_id:"), "{tags}");
     assert!((0..4).all(|k| tags.contains(&format!("worker-{k}"))), "{tags}");
@@ -100,8 +100,8 @@ fn tags_hold_the_labels() {
 #[test]
 fn recordings_merge() {
     let target = Target::working(programs::SHARES, &[]);
-    let one = record(target.pid(), &["-d", "1s", "-F", "499"]);
-    let two = record(target.pid(), &["-d", "1s", "-F", "499"]);
+    let one = record_busy(target.pid(), 1.0, &["-F", "499"]);
+    let two = record_busy(target.pid(), 1.0, &["-F", "499"]);
     let merged = pprof(&["-top", one.path.to_str().unwrap()], &two.path);
     assert!(merged.contains("heavy_a"), "{merged}");
 }

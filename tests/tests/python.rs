@@ -5,7 +5,8 @@ use std::process::Command;
 
 use exoprof_tests::expect::{assert_reach, assert_roots, assert_shares};
 use exoprof_tests::gotarget::{Build, LAST, build};
-use exoprof_tests::{Profile, Recorder, Sample, Target, Truth, record, repository};
+use exoprof_tests::{Profile, Recorder, Sample, Target, Truth, record_busy, repository};
+use nix::sys::signal::Signal;
 
 const SITES: &[(&str, &str)] = &[
     ("heavy_a", "heavy_a"),
@@ -77,7 +78,7 @@ impl Interpreter {
 fn recorded(python: &Interpreter, args: &[&str], hertz: &str) -> (Profile, Truth) {
     let mut target = python.start(args);
     let before = target.mark();
-    let recording = record(target.pid(), &["-d", "3s", "-F", hertz]);
+    let recording = record_busy(target.pid(), 3.0, &["-F", hertz]);
     let truth = target.mark().since(&before);
     let _ = target.finish();
     (recording.profile.clone(), truth)
@@ -156,7 +157,7 @@ fn threads() {
 fn from_exec_to_exit() {
     let script = "def burn():\n  for i in range(60000000): pass\nburn()\n";
     let recording = Recorder::new()
-        .args(["-d", "60s", "-F", "997"])
+        .args(["-d", "10m", "-F", "997"])
         .command(&["/usr/bin/python3", "-c", script])
         .run()
         .recording();
@@ -180,7 +181,7 @@ fn together_with_go() {
             go.go(0);
         }
         let pids = [python.pid().to_string(), go.pid().to_string()];
-        let args = ["-p", &pids[0], "-p", &pids[1], "-d", "3s", "-F", "997"];
+        let args = ["-p", &pids[0], "-p", &pids[1], "-d", "10m", "-F", "997"];
         let mut running = Recorder::new().args(args).start();
         running.wait_recording();
         if late {
@@ -188,6 +189,10 @@ fn together_with_go() {
             go.expect("ready");
             go.go(0);
         }
+        for pid in [go.pid(), python.pid()] {
+            running.wait_used(pid, 1.0);
+        }
+        running.signal(Signal::SIGINT);
         let profile = running.finish().recording().profile;
         let share = |of: &dyn Fn(&Sample) -> bool, right: &dyn Fn(&Sample) -> bool| {
             let all = profile.sum("samples", of);
@@ -228,7 +233,7 @@ fn threads_that_stand_still() {
         }
         let waits = |s: &Sample| frame(s, "obey") && s.label("state") == "sleeping";
         assert!(wall.sum("samples", waits) > 0, "{}", wall.describe(4, |_| true));
-        let cpu = recorded(&["--backend", "ptrace"]);
+        let cpu = record_busy(target.pid(), 1.5, &["--backend", "ptrace", "-F", "199"]).profile;
         // A thread that is preempted stands longest where it asks for its own CPU time, which lets
         // the scheduler notice that its slice is over: how often is no matter of the stacks.
         assert_reach(&cpu, 0.95, &format!("the frames of Python ({name})"), |s| {

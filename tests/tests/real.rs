@@ -9,14 +9,14 @@ use std::process::Command;
 
 use exoprof_tests::expect::assert_roots;
 use exoprof_tests::server::{Background, nginx, open_folder, postgres, redis};
-use exoprof_tests::{Profile, Recorder, procfs, record};
+use exoprof_tests::{Profile, Recorder, procfs, record, record_busy};
 use nix::sys::signal::Signal;
 
 const WHOLE: f64 = 0.99;
 
 /// Records a process that is busy.
 fn recorded(pid: u32) -> Profile {
-    record(pid, &["-d", "3s", "-F", "997"]).profile
+    record_busy(pid, 2.0, &["-F", "997"]).profile
 }
 
 /// Asserts that each function stands on at least this share of the CPU time.
@@ -74,7 +74,7 @@ fn nginx_under_wrk() {
     let (master, port) = nginx(folder.path());
     let worker = procfs::children(master.pid())[0];
     let url = format!("http://127.0.0.1:{port}/index.html");
-    let mut load = Background::start(Command::new("wrk").args(["-t1", "-c8", "-d60s", &url]));
+    let mut load = Background::start(Command::new("wrk").args(["-t1", "-c8", "-d600s", &url]));
     wait_busy(&mut load, worker);
     let profile = recorded(worker);
     load.assert_running();
@@ -102,7 +102,7 @@ fn nginx_under_wrk() {
 fn postgres_under_pgbench() {
     let folder = open_folder();
     let mut postgres = postgres(folder.path());
-    let mut running = Recorder::of(postgres.server.pid()).args(["-d", "60s", "-F", "997"]).start();
+    let mut running = Recorder::of(postgres.server.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     let load = postgres.pgbench(&["-S", "-c", "4", "-t", "4000", "-n"]).output().unwrap();
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));

@@ -10,7 +10,7 @@ use exoprof_tests::{Target, exoprof, programs, recorder};
 const HEAVIEST: &str = "heavy_a";
 
 /// A bound on waiting for the screen, far above what anything needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A terminal of its own, gone with the test.
 struct Terminal {
@@ -121,11 +121,13 @@ fn heaviest_functions_and_keys() {
     terminal.run(&top(&target));
     let screen = terminal.wait_for(|s| s.contains("FUNCTION") && s.contains('%'));
     assert!(screen.contains("threads") && screen.contains("0 lost"), "{screen}");
-    let screen = terminal.wait_for(|s| s.contains(HEAVIEST));
-    let row = screen.lines().find(|l| l.contains(HEAVIEST)).unwrap();
-    let flat: f64 = row.trim().split('%').next().unwrap().trim().parse().unwrap();
-    // The program spends half of its time there; 99 samples a second are few.
-    assert!((30.0..70.0).contains(&flat), "{screen}");
+    let flat = |screen: &str| -> Option<f64> {
+        let row = screen.lines().find(|l| l.contains(HEAVIEST))?;
+        row.trim().split('%').next()?.trim().parse().ok()
+    };
+    // The program spends half of its time there. 99 samples a second are few, and fewer on a busy
+    // machine: sooner or later so many are seen.
+    terminal.wait_for(|s| flat(s).is_some_and(|share| (30.0..70.0).contains(&share)));
 
     terminal.keys(&["s"]);
     terminal.wait_for(|s| s.contains("CUM ▼"));

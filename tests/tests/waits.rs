@@ -34,7 +34,7 @@ fn assert_nothing_lost(recording: &Recording) {
 fn postgres_with_contended_updates() {
     let folder = open_folder();
     let mut postgres = postgres(folder.path());
-    let mut running = Recorder::of(postgres.server.pid()).args(["block", "-d", "60s"]).start();
+    let mut running = Recorder::of(postgres.server.pid()).args(["block", "-d", "10m"]).start();
     running.wait_recording();
     let load = postgres.pgbench(&["-c", "6", "-t", "300", "-n"]).output().unwrap();
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
@@ -73,7 +73,7 @@ fn mariadb_with_contended_updates() {
     };
     one_row.wait_until("waiting for itself", || waited() > 500);
     let mut running =
-        Recorder::of(mariadb.server.pid()).args(["block,mutex", "-d", "60s"]).name_itself().start();
+        Recorder::of(mariadb.server.pid()).args(["block,mutex", "-d", "10m"]).name_itself().start();
     running.wait_recording();
     let before = waited();
     one_row.wait_until("recorded", || waited() > before + 15_000);
@@ -104,7 +104,13 @@ fn mariadb_with_contended_updates() {
         "{for_rows} of {counted} ns\n{}",
         block.describe(9, row)
     );
-    assert_eq!(mutex.sum("contentions", |s| row(s) || condvar(s)), 0);
+    // Who has one waits no more by a condition variable; a thread that waits for it, or that reads
+    // the row, may let go of a mutex on its way, and others may have waited for that.
+    let signals = |s: &exoprof_tests::Sample| {
+        let signal = ["pthread_cond_signal", "pthread_cond_broadcast"];
+        s.stack.iter().any(|f| signal.iter().any(|name| f.function.contains(name)))
+    };
+    assert_eq!(mutex.sum("contentions", signals), 0, "{}", mutex.describe(9, signals));
     // The unlockers are charged what the waiters waited, until they were woken.
     let log = |s: &exoprof_tests::Sample| s.has("MYSQL_BIN_LOG::trx_group_commit_leader");
     let for_log = block.sum("delay", |s| {
@@ -144,13 +150,27 @@ fn monitors_of_java() {
         s.has("ObjectMonitor::enter") && !s.has("ObjectMonitor::wait") && s.label("wait") == "futex"
     };
     let holder = |s: &exoprof_tests::Sample| s.label("thread").starts_with("holder");
-    let waited = block.sum("delay", |s| entering(s) && holder(s)) as f64;
+    let of_holders = |keep: &dyn Fn(&exoprof_tests::Sample) -> bool| {
+        block.sum("delay", |s| entering(s) && holder(s) && keep(s)) as f64
+    };
     // Of three, one holds it; on a busy machine it is free while the next one waits for a CPU.
-    let all = 2.0 * block.duration_nanos as f64;
+    let (waited, all) = (of_holders(&|_| true), 2.0 * block.duration_nanos as f64);
     assert!((0.5..1.05).contains(&(waited / all)), "{waited} of {all} ns");
+    // Nobody has ended what has not ended, and that may be much: the one that left the monitor often
+    // has it again before the next one runs, so that another waits for as long as a second.
+    let ended = |s: &exoprof_tests::Sample| s.label("in_progress") != "true";
+    // Where nobody waits yet, the first one that does looks again by itself after some milliseconds.
+    // Then nobody has ended its wait; or somebody has, before that.
+    let looks_again = |s: &exoprof_tests::Sample| {
+        s.stack.iter().any(|f| f.function.contains("pthread_cond_timedwait"))
+    };
+    let least = of_holders(&|s| ended(s) && !looks_again(s));
+    let most = of_holders(&ended);
     let charged = mutex.sum("delay", |s| holder(s) && s.has("ObjectMonitor::ExitEpilog")) as f64;
-    // Both are estimates of some hundreds of waits of 5 to 10 ms, each of which is sampled.
-    assert!((charged / waited - 1.0).abs() < 0.1, "{charged} of {waited} ns");
+    // Both are estimates of the same waits of 5 ms and more. In the first half second one in two or
+    // so is sampled, later each is: 1.2% is one standard deviation of the ratio.
+    let within = 0.94 * least <= charged && charged <= 1.06 * most;
+    assert!(within, "{charged} of {least} to {most} ns");
     let parks = mutex.sum("delay", |s| s.label("thread") == "parker");
     assert_eq!(parks, 0, "{}", mutex.describe(9, |_| true));
     assert_eq!(mutex.sum("delay", |s| s.has("ObjectMonitor::wait")), 0);
@@ -163,7 +183,7 @@ fn nginx_waits_in_its_worker() {
     let folder = open_folder();
     let (mut master, port) = nginx(folder.path());
     let url = format!("http://127.0.0.1:{port}/index.html");
-    let mut load = Background::start(Command::new("wrk").args(["-t1", "-c8", "-d60s", &url]));
+    let mut load = Background::start(Command::new("wrk").args(["-t1", "-c8", "-d600s", &url]));
     let worker = exoprof_tests::procfs::children(master.pid())[0];
     load.wait_until("busy", || {
         exoprof_tests::procfs::cpu_by_thread(worker).values().sum::<u64>() > 50_000_000
@@ -258,7 +278,7 @@ fn losses_are_counted() {
     // Nobody reads the rings until they have overflown.
     let began = Instant::now();
     while sampler.counters().failed < 100 {
-        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", sampler.counters());
+        assert!(began.elapsed() < Duration::from_secs(180), "{:?}", sampler.counters());
         std::thread::sleep(Duration::from_millis(10));
     }
     sampler.end().unwrap();
@@ -289,6 +309,61 @@ fn losses_are_counted() {
     let _ = target.finish();
 }
 
+/// What was waited before the recording began is nobody's charge, however long before that the
+/// programs were attached and saw the waiters.
+#[test]
+fn waits_are_charged_from_the_begin_on() {
+    let me = target::Process::open(std::process::id().cast_signed()).unwrap();
+    let lock = std::sync::Mutex::new(());
+    let options =
+        WaitOptions { children: true, stack_bytes: 1024, ring_bytes: 1 << 20, finest_rate: 1000 };
+    let (mut sampler, mut rings) = sampler(&options);
+    let futexes = || {
+        me.threads().unwrap().into_iter().filter(|t| {
+            std::fs::read_to_string(format!("/proc/self/task/{t}/syscall"))
+                .is_ok_and(|s| s.starts_with(&format!("{} ", libc::SYS_futex)))
+        })
+    };
+    let idle = futexes().count();
+    let (begin, unlocked) = std::thread::scope(|scope| {
+        let held = lock.lock().unwrap();
+        for _ in 0..2 {
+            scope.spawn(|| drop(lock.lock().unwrap()));
+        }
+        while futexes().count() < idle + 2 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        sampler.follow(&[me.as_fd()]).unwrap();
+        // What must not be charged, and then what must be.
+        std::thread::sleep(Duration::from_millis(500));
+        let begin = monotonic();
+        sampler.begin(begin, 0, WaitWants { wakings: true, ..WaitWants::default() }).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let unlocked = monotonic();
+        drop(held);
+        (begin, unlocked)
+    });
+    let ended = monotonic();
+    sampler.end().unwrap();
+    let mut charged = 0;
+    rings.drain(u64::MAX, |e| {
+        if let EventKind::Sample(s) = e.kind
+            && let Some(WaitSample::Woke(woke)) = WaitSample::parse(s.raw)
+        {
+            charged += woke.wait.0;
+        }
+    });
+    // Two threads; the second one until the first has let go, which as a short wait may stand for
+    // one of 10 ms.
+    let (least, most) = (2 * (unlocked - begin), 2 * (ended - begin) + 10_000_000);
+    assert!((least..=most).contains(&charged), "{charged} of {least} to {most} ns");
+}
+
+fn monotonic() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    Duration::from(now).as_nanos() as u64
+}
+
 /// A waiter that stayed counted for good would have others charged for ever. The windows are narrow:
 /// a thread is woken on one CPU while it goes to sleep on another, or while it is being looked at
 /// for the first time. Stopped threads wait for no futex.
@@ -309,7 +384,7 @@ fn no_waiter_is_left_behind() {
         sampler.begin(0, 0, WaitWants { wakings: true, ..WaitWants::default() }).unwrap();
         let began = Instant::now();
         while sampler.counters().wakes_picked == 0 {
-            assert!(began.elapsed() < Duration::from_secs(30), "{:?}", sampler.counters());
+            assert!(began.elapsed() < Duration::from_secs(180), "{:?}", sampler.counters());
             std::thread::sleep(Duration::from_millis(20));
         }
         nix::sys::signal::kill(pid, Signal::SIGSTOP).unwrap();
@@ -321,7 +396,7 @@ fn no_waiter_is_left_behind() {
                 .all(|&t| process.thread_wait(t).is_ok_and(|w| w.state == 'T'))
         };
         while !stopped() {
-            assert!(began.elapsed() < Duration::from_secs(60), "it does not stop");
+            assert!(began.elapsed() < Duration::from_secs(180), "it does not stop");
             std::thread::sleep(Duration::from_millis(5));
         }
         let left = sampler.futex_waiters();
@@ -353,7 +428,7 @@ fn perf_counts(pid: u32) -> (u64, u64) {
 fn other_users_of_the_tracepoints_are_not_affected() {
     let target = Target::working(programs::WAITS, &["times"]);
     let mut running =
-        Recorder::of(target.pid()).args(["block,mutex", "-d", "60s"]).name_itself().start();
+        Recorder::of(target.pid()).args(["block,mutex", "-d", "10m"]).name_itself().start();
     running.wait_recording();
     let (events, switches) = perf_counts(target.pid());
     running.signal(Signal::SIGINT);
@@ -378,7 +453,7 @@ fn block_and_mutex_share_their_attachment() {
     let objects = |kinds: &str, backend: &str| {
         let target = Target::working(programs::WAITS, &["locks"]);
         let mut running = Recorder::of(target.pid())
-            .args([kinds, "-d", "60s", "--backend", backend])
+            .args([kinds, "-d", "10m", "--backend", backend])
             .name_itself()
             .start();
         running.wait_recording();
@@ -403,7 +478,7 @@ fn block_and_mutex_share_their_attachment() {
 #[test]
 fn killed_in_the_middle() {
     let mut target = Target::working(programs::WAITS, &["times"]);
-    let mut running = Recorder::of(target.pid()).args(["block", "-d", "60s"]).start();
+    let mut running = Recorder::of(target.pid()).args(["block", "-d", "10m"]).start();
     running.wait_recording();
     running.signal(Signal::SIGKILL);
     let _ = running.finish();

@@ -185,8 +185,20 @@ static __always_inline void futex_key_of(struct futex_key *key, u64 futex, u32 t
 	key->tgid = futex & FUTEX_SHARED ? 0 : tgid;
 }
 
+/*
+ * At the first event after the begin, whoever waits has done so since before it: threads are noted
+ * as waiters when they are first seen, and programs may attach long before a recording begins.
+ */
+static __always_inline void from_begin(struct futex *f, u64 begin, u64 now)
+{
+	if (f->charged >= begin || now < begin)
+		return;
+	f->since_sum = f->waiters * begin;
+	f->charged = begin;
+}
+
 /* Gives false where there is no room. */
-static __always_inline bool futex_enter(u64 futex, u32 tgid, u64 now)
+static __always_inline bool futex_enter(u64 begin, u64 futex, u32 tgid, u64 now)
 {
 	struct futex_key key;
 	futex_key_of(&key, futex, tgid);
@@ -201,6 +213,7 @@ static __always_inline bool futex_enter(u64 futex, u32 tgid, u64 now)
 		}
 	}
 	bpf_spin_lock(&f->lock);
+	from_begin(f, begin, now);
 	f->waiters += 1;
 	f->since_sum += now;
 	bpf_spin_unlock(&f->lock);
@@ -211,7 +224,8 @@ static __always_inline bool futex_enter(u64 futex, u32 tgid, u64 now)
  * A waiter leaves that came at `out`. With `charge`, gives what all waiters, itself too, have
  * waited since the last charge, and begins anew for those that stay.
  */
-static __always_inline u64 futex_leave(u64 futex, u32 tgid, u64 out, u64 now, bool charge)
+static __always_inline u64 futex_leave(u64 begin, u64 futex, u32 tgid, u64 out, u64 now,
+				       bool charge)
 {
 	struct futex_key key;
 	u64 charged = 0;
@@ -221,6 +235,7 @@ static __always_inline u64 futex_leave(u64 futex, u32 tgid, u64 out, u64 now, bo
 	if (!f)
 		return 0;
 	bpf_spin_lock(&f->lock);
+	from_begin(f, begin, now);
 	u64 n = f->waiters;
 	if (n) {
 		s64 all = (s64)(n * now - f->since_sum);
@@ -242,20 +257,22 @@ static __always_inline u64 futex_leave(u64 futex, u32 tgid, u64 out, u64 now, bo
 }
 
 /* The thread waits no longer for what it waited for. */
-static __always_inline void leave_any(struct thread *t, struct task_struct *task, u64 now)
+static __always_inline void leave_any(struct settings *s, struct thread *t,
+				      struct task_struct *task, u64 now)
 {
 	u64 futex = exchange_futex(t, 0);
 	if (futex)
-		futex_leave(futex, task->tgid, t->out, now, false);
+		futex_leave(s->begin, futex, task->tgid, t->out, now, false);
 }
 
 /* The thread waits from now on. */
-static __always_inline void wait_for(struct thread *t, struct task_struct *task, u64 futex, u64 now)
+static __always_inline void wait_for(struct settings *s, struct thread *t,
+				     struct task_struct *task, u64 futex, u64 now)
 {
-	if (futex && futex_enter(futex, task->tgid, now)) {
+	if (futex && futex_enter(s->begin, futex, task->tgid, now)) {
 		futex = exchange_futex(t, futex);
 		if (futex)
-			futex_leave(futex, task->tgid, t->out, now, false);
+			futex_leave(s->begin, futex, task->tgid, t->out, now, false);
 	}
 	/* From here on it can be woken; the exchange keeps the order. */
 	t->out = now;
@@ -308,7 +325,7 @@ static __always_inline u64 describe(struct settings *s, struct thread *t, struct
 static __always_inline void switched_out(struct settings *s, struct thread *t,
 					 struct task_struct *task, bool preempted, u64 now)
 {
-	leave_any(t, task, now);
+	leave_any(s, t, task, now);
 	t->out = 0;
 	t->ready = 0;
 	u32 state = state_of(task);
@@ -321,7 +338,7 @@ static __always_inline void switched_out(struct settings *s, struct thread *t,
 		t->ready = now;
 		return;
 	}
-	wait_for(t, task, futex, now);
+	wait_for(s, t, task, futex, now);
 }
 
 /* The thread is elsewhere than where its pending waits were: that never reached the hook. */
@@ -369,7 +386,7 @@ static __always_inline void switched_in(struct settings *s, struct thread *t,
 	u64 out = t->out, ready = t->ready, wait = 0, run = 0;
 	u32 before = t->pending;
 
-	leave_any(t, task, now);
+	leave_any(s, t, task, now);
 	t->out = 0;
 	t->ready = 0;
 	if (!(s->flags & RUNNING))
@@ -472,7 +489,7 @@ int BPF_PROG(on_waking, struct task_struct *task)
 	struct task_struct *waker = bpf_get_current_task_btf();
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(waker);
 	bool by_futex = wakes(regs, futex & ~FUTEX_SHARED);
-	u64 charge = futex_leave(futex, task->tgid, t->out, now, by_futex);
+	u64 charge = futex_leave(s->begin, futex, task->tgid, t->out, now, by_futex);
 	/* Those that were seeded are noted as waiters whatever is wanted. */
 	if (by_futex && s->flags & RUNNING && s->flags & WANT_MUTEX)
 		charge_waker(ctx, s, t, task, charge);
@@ -554,7 +571,7 @@ static __always_inline void seed(struct settings *s, struct task_struct *task)
 	u64 now = bpf_ktime_get_ns();
 	t->state = state;
 	u64 futex = describe(s, t, (struct pt_regs *)bpf_task_pt_regs(task));
-	wait_for(t, task, futex, now);
+	wait_for(s, t, task, futex, now);
 }
 
 static __always_inline void list(struct settings *s, struct seq_file *seq, struct task_struct *task)

@@ -2,7 +2,8 @@
 //
 // It speaks the handshake of tests/targets/truth.h: "ready", then "go N" starts the work of the mode
 // that its argument names, "mark" prints the CPU time of each site so far, and the end of stdin ends
-// it. "profile MS PATH" writes its own runtime/pprof profile of that long.
+// it. "profile MS PATH" writes its own runtime/pprof profile of that much
+// CPU time.
 package main
 
 import (
@@ -70,9 +71,20 @@ func profile(ms, path string) {
 	if err := pprof.StartCPUProfile(f); err != nil {
 		panic(err)
 	}
-	time.Sleep(d)
+	for end := processTime() + d; processTime() < end; {
+		time.Sleep(10 * time.Millisecond)
+	}
 	pprof.StopCPUProfile()
 	f.Close()
+}
+
+// processTime is the CPU time of all threads: on a busy machine as much of it has as many samples.
+func processTime() time.Duration {
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		panic(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 // mark prints nanoseconds of CPU time by site.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 )
@@ -54,13 +55,15 @@ func main() {
 			runtime.GC()
 			runtime.GC()
 		case "contend":
-			// How long it waited, by its own clock.
-			mutex, channel := waits(n, waitMutex), waits(n, waitChannel)
-			fmt.Println("waited", mutex.Nanoseconds(), channel.Nanoseconds())
+			// How long it waited for the mutex, by its own clock.
+			mutex := waits(n, waitMutex)
+			waits(n, waitChannel)
+			fmt.Println("waited", mutex.least.Nanoseconds(), mutex.most.Nanoseconds())
 		case "waits":
 			// Each kind of wait by the name of its function, and how long it waited.
 			for _, k := range kinds {
-				fmt.Println(k.name, waits(n, k.wait).Nanoseconds())
+				all := waits(n, k.wait)
+				fmt.Println(k.name, all.least.Nanoseconds(), all.most.Nanoseconds())
 			}
 		case "quit":
 			os.Exit(0)
@@ -79,16 +82,18 @@ func keep() []byte { return make([]byte, 16<<10) }
 //go:noinline
 func drop() []byte { return make([]byte, 16<<10) }
 
-func waits(n int, wait func() time.Duration) (all time.Duration) {
+func waits(n int, wait func() waited) (all waited) {
 	for i := 0; i < n; i++ {
-		all += wait()
+		one := wait()
+		all.least += one.least
+		all.most += one.most
 	}
 	return all
 }
 
 var kinds = []struct {
 	name string
-	wait func() time.Duration
+	wait func() waited
 }{
 	{"waitMutex", waitMutex},
 	{"waitChannel", waitChannel},
@@ -102,56 +107,87 @@ var kinds = []struct {
 
 const pause = 5 * time.Millisecond
 
-// clocked is how long a call takes.
-func clocked(wait func()) time.Duration {
+// woken is when the main goroutine was about to be woken.
+var woken time.Time
+
+// waited is how long the main goroutine waited: until just before it was woken at least, and at most
+// until it ran again. On a busy machine both the one that wakes it and it itself may lose the CPU.
+type waited struct{ least, most time.Duration }
+
+// clocked is how long the main goroutine waits in a call.
+func clocked(wait func()) waited {
 	begin := time.Now()
 	wait()
-	return time.Since(begin)
+	return waited{woken.Sub(begin), time.Since(begin)}
+}
+
+// holdUp lets some time pass in which the main goroutine waits. On a busy machine it may come to that
+// late, and would not wait at all if nobody waited for it.
+func holdUp() {
+	for !mainWaits() {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(pause)
+	woken = time.Now()
+}
+
+// mainWaits is whether the main goroutine waits for another one.
+func mainWaits() bool {
+	all := make([]byte, 64<<10)
+	all = all[:runtime.Stack(all, true)]
+	_, state, found := strings.Cut(string(all), "goroutine 1 [")
+	state, _, _ = strings.Cut(state, "]")
+	for _, reason := range []string{"chan ", "select", "semacquire", "sync."} {
+		if found && strings.HasPrefix(state, reason) {
+			return true
+		}
+	}
+	return false
 }
 
 //go:noinline
-func waitMutex() time.Duration {
+func waitMutex() waited {
 	var mu sync.Mutex
 	held, done := make(chan int, 1), make(chan int)
 	go func() {
 		mu.Lock()
 		held <- 1
-		time.Sleep(pause)
+		holdUp()
 		mu.Unlock()
 		close(done)
 	}()
 	<-held
-	waited := clocked(mu.Lock)
+	took := clocked(mu.Lock)
 	mu.Unlock()
 	<-done
-	return waited
+	return took
 }
 
 //go:noinline
-func waitChannel() time.Duration {
+func waitChannel() waited {
 	c := make(chan int)
 	go func() {
-		time.Sleep(pause)
+		holdUp()
 		c <- 1
 	}()
 	return clocked(func() { <-c })
 }
 
 //go:noinline
-func waitSend() time.Duration {
+func waitSend() waited {
 	c := make(chan int)
 	go func() {
-		time.Sleep(pause)
+		holdUp()
 		<-c
 	}()
 	return clocked(func() { c <- 1 })
 }
 
 //go:noinline
-func waitSelect() time.Duration {
+func waitSelect() waited {
 	a, b := make(chan int), make(chan int)
 	go func() {
-		time.Sleep(pause)
+		holdUp()
 		b <- 1
 	}()
 	return clocked(func() {
@@ -163,64 +199,64 @@ func waitSelect() time.Duration {
 }
 
 //go:noinline
-func waitCond() time.Duration {
+func waitCond() waited {
 	c := sync.NewCond(&sync.Mutex{})
 	ready := false
 	c.L.Lock()
 	go func() {
-		time.Sleep(pause)
+		holdUp()
 		c.L.Lock()
 		ready = true
 		c.L.Unlock()
 		c.Signal()
 	}()
-	waited := clocked(func() {
+	took := clocked(func() {
 		for !ready {
 			c.Wait()
 		}
 	})
 	c.L.Unlock()
-	return waited
+	return took
 }
 
 //go:noinline
-func waitReader() time.Duration {
+func waitReader() waited {
 	var mu sync.RWMutex
 	held := make(chan int, 1)
 	go func() {
 		mu.Lock()
 		held <- 1
-		time.Sleep(pause)
+		holdUp()
 		mu.Unlock()
 	}()
 	<-held
-	waited := clocked(mu.RLock)
+	took := clocked(mu.RLock)
 	mu.RUnlock()
-	return waited
+	return took
 }
 
 //go:noinline
-func waitWriter() time.Duration {
+func waitWriter() waited {
 	var mu sync.RWMutex
 	held := make(chan int, 1)
 	go func() {
 		mu.RLock()
 		held <- 1
-		time.Sleep(pause)
+		holdUp()
 		mu.RUnlock()
 	}()
 	<-held
-	waited := clocked(mu.Lock)
+	took := clocked(mu.Lock)
 	mu.Unlock()
-	return waited
+	return took
 }
 
 //go:noinline
-func waitGroup() time.Duration {
+func waitGroup() waited {
 	var wg sync.WaitGroup
 	wg.Add(1)
 	go func() {
-		time.Sleep(pause)
+		holdUp()
 		wg.Done()
 	}()
 	return clocked(wg.Wait)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 )
@@ -54,13 +55,36 @@ func waits(n int) {
 	}
 }
 
+// holdUp lets some time pass in which the main goroutine waits. On a busy machine it may come to that
+// late, and would not wait at all if nobody waited for it.
+func holdUp() {
+	for !mainWaits() {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(5 * time.Millisecond)
+}
+
+// mainWaits is whether the main goroutine waits for another one.
+func mainWaits() bool {
+	all := make([]byte, 64<<10)
+	all = all[:runtime.Stack(all, true)]
+	_, state, found := strings.Cut(string(all), "goroutine 1 [")
+	state, _, _ = strings.Cut(state, "]")
+	for _, reason := range []string{"chan ", "select", "semacquire", "sync."} {
+		if found && strings.HasPrefix(state, reason) {
+			return true
+		}
+	}
+	return false
+}
+
 func waitMutex() {
 	var mu sync.Mutex
 	held, done := make(chan int), make(chan int)
 	go func() {
 		mu.Lock()
 		held <- 1
-		time.Sleep(5 * time.Millisecond)
+		holdUp()
 		mu.Unlock()
 		close(done)
 	}()
@@ -73,7 +97,7 @@ func waitMutex() {
 func waitChannel() {
 	c := make(chan int)
 	go func() {
-		time.Sleep(5 * time.Millisecond)
+		holdUp()
 		c <- 1
 	}()
 	<-c
