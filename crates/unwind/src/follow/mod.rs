@@ -32,7 +32,7 @@ use crate::arch::Arch;
 use crate::registers::COUNT;
 use crate::rule::{LOST, Narrow, SAME};
 
-/// Instructions that one search follows. The longest function of musl, `printf_core`, has 1,400.
+/// Instructions that one search follows. musl's `printf_core` has 900.
 const SEARCH: u32 = 2048;
 /// Instructions of a function that may be one that does not return…
 const CALLEE: u32 = 512;
@@ -193,8 +193,9 @@ pub(crate) struct Followed {
 
 /// All searches of one [`crate::Unwinder`].
 pub(crate) struct Follower {
-    /// By an image's number and a function's address.
-    returns: FxHashMap<(u32, u64), bool>,
+    /// By an image's number and a function's address: whether it returns, and how deep in others it
+    /// was when that was found out.
+    returns: FxHashMap<(u32, u64), (bool, u8)>,
     left: u32,
 }
 
@@ -306,15 +307,18 @@ impl<A: Arch> Search<'_, A> {
     /// followed.
     fn returns(&mut self, function: Svma, depth: u8) -> bool {
         let key = (self.image.1, function.0);
-        if let Some(known) = self.follower.returns.get(&key) {
-            return *known;
+        match self.follower.returns.get(&key) {
+            // Further up more could be found out.
+            Some((true, at)) if *at > depth => {}
+            Some((known, _)) => return *known,
+            None => {}
         }
         if depth == DEPTH {
             return true;
         }
         let returns = self.leads_out(function, depth);
         if self.follower.returns.len() < REMEMBERED {
-            self.follower.returns.insert(key, returns);
+            self.follower.returns.insert(key, (returns, depth));
         }
         returns
     }

@@ -112,3 +112,83 @@ fn code_agrees_with_tables() {
     assert!(returns.right > 5_000 && leaves.right > 20_000, "{returns:?} {leaves:?}");
     assert_eq!(returns.registers, 0, "{returns:?}");
 }
+
+/// An executable that is nothing but code, at this address.
+const CODE: u64 = 0x1000;
+
+fn image_of(code: &[u8]) -> ElfImage {
+    let words = |values: &[u64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    // ET_DYN, EM_X86_64, EV_CURRENT; e_entry, e_phoff, e_shoff; e_ehsize, e_phentsize, e_phnum; no
+    // sections. PT_LOAD, PF_R | PF_X, from the file's begin.
+    file.extend([3, 0, 62, 0, 1, 0, 0, 0]);
+    file.extend(words(&[0, 64, 0, 56 << 48 | 64 << 32, 1]));
+    file.resize(64, 0);
+    let size = CODE + code.len() as u64;
+    file.extend(words(&[5 << 32 | 1, 0, 0, 0, size, size, CODE]));
+    file.resize(CODE as usize, 0);
+    file.extend(code);
+    ElfImage::parse(image::ImageBytes::Owned(file)).unwrap()
+}
+
+/// The way from an offset into the code: CFA's register and offset.
+fn way(image: &ElfImage, at: u64, exact: bool) -> Option<(u8, i32)> {
+    let found = Follower::new().follow::<X86_64>((image, 0), Svma(CODE + at), exact);
+    assert!(found.ways.len() < 2, "{found:?}");
+    found.ways.first().map(|way| (way.cfa_register, way.cfa_offset))
+}
+
+/// Functions of 16 bytes that do nothing but call the next one; the last one jumps to itself.
+fn chain(length: u8) -> Vec<u8> {
+    let mut code = Vec::new();
+    for n in 1..=length {
+        let call = if n == length { &b"\xeb\xfe"[..] } else { b"\xe8\x0b\0\0\0\xc3" };
+        code.extend(call);
+        code.resize(usize::from(n) * 16, 0x90);
+    }
+    code
+}
+
+#[test]
+fn what_is_found_out_deep_within_calls_is_not_the_last_word() {
+    let image = image_of(&chain(8));
+    let mut follower = Follower::new();
+    let mut ends = |at: u64| {
+        follower.follow::<X86_64>((&image, 0), Svma(CODE + at + 5), false).ways.is_empty()
+    };
+    // After the call in the first function its `ret`, which is never come to.
+    assert!(!ends(0), "as deep as that it is not looked");
+    assert!(ends(16 * 4));
+    assert!(ends(16 * 2), "now it is known");
+}
+
+#[test]
+fn ways_out() {
+    // pop %rbx; test; je to the call; add $24, %rsp; pop %rbp; ret; call to itself; ret
+    let image = image_of(b"\x5b\x85\xc0\x74\x06\x48\x83\xc4\x18\x5d\xc3\xe8\xfb\xff\xff\xff\xc3");
+    assert_eq!(way(&image, 0, true), Some((7, 48)));
+    // leave; ret
+    assert_eq!(way(&image_of(b"\xc9\xc3"), 0, true), Some((6, 16)));
+    // sub %rax, %rsp; ret
+    assert_eq!(way(&image_of(b"\x48\x29\xc4\xc3"), 0, true), None);
+    // push %rbx; jmp *x(%rip), of a procedure linkage table: what is on top was put there.
+    assert_eq!(way(&image_of(b"\x53\xff\x25\0\0\0\0"), 0, true), None);
+    // lea table, %rsi; movslq (%rsi,%rax,4), %rax; add %rsi, %rax; jmp *%rax; add $8, %rsp; ret; table
+    let switch = b"\x48\x8d\x35\x0e\0\0\0\x48\x63\x04\x86\x48\x01\xf0\xff\xe0\x48\x83\xc4\x08\xc3";
+    let image = image_of(&[&switch[..], b"\xfb\xff\xff\xff"].concat());
+    assert_eq!(way(&image, 0, true), Some((7, 16)));
+}
+
+#[test]
+fn what_ends_a_thread() {
+    let ends = |code: &[u8]| {
+        let image = image_of(code);
+        Follower::new().follow::<X86_64>((&image, 0), Svma(CODE + 2), false).ends_thread
+    };
+    // call *%rax; mov %eax, %edi; call to a function that jumps to itself, or to one that returns
+    assert!(ends(b"\xff\xd0\x89\xc7\xe8\x01\0\0\0\xf4\xeb\xfe"));
+    assert!(!ends(b"\xff\xd0\x89\xc7\xe8\x01\0\0\0\xf4\xc3\x90"));
+    // Not with what was returned.
+    assert!(!ends(b"\xff\xd0\x89\xdf\xe8\x01\0\0\0\xf4\xeb\xfe"));
+}
