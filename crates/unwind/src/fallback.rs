@@ -109,7 +109,7 @@ impl<M: Memory> Stepper<'_, M> {
         if followed.ends_thread {
             return Err(End::Root(RootReason::ThreadExit));
         }
-        let ways = followed.ways.clone();
+        let (ways, sure) = (followed.ways.clone(), followed.sure && followed.ways.len() == 1);
         let (mut found, mut end) = (None, End::Broken(BreakReason::NoUnwindInfo));
         for way in &ways {
             let Some((cfa, slot)) = frame_of(cursor, way) else { continue };
@@ -125,7 +125,7 @@ impl<M: Memory> Stepper<'_, M> {
                 }
             };
             // The bytes of JIT code are not at hand.
-            let may_be_jit = ways.len() == 1 && self.place::<A>(pc.wrapping_sub(1)).is_some();
+            let may_be_jit = sure && self.place::<A>(pc.wrapping_sub(1)).is_some();
             match self.follows_call::<A>(pc) {
                 Some(true) => {}
                 None if may_be_jit => {}

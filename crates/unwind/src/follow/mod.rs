@@ -189,6 +189,8 @@ pub(crate) struct Followed {
     pub(crate) ends_thread: bool,
     /// The rules that it may be: more than one where the code does not agree with itself.
     pub(crate) ways: Vec<Narrow>,
+    /// They lead to a `ret`, and not only to jumps that may stay within the function.
+    pub(crate) sure: bool,
 }
 
 /// All searches of one [`crate::Unwinder`].
@@ -226,8 +228,10 @@ impl Follower {
             return Followed::default();
         }
         let ends_thread = !exact && search.ends_thread(pc);
-        let ways = if ends_thread { Vec::new() } else { search.ways(pc) };
-        Followed { ends_thread, ways }
+        if ends_thread {
+            return Followed { ends_thread, ..Followed::default() };
+        }
+        search.ways(pc)
     }
 }
 
@@ -263,7 +267,7 @@ impl<A: Arch> Search<'_, A> {
     }
 
     /// The distinct rules of all ways out of the function.
-    fn ways(&mut self, from: Svma) -> Vec<Narrow> {
+    fn ways(&mut self, from: Svma) -> Followed {
         let (mut sure, mut perhaps) = (Vec::new(), Vec::new());
         let mut queue = VecDeque::from([(from, State::new())]);
         let mut seen = FxHashSet::default();
@@ -299,8 +303,9 @@ impl<A: Arch> Search<'_, A> {
                 break;
             }
         }
-        // A jump within the function is no way out of it.
-        if sure.is_empty() { perhaps } else { sure }
+        let is_sure = !sure.is_empty();
+        let ways = if is_sure { sure } else { perhaps };
+        Followed { ends_thread: false, ways, sure: is_sure }
     }
 
     /// Whether a function may return: some way through it leads to a `ret`, or to where it is not
