@@ -99,14 +99,14 @@ impl LiveStacks {
         history
     }
 
-    /// Goes on where the window ended the stack that `unwinder` has just unwound into `frames`.
-    /// Gives the root that was reached; otherwise `frames` is as it was.
+    /// Goes on where the window ended the stack that `unwinder` has just unwound into `frames`, and
+    /// which word it lacks. Gives the root that was reached; otherwise `frames` is as it was.
     pub fn complete(
         &mut self,
         unwinder: &mut Unwinder,
         tracked: &Tracked,
         id: ThreadId,
-        window: &StackWindow<'_>,
+        (window, unreadable): (&StackWindow<'_>, Avma),
         frames: &mut Vec<Frame>,
     ) -> Option<End> {
         let memory = tracked.memory.as_ref()?;
@@ -117,9 +117,7 @@ impl LiveStacks {
         let live = Live { snapshot: now, memory: Some(memory), allowance: Cell::new(allowance) };
         let kept = frames.len();
         let (space, before) = (&tracked.space, frames.len());
-        live.fill_hole(window);
         let end = resume(unwinder, space, &cursor, window, &live, frames);
-        let read = allowance - live.allowance.get();
         let same = end.is_root()
             && (!cursor.leaves_stack() && joint_agrees(window, &cursor, &live, memory)
                 || history.earlier.as_ref().is_some_and(|earlier| {
@@ -128,7 +126,9 @@ impl LiveStacks {
                     let end = resume(unwinder, space, &cursor, window, &past, &mut then);
                     end.is_root() && then == frames[before..]
                 }));
-        self.read_in_second += read;
+        // Afterwards: meanwhile the stack changes.
+        live.fill_hole(window, unreadable);
+        self.read_in_second += allowance - live.allowance.get();
         if !same {
             frames.truncate(kept);
             return None;
@@ -223,11 +223,13 @@ impl Live<'_> {
     /// The kernel's copy of a stack ends at a page that was never touched: in the middle of a frame
     /// whose function does not use all of a large array. To read such a page gives it zeroes of the
     /// kernel's, and takes the target no memory; the next copy goes on beyond it.
-    fn fill_hole(&self, window: &StackWindow<'_>) {
-        let end = window.start().wrapping_add(window.bytes().len() as u64);
-        if end.0.is_multiple_of(PAGE) {
-            for page in 0..HOLE_PAGES {
-                let _ = self.with_block(end.wrapping_add(page * PAGE).0, |_| ());
+    fn fill_hole(&self, window: &StackWindow<'_>, unreadable: Avma) {
+        let end = window.start().wrapping_add(window.bytes().len() as u64).0;
+        let pages = unreadable.0.saturating_sub(end) / PAGE;
+        // Otherwise the window itself ends there, or the stack goes on elsewhere.
+        if end.is_multiple_of(PAGE) && pages < HOLE_PAGES {
+            for page in 0..pages {
+                let _ = self.with_block(end + page * PAGE, |_| ());
             }
         }
     }

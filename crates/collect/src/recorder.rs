@@ -268,9 +268,10 @@ impl Recorder {
             }
             None => unwinder.unwind(&tracked.space, &registers, &window, frames),
         };
-        if matches!(end, End::Truncated { .. }) {
+        if let End::Truncated { unreadable, .. } = end {
             self.recent.too_deep += u32::from(s.stack_full);
-            if let Some(root) = self.live.complete(unwinder, tracked, id, &window, frames) {
+            let window = (&window, unreadable);
+            if let Some(root) = self.live.complete(unwinder, tracked, id, window, frames) {
                 self.stats.completed += 1;
                 end = root;
             }
