@@ -42,7 +42,8 @@ int main(int argc, char **argv)
     in_handler = truth_site("handler_burn");
     in_loop = truth_site("interrupted_loop");
     handler_iterations = truth_calibrate(handler_burn, 2000000);
-    uint64_t iterations = truth_calibrate(interrupted_loop, 20000000);
+    // Long, so that the interrupted stack is seldom found elsewhere.
+    uint64_t iterations = truth_calibrate(interrupted_loop, 100000000);
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_signal;

@@ -146,13 +146,13 @@ fn exceptions() {
 }
 
 #[track_caller]
-fn signals_are_right(stack: &str) {
+fn signals_are_right(stack: &str, whole: f64) {
     let (profile, truth) = profile_of(programs::SIGNALS, &[stack]);
     let handler = |s: &exoprof_tests::Sample| s.has("handler_burn");
     let measured = profile.sum("cpu", handler) as f64 / profile.total("cpu") as f64 * 100.0;
     let real = truth.share("handler_burn") * 100.0;
     assert!((measured - real).abs() <= 2.0, "handler: {measured:.2}%, true {real:.2}%");
-    assert_roots(&profile, WHOLE);
+    assert_roots(&profile, whole);
     // 1% may interrupt the few instructions between two rounds.
     assert_reach(&profile, 0.99, "the interrupted function below the handler", |s| {
         match (s.position("on_signal"), s.position("interrupted_loop")) {
@@ -164,12 +164,15 @@ fn signals_are_right(stack: &str) {
 
 #[test]
 fn signal_on_own_stack() {
-    signals_are_right("normal");
+    signals_are_right("normal", WHOLE);
 }
 
+/// The interrupted stack is not copied then, and completed from how it is found at two readings of
+/// the rings, 20 ms apart: 8 samples of the handler lie between two. Those before the first reading
+/// are truncated, and twice as many if one reading finds the program between two rounds.
 #[test]
 fn signal_on_alternate_stack() {
-    signals_are_right("alternate");
+    signals_are_right("alternate", 0.99);
 }
 
 /// Every stack that holds the bottom holds exactly DEPTH frames of the recursion, and its root.
