@@ -16,6 +16,8 @@
 //! Frameless means that the stack is as the call left it. A leaf is any frame whose program
 //! counter is exact: also one that a signal interrupted.
 
+use std::sync::Arc;
+
 use image::{Avma, MappingKind, Memory};
 
 use crate::arch::{Arch, Stage};
@@ -109,9 +111,10 @@ impl<M: Memory> Stepper<'_, M> {
         if followed.ends_thread {
             return Err(End::Root(RootReason::ThreadExit));
         }
-        let (ways, sure) = (followed.ways.clone(), followed.sure && followed.ways.len() == 1);
+        let ways = Arc::clone(&followed.ways);
+        let sure = followed.sure && ways.len() == 1;
         let (mut found, mut end) = (None, End::Broken(BreakReason::NoUnwindInfo));
-        for way in &ways {
+        for way in &*ways {
             let Some((cfa, slot)) = frame_of(cursor, way) else { continue };
             let return_address = match slot {
                 Some(at) => self.word(cursor, at),

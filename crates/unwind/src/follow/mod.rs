@@ -24,6 +24,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use image::{ElfImage, Svma};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -187,8 +188,9 @@ pub(crate) struct Followed {
     /// The call that is returned from is the last but one of its thread: what it gave is passed to a
     /// function that ends the thread or the process.
     pub(crate) ends_thread: bool,
-    /// The rules that it may be: more than one where the code does not agree with itself.
-    pub(crate) ways: Vec<Narrow>,
+    /// The rules that it may be: more than one where the code does not agree with itself. Shared, since
+    /// each frame takes them.
+    pub(crate) ways: Arc<[Narrow]>,
     /// They lead to a `ret`, and not only to jumps that may stay within the function.
     pub(crate) sure: bool,
 }
@@ -305,7 +307,7 @@ impl<A: Arch> Search<'_, A> {
         }
         let is_sure = !sure.is_empty();
         let ways = if is_sure { sure } else { perhaps };
-        Followed { ends_thread: false, ways, sure: is_sure }
+        Followed { ends_thread: false, ways: ways.into(), sure: is_sure }
     }
 
     /// Whether a function may return: some way through it leads to a `ret`, or to where it is not
