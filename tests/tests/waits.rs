@@ -8,7 +8,7 @@ use events::{EventKind, WaitOptions, WaitSample, WaitSampler, WaitWants, online_
 use exoprof_tests::expect::reaches_root;
 use exoprof_tests::programs;
 use exoprof_tests::server::{Background, mariadb, nginx, open_folder, postgres, redis};
-use exoprof_tests::{Profile, Recorder, Recording, Target, gotool};
+use exoprof_tests::{Outcome, Profile, Recorder, Recording, Target, gotool};
 use nix::sys::signal::Signal;
 
 #[track_caller]
@@ -79,18 +79,26 @@ fn mariadb_with_contended_updates() {
     one_row.wait_until("recorded", || waited() > before + 15_000);
     let counted = (waited() - before) as f64 * 1e6;
     running.signal(Signal::SIGINT);
-    let outcome = running.finish();
-    for running in [&mut mariadb.server, &mut one_row, &mut own_rows] {
+    let of_rows = running.finish();
+    one_row.assert_running();
+    // Waits for rows are most of what is sampled: without them, enough samples are of the log.
+    drop(one_row);
+    let of_log = Recorder::of(mariadb.server.pid())
+        .args(["block,mutex", "-d", "5s"])
+        .name_itself()
+        .start()
+        .finish();
+    for running in [&mut mariadb.server, &mut own_rows] {
         running.assert_running();
     }
-    let read = |kind: &str| {
+    let read = |outcome: &Outcome, kind: &str| {
         let name = outcome.files().into_iter().find(|n| n.contains(kind)).expect("its file");
         let path = outcome.folder.path().join(name);
-        (Profile::decode(&std::fs::read(&path).unwrap()), path)
+        let profile = Profile::decode(&std::fs::read(&path).unwrap());
+        assert_whole(&profile);
+        (profile, path)
     };
-    let ((block, _), (mutex, path)) = (read("block"), read("mutex"));
-    assert_whole(&block);
-    assert_whole(&mutex);
+    let ((block, _), (mutex, _)) = (read(&of_rows, "block"), read(&of_rows, "mutex"));
     let row = |s: &exoprof_tests::Sample| s.has("handler::ha_index_read_map");
     let condvar =
         |s: &exoprof_tests::Sample| s.stack.iter().any(|f| f.function.contains("pthread_cond_"));
@@ -111,6 +119,7 @@ fn mariadb_with_contended_updates() {
         s.stack.iter().any(|f| signal.iter().any(|name| f.function.contains(name)))
     };
     assert_eq!(mutex.sum("contentions", signals), 0, "{}", mutex.describe(9, signals));
+    let ((block, _), (mutex, path)) = (read(&of_log, "block"), read(&of_log, "mutex"));
     // The unlockers are charged what the waiters waited, until they were woken.
     let log = |s: &exoprof_tests::Sample| s.has("MYSQL_BIN_LOG::trx_group_commit_leader");
     let for_log = block.sum("delay", |s| {
@@ -119,7 +128,9 @@ fn mariadb_with_contended_updates() {
             && s.label("wait") == "futex"
     });
     let ratio = mutex.sum("delay", log) as f64 / for_log as f64;
-    assert!((0.7..1.3).contains(&ratio), "{ratio} of {for_log} ns\n{}", mutex.describe(9, log));
+    // About 1,000 samples of either: each sum is known to 3 %, and no wait is in only one of them but
+    // at the ends.
+    assert!((0.75..1.25).contains(&ratio), "{ratio} of {for_log} ns\n{}", mutex.describe(9, log));
     let top = gotool::pprof(&["-top", "-cum"], &path);
     assert!(top.contains("MYSQL_BIN_LOG::trx_group_commit_leader"), "{top}");
     assert!(top.contains("__pthread_mutex_unlock"), "{top}");
