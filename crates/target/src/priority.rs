@@ -2,18 +2,33 @@
 
 use std::marker::PhantomData;
 
-/// The best that a thread which is not a real-time one can have.
-const BEST: i32 = -20;
+use libc::{SCHED_OTHER, SCHED_RESET_ON_FORK, SCHED_RR};
 
-/// The calling thread comes before others while this lives, and the threads that it creates
-/// meanwhile for good. For work that is short and cannot wait: what samples wait in overflows, and
-/// counters of many threads are to be read at the same time, on a machine of which the target has
+/// Where real time is refused. The scheduler adds the weight of a nice value to that of its whole
+/// group, on this CPU: with -20 (88,761, where 0 has 1024) a hundredth of a CPU takes away from the group's
+/// other threads what it has on the other CPUs, and a target in the same container is in that
+/// group. So a little it is.
+const NICE: i32 = -5;
+
+/// The calling thread comes before ordinary ones while this lives. For work that is little and
+/// cannot wait: what samples wait in overflows, counters of many threads are to be read at the
+/// same time, and threads stand until we let them go, on a machine of which the target has
 /// every CPU.
+///
+/// It is a real-time thread of the lowest priority meanwhile, which weighs nothing in what the
+/// scheduler's groups (containers, services, terminals) get of the CPUs. Threads and processes that it creates
+/// are ordinary ones.
 #[derive(Debug)]
 pub struct Ahead {
-    before: i32,
+    undo: Undo,
     /// It is of one thread.
     thread: PhantomData<*const ()>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Undo {
+    RealTime,
+    Nice,
 }
 
 impl Ahead {
@@ -21,21 +36,47 @@ impl Ahead {
     /// priority than the usual one.
     #[must_use]
     pub fn of_others() -> Option<Self> {
-        let before = priority()?;
-        (before == 0 && set_priority(BEST)).then_some(Self { before, thread: PhantomData })
+        if policy() != SCHED_OTHER || nice()? != 0 {
+            return None;
+        }
+        let undo = if set_policy(SCHED_RR, 1) {
+            Undo::RealTime
+        } else if set_nice(NICE) {
+            Undo::Nice
+        } else {
+            return None;
+        };
+        Some(Self { undo, thread: PhantomData })
     }
 }
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        // Lowering it is always permitted.
-        set_priority(self.before);
+        // To go back is always permitted, but not to drop the flag.
+        match self.undo {
+            Undo::RealTime => set_policy(SCHED_OTHER, 0),
+            Undo::Nice => set_nice(0),
+        };
     }
+}
+
+/// How this thread is scheduled: `SCHED_OTHER` or another.
+#[allow(unsafe_code)]
+fn policy() -> i32 {
+    // SAFETY: integers only; 0 is the calling thread.
+    unsafe { libc::sched_getscheduler(0) & !SCHED_RESET_ON_FORK }
+}
+
+#[allow(unsafe_code)]
+fn set_policy(policy: i32, sched_priority: i32) -> bool {
+    let parameter = libc::sched_param { sched_priority };
+    // SAFETY: a live parameter; 0 is the calling thread.
+    unsafe { libc::sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &raw const parameter) == 0 }
 }
 
 /// "Nice value" of this thread.
 #[allow(unsafe_code)]
-fn priority() -> Option<i32> {
+fn nice() -> Option<i32> {
     nix::errno::Errno::clear();
     // SAFETY: integers only; PRIO_PROCESS with 0 is this thread alone (setpriority(2), notes).
     let value = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
@@ -44,7 +85,7 @@ fn priority() -> Option<i32> {
 }
 
 #[allow(unsafe_code)]
-fn set_priority(value: i32) -> bool {
+fn set_nice(value: i32) -> bool {
     // SAFETY: as above.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) == 0 }
 }
@@ -53,23 +94,42 @@ fn set_priority(value: i32) -> bool {
 mod tests {
     use super::*;
 
+    /// In a thread of its own, since tests share the others.
+    fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        std::thread::spawn(work).join().unwrap()
+    }
+
     #[test]
     fn a_thread_is_ahead_only_while_it_says_so() {
-        // In a thread of its own, since tests share the others.
-        let work = || {
-            set_priority(0);
+        let usual = || (policy(), nice());
+        apart(move || {
+            set_nice(0);
             let root = nix::unistd::geteuid().is_root();
             let ahead = Ahead::of_others();
             assert_eq!(ahead.is_some(), root, "root has CAP_SYS_NICE");
-            let during = priority();
-            assert!(Ahead::of_others().is_none() || !root, "it is not the usual priority now");
+            assert!(Ahead::of_others().is_none(), "it is not the usual priority now");
+            if let Some(ahead) = &ahead {
+                let expected = match ahead.undo {
+                    Undo::RealTime => (SCHED_RR, Some(0)),
+                    Undo::Nice => (SCHED_OTHER, Some(NICE)),
+                };
+                assert_eq!(usual(), expected);
+                if ahead.undo == Undo::RealTime {
+                    assert_eq!(apart(usual), (SCHED_OTHER, Some(0)), "a thread that it creates");
+                }
+            }
             drop(ahead);
-            (during, priority())
-        };
-        let (during, after) = std::thread::spawn(work).join().unwrap();
-        assert_eq!(after, Some(0));
-        if nix::unistd::geteuid().is_root() {
-            assert_eq!(during, Some(BEST));
-        }
+            assert_eq!(usual(), (SCHED_OTHER, Some(0)));
+            assert_eq!(Ahead::of_others().is_some(), root, "once more");
+        });
+    }
+
+    #[test]
+    fn what_the_user_chose_stays() {
+        apart(|| {
+            set_nice(5);
+            assert!(Ahead::of_others().is_none());
+            assert_eq!((policy(), nice()), (SCHED_OTHER, Some(5)));
+        });
     }
 }

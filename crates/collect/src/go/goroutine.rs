@@ -133,7 +133,6 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
         let Ok(numbers) = program.process.threads_by_own_number() else { break };
         let goroutines = &mut list.goroutines;
         let traced = Tracer::run(|tracer| {
-            tracer.hurry();
             let mut reader = program.runtime.goroutine_reader(&program.memory, arguments);
             for (i, thread) in running {
                 let number = i32::try_from(thread.tid).ok().and_then(|n| numbers.get(&n));

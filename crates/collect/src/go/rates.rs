@@ -114,7 +114,6 @@ fn while_caches_are_reset(
     let pid = program.process.pid();
     let mut random = Random::new();
     let stopped = Tracer::run(|tracer| {
-        tracer.hurry();
         let seized = tracer.seize(&program.process, Threads::All).map_err(RecordError::Seize)?;
         let reset = program
             .runtime

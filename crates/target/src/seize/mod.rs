@@ -136,7 +136,8 @@ pub struct Tracer {
 
 impl Tracer {
     /// Runs `work` on a thread of its own, which may stop threads. When it returns (or panics)
-    /// whatever was stopped runs again.
+    /// whatever was stopped runs again. It is [`Ahead`] of others: each moment that it waits for a
+    /// CPU would lengthen a stop.
     ///
     /// Nothing but the copying of registers and memory should happen in here: all else, such as
     /// unwinding and looking at files, can be done afterwards.
@@ -151,19 +152,13 @@ impl Tracer {
             let (done, is_done) = mpsc::channel::<()>();
             let running = thread.spawn_scoped(scope, move || {
                 let _done = done;
-                sys::be_quick();
+                sys::sleep_exactly();
+                let _ahead = Ahead::of_others();
                 work(&mut Self { pending: Vec::new(), reaper: theirs, bound: PhantomData })
             })?;
             reaper.serve(&is_done);
             Ok(running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })
-    }
-
-    /// From here on this thread gets a CPU before all ordinary ones: while threads stand, each
-    /// moment that we wait for one lengthens their stop. For short work only. Without the right
-    /// to it (CAP_SYS_NICE) nothing changes.
-    pub fn hurry(&self) {
-        sys::run_first();
     }
 
     /// Stops the threads, and returns when all of them stand (but see [`Seized::not_stopped`]).
@@ -177,7 +172,6 @@ impl Tracer {
     ) -> Result<Seized<'a>, SeizeError> {
         let begun = Instant::now();
         let give_up = begun + CONTENTION;
-        let ahead = Ahead::of_others();
         loop {
             self.settle();
             match Attempt::new(self, process).run(threads) {
@@ -194,7 +188,7 @@ impl Tracer {
                 }
                 Err(e) => return Err(e),
                 Ok((held, complete)) => {
-                    return Ok(Seized { tracer: self, process, held, complete, _ahead: ahead });
+                    return Ok(Seized { tracer: self, process, held, complete });
                 }
             }
         }
@@ -451,8 +445,6 @@ pub struct Seized<'a> {
     process: &'a Process,
     held: Vec<Held>,
     complete: bool,
-    /// Nobody's turn on a CPU is to keep them standing. Ends after they were let go.
-    _ahead: Option<Ahead>,
 }
 
 impl Seized<'_> {

@@ -95,23 +95,11 @@ fn stop(status: i32) -> Stop {
     }
 }
 
-/// Lets short sleeps of this thread be short, and has it scheduled before others where that is
-/// permitted: whatever it waits for lengthens the target's stop.
+/// Lets short sleeps of this thread be short: whatever it waits for lengthens the target's stop.
 #[allow(unsafe_code)]
-pub(super) fn be_quick() {
-    // SAFETY: integers only; PRIO_PROCESS with 0 is this thread alone (setpriority(2), notes).
-    unsafe {
-        libc::prctl(libc::PR_SET_TIMERSLACK, 1u64);
-        libc::setpriority(libc::PRIO_PROCESS, 0, -20);
-    }
-}
-
-/// Puts this thread before all that are not real-time threads, until it ends.
-#[allow(unsafe_code)]
-pub(super) fn run_first() {
-    let lowest = libc::sched_param { sched_priority: 1 };
-    // SAFETY: a live parameter; 0 is the calling thread.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const lowest) };
+pub(super) fn sleep_exactly() {
+    // SAFETY: integers only.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1u64) };
 }
 
 #[cfg(test)]

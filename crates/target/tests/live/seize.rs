@@ -209,6 +209,9 @@ fn exec_and_exit_are_not_held_up() {
                     Err(SeizeError::Gone { .. }) => {}
                     Err(e) => panic!("{e}"),
                 }
+                // A thread that was let go waits for our CPU, where there is no other, and we are
+                // before it: it would be stopped again before it has done anything.
+                std::thread::sleep(Duration::from_micros(50));
             }
         })
         .unwrap();
