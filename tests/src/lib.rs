@@ -10,6 +10,7 @@
 //!   records   two profiles that must be the same, record by record
 //!   expect    what a right profile must satisfy: shares, thread roots, values
 //!   gotarget  Go programs in all versions and builds, and what they say of themselves
+//!   python    interpreters in all versions
 //!   gotool    `go tool pprof` on the outcome
 //!   procfs    what /proc says of a process, to see that nothing was changed
 //!   http      runs `exoprof serve` and sends it requests, well-formed or not
@@ -29,6 +30,7 @@ pub mod http;
 pub mod procfs;
 pub mod profile;
 pub mod programs;
+pub mod python;
 pub mod recorder;
 pub mod records;
 pub mod server;

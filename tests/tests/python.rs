@@ -1,13 +1,14 @@
 //! CPython's functions in place of its evaluation loop, in every version that is there.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use exoprof_tests::expect::{assert_reach, assert_roots, assert_shares};
 use exoprof_tests::gotarget::{Build, LAST, build};
-use exoprof_tests::{Profile, Recorder, Sample, Target, Truth, record_busy, repository};
+use exoprof_tests::python::{Interpreter, in_python, interpreters, last_name};
+use exoprof_tests::{Profile, Recorder, Sample, Target, Truth, record_busy};
 use nix::sys::signal::Signal;
 
+const SCRIPT: &str = "pyshares.py";
 const SITES: &[(&str, &str)] = &[
     ("heavy_a", "heavy_a"),
     ("heavy_b", "heavy_b"),
@@ -15,83 +16,13 @@ const SITES: &[(&str, &str)] = &[
     ("heavy_sort", "heavy_sort"),
 ];
 
-/// An interpreter, and the root that it sees.
-struct Interpreter {
-    root: PathBuf,
-    program: String,
-}
-
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let mut all: Vec<_> = std::fs::read_dir(folder)
-        .map(|entries| entries.flatten().map(|e| e.path()).collect())
-        .unwrap_or_default();
-    all.sort();
-    all
-}
-
-/// The machine's own, and Debian's of other releases, each in a root of its own, as
-/// `scripts/setup-tests` unpacks them.
-fn interpreters() -> Vec<Interpreter> {
-    let mut all = vec![Interpreter { root: "/".into(), program: "/usr/bin/python3".into() }];
-    for root in entries(&repository().join(".cache/python")) {
-        let is_python = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let digits = name.strip_prefix("python3.").unwrap_or("x");
-            digits.bytes().all(|b| b.is_ascii_digit())
-        };
-        let program = entries(&root.join("usr/bin")).into_iter().find(is_python);
-        let program = program.unwrap_or_else(|| panic!("no python in {}", root.display()));
-        let program = format!("/{}", program.strip_prefix(&root).unwrap().display());
-        all.push(Interpreter { root, program });
-    }
-    for version in entries(Path::new("/root/.pyenv/versions")) {
-        let minor = version.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let minor = minor.strip_prefix("3.").and_then(|v| v.split('.').next()?.parse().ok());
-        if minor.is_some_and(|minor: u32| (9..=14).contains(&minor)) {
-            let program = version.join("bin/python3").display().to_string();
-            all.push(Interpreter { root: "/".into(), program });
-        }
-    }
-    all
-}
-
-impl Interpreter {
-    fn start(&self, args: &[&str]) -> Target {
-        let script = repository().join("tests/targets/pyshares.py");
-        let mut command = Command::new("chroot");
-        command.arg(&self.root).arg(&self.program);
-        if self.root == Path::new("/") {
-            command.arg(script);
-        } else {
-            std::fs::copy(script, self.root.join("pyshares.py")).expect("the script is copied");
-            command.arg("/pyshares.py");
-        }
-        let mut target = Target::spawn_command({
-            command.args(args);
-            command
-        });
-        target.go(0);
-        target
-    }
-}
-
 fn recorded(python: &Interpreter, args: &[&str], hertz: &str) -> (Profile, Truth) {
-    let mut target = python.start(args);
+    let mut target = python.start(SCRIPT, args);
     let before = target.mark();
     let recording = record_busy(target.pid(), 3.0, &["-F", hertz]);
     let truth = target.mark().since(&before);
     let _ = target.finish();
     (recording.profile.clone(), truth)
-}
-
-fn in_python(sample: &Sample) -> impl Iterator<Item = &exoprof_tests::Frame> {
-    let is_python =
-        |f: &&exoprof_tests::Frame| f.mapping.as_ref().is_some_and(|m| m.file == "[python]");
-    sample.stack.iter().filter(is_python)
-}
-
-fn last_name(f: &exoprof_tests::Frame) -> &str {
-    f.function.rsplit('.').next().unwrap_or_default()
 }
 
 /// Rounds take some 20 ms, so that samples spread over sites by chance: at 997 Hz and half of
@@ -100,7 +31,7 @@ fn last_name(f: &exoprof_tests::Frame) -> &str {
 #[test]
 fn every_version() {
     for python in interpreters() {
-        let name = format!("{} in {}", python.program, python.root.display());
+        let name = python.to_string();
         let (profile, truth) = recorded(&python, &[], "997");
         println!("{name}: {} samples", profile.total("samples"));
         assert_shares(&profile, &truth, SITES, 4.0);
@@ -171,7 +102,7 @@ fn from_exec_to_exit() {
 fn together_with_go() {
     let program = build(LAST, "cpu", Build::Plain);
     for late in [false, true] {
-        let python = interpreters()[0].start(&[]);
+        let python = interpreters()[0].start(SCRIPT, &[]);
         let wait = if late { "echo ready; read line; " } else { "" };
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("{wait}exec {} labels", program.display())]);
@@ -218,8 +149,8 @@ fn together_with_go() {
 #[test]
 fn threads_that_stand_still() {
     for python in interpreters() {
-        let name = format!("{} in {}", python.program, python.root.display());
-        let target = python.start(&[]);
+        let name = python.to_string();
+        let target = python.start(SCRIPT, &[]);
         let recorded = |args: &[&str]| {
             let recorder = Recorder::of(target.pid()).args(args).args(["-d", "2s", "-F", "199"]);
             recorder.run().recording().profile

@@ -4,7 +4,9 @@ use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use events::{EventKind, WaitOptions, WaitSample, WaitSampler, WaitWants, online_cpus};
+use events::{
+    EventKind, WaitOptions, WaitOutputs, WaitSample, WaitSampler, WaitWants, online_cpus,
+};
 use exoprof_tests::expect::reaches_root;
 use exoprof_tests::programs;
 use exoprof_tests::server::{Background, mariadb, nginx, open_folder, postgres, redis};
@@ -272,7 +274,10 @@ fn without_the_right_to_load_programs() {
 }
 
 fn sampler(options: &WaitOptions) -> (WaitSampler, events::RingSet) {
-    WaitSampler::open(&online_cpus().unwrap(), options).expect("bpf programs can be loaded here")
+    let (outputs, rings) = WaitOutputs::open(&online_cpus().unwrap(), options).unwrap();
+    let (sampler, _) =
+        WaitSampler::attach(outputs, false).expect("bpf programs can be loaded here");
+    (sampler, rings)
 }
 
 /// A ring that is much too small: every record that was lost is counted.

@@ -13,7 +13,7 @@ use crate::deep::LiveStacks;
 use crate::gocpu::{self, GoMemory, GoSampling, LabelsIndex};
 use crate::jit::Jit;
 use crate::processes::Processes;
-use crate::python::{MergedFrame, OwnedChain, Python};
+use crate::python::{MergedFrame, OwnedChain, Python, WhichChain};
 use crate::stacks::{CountKey, Counts, FrameIndex, FrameKey, NodeIndex, Place, ROOT, StackTree};
 
 /// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
@@ -228,7 +228,8 @@ impl Recorder {
             return;
         }
         let Some(thread) = self.processes.sampled(e.pid, e.tid) else { return };
-        let (node, labels) = self.user_stack(ThreadId { pid: e.pid, tid: e.tid }, e.time, s);
+        let (id, chain) = (ThreadId { pid: e.pid, tid: e.tid }, WhichChain::Near(e.time));
+        let (node, labels) = self.user_stack(id, e.time, chain, s);
         let stack = self.kernel_stack(node, s.callchain.iter());
         let weight = if s.period > 0 { s.period } else { self.period };
         self.counts.add(CountKey { thread, stack, labels }, weight);
@@ -241,6 +242,7 @@ impl Recorder {
         &mut self,
         id: ThreadId,
         time: u64,
+        chain: WhichChain,
         s: &Sample<'_>,
     ) -> (NodeIndex, LabelsIndex) {
         self.recent.samples += 1;
@@ -278,15 +280,15 @@ impl Recorder {
         }
         let whole = end.is_root();
         let root = self.outermost(end);
-        self.merge_python(id, time, whole);
+        self.merge_python(id, chain, whole);
         (self.intern_user_frames(id.pid, root, time), labels)
     }
 
     /// Puts Python's functions in place of the interpreter's frames, where there are any.
-    fn merge_python(&mut self, id: ThreadId, time: u64, whole: bool) {
+    fn merge_python(&mut self, id: ThreadId, chain: WhichChain, whole: bool) {
         let tracked = self.processes.get(id.pid);
         let merged = tracked.is_some_and(|tracked| {
-            self.python.merge(id, time, tracked, &self.frames, whole, &mut self.merged)
+            self.python.merge(id, chain, tracked, &self.frames, whole, &mut self.merged)
         });
         if !merged {
             self.take_native_frames();
@@ -301,7 +303,12 @@ impl Recorder {
 
     /// The node of the stack of a thread that waits, read from its memory: the caller sees to it
     /// that it still waited after this. `None` where its process is not followed or unreadable.
-    pub fn waiting_stack(&mut self, pid: i32, registers: &[u64]) -> Option<NodeIndex> {
+    pub fn waiting_stack(
+        &mut self,
+        pid: i32,
+        registers: &[u64],
+        thread_pointer: u64,
+    ) -> Option<NodeIndex> {
         let registers = Registers::from_perf(Arch::host(), registers, USER_REGISTERS);
         let tracked = self.processes.get(pid)?;
         let memory = tracked.memory.as_ref()?;
@@ -312,8 +319,9 @@ impl Recorder {
         let live = Live { window: &window, memory };
         self.frames.clear();
         let end = self.unwinder.unwind(&tracked.space, &registers, &live, &mut self.frames);
+        let chain = self.python.read_chain(pid, memory, thread_pointer);
         let root = self.outermost(end);
-        self.take_native_frames();
+        self.merge_chain(pid, chain.as_ref(), end.is_root());
         Some(self.intern_user_frames(pid, root, monotonic_now()))
     }
 

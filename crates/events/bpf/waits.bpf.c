@@ -13,6 +13,9 @@
  */
 #include "kernel.h"
 #include "waits.h"
+#ifdef FOLLOW_CHAINS
+#include "interpreter.h"
+#endif
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -151,6 +154,24 @@ static __always_inline u64 weight(u64 d, u64 rate)
 static __always_inline u64 scaled(u64 part, u64 weight)
 {
 	return part * weight / 1024;
+}
+
+/* --- Interpreters ----------------------------------------------------------------------------- */
+
+/* Of the current task: gives what its chain is known by, 0 where it is no interpreter's. */
+static __always_inline u64 chain_of(struct task_struct *current)
+{
+#ifdef FOLLOW_CHAINS
+	struct settings *s = get_settings();
+	if (!s)
+		return 0;
+	u32 pid = number_at(current->group_leader, s->pid_level);
+	struct layout *layout = layout_of(pid);
+	if (layout)
+		return write_chain(layout, pid, number_at(current, s->pid_level),
+				   THREAD_POINTER(current));
+#endif
+	return 0;
 }
 
 /* --- The waiters of a futex ----------------------------------------------------------------- */
@@ -444,7 +465,8 @@ int BPF_PROG(on_switch, bool preempted, struct task_struct *prev, struct task_st
 
 /* The stack of the thread that wakes, which is the current one. */
 static __always_inline void charge_waker(void *ctx, struct settings *s, struct thread *t,
-					 struct task_struct *woken, u64 charge)
+					 struct task_struct *waker, struct task_struct *woken,
+					 u64 charge)
 {
 	u64 rate = s->mutex_rate;
 	if (!charge)
@@ -462,6 +484,7 @@ static __always_inline void charge_waker(void *ctx, struct settings *s, struct t
 	r.out = t->out;
 	r.wait_ns = scaled(charge, w);
 	r.wait_count = w;
+	r.chain = chain_of(waker);
 	if (bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, &r, sizeof(r))) {
 		count(COUNT_FAILED);
 		return;
@@ -492,7 +515,7 @@ int BPF_PROG(on_waking, struct task_struct *task)
 	u64 charge = futex_leave(s->begin, futex, task->tgid, t->out, now, by_futex);
 	/* Those that were seeded are noted as waiters whatever is wanted. */
 	if (by_futex && s->flags & RUNNING && s->flags & WANT_MUTEX)
-		charge_waker(ctx, s, t, task, charge);
+		charge_waker(ctx, s, t, waker, task, charge);
 	return 0;
 }
 
@@ -512,6 +535,7 @@ static __always_inline void emit(void *ctx, struct task_struct *current)
 	if (t->pending & PENDING_WOKEN)
 		r->flags |= FLAG_WOKEN;
 	r->tid = current->pid;
+	r->chain = r->flags & FLAG_STACK_CHANGED ? 0 : chain_of(current);
 	t->pending = 0;
 	if (bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, &t->record, sizeof(t->record)))
 		count(COUNT_FAILED);
@@ -593,6 +617,7 @@ static __always_inline void list(struct settings *s, struct seq_file *seq, struc
 	w->futex_value = t->futex_value;
 	w->out = t->out > s->begin ? t->out : s->begin;
 	w->now = bpf_ktime_get_ns();
+	w->thread_pointer = THREAD_POINTER(task);
 	copy_registers(w->registers, (struct pt_regs *)bpf_task_pt_regs(task));
 	w->kernel_bytes = bpf_get_task_stack(task, w->kernel, sizeof(w->kernel), 0);
 	bpf_seq_write(seq, w, sizeof(*w));

@@ -44,6 +44,7 @@ struct record_head {
 	u64 run_ns;      /* waiting for a cpu, after waking or preemption */
 	u64 lost_ns;     /* of waits whose stack could not be taken */
 	u64 lost_count;
+	u64 chain;       /* the time that the interpreter's chain of the thread is known by; 0: none */
 	u64 sp;
 	u64 ip;
 };
@@ -65,6 +66,7 @@ struct waiting {
 	s32 kernel_bytes;
 	u64 out;
 	u64 now;
+	u64 thread_pointer;
 	u64 registers[USER_REGISTERS];
 	u64 kernel[KERNEL_FRAMES];
 };

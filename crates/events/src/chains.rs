@@ -1,9 +1,10 @@
 //! Chains of an interpreter's frames, followed at the moment of a sample by a BPF program.
 //!
 //! Samples are read some milliseconds after they were taken; an interpreter's frames lie in its
-//! heap and are others by then. The program (`bpf/interpreter.bpf.c`) hangs on the sampling event
-//! and runs while the sampled thread stands still. It knows nothing of any interpreter: where
-//! the links are is told by a [`ChainLayout`] per process.
+//! heap and are others by then. The program (`bpf/interpreter.h`) runs while the sampled thread
+//! stands still: on the sampling event (`bpf/interpreter.bpf.c`), or as part of those that sample
+//! waiting (`bpf/waits_chains.bpf.c`). It knows nothing of any interpreter: where the links are is
+//! told by a [`ChainLayout`] per process.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -131,7 +132,7 @@ pub struct ChainFrame {
 /// The chain of one sample.
 #[derive(Debug, Clone, Copy)]
 pub struct Chain<'a> {
-    /// CLOCK_MONOTONIC, in nanoseconds: within the interrupt that took the sample.
+    /// CLOCK_MONOTONIC, in nanoseconds: right before the sample was taken.
     pub time: u64,
     /// The sampled thread's process.
     pub pid: i32,
@@ -178,18 +179,18 @@ impl<'a> Chain<'a> {
     }
 }
 
-/// The loaded program with its maps. It is unloaded when this and all events that it hangs on are
-/// gone.
+/// What follows chains: the maps of the loaded programs. They are unloaded when this and all events
+/// that they hang on are gone.
 pub struct Chains {
     layouts: HashMap<MapData, u32, ChainLayout>,
     lost: PerCpuArray<MapData, u64>,
     ring: RingBuf<MapData>,
-    // Holds the program and the rest of what was loaded.
-    object: Ebpf,
+    // Holds the program for sampling events and the rest of what was loaded.
+    object: Option<Ebpf>,
 }
 
 impl Chains {
-    /// Loads the program. It needs CAP_BPF and CAP_PERFMON, Linux 5.17 and the kernel's BTF.
+    /// Loads the program for sampling events. It needs CAP_BPF and CAP_PERFMON, Linux 5.17 and the kernel's BTF.
     ///
     /// # Errors
     /// [`ChainError`].
@@ -209,6 +210,12 @@ impl Chains {
             .try_into()
             .map_err(|e: aya::programs::ProgramError| failed("find the BPF program")(&e))?;
         program.load().map_err(|e| failed("load the BPF program for interpreters")(&e))?;
+        let chains = Self::of(&mut object)?;
+        Ok(Self { object: Some(object), ..chains })
+    }
+
+    /// Takes the maps of programs that follow chains.
+    pub(crate) fn of(object: &mut Ebpf) -> Result<Self, ChainError> {
         let mut take = |name: &'static str| {
             object.take_map(name).ok_or_else(|| {
                 failed("find a BPF map")(&io::Error::new(io::ErrorKind::NotFound, name))
@@ -218,13 +225,13 @@ impl Chains {
         let layouts = HashMap::try_from(take("LAYOUTS")?).map_err(map_error)?;
         let lost = PerCpuArray::try_from(take("LOST")?).map_err(map_error)?;
         let ring = RingBuf::try_from(take("CHAINS")?).map_err(map_error)?;
-        Ok(Self { layouts, lost, ring, object })
+        Ok(Self { layouts, lost, ring, object: None })
     }
 
     /// The program, for [`crate::Sampler::run_with_each_sample`].
     ///
     /// # Errors
-    /// When descriptors run out.
+    /// When descriptors run out, or it is none for sampling events.
     pub fn program(&self) -> Result<OwnedFd, ChainError> {
         let program = self.loaded()?.as_fd().try_clone_to_owned();
         program.map_err(|e| failed("keep the BPF program")(&e))
@@ -232,7 +239,8 @@ impl Chains {
 
     /// The program as it was loaded.
     pub(crate) fn loaded(&self) -> Result<&ProgramFd, ChainError> {
-        let program = self.object.program(PROGRAM).ok_or(io::ErrorKind::NotFound);
+        let program = self.object.as_ref().and_then(|object| object.program(PROGRAM));
+        let program = program.ok_or(io::ErrorKind::NotFound);
         let program = program.map_err(|e| failed("find the BPF program")(&io::Error::from(e)))?;
         program.fd().map_err(|e| failed("keep the BPF program")(&e))
     }

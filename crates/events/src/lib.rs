@@ -32,6 +32,6 @@ pub use ringset::{Losses, RingSet};
 pub use sampler::{OpenError, Opened, Sampler, Scope, try_open};
 pub use stacks::{Looked, LookedCopy, StackCopier, StackCopyError, ThreadLook};
 pub use waits::{
-    Fixed, WaitCounters, WaitError, WaitId, WaitKind, WaitOptions, WaitPlace, WaitSample,
-    WaitSampler, WaitWants, Waited, Waiting, Woke,
+    Fixed, WaitChains, WaitCounters, WaitError, WaitId, WaitKind, WaitOptions, WaitOutputs,
+    WaitPlace, WaitSample, WaitSampler, WaitWants, Waited, Waiting, Woke,
 };

@@ -13,6 +13,7 @@ use super::joint::{self, Joint, Listener};
 use super::locks::{self, Class};
 use super::programs;
 use super::switches::{Ended as EndedWait, Switches, kind_of};
+use super::waits::without_functions;
 use crate::conclude::{self, Named};
 use crate::recorder::Recorder;
 use crate::session::{Backend, Collector, Ended, Progress, RecordOptions, Request};
@@ -145,6 +146,8 @@ impl Joint for ByPerf {
         let named = self.named.get_or_insert_with(|| {
             let period = switches.period;
             switches.finish(&mut |_, ended| add(sums, period, ended));
+            let Recorder { python, processes, .. } = &mut switches.recorder;
+            python.look_to_read(processes);
             conclude::name(&mut switches.recorder, &switches.roots, &self.files)
         });
         let scope = self.scopes.get(number).copied().unwrap_or(Scope::All);
@@ -157,6 +160,7 @@ impl Joint for ByPerf {
         }
         let mut stats = switches.stats();
         stats.notes.push(format!("sampled by perf events, without bpf programs: {}", self.why));
+        stats.notes.extend(without_functions(&switches.recorder, "it takes bpf programs"));
         if scope == Scope::Locks {
             stats.notes.push(
                 "stacks are those of the waiting threads: who unlocked is known with bpf \

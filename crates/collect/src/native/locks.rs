@@ -171,6 +171,9 @@ pub(super) fn classify<'a>(
     }
 }
 
+/// What Python's functions stand in the place of: what they are called says nothing of locks.
+const EVALUATION_LOOP: &str = "_PyEval_EvalFrameDefault";
+
 /// The functions of a user stack, innermost first, as far as [`classify`] looks.
 pub(super) fn names<'a>(
     stack: NodeIndex,
@@ -180,11 +183,11 @@ pub(super) fn names<'a>(
     let mut names = Vec::new();
     for frame in recorder.tree.stack(stack).take(REACH + CONDVAR_REACH) {
         let resolved = &named.resolved[frame as usize];
-        let is_marker = recorder.tree.frames()[frame as usize].place == Place::Marker;
-        if resolved.nameless || is_marker || resolved.functions.is_empty() {
-            names.push(None);
-        } else {
-            names.extend(resolved.functions.iter().map(|f| Some(&*f.name)));
+        match recorder.tree.frames()[frame as usize].place {
+            Place::Python(_) => names.push(Some(EVALUATION_LOOP)),
+            Place::Marker => names.push(None),
+            _ if resolved.nameless || resolved.functions.is_empty() => names.push(None),
+            _ => names.extend(resolved.functions.iter().map(|f| Some(&*f.name))),
         }
     }
     names

@@ -16,6 +16,7 @@ use target::Process;
 use crate::attach::{self, Attached};
 use crate::clock::{monotonic_now, unix_now};
 use crate::cputime::ThreadId;
+use crate::python::WhichChain;
 use crate::recorder::Recorder;
 use crate::session::{Progress, Request};
 use crate::stacks::{NodeIndex, ThreadIndex};
@@ -200,7 +201,7 @@ fn event(
         EventKind::Sample(ref s) if e.time >= recorder.start => {
             let Some(thread) = recorder.processes.sampled(e.pid, e.tid) else { return };
             let id = ThreadId { pid: e.pid, tid: e.tid };
-            let (user, _) = recorder.user_stack(id, e.time, s);
+            let (user, _) = recorder.user_stack(id, e.time, WhichChain::None, s);
             let stack = recorder.kernel_stack(user, s.callchain.iter());
             waits.insert(e.tid, Wait { thread, user, stack, out: e.time });
         }

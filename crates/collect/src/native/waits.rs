@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use events::{Event, EventKind, RingSet, WaitCounters, WaitId, WaitOptions, WaitSample};
-use events::{WaitError, WaitSampler, WaitWants, Waiting};
+use events::{WaitChains, WaitError, WaitOutputs, WaitSampler, WaitWants, Waiting};
 use target::Process;
 
 use crate::clock::{monotonic_now, unix_now};
 use crate::cputime::ThreadId;
+use crate::python::WhichChain;
 use crate::recorder::Recorder;
 use crate::session::{Progress, RecordOptions, Request};
 use crate::stacks::{NodeIndex, ROOT, ThreadIndex};
@@ -59,8 +60,8 @@ pub(super) struct Waits {
     /// What went wrong on the way.
     problems: Vec<String>,
     unfinished: Vec<Unfinished>,
-    /// There is an interpreter among the targets.
-    of_python: bool,
+    /// Why no chains of interpreters are followed.
+    no_chains: Option<String>,
 }
 
 impl Waits {
@@ -75,11 +76,9 @@ impl Waits {
             ring_bytes: RING_BYTES,
             finest_rate: u64::try_from(options.block_rate.as_nanos()).unwrap_or(u64::MAX),
         };
-        let (mut sampler, rings) = WaitSampler::open(&cpus, &wanted)?;
+        let (outputs, rings) = WaitOutputs::open(&cpus, &wanted)?;
         let mut recorder = Recorder::new(options.children, 1);
         recorder.processes.add_family(request.family());
-        let pidfds: Vec<_> = request.family().processes.iter().map(|p| p.as_fd()).collect();
-        sampler.follow(&pidfds)?;
         // Only now: whatever is mapped from here on is reported by an event.
         for process in recorder.processes.living() {
             recorder.processes.refresh_maps(&process, monotonic_now());
@@ -87,6 +86,9 @@ impl Waits {
                 recorder.processes.add_thread(process.pid(), tid, 0);
             }
         }
+        let (mut sampler, no_chains) = attach_programs(outputs, request, &mut recorder)?;
+        let pidfds: Vec<_> = request.family().processes.iter().map(|p| p.as_fd()).collect();
+        sampler.follow(&pidfds)?;
         Ok(Self {
             recorder,
             roots: request.roots.to_vec(),
@@ -99,7 +101,7 @@ impl Waits {
             reviewed: 0,
             problems: Vec::new(),
             unfinished: Vec::new(),
-            of_python: false,
+            no_chains,
         })
     }
 
@@ -118,6 +120,9 @@ impl Waits {
     pub fn poll(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) -> Progress {
         let now = monotonic_now();
         self.read(now.saturating_sub(SETTLE_NS), sink);
+        if self.no_chains.is_none() {
+            self.look_for_interpreters();
+        }
         let counters = match self.sampler.review(now) {
             Ok(counters) => counters,
             Err(e) => {
@@ -134,6 +139,12 @@ impl Waits {
             samples: self.recorder.stats.kept,
             lost: counters.failed,
         }
+    }
+
+    /// They show when they are mapped: in a child that is forked, after an exec.
+    fn look_for_interpreters(&mut self) {
+        let Recorder { python, processes, .. } = &mut self.recorder;
+        python.look_to_read(processes);
     }
 
     fn read(&mut self, until: u64, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
@@ -184,6 +195,7 @@ impl Waits {
     /// waits that began at its very end afterwards.
     pub fn end(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
         self.read(u64::MAX, sink);
+        self.look_for_interpreters();
         let before = self.list();
         let mut stacks = self.stacks_of(&before, &BTreeMap::new());
         // Every wait that goes on has lasted until here, however long it takes to list them.
@@ -231,7 +243,8 @@ impl Waits {
     ) -> BTreeMap<WaitId, NodeIndex> {
         let recorder = &mut self.recorder;
         let unknown = waiting.iter().filter(|w| !known.contains_key(&w.id));
-        unknown.filter_map(|w| Some((w.id, recorder.waiting_stack(w.pid, &w.registers)?))).collect()
+        let mut stack = |w: &Waiting| recorder.waiting_stack(w.pid, &w.registers, w.thread_pointer);
+        unknown.filter_map(|w| Some((w.id, stack(w)?))).collect()
     }
 
     /// The waits that have not ended, after [`Waits::end`].
@@ -242,9 +255,6 @@ impl Waits {
     /// What is left in the rings; then nothing more comes.
     pub fn finish(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
         self.read(u64::MAX, sink);
-        let Recorder { python, processes, .. } = &mut self.recorder;
-        python.look_to_read(processes);
-        self.of_python = processes.iter().any(|(pid, _)| python.runs_in(pid));
     }
 
     /// What was recorded by what means, and what is missing. `rate` names the rate in force.
@@ -254,14 +264,10 @@ impl Waits {
         let hook = if self.sampler.hooks_every_syscall() { "sys_exit" } else { "rseq" };
         let mut notes = self.problems.clone();
         notes.extend(shortages(&counters));
+        notes.extend(self.recorder.runtime_notes());
         notes.extend_from_slice(self.recorder.processes.family_notes());
-        if self.of_python {
-            notes.push(
-                "stacks of waits are those of Python's interpreter, without the functions that it \
-                 executes; those of wall, dump and cpu have them"
-                    .into(),
-            );
-        }
+        notes
+            .extend(self.no_chains.as_ref().and_then(|why| without_functions(&self.recorder, why)));
         Stats {
             backend: format!(
                 "bpf, scheduler tracepoints, stacks at {hook}, {} KiB of stack",
@@ -283,6 +289,42 @@ impl Waits {
     pub fn rates(&self) -> (u64, u64) {
         self.sampler.rates()
     }
+}
+
+/// Has waits sampled, and interpreters followed where there are any: of a command that has not begun
+/// nobody knows yet. All other targets are spared what that costs. Gives why none are followed, too.
+fn attach_programs(
+    outputs: WaitOutputs,
+    request: &Request<'_>,
+    recorder: &mut Recorder,
+) -> Result<(WaitSampler, Option<String>), RecordError> {
+    let Recorder { python, processes, .. } = recorder;
+    python.look_to_read(processes);
+    let wanted = request.before_exec || python.is_there();
+    let (sampler, chains) = WaitSampler::attach(outputs, wanted)?;
+    let why = match chains {
+        WaitChains::Followed(chains) => {
+            python.follow_by(*chains);
+            None
+        }
+        WaitChains::Refused(e) => {
+            // Without the verifier's log, of hundreds of lines.
+            let why = e.to_string();
+            Some(why.split(". Verifier output").next().unwrap_or_default().to_owned())
+        }
+        WaitChains::NotWanted => Some("there was none yet when the recording was attached".into()),
+    };
+    Ok((sampler, why))
+}
+
+/// What is missing where an interpreter's chains are not followed while threads wait, and why.
+pub(super) fn without_functions(recorder: &Recorder, why: &str) -> Option<String> {
+    recorder.python.is_there().then(|| {
+        format!(
+            "stacks of waits that ended are those of Python's interpreter, without the functions that \
+             it executes: {why}"
+        )
+    })
 }
 
 fn shortages(counters: &WaitCounters) -> Vec<String> {
@@ -311,7 +353,8 @@ fn take<'a>(recorder: &mut Recorder, e: &Event<'a>) -> Option<Taken<'a>> {
     let stack = if moved {
         recorder.marker(ROOT, NO_STACK.into())
     } else {
-        recorder.user_stack(ThreadId { pid: e.pid, tid: e.tid }, e.time, &s).0
+        let chain = sample.chain().map_or(WhichChain::None, WhichChain::At);
+        recorder.user_stack(ThreadId { pid: e.pid, tid: e.tid }, e.time, chain, &s).0
     };
     recorder.stats.contexts_cut = recorder.tree.is_full();
     Some(Taken { thread, stack, sample })

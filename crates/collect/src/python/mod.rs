@@ -5,8 +5,8 @@
 //! objects live as long as their functions. A code object is looked at anew in each reading of
 //! the rings, so that one whose memory was used again is not taken for the other.
 //!
-//! Chain and sample come by different ways and belong together by thread and time: both are
-//! written in the same interrupt.
+//! Chain and sample come by different ways and belong together by thread and time: those of a
+//! sampling event are written in the same interrupt, and a sample of waiting says its chain's time.
 
 mod merge;
 mod program;
@@ -33,6 +33,17 @@ const GONE: &str = "[python function that is gone]";
 
 /// Index of a function and line.
 pub(crate) type PythonIndex = u32;
+
+/// Which of its thread's chains belongs to a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhichChain {
+    /// That of about this time, of the same interrupt.
+    Near(u64),
+    /// That of this time.
+    At(u64),
+    /// None was followed.
+    None,
+}
 
 /// A frame of a merged stack, leaf first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,11 +155,36 @@ impl Python {
         found
     }
 
-    /// Looks for interpreters whose chains are read while their threads stand still.
+    /// Looks for interpreters without loading anything for them: chains are read while their threads
+    /// stand still, or followed by what was given to [`Python::follow_by`].
     pub fn look_to_read(&mut self, processes: &Processes) {
         for (pid, runtime) in self.find(processes) {
-            self.programs.insert(pid, Program::new(runtime));
+            self.follow(pid, Program::new(runtime));
         }
+    }
+
+    /// Has chains followed by programs that run already, of the interpreters found so far and of
+    /// those to come.
+    pub fn follow_by(&mut self, chains: Chains) {
+        self.chains = Some(chains);
+        for (pid, program) in std::mem::take(&mut self.programs) {
+            self.follow(pid, program);
+        }
+    }
+
+    fn follow(&mut self, pid: i32, program: Program) {
+        let chains = self.chains.as_mut();
+        match chains.map_or(Ok(()), |chains| chains.follow(pid, &program.chain_layout())) {
+            Ok(()) => {
+                self.programs.insert(pid, program);
+            }
+            Err(e) => self.note(format!("no Python frames of process {pid}: {e}")),
+        }
+    }
+
+    /// Whether there is an interpreter among the targets.
+    pub fn is_there(&self) -> bool {
+        !self.programs.is_empty()
     }
 
     /// Whether the process is an interpreter's.
@@ -182,13 +218,8 @@ impl Python {
                     Err(e) => self.set_unavailable(&e),
                 }
             }
-            let Some(chains) = &mut self.chains else { continue };
-            let program = Program::new(runtime);
-            match chains.follow(pid, &program.chain_layout()) {
-                Ok(()) => {
-                    self.programs.insert(pid, program);
-                }
-                Err(e) => self.note(format!("no Python frames of process {pid}: {e}")),
+            if self.chains.is_some() {
+                self.follow(pid, Program::new(runtime));
             }
         }
         to_attach
@@ -217,23 +248,24 @@ impl Python {
     pub fn merge(
         &mut self,
         id: ThreadId,
-        time: u64,
+        which: WhichChain,
         tracked: &Tracked,
         native: &[Frame],
         is_whole: bool,
         out: &mut Vec<MergedFrame>,
     ) -> bool {
-        if !self.programs.contains_key(&id.pid) {
+        if self.chains.is_none() || !self.programs.contains_key(&id.pid) {
             return false;
         }
-        let mut chain = self.programs.get_mut(&id.pid).and_then(|p| p.take_chain(id.tid, time));
-        if chain.is_none() {
+        let mut chain = self.programs.get_mut(&id.pid).and_then(|p| p.take_chain(id.tid, which));
+        if chain.is_none() && which != WhichChain::None {
             self.read_chains();
-            chain = self.programs.get_mut(&id.pid).and_then(|p| p.take_chain(id.tid, time));
+            chain = self.programs.get_mut(&id.pid).and_then(|p| p.take_chain(id.tid, which));
         }
         let Some(chain) = chain else {
             // The program was not followed yet when the sample was taken.
-            if self.programs.get(&id.pid).is_some_and(Program::has_chains) {
+            let followed = self.programs.get(&id.pid).is_some_and(Program::has_chains);
+            if followed && which != WhichChain::None {
                 self.losses.unmatched += 1;
             } else {
                 self.losses.fresh += 1;

@@ -9,7 +9,7 @@ use pyruntime::{Code, CodeReader, FindError, FrameStyle, Layout, Runtime};
 use rustc_hash::FxHashMap;
 use target::ProcessMemory;
 
-use super::{NamedLine, Names, PythonIndex, read};
+use super::{NamedLine, Names, PythonIndex, WhichChain, read};
 use crate::processes::Tracked;
 
 /// A chain and its sample are written in one interrupt; a hypervisor may take the CPU away
@@ -132,11 +132,16 @@ impl Program {
         self.followed
     }
 
-    /// The chain that was read in the interrupt of a sample.
-    pub(super) fn take_chain(&mut self, tid: i32, time: u64) -> Option<OwnedChain> {
+    /// The chain that was read for a sample.
+    pub(super) fn take_chain(&mut self, tid: i32, which: WhichChain) -> Option<OwnedChain> {
+        let (time, apart_at_most) = match which {
+            WhichChain::Near(time) => (time, MAX_APART_NS),
+            WhichChain::At(time) => (time, 0),
+            WhichChain::None => return None,
+        };
         let waiting = self.waiting.get_mut(&tid)?;
         while let Some(first) = waiting.front() {
-            if first.time + MAX_APART_NS >= time {
+            if first.time + apart_at_most >= time {
                 break;
             }
             waiting.pop_front();
@@ -148,7 +153,7 @@ impl Program {
             }
             waiting.pop_front();
         }
-        if waiting.front().is_some_and(|c| apart(c) <= MAX_APART_NS) {
+        if waiting.front().is_some_and(|c| apart(c) <= apart_at_most) {
             return waiting.pop_front();
         }
         None

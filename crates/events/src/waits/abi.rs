@@ -118,6 +118,8 @@ pub struct Waited<'a> {
     pub stack_changed: bool,
     /// The wait that ended with a [`WaitSample::Woke`].
     pub woken: Option<WaitId>,
+    /// The time of the thread's [`crate::Chain`].
+    pub chain: Option<u64>,
     /// Where in the kernel it waited, innermost first: little-endian words.
     pub kernel: crate::Words<'a>,
 }
@@ -131,6 +133,8 @@ pub struct Woke {
     pub place: WaitPlace,
     /// How long all that waited there did since the last charge, and how many it stands for.
     pub wait: (u64, Fixed),
+    /// The time of the waking thread's [`crate::Chain`].
+    pub chain: Option<u64>,
 }
 
 /// A wait that has not ended.
@@ -146,6 +150,8 @@ pub struct Waiting {
     pub id: WaitId,
     /// When this was read, CLOCK_MONOTONIC, in nanoseconds.
     pub now: u64,
+    /// The thread pointer (`fs` base, `tpidr_el0`).
+    pub thread_pointer: u64,
     /// User registers in the order of [`crate::USER_REGISTERS`].
     pub registers: Vec<u64>,
     /// Where in the kernel, innermost first.
@@ -157,7 +163,7 @@ const KIND_WAKER: u32 = 2;
 const FLAG_STACK_CHANGED: u32 = 1;
 const FLAG_WOKEN: u32 = 2;
 /// Bytes of `struct record_head`.
-const HEAD: usize = 8 * 4 + 8 * 8;
+const HEAD: usize = 8 * 4 + 9 * 8;
 
 struct Fields<'a>(&'a [u8]);
 
@@ -200,9 +206,10 @@ impl<'a> WaitSample<'a> {
         let wait = (f.u64()?, Fixed(f.u64()?));
         let run = f.u64()?;
         let lost = (f.u64()?, Fixed(f.u64()?));
+        let chain = Some(f.u64()?).filter(|time| *time != 0);
         let place = place(syscall, state, (op, value));
         match kind {
-            KIND_WAKER => Some(Self::Woke(Woke { woken, place, wait })),
+            KIND_WAKER => Some(Self::Woke(Woke { woken, place, wait, chain })),
             KIND_WAIT => {
                 let mut f = Fields(raw.get(HEAD..)?);
                 Some(Self::Waited(Waited {
@@ -212,10 +219,20 @@ impl<'a> WaitSample<'a> {
                     lost,
                     stack_changed: flags & FLAG_STACK_CHANGED != 0,
                     woken: (flags & FLAG_WOKEN != 0).then_some(woken),
+                    chain,
                     kernel: crate::Words::new(f.kernel(bytes)?),
                 }))
             }
             _ => None,
+        }
+    }
+
+    /// The time of the sampled thread's [`crate::Chain`], where one was followed.
+    #[must_use]
+    pub fn chain(&self) -> Option<u64> {
+        match self {
+            Self::Waited(waited) => waited.chain,
+            Self::Woke(woke) => woke.chain,
         }
     }
 }
@@ -223,7 +240,7 @@ impl<'a> WaitSample<'a> {
 impl Waiting {
     /// Reads what the iterator wrote, as far as it is whole.
     pub(super) fn parse_all(bytes: &[u8]) -> Vec<Self> {
-        let size = 8 * 4 + 2 * 8 + (REGISTERS + KERNEL_FRAMES) * 8;
+        let size = 8 * 4 + 3 * 8 + (REGISTERS + KERNEL_FRAMES) * 8;
         bytes.chunks_exact(size).filter_map(Self::parse).collect()
     }
 
@@ -231,7 +248,7 @@ impl Waiting {
         let mut f = Fields(bytes);
         let (tid, pid, root_tid, syscall) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
         let (state, op, value, kernel_bytes) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
-        let (out, now) = (f.u64()?, f.u64()?);
+        let (out, now, thread_pointer) = (f.u64()?, f.u64()?, f.u64()?);
         let mut registers = Vec::with_capacity(REGISTERS);
         for _ in 0..REGISTERS {
             registers.push(f.u64()?);
@@ -243,6 +260,7 @@ impl Waiting {
             place: place(syscall, state, (op, value)),
             id: WaitId { tid: root_tid, out },
             now,
+            thread_pointer,
             registers,
             kernel,
         })
@@ -253,14 +271,14 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn record(kind: u32, flags: u32, kernel_bytes: i32) -> Vec<u8> {
+    fn record(kind: u32, flags: u32, kernel_bytes: i32, chain: u64) -> Vec<u8> {
         let mut raw = Vec::new();
         for word in
             [kind, flags, 77, (-1i32).cast_unsigned(), 2, 9, 5, kernel_bytes.cast_unsigned()]
         {
             raw.extend(word.to_le_bytes());
         }
-        for word in [1000u64, 2_000, 1024, 30, 4, 0, 0x7ff0, 0x4000] {
+        for word in [1000u64, 2_000, 1024, 30, 4, 0, chain, 0x7ff0, 0x4000] {
             raw.extend(word.to_le_bytes());
         }
         assert_eq!(raw.len(), HEAD);
@@ -269,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_wait_is_taken_apart() {
-        let mut raw = record(KIND_WAIT, FLAG_WOKEN, 16);
+        let mut raw = record(KIND_WAIT, FLAG_WOKEN, 16, 1500);
         raw.extend((0..KERNEL_FRAMES as u64).flat_map(u64::to_le_bytes));
         let Some(WaitSample::Waited(w)) = WaitSample::parse(&raw) else { panic!("a wait") };
         assert_eq!(w.place, WaitPlace { syscall: None, state: 2, futex: (9, 5) });
@@ -277,24 +295,26 @@ mod tests {
         assert_eq!(w.woken, Some(WaitId { tid: 77, out: 1000 }));
         assert_eq!(w.kernel.iter().collect::<Vec<_>>(), [0, 1]);
         assert!(!w.stack_changed);
+        assert_eq!(w.chain, Some(1500));
         assert_eq!(Fixed(1536).get(), 1.5);
     }
 
     #[test]
     fn a_kernel_stack_that_could_not_be_taken_is_empty() {
-        let mut raw = record(KIND_WAIT, FLAG_STACK_CHANGED, -14);
+        let mut raw = record(KIND_WAIT, FLAG_STACK_CHANGED, -14, 0);
         raw.extend([0; KERNEL_FRAMES * 8]);
         let Some(WaitSample::Waited(w)) = WaitSample::parse(&raw) else { panic!("a wait") };
-        assert!(w.kernel.is_empty() && w.stack_changed && w.woken.is_none());
+        assert!(w.kernel.is_empty() && w.stack_changed && w.woken.is_none() && w.chain.is_none());
     }
 
     #[test]
     fn a_waker_has_no_kernel_stack_and_nonsense_is_refused() {
-        let raw = record(KIND_WAKER, 0, 0);
-        assert!(matches!(WaitSample::parse(&raw), Some(WaitSample::Woke(_))));
+        let raw = record(KIND_WAKER, 0, 0, 1500);
+        let woke = WaitSample::parse(&raw).unwrap();
+        assert!(matches!(woke, WaitSample::Woke(_)) && woke.chain() == Some(1500));
         assert_eq!(WaitSample::parse(&raw[..HEAD - 20]), None);
-        assert_eq!(WaitSample::parse(&record(KIND_WAIT, 0, 0)), None);
-        assert_eq!(WaitSample::parse(&record(9, 0, 0)), None);
+        assert_eq!(WaitSample::parse(&record(KIND_WAIT, 0, 0, 0)), None);
+        assert_eq!(WaitSample::parse(&record(9, 0, 0, 0)), None);
         assert_eq!(WaitSample::parse(&[]), None);
     }
 }

@@ -3,15 +3,19 @@
 //! The programs decide in the scheduler's tracepoints what is sampled, and write each sample in
 //! the context of the sampled thread, where perf copies its registers and stack. They write to
 //! one event per CPU, of which the ring also gets what happens to threads and mappings.
+//!
+//! Where there are interpreters, other programs do the same (`bpf/waits_chains.bpf.c`), which follow
+//! the thread's chain of frames ([`Chains`]) right before each sample and name it in the sample.
 
 mod abi;
+mod outputs;
 mod place;
 mod rate;
 mod syscall;
 
 use std::io;
 use std::io::Read as _;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::maps::{Array, HashMap, Map, PerCpuArray};
 use aya::programs::{BtfTracePoint, Iter, ProgramError};
@@ -19,20 +23,23 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 pub use abi::{Fixed, WaitCounters, WaitId, WaitPlace, WaitSample, Waited, Waiting, Woke};
 use abi::{Settings, flags};
+pub use outputs::WaitOutputs;
 pub use place::WaitKind;
 
-use crate::attr::{self, OUTPUT_SAMPLE_TYPE, USER_REGISTERS};
+use crate::chains::{ChainError, Chains};
 use crate::namespace::own_pid_level;
-use crate::record::Layout;
 use crate::ring::RingError;
 use crate::ringset::RingSet;
-use crate::sampler::{MIN_RING_BYTES, map_rings, open_event, redirect};
 use rate::Rate;
 
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/waits.x86_64.o");
+#[cfg(target_arch = "x86_64")]
+static OBJECT_WITH_CHAINS: &[u8] = aya::include_bytes_aligned!("../../bpf/waits_chains.x86_64.o");
 #[cfg(target_arch = "aarch64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/waits.aarch64.o");
+#[cfg(target_arch = "aarch64")]
+static OBJECT_WITH_CHAINS: &[u8] = aya::include_bytes_aligned!("../../bpf/waits_chains.aarch64.o");
 
 /// No list of waiting threads is longer: some 100,000 threads.
 const MAX_LISTING: u64 = 64 << 20;
@@ -73,6 +80,19 @@ pub enum WaitError {
     /// The ring of a CPU.
     #[error(transparent)]
     Ring(#[from] RingError),
+    /// What follows chains.
+    #[error(transparent)]
+    Chains(#[from] ChainError),
+}
+
+/// What became of following the chains of interpreters.
+pub enum WaitChains {
+    /// Nobody asked for it.
+    NotWanted,
+    /// They are followed, of the processes that are told to this.
+    Followed(Box<Chains>),
+    /// The kernel does not let them be followed, for this reason.
+    Refused(WaitError),
 }
 
 /// What to sample.
@@ -130,11 +150,7 @@ pub struct WaitSampler {
     settings: Settings,
     block_rate: Rate,
     mutex_rate: Rate,
-    cpus: Vec<u32>,
-    /// The event of each CPU that owns its ring.
-    leaders: Vec<OwnedFd>,
-    /// The events that the programs write to now, where they are not the leaders.
-    outputs: Vec<OwnedFd>,
+    outputs: WaitOutputs,
     every_syscall: bool,
     untracked_swept: u64,
 }
@@ -148,39 +164,34 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 impl WaitSampler {
-    /// Loads the programs, opens the events of all CPUs and attaches. Nothing is followed yet.
+    /// Loads the programs and attaches them. Nothing is followed yet. With `chains`, those that
+    /// follow chains as well, where the kernel permits it.
     ///
     /// # Errors
     /// [`WaitError`].
-    pub fn open(cpus: &[u32], options: &WaitOptions) -> Result<(Self, RingSet), WaitError> {
+    pub fn attach(outputs: WaitOutputs, chains: bool) -> Result<(Self, WaitChains), WaitError> {
         let btf = Btf::from_sys_fs().map_err(WaitError::NoTypes)?;
-        // Task storage is known to the kernel, if not to the library.
-        let bpf = EbpfLoader::new().btf(Some(&btf)).allow_unsupported_maps().load(OBJECT)?;
-        let rate = Rate::new(options.finest_rate);
+        let with_chains = chains.then(|| load_with_chains(&btf));
+        let (bpf, chains) = match with_chains {
+            Some(Ok((bpf, chains))) => (bpf, WaitChains::Followed(Box::new(chains))),
+            Some(Err(e)) => (load(OBJECT, &btf)?, WaitChains::Refused(e)),
+            None => (load(OBJECT, &btf)?, WaitChains::NotWanted),
+        };
+        let rate = Rate::new(outputs.options.finest_rate);
         let mut this = Self {
             bpf,
             btf,
-            settings: settings(options),
+            settings: settings(&outputs.options),
             block_rate: rate,
             mutex_rate: rate,
-            cpus: cpus.to_vec(),
-            leaders: Vec::new(),
-            outputs: Vec::new(),
+            outputs,
             every_syscall: false,
             untracked_swept: 0,
         };
         this.store_settings()?;
-        this.leaders = this.open_outputs(options.stack_bytes, true)?;
-        let mut ring_bytes = options.ring_bytes.next_power_of_two().max(MIN_RING_BYTES);
-        let rings = map_rings(&this.leaders, &mut ring_bytes)?;
-        this.publish(&this.leaders)?;
+        this.outputs.publish(map(&this.bpf, "events")?)?;
         this.attach_all()?;
-        let layout = Layout {
-            sample_type: OUTPUT_SAMPLE_TYPE,
-            registers: USER_REGISTERS.count_ones() as usize,
-            stack_bytes: options.stack_bytes,
-        };
-        Ok((this, RingSet::new(rings, layout)))
+        Ok((this, chains))
     }
 
     /// Follows the processes behind these pidfds with all their threads, and what they create.
@@ -188,7 +199,7 @@ impl WaitSampler {
     /// # Errors
     /// [`WaitError`].
     pub fn follow(&mut self, processes: &[BorrowedFd<'_>]) -> Result<(), WaitError> {
-        let map = self.map("followed")?;
+        let map = map(&self.bpf, "followed")?;
         for process in processes {
             let key = std::os::fd::AsRawFd::as_raw_fd(process).cast_unsigned();
             match syscall::set_element(map, key, 1) {
@@ -259,15 +270,8 @@ impl WaitSampler {
     /// # Errors
     /// [`WaitError`]; the old events then serve on.
     pub fn grow_stack(&mut self, rings: &mut RingSet, stack_bytes: u32) -> Result<(), WaitError> {
-        let outputs = self.open_outputs(stack_bytes, false)?;
-        for ((fd, leader), &cpu) in outputs.iter().zip(&self.leaders).zip(&self.cpus) {
-            redirect(fd.as_fd(), leader.as_fd())
-                .map_err(|source| WaitError::Event { cpu, source })?;
-        }
-        rings.set_stack_bytes(stack_bytes);
-        self.publish(&outputs)?;
-        self.outputs = outputs;
-        Ok(())
+        let map = map(&self.bpf, "events")?;
+        self.outputs.grow_stack(map, rings, stack_bytes)
     }
 
     /// What the programs have counted.
@@ -308,7 +312,7 @@ impl WaitSampler {
 
     fn attach_all(&mut self) -> Result<(), WaitError> {
         for &(program, tracepoint) in PROGRAMS {
-            match self.attach(program, tracepoint) {
+            match self.attach_to(program, tracepoint) {
                 // Since 4.18 where the kernel has rseq at all.
                 Err(_) if tracepoint == "rseq_update" => self.hook_every_syscall()?,
                 other => other?,
@@ -319,11 +323,10 @@ impl WaitSampler {
         iterator.load("task", &self.btf).map_err(failed)
     }
 
-    fn attach(&mut self, name: &'static str, tracepoint: &str) -> Result<(), WaitError> {
-        let failed = |source| WaitError::Program { program: name, source };
+    fn attach_to(&mut self, name: &'static str, tracepoint: &str) -> Result<(), WaitError> {
+        load_program(&mut self.bpf, &self.btf, name, tracepoint)?;
         let found: &mut BtfTracePoint = program(&mut self.bpf, name)?;
-        found.load(tracepoint, &self.btf).map_err(failed)?;
-        found.attach().map_err(failed)?;
+        found.attach().map_err(|source| WaitError::Program { program: name, source })?;
         Ok(())
     }
 
@@ -338,7 +341,7 @@ impl WaitSampler {
 
     fn hook_every_syscall(&mut self) -> Result<(), WaitError> {
         if !self.every_syscall {
-            self.attach("on_sys_exit", "sys_exit")?;
+            self.attach_to("on_sys_exit", "sys_exit")?;
             self.every_syscall = true;
         }
         Ok(())
@@ -361,32 +364,6 @@ impl WaitSampler {
             .read_to_end(&mut bytes)
             .map_err(|source| WaitError::Map { map: "task iterator", source })?;
         Ok(bytes)
-    }
-
-    fn open_outputs(&self, stack_bytes: u32, side_band: bool) -> Result<Vec<OwnedFd>, WaitError> {
-        let open = |&cpu: &u32| {
-            open_event(&mut attr::build_output(stack_bytes, side_band), -1, cpu)
-                .map_err(|source| WaitError::Event { cpu, source })
-        };
-        self.cpus.iter().map(open).collect()
-    }
-
-    /// Has the programs write to these events.
-    fn publish(&self, events: &[OwnedFd]) -> Result<(), WaitError> {
-        let map = self.map("events")?;
-        for (fd, &cpu) in events.iter().zip(&self.cpus) {
-            let fd = std::os::fd::AsRawFd::as_raw_fd(fd).cast_unsigned();
-            syscall::set_element(map, cpu, fd)
-                .map_err(|source| WaitError::Map { map: "events", source })?;
-        }
-        Ok(())
-    }
-
-    fn map(&self, name: &'static str) -> Result<BorrowedFd<'_>, WaitError> {
-        match self.bpf.map(name) {
-            Some(Map::Unsupported(data) | Map::PerfEventArray(data)) => Ok(data.fd().as_fd()),
-            _ => Err(absent(name)),
-        }
     }
 
     fn set_flag(&mut self, flag: u32, on: bool) -> Result<(), WaitError> {
@@ -418,6 +395,36 @@ impl WaitSampler {
     }
 }
 
+fn load(object: &[u8], btf: &Btf) -> Result<Ebpf, WaitError> {
+    // Task storage is known to the kernel, if not to the library.
+    Ok(EbpfLoader::new().btf(Some(btf)).allow_unsupported_maps().load(object)?)
+}
+
+/// The programs that follow chains, of which those that do are in the kernel: whether it takes them
+/// is known before anything is attached.
+fn load_with_chains(btf: &Btf) -> Result<(Ebpf, Chains), WaitError> {
+    let mut bpf = load(OBJECT_WITH_CHAINS, btf)?;
+    load_program(&mut bpf, btf, "on_waking", "sched_waking")?;
+    load_program(&mut bpf, btf, "on_rseq", "rseq_update")
+        .or_else(|_| load_program(&mut bpf, btf, "on_sys_exit", "sys_exit"))?;
+    let chains = Chains::of(&mut bpf)?;
+    Ok((bpf, chains))
+}
+
+/// Has the kernel take a program, unless it has.
+fn load_program(
+    bpf: &mut Ebpf,
+    btf: &Btf,
+    name: &'static str,
+    tracepoint: &str,
+) -> Result<(), WaitError> {
+    let found: &mut BtfTracePoint = program(bpf, name)?;
+    if found.fd().is_ok() {
+        return Ok(());
+    }
+    found.load(tracepoint, btf).map_err(|source| WaitError::Program { program: name, source })
+}
+
 /// Nobody knows yet what is going to be wanted: who waits for a futex is noted for the case.
 fn settings(options: &WaitOptions) -> Settings {
     let children = if options.children { flags::CHILDREN } else { 0 };
@@ -427,6 +434,13 @@ fn settings(options: &WaitOptions) -> Settings {
 
 fn absent(map: &'static str) -> WaitError {
     WaitError::Map { map, source: io::ErrorKind::NotFound.into() }
+}
+
+fn map<'a>(bpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, WaitError> {
+    match bpf.map(name) {
+        Some(Map::Unsupported(data) | Map::PerfEventArray(data)) => Ok(data.fd().as_fd()),
+        _ => Err(absent(name)),
+    }
 }
 
 fn program<'a, T>(bpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, WaitError>

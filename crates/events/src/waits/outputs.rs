@@ -1,0 +1,79 @@
+//! The events that the programs write to, one per CPU, with their rings.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use super::{WaitError, WaitOptions, syscall};
+use crate::attr::{self, OUTPUT_SAMPLE_TYPE, USER_REGISTERS};
+use crate::record::Layout;
+use crate::ringset::RingSet;
+use crate::sampler::{MIN_RING_BYTES, map_rings, open_event, redirect};
+
+/// The events of all CPUs. What happens to threads and mappings is in their rings from the moment
+/// that they are open, before there are any programs: [`super::WaitSampler::attach`].
+pub struct WaitOutputs {
+    pub(super) options: WaitOptions,
+    cpus: Vec<u32>,
+    /// The event of each CPU that owns its ring.
+    leaders: Vec<OwnedFd>,
+    /// The events that the programs write to now, where they are not the leaders.
+    grown: Vec<OwnedFd>,
+}
+
+impl WaitOutputs {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn open(cpus: &[u32], options: &WaitOptions) -> Result<(Self, RingSet), WaitError> {
+        let leaders = open_events(cpus, options.stack_bytes, true)?;
+        let mut ring_bytes = options.ring_bytes.next_power_of_two().max(MIN_RING_BYTES);
+        let rings = map_rings(&leaders, &mut ring_bytes)?;
+        let layout = Layout {
+            sample_type: OUTPUT_SAMPLE_TYPE,
+            registers: USER_REGISTERS.count_ones() as usize,
+            stack_bytes: options.stack_bytes,
+        };
+        let (options, cpus) = (options.clone(), cpus.to_vec());
+        let this = Self { options, cpus, leaders, grown: Vec::new() };
+        Ok((this, RingSet::new(rings, layout)))
+    }
+
+    /// Has programs write to them, through their map of events.
+    pub(super) fn publish(&self, map: BorrowedFd<'_>) -> Result<(), WaitError> {
+        publish(&self.cpus, &self.leaders, map)
+    }
+
+    /// Has programs write to others, that copy `stack_bytes` of stack, into the same rings.
+    pub(super) fn grow_stack(
+        &mut self,
+        map: BorrowedFd<'_>,
+        rings: &mut RingSet,
+        stack_bytes: u32,
+    ) -> Result<(), WaitError> {
+        let grown = open_events(&self.cpus, stack_bytes, false)?;
+        for ((fd, leader), &cpu) in grown.iter().zip(&self.leaders).zip(&self.cpus) {
+            redirect(fd.as_fd(), leader.as_fd())
+                .map_err(|source| WaitError::Event { cpu, source })?;
+        }
+        rings.set_stack_bytes(stack_bytes);
+        publish(&self.cpus, &grown, map)?;
+        self.grown = grown;
+        Ok(())
+    }
+}
+
+fn open_events(cpus: &[u32], stack_bytes: u32, side_band: bool) -> Result<Vec<OwnedFd>, WaitError> {
+    let open = |&cpu: &u32| {
+        open_event(&mut attr::build_output(stack_bytes, side_band), -1, cpu)
+            .map_err(|source| WaitError::Event { cpu, source })
+    };
+    cpus.iter().map(open).collect()
+}
+
+fn publish(cpus: &[u32], events: &[OwnedFd], map: BorrowedFd<'_>) -> Result<(), WaitError> {
+    for (fd, &cpu) in events.iter().zip(cpus) {
+        syscall::set_element(map, cpu, fd.as_raw_fd().cast_unsigned())
+            .map_err(|source| WaitError::Map { map: "events", source })?;
+    }
+    Ok(())
+}

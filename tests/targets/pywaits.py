@@ -1,0 +1,136 @@
+"""Waits in Python, each at a function of its own, in a thread of its own, by the handshake of
+truth.h: `SITE=NANOSECONDS` is wall time less CPU time of the call, `SITE_n` how many calls there
+were, `SITE_max` the longest. Where a site waits, its line says `waits in SITE`.
+
+With the argument `locks`, a mutex of the C library besides: `lock_native` waits for it while
+`hold_native` holds it, and lets go of it in the line that says so.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+
+wall = time.monotonic_ns
+cpu = time.thread_time_ns
+ours, theirs = socket.socketpair()
+lock = threading.Lock()
+never = threading.Lock()
+changed = threading.Condition()
+of_sites = {}
+
+
+def sleep_long():
+    time.sleep(0.02)  # waits in sleep_long
+
+
+def receive():
+    ours.recv(1)  # waits in receive
+
+
+def acquire():
+    lock.acquire()  # waits in acquire
+    lock.release()
+
+
+def wait_for_change():
+    with changed:
+        changed.wait()  # waits in wait_for_change
+
+
+def wait_for_ever():
+    never.acquire()  # waits in wait_for_ever
+
+
+def pause():
+    time.sleep(0.003)
+
+
+def feed():
+    while True:
+        time.sleep(0.012)
+        theirs.send(b"x")
+        with changed:
+            changed.notify()
+
+
+def hold():
+    while True:
+        with lock:
+            time.sleep(0.008)
+        pause()
+
+
+def repeat(site):
+    own = of_sites[site.__name__]
+    while True:
+        begin, used = wall(), cpu()
+        site()
+        ns = wall() - begin - (cpu() - used)
+        own[0] += max(ns, 0)
+        own[1] += 1
+        own[2] = max(own[2], ns)
+        pause()
+
+
+def begin(what, *args):
+    threading.Thread(target=what, args=args, daemon=True).start()
+
+
+def begin_locks():
+    import ctypes
+
+    mutex = ctypes.create_string_buffer(64)
+    native = ctypes.CDLL(None)
+
+    def lock_native():
+        native.pthread_mutex_lock(mutex)  # waits in lock_native
+        native.pthread_mutex_unlock(mutex)
+
+    def hold_native():
+        while True:
+            native.pthread_mutex_lock(mutex)
+            time.sleep(0.01)
+            native.pthread_mutex_unlock(mutex)  # lets go in hold_native
+            pause()
+
+    of_sites["lock_native"] = [0, 0, 0]
+    begin(repeat, lock_native)
+    begin(hold_native)
+
+
+def begin_all():
+    for site in (sleep_long, receive, acquire, wait_for_change):
+        of_sites[site.__name__] = [0, 0, 0]
+        begin(repeat, site)
+    for other in (feed, hold, wait_for_ever):
+        begin(other)
+    if "locks" in sys.argv:
+        begin_locks()
+
+
+def mark():
+    sums = []
+    for name, (ns, calls, longest) in of_sites.items():
+        sums += ["%s=%d" % (name, ns), "%s_n=%d" % (name, calls), "%s_max=%d" % (name, longest)]
+    print("truth", *sums, flush=True)
+
+
+def main():
+    never.acquire()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if line.startswith("go"):
+            begin_all()
+        elif line.startswith("mark"):
+            mark()
+        elif line.startswith("fork") and os.fork() == 0:
+            # Of its own, and without anything that says that it has ended.
+            os.close(0)
+            begin_all()
+            wait_for_ever()
+    mark()
+
+
+main()
