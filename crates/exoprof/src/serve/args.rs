@@ -72,9 +72,9 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Continuous profiling")]
 pub struct PushArgs {
-    /// Send profiles of -p or --allow without end to http://HOST:4040 (Pyroscope) or
-    /// grpc://HOST[:7070] (Parca; by HTTP parca+http://HOST:7070), with TLS to https://HOST,
-    /// grpcs://HOST[:443], parca+https://HOST; repeatable
+    /// Send profiles of -p or --allow without end to http://HOST:4040 (Pyroscope) or grpc://HOST
+    /// (Parca, port 7070; by HTTP parca+http://HOST:7070), with TLS to https://HOST, grpcs://HOST
+    /// or parca+https://HOST; repeatable
     #[arg(long, value_name = "URL", value_parser = Destination::parse)]
     pub push: Vec<Destination>,
     /// The kinds that are pushed, separated by commas
