@@ -3,13 +3,18 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::certificates::Shown;
 
 /// A bound on waiting for a message, far above what is needed: a hung test must end.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -45,6 +50,7 @@ pub struct Call {
 pub struct GrpcStore {
     address: SocketAddr,
     taken: Receiver<Call>,
+    shown: Shown,
 }
 
 impl GrpcStore {
@@ -54,22 +60,45 @@ impl GrpcStore {
     /// When there is no free port.
     #[must_use]
     pub fn start(behaviours: &[Behaviour]) -> Self {
+        Self::listen(Shown::new(None), behaviours)
+    }
+
+    /// As [`Self::start`], with TLS.
+    #[must_use]
+    pub fn start_tls(certificate: Arc<ServerConfig>, behaviours: &[Behaviour]) -> Self {
+        Self::listen(Shown::new(Some(certificate)), behaviours)
+    }
+
+    fn listen(shown: Shown, behaviours: &[Behaviour]) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         listener.set_nonblocking(true).expect("a socket");
         let mut behaviours: VecDeque<_> = behaviours.iter().copied().collect();
         let (sender, taken) = channel();
+        let certificate = shown.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
             runtime.expect("a runtime").block_on(async {
                 let listener = TcpListener::from_std(listener).expect("a socket");
                 // One connection after the other: exoprof has one for each call.
                 while let Ok((stream, _)) = listener.accept().await {
-                    serve(stream, &mut behaviours, &sender).await;
+                    let Some(tls) = certificate.get() else {
+                        serve(stream, "http", &mut behaviours, &sender).await;
+                        continue;
+                    };
+                    // A client that does not believe us goes.
+                    if let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await {
+                        serve(stream, "https", &mut behaviours, &sender).await;
+                    }
                 }
             });
         });
-        Self { address, taken }
+        Self { address, taken, shown }
+    }
+
+    /// Shows another certificate from now on.
+    pub fn show(&self, certificate: Arc<ServerConfig>) {
+        self.shown.change(certificate);
     }
 
     /// Its address.
@@ -88,7 +117,12 @@ impl GrpcStore {
     }
 }
 
-async fn serve(mut stream: TcpStream, behaviours: &mut VecDeque<Behaviour>, taken: &Sender<Call>) {
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    scheme: &str,
+    behaviours: &mut VecDeque<Behaviour>,
+    taken: &Sender<Call>,
+) {
     if let Some(Behaviour::CutAfter(bytes)) = behaviours.front() {
         let mut some = vec![0; *bytes];
         // Without an answer a client sends no more than its first window, which is enough here.
@@ -97,12 +131,16 @@ async fn serve(mut stream: TcpStream, behaviours: &mut VecDeque<Behaviour>, take
         }
         return;
     }
-    let mut connection = h2::server::handshake(stream).await.expect("a client of HTTP/2");
+    // With TLS, a client may learn that a certificate is wrong only now, and go.
+    let Ok(mut connection) = h2::server::handshake(stream).await else {
+        assert_eq!(scheme, "https", "a client of HTTP/2");
+        return;
+    };
     while let Some(Ok((request, mut response))) = connection.accept().await {
         let behaviour = behaviours.pop_front().unwrap_or(Behaviour::Take);
         // The connection must be driven while the message comes.
         let call = tokio::select! {
-            call = read(request) => call,
+            call = read(request, scheme) => call,
             _ = std::future::poll_fn(|cx| connection.poll_closed(cx)) => return,
         };
         match behaviour {
@@ -136,13 +174,13 @@ fn take(response: &mut SendResponse<bytes::Bytes>) {
 }
 
 /// Reads a call to its end, and holds it to what gRPC asks of a client.
-async fn read(request: Request<h2::RecvStream>) -> Call {
+async fn read(request: Request<h2::RecvStream>, scheme: &str) -> Call {
     let (head, mut body) = request.into_parts();
     let header = |name| head.headers.get(name).and_then(|v| v.to_str().ok());
     assert_eq!(head.method, http::Method::POST);
     assert_eq!(header("te"), Some("trailers"));
     assert_eq!(header("content-type"), Some("application/grpc"));
-    assert_eq!(head.uri.scheme_str(), Some("http"));
+    assert_eq!(head.uri.scheme_str(), Some(scheme));
     let mut bytes = Vec::new();
     while let Some(Ok(data)) = body.data().await {
         body.flow_control().release_capacity(data.len()).expect("what was received");

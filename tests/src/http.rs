@@ -315,7 +315,7 @@ pub fn read_request(stream: &mut TcpStream) -> (String, Vec<u8>) {
 }
 
 /// Reads a request: all of its head, and the body. `None` at the end of the connection.
-pub fn read_head_and_body(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+pub fn read_head_and_body(stream: &mut impl Read) -> Option<(String, Vec<u8>)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

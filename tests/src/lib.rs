@@ -16,11 +16,13 @@
 //!   http      runs `exoprof serve` and sends it requests, well-formed or not
 //!   store     receives what `exoprof serve --push` sends
 //!   grpc_store the same by gRPC
+//!   certificates authorities and certificates of servers, right and wrong ones
 //!   server    starts redis and the like on a free port, ends them when the test ends
 //! ```
 //!
 //! The harness panics with a full account where it cannot go on: it exists for tests only.
 
+pub mod certificates;
 pub mod compared;
 pub mod expect;
 pub mod gotarget;

@@ -2,11 +2,15 @@
 //! badly as it is told to.
 
 use std::collections::VecDeque;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::certificates::Shown;
 use crate::http::read_head_and_body;
 
 /// A bound on waiting for a message, far above what is needed: a hung test must end.
@@ -39,6 +43,7 @@ pub struct Request {
 pub struct Store {
     address: SocketAddr,
     taken: Receiver<Request>,
+    shown: Shown,
 }
 
 impl Store {
@@ -57,19 +62,42 @@ impl Store {
     /// When it is taken.
     #[must_use]
     pub fn start_at(address: SocketAddr, behaviours: &[Behaviour]) -> Self {
+        Self::listen(address, Shown::new(None), behaviours)
+    }
+
+    /// As [`Self::start`], with TLS.
+    #[must_use]
+    pub fn start_tls(certificate: Arc<ServerConfig>, behaviours: &[Behaviour]) -> Self {
+        Self::listen(([127, 0, 0, 1], 0).into(), Shown::new(Some(certificate)), behaviours)
+    }
+
+    fn listen(address: SocketAddr, shown: Shown, behaviours: &[Behaviour]) -> Self {
         let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let mut behaviours: VecDeque<_> = behaviours.iter().copied().collect();
         let (sender, taken) = channel();
+        let certificate = shown.clone();
         std::thread::spawn(move || {
             // One connection after the other: exoprof has one for each store.
             for stream in listener.incoming().flatten() {
-                if serve(stream, &mut behaviours, &sender).is_none() {
+                let served = match certificate.get() {
+                    None => serve(stream, &mut behaviours, &sender),
+                    Some(tls) => {
+                        let tls = ServerConnection::new(tls).expect("a certificate of ours");
+                        serve(StreamOwned::new(tls, stream), &mut behaviours, &sender)
+                    }
+                };
+                if served.is_none() {
                     return;
                 }
             }
         });
-        Self { address, taken }
+        Self { address, taken, shown }
+    }
+
+    /// Shows another certificate from now on.
+    pub fn show(&self, certificate: Arc<ServerConfig>) {
+        self.shown.change(certificate);
     }
 
     /// Its address.
@@ -90,7 +118,7 @@ impl Store {
 
 /// Serves a connection to its end; `None` when nobody wants the messages any more.
 fn serve(
-    mut stream: TcpStream,
+    mut stream: impl Read + Write,
     behaviours: &mut VecDeque<Behaviour>,
     taken: &Sender<Request>,
 ) -> Option<()> {

@@ -1,8 +1,11 @@
 //! `exoprof serve --push`: what arrives at a profile store, and what is not lost.
 
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::process::Command;
 use std::time::Duration;
 
+use exoprof_tests::certificates::{Authority, Validity};
 use exoprof_tests::grpc_store::{self, GrpcStore};
 use exoprof_tests::http::Server;
 use exoprof_tests::store::{Behaviour, Request, Store};
@@ -18,12 +21,17 @@ struct Pushing {
 }
 
 fn pushing(url: &str, args: &[&str]) -> Pushing {
+    pushing_with(url, args, exoprof_tests::exoprof())
+}
+
+fn pushing_with(url: &str, args: &[&str], mut command: Command) -> Pushing {
     let spool = tempfile::tempdir().unwrap();
     let folder = spool.path().to_str().unwrap();
     let interval =
         if args.contains(&"--push-interval") { &[][..] } else { &["--push-interval", "1s"] };
     let common = [&["--push", url, "--spool", folder], interval].concat();
-    let server = Server::start(&[&common[..], args].concat());
+    command.args(["serve", "--listen", "127.0.0.1:0"]).args(common).args(args);
+    let server = Server::start_command(command);
     Pushing { server, spool }
 }
 
@@ -217,6 +225,200 @@ fn a_bad_grpc_connection_costs_nothing() {
     let _ = target.finish();
 }
 
+/// An authority's file, and a token's.
+struct Secrets {
+    folder: TempDir,
+    authority: Authority,
+}
+
+impl Secrets {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new("ours");
+        authority.write(&folder.path().join("ca.pem"));
+        std::fs::write(folder.path().join("token"), "s3cret\n").unwrap();
+        std::fs::write(folder.path().join("headers"), "X-Scope-OrgID: team\n\nX-Key: a: b\n")
+            .unwrap();
+        Self { folder, authority }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_string()
+    }
+}
+
+const HERE: &str = "127.0.0.1";
+
+#[test]
+fn to_parca_by_grpc_with_tls() {
+    let (target, pid) = shares();
+    let secrets = Secrets::new();
+    let certificate = secrets.authority.server(HERE, Validity::Now, &["h2"]);
+    let store = GrpcStore::start_tls(certificate, &[]);
+    let (ca, token, headers) =
+        (secrets.path("ca.pem"), secrets.path("token"), secrets.path("headers"));
+    let args = ["-p", &pid, "--push-ca", &ca, "--push-token-file", &token];
+    let args = [&args[..], &["--push-header-file", &headers]].concat();
+    let pushing = pushing(&format!("grpcs://{}", store.address()), &args);
+    for _ in 0..2 {
+        let call = store.next();
+        assert_eq!(call.path, WRITE_RAW);
+        let header = |name| call.headers.get(name).and_then(|v| v.to_str().ok());
+        assert_eq!(header("authorization"), Some("Bearer s3cret"));
+        assert_eq!((header("x-scope-orgid"), header("x-key")), (Some("team"), Some("a: b")));
+        let profile = written(&write_raw_encoded(&call.message), &pid);
+        assert!(profile.sum("cpu", |s| s.has("heavy_a")) > 0);
+    }
+    drop(pushing);
+    let _ = target.finish();
+}
+
+/// The authorities of the system are those that the distribution's variable names.
+#[test]
+fn authorities_of_the_system_are_believed() {
+    let (target, pid) = shares();
+    let secrets = Secrets::new();
+    let grpc = GrpcStore::start_tls(secrets.authority.server(HERE, Validity::Now, &["h2"]), &[]);
+    let http = Store::start_tls(secrets.authority.server("localhost", Validity::Now, &[]), &[]);
+    let mut command = exoprof_tests::exoprof();
+    command.env("SSL_CERT_FILE", secrets.path("ca.pem")).env_remove("SSL_CERT_DIR");
+    let user = format!("https://own:pass@localhost:{}", http.address().port());
+    let args = ["-p", &pid, "--push", &user, "--push-token-file", &secrets.path("token")];
+    let pushing = pushing_with(&format!("grpcs://{}", grpc.address()), &args, command);
+    let call = grpc.next();
+    let _ = written(&write_raw_encoded(&call.message), &pid);
+    assert_eq!(call.headers["authorization"], "Bearer s3cret");
+    let request = http.next();
+    let _ = ingested(&request);
+    // The URL's own user, once.
+    let sent = request.head.lines().filter(|l| l.to_lowercase().starts_with("authorization:"));
+    assert_eq!(sent.count(), 1, "{}", request.head);
+    assert_eq!(request.header("authorization"), Some("Basic b3duOnBhc3M="));
+    drop(pushing);
+    let _ = target.finish();
+}
+
+#[test]
+fn a_wrong_certificate_is_told_and_costs_nothing() {
+    let (target, pid) = shares();
+    let secrets = Secrets::new();
+    let server = |name, validity| secrets.authority.server(name, validity, &["h2"]);
+    // Each in its turn; the next comes when the one before was refused.
+    let wrong = [
+        (Authority::new("another").server(HERE, Validity::Now, &["h2"]), "has an unknown issuer"),
+        (Authority::new("ours").server(HERE, Validity::Now, &["h2"]), "is not signed by"),
+        (server(HERE, Validity::Past), "has expired"),
+        (server("elsewhere.test", Validity::Now), "is for another host than 127.0.0.1"),
+        (server(HERE, Validity::Future), "is not valid yet"),
+        (secrets.authority.server(HERE, Validity::Now, &["http/1.1"]), "does not speak HTTP/2"),
+        (secrets.authority.server(HERE, Validity::Now, &[]), "does not speak HTTP/2"),
+    ];
+    let store = GrpcStore::start_tls(wrong[0].0.clone(), &[]);
+    let ca = secrets.path("ca.pem");
+    let url = format!("grpcs://{}", store.address());
+    let mut pushing = pushing(&url, &["-p", &pid, "--push-ca", &ca]);
+    let mut before = "";
+    for (certificate, words) in wrong {
+        store.show(certificate);
+        if words != before {
+            let line = pushing.server.wait_line(words);
+            assert!(line.contains("; profiles wait in the spool"), "{line}");
+        }
+        before = words;
+    }
+    let waiting = pushing.wait_for(3);
+    assert_eq!(waiting[0], 0);
+    store.show(server(HERE, Validity::Now));
+    let mut ends = Vec::new();
+    for _ in 0..=waiting.len() {
+        let profile = written(&write_raw_encoded(&store.next().message), &pid);
+        ends.push((profile.time_nanos, profile.time_nanos + profile.duration_nanos));
+    }
+    // Each once, in their order, and no hole in which another recording would fit.
+    assert!(
+        ends.windows(2).all(|w| w[1].0 >= w[0].1 && w[1].0 - w[0].1 < 1_000_000_000),
+        "{ends:?}"
+    );
+    drop(pushing);
+    let _ = target.finish();
+}
+
+#[test]
+fn a_wrong_certificate_of_http_is_told_and_costs_nothing() {
+    let (target, pid) = shares();
+    let secrets = Secrets::new();
+    let server = |name, validity| secrets.authority.server(name, validity, &[]);
+    let wrong = [
+        (Authority::new("another").server(HERE, Validity::Now, &[]), "has an unknown issuer"),
+        (server(HERE, Validity::Past), "has expired"),
+        (server("elsewhere.test", Validity::Now), "is for another host than 127.0.0.1"),
+    ];
+    let store = Store::start_tls(wrong[0].0.clone(), &[]);
+    let ca = secrets.path("ca.pem");
+    let url = format!("https://{}", store.address());
+    let mut pushing = pushing(&url, &["-p", &pid, "--push-ca", &ca]);
+    for (certificate, words) in wrong {
+        store.show(certificate);
+        pushing.server.wait_line(words);
+    }
+    let waiting = pushing.wait_for(2);
+    store.show(server(HERE, Validity::Now));
+    let mut ends = Vec::new();
+    for _ in &waiting {
+        let (_, from, until) = ingested(&store.next());
+        ends.push((from, until));
+    }
+    assert!(ends.windows(2).all(|w| w[1].0 <= w[0].1 + 1), "{ends:?}");
+    drop(pushing);
+    let _ = target.finish();
+}
+
+#[test]
+fn a_bad_tls_connection_costs_nothing() {
+    use grpc_store::Behaviour::{CutAfter, CutAnswer, Http, Status, Take};
+    let (target, pid) = shares();
+    let secrets = Secrets::new();
+    // As without TLS: 400 bytes of what TLS carries hold a part of the message.
+    let bad = [CutAfter(10), CutAfter(400), CutAnswer, Status(14, "away"), Http(502), Take];
+    let certificate = secrets.authority.server(HERE, Validity::Now, &["h2"]);
+    let store = GrpcStore::start_tls(certificate, &bad);
+    let ca = secrets.path("ca.pem");
+    let url = format!("grpcs://{}", store.address());
+    let pushing = pushing(&url, &["-p", &pid, "--push-ca", &ca]);
+    let mut ends = Vec::new();
+    for _ in 0..3 {
+        let profile = written(&write_raw_encoded(&store.next().message), &pid);
+        ends.push((profile.time_nanos, profile.time_nanos + profile.duration_nanos));
+    }
+    assert!(
+        ends.windows(2).all(|w| w[1].0 >= w[0].1 && w[1].0 - w[0].1 < 1_000_000_000),
+        "{ends:?}"
+    );
+    drop(pushing);
+    let _ = target.finish();
+}
+
+#[test]
+fn tls_to_a_server_without_it_is_told() {
+    let (target, pid) = shares();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        // As servers of HTTP do with a line that is none.
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 16]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let ca = Secrets::new();
+    let ca = ["-p", &pid, "--push-ca", &ca.path("ca.pem")];
+    for scheme in ["grpcs", "https"] {
+        let mut pushing = pushing(&format!("{scheme}://{address}"), &ca);
+        pushing.server.wait_line("the server does not speak TLS");
+    }
+    let _ = target.finish();
+}
+
 #[test]
 fn a_call_that_is_refused_does_not_block_others() {
     let (target, pid) = shares();
@@ -370,6 +572,22 @@ fn what_is_selected_must_be_said() {
     let (code, said) = command(&["-p", "1", "--push", "127.0.0.1:1"]);
     assert!(code == Some(2) && said.contains("http://"), "{said}");
     let own = std::process::id().to_string();
+    let secrets = Secrets::new();
+    let (token, ca) = (secrets.path("token"), secrets.path("ca.pem"));
+    // 192.0.2.1 is of nobody; it is not asked.
+    for (args, words) in [
+        (&["--push", "http://192.0.2.1", "--push-token-file", &token][..], "without TLS"),
+        (&["--push", "grpc://192.0.2.1", "--push-header", "Authorization: x"], "without TLS"),
+        (&["--push", "http://u:p@192.0.2.1:4040"], "--push-insecure"),
+        (&["--push", "http://192.0.2.1", "--push-header-file", &secrets.path("headers")], "TLS"),
+        (&["--push", "grpc://192.0.2.1", "--push-ca", &ca], "needs TLS"),
+    ] {
+        let (code, said) = command(&[&["-p", &own], args].concat());
+        assert!(code == Some(2) && said.contains(words), "{args:?}: {said}");
+        assert!(!said.contains("s3cret"), "{said}");
+    }
+    let (code, said) = command(&["-p", &own, "--push", "grpcs://192.0.2.1", "--push-ca", &token]);
+    assert!(code == Some(1) && said.contains("holds no certificate"), "{said}");
     let url = ["--push", "http://127.0.0.1:1", "--push-types", "cpu,nothing"];
     let (code, said) = command(&[&["-p", &own], &url[..]].concat());
     assert!(code == Some(2) && said.contains("nothing"), "{said}");

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData, ProgramArray, RingBuf};
 use aya::programs::PerfEvent;
-use aya::{Ebpf, EbpfError, include_bytes_aligned};
+use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 
 use crate::Chains;
 
@@ -204,7 +204,8 @@ impl GoroutineCapture {
     /// # Errors
     /// [`CaptureError::Load`]: no right to, or a kernel that cannot.
     pub fn load() -> Result<Self, CaptureError> {
-        let mut ebpf = Ebpf::load(OBJECT)?;
+        // It reads no structure of the kernel, whose types need not be looked through for it.
+        let mut ebpf = EbpfLoader::new().btf(None).load(OBJECT)?;
         let missing = |what: &str| CaptureError::Load(format!("{what} is not in the object"));
         let program = ebpf.program_mut("goroutine").ok_or_else(|| missing("the program"))?;
         let program: &mut PerfEvent =

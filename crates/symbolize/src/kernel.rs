@@ -5,11 +5,11 @@
 //! anew for every reader, which takes longer than reading it: where all addresses lie in the
 //! kernel's own text, reading ends behind the last of them.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 use std::sync::Arc;
 
-/// Longer lines than any symbol of the kernel (`KSYM_NAME_LEN` is 512) are cut.
-const MAX_LINE: u64 = 2048;
+/// Longer than a line with any symbol of the kernel (`KSYM_NAME_LEN` is 512): it is none.
+const MAX_LINE: usize = 2048;
 /// kallsyms has no sizes. Behind the last symbol of a module or of the kernel's text lies
 /// something else; no function of the kernel is this long.
 const MAX_FUNCTION: u64 = 1 << 20;
@@ -106,25 +106,57 @@ struct Pass {
 }
 
 impl Pass {
+    /// Lines are taken where they lie; the kernel ends each reading with a whole one.
     fn read(&mut self, mut input: impl BufRead) -> io::Result<()> {
-        let mut line = Vec::with_capacity(256);
+        // A line whose end has not come yet.
+        let mut begun = Vec::new();
         loop {
-            line.clear();
-            if (&mut input).take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+            let mut rest = match input.fill_buf() {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            let length = rest.len();
+            if length == 0 {
+                self.line(&begun);
                 return Ok(());
             }
-            let whole = line.strip_suffix(b"\n").unwrap_or(&line);
-            if whole.is_empty() {
-                continue;
-            }
-            match parse(whole) {
-                Some(row) => {
-                    self.add(&row);
-                    if self.is_complete(&row) {
-                        return Ok(());
-                    }
+            while let Some(end) = memchr::memchr(b'\n', rest) {
+                let (line, behind) = (&rest[..end], &rest[end + 1..]);
+                rest = behind;
+                let complete = if begun.is_empty() {
+                    self.line(line)
+                } else {
+                    begun.extend_from_slice(line);
+                    let complete = self.line(&begun);
+                    begun.clear();
+                    complete
+                };
+                if complete {
+                    return Ok(());
                 }
-                None => self.malformed += 1,
+            }
+            begun.extend_from_slice(rest);
+            input.consume(length);
+            if begun.len() > MAX_LINE {
+                self.line(&begun);
+                begun.clear();
+            }
+        }
+    }
+
+    /// Whether no more lines are needed.
+    fn line(&mut self, line: &[u8]) -> bool {
+        if line.is_empty() {
+            return false;
+        }
+        match parse(line) {
+            Some(row) if line.len() <= MAX_LINE => {
+                self.add(&row);
+                self.is_complete(&row)
+            }
+            _ => {
+                self.malformed += 1;
+                false
             }
         }
     }
@@ -264,26 +296,18 @@ impl Row<'_> {
 
 /// `ffffffff81000000 T _stext` or `ffffffffc0000000 t init\t[ext4]` (kernel/kallsyms.c, s_show).
 fn parse(line: &[u8]) -> Option<Row<'_>> {
-    let mut address = 0u64;
-    let mut digits = 0;
-    for &c in line.iter().take(17) {
-        let digit = match c {
-            b'0'..=b'9' => c - b'0',
-            b'a'..=b'f' => c - b'a' + 10,
-            b' ' => break,
-            _ => return None,
-        };
-        if digits == 16 {
-            return None;
-        }
-        address = address << 4 | u64::from(digit);
-        digits += 1;
+    let (digits, rest) = line.split_first_chunk::<16>()?;
+    let (mut address, mut wrong) = (0u64, false);
+    for &c in digits {
+        wrong |= !matches!(c, b'0'..=b'9' | b'a'..=b'f');
+        // The letters' bit 6 stands for 9.
+        address = address << 4 | u64::from((c & 15) + 9 * (c >> 6 & 1));
     }
-    let [b' ', kind, b' ', rest @ ..] = line.get(digits..)? else { return None };
-    let end = rest.iter().position(|&c| c == b'\t').unwrap_or(rest.len());
+    let [b' ', kind, b' ', rest @ ..] = rest else { return None };
+    let end = memchr::memchr(b'\t', rest).unwrap_or(rest.len());
     let (name, module) = rest.split_at(end);
     let module = module.strip_prefix(b"\t").unwrap_or(module);
-    if digits == 0 || name.is_empty() || !kind.is_ascii_alphabetic() {
+    if wrong || name.is_empty() || !kind.is_ascii_alphabetic() {
         return None;
     }
     Some(Row { address, kind: *kind, name, module })

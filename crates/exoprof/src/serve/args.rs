@@ -1,9 +1,11 @@
 //! Options of `serve`.
 
 use std::path::PathBuf;
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::Args;
+use hyper::http::{HeaderName, HeaderValue};
 
 use crate::duration;
 use crate::http::listen::Listen;
@@ -19,7 +21,8 @@ Examples:
   sudo exoprof serve                          all processes, at /pid/PID/debug/pprof/; / lists them
   sudo exoprof serve --allow unit=api --listen unix:/run/exoprof.sock
   sudo exoprof serve --listen :6060 --token-file /etc/exoprof/token
-  sudo exoprof serve --allow unit=api --push http://pyroscope:4040")]
+  sudo exoprof serve --allow unit=api --push http://pyroscope:4040
+  sudo exoprof serve --allow unit=api --push grpcs://parca.example --push-token-file FILE")]
 pub struct ServeArgs {
     /// The process to serve; repeatable. Without, every process that may be profiled
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
@@ -69,8 +72,9 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Continuous profiling")]
 pub struct PushArgs {
-    /// Send profiles of -p or --allow without end to http://HOST:4040 (Pyroscope) or
-    /// grpc://HOST:7070 (Parca; by HTTP parca+http://HOST:7070); repeatable
+    /// Send profiles of -p or --allow without end to http://HOST:4040 (Pyroscope) or grpc://HOST
+    /// (Parca, port 7070; by HTTP parca+http://HOST:7070), with TLS to https://HOST, grpcs://HOST
+    /// or parca+https://HOST; repeatable
     #[arg(long, value_name = "URL", value_parser = Destination::parse)]
     pub push: Vec<Destination>,
     /// The kinds that are pushed, separated by commas
@@ -83,11 +87,20 @@ pub struct PushArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair::<'='>)]
     pub push_label: Vec<(String, String)>,
     /// A header of each push, such as `X-Scope-OrgID: team`; repeatable
-    #[arg(long, value_name = "NAME: VALUE", value_parser = pair::<':'>)]
+    #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
     pub push_header: Vec<(String, String)>,
+    /// A file of such headers, one a line: what is secret is not seen in the list of processes
+    #[arg(long, value_name = "FILE")]
+    pub push_header_file: Option<PathBuf>,
     /// A file with a token for pushes (Authorization: Bearer TOKEN)
     #[arg(long, value_name = "FILE")]
     pub push_token_file: Option<PathBuf>,
+    /// A PEM file of the authorities whose certificates are believed, in place of the system's
+    #[arg(long, value_name = "FILE")]
+    pub push_ca: Option<PathBuf>,
+    /// Send a token or password to other machines without TLS
+    #[arg(long)]
+    pub push_insecure: bool,
     /// The most processes and kinds that are pushed at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=400))]
     pub push_max: u16,
@@ -107,4 +120,12 @@ fn pair<const SEPARATOR: char>(text: &str) -> Result<(String, String), String> {
         return Err("a name and a value are needed".into());
     }
     Ok((key.to_string(), value.to_string()))
+}
+
+/// A header that can be sent: one that cannot would fail with every profile.
+pub fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = pair::<':'>(text)?;
+    HeaderName::from_str(&name).map_err(|e| e.to_string())?;
+    HeaderValue::from_str(&value).map_err(|e| e.to_string())?;
+    Ok((name, value))
 }

@@ -17,7 +17,7 @@ mod targets;
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use target::{Process, Rights};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -30,6 +30,7 @@ use crate::stop::StopSignal;
 use crate::terminal::say;
 
 use allow::Allow;
+use args::PushArgs;
 pub use args::ServeArgs;
 use state::{Server, Settings};
 use targets::Targets;
@@ -96,11 +97,15 @@ fn prepare_push(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<Option
         let found = endpoints::of_kind_named(name);
         endpoints.push(found.ok_or_else(|| usage(format!("unknown profile type {name:?}")))?);
     }
-    let mut headers = given.push_header.clone();
-    if let Some(path) = &given.push_token_file {
-        let token = Token::read(path)?;
-        headers.push(("Authorization".into(), token.bearer()));
-    }
+    let headers = push_headers(given)?;
+    check_secrets(given)?;
+    let trust = match &given.push_ca {
+        Some(path) if given.push.iter().any(push::Destination::is_tls) => push::Trust::read(path)?,
+        Some(_) => {
+            return Err(usage("--push-ca needs TLS: give --push https://… or grpcs://…".into()));
+        }
+        None => push::Trust::System,
+    };
     let labels = given.push_label.iter().map(|(k, v)| (push::label_name(k), v.clone()));
     Ok(Some(push::Settings {
         destinations: given.push.clone(),
@@ -109,10 +114,48 @@ fn prepare_push(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<Option
         frequency: args.freq,
         labels: labels.collect(),
         headers,
+        trust,
         spool: given.spool.clone().unwrap_or_else(push::default_spool),
         spool_limit: given.spool_limit << 20,
         verbosity,
     }))
+}
+
+fn push_headers(given: &PushArgs) -> anyhow::Result<Vec<(String, String)>> {
+    let mut headers = given.push_header.clone();
+    if let Some(path) = &given.push_header_file {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            // Without the line: it may be a secret.
+            let header = args::header(line);
+            headers.push(header.map_err(|e| anyhow!("line {} of {shown}: {e}", i + 1))?);
+        }
+    }
+    if let Some(path) = &given.push_token_file {
+        let token = Token::read(path)?;
+        headers.push(("Authorization".into(), token.bearer()));
+    }
+    Ok(headers)
+}
+
+/// Whoever is on the way to another machine sees what goes there without TLS.
+fn check_secrets(given: &PushArgs) -> anyhow::Result<()> {
+    let authorization = |(name, _): &(String, String)| name.eq_ignore_ascii_case("authorization");
+    let for_all = given.push_token_file.is_some()
+        || given.push_header_file.is_some()
+        || given.push_header.iter().any(authorization);
+    let secret = |d: &&push::Destination| d.authorization.is_some() || for_all;
+    let exposed = given.push.iter().filter(secret).find(|d| d.is_exposed());
+    match exposed.filter(|_| !given.push_insecure) {
+        Some(destination) => Err(UsageError(format!(
+            "a token or password would go to {} without TLS: \
+             use https:// or grpcs://, or give --push-insecure",
+            destination.url
+        ))
+        .into()),
+        None => Ok(()),
+    }
 }
 
 /// Whoever can reach the server sees into processes: beyond this machine only with a token.

@@ -9,12 +9,18 @@
 //!   of the same request.
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hyper::http::uri::Authority;
 use serde_json::{Value, json};
 
 use crate::serve::push::message::Message;
+
+/// Parca's own port, where a URL of gRPC names none. With TLS there is a proxy before it, at HTTPS'
+/// own port.
+const PARCA_PORT: u16 = 7070;
 
 /// A server that takes profiles.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +65,8 @@ impl Protocol {
 }
 
 impl Destination {
-    /// Parses `http://HOST:4040` (Pyroscope), `parca+http://HOST:7070`, `grpc://HOST:7070` (Parca),
-    /// or an endpoint's full URL.
+    /// Parses `http://HOST:4040` (Pyroscope), `parca+http://HOST:7070`, `grpc://HOST[:7070]` or
+    /// `grpcs://HOST[:443]` (Parca), or an endpoint's full URL.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (named, rest) = match text.split_once('+') {
             Some(("pyroscope", rest)) => (Some(Protocol::Pyroscope), rest),
@@ -68,12 +74,9 @@ impl Destination {
             _ => (None, text),
         };
         let form = "use http://HOST:PORT for Pyroscope, grpc://HOST:PORT or \
-                    parca+http://HOST:PORT for Parca";
+                    parca+http://HOST:PORT for Parca; with TLS https, grpcs, parca+https";
         let (scheme, rest) = rest.split_once("://").ok_or(form)?;
-        if scheme == "grpcs" {
-            return Err("gRPC goes without TLS here: use parca+https://HOST:PORT".into());
-        }
-        let is_grpc = scheme == "grpc" && named != Some(Protocol::Pyroscope);
+        let is_grpc = matches!(scheme, "grpc" | "grpcs") && named != Some(Protocol::Pyroscope);
         if scheme != "http" && scheme != "https" && !is_grpc {
             return Err(form.into());
         }
@@ -88,15 +91,20 @@ impl Destination {
         if host.is_empty() {
             return Err(form.into());
         }
+        let port = port_in(host)?;
         let path = path.trim_end_matches('/');
         let authorization = user.map(|user| format!("Basic {}", STANDARD.encode(decoded(user))));
         if is_grpc {
             if !path.is_empty() {
-                return Err("a gRPC server has no path: use grpc://HOST:PORT".into());
+                return Err(format!("a gRPC server has no path: use {scheme}://HOST:PORT"));
             }
             let protocol = Protocol::ParcaGrpc;
-            // The form in which a request names it: HTTP/2 without TLS.
-            let url = format!("http://{host}{}", protocol.path());
+            // The form in which a request names it, by HTTP/2.
+            let url = match (scheme, port) {
+                ("grpcs", _) => format!("https://{host}{}", protocol.path()),
+                (_, Some(_)) => format!("http://{host}{}", protocol.path()),
+                (_, None) => format!("http://{host}:{PARCA_PORT}{}", protocol.path()),
+            };
             return Ok(Self { protocol, url, authorization });
         }
         let by_path = [("/ingest", Protocol::Pyroscope), ("/profiles/writeraw", Protocol::Parca)]
@@ -105,6 +113,25 @@ impl Destination {
         let protocol = named.or(by_path.map(|(_, p)| p)).unwrap_or(Protocol::Pyroscope);
         let end = if by_path.is_some() { "" } else { protocol.path() };
         Ok(Self { protocol, url: format!("{scheme}://{host}{path}{end}"), authorization })
+    }
+
+    /// Whether it is reached by TLS.
+    pub fn is_tls(&self) -> bool {
+        self.url.starts_with("https://")
+    }
+
+    /// Whether somebody between here and there can read what is sent.
+    pub fn is_exposed(&self) -> bool {
+        let behind = self.url.split_once("://").map_or("", |(_, rest)| rest);
+        let authority = behind.split('/').next().unwrap_or_default();
+        let host = authority.parse::<Authority>().ok();
+        let host = host.as_ref().map_or("", |a| a.host());
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_here = match host.parse::<IpAddr>() {
+            Ok(address) => address.to_canonical().is_loopback(),
+            Err(_) => host.eq_ignore_ascii_case("localhost"),
+        };
+        !self.is_tls() && !is_here
     }
 
     /// A folder's name for its messages.
@@ -120,6 +147,16 @@ impl Destination {
             Protocol::Parca => parca(&self.url, message),
             Protocol::ParcaGrpc => parca_grpc(&self.url, message),
         }
+    }
+}
+
+/// The port behind a host, if there is one.
+fn port_in(host: &str) -> Result<Option<u16>, String> {
+    let wrong = |why: &dyn std::fmt::Display| format!("{host:?} is no host: {why}");
+    let authority: Authority = host.parse().map_err(|e| wrong(&e))?;
+    match host[authority.host().len()..].strip_prefix(':') {
+        Some(port) => port.parse().map(Some).map_err(|e| wrong(&e)),
+        None => Ok(None),
     }
 }
 
@@ -261,17 +298,40 @@ mod tests {
         let grpc = "http://h:7070/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw";
         assert_eq!(to("grpc://h:7070"), ok(ParcaGrpc, grpc));
         assert_eq!(to("parca+grpc://h:7070/"), ok(ParcaGrpc, grpc));
+        assert_eq!(to("grpc://h"), ok(ParcaGrpc, grpc));
+        let grpc = "https://h/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw";
+        assert_eq!(to("grpcs://h"), ok(ParcaGrpc, grpc));
+        let grpc = "https://[::1]:7/parca.profilestore.v1alpha1.ProfileStoreService/WriteRaw";
+        assert_eq!(to("parca+grpcs://[::1]:7"), ok(ParcaGrpc, grpc));
         assert_eq!(to("http://h/x/profiles/writeraw"), ok(Parca, "http://h/x/profiles/writeraw"));
         for wrong in
             ["", "h:4040", "ftp://h", "http://", "http://h/?a=b", "http://h/ x", "x+http://h"]
                 .into_iter()
-                .chain(["grpcs://h:1", "grpc://h:1/x", "pyroscope+grpc://h:1"])
+                .chain([
+                    "grpcs://h:1/x",
+                    "grpc://h:1/x",
+                    "pyroscope+grpc://h:1",
+                    "grpc://h:",
+                    "http://h:70700",
+                ])
         {
             assert!(to(wrong).is_err(), "{wrong}");
         }
         let with_user = Destination::parse("http://u:p%40ss@h:4040").unwrap();
         assert_eq!(with_user.url, "http://h:4040/ingest");
         assert_eq!(with_user.authorization.as_deref(), Some("Basic dTpwQHNz"));
+    }
+
+    #[test]
+    fn who_can_read_what_is_sent() {
+        let exposed = |text: &str| Destination::parse(text).unwrap().is_exposed();
+        for safe in ["https://h", "grpcs://h:1", "http://127.1.2.3:4", "grpc://[::1]"] {
+            assert!(!exposed(safe), "{safe}");
+        }
+        assert!(!exposed("http://u:p@LocalHost:4040/ingest"));
+        for open in ["http://h", "grpc://10.0.0.1", "http://localhost.example:1", "grpc://[::2]"] {
+            assert!(exposed(open), "{open}");
+        }
     }
 
     #[test]

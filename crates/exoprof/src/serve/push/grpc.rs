@@ -1,18 +1,23 @@
-//! One gRPC call over HTTP/2 without TLS, with the library `h2`
+//! One gRPC call over HTTP/2, with TLS or without, by the library `h2`
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
 //!
 //! Each call has a connection of its own: they are seconds apart, and one that stays open in between
 //! would have to answer its server's pings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::http::{HeaderMap, Request, Response, StatusCode, Uri};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::serve::push::destination::Outgoing;
+use crate::serve::push::tls;
 
-const DEFAULT_PORT: u16 = 80;
 /// What is read of an answer, whose message is empty.
 const MAX_ANSWER: usize = 4096;
 /// What is taken of a server's reason.
@@ -52,6 +57,12 @@ pub enum CallError {
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(std::io::Error),
+    /// No TLS, or a certificate that is not believed.
+    #[error("{}", tls::explain(.0))]
+    Tls(std::io::Error),
+    /// TLS, but with something else than HTTP/2 in it.
+    #[error("the server does not speak HTTP/2")]
+    NoHttp2,
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Connection(#[from] h2::Error),
@@ -66,27 +77,48 @@ pub enum CallError {
     Runtime(std::io::Error),
 }
 
-/// Calls a server, and waits for its answer.
+/// Calls a server, by TLS where there is a configuration for it, and waits for its answer.
 pub fn call(
     outgoing: Outgoing,
     headers: &[(String, String)],
+    tls: Option<&Arc<ClientConfig>>,
     patience: Duration,
 ) -> Result<Status, CallError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(CallError::Runtime)?;
     runtime.block_on(async {
-        let exchange = tokio::time::timeout(patience, exchange(outgoing, headers));
+        let exchange = tokio::time::timeout(patience, connect(outgoing, headers, tls));
         exchange.await.unwrap_or(Err(CallError::Timeout(patience)))
     })
 }
 
-async fn exchange(outgoing: Outgoing, headers: &[(String, String)]) -> Result<Status, CallError> {
+async fn connect(
+    outgoing: Outgoing,
+    headers: &[(String, String)],
+    tls: Option<&Arc<ClientConfig>>,
+) -> Result<Status, CallError> {
     let address = || CallError::Address(outgoing.url.clone());
     let uri: Uri = outgoing.url.parse().map_err(|_| address())?;
     let host = uri.host().ok_or_else(address)?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
+    let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
     let stream = TcpStream::connect((host, port)).await.map_err(CallError::Connect)?;
+    let Some(tls) = tls else { return exchange(stream, uri, &outgoing, headers).await };
+    let name = ServerName::try_from(host.to_string()).map_err(|_| address())?;
+    let stream = TlsConnector::from(tls.clone()).connect(name, stream).await;
+    let stream = stream.map_err(CallError::Tls)?;
+    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        return Err(CallError::NoHttp2);
+    }
+    exchange(stream, uri, &outgoing, headers).await
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    uri: Uri,
+    outgoing: &Outgoing,
+    headers: &[(String, String)],
+) -> Result<Status, CallError> {
     let (client, connection) = h2::client::handshake(stream).await?;
     // It ends with the runtime. What breaks it comes back from the call.
     tokio::spawn(async move { drop(connection.await) });

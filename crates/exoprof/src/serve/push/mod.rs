@@ -10,6 +10,7 @@ mod grpc;
 mod message;
 mod send;
 mod spool;
+mod tls;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ pub use destination::{Destination, label_name};
 use message::Message;
 use send::Sender;
 use spool::Spool;
+pub use tls::Trust;
 
 /// How often new processes are looked for.
 const DISCOVERY: Duration = Duration::from_secs(5);
@@ -53,6 +55,8 @@ pub struct Settings {
     pub labels: BTreeMap<String, String>,
     /// Further headers of each request.
     pub headers: Vec<(String, String)>,
+    /// Whose certificates are believed.
+    pub trust: Trust,
     /// The folder of the spools.
     pub spool: PathBuf,
     /// The size of each spool, in bytes.
@@ -102,8 +106,9 @@ impl Push {
     pub fn start_senders(&self) -> anyhow::Result<Senders> {
         let mut threads = Vec::new();
         for (destination, spool) in self.settings.destinations.iter().zip(&self.spools) {
-            let headers = self.settings.headers.clone();
-            let sender = Sender::new(destination.clone(), headers, self.settings.verbosity);
+            let Settings { headers, trust, verbosity, .. } = &self.settings;
+            let sender = Sender::new(destination.clone(), headers.clone(), trust, *verbosity);
+            let sender = sender.with_context(|| format!("cannot push to {}", destination.url))?;
             let spool = spool.clone();
             let thread = std::thread::Builder::new().name("push".into());
             threads.push(thread.spawn(move || sender.run(&spool)).context("cannot start")?);

@@ -1,13 +1,18 @@
 //! Sends what waits in a spool, again and again until the server has it.
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
+
+use anyhow::Context as _;
+use rustls::ClientConfig;
 
 use crate::cli::Verbosity;
 use crate::serve::push::destination::{Destination, Outgoing, Protocol};
 use crate::serve::push::grpc;
 use crate::serve::push::message::Message;
 use crate::serve::push::spool::{Next, Spool};
+use crate::serve::push::tls::{self, Trust};
 use crate::terminal::say;
 
 /// The first pause after a failure; each further one is twice as long.
@@ -26,6 +31,8 @@ pub struct Sender {
     destination: Destination,
     headers: Vec<(String, String)>,
     agent: ureq::Agent,
+    /// For gRPC with TLS.
+    http2: Option<Arc<ClientConfig>>,
     verbosity: Verbosity,
 }
 
@@ -45,24 +52,32 @@ impl Sender {
     pub fn new(
         destination: Destination,
         mut headers: Vec<(String, String)>,
+        trust: &Trust,
         verbosity: Verbosity,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
         if let Some(value) = &destination.authorization {
+            // A URL's own user stands before the token for all.
+            headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
             headers.push(("Authorization".into(), value.clone()));
         }
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(PATIENCE))
             .http_status_as_error(false)
             .max_redirects(0)
+            .tls_config(trust.for_http())
             .user_agent(concat!("exoprof/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        Self { destination, headers, agent, verbosity }
+        // Tried for HTTP too: that a system has no authorities should be known at the start.
+        let http2 = destination.is_tls().then(|| trust.for_http2()).transpose();
+        let http2 = http2.context("no certificates to trust: give --push-ca FILE")?;
+        Ok(Self { destination, headers, agent, http2, verbosity })
     }
 
     /// Sends until the spool is closed and empty, or its time is over.
     pub fn run(&self, spool: &Spool) {
         let (mut failures, mut refusals) = (0u32, 0u32);
+        let mut said = String::new();
         while let Next::Message(number) = spool.next() {
             let message = match spool.read(number) {
                 Ok(Some(bytes)) => Message::from_bytes(&bytes).map_err(|e| e.to_string()),
@@ -83,6 +98,7 @@ impl Sender {
                         self.say(&format!("works again; {} profiles waited", spool.waiting()));
                     }
                     (failures, refusals) = (0, 0);
+                    said.clear();
                     spool.remove(number);
                 }
                 Sent::Refused(why) if refusals + 1 >= REFUSALS => {
@@ -95,8 +111,10 @@ impl Sender {
                     spool.pause(pause_after(refusals));
                 }
                 Sent::Failed { why, wait } => {
-                    if failures == 0 {
+                    // A server that is back may fail for another reason than being away.
+                    if said != why {
                         self.say(&format!("{why}; profiles wait in the spool"));
+                        said = why;
                     }
                     failures = failures.saturating_add(1);
                     if spool.is_closing() {
@@ -127,7 +145,7 @@ impl Sender {
     }
 
     fn call(&self, outgoing: Outgoing) -> Sent {
-        match grpc::call(outgoing, &self.headers, PATIENCE) {
+        match grpc::call(outgoing, &self.headers, self.http2.as_ref(), PATIENCE) {
             Ok(status) if status.is_ok() => Sent::Done,
             Ok(status) => {
                 let why = shown(&format!("status {} {}", status.code, status.reason));
@@ -145,6 +163,8 @@ impl Sender {
         }
         let mut response = match request.send(&outgoing.body[..]) {
             Ok(response) => response,
+            Err(ureq::Error::Io(e)) => return failed(shown(&tls::explain(&e))),
+            Err(ureq::Error::Rustls(e)) => return failed(shown(&tls::explain_tls(&e))),
             Err(e) => return failed(e.to_string()),
         };
         let status = response.status();

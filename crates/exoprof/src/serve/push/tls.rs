@@ -1,0 +1,138 @@
+//! TLS of pushes: whose certificates are believed, and what is wrong with one.
+//!
+//! It is ureq's rustls with ureq's cryptography (ring), set up once more because gRPC needs a
+//! connection of its own: there is one TLS in the binary.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+/// The authorities whose certificates are believed.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// Those of the system; a company's own may be among them.
+    System,
+    /// These alone.
+    Own(Vec<CertificateDer<'static>>),
+}
+
+impl Trust {
+    /// Reads a PEM file of authorities.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        let found = found.map_err(|e| anyhow::anyhow!("{shown} is no PEM file: {e}"))?;
+        if found.is_empty() {
+            bail!("{shown} holds no certificate");
+        }
+        // One that cannot be used would be noticed only by what it does not admit.
+        roots(&found).map_err(|e| anyhow::anyhow!("{shown} holds no usable authority: {e}"))?;
+        Ok(Self::Own(found))
+    }
+
+    /// For ureq.
+    pub fn for_http(&self) -> TlsConfig {
+        let roots = match self {
+            Self::System => RootCerts::PlatformVerifier,
+            Self::Own(found) => {
+                let certificate = |c: &CertificateDer<'_>| Certificate::from_der(c).to_owned();
+                found.iter().map(certificate).collect::<Vec<_>>().into()
+            }
+        };
+        TlsConfig::builder().root_certs(roots).build()
+    }
+
+    /// For HTTP/2, which both sides must want.
+    pub fn for_http2(&self) -> Result<Arc<ClientConfig>, Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions()?;
+        let builder = match self {
+            Self::System => builder.with_platform_verifier()?,
+            Self::Own(found) => builder.with_root_certificates(roots(found)?),
+        };
+        let mut config = builder.with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate.clone())?;
+    }
+    Ok(roots)
+}
+
+/// Why a connection failed: where it is TLS's fault, in words for who can mend it.
+pub fn explain(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<Error>());
+    inner.map_or_else(|| error.to_string(), explain_tls)
+}
+
+/// As [`explain`].
+pub fn explain_tls(error: &Error) -> String {
+    use CertificateError::{
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext,
+        NotValidYet, NotValidYetContext, UnknownIssuer,
+    };
+    let certificate = "the server's certificate";
+    match error {
+        Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
+            format!("{certificate} has expired")
+        }
+        Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
+            format!("{certificate} is not valid yet")
+        }
+        Error::InvalidCertificate(UnknownIssuer) => {
+            format!("{certificate} has an unknown issuer: --push-ca FILE says whom to believe")
+        }
+        // Such as an authority that was made anew, under its old name.
+        Error::InvalidCertificate(BadSignature) => {
+            format!("{certificate} is not signed by the issuer that is believed here")
+        }
+        Error::InvalidCertificate(NotValidForNameContext { expected, .. }) => {
+            format!("{certificate} is for another host than {}", expected.to_str())
+        }
+        Error::InvalidCertificate(NotValidForName) => format!("{certificate} is for another host"),
+        Error::InvalidCertificate(other) => format!("{certificate} cannot be believed: {other}"),
+        Error::InvalidMessage(_) => "the server does not speak TLS".into(),
+        Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            "the server does not speak HTTP/2".into()
+        }
+        other => format!("no TLS with the server: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_authority_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let said = || format!("{:#}", Trust::read(&path).unwrap_err());
+        assert!(said().contains("cannot read"), "{}", said());
+        for (text, words) in [
+            ("", "holds no certificate"),
+            ("-----BEGIN CERTIFICATE-----\n", "is no PEM file"),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+                "holds no usable authority",
+            ),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert!(said().contains(words), "{}", said());
+        }
+    }
+}
