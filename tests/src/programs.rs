@@ -53,6 +53,8 @@ pub const SHARES_STRIPPED: Program = c("shares-stripped", "shares.c", &["-fPIE",
 pub const THREADS: Program = c("threads", "threads.c", &[]);
 /// See `fork.c`.
 pub const FORK: Program = c("fork", "fork.c", &[]);
+/// See `offspring.c`.
+pub const OFFSPRING: Program = c("offspring", "offspring.c", &[]);
 /// See `exec.c`.
 pub const EXEC: Program = c("exec", "exec.c", &[]);
 /// See `dlopen.c`.
@@ -146,6 +148,7 @@ pub const ALL: &[Program] = &[
     SHARES_STRIPPED,
     THREADS,
     FORK,
+    OFFSPRING,
     EXEC,
     DLOPEN,
     PLUGIN_ALPHA,
