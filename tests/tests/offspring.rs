@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 /// Of the time for which a process lives, what is between its begin and the tick that finds it is
 /// told too much as often as too little; what a busy machine puts off comes on top.
-const TOLERANCE: f64 = 0.06;
+const TOLERANCE: f64 = 0.08;
 
 fn offspring() -> Target {
     let shares = programs::SHARES.path();

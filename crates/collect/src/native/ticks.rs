@@ -38,6 +38,11 @@ use crate::times;
 const STOPPED_SHARE: u32 = 20;
 /// …and we are on a CPU ourselves for at most one in so many.
 const OWN_SHARE: u32 = 5;
+/// What a tick took of that beyond its due, as the first stack in a large library does, is made up
+/// for in steps of this, so that no child is overlooked meanwhile…
+const STEP: Duration = Duration::from_millis(40);
+/// …as long as no more is owed than this.
+const MOST_OWED: Duration = Duration::from_millis(500);
 /// The deepest stack that is copied.
 const MAX_WINDOW: usize = 1 << 20;
 /// What takes long in large processes is done at each tick of so many.
@@ -173,7 +178,7 @@ impl Ticker {
         Tracer::run(move |tracer| {
             let this_thread = Some(std::thread::current());
             *shared.sampler.lock().unwrap_or_else(PoisonError::into_inner) = this_thread;
-            let mut last = Instant::now();
+            let (mut last, mut owed) = (Instant::now(), Duration::ZERO);
             self.tick(tracer, Duration::ZERO);
             self.began = true;
             let mut over = false;
@@ -186,8 +191,10 @@ impl Ticker {
                 last = begun;
                 shared.samples.store(self.recorder.stats.kept, Ordering::Relaxed);
                 let rest = self.stood * (STOPPED_SHARE - 1);
-                let rest = rest.max(own_cpu_time().saturating_sub(own) * (OWN_SHARE - 1));
+                owed += own_cpu_time().saturating_sub(own) * (OWN_SHARE - 1);
+                let rest = rest.max(owed.min(STEP)).max(owed.saturating_sub(MOST_OWED));
                 let rest = rest.max(self.jittered(period).saturating_sub(begun.elapsed()));
+                owed = owed.saturating_sub(rest);
                 if !over {
                     shared.wait(rest);
                 }
