@@ -82,6 +82,8 @@ pub const DEEP_LIBC_MUSL_DYNAMIC: Program =
     Program { compiler: "musl-gcc", ..c("deep-libc-musl-dynamic", "deep_libc.c", &[]) };
 /// See `sleepy.c`.
 pub const SLEEPY: Program = c("sleepy", "sleepy.c", &[]);
+/// See `hole.c`; a compiler that probes large frames would touch their pages.
+pub const HOLE: Program = c("hole", "hole.c", &["-fno-stack-clash-protection"]);
 /// See `jit.c`.
 pub const JIT: Program = c("jit", "jit.c", &[]);
 /// See `inline.c`.
@@ -134,6 +136,12 @@ pub const BYSTANDER: Program = c("bystander", "bystander.c", &[]);
 
 /// See `locks.c`.
 pub const LOCKS: Program = c("locks", "locks.c", &[]);
+/// Static with musl.
+pub const LOCKS_MUSL: Program =
+    Program { compiler: "musl-gcc", ..c("locks-musl", "locks.c", &["-static"]) };
+/// Linked to musl's `libc.so`.
+pub const LOCKS_MUSL_DYNAMIC: Program =
+    Program { compiler: "musl-gcc", ..c("locks-musl-dynamic", "locks.c", &[]) };
 
 /// Every program, for tests of the harness.
 pub const ALL: &[Program] = &[
@@ -160,6 +168,7 @@ pub const ALL: &[Program] = &[
     DEEP_LIBC_MUSL,
     DEEP_LIBC_MUSL_DYNAMIC,
     SLEEPY,
+    HOLE,
     INLINE_C,
     INLINE_CXX,
     INLINE_RUST,
@@ -181,6 +190,8 @@ pub const ALL: &[Program] = &[
     DEEP_SLEEP,
     BYSTANDER,
     LOCKS,
+    LOCKS_MUSL,
+    LOCKS_MUSL_DYNAMIC,
 ];
 
 impl Program {
