@@ -53,6 +53,8 @@ pub const SHARES_STRIPPED: Program = c("shares-stripped", "shares.c", &["-fPIE",
 pub const THREADS: Program = c("threads", "threads.c", &[]);
 /// See `fork.c`.
 pub const FORK: Program = c("fork", "fork.c", &[]);
+/// See `offspring.c`.
+pub const OFFSPRING: Program = c("offspring", "offspring.c", &[]);
 /// See `exec.c`.
 pub const EXEC: Program = c("exec", "exec.c", &[]);
 /// See `dlopen.c`.
@@ -80,6 +82,8 @@ pub const DEEP_LIBC_MUSL_DYNAMIC: Program =
     Program { compiler: "musl-gcc", ..c("deep-libc-musl-dynamic", "deep_libc.c", &[]) };
 /// See `sleepy.c`.
 pub const SLEEPY: Program = c("sleepy", "sleepy.c", &[]);
+/// See `hole.c`; a compiler that probes large frames would touch their pages.
+pub const HOLE: Program = c("hole", "hole.c", &["-fno-stack-clash-protection"]);
 /// See `jit.c`.
 pub const JIT: Program = c("jit", "jit.c", &[]);
 /// See `inline.c`.
@@ -132,6 +136,12 @@ pub const BYSTANDER: Program = c("bystander", "bystander.c", &[]);
 
 /// See `locks.c`.
 pub const LOCKS: Program = c("locks", "locks.c", &[]);
+/// Static with musl.
+pub const LOCKS_MUSL: Program =
+    Program { compiler: "musl-gcc", ..c("locks-musl", "locks.c", &["-static"]) };
+/// Linked to musl's `libc.so`.
+pub const LOCKS_MUSL_DYNAMIC: Program =
+    Program { compiler: "musl-gcc", ..c("locks-musl-dynamic", "locks.c", &[]) };
 
 /// Every program, for tests of the harness.
 pub const ALL: &[Program] = &[
@@ -146,6 +156,7 @@ pub const ALL: &[Program] = &[
     SHARES_STRIPPED,
     THREADS,
     FORK,
+    OFFSPRING,
     EXEC,
     DLOPEN,
     PLUGIN_ALPHA,
@@ -157,6 +168,7 @@ pub const ALL: &[Program] = &[
     DEEP_LIBC_MUSL,
     DEEP_LIBC_MUSL_DYNAMIC,
     SLEEPY,
+    HOLE,
     INLINE_C,
     INLINE_CXX,
     INLINE_RUST,
@@ -178,6 +190,8 @@ pub const ALL: &[Program] = &[
     DEEP_SLEEP,
     BYSTANDER,
     LOCKS,
+    LOCKS_MUSL,
+    LOCKS_MUSL_DYNAMIC,
 ];
 
 impl Program {

@@ -216,6 +216,24 @@ fn recursion_big_1000() {
     recursion_is_whole("big", 1000);
 }
 
+/// The kernel's copy of a stack ends at a page that was never touched. Such pages are read once, so
+/// that later copies go on: only a thread's first samples have to be completed from the live stack.
+#[test]
+fn pages_that_were_never_touched() {
+    let (profile, truth) = profile_of(programs::HOLE, &[]);
+    assert_site_shares(&profile, &truth, &["below_hole"]);
+    let completed = profile.comments.iter().find_map(|c| {
+        let (n, what) = c.split_once(' ')?;
+        what.starts_with("deep stacks completed").then(|| n.parse::<i64>().unwrap())
+    });
+    let completed = completed.unwrap_or(0);
+    let (all, cut) = (profile.total("samples"), profile.sum("samples", is_marked));
+    // A thread gives 120 samples: those of the first one or two readings of the rings, 20 ms each,
+    // and not those of all the readings that it takes to get through the hole page by page.
+    let short = completed + cut;
+    assert!(short > 0 && short * 2 < all, "{completed} completed, {cut} cut, of {all}");
+}
+
 #[test]
 fn libc_vdso_and_kernel() {
     through_libc(programs::DEEP_LIBC);

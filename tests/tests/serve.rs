@@ -50,6 +50,13 @@ fn endpoints_of_one_process() {
     let _ = target.finish();
 }
 
+/// The number that the index says of threads.
+fn threads_in_index(server: &Server) -> i64 {
+    let index = server.get("/debug/pprof/").text();
+    let (before, _) = index.split_once("</td><td><a href='threadcreate?debug=1'>").unwrap();
+    before.rsplit_once("<td>").unwrap().1.parse().unwrap()
+}
+
 /// Scraped every few seconds, a program that does not expect EINTR must not notice.
 #[test]
 fn without_a_stop() {
@@ -65,6 +72,10 @@ fn without_a_stop() {
         assert!(server.get("/debug/pprof/goroutine?debug=1").text().contains("total 5"));
     }
     server.get("/debug/pprof/wall?seconds=1").assert_fails(501, &["stopped"]);
+    // All but the first, which nobody created as a thread.
+    assert_eq!(threads_in_index(&server), 4);
+    let created = profile_of(&server.get("/debug/pprof/threadcreate?seconds=1"));
+    assert_eq!(created.total("threadcreate"), 4);
     assert_eq!(target.mark().since(&before).ns("eintr"), 0);
 }
 
@@ -414,6 +425,15 @@ fn a_go_program() {
     assert!(index.contains("goroutine?debug=2"), "{index}");
     let counted = format!("<td>{total}</td><td><a href='goroutine?debug=1'>");
     assert!(index.contains(&counted), "{index}");
+    // The runtime's threads, the first too. One may be started at any moment: the same number of
+    // times three.
+    let counts = |target: &mut GoTarget| {
+        let profile = profile_of(&server.get("/debug/pprof/threadcreate"));
+        let own = target.own_profile("threadcreate");
+        [threads_in_index(&server), profile.total("threadcreate"), own.total("threadcreate")]
+    };
+    let mut tries = (0..20).map(|_| counts(&mut target));
+    assert!(tries.any(|[index, profile, own]| index == profile && profile == own));
 
     // It samples its heap itself: that is given at once, and not the last five seconds of it.
     target.ask("alloc 1");

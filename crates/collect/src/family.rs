@@ -7,7 +7,7 @@ use std::sync::Arc;
 use target::{OpenError, Process};
 
 /// More of them are not taken in: each costs descriptors and a look at all its mappings.
-const MOST: usize = 1024;
+pub(crate) const MOST: usize = 1024;
 /// How often `/proc` is gone through for those that are forked meanwhile.
 const MOST_LOOKS: usize = 4;
 
@@ -89,10 +89,6 @@ impl Family {
 
     /// Text for the profile: who is recorded besides the targets, and who is not.
     pub fn notes(&self) -> Vec<String> {
-        let count = |n: usize| match n {
-            1 => "1 child process".to_owned(),
-            n => format!("{n} child processes"),
-        };
         let mut notes = Vec::new();
         match self.processes.len() - self.targets {
             0 => {}
@@ -110,6 +106,14 @@ impl Family {
             notes.push(format!("{} that ran before cannot be recorded: {why}", count(*n)));
         }
         notes
+    }
+}
+
+/// So many children, in words.
+pub(crate) fn count(n: usize) -> String {
+    match n {
+        1 => "1 child process".to_owned(),
+        n => format!("{n} child processes"),
     }
 }
 

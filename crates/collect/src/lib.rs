@@ -45,7 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use attach::AttachError;
-pub use counts::stack_count;
+pub use counts::{stack_count, thread_count};
 pub use live::{Interval, Live};
 pub use names::{function_names, function_starts};
 pub use recorder::SampleStats;

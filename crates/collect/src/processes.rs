@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use events::{Comm, Fork, MmapEvent};
-use image::{AddressSpace, Avma, FileId, FileOffset, MappingId, NewMapping};
+use image::{AddressSpace, Avma, FileId, FileOffset, Mapping, MappingId, NewMapping};
 use rustc_hash::FxHashMap;
 use target::{Identity, Images, MapRow, Perms, Process, ProcessMemory};
 
@@ -176,12 +176,45 @@ impl Processes {
         self.by_pid.insert(process.pid(), tracked);
     }
 
-    /// Reads the mappings anew. `now` is CLOCK_MONOTONIC from before this call.
+    /// Follows a child of a followed process that has been forked since the recording began, and
+    /// reads its mappings.
+    pub fn add_child(&mut self, process: &Arc<Process>, now: u64) {
+        let earlier = self.by_pid.remove(&process.pid());
+        self.add_root(process.clone());
+        let parent = self.by_pid.get(&process.pid()).and_then(|child| child.parent);
+        let inherited = parent.and_then(|pid| self.by_pid.get(&pid)).map(|p| p.space.clone());
+        if let Some(child) = self.by_pid.get_mut(&process.pid()) {
+            child.space = inherited.unwrap_or_default();
+            child.clock_at_begin = Some(0);
+            child.reaped_at_begin = Some(0);
+            // A process id that is used again keeps what was counted under it.
+            child.threads = earlier.map(|e| e.threads).unwrap_or_default();
+            child.threads.values_mut().for_each(|t| t.index = None);
+        }
+        self.refresh_maps(process, now);
+    }
+
+    /// A followed process has ended: what only serves to read it is let go.
+    pub fn ended(&mut self, pid: i32) {
+        if let Some(tracked) = self.by_pid.get_mut(&pid) {
+            tracked.process = None;
+            tracked.memory = None;
+            tracked.space.clear();
+        }
+    }
+
+    /// Reads the mappings anew; those that are as they were keep their identity. `now` is
+    /// CLOCK_MONOTONIC from before this call.
     pub fn refresh_maps(&mut self, process: &Process, now: u64) {
-        let mut space = AddressSpace::default();
-        let jit_dumps = self.read_maps(process, &mut space);
+        let Some(tracked) = self.by_pid.get(&process.pid()) else { return };
+        let known = tracked.space.clone();
+        let mut space = known.clone();
+        space.clear();
+        let jit_dumps = self.read_maps(process, &known, &mut space);
         if let Some(tracked) = self.by_pid.get_mut(&process.pid()) {
-            tracked.space = space;
+            if !known.iter().map(|m| m.id).eq(space.iter().map(|m| m.id)) {
+                tracked.space = space;
+            }
             tracked.jit_dumps = jit_dumps;
             tracked.space_since = now;
         }
@@ -199,6 +232,7 @@ impl Processes {
     fn read_maps(
         &mut self,
         process: &Process,
+        known: &AddressSpace,
         space: &mut AddressSpace,
     ) -> Vec<(Arc<str>, Arc<File>)> {
         let mut jit_dumps = Vec::new();
@@ -208,10 +242,11 @@ impl Processes {
                 for row in &maps.rows {
                     let new = self.images.resolve(Some(process), row);
                     jit_dumps.extend(jit_dump(process, row, &new));
-                    space.insert(self.draw_mapping(), new);
+                    let same = known.find(new.start).filter(|m| is_same(m, &new)).map(|m| m.id);
+                    space.insert(same.unwrap_or_else(|| self.draw_mapping()), new);
                 }
             }
-            Err(_) => self.unreadable_maps += 1,
+            Err(_) => self.unreadable_maps += usize::from(process.is_alive()),
         }
         jit_dumps
     }
@@ -411,6 +446,18 @@ impl Processes {
             tracked.space.insert(id, new);
         }
     }
+}
+
+/// Whether a mapping that is read again is the one that it was.
+fn is_same(known: &Mapping, new: &NewMapping) -> bool {
+    let same_image = match (&known.image, &new.image) {
+        (Ok((a, a_bias)), Ok((b, b_bias))) => Arc::ptr_eq(a, b) && a_bias == b_bias,
+        (Err(a), Err(b)) => a == b,
+        _ => false,
+    };
+    same_image
+        && (known.start, known.end, known.offset) == (new.start, new.end, new.offset)
+        && (known.file, known.kind, &known.name) == (new.file, new.kind, &new.name)
 }
 
 /// The file of a mapping that is a jitdump: a runtime that writes one maps it, executable, so

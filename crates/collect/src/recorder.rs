@@ -174,6 +174,14 @@ impl Recorder {
         self.python.next_round();
     }
 
+    /// Another process has the number now, or the process runs another program; where all is read
+    /// while its threads stand.
+    pub fn forget(&mut self, pid: i32) {
+        self.jit.forget(pid);
+        self.python.forget(pid);
+        self.go.forget(pid);
+    }
+
     /// What is to be said of runtimes and compiled code.
     pub fn runtime_notes(&self) -> Vec<String> {
         let mut notes = self.go.notes();

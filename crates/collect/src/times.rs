@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use target::Process;
+
 use crate::cputime::{CpuTime, ThreadId};
 use crate::processes::{Processes, Tracked};
 
@@ -24,19 +26,16 @@ pub(crate) fn begin(processes: &mut Processes, modes: bool) {
         if let Some(tracked) = processes.get_mut(pid) {
             // What ended before is of no interest, and neither is what it counted.
             tracked.threads.retain(|_, t| !t.ended);
-            tracked.clock_at_begin = process.process_cpu_time().ok();
-            tracked.reaped_at_begin = process.reaped_children_cpu_time().ok();
+            begin_reaped(tracked, &process);
         }
     }
 }
 
 /// Notes where the threads stand as it ends, as [`begin`] did. Those of ended processes stay without.
 pub(crate) fn end(processes: &mut Processes, modes: bool) {
+    end_reaped(processes);
     for pid in processes.pids() {
         let Some(process) = processes.get(pid).and_then(|t| t.process.clone()) else { continue };
-        if let Some(tracked) = processes.get_mut(pid).filter(|_| process.is_alive()) {
-            tracked.reaped_at_end = process.reaped_children_cpu_time().ok();
-        }
         for tid in process.threads().unwrap_or_default() {
             let Ok(ns) = process.thread_cpu_time(tid) else { continue };
             // A thread that nothing was heard of has time all the same.
@@ -82,15 +81,24 @@ pub(crate) fn tally(
     times
 }
 
-/// What the living processes' exited children took, as it was added up when they were waited
-/// for. What nobody counted of it is shared by the weight of the samples; but a process whose clock
-/// was seen before it exited took no less than that.
-fn share_reaped(
-    processes: &Processes,
-    weights: &BTreeMap<ThreadId, u64>,
-    counted: &BTreeSet<ThreadId>,
-    times: &mut BTreeMap<ThreadId, CpuTime>,
-) {
+/// Notes what the children took that the process has waited for before the recording.
+pub(crate) fn begin_reaped(tracked: &mut Tracked, process: &Process) {
+    tracked.clock_at_begin = process.process_cpu_time().ok();
+    tracked.reaped_at_begin = process.reaped_children_cpu_time().ok();
+}
+
+/// Notes the same as the recording ends, of processes that live.
+pub(crate) fn end_reaped(processes: &mut Processes) {
+    for process in processes.living() {
+        if let Some(tracked) = processes.get_mut(process.pid()) {
+            tracked.reaped_at_end = process.reaped_children_cpu_time().ok();
+        }
+    }
+}
+
+/// The CPU time within the recording of children that the living have waited for, in nanoseconds,
+/// and of those that these had waited for themselves. It is counted in ticks of 10 ms.
+pub(crate) fn reaped(processes: &Processes) -> u64 {
     // As it stood at the end: the living go on, and so do children that exit since.
     let reaped = |tracked: &Tracked| tracked.reaped_at_end?.checked_sub(tracked.reaped_at_begin?);
     let total: u64 = processes.iter().filter_map(|(_, t)| reaped(t)).sum();
@@ -102,7 +110,19 @@ fn share_reaped(
         t.reaped_at_end.is_none() && t.parent.is_some_and(|p| processes.get(p).is_some())
     };
     let before: u64 = processes.iter().filter(|(_, t)| waited_for(t)).map(|(_, t)| before(t)).sum();
-    let total = total.saturating_sub(before);
+    total.saturating_sub(before)
+}
+
+/// What the living processes' exited children took, as it was added up when they were waited
+/// for. What nobody counted of it is shared by the weight of the samples; but a process whose clock
+/// was seen before it exited took no less than that.
+fn share_reaped(
+    processes: &Processes,
+    weights: &BTreeMap<ThreadId, u64>,
+    counted: &BTreeSet<ThreadId>,
+    times: &mut BTreeMap<ThreadId, CpuTime>,
+) {
+    let total = reaped(processes);
     let exited = |pid: i32| processes.get(pid).is_some_and(|t| t.reaped_at_end.is_none());
     let of_exited = || times.iter().filter(|(id, _)| exited(id.pid));
     let exact: u64 =

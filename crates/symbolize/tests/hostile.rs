@@ -211,6 +211,77 @@ fn an_origin_that_is_its_own_ends() {
     assert_eq!(batch.symbols[0], Err(NoSymbol::LineOnly));
 }
 
+/// The DIEs at 0x1c and 0x31, behind the root, are each the other's origin; the function at 0x46
+/// holds an inlined call of the first.
+#[test]
+fn origins_that_lead_in_a_circle_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let info = r#"
+        .byte 5
+        .long 0x31
+        .quad 0x100
+        .quad 0x10
+        .byte 5
+        .long 0x1c
+        .quad 0x200
+        .quad 0x10
+        .byte 2
+        .asciz "outer"
+        .quad 0x1000
+        .quad 0x1000
+        .byte 3
+        .long 0x1c
+        .quad 0x1000
+        .quad 0x1000
+        .byte 0, 0, 0
+    "#;
+    let batch = ask(&dwarf(dir.path(), info, ""), 0x1800);
+    // The call has no name and is left out; it costs no more than a few steps.
+    let s = batch.symbols[0].as_ref().unwrap();
+    assert_eq!(s.frames.iter().map(|f| &*f.name).collect::<Vec<_>>(), ["outer"]);
+    assert_eq!((batch.losses.nameless_inlines, batch.losses.limit_reached), (1, false));
+}
+
+/// A hundred thousand DIEs, each of which is named by the next one; the last has a name.
+#[test]
+fn a_chain_of_origins_is_not_followed_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let chain = |length: u32| {
+        let info = format!(
+            r#"
+            .byte 2
+            .asciz "outer"
+            .quad 0x1000
+            .quad 0x1000
+            .byte 3
+            .long here - start + 4
+            .quad 0x1000
+            .quad 0x1000
+            .byte 0, 0
+            here:
+            .rept {length}
+            .byte 5
+            .long 1f - start + 4
+            .quad 0x100
+            .quad 0x10
+            1:
+            .endr
+            .byte 2
+            .asciz "last"
+            .quad 0x100
+            .quad 0x10
+            .byte 0, 0
+        "#
+        );
+        let batch = ask(&dwarf(dir.path(), &info, ""), 0x1800);
+        assert!(!batch.losses.limit_reached);
+        let s = batch.symbols[0].as_ref().unwrap();
+        s.frames.iter().map(|f| f.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(chain(2), ["last", "outer"]);
+    assert_eq!(chain(100_000), ["outer"], "without the inlined call's name");
+}
+
 #[test]
 fn a_broken_unit_leaves_what_came_before_and_the_other_units() {
     let dir = tempfile::tempdir().unwrap();

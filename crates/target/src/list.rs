@@ -27,6 +27,12 @@ pub fn pids() -> io::Result<Vec<i32>> {
 /// Processes that cannot be seen have no descendants.
 #[must_use]
 pub fn descendants(of: &[i32], without: &BTreeSet<i32>) -> Vec<i32> {
+    descend(of, without, &by_parent())
+}
+
+/// All processes that we can see, by the one that has forked them or taken them over.
+#[must_use]
+pub fn by_parent() -> BTreeMap<i32, Vec<i32>> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for pid in pids().unwrap_or_default() {
         let stat = ProcDir::open(pid).and_then(|dir| dir.read("stat")).ok();
@@ -34,7 +40,13 @@ pub fn descendants(of: &[i32], without: &BTreeSet<i32>) -> Vec<i32> {
             children.entry(stat.parent).or_default().push(pid);
         }
     }
-    descend(of, without, &children)
+    children
+}
+
+/// Whether the kernel lists the children of each thread (CONFIG_PROC_CHILDREN).
+#[must_use]
+pub fn lists_children() -> bool {
+    std::fs::exists("/proc/thread-self/children").unwrap_or(false)
 }
 
 fn descend(of: &[i32], without: &BTreeSet<i32>, children: &BTreeMap<i32, Vec<i32>>) -> Vec<i32> {
@@ -62,6 +74,17 @@ impl Process {
         Ok(stat.parent)
     }
 
+    /// The processes that this thread has forked, or taken over from a thread that ended: as
+    /// numbers, which may be others' once they are opened. Those that have ended and were not waited
+    /// for are among them. Some may be left out while others end: the next look has them.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` once the thread is gone, or where the kernel [does not
+    /// list](lists_children) them.
+    pub fn thread_children(&self, tid: i32) -> io::Result<Vec<i32>> {
+        Ok(numbers(&self.dir.read(&format!("task/{tid}/children"))?))
+    }
+
     /// The path of its control group, such as `/system.slice/redis.service`: that of the unified
     /// hierarchy, or where there is none, that of systemd's own. Empty where it has none.
     ///
@@ -70,6 +93,13 @@ impl Process {
     pub fn cgroup(&self) -> io::Result<String> {
         Ok(unified(&String::from_utf8_lossy(&self.dir.read("cgroup")?)).to_string())
     }
+}
+
+/// Each with a blank after it: what has none is cut.
+fn numbers(text: &[u8]) -> Vec<i32> {
+    let mut words: Vec<_> = text.split(|b| *b == b' ').collect();
+    words.pop();
+    words.into_iter().filter_map(|w| i32::try_from(decimal(w)?).ok()).filter(|n| *n > 0).collect()
 }
 
 /// The lines are `hierarchy:controllers:path` (cgroups(7)); the unified one is 0.
@@ -115,6 +145,24 @@ mod tests {
         let own = Process::open(std::process::id().cast_signed()).unwrap();
         let parent = own.parent().unwrap();
         assert!(descendants(&[parent], &BTreeSet::new()).contains(&own.pid()));
+    }
+
+    #[test]
+    fn children_by_thread() {
+        assert_eq!(numbers(b""), []);
+        assert_eq!(numbers(b"12 345 "), [12, 345]);
+        assert_eq!(numbers(b"0 12 345"), [12], "a number may be cut");
+        assert!(lists_children());
+        let own = Process::open(std::process::id().cast_signed()).unwrap();
+        let mut command = std::process::Command::new("cat");
+        let mut cat = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = cat.id().cast_signed();
+        let me = nix::unistd::gettid().as_raw();
+        assert!(own.thread_children(me).unwrap().contains(&pid));
+        assert!(by_parent()[&own.pid()].contains(&pid));
+        drop(cat.stdin.take());
+        cat.wait().unwrap();
+        assert!(!own.thread_children(me).unwrap().contains(&pid));
     }
 
     #[test]

@@ -33,6 +33,17 @@ pub struct Identity {
     pub container: Option<String>,
 }
 
+/// What a process executes, as far as it can be told at little cost: where two differ in their
+/// addresses, another program was executed between.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Program {
+    /// The name of the leading thread, which an exec sets, and the program itself may.
+    pub comm: String,
+    /// Where its code and its stack begin, which an exec draws anew. Both are 0 in the midst of an
+    /// exec, and of a thread on its way out.
+    pub at: (u64, u64),
+}
+
 /// A live process. See [`Process::open`].
 #[derive(Debug)]
 pub struct Process {
@@ -124,6 +135,21 @@ impl Process {
     pub fn read_identity(&self) -> io::Result<Identity> {
         let status = Status::parse(&self.dir.read("status")?).ok_or(io::ErrorKind::InvalidData)?;
         Ok(identity(&self.dir, read_comm(&self.dir), status))
+    }
+
+    /// What it executes now.
+    ///
+    /// # Errors
+    /// The system's error, `ESRCH` once the process is gone.
+    pub fn program(&self) -> io::Result<Program> {
+        // The thread's own file: that of the process adds up the times of all threads.
+        let mut file = ThreadFile::default();
+        let text = file.read(&self.dir, self.pid, "stat")?;
+        let stat = Stat::parse(text).ok_or(io::ErrorKind::InvalidData)?;
+        let begin = text.iter().position(|b| *b == b'(').map_or(0, |at| at + 1);
+        let end = text.iter().rposition(|b| *b == b')').unwrap_or(begin);
+        let comm = String::from_utf8_lossy(text.get(begin..end).unwrap_or_default()).into_owned();
+        Ok(Program { comm, at: stat.program_at })
     }
 
     /// Whether any thread of it still runs. A zombie is not alive.

@@ -19,6 +19,9 @@ pub(crate) struct Stat {
     pub children_ticks: u64,
     /// Field 22, clock ticks since boot.
     pub start_time: u64,
+    /// Fields 26 and 28, addresses: where the program's code and its stack begin. Of no meaning to
+    /// whoever may not trace it.
+    pub program_at: (u64, u64),
 }
 
 impl Stat {
@@ -37,6 +40,8 @@ impl Stat {
         let cutime = decimal(fields.next()?)?;
         let cstime = decimal(fields.next()?)?;
         let start_time = decimal(fields.nth(22 - 18)?)?;
+        let mut address = |nth: usize| fields.nth(nth).and_then(decimal).unwrap_or(0);
+        let program_at = (address(26 - 23), address(28 - 27));
         Some(Self {
             state,
             parent,
@@ -44,6 +49,7 @@ impl Stat {
             own_ticks: utime.saturating_add(stime),
             children_ticks: cutime.saturating_add(cstime),
             start_time,
+            program_at,
         })
     }
 
@@ -129,11 +135,12 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_and_blanks_does_not_shift_the_fields() {
-        let text = b"12 (a) R 1 (x) S 1 12 12 0 -1 2097152 1 2 3 4 50 6 70 8 20 0 3 0 9999 1 2\n";
+        let text = b"12 (a) R 1 (x) S 1 12 12 0 -1 2097152 1 2 3 4 50 6 70 8 20 0 3 0 9999 1 2 3 64 65 66\n";
         let stat = Stat::parse(text).unwrap();
         assert_eq!(stat.state, b'S');
         assert!(stat.kernel_thread);
         assert_eq!((stat.own_ticks, stat.children_ticks, stat.start_time), (56, 78, 9999));
+        assert_eq!(stat.program_at, (64, 66));
         assert_eq!(Stat::parse(b"12 (a) S 1 2"), None);
         assert_eq!(Stat::parse(b""), None);
     }

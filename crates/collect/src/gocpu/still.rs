@@ -64,6 +64,13 @@ impl GoSampling {
         }
     }
 
+    /// Another process has the number now, or the process runs another program.
+    pub fn forget(&mut self, pid: i32) {
+        self.looked.remove(&pid);
+        self.undecided.remove(&pid);
+        self.programs.remove(&pid);
+    }
+
     /// Looks the thread up in the runtime's list, which is read at most once a round: not while
     /// threads stand.
     pub fn meet(&mut self, process: &Process, memory: &ProcessMemory, tid: i32) {

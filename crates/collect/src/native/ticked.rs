@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use target::{Process, Threads, Tracer};
 
+use super::offspring::Wanted;
 use super::ticks::{self, Shared, Ticker};
 use crate::assemble::Valued;
 use crate::clock::{monotonic_now, unix_now};
@@ -18,10 +19,14 @@ use crate::recorder::Recorder;
 use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
 use crate::stacks::Count;
 use crate::symbols::TargetFiles;
-use crate::{Outcome, RecordError, Stats};
+use crate::{Outcome, RecordError, Stats, times};
 
 /// The marker of CPU time of which no sample was taken.
 const UNSAMPLED: &str = "[cpu time without samples]";
+
+/// The CPU time of children is added up in ticks of 10 ms, by each of their parents: less than this
+/// says nothing.
+const UNSEEN: Duration = Duration::from_millis(50);
 
 /// Every thread, also those that wait.
 pub(crate) fn prepare_wall(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
@@ -61,7 +66,6 @@ fn prepare(
         family,
         files,
         options: request.options.clone(),
-        before_exec: request.before_exec,
         count,
         why,
         shared: Arc::default(),
@@ -78,7 +82,6 @@ struct Ticked {
     family: Family,
     files: TargetFiles,
     options: RecordOptions,
-    before_exec: bool,
     count: ticks::Count,
     why: Option<String>,
     shared: Arc<Shared>,
@@ -94,11 +97,17 @@ impl Collector for Ticked {
         recorder.processes.add_family(&self.family);
         for process in &self.family.processes {
             recorder.processes.refresh_maps(process, monotonic_now());
+            if let Some(tracked) = recorder.processes.get_mut(process.pid()) {
+                times::begin_reaped(tracked, process);
+            }
         }
-        let ticker = Ticker::new(&self.family.processes, self.count, recorder, self.before_exec);
+        let options = &self.options;
+        let children = Wanted { forked: options.children, before: options.descendants };
+        let ticker = Ticker::new(&self.family.processes, self.count, recorder, children);
         let (shared, period) = (self.shared.clone(), Duration::from_nanos(self.options.period()));
         self.begin = monotonic_now();
         self.time = unix_now();
+        self.shared.living.store(true, Ordering::SeqCst);
         let thread = std::thread::Builder::new().name("sampler".into());
         let running = thread.spawn(move || ticker.run(period, &shared));
         self.running = Some(
@@ -111,6 +120,10 @@ impl Collector for Ticked {
     fn poll(&mut self) -> Progress {
         let samples = self.shared.samples.load(Ordering::Relaxed);
         Progress { samples, ..Progress::default() }
+    }
+
+    fn someone_lives(&mut self) -> bool {
+        self.shared.living.load(Ordering::SeqCst)
     }
 
     fn end(&mut self) {
@@ -186,10 +199,16 @@ impl Ticked {
             stops.get(stops.len() / 2).copied().unwrap_or(0),
             stops.last().copied().unwrap_or(0),
         ));
-        if self.options.children {
-            notes.push("children that are forked during the recording are not followed".into());
-        }
         notes.extend_from_slice(ticker.recorder.processes.family_notes());
+        notes.extend(ticker.offspring.notes());
+        let unseen = Duration::from_nanos(ticker.unseen_cpu_time());
+        if self.options.children && unseen > UNSEEN {
+            notes.push(format!(
+                "child processes that ended took {} ms of CPU time that was not seen: they lived too \
+                 short, or it was their last moment",
+                unseen.as_millis()
+            ));
+        }
         notes.extend(ticker.recorder.runtime_notes());
         notes.extend(ticker.refused.iter().map(|(why, n)| format!("{n} stops failed: {why}")));
         notes
@@ -227,8 +246,7 @@ fn cpu_samples(ticker: &mut Ticker, period: u64) -> Vec<Valued> {
     };
     let mut groups: BTreeMap<Arc<str>, u32> = BTreeMap::new();
     let mut uses = Vec::new();
-    let times: BTreeMap<ThreadId, u64> = ticker.cpu_times().collect();
-    for (id, ns) in times {
+    for (id, ns) in ticker.cpu_times() {
         let next = groups.len() as u32;
         let group = name_of(id).map_or(u32::MAX, |name| *groups.entry(name).or_insert(next));
         let count = counts.get(&id).copied().unwrap_or_default();

@@ -19,29 +19,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use events::Comm;
 use image::{Arch, Avma};
-use rustc_hash::FxHashMap;
-use target::{Process, ProcessMemory, Schedule, SeizeError, Threads, Tracer};
+use target::{Process, SeizeError, Threads, Tracer};
 use unwind::Registers;
 
+use super::followed::{Changed, FIRST_WINDOW, Followed, Seen};
+use super::offspring::{Offspring, Wanted};
 use super::waiting;
 use crate::clock::monotonic_now;
 use crate::cputime::ThreadId;
 use crate::gocpu::LabelsIndex;
 use crate::recorder::{Copied, Recorder};
 use crate::stacks::{NodeIndex, ROOT, ThreadIndex};
+use crate::times;
 
 /// Threads stand for at most one part in so many of the time…
 const STOPPED_SHARE: u32 = 20;
 /// …and we are on a CPU ourselves for at most one in so many.
 const OWN_SHARE: u32 = 5;
-/// How often mappings are read again, where a stack shows that they have changed.
-const REFRESH_INTERVAL: Duration = Duration::from_millis(200);
-/// What is copied of a stack at first; a thread whose stack is deeper gets four times as much.
-const FIRST_WINDOW: usize = 32 << 10;
+/// What a tick took of that beyond its due, as the first stack in a large library does, is made up
+/// for in steps of this, so that no child is overlooked meanwhile…
+const STEP: Duration = Duration::from_millis(40);
+/// …as long as no more is owed than this.
+const MOST_OWED: Duration = Duration::from_millis(500);
+/// The deepest stack that is copied.
 const MAX_WINDOW: usize = 1 << 20;
-/// New threads are looked for at each tick, in processes of more threads than this at each tenth.
-const FEW_THREADS: usize = 64;
+/// What takes long in large processes is done at each tick of so many.
+const SELDOM: u64 = 10;
 
 /// What the samples are to count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,24 +71,12 @@ pub(super) type Stand = (NodeIndex, LabelsIndex, usize);
 /// Thread and stand.
 pub(super) type Key = (ThreadIndex, Stand);
 
-/// What is known of a thread.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    schedule: Schedule,
-    /// It slept when it was seen last, there.
-    asleep: Option<Stand>,
-    window: usize,
-    /// Its thread pointer, once it was stopped.
-    thread_pointer: Option<u64>,
-    /// CPU time when the recording began, or 0 for a thread that began later.
-    baseline: u64,
-    tick: u64,
-}
-
 /// Shared with the session.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub samples: AtomicU64,
+    /// Somebody who is followed lives.
+    pub living: AtomicBool,
     stop: AtomicBool,
     sampler: Mutex<Option<Thread>>,
 }
@@ -116,6 +109,14 @@ fn own_cpu_time() -> Duration {
     time.map_or(Duration::ZERO, Duration::from)
 }
 
+/// The CPU time of a process' threads is added to what is known of them.
+fn add_times(of: &Followed, to: &mut BTreeMap<ThreadId, u64>) {
+    let pid = of.process.pid();
+    for (&tid, seen) in &of.threads {
+        *to.entry(ThreadId { pid, tid }).or_default() += seen.cpu_ns();
+    }
+}
+
 /// Takes samples on a thread that traces.
 pub(super) struct Ticker {
     pub recorder: Recorder,
@@ -124,30 +125,35 @@ pub(super) struct Ticker {
     /// How long each stop took, in microseconds, and their sum.
     pub stops: Vec<u32>,
     pub refused: BTreeMap<String, u64>,
+    pub offspring: Offspring,
     count: Count,
-    processes: Vec<(Arc<Process>, Option<ProcessMemory>)>,
-    threads: FxHashMap<ThreadId, Seen>,
-    listed: Vec<Vec<i32>>,
+    followed: Vec<Followed>,
+    /// CPU time of the threads of processes that have ended.
+    ended: BTreeMap<ThreadId, u64>,
     tick: u64,
     began: bool,
     /// How long threads stood in this tick.
     stood: Duration,
-    /// Broken stacks when the mappings were read last, and when that was.
-    refreshed: (u64, Instant),
-    /// The targets are about to execute their programs.
-    before_exec: bool,
     random: u64,
 }
 
+/// What a look at a process' threads has found.
+#[derive(Default)]
+struct Look {
+    /// Threads to be stopped, and their states.
+    running: Vec<(i32, usize)>,
+    /// Threads that were on a CPU since the last look.
+    ran: Vec<i32>,
+}
+
 impl Ticker {
+    /// Of processes that are followed by `recorder` already.
     pub fn new(
-        roots: &[Arc<Process>],
+        processes: &[Arc<Process>],
         count: Count,
-        recorder: Recorder,
-        before_exec: bool,
+        mut recorder: Recorder,
+        children: Wanted,
     ) -> Self {
-        let processes = roots.iter().map(|p| (p.clone(), p.memory().ok())).collect();
-        let mut recorder = recorder;
         recorder.python.look_to_read(&recorder.processes);
         Self {
             recorder,
@@ -155,15 +161,13 @@ impl Ticker {
             states: Vec::new(),
             stops: Vec::new(),
             refused: BTreeMap::new(),
+            offspring: Offspring::new(processes, children),
             count,
-            processes,
-            threads: FxHashMap::default(),
-            listed: vec![Vec::new(); roots.len()],
+            followed: processes.iter().cloned().map(Followed::new).collect(),
+            ended: BTreeMap::new(),
             tick: 0,
             began: false,
             stood: Duration::ZERO,
-            refreshed: (0, Instant::now()),
-            before_exec,
             random: monotonic_now() | 1,
         }
     }
@@ -174,12 +178,11 @@ impl Ticker {
         Tracer::run(move |tracer| {
             let this_thread = Some(std::thread::current());
             *shared.sampler.lock().unwrap_or_else(PoisonError::into_inner) = this_thread;
-            let mut last = Instant::now();
+            let (mut last, mut owed) = (Instant::now(), Duration::ZERO);
             self.tick(tracer, Duration::ZERO);
             self.began = true;
-            let lives = |this: &Self| this.processes.iter().any(|p| p.0.is_alive());
             let mut over = false;
-            while !over && lives(&self) {
+            while !over && !self.followed.is_empty() {
                 // The last one counts the time up to the end.
                 over = shared.stop.load(Ordering::SeqCst);
                 let (begun, own) = (Instant::now(), own_cpu_time());
@@ -188,13 +191,17 @@ impl Ticker {
                 last = begun;
                 shared.samples.store(self.recorder.stats.kept, Ordering::Relaxed);
                 let rest = self.stood * (STOPPED_SHARE - 1);
-                let rest = rest.max(own_cpu_time().saturating_sub(own) * (OWN_SHARE - 1));
+                owed += own_cpu_time().saturating_sub(own) * (OWN_SHARE - 1);
+                let rest = rest.max(owed.min(STEP)).max(owed.saturating_sub(MOST_OWED));
                 let rest = rest.max(self.jittered(period).saturating_sub(begun.elapsed()));
+                owed = owed.saturating_sub(rest);
                 if !over {
                     shared.wait(rest);
                 }
                 tracer.settle();
             }
+            shared.living.store(false, Ordering::SeqCst);
+            times::end_reaped(&mut self.recorder.processes);
             self
         })
     }
@@ -209,89 +216,125 @@ impl Ticker {
     }
 
     /// CPU time of each thread in the recording, as far as it was seen.
-    pub fn cpu_times(&self) -> impl Iterator<Item = (ThreadId, u64)> + '_ {
-        self.threads.iter().map(|(id, s)| (*id, s.schedule.cpu_ns.saturating_sub(s.baseline)))
+    pub fn cpu_times(&self) -> BTreeMap<ThreadId, u64> {
+        let mut times = self.ended.clone();
+        self.followed.iter().for_each(|f| add_times(f, &mut times));
+        times
+    }
+
+    /// Nanoseconds that children took which had ended and were waited for, and that were not seen:
+    /// they lived too short, or it was their last moment.
+    pub fn unseen_cpu_time(&self) -> u64 {
+        let seen = self.ended.values().sum();
+        times::reaped(&self.recorder.processes).saturating_sub(seen)
     }
 
     fn tick(&mut self, tracer: &mut Tracer, passed: Duration) {
         self.tick += 1;
         self.recorder.next_round(monotonic_now());
-        self.refresh();
+        self.let_go_of_ended();
+        self.offspring.next_tick(self.began);
         self.recorder.go.look_to_read(&self.recorder.processes);
         let ns = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
-        for i in 0..self.processes.len() {
-            let process = self.processes[i].0.clone();
-            if self.listed[i].len() <= FEW_THREADS || self.tick.is_multiple_of(10) {
-                self.listed[i] = process.threads().unwrap_or_default();
-            }
-            let tids = std::mem::take(&mut self.listed[i]);
-            let mut running = Vec::new();
-            for &tid in &tids {
-                let id = ThreadId { pid: process.pid(), tid };
-                self.look(&process, i, id, ns, &mut running);
-            }
-            self.listed[i] = tids;
-            if !running.is_empty() {
-                self.stop(tracer, i, &running, ns);
-            }
+        let mut i = 0;
+        // Children that are found on the way come last, and are looked at in the same tick.
+        while i < self.followed.len() {
+            self.look_at_process(tracer, i, ns);
+            i += 1;
         }
     }
 
-    /// Reads the mappings again where stacks have been broken since: a library may have been
-    /// loaded, or a program executed.
-    fn refresh(&mut self) {
+    fn let_go_of_ended(&mut self) {
+        let (recorder, offspring, ended) =
+            (&mut self.recorder, &mut self.offspring, &mut self.ended);
+        self.followed.retain(|f| {
+            let lives = f.process.is_alive();
+            if !lives {
+                let pid = f.process.pid();
+                add_times(f, ended);
+                offspring.ended(pid);
+                recorder.processes.ended(pid);
+                recorder.forget(pid);
+            }
+            lives
+        });
+    }
+
+    fn look_at_process(&mut self, tracer: &mut Tracer, i: usize, ns: u64) {
+        if self.followed[i].wants_refresh() {
+            self.refresh(i);
+        }
         let broken = self.recorder.stats.broken_total();
-        let (then, when) = self.refreshed;
-        let due = when.elapsed() >= REFRESH_INTERVAL && broken > then;
-        if !due && !self.before_exec {
-            return;
+        let process = self.followed[i].process.clone();
+        let seldom = self.tick.is_multiple_of(SELDOM);
+        let tids = self.followed[i].list(seldom);
+        let mut look = Look::default();
+        for &tid in &tids {
+            self.look(&process, i, ThreadId { pid: process.pid(), tid }, ns, &mut look);
         }
-        let before_exec = self.before_exec && when.elapsed() < REFRESH_INTERVAL;
-        if !before_exec {
-            self.before_exec = false;
-            self.refreshed = (broken, Instant::now());
+        if !look.running.is_empty() {
+            self.stop(tracer, i, &look.running, ns);
         }
-        for (process, memory) in &mut self.processes {
-            self.recorder.processes.refresh_maps(process, monotonic_now());
-            if let Some(tracked) = self.recorder.processes.get_mut(process.pid()) {
-                tracked.identity = process.read_identity().ok().or(tracked.identity.take());
-            }
-            // The descriptor belongs to the address space before an exec.
-            *memory = process.memory().ok();
-            if let Some(tracked) = self.recorder.processes.get_mut(process.pid()) {
-                tracked.memory = process.memory().ok();
-            }
+        self.followed[i].broken |= self.recorder.stats.broken_total() > broken;
+        let may_have_forked = if seldom { &tids } else { &look.ran };
+        for child in self.offspring.of(&mut self.followed[i], may_have_forked, seldom) {
+            self.recorder.processes.add_child(&child, monotonic_now());
+            self.recorder.forget(child.pid());
+            self.look_for_runtimes();
+            self.followed.push(Followed::new(child));
         }
+    }
+
+    /// Reads the mappings again: a library may have been loaded, or a program executed.
+    fn refresh(&mut self, i: usize) {
+        let followed = &mut self.followed[i];
+        let process = followed.process.clone();
+        followed.refresh();
+        self.recorder.processes.refresh_maps(&process, monotonic_now());
+        if let Some(tracked) = self.recorder.processes.get_mut(process.pid()) {
+            tracked.memory = process.memory().ok();
+        }
+        self.look_for_runtimes();
+    }
+
+    fn look_for_runtimes(&mut self) {
+        self.recorder.go.look_to_read(&self.recorder.processes);
         self.recorder.python.look_to_read(&self.recorder.processes);
     }
 
-    /// Looks at one thread; adds it to those that run, or counts it where it sleeps.
-    fn look(
-        &mut self,
-        process: &Process,
-        i: usize,
-        id: ThreadId,
-        ns: u64,
-        running: &mut Vec<(i32, usize)>,
-    ) {
-        let Ok(schedule) = process.thread_schedule(id.tid) else { return };
-        let (pid, tick) = (process.pid(), self.tick);
-        let baseline = if self.began { 0 } else { schedule.cpu_ns };
-        if !self.threads.contains_key(&id) {
-            self.recorder.processes.add_thread(pid, id.tid, baseline);
+    /// The leading thread was on a CPU: it may have executed another program.
+    fn look_at_program(&mut self, i: usize) {
+        let Some((changed, now)) = self.followed[i].changed() else { return };
+        let pid = self.followed[i].process.pid();
+        let exec = matches!(changed, Changed::Program);
+        if exec {
+            self.recorder.forget(pid);
         }
-        let fresh = Seen {
-            schedule,
-            asleep: None,
-            window: FIRST_WINDOW,
-            thread_pointer: None,
-            baseline,
-            tick,
-        };
-        let seen = self.threads.entry(id).or_insert(fresh);
-        seen.tick = tick;
-        let slept_on = seen.schedule.timeslices == schedule.timeslices;
-        seen.schedule = schedule;
+        let comm = Comm { exec, name: now.comm.as_bytes() };
+        self.recorder.processes.named(pid, pid, comm, u64::MAX);
+        if exec {
+            self.refresh(i);
+        }
+    }
+
+    /// Looks at one thread; adds it to those that run, or counts it where it sleeps.
+    fn look(&mut self, process: &Process, i: usize, id: ThreadId, ns: u64, look: &mut Look) {
+        let Ok(schedule) = process.thread_schedule(id.tid) else { return };
+        let seen = self.followed[i].threads.get_mut(&id.tid);
+        let before = seen.as_ref().map(|s| s.schedule);
+        let slept_on = seen.is_some_and(|s| s.update(schedule));
+        if before.is_none() {
+            let baseline = if self.began { 0 } else { schedule.cpu_ns };
+            self.recorder.processes.add_thread(id.pid, id.tid, baseline);
+            self.followed[i].threads.insert(id.tid, Seen::new(schedule, baseline));
+        }
+        if before != Some(schedule) {
+            look.ran.push(id.tid);
+            if id.tid == id.pid {
+                self.look_at_program(i);
+            }
+        }
+        let Some(seen) = self.followed[i].threads.get_mut(&id.tid) else { return };
         if let (Some(stand), true) = (seen.asleep, slept_on) {
             return self.add(id, stand, ns);
         }
@@ -299,13 +342,13 @@ impl Ticker {
         let (window, pointer) = (seen.window, seen.thread_pointer);
         let Ok(wait) = process.thread_wait(id.tid) else { return };
         if let (Some(memory), true) =
-            (&self.processes[i].1, wait.state == 'R' || self.count == Count::Wall)
+            (&self.followed[i].memory, wait.state == 'R' || self.count == Count::Wall)
         {
             self.recorder.go.meet(process, memory, id.tid);
         }
         if wait.state == 'R' {
             let state = self.state("running".into());
-            running.push((id.tid, state));
+            look.running.push((id.tid, state));
             return;
         }
         if self.count == Count::Cpu || matches!(wait.state, 'Z' | 'X' | 't') {
@@ -318,12 +361,12 @@ impl Ticker {
                 if process.thread_schedule(id.tid).is_ok_and(|s| s == schedule) =>
             {
                 let stand = (node, labels, state);
-                if let Some(seen) = self.threads.get_mut(&id) {
+                if let Some(seen) = self.followed[i].threads.get_mut(&id.tid) {
                     seen.asleep = Some(stand);
                 }
                 self.add(id, stand, ns);
             }
-            _ => running.push((id.tid, state)),
+            _ => look.running.push((id.tid, state)),
         }
     }
 
@@ -345,7 +388,7 @@ impl Ticker {
         pointer: Option<u64>,
     ) -> Option<(NodeIndex, LabelsIndex)> {
         let (pc, sp) = call?;
-        let (process, memory) = (&self.processes[i].0, self.processes[i].1.as_ref()?);
+        let (process, memory) = (&self.followed[i].process, self.followed[i].memory.as_ref()?);
         let pid = process.pid();
         if pointer.is_none() && self.recorder.python.runs_in(pid) {
             return None;
@@ -363,7 +406,7 @@ impl Ticker {
 
     /// Stops threads, copies, and counts them.
     fn stop(&mut self, tracer: &mut Tracer, i: usize, running: &[(i32, usize)], ns: u64) {
-        let process = self.processes[i].0.clone();
+        let process = self.followed[i].process.clone();
         let pid = process.pid();
         let tids: Vec<i32> = running.iter().map(|r| r.0).collect();
         let seized = match tracer.seize(&process, Threads::Only(&tids)) {
@@ -377,9 +420,9 @@ impl Ticker {
         let mut copies = Vec::with_capacity(tids.len());
         for &(tid, state) in running {
             let Ok(user) = seized.registers(tid) else { continue };
-            let seen = self.threads.get(&ThreadId { pid, tid });
+            let seen = self.followed[i].threads.get(&tid);
             let mut bytes = vec![0; seen.map_or(FIRST_WINDOW, |s| s.window)];
-            let memory = self.processes[i].1.as_ref();
+            let memory = self.followed[i].memory.as_ref();
             let got = memory.and_then(|m| m.read_upto(user.sp(), &mut bytes).ok()).unwrap_or(0);
             let full = got == bytes.len();
             bytes.truncate(got);
@@ -400,7 +443,7 @@ impl Ticker {
             let copy = Copied { registers: &registers, bytes: &bytes, chain, go };
             let (node, labels) = self.recorder.copied_stack(pid, &copy);
             let id = ThreadId { pid, tid };
-            if let Some(seen) = self.threads.get_mut(&id) {
+            if let Some(seen) = self.followed[i].threads.get_mut(&tid) {
                 seen.thread_pointer = user.thread_pointer();
                 if full && self.recorder.stats.truncated > before {
                     seen.window = (seen.window * 4).min(MAX_WINDOW);

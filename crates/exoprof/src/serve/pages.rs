@@ -38,7 +38,7 @@ fn command(listed: &target::Identity) -> String {
 /// counted now; where they cannot be, that shows when their profile is asked for.
 fn count(entry: &Entry, endpoint: &Endpoint) -> u64 {
     match endpoint.name {
-        "threadcreate" => entry.process.threads().map_or(0, |t| t.len() as u64),
+        "threadcreate" => collect::thread_count(&entry.process).unwrap_or(0),
         "goroutine" => collect::stack_count(&entry.process).unwrap_or(0),
         name => entry.count(name),
     }
