@@ -155,6 +155,12 @@ impl Reader<'_> {
         let of_g0 = |offset: u64| self.word(g0.wrapping_add(offset));
         let system = (of_g0(0)?, of_g0(8)?);
         c.system_sp = of_g0(l.g_sched_sp)?;
+        let interrupts = self.on_signal_stack(Avma(of_m(l.m_gsignal)?), sp)?;
+        if interrupts {
+            // Of a goroutine, of the runtime on the thread's own stack, or of the scheduler, which
+            // has no goroutine.
+            c.system_stack = self.outermost(system);
+        }
         if g.0 == 0 {
             return Ok(Some(c));
         }
@@ -164,13 +170,11 @@ impl Reader<'_> {
         c.sched = (of_g(l.g_sched_sp)?, of_g(l.g_sched_pc)?);
         c.vdso = (of_m(l.m_vdso_sp)?, of_m(l.m_vdso_pc)?);
         c.labels_at = of_g(l.g_labels)?;
-        let interrupts = self.on_signal_stack(Avma(of_m(l.m_gsignal)?), sp)?;
         let (low, high) = c.stack_bounds;
         let within = |at: u64| at > low && at < high;
         let left = if within(c.vdso.0) { c.vdso.0 } else { c.sched.0 };
         if interrupts {
             c.stack = self.outermost((low, high));
-            c.system_stack = self.outermost(system);
         } else if !within(sp.0) && within(left) {
             c.stack = self.copy(left, high, MAX_STACK);
         }
