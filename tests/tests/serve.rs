@@ -236,19 +236,23 @@ fn recordings_that_take_too_much_memory_end_early() {
 
 #[test]
 fn an_exit_is_told() {
-    let mut target = shares();
-    let server = Server::of(target.pid());
-    let whole = Request::get("/debug/pprof/profile?seconds=300").begin(server.address());
-    let part = "/debug/pprof/profile?seconds=299&partial=1";
-    let part = Request::get(part).begin(server.address());
-    server.wait_recording(true);
-    // Both recordings are on when something was sampled for a while.
-    let mark = target.mark();
-    while target.mark().since(&mark).total() < 300_000_000 {}
-    target.kill();
-    target.wait();
-    Response::read(whole).assert_fails(410, &["shares", "exited"]);
-    let partial = profile_of(&Response::read(part));
+    // One after the other: recordings of one process' CPU time take turns.
+    let killed_while = |path: &str| {
+        let mut target = shares();
+        let server = Server::of(target.pid());
+        let asked = Request::get(path).begin(server.address());
+        server.wait_recording(true);
+        // It is on when something was sampled for a while.
+        let mark = target.mark();
+        while target.mark().since(&mark).total() < 300_000_000 {}
+        target.kill();
+        target.wait();
+        (server, Response::read(asked))
+    };
+    let (_, whole) = killed_while("/debug/pprof/profile?seconds=300");
+    whole.assert_fails(410, &["shares", "exited after"]);
+    let (server, part) = killed_while("/debug/pprof/profile?seconds=300&partial=1");
+    let partial = profile_of(&part);
     assert!(partial.sum("cpu", |s| s.has("heavy_a")) > 0);
     for path in ["/debug/pprof/", "/debug/pprof/profile", "/debug/pprof/symbol?0x1"] {
         server.get(path).assert_fails(410, &["exited"]);
