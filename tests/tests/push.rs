@@ -202,6 +202,33 @@ fn to_parca_by_grpc() {
     let _ = target.finish();
 }
 
+/// So many are written next, each once, in their order, and with no hole in which another recording
+/// would fit.
+#[track_caller]
+fn assert_written_in_order(store: &GrpcStore, pid: &str, many: usize) {
+    let mut ends = Vec::new();
+    for _ in 0..many {
+        let profile = written(&write_raw_encoded(&store.next().message), pid);
+        ends.push((profile.time_nanos, profile.time_nanos + profile.duration_nanos));
+    }
+    assert!(
+        ends.windows(2).all(|w| w[1].0 >= w[0].1 && w[1].0 - w[0].1 < 1_000_000_000),
+        "{ends:?}"
+    );
+}
+
+/// As [`assert_written_in_order`], by Pyroscope's protocol, whose times are whole seconds.
+#[track_caller]
+fn assert_ingested_in_order(store: &Store, many: usize) {
+    let mut ends = Vec::new();
+    for _ in 0..many {
+        let (_, from, until) = ingested(&store.next());
+        ends.push((from, until));
+    }
+    assert!(ends.is_sorted(), "{ends:?}");
+    assert!(ends.windows(2).all(|w| w[1].0 <= w[0].1 + 1), "{ends:?}");
+}
+
 #[test]
 fn a_bad_grpc_connection_costs_nothing() {
     use grpc_store::Behaviour::{CutAfter, CutAnswer, Http, Status, Take};
@@ -211,16 +238,7 @@ fn a_bad_grpc_connection_costs_nothing() {
     let store = GrpcStore::start(&bad);
     let pushing = pushing(&format!("grpc://{}", store.address()), &["-p", &pid]);
     assert_eq!(pushing.wait_for(1)[0], 0);
-    let mut ends = Vec::new();
-    for _ in 0..3 {
-        let profile = written(&write_raw_encoded(&store.next().message), &pid);
-        ends.push((profile.time_nanos, profile.time_nanos + profile.duration_nanos));
-    }
-    // Each once, in their order, and no hole in which another recording would fit.
-    assert!(
-        ends.windows(2).all(|w| w[1].0 >= w[0].1 && w[1].0 - w[0].1 < 1_000_000_000),
-        "{ends:?}"
-    );
+    assert_written_in_order(&store, &pid, 3);
     drop(pushing);
     let _ = target.finish();
 }
@@ -329,16 +347,7 @@ fn a_wrong_certificate_is_told_and_costs_nothing() {
     let waiting = pushing.wait_for(3);
     assert_eq!(waiting[0], 0);
     store.show(server(HERE, Validity::Now));
-    let mut ends = Vec::new();
-    for _ in 0..=waiting.len() {
-        let profile = written(&write_raw_encoded(&store.next().message), &pid);
-        ends.push((profile.time_nanos, profile.time_nanos + profile.duration_nanos));
-    }
-    // Each once, in their order, and no hole in which another recording would fit.
-    assert!(
-        ends.windows(2).all(|w| w[1].0 >= w[0].1 && w[1].0 - w[0].1 < 1_000_000_000),
-        "{ends:?}"
-    );
+    assert_written_in_order(&store, &pid, waiting.len() + 1);
     drop(pushing);
     let _ = target.finish();
 }
@@ -363,12 +372,7 @@ fn a_wrong_certificate_of_http_is_told_and_costs_nothing() {
     }
     let waiting = pushing.wait_for(2);
     store.show(server(HERE, Validity::Now));
-    let mut ends = Vec::new();
-    for _ in &waiting {
-        let (_, from, until) = ingested(&store.next());
-        ends.push((from, until));
-    }
-    assert!(ends.windows(2).all(|w| w[1].0 <= w[0].1 + 1), "{ends:?}");
+    assert_ingested_in_order(&store, waiting.len());
     drop(pushing);
     let _ = target.finish();
 }
@@ -385,15 +389,7 @@ fn a_bad_tls_connection_costs_nothing() {
     let ca = secrets.path("ca.pem");
     let url = format!("grpcs://{}", store.address());
     let pushing = pushing(&url, &["-p", &pid, "--push-ca", &ca]);
-    let mut ends = Vec::new();
-    for _ in 0..3 {
-        let profile = written(&write_raw_encoded(&store.next().message), &pid);
-        ends.push((profile.time_nanos, profile.time_nanos + profile.duration_nanos));
-    }
-    assert!(
-        ends.windows(2).all(|w| w[1].0 >= w[0].1 && w[1].0 - w[0].1 < 1_000_000_000),
-        "{ends:?}"
-    );
+    assert_written_in_order(&store, &pid, 3);
     drop(pushing);
     let _ = target.finish();
 }
@@ -441,14 +437,7 @@ fn nothing_is_lost_while_the_store_is_away() {
     let pushing = pushing(&format!("http://{free}"), &["-p", &pid]);
     let waiting = pushing.wait_for(5);
     let store = Store::start_at(free, &[]);
-    let mut ends = Vec::new();
-    for _ in &waiting {
-        let (_, from, until) = ingested(&store.next());
-        ends.push((from, until));
-    }
-    // All of them, in their order, and without a hole of another recording between.
-    assert!(ends.is_sorted(), "{ends:?}");
-    assert!(ends.windows(2).all(|w| w[1].0 <= w[0].1 + 1), "{ends:?}");
+    assert_ingested_in_order(&store, waiting.len());
     drop(pushing);
     let _ = target.finish();
 }
