@@ -11,6 +11,7 @@ mod goroutines;
 mod namespace;
 mod online;
 mod record;
+mod refusal;
 mod ring;
 mod ringset;
 mod sampler;

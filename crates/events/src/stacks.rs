@@ -9,6 +9,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 use crate::USER_REGISTERS;
 use crate::namespace::own_pid_level;
+use crate::refusal::refusal;
 
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/stacks.x86_64.o");
@@ -42,7 +43,10 @@ pub enum StackCopyError {
     #[error("bpf objects were refused: {0}")]
     Load(#[from] aya::EbpfError),
     /// The kernel refuses the program, or has no such iterator.
-    #[error("the kernel refuses the bpf program that copies stacks, which Linux 5.18 brought: {0}")]
+    #[error(
+        "the kernel refuses the bpf program that copies stacks, which Linux 5.18 brought: {}",
+        refusal(.0)
+    )]
     Program(#[from] ProgramError),
     /// The iterator cannot be made.
     #[error("bpf iterator: {0}")]

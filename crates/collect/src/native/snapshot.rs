@@ -96,8 +96,7 @@ pub(super) fn copier() -> Result<StackCopier, Obstacle> {
         rights.bpf()?;
     }
     StackCopier::open().map_err(|e| Obstacle {
-        // Without the verifier's log.
-        reason: e.to_string().lines().next().unwrap_or_default().to_owned(),
+        reason: e.to_string(),
         remedy: "boot Linux 5.18 or later with CONFIG_DEBUG_INFO_BTF=y".into(),
     })
 }

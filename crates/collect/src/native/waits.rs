@@ -307,11 +307,7 @@ fn attach_programs(
             python.follow_by(*chains);
             None
         }
-        WaitChains::Refused(e) => {
-            // Without the verifier's log, of hundreds of lines.
-            let why = e.to_string();
-            Some(why.split(". Verifier output").next().unwrap_or_default().to_owned())
-        }
+        WaitChains::Refused(e) => Some(e.to_string()),
         WaitChains::NotWanted => Some("there was none yet when the recording was attached".into()),
     };
     Ok((sampler, why))

@@ -28,6 +28,7 @@ pub use place::WaitKind;
 
 use crate::chains::{ChainError, Chains};
 use crate::namespace::own_pid_level;
+use crate::refusal::refusal;
 use crate::ring::RingError;
 use crate::ringset::RingSet;
 use rate::Rate;
@@ -54,7 +55,7 @@ pub enum WaitError {
     #[error("bpf objects were refused: {0}")]
     Load(#[from] aya::EbpfError),
     /// The kernel refuses a program, or has no such tracepoint.
-    #[error("the kernel refuses the bpf program {program}: {source}")]
+    #[error("the kernel refuses the bpf program {program}: {}", refusal(.source))]
     Program {
         /// Which.
         program: &'static str,
