@@ -208,6 +208,7 @@ impl Processes {
     pub fn refresh_maps(&mut self, process: &Process, now: u64) {
         let Some(tracked) = self.by_pid.get(&process.pid()) else { return };
         let known = tracked.space.clone();
+        // Its generation goes on: who keeps one sees that there may be something new.
         let mut space = known.clone();
         space.clear();
         let jit_dumps = self.read_maps(process, &known, &mut space);

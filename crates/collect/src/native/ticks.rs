@@ -277,12 +277,17 @@ impl Ticker {
         }
         self.followed[i].broken |= self.recorder.stats.broken_total() > broken;
         let may_have_forked = if seldom { &tids } else { &look.ran };
-        for child in self.offspring.of(&mut self.followed[i], may_have_forked, seldom) {
+        let children = self.offspring.of(&mut self.followed[i], may_have_forked, seldom);
+        if children.is_empty() {
+            return;
+        }
+        for child in children {
             self.recorder.processes.add_child(&child, monotonic_now());
             self.recorder.forget(child.pid());
-            self.look_for_runtimes();
             self.followed.push(Followed::new(child));
         }
+        // It goes through all processes.
+        self.look_for_runtimes();
     }
 
     /// Reads the mappings again: a library may have been loaded, or a program executed.
