@@ -374,7 +374,7 @@ fn jitdump(input: &[u8]) -> u64 {
 fn proc(input: &[u8]) -> u64 {
     let rows: Vec<_> = input
         .split(|b| *b == b'\n')
-        .map(|line| target::MapRow::parse(line).map(|row| (row.kind(), row.file_id().is_some())))
+        .map(|line| process::MapRow::parse(line).map(|row| (row.kind(), row.file_id().is_some())))
         .collect();
     let wanted = [0, 0x1000, 0xffff_ffff_8100_0010, 0xffff_ffff_c000_0010, u64::MAX];
     let names = symbolize::kernel::resolve(input, &wanted).map(|n| {

@@ -8,8 +8,8 @@ use exoprof_tests::gotarget::{Build, GoTarget, LAST, NO_RATES, Rates, build};
 use exoprof_tests::recorder::{Running, exoprof};
 use exoprof_tests::{Recorder, procfs, record};
 use nix::sys::signal::Signal;
-use target::Process;
-use target::seize::{Stop, Threads, Tracer};
+use process::Process;
+use process::seize::{Stop, Threads, Tracer};
 
 type Changed = fn(Rates) -> bool;
 

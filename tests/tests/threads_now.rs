@@ -8,7 +8,7 @@ use exoprof_tests::expect::{assert_close, reaches_root};
 use exoprof_tests::procfs::{self, State};
 use exoprof_tests::{Recorder, Target, exoprof, programs};
 use nix::sys::signal::Signal;
-use target::{Process, Threads, Tracer};
+use process::{Process, Threads, Tracer};
 
 const IDLERS: usize = 20;
 

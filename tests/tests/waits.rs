@@ -287,7 +287,7 @@ fn losses_are_counted() {
     let options =
         WaitOptions { children: true, stack_bytes: 8192, ring_bytes: 32 << 10, finest_rate: 1000 };
     let (mut sampler, mut rings) = sampler(&options);
-    let process = target::Process::open(target.pid().cast_signed()).unwrap();
+    let process = process::Process::open(target.pid().cast_signed()).unwrap();
     sampler.follow(&[process.as_fd()]).unwrap();
     let wants = WaitWants { waits: true, ..WaitWants::default() };
     sampler.begin(0, 0, wants).unwrap();
@@ -329,7 +329,7 @@ fn losses_are_counted() {
 /// programs were attached and saw the waiters.
 #[test]
 fn waits_are_charged_from_the_begin_on() {
-    let me = target::Process::open(std::process::id().cast_signed()).unwrap();
+    let me = process::Process::open(std::process::id().cast_signed()).unwrap();
     let lock = std::sync::Mutex::new(());
     let options =
         WaitOptions { children: true, stack_bytes: 1024, ring_bytes: 1 << 20, finest_rate: 1000 };
@@ -387,7 +387,7 @@ fn monotonic() -> u64 {
 fn no_waiter_is_left_behind() {
     let target = Target::working(programs::SCRAMBLE, &[]);
     let pid = nix::unistd::Pid::from_raw(target.pid().cast_signed());
-    let process = target::Process::open(pid.as_raw()).unwrap();
+    let process = process::Process::open(pid.as_raw()).unwrap();
     let options = WaitOptions {
         children: true,
         stack_bytes: 1024,

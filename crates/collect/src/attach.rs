@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use events::{ClockSource, OpenError, Opened, RingSet, Sampler, SamplingOptions, Scope};
-use target::Process;
-use target::rights::{Obstacle, Rights, TargetRights};
+use host::rights::{Obstacle, Rights, TargetRights};
+use process::Process;
 
 use crate::clock::monotonic_now;
 use crate::recorder::Recorder;
@@ -124,7 +124,7 @@ pub(crate) fn attach_to_switches(
 ) -> Result<Attached, AttachError> {
     let cpus = events::online_cpus()
         .map_err(|source| AttachError::System { what: "list the cpus", source })?;
-    target::raise_nofile()
+    host::raise_nofile()
         .map_err(|source| AttachError::System { what: "raise RLIMIT_NOFILE", source })?;
     let sampling = SamplingOptions {
         frequency: 1,
@@ -188,7 +188,7 @@ fn list_threads(processes: &[Arc<Process>]) -> Vec<(i32, i32)> {
 /// attaching takes no time. But every other process on the CPU is sampled too, and that is only
 /// as good as free at moderate rates.
 fn choose_scope(threads: usize, cpus: usize, frequency: u32) -> Result<Scope, AttachError> {
-    let limit = target::raise_nofile()
+    let limit = host::raise_nofile()
         .map_err(|source| AttachError::System { what: "raise RLIMIT_NOFILE", source })?;
     let needed = threads.saturating_mul(cpus);
     // Room for threads that come later and have no events to inherit.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use target::Identity;
+use process::Identity;
 
 use crate::Stats;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use image::MappingId;
 use pprof::{Profile, ProfileBuilder, ValueType};
-use target::Process;
+use process::Process;
 
 use crate::assemble::{Assembler, Tables, Valued, main_mapping};
 use crate::recorder::Recorder;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use target::Process;
+use process::Process;
 
 use crate::{RecordError, RecordOptions, go};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use target::Process;
+use process::Process;
 
 use crate::assemble::Valued;
 use crate::conclude::{self, About, Header};
@@ -138,7 +138,7 @@ fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
         unread_images: symbols.unread(),
         kernel_names: symbols.kernel.clone(),
         reattach_failed: recording.reattach_failed.clone(),
-        file_faults: target::sigbus::faults(),
+        file_faults: host::sigbus::faults(),
         elapsed: recording.elapsed,
         notes: uncovered
             .into_iter()

@@ -6,9 +6,10 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use host::sigbus;
 use image::{ElfError, ElfImage, ImageBytes};
+use process::{Process, Root};
 use symbolize::{DebugFiles, RootedFiles};
-use target::{Process, Root, sigbus};
 
 use crate::debuginfod;
 

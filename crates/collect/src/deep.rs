@@ -26,8 +26,8 @@
 use std::cell::{Cell, RefCell};
 
 use image::{AddressSpace, Avma, Memory, Unreadable};
+use process::ProcessMemory;
 use rustc_hash::FxHashMap;
-use target::ProcessMemory;
 use unwind::{Cursor, End, Frame, Unwinder};
 
 use crate::cputime::ThreadId;

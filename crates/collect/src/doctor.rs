@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use target::OpenError;
-use target::rights::{Obstacle, Rights, TargetRights};
+use host::rights::{Obstacle, Rights, TargetRights};
+use process::OpenError;
 
 use crate::go;
 use crate::kinds::{KINDS, Kind};
@@ -34,7 +34,7 @@ enum Program {
 
 impl Program {
     fn of(pid: i32) -> Self {
-        let Ok(process) = target::Process::open(pid) else { return Self::Unknown };
+        let Ok(process) = process::Process::open(pid) else { return Self::Unknown };
         match go::Program::open(&Arc::new(process)) {
             Ok(Some(_)) => Self::Go,
             Ok(None) => Self::Native,
@@ -70,12 +70,12 @@ impl Patient {
         let target = pid.map(TargetRights::read).transpose()?;
         let perf = try_perf(&rights);
         let program = pid.map_or(Program::Unknown, Program::of);
-        let nothing = pid.and_then(|pid| match target::Process::open(pid) {
+        let nothing = pid.and_then(|pid| match process::Process::open(pid) {
             // Rights are for each check to judge.
             Ok(_) | Err(OpenError::Permission { .. }) => None,
             Err(e) => Some(e.to_string()),
         });
-        let tracer = pid.and_then(target::rights::tracer);
+        let tracer = pid.and_then(host::rights::tracer);
         Ok(Self { rights, target, perf, program, tracer, nothing })
     }
 
@@ -227,7 +227,7 @@ impl Patient {
 }
 
 fn others(rights: &Rights) -> Result<(), Obstacle> {
-    if rights.has(target::rights::Capability::SysPtrace) {
+    if rights.has(host::rights::Capability::SysPtrace) {
         return Ok(());
     }
     Err(Obstacle {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pprof::Profile;
-use target::Process;
+use process::Process;
 
 use crate::{RecordError, RecordOptions, Stats, go, native};
 

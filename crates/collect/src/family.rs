@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use target::{OpenError, Process};
+use process::{OpenError, Process};
 
 /// More of them are not taken in: each costs descriptors and a look at all its mappings.
 pub(crate) const MOST: usize = 1024;
@@ -33,13 +33,13 @@ impl Family {
 
     fn with_descendants(mut self) -> Self {
         // One costs three descriptors; where the limit cannot be raised, opening says so.
-        let _ = target::raise_nofile();
+        let _ = host::raise_nofile();
         let mut seen: BTreeSet<i32> = self.processes.iter().map(|p| p.pid()).collect();
         // A recording of the shell that it runs in does not record itself.
         seen.insert(std::process::id().cast_signed());
         for _ in 0..MOST_LOOKS {
             let known: Vec<i32> = self.processes.iter().map(|p| p.pid()).collect();
-            let found = target::descendants(&known, &seen);
+            let found = process::descendants(&known, &seen);
             if found.is_empty() {
                 break;
             }

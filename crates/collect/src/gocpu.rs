@@ -17,8 +17,8 @@ use events::{
 };
 use goruntime::Runtime;
 use image::{Arch, Avma, Bias, ElfImage, Memory, Unreadable, pclntab};
+use process::Process;
 use rustc_hash::FxHashMap;
-use target::Process;
 use unwind::{GoStacks, Registers};
 
 use crate::processes::{Processes, Tracked};

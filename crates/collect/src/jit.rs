@@ -12,9 +12,9 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 
 use image::Avma;
+use process::Root;
 use rustc_hash::FxHashMap;
 use symbolize::jit::{JitDump, JitFunction, PerfMap};
-use target::Root;
 
 use crate::processes::Tracked;
 

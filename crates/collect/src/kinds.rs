@@ -1,7 +1,7 @@
 //! The table of profile kinds. Commands, the server's index and the help iterate it; a new kind
 //! is a file of its own and a row here.
 
-use target::rights::Obstacle;
+use host::rights::Obstacle;
 
 use crate::doctor::Patient;
 use crate::session::{Collector, Request};

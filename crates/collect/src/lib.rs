@@ -96,14 +96,14 @@ pub enum RecordError {
     },
     /// Its threads cannot be stopped.
     #[error(transparent)]
-    Seize(#[from] target::SeizeError),
+    Seize(#[from] process::SeizeError),
     /// Threads were not to be stopped, and cannot be looked at otherwise.
     #[error(
         "stacks cannot be copied without stopping the threads: {}; to mend it: {}, or let them be \
          stopped for a moment",
         .0.reason, .0.remedy
     )]
-    NotWithoutStop(target::rights::Obstacle),
+    NotWithoutStop(host::rights::Obstacle),
     /// Looking at threads without stopping them failed on the way.
     #[error("cannot copy stacks of process {pid}: {source}")]
     Stacks {
@@ -114,7 +114,7 @@ pub enum RecordError {
     },
     /// The target could not be changed as the recording needs.
     #[error(transparent)]
-    Write(#[from] target::WriteError),
+    Write(#[from] process::WriteError),
     /// The profile exceeds what its format can hold.
     #[error("cannot build the profile: {0}")]
     Build(#[from] pprof::BuildError),

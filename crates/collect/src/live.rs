@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pprof::{Profile, ProfileBuilder, ValueType};
-use target::Process;
+use process::Process;
 
 use crate::assemble::{Assembler, Tables, Valued};
 use crate::family::Family;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use image::pclntab::{self, LineTable};
 use image::{Avma, ElfImage, Mapping, MappingId, Svma};
-use target::{Process, Root};
+use process::{Process, Root};
 
 use crate::clock::monotonic_now;
 use crate::jit::Jit;

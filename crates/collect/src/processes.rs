@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use events::{Comm, Fork, MmapEvent};
 use image::{AddressSpace, Avma, FileId, FileOffset, Mapping, MappingId, NewMapping};
+use process::{Identity, Images, MapRow, Perms, Process, ProcessMemory};
 use rustc_hash::FxHashMap;
-use target::{Identity, Images, MapRow, Perms, Process, ProcessMemory};
 
 use crate::cputime::ThreadId;
 use crate::family::Family;
@@ -469,6 +469,6 @@ fn jit_dump(process: &Process, row: &MapRow, new: &NewMapping) -> Option<(Arc<st
     if new.image.is_ok() || digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    let file = target::open_mapped(process, row).ok()?;
+    let file = process::open_mapped(process, row).ok()?;
     Some((new.name.clone(), Arc::new(file)))
 }

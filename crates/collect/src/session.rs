@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use target::Process;
+use process::Process;
 
 use crate::clock::monotonic_now;
 use crate::family::Family;
@@ -213,7 +213,7 @@ pub fn record(
 ) -> Vec<KindOutcome> {
     // Where the target has every CPU we would read its counters seconds apart, and rings too late.
     // It is little work; the rest of ours, from the end on, takes its turn.
-    let ahead = target::Ahead::of_others();
+    let ahead = host::RealtimePriority::raise();
     let mut running: Vec<Result<Box<dyn Collector>, RecordError>> =
         kinds.iter().map(|k| (k.prepare)(request)).collect();
     for slot in &mut running {

@@ -86,7 +86,7 @@ impl SymbolLosses {
         if let Some(more @ 1..) = self.unread.len().checked_sub(MAX_UNREAD) {
             lines.push(format!("{more} files more"));
         }
-        let obstacle = target::Rights::read().ok().and_then(|r| r.deleted_files().err());
+        let obstacle = host::Rights::read().ok().and_then(|r| r.deleted_files().err());
         if let (Some(last), Some(o)) = (lines.last_mut(), obstacle) {
             *last = format!("{last}; to mend it: {}", o.remedy);
         }
@@ -319,7 +319,7 @@ fn kernel_function(symbol: &KernelSymbol) -> Function {
 fn why_no_kernel_name(e: NoKernelSymbol) -> String {
     let obstacle = match e {
         NoKernelSymbol::KptrRestricted => {
-            target::Rights::read().ok().and_then(|r| r.kernel_symbols().err())
+            host::Rights::read().ok().and_then(|r| r.kernel_symbols().err())
         }
         NoKernelSymbol::NoSymbols | NoKernelSymbol::NotCovered => None,
     };

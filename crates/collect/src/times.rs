@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use target::Process;
+use process::Process;
 
 use crate::cputime::{CpuTime, ThreadId};
 use crate::processes::{Processes, Tracked};

@@ -5,8 +5,8 @@ use std::io::{self, Write as _};
 use anyhow::Context as _;
 use clap::Args;
 use collect::doctor::{Finding, Patient};
-use target::Process;
-use target::rights::Rights;
+use host::rights::Rights;
+use process::Process;
 
 /// Options of `doctor`.
 #[derive(Debug, Args)]

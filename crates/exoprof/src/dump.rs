@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 use collect::RecordOptions;
-use target::Process;
+use process::Process;
 
 use crate::cli::Verbosity;
 use crate::output::{Output, Place};

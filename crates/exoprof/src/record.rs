@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use collect::kinds::{self, Kind};
 use collect::{Ended, KindOutcome, RecordError, RecordOptions, Request};
-use target::{Process, Spawned};
+use process::{Process, Spawned};
 
 use crate::cli::{Backend, RecordArgs, UsageError, Verbosity};
 use crate::output::{Output, Place, stem};
@@ -207,7 +207,7 @@ fn prepare_outputs(
 /// The command that is profiled.
 struct Child {
     waiting: Option<Spawned>,
-    running: Option<Result<target::Running, target::SpawnError>>,
+    running: Option<Result<process::Running, process::SpawnError>>,
 }
 
 impl Child {

@@ -84,7 +84,7 @@ impl ImageBytes {
     pub fn map(file: &File) -> std::io::Result<Self> {
         // SAFETY: the mapping is private and only ever read as bytes, each range checked. A file
         // that shrinks underneath raises SIGBUS on access; the binary installs a handler that
-        // gives zeros instead (see target::sigbus), so that a hostile target cannot kill us.
+        // gives zeros instead (see host::sigbus), so that a hostile target cannot kill us.
         Ok(Self::Mapped(unsafe { Mmap::map(file)? }))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use goruntime::LayoutSource;
-use target::Process;
+use process::Process;
 
 use super::profile::{GoProfile, Header};
 use super::program::{Program, Programs};
@@ -249,7 +249,7 @@ pub(crate) fn assemble<K: GoKind>(
         period = kind.period();
         kind.account(program, &mut stats);
     }
-    stats.file_faults = target::sigbus::faults();
+    stats.file_faults = host::sigbus::faults();
     let mut profile = GoProfile::new(&K::HEADER, period, running.len() > 1);
     for (program, kind) in &running {
         profile.add_program(program)?;

@@ -7,7 +7,8 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use goruntime::{Contention, ContentionReader, LogicalFrame, RecordedStacks, TicksClock};
-use target::{Claimed, Ticks};
+use host::Ticks;
+use process::Claimed;
 
 use super::collector::GoKind;
 use super::profile::{GoProfile, Header};

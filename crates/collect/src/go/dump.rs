@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use goruntime::{format_goroutines, format_goroutines_grouped};
-use target::Process;
+use process::Process;
 
 use super::collector;
 use super::goroutine::Goroutines;

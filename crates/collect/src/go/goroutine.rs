@@ -8,7 +8,7 @@ use goruntime::{
 };
 use image::Avma;
 use pprof::Label;
-use target::{SeizeError, Threads, Tracer};
+use process::{SeizeError, Threads, Tracer};
 
 use super::collector::GoKind;
 use super::profile::{GoProfile, Header};

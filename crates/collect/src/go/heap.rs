@@ -11,7 +11,7 @@ use goruntime::{
     HeapProfile, HeapReader, HeapReading, HeapRecord, HeapView, RecordedStacks, scale_heap_sample,
 };
 use pprof::Label;
-use target::Claimed;
+use process::Claimed;
 
 use super::collector::GoKind;
 use super::profile::{GoProfile, Header};

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use goruntime::{FindError, Runtime};
+use host::{Rights, TargetRights};
 use image::pclntab;
 use image::{AddressSpace, Avma, Bias, ElfImage, Mapping, MappingId};
-use target::{Images, Process, ProcessMemory, Rights, TargetRights, WritableMemory};
+use process::{Images, Process, ProcessMemory, WritableMemory};
 
 use crate::RecordError;
 use crate::assemble::main_mapping;
@@ -24,7 +25,7 @@ pub(crate) struct Program {
     /// The one that holds the Go code.
     pub main: Arc<Mapping>,
     /// For changing the rates: of the very program whose addresses are known.
-    pub writable: Result<WritableMemory, target::WriteError>,
+    pub writable: Result<WritableMemory, process::WriteError>,
 }
 
 impl Program {

@@ -9,8 +9,8 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use goruntime::{Refusal, WritePermit};
-use target::seize::{Threads, Tracer};
-use target::{Claimed, HeldWord};
+use process::seize::{Threads, Tracer};
+use process::{Claimed, HeldWord};
 
 use super::program::Program;
 use crate::RecordError;

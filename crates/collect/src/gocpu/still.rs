@@ -4,8 +4,8 @@
 use events::{Capture, CapturedLabels, StackCopy};
 use goruntime::SampleLayout;
 use image::{Avma, Memory as _, Unreadable};
+use process::{Process, ProcessMemory};
 use rustc_hash::FxHashMap;
-use target::{Process, ProcessMemory};
 
 use super::{Found, GoProgram, GoSampling, MAX_REFRESHES, MAX_TRIES, find};
 use crate::processes::Processes;

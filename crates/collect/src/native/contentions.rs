@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use pprof::Profile;
+use process::Process;
 use rustc_hash::FxHashMap;
-use target::Process;
 
 use crate::assemble::Valued;
 use crate::conclude::{self, About, Header, Named};

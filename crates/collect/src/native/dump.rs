@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use target::Process;
+use process::Process;
 
 use super::locks_held::{self, Held};
 use super::snapshot::{Means, Stops, ThreadCopy};
@@ -123,7 +123,7 @@ impl Threads {
             nameless_frames: named.losses.nameless,
             damaged_images: named.losses.damaged.clone(),
             unread_images: named.losses.unread(),
-            file_faults: target::sigbus::faults(),
+            file_faults: host::sigbus::faults(),
             notes: [self.notes(), self.recorder.runtime_notes()].concat(),
             ..Stats::default()
         }
@@ -223,7 +223,7 @@ impl Collector for Snapshots {
     fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
         if self.later {
             self.take().map_err(|e| match e {
-                RecordError::Seize(target::SeizeError::Gone { pid }) => {
+                RecordError::Seize(process::SeizeError::Gone { pid }) => {
                     RecordError::NotApplicable(format!(
                         "process {pid} ended before the recording did, and threads of a command are \
                          looked at when that ends: make it shorter (--duration)"

@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use host::rights::Obstacle;
 use rustc_hash::FxHashMap;
-use target::rights::Obstacle;
 
 use super::contentions::{self, Contentions, Key, Sum};
 use super::joint::{self, Joint, Listener};
@@ -55,7 +55,7 @@ pub(super) fn by_programs_or_perf(
 /// What permits BPF programs gives the better profile, and is the one thing to say where perf
 /// events are not permitted either.
 fn neither(e: RecordError, backend: Backend) -> RecordError {
-    let bpf = target::Rights::read().ok().and_then(|r| r.bpf().err());
+    let bpf = host::Rights::read().ok().and_then(|r| r.bpf().err());
     match (e, bpf) {
         (RecordError::Attach(AttachError::NotPermitted(perf)), Some(bpf))
             if backend == Backend::Auto =>
@@ -82,7 +82,7 @@ fn by_perf(request: &Request<'_>, why: String) -> Result<Rc<RefCell<dyn Joint>>,
 
 /// The error with its causes, in one line.
 fn reason(e: &events::WaitError) -> String {
-    let rights = target::Rights::read().ok().and_then(|r| r.bpf().err());
+    let rights = host::Rights::read().ok().and_then(|r| r.bpf().err());
     match rights {
         Some(obstacle) => format!("{}; to mend it: {}", obstacle.reason, obstacle.remedy),
         None => e.to_string(),

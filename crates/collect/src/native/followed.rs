@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use process::{Process, ProcessMemory, Program, Schedule};
 use rustc_hash::FxHashMap;
-use target::{Process, ProcessMemory, Program, Schedule};
 
 use super::ticks::Stand;
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use events::{Looked, LookedCopy, StackCopier, ThreadLook, USER_REGISTERS};
 use image::{Arch, Avma};
-use target::{BlockedCall, MapRow, Process, ProcessMemory, SeizeError, ThreadWait};
+use process::{BlockedCall, MapRow, Process, ProcessMemory, SeizeError, ThreadWait};
 use unwind::Registers;
 
 use super::snapshot::{self, How, MAX_COPIED, Snapshot, ThreadCopy};

@@ -22,6 +22,6 @@ mod waiting;
 mod waits;
 
 /// Whether stacks of threads can be copied without stopping them.
-pub(crate) fn can_look() -> Result<(), target::rights::Obstacle> {
+pub(crate) fn can_look() -> Result<(), host::rights::Obstacle> {
     snapshot::copier().map(drop)
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use target::{OpenError, Process};
+use process::{OpenError, Process};
 
 use super::followed::Followed;
 use crate::family::{MOST, count};
@@ -61,11 +61,11 @@ impl Offspring {
         known.insert(std::process::id().cast_signed());
         if wanted.forked {
             // Where the limit cannot be raised, opening says so.
-            let _ = target::raise_nofile();
+            let _ = host::raise_nofile();
         }
         Self {
             wanted,
-            by_thread: target::lists_children(),
+            by_thread: process::lists_children(),
             all: None,
             next: Instant::now(),
             known,
@@ -84,7 +84,7 @@ impl Offspring {
         self.all = None;
         let now = Instant::now();
         if self.wanted.forked && !self.by_thread && now >= self.next {
-            self.all = Some(target::by_parent());
+            self.all = Some(process::by_parent());
             self.next = Instant::now() + INTERVAL.max(now.elapsed() * (SHARE - 1));
         }
     }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use events::StackCopier;
+use host::rights::{Obstacle, Rights};
 use image::{Arch, Avma};
-use target::rights::{Obstacle, Rights};
-use target::seize::{NoRegisters, UserRegisters};
-use target::{MapRow, Process, ProcessMemory, SeizeError, Seized, ThreadWait, Threads, Tracer};
+use process::seize::{NoRegisters, UserRegisters};
+use process::{MapRow, Process, ProcessMemory, SeizeError, Seized, ThreadWait, Threads, Tracer};
 use unwind::Registers;
 
 use super::looks;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use events::{Event, EventKind};
+use process::Process;
 use rustc_hash::FxHashMap;
-use target::Process;
 
 use crate::attach::{self, Attached};
 use crate::clock::{monotonic_now, unix_now};
@@ -182,7 +182,7 @@ impl Switches {
             throttled: losses.throttled,
             malformed: losses.malformed,
             unreadable_maps: self.recorder.processes.unreadable_maps as u64,
-            file_faults: target::sigbus::faults(),
+            file_faults: host::sigbus::faults(),
             elapsed: Duration::from_nanos(self.end.saturating_sub(self.begin)),
             notes,
             ..Stats::default()

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use events::{CreationError, CreationSampler, RingSet};
+use host::Rights;
 use image::MappingId;
-use target::{Process, Rights};
+use process::Process;
 
 use super::snapshot::{Means, Stops};
 use crate::assemble::Valued;
@@ -247,7 +248,7 @@ impl Collector for Creations {
             nameless_frames: named.losses.nameless,
             damaged_images: named.losses.damaged.clone(),
             unread_images: named.losses.unread(),
-            file_faults: target::sigbus::faults(),
+            file_faults: host::sigbus::faults(),
             elapsed: self.elapsed,
             notes,
             ..Stats::default()

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use target::{Process, Threads, Tracer};
+use process::{Process, Threads, Tracer};
 
 use super::offspring::Wanted;
 use super::ticks::{self, Shared, Ticker};
@@ -149,7 +149,7 @@ impl Collector for Ticked {
             nameless_frames: named.losses.nameless,
             damaged_images: named.losses.damaged.clone(),
             unread_images: named.losses.unread(),
-            file_faults: target::sigbus::faults(),
+            file_faults: host::sigbus::faults(),
             elapsed: self.elapsed,
             notes: self.notes(&ticker),
             ..Stats::default()

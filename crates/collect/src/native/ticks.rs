@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use events::Comm;
 use image::{Arch, Avma};
-use target::{Process, SeizeError, Threads, Tracer};
+use process::{Process, SeizeError, Threads, Tracer};
 use unwind::Registers;
 
 use super::followed::{Changed, FIRST_WINDOW, Followed, Seen};

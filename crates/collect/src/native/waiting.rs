@@ -1,6 +1,6 @@
 //! What a thread waits in, in words.
 
-use target::{BlockedCall, ThreadWait};
+use process::{BlockedCall, ThreadWait};
 
 macro_rules! calls {
     ($($name:ident)*) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use events::{Event, EventKind, RingSet, WaitCounters, WaitId, WaitOptions, WaitSample};
 use events::{WaitChains, WaitError, WaitOutputs, WaitSampler, WaitWants, Waiting};
-use target::Process;
+use process::Process;
 
 use crate::clock::{monotonic_now, unix_now};
 use crate::cputime::ThreadId;
@@ -278,7 +278,7 @@ impl Waits {
             lost: counters.failed.max(losses.lost),
             malformed: losses.malformed,
             unreadable_maps: self.recorder.processes.unreadable_maps as u64,
-            file_faults: target::sigbus::faults(),
+            file_faults: host::sigbus::faults(),
             elapsed: self.elapsed,
             notes,
             ..Stats::default()

@@ -16,9 +16,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use events::{ChainEnd, Chains};
+use process::ProcessMemory;
 use pyruntime::Runtime;
 use rustc_hash::FxHashMap;
-use target::ProcessMemory;
 use unwind::Frame;
 
 use self::merge::Part;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use events::{Chain, ChainEnd, ChainFrame, ChainLayout};
 use image::{Avma, MappingKind};
+use process::ProcessMemory;
 use pyruntime::{Code, CodeReader, FindError, FrameStyle, Layout, Runtime};
 use rustc_hash::FxHashMap;
-use target::ProcessMemory;
 
 use super::{NamedLine, Names, PythonIndex, WhichChain, read};
 use crate::processes::Tracked;

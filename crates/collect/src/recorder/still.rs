@@ -106,7 +106,7 @@ impl Recorder {
 /// A live stack that does not change: its beginning, read at once, and the rest.
 struct Live<'a> {
     window: &'a StackWindow<'a>,
-    memory: &'a target::ProcessMemory,
+    memory: &'a process::ProcessMemory,
 }
 
 impl Memory for Live<'_> {

@@ -1,6 +1,6 @@
 //! Which processes may be profiled by those who can reach the server: `--allow`.
 
-use target::{Identity, Process};
+use process::{Identity, Process};
 
 /// One rule: all of its parts must fit.
 #[derive(Debug, Clone, PartialEq, Eq)]

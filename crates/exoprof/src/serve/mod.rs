@@ -18,7 +18,8 @@ mod targets;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use target::{Process, Rights};
+use host::Rights;
+use process::Process;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
@@ -51,7 +52,7 @@ pub fn run(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let push = push.map(|p| push::Push::open(p, user.as_ref())).transpose()?;
     let stop = StopSignal::install().context("cannot handle signals")?;
     // Each served process takes descriptors. A lower limit only means fewer at a time.
-    let _ = target::raise_nofile();
+    let _ = host::raise_nofile();
     privileges::drop_unneeded(user.as_ref())?;
     let rights = Rights::read().context("cannot read /proc/self/status")?;
     let targets = Targets::new(processes, Allow(args.allow.clone()), rights);

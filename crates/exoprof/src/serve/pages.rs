@@ -25,7 +25,7 @@ fn escape(text: &str) -> String {
     out
 }
 
-fn command(listed: &target::Identity) -> String {
+fn command(listed: &process::Identity) -> String {
     let words = listed.cmdline.iter().map(|w| w.to_string_lossy());
     let line = words.collect::<Vec<_>>().join(" ");
     if line.chars().count() <= MAX_COMMAND {
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn nothing_of_a_process_is_taken_for_html() {
-        let identity = target::Identity {
+        let identity = process::Identity {
             comm: "<script>'\"&".into(),
             cmdline: vec!["</td>\n<b>".into(), "x".repeat(500).into()],
             ..Default::default()

@@ -131,7 +131,7 @@ pub async fn serve(
 }
 
 fn text_of(
-    process: &Arc<target::Process>,
+    process: &Arc<process::Process>,
     profile: &pprof::Profile,
     name: &str,
 ) -> Result<String, report::LegacyError> {
@@ -262,7 +262,7 @@ fn failure(trouble: &Trouble) -> Failure {
 }
 
 /// Waits for the exit of a process.
-async fn exit_of(process: &target::Process) {
+async fn exit_of(process: &process::Process) {
     let mut pause = tokio::time::interval(Duration::from_millis(200));
     while process.is_alive() {
         pause.tick().await;

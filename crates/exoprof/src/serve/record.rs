@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use collect::kinds::Kind;
 use collect::{Ended, Progress, RecordError, RecordOptions, Request, Watcher};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use target::Process;
+use process::Process;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::serve::budget::{Budget, Counted, Exceeded};

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::StatusCode;
-use target::{Identity, OpenError, Process, Rights, TargetRights};
+use host::{Rights, TargetRights};
+use process::{Identity, OpenError, Process};
 
 use crate::serve::allow::Allow;
 use crate::serve::answer::Failure;
@@ -181,7 +182,7 @@ impl Targets {
     /// Opens every process that may be profiled and that is wanted by its id.
     pub fn openable(&self, wanted: &dyn Fn(i32) -> bool) -> Vec<Process> {
         let own = std::process::id().cast_signed();
-        let pids = target::pids().unwrap_or_default();
+        let pids = process::pids().unwrap_or_default();
         let mut found = Vec::new();
         for pid in pids.into_iter().filter(|p| *p != own && wanted(*p)) {
             // Those that are gone again, kernel threads, and others' processes.

@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use collect::{Live, RecordOptions};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use target::Process;
+use process::Process;
 
 use crate::stop::StopSignal;
 use crate::terminal::say;

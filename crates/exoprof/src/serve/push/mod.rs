@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use collect::{Ended, RecordError};
-use target::Process;
+use process::Process;
 
 use crate::cli::Verbosity;
 use crate::serve::endpoints::{Endpoint, ProfileSource};

@@ -8,8 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
-use crate::stat::Status;
+use procfs::FromRead as _;
 
 /// The capabilities that matter here, by their bit in `CapEff` (linux/capability.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,8 +85,7 @@ impl TargetRights {
     /// The error of reading `/proc/PID`.
     pub fn read(pid: i32) -> io::Result<Self> {
         let owner = fs::metadata(format!("/proc/{pid}"))?.uid();
-        let status = fs::read(format!("/proc/{pid}/status"))?;
-        let uid = Status::parse(&status).ok_or(io::ErrorKind::InvalidData)?.uid;
+        let uid = status(&pid.to_string())?.euid;
         // The directory itself always has the process's owner, its files root's when it is not
         // dumpable (proc_pid(5)).
         let files = fs::metadata(format!("/proc/{pid}/maps")).map_or(owner, |m| m.uid());
@@ -98,12 +96,13 @@ impl TargetRights {
 /// The process that traces this one: a debugger, strace.
 #[must_use]
 pub fn tracer(pid: i32) -> Option<i32> {
-    let status = procfs::process::Process::new(pid).ok()?.status().ok()?;
-    Some(status.tracerpid).filter(|by| *by != 0)
+    Some(status(&pid.to_string()).ok()?.tracerpid).filter(|by| *by != 0)
 }
 
-fn own_seccomp_mode() -> Option<u32> {
-    procfs::process::Process::myself().ok()?.status().ok()?.seccomp
+/// The status of a process or thread below `/proc`.
+fn status(of: &str) -> io::Result<procfs::process::Status> {
+    let file = fs::File::open(format!("/proc/{of}/status"))?;
+    procfs::process::Status::from_read(file).map_err(io::Error::other)
 }
 
 impl Rights {
@@ -113,18 +112,17 @@ impl Rights {
     /// Only where `/proc/thread-self/status` cannot be read: no `/proc`, nothing works.
     pub fn read() -> io::Result<Self> {
         // The kernel knows rights by thread; all of a program's have the same as a rule.
-        let status = fs::read("/proc/thread-self/status")?;
-        let status = Status::parse(&status).ok_or(io::ErrorKind::InvalidData)?;
+        let status = status("thread-self")?;
         let setting = |name: &str| {
             let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
             text.trim().parse().ok()
         };
         let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
         Ok(Self {
-            uid: status.uid,
-            capabilities: status.cap_effective,
+            uid: status.euid,
+            capabilities: status.capeff,
             initial_user_namespace: uid_map.split_whitespace().eq(["0", "0", "4294967295"]),
-            seccomp: own_seccomp_mode(),
+            seccomp: status.seccomp,
             perf_event_paranoid: setting("perf_event_paranoid"),
             kptr_restrict: setting("kptr_restrict"),
             ptrace_scope: setting("yama/ptrace_scope"),

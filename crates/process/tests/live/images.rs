@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use image::{ElfImage, FileId, ImageAbsence, MappingKind, NewMapping};
-use target::{Images, MapRow, Process};
+use process::{Images, MapRow, Process};
 
 use crate::support::{Target, copy_of_cat, without_map_files};
 

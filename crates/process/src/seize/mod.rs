@@ -28,8 +28,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use crate::procdir::ThreadFile;
-use crate::rights::{Obstacle, Rights, TargetRights};
-use crate::{Ahead, Process, ProcessMemory};
+use crate::{Process, ProcessMemory};
+use host::RealtimePriority;
+use host::rights::{Obstacle, Rights, TargetRights};
 use reaper::Reaper;
 use sys::Waited;
 
@@ -136,7 +137,7 @@ pub struct Tracer {
 
 impl Tracer {
     /// Runs `work` on a thread of its own, which may stop threads. When it returns (or panics)
-    /// whatever was stopped runs again. It is [`Ahead`] of others: each moment that it waits for a
+    /// whatever was stopped runs again. It is [`RealtimePriority`] of others: each moment that it waits for a
     /// CPU would lengthen a stop.
     ///
     /// Nothing but the copying of registers and memory should happen in here: all else, such as
@@ -153,7 +154,7 @@ impl Tracer {
             let running = thread.spawn_scoped(scope, move || {
                 let _done = done;
                 sys::sleep_exactly();
-                let _ahead = Ahead::of_others();
+                let _ahead = RealtimePriority::raise();
                 work(&mut Self { pending: Vec::new(), reaper: theirs, bound: PhantomData })
             })?;
             reaper.serve(&is_done);

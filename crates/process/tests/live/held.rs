@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use image::{Avma, Memory as _};
-use target::{Claimed, HeldWord, Process, Restored, WritableMemory, WriteError};
+use process::{Claimed, HeldWord, Process, Restored, WritableMemory, WriteError};
 
 use crate::support::Target;
 

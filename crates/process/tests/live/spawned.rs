@@ -1,7 +1,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use target::{Process, SpawnError, Spawned};
+use process::{Process, SpawnError, Spawned};
 
 fn touch(path: &Path) -> Vec<OsString> {
     vec!["touch".into(), path.into()]

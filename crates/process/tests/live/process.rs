@@ -2,8 +2,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use host::TargetRights;
 use image::{Memory as _, Unreadable};
-use target::{CpuTimes, CpuTimesReader, OpenError, Process, ProcessMemory, TargetRights};
+use process::{CpuTimes, CpuTimesReader, OpenError, Process, ProcessMemory};
 
 use crate::support::{Target, as_nobody, copy_of_cat};
 
@@ -129,7 +130,7 @@ ctypes.CDLL(None).syscall(60, 0)
     let rows = process.exec_maps().unwrap().rows;
     assert!(rows.iter().any(|r| &*r.path == b"[vdso]"), "{rows:?}");
     process.memory().unwrap().probe(rows[0].start).unwrap();
-    let mut images = target::Images::new();
+    let mut images = process::Images::new();
     assert!(rows.iter().any(|r| images.resolve(Some(&process), r).image.is_ok()));
 }
 
@@ -183,5 +184,5 @@ fn rights_over_a_target_are_read_without_rights() {
     let (target, _) = Target::python(script, &[]);
     let rights = TargetRights::read(target.pid()).unwrap();
     assert_eq!((rights.uid, rights.dumpable), (65534, false));
-    assert!(target::Rights::read().unwrap().attach(&rights).is_ok());
+    assert!(host::Rights::read().unwrap().attach(&rights).is_ok());
 }

@@ -9,7 +9,8 @@ use image::{
 };
 
 use crate::open::{Aliases, Root, Stamp, open_row};
-use crate::{MapRow, Process, sigbus};
+use crate::{MapRow, Process};
+use host::sigbus;
 
 /// Bounds what a target that maps new files without end can cost us; also below
 /// `vm.max_map_count` (65530), which counts our own mappings.

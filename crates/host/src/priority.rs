@@ -19,7 +19,7 @@ const NICE: i32 = -5;
 /// scheduler's groups (containers, services, terminals) get of the CPUs. Threads and processes that it creates
 /// are ordinary ones.
 #[derive(Debug)]
-pub struct Ahead {
+pub struct RealtimePriority {
     undo: Undo,
     /// It is of one thread.
     thread: PhantomData<*const ()>,
@@ -31,11 +31,11 @@ enum Undo {
     Nice,
 }
 
-impl Ahead {
+impl RealtimePriority {
     /// `None` where that is not permitted (it takes CAP_SYS_NICE), or where the user gave us another
     /// priority than the usual one.
     #[must_use]
-    pub fn of_others() -> Option<Self> {
+    pub fn raise() -> Option<Self> {
         if policy() != SCHED_OTHER || nice()? != 0 {
             return None;
         }
@@ -50,7 +50,7 @@ impl Ahead {
     }
 }
 
-impl Drop for Ahead {
+impl Drop for RealtimePriority {
     fn drop(&mut self) {
         // To go back is always permitted, but not to drop the flag.
         match self.undo {
@@ -105,9 +105,9 @@ mod tests {
         apart(move || {
             set_nice(0);
             let root = nix::unistd::geteuid().is_root();
-            let ahead = Ahead::of_others();
+            let ahead = RealtimePriority::raise();
             assert_eq!(ahead.is_some(), root, "root has CAP_SYS_NICE");
-            assert!(Ahead::of_others().is_none(), "it is not the usual priority now");
+            assert!(RealtimePriority::raise().is_none(), "it is not the usual priority now");
             if let Some(ahead) = &ahead {
                 let expected = match ahead.undo {
                     Undo::RealTime => (SCHED_RR, Some(0)),
@@ -120,7 +120,7 @@ mod tests {
             }
             drop(ahead);
             assert_eq!(usual(), (SCHED_OTHER, Some(0)));
-            assert_eq!(Ahead::of_others().is_some(), root, "once more");
+            assert_eq!(RealtimePriority::raise().is_some(), root, "once more");
         });
     }
 
@@ -128,7 +128,7 @@ mod tests {
     fn what_the_user_chose_stays() {
         apart(|| {
             set_nice(5);
-            assert!(Ahead::of_others().is_none());
+            assert!(RealtimePriority::raise().is_none());
             assert_eq!((policy(), nice()), (SCHED_OTHER, Some(5)));
         });
     }

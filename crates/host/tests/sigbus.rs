@@ -5,8 +5,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 use std::sync::Arc;
 
+use host::sigbus;
 use image::{ElfImage, ImageBytes};
-use target::sigbus;
 
 const PAGE: usize = 4096;
 /// Set in the copy of this test that is meant to die; its value says how.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use image::Memory as _;
-use target::seize::{NoRegisters, Stop};
-use target::{Process, SeizeError, Threads, Tracer};
+use process::seize::{NoRegisters, Stop};
+use process::{Process, SeizeError, Threads, Tracer};
 
 use crate::support::{Target, as_nobody};
 
