@@ -83,7 +83,7 @@ impl StackTree {
     }
 
     /// How many calling contexts there are.
-    pub fn len(&self) -> usize {
+    pub fn context_count(&self) -> usize {
         self.nodes.len()
     }
 

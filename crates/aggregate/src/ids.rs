@@ -87,11 +87,17 @@ pub struct Count {
 /// One function at a frame's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
+    /// Its name, demangled.
     pub name: Arc<str>,
+    /// Its name as the linker or the runtime has it.
     pub system_name: Arc<str>,
+    /// The source file.
     pub file: Option<Arc<str>>,
+    /// The line that the address belongs to; 0 where it is not known.
     pub line: u32,
+    /// The column in it; 0 where it is not known.
     pub column: u32,
+    /// The line that the function begins at; 0 where it is not known.
     pub start_line: u32,
 }
 

@@ -53,7 +53,7 @@ const SIGNAL_REGISTERS: usize = 160;
 
 /// Live stacks, read at most once for each thread and reading of the rings.
 #[derive(Default)]
-pub struct LiveStacks {
+pub(crate) struct LiveStacks {
     by_thread: FxHashMap<ThreadId, History>,
     /// Counts readings of the rings.
     round: u64,

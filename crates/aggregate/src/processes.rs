@@ -22,15 +22,15 @@ pub struct Thread {
     /// CPU time when the recording began, in nanoseconds: 0 for threads that began later.
     pub baseline: u64,
     /// Clock ticks in user mode and in the kernel when the recording began.
-    pub ticks_at_begin: (u64, u64),
+    pub(crate) ticks_at_begin: (u64, u64),
     /// The same at the end.
-    pub ticks_at_end: (u64, u64),
+    pub(crate) ticks_at_end: (u64, u64),
     /// CPU time at the end, in nanoseconds, if it was alive then.
     pub at_end: Option<u64>,
     /// Another thread had its number before, within the recording.
-    pub reused: bool,
+    pub(crate) reused: bool,
     /// The thread whose events it inherited; `None` for those with events of their own.
-    pub origin: Option<i32>,
+    pub(crate) origin: Option<i32>,
     /// It ended during the recording.
     pub ended: bool,
 }
@@ -67,7 +67,7 @@ pub struct Tracked {
     /// Its memory, where it may be read.
     pub memory: Option<ProcessMemory>,
     /// The process whose view of files serves when its own is gone.
-    pub ancestor: Option<Arc<Process>>,
+    pub(crate) ancestor: Option<Arc<Process>>,
     /// Its executable mappings at the time of the last event.
     pub space: AddressSpace,
     /// The process that forked it.
@@ -75,19 +75,19 @@ pub struct Tracked {
     /// The container that it runs in, by its id.
     pub container: Option<Arc<str>>,
     /// Its jitdumps, by the paths under which it mapped them.
-    pub jit_dumps: Vec<(Arc<str>, Arc<File>)>,
+    pub(crate) jit_dumps: Vec<(Arc<str>, Arc<File>)>,
     /// Its name.
     pub name: Arc<str>,
     /// Mapping events before this (CLOCK_MONOTONIC, nanoseconds) are in `space` already.
-    pub space_since: u64,
+    pub(crate) space_since: u64,
     /// CPU time of all its threads, ended ones too, as the recording began; nanoseconds.
-    pub clock_at_begin: Option<u64>,
+    pub(crate) clock_at_begin: Option<u64>,
     /// The same when it was last looked at: at the end, or shortly before the process' exit.
-    pub clock_at_end: Option<u64>,
+    pub(crate) clock_at_end: Option<u64>,
     /// CPU time of children that it had waited for as the recording began; nanoseconds.
-    pub reaped_at_begin: Option<u64>,
+    pub(crate) reaped_at_begin: Option<u64>,
     /// The same as it ended, of processes that had not exited by then.
-    pub reaped_at_end: Option<u64>,
+    pub(crate) reaped_at_end: Option<u64>,
     /// Its threads, ended ones too.
     pub threads: BTreeMap<i32, Thread>,
     /// It is gone, and a process that is not followed has its PID now.
@@ -103,8 +103,11 @@ impl Tracked {
 /// A thread under one name, as samples are counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NamedThread {
+    /// Which thread.
     pub id: ThreadId,
+    /// The thread's name.
     pub name: Arc<str>,
+    /// The process' name.
     pub process: Arc<str>,
     /// The container that the process runs in, by its id.
     pub container: Option<Arc<str>>,
@@ -124,6 +127,7 @@ pub struct Processes {
 }
 
 impl Processes {
+    /// None yet. With `follow_children`, those that they fork are followed, too.
     pub fn new(follow_children: bool) -> Self {
         Self {
             by_pid: FxHashMap::default(),
@@ -257,25 +261,30 @@ impl Processes {
         id
     }
 
+    /// A process by its id.
     pub fn get(&self, pid: i32) -> Option<&Tracked> {
         self.by_pid.get(&pid)
     }
 
+    /// A process by its id, to be changed.
     pub fn get_mut(&mut self, pid: i32) -> Option<&mut Tracked> {
         self.by_pid.get_mut(&pid)
     }
 
-    pub fn pids(&self) -> Vec<i32> {
+    /// The ids of all processes, in their order.
+    pub(crate) fn pids(&self) -> Vec<i32> {
         let mut pids: Vec<i32> = self.by_pid.keys().copied().collect();
         pids.sort_unstable();
         pids
     }
 
+    /// All processes with their ids.
     pub fn iter(&self) -> impl Iterator<Item = (i32, &Tracked)> {
         self.by_pid.iter().map(|(pid, t)| (*pid, t))
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (i32, &mut Tracked)> {
+    /// All processes with their ids, to be changed.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (i32, &mut Tracked)> {
         self.by_pid.iter_mut().map(|(pid, t)| (*pid, t))
     }
 
@@ -396,7 +405,8 @@ impl Processes {
         }
     }
 
-    pub fn thread_mut(&mut self, pid: i32, tid: i32) -> Option<&mut Thread> {
+    /// A thread of a process, to be changed.
+    pub(crate) fn thread_mut(&mut self, pid: i32, tid: i32) -> Option<&mut Thread> {
         self.by_pid.get_mut(&pid)?.threads.get_mut(&tid)
     }
 

@@ -4,7 +4,7 @@ use image::{Avma, Memory, Unreadable};
 use unwind::Registers;
 
 /// The copied part of a stack.
-pub struct StackWindow<'a> {
+pub(crate) struct StackWindow<'a> {
     base: u64,
     bytes: &'a [u8],
 }

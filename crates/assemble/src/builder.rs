@@ -22,17 +22,23 @@ const PYTHON_BASE: u64 = 1 << 62;
 
 /// A stack with its values.
 pub struct Valued {
+    /// Whose.
     pub thread: NamedThread,
+    /// The stack.
     pub stack: NodeIndex,
     /// Labels beyond those of the thread; of equal keys, these win.
     pub labels: Vec<(Arc<str>, Arc<str>)>,
+    /// One for each sample type.
     pub values: Vec<i64>,
 }
 
 /// What the samples refer to.
 pub struct Tables<'a> {
+    /// The calling contexts.
     pub tree: &'a StackTree,
+    /// The names of its frames, by index.
     pub resolved: &'a [Resolved],
+    /// What each mapping was.
     pub mappings: &'a BTreeMap<MappingId, Arc<Mapping>>,
     /// The mapping of the (first) target's executable, to be the profile's first.
     pub main: Option<MappingId>,
@@ -52,6 +58,10 @@ pub struct Assembler<'a> {
 }
 
 impl<'a> Assembler<'a> {
+    /// For a profile whose header is in the builder.
+    ///
+    /// # Errors
+    /// The profile exceeds what its format can hold.
     pub fn new(tables: Tables<'a>, builder: ProfileBuilder) -> Result<Self, BuildError> {
         let locations = vec![None; tables.tree.frames().len()];
         let mut this = Self {
@@ -68,6 +78,10 @@ impl<'a> Assembler<'a> {
         Ok(this)
     }
 
+    /// Adds a sample.
+    ///
+    /// # Errors
+    /// The profile exceeds what its format can hold.
     pub fn add(&mut self, sample: &Valued) -> Result<(), BuildError> {
         let tree = self.tables.tree;
         let mut stack = std::mem::take(&mut self.stack);
@@ -93,6 +107,7 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
+    /// The profile.
     pub fn finish(self) -> Profile {
         let mut profile = self.builder.finish();
         for m in profile.mappings.iter_mut().filter(|m| self.nameless.contains(&m.file)) {

@@ -17,6 +17,7 @@ use crate::symbols::{self, Known, Resolved, SymbolLosses};
 pub struct Named {
     /// By frame index.
     pub resolved: Vec<Resolved>,
+    /// What could not be named.
     pub losses: SymbolLosses,
     /// The mapping of the (first) target's executable.
     main: Option<MappingId>,
@@ -58,8 +59,11 @@ pub struct Header<'a> {
 
 /// What was recorded of whom.
 pub struct About<'a> {
+    /// What was recorded.
     pub recorder: &'a Recorder,
+    /// The names of its frames.
     pub named: &'a Named,
+    /// The targets.
     pub roots: &'a [Arc<Process>],
     /// Whether children are in it.
     pub children: bool,
@@ -68,6 +72,9 @@ pub struct About<'a> {
 }
 
 /// Makes the profile.
+///
+/// # Errors
+/// It exceeds what its format can hold.
 pub fn build(
     about: &About<'_>,
     header: &Header<'_>,

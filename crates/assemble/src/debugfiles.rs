@@ -23,6 +23,7 @@ const HOST_DEBUG: &str = "/usr/lib/debug";
 pub struct TargetFiles(pub Vec<Root>);
 
 impl TargetFiles {
+    /// Those of these processes.
     pub fn of(processes: &[Arc<Process>]) -> Self {
         Self(processes.iter().filter_map(|p| Root::of(p).ok()).collect())
     }

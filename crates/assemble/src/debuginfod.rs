@@ -85,7 +85,7 @@ pub fn use_servers_of_environment() -> Result<(), ServersError> {
     Ok(())
 }
 
-pub fn servers() -> Option<&'static Servers> {
+pub(crate) fn servers() -> Option<&'static Servers> {
     SERVERS.get()
 }
 
@@ -95,7 +95,7 @@ pub fn failures() -> Vec<String> {
 }
 
 /// The folders of the caches: ours, and that of the user who called us by sudo.
-pub fn caches() -> Vec<PathBuf> {
+pub(crate) fn caches() -> Vec<PathBuf> {
     let invoking = std::env::var("SUDO_UID").ok().filter(|_| Uid::effective().is_root());
     let uid = invoking.and_then(|uid| uid.parse().ok()).map(Uid::from_raw);
     let user = uid.and_then(|uid| User::from_uid(uid).ok()?);
@@ -111,7 +111,7 @@ fn own_cache() -> Option<PathBuf> {
 }
 
 /// The file for a build in a cache.
-pub fn place_in(cache: &Path, id: &[u8]) -> PathBuf {
+pub(crate) fn place_in(cache: &Path, id: &[u8]) -> PathBuf {
     cache.join(hex(id)).join("debuginfo")
 }
 
@@ -150,7 +150,11 @@ impl Servers {
     }
 
     /// Offers the debug information of a build.
-    pub fn fetch(&self, id: &[u8], accept: &mut dyn FnMut(PathBuf, io::Result<File>) -> bool) {
+    pub(crate) fn fetch(
+        &self,
+        id: &[u8],
+        accept: &mut dyn FnMut(PathBuf, io::Result<File>) -> bool,
+    ) {
         if self.state().unknown.contains(id) {
             return;
         }

@@ -13,8 +13,6 @@ use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
 use symbolize::kernel::{KernelSymbol, NoKernelSymbol};
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
 
-pub use crate::debugfiles::TargetFiles;
-
 /// What is known of a frame.
 #[derive(Debug, Clone, Default)]
 pub struct Resolved {

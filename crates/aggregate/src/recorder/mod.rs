@@ -58,9 +58,13 @@ impl SampleStats {
 
 /// Takes events in the order of their times.
 pub struct Recorder {
+    /// Who is followed.
     pub processes: Processes,
+    /// All calling contexts.
     pub tree: StackTree,
+    /// How often each was sampled.
     pub counts: Counts,
+    /// What became of the samples.
     pub stats: SampleStats,
     /// The mappings that frames lie in, as they were when a frame was first seen there.
     pub mappings: BTreeMap<MappingId, Arc<Mapping>>,
@@ -100,6 +104,7 @@ struct Recent {
 const ATTACH_MARGIN_NS: u64 = 2_000_000;
 
 impl Recorder {
+    /// Nobody is followed yet. `period` is the weight of a sample that does not say its own.
     pub fn new(follow_children: bool, period: u64) -> Self {
         let mut unwinder = Unwinder::new(Arch::host());
         unwinder.set_max_frames(MAX_FRAMES);
@@ -183,6 +188,7 @@ impl Recorder {
         notes
     }
 
+    /// Takes an event.
     pub fn event(&mut self, e: &Event<'_>) {
         match e.kind {
             EventKind::Sample(ref s) => self.sample(e, s),

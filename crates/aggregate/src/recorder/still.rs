@@ -16,6 +16,7 @@ const LIVE_WINDOW: usize = 8 << 10;
 
 /// A stack that was copied while its thread stood or slept.
 pub struct Copied<'a> {
+    /// The registers at that time.
     pub registers: &'a Registers,
     /// From the stack pointer on.
     pub bytes: &'a [u8],

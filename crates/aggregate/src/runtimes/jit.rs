@@ -75,17 +75,23 @@ struct Growing<T> {
 
 impl Jit {
     /// A new reading of the rings begins.
-    pub fn next_round(&mut self) {
+    pub(crate) fn next_round(&mut self) {
         self.round += 1;
     }
 
     /// The process runs another program now.
-    pub fn forget(&mut self, pid: i32) {
+    pub(crate) fn forget(&mut self, pid: i32) {
         self.by_pid.remove(&pid);
     }
 
     /// The name of the code at an address of anonymous memory, at the time of a sample.
-    pub fn lookup(&mut self, pid: i32, tracked: &Tracked, at: Avma, time: u64) -> Option<JitIndex> {
+    pub(crate) fn lookup(
+        &mut self,
+        pid: i32,
+        tracked: &Tracked,
+        at: Avma,
+        time: u64,
+    ) -> Option<JitIndex> {
         let source = *self.by_pid.entry(pid).or_insert_with(|| {
             self.sources.push(Sources::of(pid, tracked));
             self.sources.len() - 1
@@ -164,7 +170,7 @@ impl Jit {
     }
 
     /// What a reader of the profile should know.
-    pub fn notes(&self) -> &[String] {
+    pub(crate) fn notes(&self) -> &[String] {
         &self.notes
     }
 }

@@ -127,7 +127,7 @@ impl Live {
             assembler.add(sample)?;
         }
         let profile = assembler.finish();
-        if recorder.tree.len() > MAX_NODES {
+        if recorder.tree.context_count() > MAX_NODES {
             recorder.tree = StackTree::default();
             self.names.begin_anew();
         }

@@ -94,14 +94,14 @@ impl GoSampling {
     }
 
     /// A thread was created in a process.
-    pub fn thread_created(&mut self, pid: i32) {
+    pub(crate) fn thread_created(&mut self, pid: i32) {
         if let Some(program) = self.programs.get_mut(&pid) {
             program.refreshes = MAX_REFRESHES;
         }
     }
 
     /// A thread ended.
-    pub fn thread_ended(&mut self, pid: i32, tid: i32) {
+    pub(crate) fn thread_ended(&mut self, pid: i32, tid: i32) {
         if self.programs.contains_key(&pid) {
             if let Some(capture) = &mut self.capture {
                 capture.forget(tid);
@@ -187,7 +187,7 @@ impl GoSampling {
     }
 
     /// Takes what was captured since; before the samples are read.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         let (Some(capture), waiting) = (&mut self.capture, &mut self.waiting) else { return };
         capture.drain(|part| match part {
             Part::Goroutine(capture) => {
@@ -206,7 +206,7 @@ impl GoSampling {
     }
 
     /// The capture of a sample.
-    pub fn take(
+    pub(crate) fn take(
         &mut self,
         pid: i32,
         tid: i32,
@@ -232,7 +232,7 @@ impl GoSampling {
     }
 
     /// The labels of a capture.
-    pub fn labels(&mut self, pid: i32, tracked: &Tracked, capture: &Capture) -> LabelsIndex {
+    pub(crate) fn labels(&mut self, pid: i32, tracked: &Tracked, capture: &Capture) -> LabelsIndex {
         if capture.labels_at == 0 {
             return 0;
         }
@@ -305,7 +305,7 @@ impl GoSampling {
     }
 
     /// What the profile's reader should know.
-    pub fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self) -> Vec<String> {
         let (s, mut notes) = (&self.stats, Vec::new());
         if let Some(why) = &self.refused {
             notes.push(format!(
@@ -415,7 +415,7 @@ fn thread(program: &GoProgram, m: Avma, procid: i32) -> GoThread {
 }
 
 /// Where the thread left its stacks, for the unwinder.
-pub fn stacks(capture: &Capture) -> GoStacks {
+pub(crate) fn stacks(capture: &Capture) -> GoStacks {
     let pair = |(a, b): (u64, u64)| (Avma(a), Avma(b));
     GoStacks {
         bounds: pair(capture.stack_bounds),
@@ -426,7 +426,7 @@ pub fn stacks(capture: &Capture) -> GoStacks {
 }
 
 /// The sample's own copy, and what was captured with it.
-pub struct GoMemory<'a, 'w> {
+pub(crate) struct GoMemory<'a, 'w> {
     pub window: &'a StackWindow<'w>,
     pub capture: &'a Capture,
 }

@@ -65,7 +65,7 @@ impl GoSampling {
     }
 
     /// Another process has the number now, or the process runs another program.
-    pub fn forget(&mut self, pid: i32) {
+    pub(crate) fn forget(&mut self, pid: i32) {
         self.looked.remove(&pid);
         self.undecided.remove(&pid);
         self.programs.remove(&pid);

@@ -21,8 +21,8 @@ use pyruntime::Runtime;
 use rustc_hash::FxHashMap;
 use unwind::Frame;
 
+pub use self::program::OwnedChain;
 use super::python::merge::Part;
-pub use super::python::program::OwnedChain;
 use super::python::program::Program;
 use crate::ids::{Function, PythonIndex, ThreadId};
 use crate::processes::{Processes, Tracked};
@@ -43,7 +43,7 @@ pub enum WhichChain {
 
 /// A frame of a merged stack, leaf first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MergedFrame {
+pub(crate) enum MergedFrame {
     /// A native frame by its index.
     Native(usize),
     /// A Python function.
@@ -109,7 +109,7 @@ pub struct Python {
 
 impl Python {
     /// A new reading of the rings begins: chains are read before the samples they belong to.
-    pub fn next_round(&mut self) {
+    pub(crate) fn next_round(&mut self) {
         self.round += 1;
         self.read_chains();
     }
@@ -124,7 +124,7 @@ impl Python {
     }
 
     /// The process runs another program now.
-    pub fn forget(&mut self, pid: i32) {
+    pub(crate) fn forget(&mut self, pid: i32) {
         self.looked.remove(&pid);
         if self.programs.remove(&pid).is_some()
             && let Some(chains) = &mut self.chains
@@ -241,7 +241,7 @@ impl Python {
 
     /// Merges the interpreter's frames at the time of a sample into its native stack, leaf first.
     /// False where there are none.
-    pub fn merge(
+    pub(crate) fn merge(
         &mut self,
         id: ThreadId,
         which: WhichChain,
@@ -272,7 +272,7 @@ impl Python {
     }
 
     /// As [`Python::merge`], with a chain that is known to be that of the native stack.
-    pub fn merge_chain(
+    pub(crate) fn merge_chain(
         &mut self,
         pid: i32,
         chain: &OwnedChain,
@@ -328,7 +328,7 @@ impl Python {
     }
 
     /// What a reader of the profile should know.
-    pub fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = self.notes.clone();
         notes.extend(self.unavailable.iter().map(|why| format!("no Python frames: {why}")));
         let mut count = |n: u64, what: &str| {
