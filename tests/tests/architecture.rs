@@ -8,9 +8,10 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("pprof", &[]),
     ("image", &[]),
-    ("unwind", &["image"]),
-    ("symbolize", &["image"]),
-    ("goruntime", &["image"]),
+    ("gopclntab", &["image"]),
+    ("unwind", &["image", "gopclntab"]),
+    ("symbolize", &["image", "gopclntab"]),
+    ("goruntime", &["image", "gopclntab"]),
     ("pyruntime", &["image"]),
     ("host", &["image"]),
     ("process", &["image", "host"]),
@@ -20,6 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "pprof",
             "image",
+            "gopclntab",
             "unwind",
             "symbolize",
             "goruntime",
@@ -35,6 +37,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "pprof",
             "image",
+            "gopclntab",
             "unwind",
             "symbolize",
             "goruntime",
