@@ -2,15 +2,15 @@
 
 use std::borrow::Cow;
 
+use gopclntab::Frame;
 use image::Avma;
-use image::pclntab::Frame;
 
 use crate::{Runtime, Stack};
 
 /// One function of the source on a stack; several share an address where calls were inlined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogicalFrame<'a> {
-    /// The full name, type arguments included; see [`image::pclntab::printed_name`]. Empty for
+    /// The full name, type arguments included; see [`gopclntab::printed_name`]. Empty for
     /// code that is not Go's.
     pub function: Cow<'a, str>,
     /// File and line.

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use gopclntab::printed_name;
 use image::Avma;
-use image::pclntab::printed_name;
 
 use crate::{Goroutine, LogicalFrame, Runtime, StackAbsence, Status};
 

@@ -8,9 +8,9 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use common::{BUILDS, Build, Target, build, for_each_version, go, installed};
-use image::pclntab::{GoVersion, LineTable, printed_name};
-use image::{Avma, ElfImage, Svma};
+use common::{BUILDS, Build, build, for_each_version, go};
+use gopclntab::{GoVersion, LineTable};
+use image::{ElfImage, Svma};
 
 fn open(path: &std::path::Path) -> Arc<ElfImage> {
     Arc::new(ElfImage::open(&File::open(path).expect("the program")).expect("an ELF file"))
@@ -52,30 +52,6 @@ fn every_function_of_the_symbol_table_is_found_under_its_name() {
     });
 }
 
-#[test]
-fn every_instruction_has_the_function_file_and_line_that_the_runtime_tells() {
-    for_each_version(|version| {
-        for how in BUILDS {
-            let mut target = Target::start(version, "truth", how);
-            let mut checked = 0;
-            for line in target.ask("frames").lines() {
-                let words: Vec<&str> = line.rsplitn(4, ' ').collect();
-                let [line_number, file, function, pc] = words[..] else { panic!("{line}") };
-                let pc = pc.trim_start_matches("0x");
-                let pc = Avma(u64::from_str_radix(pc, 16).expect("an address"));
-                let frames = target.runtime.frames_at(pc);
-                let first = frames.first().unwrap_or_else(|| panic!("{version} {how:?}: {line}"));
-                let (our_file, our_line) = first.position.clone().unwrap_or(("?".into(), 0));
-                let ours = (printed_name(&first.function), our_file, our_line.to_string());
-                let theirs = (function.into(), file.into(), line_number.to_owned());
-                assert_eq!(ours, theirs, "{version} {how:?}: {pc}");
-                checked += 1;
-            }
-            assert!(checked > 1000, "{version} {how:?}: only {checked} instructions");
-        }
-    });
-}
-
 /// Some thousand addresses all over the program, for `go tool addr2line`: the function whose code
 /// is there, and the place in the source, which is that of an inlined call if there is one.
 #[test]
@@ -84,7 +60,7 @@ fn addresses_are_where_gos_own_addr2line_has_them() {
         for how in [Build::Plain, Build::Pie, Build::Cgo] {
             let path = build(version, "truth", how);
             let table = LineTable::from_image(&open(&path)).expect("a line table");
-            let within = |f: &image::pclntab::Function<'_>| {
+            let within = |f: &gopclntab::Function<'_>| {
                 (f.entry().0..f.end().0).step_by(89).map(Svma).collect::<Vec<_>>()
             };
             let all: Vec<Svma> = table.functions().flat_map(|f| within(&f)).collect();
@@ -124,40 +100,6 @@ fn addr2line(version: &str, path: &std::path::Path, asked: &[Svma]) -> Vec<(Stri
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2 * asked.len(), "{}", String::from_utf8_lossy(&output.stderr));
     lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect()
-}
-
-#[test]
-fn a_table_read_from_memory_equals_that_of_the_file() {
-    for version in installed(&["1.21.13", "1.26.6", "1.27.3"]) {
-        for how in [Build::Plain, Build::StrippedPieCgo] {
-            let target = Target::start(version, "truth", how);
-            let of_file = target.runtime.line_table();
-            let gofunc = image::pclntab::gofunc_offset(target.runtime.version());
-            let module = target.runtime.module_data();
-            let of_memory = LineTable::read(&target.memory, module, gofunc).expect("a table");
-            assert_eq!(of_file.len(), of_memory.len());
-            assert!(of_memory.has_inline_trees());
-            let mut inlined = 0;
-            for f in of_file.functions() {
-                let entry = target.bias.to_avma(f.entry());
-                let g = of_memory.function_at(Svma(entry.0)).expect("the same function");
-                assert_eq!((f.name(), f.start_line()), (g.name(), g.start_line()));
-                for offset in (0..f.end().0 - f.entry().0).step_by(7) {
-                    let a = f.frames(f.entry().wrapping_add(offset));
-                    let b = g.frames(g.entry().wrapping_add(offset));
-                    let names = |frames: image::pclntab::Frames<'_>| {
-                        frames
-                            .map(|f| (f.function.into_owned(), f.position.map(|p| p.1)))
-                            .collect::<Vec<_>>()
-                    };
-                    let (a, b) = (names(a), names(b));
-                    inlined += usize::from(a.len() > 1);
-                    assert_eq!(a, b, "{version} {how:?} {}", f.name());
-                }
-            }
-            assert!(inlined > 1000, "{version} {how:?}: {inlined} inlined positions");
-        }
-    }
 }
 
 #[test]

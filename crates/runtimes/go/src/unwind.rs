@@ -212,7 +212,7 @@ impl Runtime {
     fn caller(
         &self,
         stack: &mut StackWords<'_>,
-        f: &image::pclntab::Function<'_>,
+        f: &gopclntab::Function<'_>,
         (pc, sp): (Avma, Avma),
         innermost: bool,
         syscall: bool,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use image::pclntab::{GoVersion, LineTable, PclntabError, gofunc_offset};
+use gopclntab::{GoVersion, LineTable, PclntabError, gofunc_offset};
 use image::{Avma, Bias, ElfImage, Memory, Svma, Unreadable};
 
 use crate::code::CodeReader;

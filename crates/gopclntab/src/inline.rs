@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use crate::Svma;
+use image::Svma;
 
-use super::header::u32_at;
-use super::{Bytes, Format, Function, LineTable};
+use crate::header::u32_at;
+use crate::{Bytes, Format, Function, LineTable};
 
 /// The compiler's budget keeps real chains below a few dozen.
 const MAX_DEPTH: usize = 512;
@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 512;
 /// One function of the source at one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The full name, type arguments included: see [`super::printed_name`].
+    /// The full name, type arguments included: see [`crate::printed_name`].
     pub function: Cow<'a, str>,
     /// The file and the line that are executed, or of the inlined call.
     pub position: Option<(Cow<'a, str>, u32)>,
@@ -154,7 +154,7 @@ pub struct SpecialFunctions {
 }
 
 impl SpecialFunctions {
-    pub(super) fn of(table: &LineTable) -> Self {
+    pub(crate) fn of(table: &LineTable) -> Self {
         let mut s = Self::default();
         for f in table.functions().filter(|f| f.id() != 0) {
             s.wrapper = s.wrapper.max(Some(f.id()));

@@ -1,9 +1,9 @@
 //! Finding the line table and `runtime.firstmoduledata` in a file.
 
-use crate::{Arch, ElfImage, Svma};
+use image::{Arch, ElfImage, Svma};
 
-use super::buildinfo::GoVersion;
-use super::header::{Header, u64_at};
+use crate::buildinfo::GoVersion;
+use crate::header::{Header, u64_at};
 
 /// Names under which linkers put the table: internal, internal with -buildmode=pie.
 const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
@@ -18,8 +18,8 @@ const MODULE_SIZE: u64 = 640;
 const MAX_RELOCATIONS: usize = 16 << 20;
 
 /// Offsets in `runtime.moduledata` (Go's runtime/symtab.go) that never changed since 1.18.
-pub(super) const TEXT: u64 = 176;
-pub(super) const ETEXT: u64 = 184;
+pub(crate) const TEXT: u64 = 176;
+pub(crate) const ETEXT: u64 = 184;
 
 /// The linker's description of a Go module, as far as it is needed to read its line table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub fn gofunc_offset(version: &GoVersion) -> Option<u64> {
 }
 
 /// The place of the table in the file, with its stated address.
-pub(super) fn find_table(image: &ElfImage) -> Option<(Svma, &[u8])> {
+pub(crate) fn find_table(image: &ElfImage) -> Option<(Svma, &[u8])> {
     let named = SECTIONS.iter().find_map(|name| image.section(name)).filter(|s| !s.compressed);
     if let Some(s) = named.filter(|s| Header::parse(s.data).is_ok()) {
         return Some((s.svma, s.data));
@@ -67,7 +67,7 @@ fn scan(data: &[u8]) -> Option<usize> {
 }
 
 /// Finds the module that describes the table at `table`.
-pub(super) fn find_module(
+pub(crate) fn find_module(
     image: &ElfImage,
     table: Svma,
     header: &Header,

@@ -27,7 +27,7 @@ mod name;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use crate::{Avma, ElfImage, Memory, Svma, Unreadable};
+use image::{Avma, ElfImage, Memory, Svma, Unreadable};
 
 pub use buildinfo::GoVersion;
 pub use function::{Function, FunctionFlags, PcValue};

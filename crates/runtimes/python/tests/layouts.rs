@@ -7,7 +7,7 @@ use image::{Avma, Bias, ElfImage, Memory, Svma, Unreadable};
 use pyruntime::{FrameStyle, Layout, Runtime};
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
 }
 
 /// The columns of 3.9 to 3.12 are what the DWARF of builds with debug information says; says for

@@ -8,8 +8,8 @@
 //! There is no such reader for arm64 yet: there the symbol table is the only source, so that
 //! nothing is written, and stripped programs do not tell where their state is.
 
+use gopclntab::LineTable;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
-use image::pclntab::LineTable;
 use image::{Arch, ElfImage, Svma};
 
 use crate::{Source, Variable};

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use crate::Svma;
+use image::Svma;
 
-use super::header::{u32_at, u64_at};
-use super::{Format, LineTable};
+use crate::header::{u32_at, u64_at};
+use crate::{Format, LineTable};
 
 /// Names of generic functions carry their type arguments and may be long.
 const MAX_NAME: usize = 64 << 10;
@@ -73,7 +73,7 @@ impl Record {
 /// A function that has code of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Function<'a> {
-    pub(super) table: &'a LineTable,
+    pub(crate) table: &'a LineTable,
     entry: Svma,
     end: Svma,
     /// The offset of its record in the table.
@@ -81,7 +81,7 @@ pub struct Function<'a> {
 }
 
 impl<'a> Function<'a> {
-    pub(super) fn at(table: &'a LineTable, index: usize) -> Option<Self> {
+    pub(crate) fn at(table: &'a LineTable, index: usize) -> Option<Self> {
         let (entry, end) = (table.entry(index)?, table.entry(index + 1)?);
         let header = &table.header;
         let at = header.pcln + index * header.functab_entry_size();
@@ -123,14 +123,14 @@ impl<'a> Function<'a> {
         self.end
     }
 
-    /// The full name, type arguments included: see [`super::printed_name`].
+    /// The full name, type arguments included: see [`crate::printed_name`].
     #[must_use]
     pub fn name(&self) -> Cow<'a, str> {
         let offset = self.field(self.layout().name).unwrap_or(0);
         self.table.name_at(offset)
     }
 
-    pub(super) fn has_name(&self, name: &str) -> bool {
+    pub(crate) fn has_name(&self, name: &str) -> bool {
         let offset = self.field(self.layout().name).unwrap_or(0) as usize;
         let names = self.table.data().get(self.table.header.funcname..).unwrap_or_default();
         let here = names.get(offset..).unwrap_or_default();
@@ -208,11 +208,11 @@ impl<'a> Function<'a> {
         self.field(at).filter(|o| *o != u32::MAX)
     }
 
-    pub(super) fn inline_tree_offset(&self) -> Option<u32> {
+    pub(crate) fn inline_tree_offset(&self) -> Option<u32> {
         self.funcdata(FUNCDATA_INL_TREE)
     }
 
-    pub(super) fn inline_index(&self, pc: Svma) -> Option<usize> {
+    pub(crate) fn inline_index(&self, pc: Svma) -> Option<usize> {
         usize::try_from(self.pcdata(PCDATA_INL_TREE_INDEX, pc)?.value).ok()
     }
 
@@ -245,7 +245,7 @@ impl<'a> Function<'a> {
 }
 
 impl LineTable {
-    pub(super) fn name_at(&self, offset: u32) -> Cow<'_, str> {
+    pub(crate) fn name_at(&self, offset: u32) -> Cow<'_, str> {
         let header = &self.header;
         self.string_at(header.funcname, offset as usize, header.cu).unwrap_or_default()
     }

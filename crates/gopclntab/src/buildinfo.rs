@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{ElfImage, Svma};
+use image::{ElfImage, Svma};
 
 /// `\xff Go buildinf:`, see Go's debug/buildinfo.
 const MAGIC: &[u8] = b"\xff Go buildinf:";
@@ -52,9 +52,9 @@ impl GoVersion {
             let (size, used) = uvarint(data.get(32..)?)?;
             bytes_of(data.get(32 + used..)?, size)?
         } else {
-            let header = image.bytes_at(Svma(super::header::u64_at(data, 16)?))?;
-            let address = Svma(super::header::u64_at(header, 0)?);
-            bytes_of(image.bytes_at(address)?, super::header::u64_at(header, 8)?)?
+            let header = image.bytes_at(Svma(crate::header::u64_at(data, 16)?))?;
+            let address = Svma(crate::header::u64_at(header, 0)?);
+            bytes_of(image.bytes_at(address)?, crate::header::u64_at(header, 8)?)?
         };
         Self::parse(std::str::from_utf8(text).ok()?)
     }

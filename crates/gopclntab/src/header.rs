@@ -1,6 +1,6 @@
 //! The header of a line table, and where its parts lie.
 
-use super::PclntabError;
+use crate::PclntabError;
 
 /// How the records of a table are laid out. The numbers are Go's own, from
 /// `internal/abi/symtab.go` (`Go116PCLnTabMagic` and its successors).
@@ -15,7 +15,7 @@ pub enum Format {
 }
 
 impl Format {
-    pub(super) fn of_magic(magic: u32) -> Option<Self> {
+    pub(crate) fn of_magic(magic: u32) -> Option<Self> {
         match magic {
             0xffff_fffa => Some(Self::Go116),
             0xffff_fff0 => Some(Self::Go118),
@@ -34,7 +34,7 @@ impl Format {
 /// 32 funcname   40 cu   48 file   56 pc   64 pcln      (24, 32, … before 1.18)
 /// ```
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Header {
+pub(crate) struct Header {
     pub format: Format,
     pub min_lc: u8,
     pub function_count: usize,
@@ -48,7 +48,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, PclntabError> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, PclntabError> {
         let magic = u32_at(bytes, 0).ok_or(PclntabError::Truncated)?;
         let format = Format::of_magic(magic).ok_or(PclntabError::Magic(magic))?;
         let fixed = bytes.get(4..8).ok_or(PclntabError::Truncated)?;
@@ -87,17 +87,17 @@ impl Header {
     }
 
     /// `runtime.functab`: (entry, offset of the record), each a word before 1.18 and 32 bits since.
-    pub(super) fn functab_entry_size(&self) -> usize {
+    pub(crate) fn functab_entry_size(&self) -> usize {
         if self.format == Format::Go116 { 16 } else { 8 }
     }
 }
 
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let b = bytes.get(at..at.checked_add(4)?)?;
     Some(u32::from_le_bytes(b.try_into().ok()?))
 }
 
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     let b = bytes.get(at..at.checked_add(8)?)?;
     Some(u64::from_le_bytes(b.try_into().ok()?))
 }

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use gopclntab::Function;
 use image::Avma;
-use image::pclntab::Function;
 
 use crate::Runtime;
 use crate::unwind::{PhysicalFrame, StackWords};
