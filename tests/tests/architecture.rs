@@ -30,6 +30,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("report", &["pprof"]),
+    ("exoprof-console", &["pprof"]),
+    ("serve", &["pprof", "process", "host", "collect", "report", "exoprof-console"]),
+    ("view", &["pprof", "report", "exoprof-console"]),
     (
         "exoprof",
         &[
@@ -44,6 +47,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "events",
             "collect",
             "report",
+            "exoprof-console",
+            "serve",
+            "view",
         ],
     ),
 ];
