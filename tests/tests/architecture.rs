@@ -47,6 +47,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("report", &["pprof"]),
+    ("console", &["pprof"]),
+    ("serve", &["pprof", "process", "host", "collect", "report", "console"]),
+    ("view", &["pprof", "report", "console"]),
     (
         "exoprof",
         &[
@@ -64,6 +67,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "assemble",
             "collect",
             "report",
+            "console",
+            "serve",
+            "view",
         ],
     ),
 ];
