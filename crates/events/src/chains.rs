@@ -7,12 +7,13 @@
 //! told by a [`ChainLayout`] per process.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent, ProgramFd};
+use aya::programs::PerfEvent;
 use aya::{Ebpf, EbpfLoader};
+
+use crate::SampleProgram;
 
 #[cfg(target_arch = "x86_64")]
 const OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/interpreter.x86_64.o");
@@ -228,21 +229,16 @@ impl Chains {
         Ok(Self { layouts, lost, ring, object: None })
     }
 
-    /// The program, for [`crate::Sampler::run_with_each_sample`].
+    /// The program, to run with each sample.
     ///
     /// # Errors
-    /// When descriptors run out, or it is none for sampling events.
-    pub fn program(&self) -> Result<OwnedFd, ChainError> {
-        let program = self.loaded()?.as_fd().try_clone_to_owned();
-        program.map_err(|e| failed("keep the BPF program")(&e))
-    }
-
-    /// The program as it was loaded.
-    pub(crate) fn loaded(&self) -> Result<&ProgramFd, ChainError> {
+    /// File descriptors ran out, or this was not loaded for sampling events.
+    pub fn program(&self) -> Result<SampleProgram, ChainError> {
         let program = self.object.as_ref().and_then(|object| object.program(PROGRAM));
         let program = program.ok_or(io::ErrorKind::NotFound);
         let program = program.map_err(|e| failed("find the BPF program")(&io::Error::from(e)))?;
-        program.fd().map_err(|e| failed("keep the BPF program")(&e))
+        let fd = program.fd().map_err(|e| failed("keep the BPF program")(&e))?;
+        SampleProgram::of(fd).map_err(|e| failed("keep the BPF program")(&e))
     }
 
     /// Follows the chains of a process from now on.

@@ -11,13 +11,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData, ProgramArray, RingBuf};
 use aya::programs::PerfEvent;
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 
-use crate::Chains;
+use crate::SampleProgram;
 
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = include_bytes_aligned!("../bpf/goroutine.x86_64.o");
@@ -225,27 +224,25 @@ impl GoroutineCapture {
         })
     }
 
-    /// A descriptor of the program, for [`crate::Sampler::run_with_each_sample`].
+    /// The program, to run with each sample.
     ///
     /// # Errors
     /// [`CaptureError`] when there is none.
-    pub fn program(&self) -> Result<OwnedFd, CaptureError> {
+    pub fn program(&self) -> Result<SampleProgram, CaptureError> {
         let program = self.ebpf.program("goroutine");
         let fd = program.and_then(|p| p.fd().ok());
-        let fd: BorrowedFd<'_> =
-            fd.ok_or_else(|| CaptureError::Load("it is not loaded".into()))?.as_fd();
-        Ok(fd.try_clone_to_owned()?)
+        let fd = fd.ok_or_else(|| CaptureError::Load("it is not loaded".into()))?;
+        Ok(SampleProgram::of(fd)?)
     }
 
-    /// Has the program that follows interpreters run right after this one, at the same samples: an
-    /// event takes one program only. Until this is dropped.
+    /// Runs `next` right after this program at the same samples, until this is dropped: an event
+    /// takes one program only.
     ///
     /// # Errors
-    /// [`CaptureError`]: the kernel does not let one lead to the other.
-    pub fn then(&mut self, chains: &Chains) -> Result<(), CaptureError> {
-        let refused = |e: &dyn std::error::Error| CaptureError::Load(one_line(e));
-        let program = chains.loaded().map_err(|e| refused(&e))?;
-        self.next.set(0, program, 0).map_err(|e| refused(&e))
+    /// [`CaptureError`]: the kernel refuses the tail call.
+    pub fn then(&mut self, next: &SampleProgram) -> Result<(), CaptureError> {
+        let set = self.next.set(0, next.loaded(), 0);
+        set.map_err(|e| CaptureError::Load(one_line(&e)))
     }
 
     /// Makes a thread known, or replaces what was known of it. Gives whether there was room.

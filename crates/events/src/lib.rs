@@ -14,6 +14,7 @@ mod record;
 mod refusal;
 mod ring;
 mod ringset;
+mod sample_program;
 mod sampler;
 mod stacks;
 mod tracefs;
@@ -30,6 +31,7 @@ pub use online::online_cpus;
 pub use record::{Comm, Event, EventKind, Fork, MmapEvent, Sample, Words};
 pub use ring::RingError;
 pub use ringset::{Losses, RingSet};
+pub use sample_program::SampleProgram;
 pub use sampler::{OpenError, Opened, Sampler, Scope, try_open};
 pub use stacks::{Looked, LookedCopy, StackCopier, StackCopyError, ThreadLook};
 pub use waits::{
