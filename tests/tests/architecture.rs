@@ -30,7 +30,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("report", &["pprof"]),
-    ("exoprof-console", &["pprof"]),
+    ("exoprof-console", &[]),
     ("serve", &["pprof", "process", "host", "collect", "report", "exoprof-console"]),
     ("view", &["pprof", "report", "exoprof-console"]),
     (
