@@ -3,23 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+use exoprof_tests::imports::Crate;
 
 /// What each crate may import of the others.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("pprof", &[]),
     ("image", &[]),
-    ("unwind", &["image"]),
-    ("symbolize", &["image"]),
-    ("goruntime", &["image"]),
+    ("gopclntab", &["image"]),
+    ("unwind", &["image", "gopclntab"]),
+    ("symbolize", &["image", "gopclntab"]),
+    ("goruntime", &["image", "gopclntab"]),
     ("pyruntime", &["image"]),
     ("host", &["image"]),
     ("process", &["image", "host"]),
     ("events", &["image"]),
     (
-        "collect",
+        "aggregate",
         &[
-            "pprof",
             "image",
+            "gopclntab",
             "unwind",
             "symbolize",
             "goruntime",
@@ -29,15 +31,32 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "events",
         ],
     ),
+    ("assemble", &["pprof", "image", "unwind", "symbolize", "process", "host", "aggregate"]),
+    (
+        "collect",
+        &[
+            "pprof",
+            "image",
+            "gopclntab",
+            "unwind",
+            "goruntime",
+            "process",
+            "host",
+            "events",
+            "aggregate",
+            "assemble",
+        ],
+    ),
     ("report", &["pprof"]),
-    ("exoprof-console", &[]),
-    ("serve", &["pprof", "process", "host", "collect", "report", "exoprof-console"]),
-    ("view", &["pprof", "report", "exoprof-console"]),
+    ("console", &[]),
+    ("serve", &["pprof", "process", "host", "collect", "report", "console"]),
+    ("view", &["pprof", "report", "console"]),
     (
         "exoprof",
         &[
             "pprof",
             "image",
+            "gopclntab",
             "unwind",
             "symbolize",
             "goruntime",
@@ -45,14 +64,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "process",
             "host",
             "events",
+            "aggregate",
+            "assemble",
             "collect",
             "report",
-            "exoprof-console",
+            "console",
             "serve",
             "view",
         ],
     ),
 ];
+
+/// Files that need each other are read and changed together: no more than so many.
+const MOST_IN_A_CIRCLE: usize = 3;
+/// Crates that have a larger circle, and of how many files: no more is added to it.
+const LARGER_CIRCLES: &[(&str, usize)] =
+    &[("gopclntab", 4), ("pprof", 5), ("symbolize", 8), ("unwind", 9)];
 
 fn metadata() -> Metadata {
     // Packages for other platforms were never downloaded.
@@ -69,22 +96,27 @@ fn metadata() -> Metadata {
         .expect("cargo metadata")
 }
 
+/// Crates that others could use alone have package names with a prefix; rows here go without.
+fn short(package: &str) -> &str {
+    package.strip_prefix("exoprof-").unwrap_or(package)
+}
+
 #[test]
 fn arrows_point_one_way() {
     let metadata = metadata();
     let crates: BTreeMap<&str, _> =
-        metadata.workspace_packages().into_iter().map(|p| (p.name.as_str(), p)).collect();
+        metadata.workspace_packages().into_iter().map(|p| (short(&p.name), p)).collect();
     let named: BTreeSet<&str> = MAY_IMPORT.iter().map(|(name, _)| *name).collect();
-    let outside = ["exoprof-tests", "exoprof-fuzz"];
+    let outside = ["tests", "fuzz"];
     let known: BTreeSet<&str> = crates.keys().copied().filter(|n| !outside.contains(n)).collect();
     assert_eq!(known, named, "a new crate needs a row here");
     for (name, allowed) in MAY_IMPORT {
         let imports = crates[name]
             .dependencies
             .iter()
-            .filter(|d| d.kind == DependencyKind::Normal && named.contains(d.name.as_str()));
+            .filter(|d| d.kind == DependencyKind::Normal && named.contains(short(&d.name)));
         for import in imports {
-            assert!(allowed.contains(&import.name.as_str()), "{name} imports {}", import.name);
+            assert!(allowed.contains(&short(&import.name)), "{name} imports {}", import.name);
         }
     }
 }
@@ -92,8 +124,7 @@ fn arrows_point_one_way() {
 #[test]
 fn prost_and_object_live_in_one_place() {
     let metadata = metadata();
-    for (library, home) in
-        [("prost", &["pprof"][..]), ("object", &["image", "symbolize", "exoprof-tests"])]
+    for (library, home) in [("prost", &["pprof"][..]), ("object", &["image", "symbolize", "tests"])]
     {
         let users: Vec<&str> = metadata
             .workspace_packages()
@@ -104,7 +135,7 @@ fn prost_and_object_live_in_one_place() {
                 };
                 p.dependencies.iter().any(uses)
             })
-            .map(|p| p.name.as_str())
+            .map(|p| short(&p.name))
             .collect();
         assert!(users.iter().all(|u| home.contains(u)), "{library} is used by {users:?}");
     }
@@ -120,4 +151,23 @@ fn all_agree_on_one_gimli() {
         .map(|p| p.version.to_string())
         .collect();
     assert_eq!(versions.len(), 1, "{versions:?}");
+}
+
+/// How paths are read: see [`exoprof_tests::imports`].
+#[test]
+fn no_circle_of_more_than_three_files() {
+    let metadata = metadata();
+    let mut wrong = Vec::new();
+    for package in metadata.workspace_packages() {
+        let name = short(&package.name);
+        let src = package.manifest_path.with_file_name("src");
+        if !MAY_IMPORT.iter().any(|(named, _)| *named == name) {
+            continue;
+        }
+        let larger = LARGER_CIRCLES.iter().find(|(of, _)| *of == name).map(|(_, size)| *size);
+        let most = larger.unwrap_or(MOST_IN_A_CIRCLE);
+        let circles = Crate::read(src.as_std_path()).circles_of_more_than(most);
+        wrong.extend(circles.into_iter().map(|files| format!("{name}: {} {files:?}", files.len())));
+    }
+    assert!(wrong.is_empty(), "files that all need each other:\n{}", wrong.join("\n"));
 }

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use image::pclntab::{self, LineTable};
+use aggregate::clock::monotonic_now;
+use aggregate::ids::{FrameKey, Place};
+use aggregate::processes::Processes;
+use aggregate::runtimes::jit::Jit;
+use aggregate::runtimes::python::Python;
+use assemble::debugfiles::TargetFiles;
+use assemble::symbols::{self, Known};
+use gopclntab::LineTable;
 use image::{Avma, ElfImage, Mapping, MappingId, Svma};
 use process::{Process, Root};
-
-use crate::clock::monotonic_now;
-use crate::jit::Jit;
-use crate::processes::Processes;
-use crate::python::Python;
-use crate::stacks::{FrameKey, Place};
-use crate::symbols::{self, Known, TargetFiles};
 
 /// The first address of the kernel's half, on x86-64 and aarch64 alike.
 const KERNEL_HALF: u64 = 1 << 63;
@@ -100,7 +100,7 @@ pub fn function_starts(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<
 
 /// By Go's own table, where there is one, or by the call frame information.
 fn starts_in(image: &Arc<ElfImage>, addresses: &[Svma]) -> Vec<Option<Svma>> {
-    let table = pclntab::is_go(image).then(|| LineTable::from_image(image).ok()).flatten();
+    let table = gopclntab::is_go(image).then(|| LineTable::from_image(image).ok()).flatten();
     let by_frames = unwind::function_starts(image, addresses);
     let both = addresses.iter().zip(by_frames);
     let start = |(svma, by_frames): (&Svma, Option<Svma>)| {

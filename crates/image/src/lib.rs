@@ -17,7 +17,6 @@
 mod addr;
 mod elf;
 mod memory;
-pub mod pclntab;
 mod space;
 
 pub use addr::{Avma, Bias, FileOffset, Svma};

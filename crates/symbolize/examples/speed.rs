@@ -1,4 +1,4 @@
-//! Measures a batch: `cargo run --release -p symbolize --example speed -- /usr/bin/node 2000`; with
+//! Measures a batch: `cargo run --release -p exoprof-symbolize --example speed -- /usr/bin/node 2000`; with
 //! a third argument also the list of kernel symbols.
 
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! What differs between the instruction sets. `x86_64` and `aarch64` mirror each other.
 
-use image::pclntab::Function;
+use gopclntab::Function;
 use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;

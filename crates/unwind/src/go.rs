@@ -18,7 +18,7 @@
 //! `runtime.systemstack_switch`. The vdso's caller notes itself in `m.vdsoPC` and `m.vdsoSP`
 //! (sys_linux_amd64.s). `cgocallback` saves what its call has overwritten: see there.
 
-use image::pclntab::Function;
+use gopclntab::Function;
 use image::{Avma, Memory};
 
 use crate::arch::Arch;

@@ -1,6 +1,6 @@
 //! x86-64 under Linux.
 
-use image::pclntab::Function;
+use gopclntab::Function;
 use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;

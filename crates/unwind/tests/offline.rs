@@ -333,7 +333,7 @@ fn aarch64_go_frames_by_the_line_table() {
     let image = ElfImage::open(&std::fs::File::open(&program).unwrap()).unwrap();
     let image = std::sync::Arc::new(image);
     assert_eq!(image.arch(), Arch::Aarch64);
-    let table = image::pclntab::LineTable::from_image(&image).unwrap();
+    let table = gopclntab::LineTable::from_image(&image).unwrap();
     // Inside of a function, where its frame is `depth` bytes or has not begun.
     let place = |name: &str, framed: bool| {
         let f = table.function_named(name).unwrap();

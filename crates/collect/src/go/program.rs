@@ -5,15 +5,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use assemble::builder::main_mapping;
 use goruntime::{FindError, Runtime};
 use host::{Rights, TargetRights};
-use image::pclntab;
 use image::{AddressSpace, Avma, Bias, ElfImage, Mapping, MappingId};
 use process::{Images, Process, ProcessMemory, WritableMemory};
 
-use crate::RecordError;
-use crate::assemble::main_mapping;
-use crate::session::Request;
+use crate::collector::Request;
+use crate::outcome::RecordError;
 
 /// A process whose Go runtime was found.
 pub(crate) struct Program {
@@ -117,7 +116,7 @@ fn go_image(process: &Process) -> Result<Option<GoImage>, RecordError> {
     let exe = identity.exe.as_ref().and_then(|e| e.to_str());
     let Some(main) = main_mapping(&space, exe) else { return Ok(None) };
     let Ok((image, bias)) = main.image.clone() else { return Ok(None) };
-    Ok(pclntab::is_go(&image).then_some((space, main, image, bias)))
+    Ok(gopclntab::is_go(&image).then_some((space, main, image, bias)))
 }
 
 /// Why memory cannot be read, with what helps.
@@ -138,7 +137,7 @@ fn command_is_go(command: &[OsString]) -> bool {
         return false;
     };
     let image = File::open(path).ok().and_then(|f| ElfImage::open(&f).ok());
-    image.is_some_and(|image| pclntab::is_go(&image))
+    image.is_some_and(|image| gopclntab::is_go(&image))
 }
 
 /// As execvp(3) looks a name up.
