@@ -1,8 +1,8 @@
-//! Copied structs, and words of them.
+//! Copies structs from memory and reads their fields.
 
 use image::{Avma, Memory, Unreadable};
 
-/// A copied struct.
+/// A copy of a struct. Offsets are in bytes; a field past the end reads as 0, so callers copy enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Block(Vec<u8>);
 
@@ -21,7 +21,6 @@ impl Block {
         Self(words.iter().flat_map(|w| w.to_le_bytes()).collect())
     }
 
-    /// The word at an offset; 0 past the end, which callers size blocks to avoid.
     pub(crate) fn u64(&self, offset: u64) -> u64 {
         self.bytes(offset).map_or(0, u64::from_le_bytes)
     }
