@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+use exoprof_tests::imports::Crate;
 
 /// What each crate may import of the others.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
@@ -17,9 +18,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("process", &["image", "host"]),
     ("events", &["image"]),
     (
-        "collect",
+        "aggregate",
         &[
-            "pprof",
             "image",
             "gopclntab",
             "unwind",
@@ -31,7 +31,26 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "events",
         ],
     ),
+    ("assemble", &["pprof", "image", "unwind", "symbolize", "process", "host", "aggregate"]),
+    (
+        "collect",
+        &[
+            "pprof",
+            "image",
+            "gopclntab",
+            "unwind",
+            "goruntime",
+            "process",
+            "host",
+            "events",
+            "aggregate",
+            "assemble",
+        ],
+    ),
     ("report", &["pprof"]),
+    ("console", &["pprof"]),
+    ("serve", &["pprof", "process", "host", "collect", "report", "console"]),
+    ("view", &["pprof", "report", "console"]),
     (
         "exoprof",
         &[
@@ -45,11 +64,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "process",
             "host",
             "events",
+            "aggregate",
+            "assemble",
             "collect",
             "report",
+            "console",
+            "serve",
+            "view",
         ],
     ),
 ];
+
+/// Files that need each other are read and changed together: no more than so many.
+const MOST_IN_A_CIRCLE: usize = 3;
+/// Crates that have a larger circle, and of how many files: no more is added to it.
+const LARGER_CIRCLES: &[(&str, usize)] =
+    &[("gopclntab", 4), ("pprof", 5), ("symbolize", 8), ("unwind", 9)];
 
 fn metadata() -> Metadata {
     // Packages for other platforms were never downloaded.
@@ -121,4 +151,23 @@ fn all_agree_on_one_gimli() {
         .map(|p| p.version.to_string())
         .collect();
     assert_eq!(versions.len(), 1, "{versions:?}");
+}
+
+/// How paths are read: see [`exoprof_tests::imports`].
+#[test]
+fn no_circle_of_more_than_three_files() {
+    let metadata = metadata();
+    let mut wrong = Vec::new();
+    for package in metadata.workspace_packages() {
+        let name = short(&package.name);
+        let src = package.manifest_path.with_file_name("src");
+        if !MAY_IMPORT.iter().any(|(named, _)| *named == name) {
+            continue;
+        }
+        let larger = LARGER_CIRCLES.iter().find(|(of, _)| *of == name).map(|(_, size)| *size);
+        let most = larger.unwrap_or(MOST_IN_A_CIRCLE);
+        let circles = Crate::read(src.as_std_path()).circles_of_more_than(most);
+        wrong.extend(circles.into_iter().map(|files| format!("{name}: {} {files:?}", files.len())));
+    }
+    assert!(wrong.is_empty(), "files that all need each other:\n{}", wrong.join("\n"));
 }
