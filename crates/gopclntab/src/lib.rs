@@ -38,6 +38,7 @@
 //! checked against the available bytes, and every loop is bounded.
 
 mod buildinfo;
+mod error;
 mod function;
 mod header;
 mod inline;
@@ -47,9 +48,10 @@ mod name;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use image::{Avma, ElfImage, Memory, Svma, Unreadable};
+use image::{Avma, ElfImage, Memory, Svma};
 
 pub use buildinfo::GoVersion;
+pub use error::PclntabError;
 pub use function::{Function, FunctionFlags, PcValue};
 pub use header::Format;
 pub use inline::{Frame, Frames, SpecialFunctions};
@@ -62,29 +64,6 @@ use header::{Header, u64_at};
 const MAX_TABLE: u64 = 1 << 30;
 /// The largest set of inline trees, in bytes. The same binary has 8 MB.
 const MAX_INLINE_TREES: u64 = 256 << 20;
-
-/// Why an image has no usable line table.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PclntabError {
-    /// The image has no line table: it is not a Go program, or the table was removed.
-    #[error("no Go line table in the image")]
-    Absent,
-    /// The table ends within its header.
-    #[error("the Go line table is truncated")]
-    Truncated,
-    /// The format is unknown: older than Go 1.16, or newer than this crate.
-    #[error("unknown Go line table format (magic {0:#x})")]
-    Magic(u32),
-    /// The header is inconsistent; the text names the fields.
-    #[error("the header of the Go line table is invalid: {0}")]
-    Header(&'static str),
-    /// The address of the Go code could not be found.
-    #[error("the start of the Go code was not found")]
-    NoText,
-    /// A part of the table could not be read from memory.
-    #[error("reading the Go line table: {0}")]
-    Unreadable(#[from] Unreadable),
-}
 
 /// A range of the file, or bytes that were copied from memory.
 #[derive(Debug, Clone)]
