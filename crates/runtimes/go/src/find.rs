@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use gopclntab::{GoVersion, LineTable, PclntabError, gofunc_offset};
-use image::{Avma, Bias, ElfImage, Memory, Svma, Unreadable};
+use image::{Avma, Bias, ElfImage, Memory, StructCopy, Svma, Unreadable};
 
 use crate::code::CodeReader;
 use crate::goroutine::Status;
-use crate::raw::Block;
 use crate::{Evidence, Layout, ReadError, Refusal, Source, Variable, WritePermit, symbols};
 
 /// Bytes of a segment that are searched for the `moduledata`.
@@ -147,7 +146,7 @@ impl Runtime {
         let layout = &self.layout;
         let mut ids = Vec::new();
         for at in all {
-            let g = Block::read(memory, *at, layout.g_size())?;
+            let g = StructCopy::read(memory, *at, layout.g_size())?;
             // An unused `g` keeps the fields of its last goroutine.
             let Some(status) = Status::of(g.u32(layout.g_status)) else { continue };
             let id = g.u64(layout.g_goid);
@@ -178,7 +177,7 @@ impl Runtime {
     }
 
     /// Whether the goroutine starts at the entry of a function and was created within one.
-    fn starts_at_function(&self, g: &Block) -> bool {
+    fn starts_at_function(&self, g: &StructCopy) -> bool {
         let at = |offset| self.bias.to_svma(Avma(g.u64(offset)));
         let (start, created) = (at(self.layout.g_startpc), at(self.layout.g_gopc));
         let starts = self.table.function_at(start).is_some_and(|f| f.entry() == start);

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use image::Avma;
+use image::{Avma, StructCopy};
 
-use crate::raw::Block;
 use crate::{Layout, Runtime, Stack};
 
 /// `g.atomicstatus` without its scan bit (Go's runtime/runtime2.go).
@@ -136,7 +135,7 @@ pub(crate) struct Fingerprint {
 }
 
 impl Fingerprint {
-    pub(crate) fn of(g: &Block, l: &Layout) -> Self {
+    pub(crate) fn of(g: &StructCopy, l: &Layout) -> Self {
         let word = |offset| g.u64(offset);
         Self {
             words: [
@@ -164,7 +163,7 @@ impl Runtime {
     ///
     /// The finalizer goroutine is a user goroutine while it runs a finalizer. Go checks a variable
     /// for that; the wait reason used here is also available in stripped programs.
-    pub(crate) fn is_system(&self, g: &Block, start: Avma, reason: Option<&str>) -> bool {
+    pub(crate) fn is_system(&self, g: &StructCopy, start: Avma, reason: Option<&str>) -> bool {
         let Some(f) = self.table.function_at(self.bias.to_svma(start)) else { return false };
         let (id, special) = (Some(f.id()), self.table.special());
         let users = [special.runtime_main, special.corostart, special.handle_async_event];

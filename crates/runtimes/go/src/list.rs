@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use image::{Avma, Memory, Part};
+use image::{Avma, Memory, Part, StructCopy};
 
 use crate::goroutine::{Fingerprint, Goroutine, StackAbsence, Status, ThreadRef};
 use crate::offsets::present;
-use crate::raw::{self, Block};
+use crate::raw;
 use crate::unwind::{MAX_FRAMES, StackReader, Start};
 use crate::{ReadError, Runtime, Stack, StackEnd, Variable, labels};
 
@@ -65,7 +65,7 @@ struct Unwindable {
 
 impl Unwindable {
     /// The part of the stack to copy with one read.
-    fn window(&self, g: &Block) -> Option<Part> {
+    fn window(&self, g: &StructCopy) -> Option<Part> {
         let start = self.start.as_ref().ok()?;
         let size = g.u64(8).checked_sub(start.sp.0)?.min(WINDOW);
         Some(Part::new(start.sp, usize::try_from(size).ok()?))
@@ -195,8 +195,8 @@ impl GoroutineReader<'_> {
         let parts = |size| all.iter().map(|g| Part::new(*g, size)).collect::<Vec<_>>();
         let mut first = parts(layout.g_size());
         self.memory.read_many(&mut first);
-        let first: Vec<Option<Block>> =
-            first.into_iter().map(|p| p.readable.then(|| Block::of(p.bytes))).collect();
+        let first: Vec<Option<StructCopy>> =
+            first.into_iter().map(|p| p.readable.then(|| StructCopy::from(p.bytes))).collect();
         let mut states = Vec::with_capacity(all.len());
         let mut stacks = Vec::new();
         for g in &first {
@@ -218,7 +218,7 @@ impl GoroutineReader<'_> {
             attempts.push(match (g, state) {
                 (Some(_), Some(None)) => Some(Attempt::Dead),
                 (Some(g), Some(Some(state))) if again.readable => {
-                    self.unwind_copied(*at, g, state, window, &Block::of(again.bytes))
+                    self.unwind_copied(*at, g, state, window, &StructCopy::from(again.bytes))
                 }
                 _ => None,
             });
@@ -227,7 +227,7 @@ impl GoroutineReader<'_> {
     }
 
     /// Reads what a `g` refers to apart from its stack. `None` for a `g` without a goroutine.
-    fn state(&mut self, g: &Block) -> Option<Unwindable> {
+    fn state(&mut self, g: &StructCopy) -> Option<Unwindable> {
         let layout = &self.runtime.layout;
         let status = Status::of(g.u32(layout.g_status))?;
         let thread = self.thread(g.u64(layout.g_m));
@@ -241,10 +241,10 @@ impl GoroutineReader<'_> {
     fn unwind_copied(
         &mut self,
         at: Avma,
-        g: &Block,
+        g: &StructCopy,
         state: Unwindable,
         window: Option<Part>,
-        again: &Block,
+        again: &StructCopy,
     ) -> Option<Attempt> {
         let layout = &self.runtime.layout;
         if Fingerprint::of(g, layout) != Fingerprint::of(again, layout) {
@@ -308,7 +308,7 @@ impl GoroutineReader<'_> {
         stopped: Option<(u64, ThreadContext)>,
     ) -> Result<Attempt, ReadError> {
         let layout = &self.runtime.layout;
-        let g = Block::read(self.memory, at, layout.g_size())?;
+        let g = StructCopy::read(self.memory, at, layout.g_size())?;
         let Some(status) = Status::of(g.u32(layout.g_status)) else { return Ok(Attempt::Dead) };
         let thread = self.thread(g.u64(layout.g_m));
         let context = stopped.filter(|(tid, _)| thread.is_some_and(|t| t.tid == *tid));
@@ -317,7 +317,7 @@ impl GoroutineReader<'_> {
         let labels = labels::read(self.memory, layout, g.u64(layout.g_labels));
         let state = Unwindable { status, thread, start, labels, bubble: self.bubble(&g) };
 
-        let again = Block::read(self.memory, at, layout.g_size())?;
+        let again = StructCopy::read(self.memory, at, layout.g_size())?;
         if Fingerprint::of(&g, layout) != Fingerprint::of(&again, layout) {
             return Ok(Attempt::Changed);
         }
@@ -327,7 +327,7 @@ impl GoroutineReader<'_> {
     fn goroutine(
         &mut self,
         at: Avma,
-        g: &Block,
+        g: &StructCopy,
         state: Unwindable,
         stack: Result<Stack, StackAbsence>,
     ) -> Goroutine {
@@ -363,7 +363,7 @@ impl GoroutineReader<'_> {
         Some(ThreadRef { m, tid })
     }
 
-    fn bubble(&self, g: &Block) -> Option<u64> {
+    fn bubble(&self, g: &StructCopy) -> Option<u64> {
         let layout = &self.runtime.layout;
         let bubble = g.u64(present(layout.g_bubble)?);
         let id = present(layout.bubble_id)?;
@@ -374,7 +374,7 @@ impl GoroutineReader<'_> {
     /// goroutine `traceback1` and the comments on `g.sched`, in Go's runtime.
     fn start(
         &self,
-        g: &Block,
+        g: &StructCopy,
         status: Status,
         thread: Option<ThreadRef>,
         context: Option<ThreadContext>,
@@ -433,7 +433,7 @@ impl GoroutineReader<'_> {
         if on_stack(sched.sp) { Ok(sched) } else { Err(StackAbsence::NoContext) }
     }
 
-    fn stack(&self, g: &Block, start: Start) -> Result<Stack, StackAbsence> {
+    fn stack(&self, g: &StructCopy, start: Start) -> Result<Stack, StackAbsence> {
         let mut words = StackReader::new(self.memory, Avma(g.u64(0)), Avma(g.u64(8)));
         let max = self.frames_left.min(MAX_FRAMES);
         let stack = self.runtime.unwind(&mut words, start, self.arguments, max);

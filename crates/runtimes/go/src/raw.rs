@@ -45,43 +45,13 @@ impl Memory for PageCache<'_> {
     }
 }
 
-/// A copy of a struct. Offsets are in bytes; a field past the end reads as 0, so callers copy enough.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Block(Vec<u8>);
-
-impl Block {
-    pub(crate) fn read(memory: &dyn Memory, at: Avma, size: usize) -> Result<Self, Unreadable> {
-        let mut bytes = vec![0; size];
-        memory.read(at, &mut bytes)?;
-        Ok(Self(bytes))
-    }
-
-    /// Wraps a struct that was copied before.
-    pub(crate) fn of(bytes: Vec<u8>) -> Self {
-        Self(bytes)
-    }
-
-    pub(crate) fn u64(&self, offset: u64) -> u64 {
-        u64_at(&self.0, offset)
-    }
-
-    pub(crate) fn u32(&self, offset: u64) -> u32 {
-        array_at(&self.0, offset).map_or(0, u32::from_le_bytes)
-    }
-
-    pub(crate) fn u8(&self, offset: u64) -> u8 {
-        array_at(&self.0, offset).map_or(0, |[b]: [u8; 1]| b)
-    }
-}
-
 /// The word at a byte offset, or 0 past the end.
 pub(crate) fn u64_at(bytes: &[u8], offset: u64) -> u64 {
-    array_at(bytes, offset).map_or(0, u64::from_le_bytes)
-}
-
-fn array_at<const N: usize>(bytes: &[u8], offset: u64) -> Option<[u8; N]> {
-    let at = usize::try_from(offset).ok()?;
-    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
+    let word = || {
+        let at = usize::try_from(offset).ok()?;
+        bytes.get(at..at.checked_add(8)?)?.try_into().ok()
+    };
+    word().map_or(0, u64::from_le_bytes)
 }
 
 /// Reads `count` 64-bit words.

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use image::{Avma, Memory};
+use image::{Avma, Memory, StructCopy};
 
 use crate::lines::{Format, LineTable};
-use crate::raw::Block;
 use crate::{FrameStyle, Layout, ReadError, text};
 
 /// Bytes of a line table. Only generated code has larger ones; it is rejected.
@@ -25,7 +24,7 @@ pub struct Code {
     /// The address of the bytecode, for versions whose frames hold the address of an instruction.
     bytecode: u64,
     lines: LineTable,
-    header: Block,
+    header: StructCopy,
 }
 
 impl Code {
@@ -69,15 +68,15 @@ impl CodeReader {
 
     /// The fields of a code object that never change, unlike its reference count, caches and
     /// (specialising) bytecode.
-    fn header<M: Memory + ?Sized>(&self, memory: &M, at: Avma) -> Result<Block, ReadError> {
+    fn header<M: Memory + ?Sized>(&self, memory: &M, at: Avma) -> Result<StructCopy, ReadError> {
         let l = &self.layout;
-        let whole = Block::read(memory, at, l.code_size())?;
+        let whole = StructCopy::read(memory, at, l.code_size())?;
         let fields =
             [l.object_type, l.code_name, l.code_file, l.code_lines, l.code_qualname, l.bytes_size];
         let of_version = fields.into_iter().filter(|f| Layout::has(*f));
-        let mut words: Vec<u64> = of_version.map(|f| whole.u64(f)).collect();
-        words.push(u64::from(whole.u32(l.code_first_line)));
-        Ok(Block::of_words(&words))
+        let mut bytes: Vec<u8> = of_version.flat_map(|f| whole.u64(f).to_le_bytes()).collect();
+        bytes.extend(whole.u32(l.code_first_line).to_le_bytes());
+        Ok(StructCopy::from(bytes))
     }
 
     /// Reads the code object at the address `at`.
@@ -86,7 +85,7 @@ impl CodeReader {
     /// [`ReadError`] if it was freed or another object is in its place.
     pub fn read<M: Memory + ?Sized>(&self, memory: &M, at: Avma) -> Result<Code, ReadError> {
         let l = &self.layout;
-        let block = Block::read(memory, at, l.code_size())?;
+        let block = StructCopy::read(memory, at, l.code_size())?;
         let of_type = Avma(block.u64(l.object_type));
         if self.code_type.is_some_and(|t| t != of_type) {
             return Err(ReadError::Implausible("an object is not a code object"));

@@ -15,7 +15,6 @@ mod code;
 mod find;
 mod layout;
 mod lines;
-mod raw;
 mod text;
 
 pub use code::{Code, CodeReader};

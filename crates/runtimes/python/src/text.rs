@@ -1,8 +1,7 @@
 //! Reads strings (PEP 393): a header, then one, two or four bytes per character.
 
-use image::{Avma, Memory};
+use image::{Avma, Memory, StructCopy};
 
-use crate::raw::Block;
 use crate::{Layout, ReadError};
 
 /// Longer names and paths are truncated.
@@ -15,7 +14,7 @@ pub(crate) fn read<M: Memory + ?Sized>(
     at: Avma,
 ) -> Result<String, ReadError> {
     let size = layout.text_ascii.max(layout.text_state + 8).min(4096);
-    let header = Block::read(memory, at, usize::try_from(size).unwrap_or(0))?;
+    let header = StructCopy::read(memory, at, usize::try_from(size).unwrap_or(0))?;
     let state = header.u32(layout.text_state) >> 2;
     let (kind, compact, ascii) = (state & 7, state >> 3 & 1 == 1, state >> 4 & 1 == 1);
     if !compact || !matches!(kind, 1 | 2 | 4) {
