@@ -34,9 +34,11 @@ mod elf;
 mod memory;
 mod space;
 mod struct_copy;
+mod symbols;
 
 pub use addr::{Avma, Bias, FileOffset, Svma};
 pub use elf::{Arch, ElfError, ElfImage, ElfKind, ImageBytes, Section, Segment};
 pub use memory::{Memory, Part, Unreadable};
 pub use space::{AddressSpace, FileId, ImageAbsence, Mapping, MappingId, MappingKind, NewMapping};
 pub use struct_copy::StructCopy;
+pub use symbols::Symbol;

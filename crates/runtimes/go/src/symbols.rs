@@ -66,33 +66,18 @@ impl fmt::Display for Variable {
     }
 }
 
-/// Bounds the work for a hostile symbol table; no program has more symbols.
-const MAX_SYMBOLS: usize = 16 << 20;
-
 /// Looks the variables up in `.symtab`. Empty for a stripped program. Omits a name that occurs twice
 /// with different addresses, because such a table cannot be trusted.
 pub(crate) fn from_symbol_table(image: &ElfImage) -> Vec<(Variable, Svma)> {
-    let (Some(symbols), Some(strings)) = (image.section(".symtab"), image.section(".strtab"))
-    else {
-        return Vec::new();
-    };
     let mut found: Vec<(Variable, Svma)> = Vec::new();
     let mut ambiguous = Vec::new();
-    // Elf64_Sym: name u32, info u8, other u8, section u16, value u64, size u64.
-    for symbol in symbols.data.chunks_exact(24).take(MAX_SYMBOLS) {
-        let name = u32::from_le_bytes([symbol[0], symbol[1], symbol[2], symbol[3]]) as usize;
-        let Some(text) = strings.data.get(name..).filter(|t| t.starts_with(b"runtime.")) else {
-            continue;
-        };
-        let is = |v: &&Variable| {
-            text.starts_with(v.symbol().as_bytes()) && text.get(v.symbol().len()) == Some(&0)
-        };
+    for symbol in image.symbols(".symtab", ".strtab").filter(|s| s.starts_with(b"runtime.")) {
+        let is = |v: &&Variable| symbol.is_named(v.symbol().as_bytes());
         let Some(variable) = Variable::ALL.iter().find(is) else { continue };
-        let value = Svma(u64::from_le_bytes(symbol[8..16].try_into().unwrap_or_default()));
         match found.iter().find(|(v, _)| v == variable) {
-            Some((_, other)) if *other != value => ambiguous.push(*variable),
+            Some((_, other)) if *other != symbol.value => ambiguous.push(*variable),
             Some(_) => {}
-            None => found.push((*variable, value)),
+            None => found.push((*variable, symbol.value)),
         }
     }
     found.retain(|(v, _)| !ambiguous.contains(v));

@@ -9,8 +9,6 @@ use crate::{CodeReader, Layout};
 const COOKIE: &[u8; 8] = b"xdebugpy";
 /// Words of the table of offsets (`_Py_DebugOffsets`) that are read: more than any version has.
 const DEBUG_WORDS: usize = 128;
-/// Bounds the work for a hostile symbol table; no program has more symbols.
-const MAX_SYMBOLS: usize = 4 << 20;
 
 /// Why the frames of an interpreter cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,28 +122,16 @@ impl Runtime {
 
 impl Symbols {
     fn add_table(&mut self, image: &ElfImage, table: &str, strings: &str) {
-        let (Some(symbols), Some(strings)) = (image.section(table), image.section(strings)) else {
-            return;
-        };
-        // Elf64_Sym: name u32, info u8, other u8, section u16, value u64, size u64.
-        for symbol in symbols.data.chunks_exact(24).take(MAX_SYMBOLS) {
-            let name = u32::from_le_bytes([symbol[0], symbol[1], symbol[2], symbol[3]]) as usize;
-            let Some(text) = strings.data.get(name..) else { continue };
-            if !text.starts_with(b"_Py") && !text.starts_with(b"Py") {
-                continue;
-            }
-            let text = text.split(|b| *b == 0).next().unwrap_or_default();
-            let word = |at: usize| symbol[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-            let (value, size) = (Svma(word(8)), word(16));
-            match text {
-                _ if value.0 == 0 => {}
-                b"_PyRuntime" => self.runtime = Some(value),
-                b"Py_Version" => self.version = Some(value),
-                b"PyCode_Type" => self.code_type = Some(value),
-                _ if text.starts_with(b"_PyEval_EvalFrameDefault") => {
-                    self.evaluation.push((value, size));
-                }
-                _ => {}
+        // A value of 0 is an import.
+        for symbol in image.symbols(table, strings).filter(|s| s.value.0 != 0) {
+            if symbol.is_named(b"_PyRuntime") {
+                self.runtime = Some(symbol.value);
+            } else if symbol.is_named(b"Py_Version") {
+                self.version = Some(symbol.value);
+            } else if symbol.is_named(b"PyCode_Type") {
+                self.code_type = Some(symbol.value);
+            } else if symbol.starts_with(b"_PyEval_EvalFrameDefault") {
+                self.evaluation.push((symbol.value, symbol.size));
             }
         }
     }
