@@ -1,5 +1,5 @@
-//! Offsets of fields as the program's own DWARF has them, for versions of Go whose layout was
-//! never measured. Stripped programs have none.
+//! Reads struct layouts from the program's own DWARF, for Go versions that are not in the table of
+//! offsets. Stripped programs have no DWARF.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,16 +8,15 @@ use std::io::Read as _;
 use gimli::{EndianSlice, LittleEndian, Unit};
 use image::ElfImage;
 
-/// What all sections of one file may take when they are decompressed; those of Kubernetes take
-/// 200 MB.
+/// Bytes that all decompressed sections of one file may take together. Kubernetes takes 200 MB.
 const MAX_SECTIONS: u64 = 1 << 30;
-/// More entries are not looked at: that of Kubernetes has some ten million.
+/// Entries (DIEs) that are read. Kubernetes has about ten million.
 const MAX_ENTRIES: usize = 64 << 20;
 /// `Elf64_Chdr` {type u32, reserved u32, size u64, align u64} before a compressed section.
 const HEADER: usize = 24;
 const ZLIB: u32 = 1;
 
-/// The structs that are looked for, and the newer or older names of one.
+/// The structs to read. One of them has an older and a newer name.
 const STRUCTS: [&str; 11] = [
     "runtime.g",
     "runtime.gobuf",
@@ -34,7 +33,7 @@ const STRUCTS: [&str; 11] = [
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
-/// Sizes and members of structs.
+/// Sizes and member offsets of structs, in bytes, by name.
 #[derive(Debug, Default)]
 pub(crate) struct Structs(HashMap<String, Struct>);
 
@@ -45,9 +44,9 @@ struct Struct {
 }
 
 impl Structs {
-    /// Reads them; empty where there is no DWARF, or none that can be understood.
-    pub(crate) fn of(image: &ElfImage) -> Self {
-        let mut left = MAX_SECTIONS;
+    /// Reads the structs. Empty if the image has no DWARF or it cannot be parsed.
+    pub(crate) fn read_from(image: &ElfImage) -> Self {
+        let mut budget = MAX_SECTIONS;
         let mut sections: HashMap<&'static str, Cow<'_, [u8]>> = HashMap::new();
         let wanted = [
             gimli::SectionId::DebugInfo,
@@ -55,12 +54,12 @@ impl Structs {
             gimli::SectionId::DebugStr,
             gimli::SectionId::DebugLineStr,
             gimli::SectionId::DebugStrOffsets,
-            // A unit cannot be opened without them.
+            // gimli cannot open a unit without these.
             gimli::SectionId::DebugLine,
             gimli::SectionId::DebugAddr,
         ];
         for id in wanted {
-            let bytes = section(image, id.name(), &mut left).unwrap_or_default();
+            let bytes = section(image, id.name(), &mut budget).unwrap_or_default();
             sections.insert(id.name(), bytes);
         }
         let dwarf = gimli::Dwarf::load(|id| {
@@ -69,7 +68,7 @@ impl Structs {
         });
         let mut found = Self::default();
         if let Ok(dwarf) = dwarf {
-            // What is damaged ends the reading; what was found before is checked by its users.
+            // Reading ends at damaged DWARF. The caller verifies the layout that was found.
             let _ = found.read(&dwarf);
         }
         found
@@ -132,20 +131,19 @@ impl Structs {
         self.0.get(of)?.members.get(name).copied()
     }
 
-    /// The value of a row of the table of offsets, by its name there: `runtime.g.sched.sp`,
-    /// `sizeof.bucket`.
+    /// The value of a row of the table in `offsets.rs`: `runtime.g.sched.sp`, `sizeof.bucket`.
     pub(crate) fn offset(&self, name: &str) -> Option<u64> {
         if let Some(of) = name.strip_prefix("sizeof.") {
             return self.0.get(&format!("runtime.{of}")).map(|s| s.size).filter(|s| *s > 0);
         }
         match name {
             "runtime.g.bubble" => {
-                let older = || self.member("runtime.g", "syncGroup");
-                return self.member("runtime.g", "bubble").or_else(older);
+                let old_name = || self.member("runtime.g", "syncGroup");
+                return self.member("runtime.g", "bubble").or_else(old_name);
             }
             "runtime.synctestBubble.id" => {
-                let older = || self.member("runtime.synctestGroup", "id");
-                return self.member("runtime.synctestBubble", "id").or_else(older);
+                let old_name = || self.member("runtime.synctestGroup", "id");
+                return self.member("runtime.synctestBubble", "id").or_else(old_name);
             }
             _ => {}
         }
@@ -161,8 +159,9 @@ impl Structs {
     }
 }
 
-/// A section's bytes, decompressed where the linker compressed it (`-compressdwarf`).
-fn section<'a>(image: &'a ElfImage, name: &str, left: &mut u64) -> Option<Cow<'a, [u8]>> {
+/// The bytes of a section, decompressed if the linker compressed it (`-compressdwarf`). `budget` is
+/// how many decompressed bytes are still allowed.
+fn section<'a>(image: &'a ElfImage, name: &str, budget: &mut u64) -> Option<Cow<'a, [u8]>> {
     let section = image.section(name)?;
     if !section.compressed {
         return Some(Cow::Borrowed(section.data));
@@ -170,10 +169,10 @@ fn section<'a>(image: &'a ElfImage, name: &str, left: &mut u64) -> Option<Cow<'a
     let (header, stream) = section.data.split_at_checked(HEADER)?;
     let method = u32::from_le_bytes(header[..4].try_into().ok()?);
     let size = u64::from_le_bytes(header[8..16].try_into().ok()?);
-    if method != ZLIB || size > *left {
+    if method != ZLIB || size > *budget {
         return None;
     }
-    *left -= size;
+    *budget -= size;
     let mut out = Vec::new();
     flate2::read::ZlibDecoder::new(stream).take(size).read_to_end(&mut out).ok()?;
     (out.len() as u64 == size).then_some(Cow::Owned(out))
