@@ -10,7 +10,7 @@ use memmap2::Mmap;
 use object::Endianness;
 use object::elf::{
     self, FileHeader64, PF_W, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, SHF_COMPRESSED,
-    SHT_NOBITS, SHT_NOTE,
+    SHT_NOBITS, SHT_NOTE, SectionType,
 };
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 
@@ -148,7 +148,7 @@ pub struct Section<'a> {
 #[derive(Debug)]
 struct SectionEntry {
     name: Box<str>,
-    kind: u32,
+    kind: SectionType,
     svma: u64,
     offset: u64,
     size: u64,
@@ -193,7 +193,7 @@ impl ElfImage {
         let arch = match header.e_machine(endian) {
             elf::EM_X86_64 => Arch::X86_64,
             elf::EM_AARCH64 => Arch::Aarch64,
-            other => return Err(ElfError::Machine(other)),
+            other => return Err(ElfError::Machine(other.0)),
         };
         let kind = match header.e_type(endian) {
             elf::ET_EXEC => ElfKind::Executable,
@@ -235,8 +235,8 @@ impl ElfImage {
                     memory_size: ph.p_memsz(endian),
                     offset: FileOffset(offset),
                     file_size,
-                    executable: ph.p_flags(endian) & PF_X != 0,
-                    writable: ph.p_flags(endian) & PF_W != 0,
+                    executable: ph.p_flags(endian).contains(PF_X),
+                    writable: ph.p_flags(endian).contains(PF_W),
                 }),
                 PT_GNU_EH_FRAME => self.eh_frame_hdr = Some((svma, offset, file_size)),
                 PT_DYNAMIC => self.dynamic = Some((svma, offset, file_size)),
@@ -386,7 +386,7 @@ fn read_sections(data: &[u8]) -> Vec<SectionEntry> {
             svma: sh.sh_addr(endian),
             offset: sh.sh_offset(endian),
             size: sh.sh_size(endian),
-            compressed: sh.sh_flags(endian) & u64::from(SHF_COMPRESSED) != 0,
+            compressed: sh.sh_flags(endian).contains(SHF_COMPRESSED),
         }
     };
     table.iter().take(MAX_SECTIONS).map(entry).collect()
@@ -413,7 +413,7 @@ fn build_id_in(notes: &[u8], align: u64) -> Option<Box<[u8]>> {
         let name = rest.get(12..name_end)?;
         let desc = rest.get(desc_start..desc_end)?;
         // 20 bytes by SHA-1, 16 by MD5 or UUID; --build-id=0x… may be longer, within reason.
-        if kind == elf::NT_GNU_BUILD_ID && name == b"GNU\0" && (1..=64).contains(&desc.len()) {
+        if kind == elf::NT_GNU_BUILD_ID.0 && name == b"GNU\0" && (1..=64).contains(&desc.len()) {
             return Some(desc.into());
         }
         rest = rest.get(desc_end.checked_next_multiple_of(align)?..)?;

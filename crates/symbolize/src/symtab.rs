@@ -9,7 +9,7 @@ use image::{Arch, ElfImage, Svma};
 use object::Endianness;
 use object::elf::{
     FileHeader64, SHF_EXECINSTR, SHN_LORESERVE, STB_GLOBAL, STB_WEAK, STT_FUNC, STT_GNU_IFUNC,
-    STT_NOTYPE,
+    STT_NOTYPE, SectionType, SymbolBind, SymbolType,
 };
 use object::read::elf::{FileHeader, SectionHeader};
 
@@ -49,7 +49,7 @@ struct Symbol {
     start: u64,
     size: u64,
     name: u32,
-    binding: u8,
+    binding: SymbolBind,
     /// End of its section, where a symbol without a size ends at the latest.
     section_end: u64,
 }
@@ -67,7 +67,7 @@ struct Nearest {
 /// each address that wins over its aliases, such as the one in DWARF.
 pub(crate) fn resolve<'a>(
     (image, file): (&'a ElfImage, &'a [u8]),
-    table_kind: u32,
+    table_kind: SectionType,
     sorted: &[u64],
     preferred: &[Option<&str>],
 ) -> SymbolHits<'a> {
@@ -105,7 +105,7 @@ struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    fn find(image: &'a ElfImage, file: &'a [u8], kind: u32) -> Option<Self> {
+    fn find(image: &'a ElfImage, file: &'a [u8], kind: SectionType) -> Option<Self> {
         let e = Endianness::Little;
         let header = FileHeader64::<Endianness>::parse(file).ok()?;
         let sections = header.sections(e, file).ok()?;
@@ -116,7 +116,7 @@ impl<'a> Table<'a> {
         let code_ends = sections
             .iter()
             .map(|s| {
-                let code = s.sh_flags(e) & u64::from(SHF_EXECINSTR) != 0;
+                let code = s.sh_flags(e).contains(SHF_EXECINSTR);
                 code.then(|| s.sh_addr(e).saturating_add(s.sh_size(e)))
             })
             .collect();
@@ -128,7 +128,7 @@ impl<'a> Table<'a> {
         let [n0, n1, n2, n3, info, _other, x0, x1, value @ .., _, _, _, _, _, _, _, _] = raw else {
             return None;
         };
-        let kind = info & 0xf;
+        let kind = SymbolType(info & 0xf);
         let section = u16::from_le_bytes([*x0, *x1]);
         if !matches!(kind, STT_FUNC | STT_GNU_IFUNC | STT_NOTYPE)
             || section == 0
@@ -141,7 +141,7 @@ impl<'a> Table<'a> {
             start: u64::from_le_bytes(value.try_into().ok()?),
             size: u64::from_le_bytes(raw[16..].try_into().ok()?),
             name: u32::from_le_bytes([*n0, *n1, *n2, *n3]),
-            binding: info >> 4,
+            binding: SymbolBind(info >> 4),
             section_end,
         };
         // Labels of hand-written code are functions; marks for the disassembler ($x, $d) and
