@@ -18,6 +18,7 @@ mod addr;
 mod elf;
 mod memory;
 pub mod pclntab;
+pub mod sections;
 mod space;
 
 pub use addr::{Avma, Bias, FileOffset, Svma};

@@ -19,7 +19,7 @@ use image::ElfImage;
 
 use crate::files::Attempt;
 use crate::intern::Interner;
-use crate::sections::Inflated;
+use image::sections::Inflated;
 use names::Names;
 use pages::Pages;
 use split::Split;

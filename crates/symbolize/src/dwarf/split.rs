@@ -13,7 +13,7 @@ use image::ElfImage;
 use super::units::{Side, Units};
 use super::{Dwarf, Fuel, Reader, Stop};
 use crate::files::{Attempt, DebugFiles, Rejection, normal};
-use crate::sections::SectionReader;
+use image::sections::SectionReader;
 
 /// Files that were looked for in vain and are named to the user.
 const MAX_ATTEMPTS: usize = 16;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::Read;
 
-use image::ElfImage;
+use crate::ElfImage;
 
 /// What all decompressed sections of one file may take together.
 const MAX_DECOMPRESSED: u64 = 2 << 30;
@@ -13,20 +13,20 @@ const ELFCOMPRESS_ZLIB: u32 = 1;
 const ELFCOMPRESS_ZSTD: u32 = 2;
 
 /// Reads the sections of one file and keeps count of what that costs.
-pub(crate) struct SectionReader<'a> {
+pub struct SectionReader<'a> {
     image: &'a ElfImage,
     left: u64,
     /// Sections that are there but cannot be decompressed, or not within the bound.
-    pub(crate) unreadable: u32,
+    pub unreadable: u32,
 }
 
 impl<'a> SectionReader<'a> {
-    pub(crate) fn new(image: &'a ElfImage) -> Self {
+    pub fn new(image: &'a ElfImage) -> Self {
         Self { image, left: MAX_DECOMPRESSED, unreadable: 0 }
     }
 
     /// The bytes of a section by its name with the leading dot; empty where there is none.
-    pub(crate) fn read(&mut self, name: &str) -> Cow<'a, [u8]> {
+    pub fn read(&mut self, name: &str) -> Cow<'a, [u8]> {
         if let Some(section) = self.image.section(name) {
             if !section.compressed {
                 return Cow::Borrowed(section.data);
@@ -44,7 +44,7 @@ impl<'a> SectionReader<'a> {
 
     /// The bytes of all sections of a name, one after the other: an object file has one for each
     /// COMDAT group.
-    pub(crate) fn read_all(&mut self, name: &str) -> Cow<'a, [u8]> {
+    pub fn read_all(&mut self, name: &str) -> Cow<'a, [u8]> {
         let image = self.image;
         let sections: Vec<_> = image.sections().filter(|(n, _)| *n == name).map(|s| s.1).collect();
         if sections.len() < 2 {
@@ -71,7 +71,7 @@ impl<'a> SectionReader<'a> {
     }
 
     /// What decompressing has made so far.
-    pub(crate) fn decompressed_bytes(&self) -> u64 {
+    pub fn decompressed_bytes(&self) -> u64 {
         MAX_DECOMPRESSED - self.left
     }
 
@@ -88,15 +88,15 @@ impl<'a> SectionReader<'a> {
 
 /// The compressed sections of a file in plain, so that several batches share the work.
 #[derive(Debug, Default)]
-pub(crate) struct Inflated {
+pub struct Inflated {
     sections: Vec<(&'static str, Vec<u8>)>,
     /// See [`SectionReader::unreadable`].
-    pub(crate) unreadable: u32,
+    pub unreadable: u32,
 }
 
 impl Inflated {
     /// Decompresses those of the sections that are compressed.
-    pub(crate) fn of(image: &ElfImage, names: impl Iterator<Item = &'static str>) -> Self {
+    pub fn of(image: &ElfImage, names: impl Iterator<Item = &'static str>) -> Self {
         let mut reader = SectionReader::new(image);
         let mut sections = Vec::new();
         for name in names {
@@ -108,7 +108,7 @@ impl Inflated {
     }
 
     /// The bytes of one of the sections; empty where there is none that can be read.
-    pub(crate) fn section<'a>(&'a self, image: &'a ElfImage, name: &str) -> &'a [u8] {
+    pub fn section<'a>(&'a self, image: &'a ElfImage, name: &str) -> &'a [u8] {
         if let Some((_, bytes)) = self.sections.iter().find(|(n, _)| *n == name) {
             return bytes;
         }
@@ -116,7 +116,7 @@ impl Inflated {
     }
 
     /// What is held in memory.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.sections.iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
 }
