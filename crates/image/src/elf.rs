@@ -12,7 +12,7 @@ use object::elf::{
     self, FileHeader64, PF_W, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, SHF_COMPRESSED,
     SHT_NOBITS, SHT_NOTE, SectionType,
 };
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::read::elf::{FileHeader, Note, NoteIterator, ProgramHeader, SectionHeader};
 
 use crate::{Avma, Bias, FileOffset, Svma};
 
@@ -20,6 +20,8 @@ use crate::{Avma, Bias, FileOffset, Svma};
 const MAX_SECTIONS: usize = 65_536;
 /// `e_phnum` is 16 bits wide.
 const MAX_SEGMENTS: usize = 65_535;
+/// A longer build ID is not one, in bytes.
+const MAX_BUILD_ID: usize = 64;
 
 /// Why a file is no usable ELF image.
 #[derive(Debug, thiserror::Error)]
@@ -400,23 +402,71 @@ fn build_id_from_sections(data: &[u8], sections: &[SectionEntry]) -> Option<Box<
         .find_map(|notes| build_id_in(notes, 4))
 }
 
-/// Finds `NT_GNU_BUILD_ID` in a run of notes (layout: elf(5), `Elf64_Nhdr`).
+/// Finds `NT_GNU_BUILD_ID` in a run of notes.
 fn build_id_in(notes: &[u8], align: u64) -> Option<Box<[u8]>> {
+    // Notes are aligned to 4 or 8 bytes; binutils takes any other number as 4.
     let align = if align == 8 { 8 } else { 4 };
-    let mut rest = notes;
-    while rest.len() >= 12 {
-        let word = |i: usize| u32::from_le_bytes([rest[i], rest[i + 1], rest[i + 2], rest[i + 3]]);
-        let (name_size, desc_size, kind) = (word(0) as usize, word(4) as usize, word(8));
-        let name_end = 12usize.checked_add(name_size)?;
-        let desc_start = name_end.checked_next_multiple_of(align)?;
-        let desc_end = desc_start.checked_add(desc_size)?;
-        let name = rest.get(12..name_end)?;
-        let desc = rest.get(desc_start..desc_end)?;
-        // 20 bytes by SHA-1, 16 by MD5 or UUID; --build-id=0x… may be longer, within reason.
-        if kind == elf::NT_GNU_BUILD_ID.0 && name == b"GNU\0" && (1..=64).contains(&desc.len()) {
-            return Some(desc.into());
+    let endian = Endianness::Little;
+    let notes = NoteIterator::<FileHeader64<Endianness>>::new(endian, align, notes).ok()?;
+    let is_build_id = |note: &Note<'_, FileHeader64<Endianness>>| {
+        note.n_type(endian) == elf::NT_GNU_BUILD_ID
+            && note.name_bytes() == b"GNU\0"
+            // 20 bytes by SHA-1, 16 by MD5 or UUID; --build-id=0x… may be longer.
+            && (1..=MAX_BUILD_ID).contains(&note.desc().len())
+    };
+    notes.map_while(Result::ok).find(is_build_id).map(|note| note.desc().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(kind: u32, name: &[u8], desc: &[u8], align: usize) -> Vec<u8> {
+        let sizes = [name.len() as u32, desc.len() as u32, kind];
+        let mut bytes: Vec<u8> = sizes.iter().flat_map(|n| n.to_le_bytes()).collect();
+        for part in [name, desc] {
+            bytes.extend(part);
+            bytes.resize(bytes.len().next_multiple_of(align), 0);
         }
-        rest = rest.get(desc_end.checked_next_multiple_of(align)?..)?;
+        bytes
     }
-    None
+
+    #[test]
+    fn the_build_id_is_found_among_other_notes() {
+        for align in [4, 8] {
+            let property = note(elf::NT_GNU_PROPERTY_TYPE_0.0, b"GNU\0", &[0; 12], align);
+            let go = note(4, b"Go\0\0", b"go's own build id", align);
+            let other = note(elf::NT_GNU_BUILD_ID.0, b"XYZ\0", &[1; 20], align);
+            let id = note(elf::NT_GNU_BUILD_ID.0, b"GNU\0", &[7; 20], align);
+            let notes = [&property[..], &go, &other, &id].concat();
+            assert_eq!(build_id_in(&notes, align as u64).as_deref(), Some(&[7; 20][..]));
+            let without_padding = &notes[..notes.len() - (align - 4)];
+            assert!(build_id_in(without_padding, align as u64).is_some());
+        }
+        let id = note(elf::NT_GNU_BUILD_ID.0, b"GNU\0", &[7; 20], 4);
+        for align in [0, 1, 4, 16, 4096, u64::MAX] {
+            assert!(build_id_in(&id, align).is_some(), "alignment {align}");
+        }
+        let unaligned = [&[0][..], &id].concat();
+        assert!(build_id_in(&unaligned[1..], 4).is_some());
+    }
+
+    #[test]
+    fn damaged_notes_end_the_search() {
+        let id = note(elf::NT_GNU_BUILD_ID.0, b"GNU\0", &[7; 20], 4);
+        for cut in 0..id.len() {
+            assert_eq!(build_id_in(&id[..cut], 4), None, "cut at {cut}");
+        }
+        for field in [0, 4] {
+            let mut broken = id.clone();
+            broken[field..field + 4].fill(0xff);
+            assert_eq!(build_id_in(&[&broken[..], &id].concat(), 4), None);
+            assert_eq!(build_id_in(&[&broken[..], &id].concat(), 8), None);
+        }
+        for length in [0, MAX_BUILD_ID + 1] {
+            let odd = note(elf::NT_GNU_BUILD_ID.0, b"GNU\0", &vec![7; length], 4);
+            assert_eq!(build_id_in(&odd, 4), None, "{length} bytes");
+        }
+        assert_eq!(build_id_in(&[0; 4096], 4), None);
+    }
 }

@@ -18,10 +18,11 @@ mod addr;
 mod elf;
 mod memory;
 pub mod pclntab;
-pub mod sections;
+mod sections;
 mod space;
 
 pub use addr::{Avma, Bias, FileOffset, Svma};
 pub use elf::{Arch, ElfError, ElfImage, ElfKind, ImageBytes, Section, Segment};
 pub use memory::{Memory, Part, Unreadable};
+pub use sections::SectionReader;
 pub use space::{AddressSpace, FileId, ImageAbsence, Mapping, MappingId, MappingKind, NewMapping};

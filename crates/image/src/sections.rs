@@ -1,49 +1,71 @@
-//! Debug sections as plain bytes: borrowed from the file, or decompressed within bounds.
+//! Read the sections of an ELF file by name, decompressing those that are compressed.
+//!
+//! Compilers and linkers compress debug sections by zlib or zstd (`-gz`, `SHF_COMPRESSED`), and
+//! GNU tools once did so under another name (`.zdebug_info`). The file belongs to the target, so
+//! that the decompressed bytes of one file count against a limit, and memory grows with what is
+//! decompressed rather than with the size that a header claims. This is why `object` parses the
+//! headers, but its `CompressedData::decompress` is not used: it allocates the claimed size, and
+//! accepts a stream that is longer than it.
 
 use std::borrow::Cow;
 use std::io::Read;
 
-use crate::ElfImage;
+use object::elf::{CompressionHeader64, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD};
+use object::read::elf::CompressionHeader;
+use object::{CompressedData, CompressionFormat, LittleEndian};
 
-/// What all decompressed sections of one file may take together.
-const MAX_DECOMPRESSED: u64 = 2 << 30;
-/// `sizeof(Elf64_Chdr)`.
-const CHDR_SIZE: usize = 24;
-const ELFCOMPRESS_ZLIB: u32 = 1;
-const ELFCOMPRESS_ZSTD: u32 = 2;
+use crate::{ElfImage, Section};
 
-/// Reads the sections of one file and keeps count of what that costs.
+/// Allocated at once for a decompressed section; more only as it comes.
+const MAX_RESERVED: usize = 16 << 20;
+
+/// Why a section cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum SectionError {
+    #[error("the compression header is damaged")]
+    Header,
+    #[error("unknown compression method")]
+    Method,
+    #[error("the sections of the file are larger than the limit")]
+    Limit,
+    #[error("the compressed data are damaged")]
+    Stream,
+    #[error("the decompressed size is not the one in the header")]
+    Size,
+}
+
+/// Reads sections of one file, up to a total of decompressed bytes.
+#[derive(Debug)]
 pub struct SectionReader<'a> {
     image: &'a ElfImage,
+    limit: u64,
     left: u64,
-    /// Sections that are there but cannot be decompressed, or not within the bound.
-    pub unreadable: u32,
+    unreadable: u32,
 }
 
 impl<'a> SectionReader<'a> {
-    pub fn new(image: &'a ElfImage) -> Self {
-        Self { image, left: MAX_DECOMPRESSED, unreadable: 0 }
+    /// A reader for `image` that decompresses at most `limit` bytes in all.
+    #[must_use]
+    pub fn new(image: &'a ElfImage, limit: u64) -> Self {
+        Self { image, limit, left: limit, unreadable: 0 }
     }
 
-    /// The bytes of a section by its name with the leading dot; empty where there is none.
+    /// The bytes of the first section of that name (`.debug_info`): borrowed from the file unless
+    /// they are compressed. Empty if there is no such section, or if it cannot be decompressed
+    /// within the limit, which [`SectionReader::unreadable`] counts.
     pub fn read(&mut self, name: &str) -> Cow<'a, [u8]> {
         if let Some(section) = self.image.section(name) {
-            if !section.compressed {
-                return Cow::Borrowed(section.data);
-            }
-            return self.decompressed(elf_compressed(section.data));
+            return self.contents(name, &section);
         }
-        // Before SHF_COMPRESSED, GNU tools renamed the section: "ZLIB", the size as a big-endian
-        // 64-bit number, then a zlib stream.
-        let old = name.strip_prefix(".debug_").map(|n| format!(".zdebug_{n}"));
-        let Some(section) = old.and_then(|n| self.image.section(&n)) else {
-            return Cow::Borrowed(&[]);
-        };
-        self.decompressed(gnu_compressed(section.data))
+        let old_name = name.strip_prefix(".debug_").map(|rest| format!(".zdebug_{rest}"));
+        match old_name.and_then(|old| self.image.section(&old)) {
+            Some(section) => self.decompress(name, gnu_compressed(section.data)),
+            None => Cow::Borrowed(&[]),
+        }
     }
 
-    /// The bytes of all sections of a name, one after the other: an object file has one for each
-    /// COMDAT group.
+    /// The bytes of all sections of that name, one after the other: an object file has one for
+    /// each COMDAT group.
     pub fn read_all(&mut self, name: &str) -> Cow<'a, [u8]> {
         let image = self.image;
         let sections: Vec<_> = image.sections().filter(|(n, _)| *n == name).map(|s| s.1).collect();
@@ -52,11 +74,8 @@ impl<'a> SectionReader<'a> {
         }
         let mut all = Vec::new();
         for section in sections {
-            let part = match section.compressed {
-                true => self.decompressed(elf_compressed(section.data)),
-                false => Cow::Borrowed(section.data),
-            };
-            // Sections may claim the same bytes many times over.
+            let part = self.contents(name, &section);
+            // Plain sections count, too, since any number of them may claim the same bytes.
             match self.left.checked_sub(part.len() as u64) {
                 Some(left) if !section.compressed => self.left = left,
                 Some(_) => {}
@@ -70,113 +89,103 @@ impl<'a> SectionReader<'a> {
         Cow::Owned(all)
     }
 
-    /// What decompressing has made so far.
+    /// How many bytes count against the limit so far.
+    #[must_use]
     pub fn decompressed_bytes(&self) -> u64 {
-        MAX_DECOMPRESSED - self.left
+        self.limit - self.left
     }
 
-    fn decompressed(&mut self, what: Option<Compressed<'_>>) -> Cow<'a, [u8]> {
-        let bytes = what.filter(|c| c.size <= self.left).and_then(Compressed::read);
-        let Some(bytes) = bytes else {
-            self.unreadable += 1;
-            return Cow::Borrowed(&[]);
-        };
-        self.left -= bytes.len() as u64;
-        Cow::Owned(bytes)
+    /// How many sections exist but could not be decompressed, or not within the limit.
+    #[must_use]
+    pub fn unreadable(&self) -> u32 {
+        self.unreadable
     }
-}
 
-/// The compressed sections of a file in plain, so that several batches share the work.
-#[derive(Debug, Default)]
-pub struct Inflated {
-    sections: Vec<(&'static str, Vec<u8>)>,
-    /// See [`SectionReader::unreadable`].
-    pub unreadable: u32,
-}
+    fn contents(&mut self, name: &str, section: &Section<'a>) -> Cow<'a, [u8]> {
+        if section.compressed {
+            self.decompress(name, elf_compressed(section.data))
+        } else {
+            Cow::Borrowed(section.data)
+        }
+    }
 
-impl Inflated {
-    /// Decompresses those of the sections that are compressed.
-    pub fn of(image: &ElfImage, names: impl Iterator<Item = &'static str>) -> Self {
-        let mut reader = SectionReader::new(image);
-        let mut sections = Vec::new();
-        for name in names {
-            if let Cow::Owned(bytes) = reader.read(name) {
-                sections.push((name, bytes));
+    fn decompress(
+        &mut self,
+        name: &str,
+        compressed: Result<CompressedData<'_>, SectionError>,
+    ) -> Cow<'a, [u8]> {
+        let build_id = || self.image.build_id_hex();
+        match compressed.and_then(|c| Ok((c, decompress(&c, self.left)?))) {
+            Ok((from, bytes)) => {
+                tracing::debug!(
+                    section = name,
+                    build_id = build_id(),
+                    method = ?from.format,
+                    compressed = from.data.len(),
+                    size = bytes.len(),
+                    "decompressed a section"
+                );
+                self.left -= bytes.len() as u64;
+                Cow::Owned(bytes)
+            }
+            Err(why) => {
+                tracing::debug!(section = name, build_id = build_id(), %why, "cannot read a section");
+                self.unreadable += 1;
+                Cow::Borrowed(&[])
             }
         }
-        Self { sections, unreadable: reader.unreadable }
-    }
-
-    /// The bytes of one of the sections; empty where there is none that can be read.
-    pub fn section<'a>(&'a self, image: &'a ElfImage, name: &str) -> &'a [u8] {
-        if let Some((_, bytes)) = self.sections.iter().find(|(n, _)| *n == name) {
-            return bytes;
-        }
-        image.section(name).filter(|s| !s.compressed).map_or(&[], |s| s.data)
-    }
-
-    /// What is held in memory.
-    pub fn bytes(&self) -> u64 {
-        self.sections.iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
 }
 
-enum Method {
-    Zlib,
-    Zstd,
-}
-
-struct Compressed<'a> {
-    method: Method,
-    size: u64,
-    stream: &'a [u8],
-}
-
-/// Layout: gABI, `Elf64_Chdr` { ch_type, ch_reserved: u32, ch_size, ch_addralign: u64 }.
-fn elf_compressed(data: &[u8]) -> Option<Compressed<'_>> {
-    let (header, stream) = data.split_at_checked(CHDR_SIZE)?;
-    let method = match u32::from_le_bytes(header[..4].try_into().ok()?) {
-        ELFCOMPRESS_ZLIB => Method::Zlib,
-        ELFCOMPRESS_ZSTD => Method::Zstd,
-        _ => return None,
+/// A section with `SHF_COMPRESSED`: a header, then the stream.
+fn elf_compressed(section: &[u8]) -> Result<CompressedData<'_>, SectionError> {
+    let (header, data) = object::from_bytes::<CompressionHeader64<LittleEndian>>(section)
+        .map_err(|()| SectionError::Header)?;
+    let format = match header.ch_type(LittleEndian) {
+        ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
+        ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
+        _ => return Err(SectionError::Method),
     };
-    let size = u64::from_le_bytes(header[8..16].try_into().ok()?);
-    Some(Compressed { method, size, stream })
+    Ok(CompressedData { format, data, uncompressed_size: header.ch_size(LittleEndian) })
 }
 
-fn gnu_compressed(data: &[u8]) -> Option<Compressed<'_>> {
-    let rest = data.strip_prefix(b"ZLIB")?;
-    let (size, stream) = rest.split_at_checked(8)?;
-    Some(Compressed {
-        method: Method::Zlib,
-        size: u64::from_be_bytes(size.try_into().ok()?),
-        stream,
-    })
+/// A `.zdebug_` section: "ZLIB", the size as a big-endian 64-bit number, then a zlib stream.
+fn gnu_compressed(section: &[u8]) -> Result<CompressedData<'_>, SectionError> {
+    let rest = section.strip_prefix(b"ZLIB").ok_or(SectionError::Header)?;
+    let (size, data) = rest.split_first_chunk().ok_or(SectionError::Header)?;
+    let uncompressed_size = u64::from_be_bytes(*size);
+    Ok(CompressedData { format: CompressionFormat::Zlib, data, uncompressed_size })
 }
 
-impl Compressed<'_> {
-    /// All of it, or nothing: a part of a section would give wrong names. The buffer grows with
-    /// the stream rather than with the size that is claimed.
-    fn read(self) -> Option<Vec<u8>> {
-        let mut out = Vec::with_capacity(usize::try_from(self.size).ok()?.min(16 << 20));
-        let limit = self.size.checked_add(1)?;
-        match self.method {
-            Method::Zlib => flate2::read::ZlibDecoder::new(self.stream)
-                .take(limit)
-                .read_to_end(&mut out)
-                .ok()?,
-            Method::Zstd => {
-                let decoder = ruzstd::decoding::StreamingDecoder::new(self.stream).ok()?;
-                decoder.take(limit).read_to_end(&mut out).ok()?
-            }
-        };
-        (out.len() as u64 == self.size).then_some(out)
+/// All of a section or nothing: a part of it would give wrong names.
+fn decompress(compressed: &CompressedData<'_>, limit: u64) -> Result<Vec<u8>, SectionError> {
+    let size = compressed.uncompressed_size;
+    if size > limit {
+        return Err(SectionError::Limit);
     }
+    let reserved = usize::try_from(size).map_err(|_| SectionError::Limit)?.min(MAX_RESERVED);
+    let mut out = Vec::with_capacity(reserved);
+    // One byte more shows a stream that is longer than it claims.
+    let most = size.saturating_add(1);
+    let read = match compressed.format {
+        CompressionFormat::Zlib => {
+            flate2::read::ZlibDecoder::new(compressed.data).take(most).read_to_end(&mut out)
+        }
+        CompressionFormat::Zstandard => ruzstd::decoding::StreamingDecoder::new(compressed.data)
+            .map_err(|_| SectionError::Stream)?
+            .take(most)
+            .read_to_end(&mut out),
+        _ => return Err(SectionError::Method),
+    };
+    read.map_err(|_| SectionError::Stream)?;
+    if out.len() as u64 == size { Ok(out) } else { Err(SectionError::Size) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMIT: u64 = 2 << 30;
 
     fn header(method: u32, size: u64) -> Vec<u8> {
         let mut h = method.to_le_bytes().to_vec();
@@ -186,20 +195,37 @@ mod tests {
         h
     }
 
+    fn read(section: &[u8], limit: u64) -> Result<Vec<u8>, SectionError> {
+        decompress(&elf_compressed(section)?, limit)
+    }
+
     #[test]
-    fn a_size_that_does_not_match_the_stream_yields_nothing() {
+    fn a_section_whose_size_does_not_match_its_stream_is_rejected() {
         use std::io::Write;
         let text = vec![b'a'; 1000];
         let mut z = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
         z.write_all(&text).unwrap();
         let stream = z.finish().unwrap();
-        let with = |size| [header(ELFCOMPRESS_ZLIB, size), stream.clone()].concat();
-        let read = |d: &[u8]| elf_compressed(d).and_then(Compressed::read);
-        assert_eq!(read(&with(1000)), Some(text));
-        assert_eq!(read(&with(999)), None);
-        assert_eq!(read(&with(u64::MAX)), None);
-        assert_eq!(read(&with(1 << 40)), None, "and no terabyte is set aside for it");
-        assert_eq!(read(&header(ELFCOMPRESS_ZSTD, 5)), None);
-        assert_eq!(read(&header(77, 5)), None);
+        let with = |size| [header(ELFCOMPRESS_ZLIB.0, size), stream.clone()].concat();
+        assert_eq!(read(&with(1000), LIMIT), Ok(text.clone()));
+        assert_eq!(read(&with(1000), 1000), Ok(text));
+        assert_eq!(read(&with(1000), 999), Err(SectionError::Limit));
+        assert_eq!(read(&with(999), LIMIT), Err(SectionError::Size));
+        assert_eq!(read(&with(1001), LIMIT), Err(SectionError::Size));
+        // No terabyte is allocated for these.
+        assert_eq!(read(&with(1 << 40), u64::MAX), Err(SectionError::Size));
+        assert!(read(&with(u64::MAX), u64::MAX).is_err());
+    }
+
+    #[test]
+    fn damaged_sections_are_rejected() {
+        assert_eq!(read(&header(ELFCOMPRESS_ZSTD.0, 5), LIMIT), Err(SectionError::Stream));
+        assert_eq!(read(&header(ELFCOMPRESS_ZLIB.0, 5), LIMIT), Err(SectionError::Stream));
+        assert_eq!(read(&header(77, 5), LIMIT), Err(SectionError::Method));
+        assert_eq!(read(&header(1, 5)[1..], LIMIT), Err(SectionError::Header));
+        assert_eq!(gnu_compressed(b"ZLIB").err(), Some(SectionError::Header));
+        assert_eq!(gnu_compressed(b"BZIP12345678").err(), Some(SectionError::Header));
+        let unaligned = [&[0][..], &header(ELFCOMPRESS_ZLIB.0, 5)].concat();
+        assert!(elf_compressed(&unaligned[1..]).is_ok(), "Go's linker does not align sections");
     }
 }

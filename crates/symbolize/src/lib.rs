@@ -28,6 +28,7 @@ pub mod jit;
 pub mod kernel;
 mod minidebug;
 mod plt;
+mod sections;
 mod symtab;
 
 pub use compose::{Batch, Frame, ImageSymbols, Losses, NameSource, NoSymbol, Symbolized};

@@ -1,7 +1,7 @@
 //! The call frame information of one image: from an address to its frame description entry.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::io::Read as _;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use gimli::{
     UnwindOffset, UnwindSection,
 };
 use image::pclntab::{self, LineTable};
-use image::{ElfImage, Section, Svma};
+use image::{ElfImage, Section, SectionReader, Svma};
 
 pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
 pub(crate) type Fde<'a> = FrameDescriptionEntry<Reader<'a>>;
@@ -18,8 +18,8 @@ pub(crate) type Fde<'a> = FrameDescriptionEntry<Reader<'a>>;
 /// More entries than this in one walked section are not indexed: 24 MiB of index. Sections of
 /// that size come with a search table.
 const MAX_ENTRIES: usize = 1 << 20;
-/// A compressed `.debug_frame` is inflated up to this size.
-const MAX_INFLATED: u64 = 64 << 20;
+/// Limit of a decompressed `.debug_frame`, in bytes.
+const MAX_DECOMPRESSED: u64 = 64 << 20;
 /// More symbols than any program has.
 const MAX_SYMBOLS: usize = 8 << 20;
 /// An entry's instructions; the largest seen in the wild are a few tens of KiB.
@@ -44,7 +44,7 @@ struct Table {
 
 enum TableBytes {
     File(Range<usize>),
-    Inflated(Vec<u8>),
+    Decompressed(Vec<u8>),
 }
 
 enum Search {
@@ -213,7 +213,7 @@ impl ImageCfi {
     fn bytes<'a>(&'a self, table: &'a Table) -> &'a [u8] {
         match &table.bytes {
             TableBytes::File(range) => self.image.bytes().get(range.clone()).unwrap_or_default(),
-            TableBytes::Inflated(bytes) => bytes,
+            TableBytes::Decompressed(bytes) => bytes,
         }
     }
 
@@ -258,13 +258,10 @@ impl ImageCfi {
 
     fn load_debug_frame(&mut self, vendor: gimli::Vendor) {
         let image = Arc::clone(&self.image);
-        let Some(section) = image.section(".debug_frame").filter(|s| !s.data.is_empty()) else {
-            return;
-        };
-        let bytes = if section.compressed {
-            inflate(section.data).map(TableBytes::Inflated)
-        } else {
-            range_in(image.bytes(), section.data).map(TableBytes::File)
+        let bytes = match SectionReader::new(&image, MAX_DECOMPRESSED).read(".debug_frame") {
+            Cow::Owned(bytes) => Some(TableBytes::Decompressed(bytes)),
+            Cow::Borrowed([]) => return,
+            Cow::Borrowed(bytes) => range_in(image.bytes(), bytes).map(TableBytes::File),
         };
         let Some(bytes) = bytes else { return };
         let mut table = Table { bytes, search: Search::Index(Vec::new()) };
@@ -377,19 +374,4 @@ where
     found.sort_unstable_by_key(|e| (e.start, e.end));
     found.shrink_to_fit();
     found
-}
-
-/// Inflates a `SHF_COMPRESSED` section: `Elf64_Chdr` (type, reserved, size, alignment), then a
-/// zlib stream. Another compression, or a stream that is broken or too large, gives nothing.
-fn inflate(data: &[u8]) -> Option<Vec<u8>> {
-    const ELFCOMPRESS_ZLIB: u32 = 1;
-    let (chdr, stream) = data.split_first_chunk::<24>()?;
-    let kind = u32::from_le_bytes(*chdr.first_chunk()?);
-    let size = u64::from_le_bytes(*chdr[8..].first_chunk()?);
-    if kind != ELFCOMPRESS_ZLIB || size > MAX_INFLATED {
-        return None;
-    }
-    let mut out = Vec::new();
-    flate2::read::ZlibDecoder::new(stream).take(size).read_to_end(&mut out).ok()?;
-    (out.len() as u64 == size).then_some(out)
 }

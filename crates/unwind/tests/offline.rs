@@ -6,7 +6,7 @@ use std::path::Path;
 
 use common::{Recording, Regions, Stop, build, build_with, record};
 use image::{AddressSpace, Arch, Avma, ElfImage, MappingId, MappingKind, NewMapping};
-use unwind::{BreakReason, End, Frame, Registers, RootReason, Unwinder};
+use unwind::{BreakReason, End, Frame, Registers, RootReason, Unwinder, function_starts};
 
 const AT_BOTTOM: &str = "recorder.run_to('bottom')\nrecorder.header()\nrecorder.stop()\n";
 
@@ -120,18 +120,44 @@ fn tables_are_found_without_their_search_table_or_section_headers() {
     }
 }
 
+/// C functions that fill `.debug_frame`: a small section is not compressed.
+fn many_functions(dir: &Path) -> String {
+    let path = dir.join("many.c");
+    let function = |i| format!("int many_{i}(int *a) {{ return *a + {i}; }}\n");
+    std::fs::write(&path, (0..200).map(function).collect::<String>()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 #[test]
-fn debug_frame_serves_where_there_is_no_eh_frame_also_compressed() {
-    for compress in ["none", "zlib"] {
+fn debug_frame_is_used_without_eh_frame_however_it_is_compressed() {
+    let methods = [("none", None), ("zlib", Some([1, 0, 0, 0])), ("zstd", Some([2, 0, 0, 0]))];
+    for (compress, ch_type) in methods {
         let dir = tempfile::tempdir().unwrap();
-        let compress = format!("-Wl,--compress-debug-sections={compress}");
-        let flags = ["-g", "-fno-asynchronous-unwind-tables", "-fno-exceptions", &compress];
+        let many = many_functions(dir.path());
+        let option = format!("-Wl,--compress-debug-sections={compress}");
+        let flags = ["-g", "-fno-asynchronous-unwind-tables", "-fno-exceptions", &option, &many];
         let recording = deep(dir.path(), &flags);
-        let image = recording.space.iter().find_map(|m| m.image.as_ref().ok()).unwrap();
-        assert!(image.0.section(".debug_frame").is_some());
+        let program = recording.space.iter().find(|m| m.name.ends_with("/program")).unwrap();
+        let (image, bias) = program.image.as_ref().unwrap();
+        let section = image.section(".debug_frame").unwrap();
+        let found = section.compressed.then(|| section.data[..4].try_into().unwrap());
+        assert_eq!(found, ch_type, "{compress}");
         let (frames, end) = unwind_in(&recording, &recording.space);
-        assert_eq!(frames, recording.stops[0].pcs);
-        assert!(end.is_root(), "{end}");
+        assert_eq!(frames, recording.stops[0].pcs, "{compress}");
+        assert!(end.is_root(), "{compress}: {end}");
+
+        // Following the code would find the same frames; this asks the tables alone.
+        let pc = [bias.to_svma(recording.stops[0].registers.pc().unwrap())];
+        assert!(function_starts(image, &pc)[0].is_some(), "{compress}");
+        let spoiled = recording.with_images(|name, file| {
+            let at = section.data.as_ptr().addr() - image.bytes().as_ptr().addr();
+            let mut file = file.to_vec();
+            file.get_mut(at..at + section.data.len())?.fill(0xff);
+            name.ends_with("/program").then_some(file)
+        });
+        let program = spoiled.iter().find(|m| m.name.ends_with("/program")).unwrap();
+        let (image, _) = program.image.as_ref().unwrap();
+        assert_eq!(function_starts(image, &pc), [None], "{compress}");
     }
 }
 

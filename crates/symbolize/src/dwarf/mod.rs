@@ -19,7 +19,7 @@ use image::ElfImage;
 
 use crate::files::Attempt;
 use crate::intern::Interner;
-use image::sections::Inflated;
+use crate::sections::Decompressed;
 use names::Names;
 use pages::Pages;
 use split::Split;
@@ -93,21 +93,21 @@ pub(crate) struct Sections<'a> {
     pages: Pages<'a>,
     main: DwarfSections<&'a [u8]>,
     supplementary: Option<DwarfSections<&'a [u8]>>,
-    /// See [`Inflated::unreadable`].
+    /// See [`Decompressed::unreadable`].
     pub(crate) unreadable: u32,
 }
 
 /// What is in plain of a file and of its `dwz` file.
 #[derive(Debug, Default)]
 pub(crate) struct Plain {
-    main: OnceLock<Inflated>,
-    supplementary: OnceLock<Inflated>,
+    main: OnceLock<Decompressed>,
+    supplementary: OnceLock<Decompressed>,
 }
 
 impl Plain {
     /// What is held in memory.
     pub(crate) fn bytes(&self) -> u64 {
-        let of = |file: &OnceLock<Inflated>| file.get().map_or(0, Inflated::bytes);
+        let of = |file: &OnceLock<Decompressed>| file.get().map_or(0, Decompressed::bytes);
         of(&self.main) + of(&self.supplementary)
     }
 }
@@ -150,16 +150,16 @@ const WANTED: [SectionId; 10] = [
 
 fn read_sections<'a>(
     image: &'a ElfImage,
-    plain: &'a OnceLock<Inflated>,
+    plain: &'a OnceLock<Decompressed>,
 ) -> (DwarfSections<&'a [u8]>, u32) {
     let names = || WANTED.iter().map(|id| id.name());
-    let inflated = plain.get_or_init(|| Inflated::of(image, names()));
+    let decompressed = plain.get_or_init(|| Decompressed::read(image, names()));
     let loaded = DwarfSections::load(|id| -> Result<_, std::convert::Infallible> {
         let wanted = WANTED.contains(&id);
-        Ok(if wanted { inflated.section(image, id.name()) } else { &[][..] })
+        Ok(if wanted { decompressed.section(image, id.name()) } else { &[][..] })
     });
     let Ok(sections) = loaded;
-    (sections, inflated.unreadable)
+    (sections, decompressed.unreadable)
 }
 
 /// A place in a source file.

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gimli::{DwarfPackageSections, DwarfSections, DwoId, EndianSlice, LittleEndian, SectionId};
-use image::ElfImage;
+use image::{ElfImage, SectionReader};
 
 use super::units::{Side, Units};
 use super::{Dwarf, Fuel, Reader, Stop};
 use crate::files::{Attempt, DebugFiles, Rejection, normal};
-use image::sections::SectionReader;
+use crate::sections::reader;
 
 /// Files that were looked for in vain and are named to the user.
 const MAX_ATTEMPTS: usize = 16;
@@ -28,7 +28,7 @@ pub(crate) struct Package<'a>(DwarfPackageSections<Cow<'a, [u8]>>);
 impl<'a> Package<'a> {
     /// Reads the sections of a `.dwp` file.
     pub(crate) fn read(image: &'a ElfImage) -> Option<Self> {
-        let mut reader = SectionReader::new(image);
+        let mut reader = reader(image);
         // All of them: gimli cuts a unit's part out of each, and takes one that is not there for an
         // error.
         let sections = DwarfPackageSections::load(|id| -> gimli::Result<_> {
@@ -51,7 +51,7 @@ pub(crate) struct Split<'a>(DwarfSections<Cow<'a, [u8]>>);
 impl<'a> Split<'a> {
     /// Reads the sections of a `.dwo` file.
     pub(crate) fn read(image: &'a ElfImage, fuel: &mut Fuel) -> Result<Self, Stop> {
-        let mut reader = SectionReader::new(image);
+        let mut reader = reader(image);
         let loaded = DwarfSections::load(|id| -> Result<_, Infallible> {
             Ok(read_section(&mut reader, id))
         });
