@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use process::Process;
 
-use crate::{RecordError, RecordOptions, go};
+use crate::go;
+use crate::options::RecordOptions;
+use crate::outcome::RecordError;
 
 /// The goroutines of a Go program, or else the threads of a process: what a goroutine profile of
 /// it adds up to. Nothing is stopped for it.

@@ -38,7 +38,7 @@ impl Program {
         match go::Program::open(&Arc::new(process)) {
             Ok(Some(_)) => Self::Go,
             Ok(None) => Self::Native,
-            Err(crate::RecordError::NotApplicable(why)) => Self::StrangeGo(why),
+            Err(crate::outcome::RecordError::NotApplicable(why)) => Self::StrangeGo(why),
             Err(_) => Self::Unknown,
         }
     }
@@ -119,7 +119,7 @@ impl Patient {
         if matches!(self.program, Program::Go) {
             return Ok("--no-stop: the target's memory".into());
         }
-        crate::native::can_look()?;
+        crate::threads::snapshot::can_look()?;
         Ok(format!("--no-stop: {}", self.also_go("bpf task iterator", "their memory")))
     }
 

@@ -2,23 +2,11 @@
 
 use std::sync::Arc;
 
-use pprof::Profile;
 use process::Process;
 
-use crate::{RecordError, RecordOptions, Stats, go, native};
-
-/// What was seen, in three forms.
-#[derive(Debug)]
-pub struct Dump {
-    /// The goroutine profile.
-    pub profile: Profile,
-    /// What it is made of.
-    pub stats: Stats,
-    /// One after the other, as Go's `debug=2` prints them.
-    pub text: String,
-    /// Equal stacks together, as Go's `debug=1` prints them.
-    pub grouped: String,
-}
+use crate::options::RecordOptions;
+use crate::outcome::{Dump, RecordError};
+use crate::{go, threads};
 
 /// Dumps a process.
 ///
@@ -28,5 +16,5 @@ pub fn of(process: &Arc<Process>, options: &RecordOptions) -> Result<Dump, Recor
     if let Some(dump) = go::dump(process, options)? {
         return Ok(dump);
     }
-    native::dump::dump(process, options)
+    threads::dump::dump(process, options)
 }

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aggregate::clock::monotonic_now;
+use aggregate::ids::{FrameKey, Place};
+use aggregate::processes::Processes;
+use aggregate::runtimes::jit::Jit;
+use aggregate::runtimes::python::Python;
+use assemble::debugfiles::TargetFiles;
+use assemble::symbols::{self, Known};
 use image::pclntab::{self, LineTable};
 use image::{Avma, ElfImage, Mapping, MappingId, Svma};
 use process::{Process, Root};
-
-use crate::clock::monotonic_now;
-use crate::jit::Jit;
-use crate::processes::Processes;
-use crate::python::Python;
-use crate::stacks::{FrameKey, Place};
-use crate::symbols::{self, Known, TargetFiles};
 
 /// The first address of the kernel's half, on x86-64 and aarch64 alike.
 const KERNEL_HALF: u64 = 1 << 63;

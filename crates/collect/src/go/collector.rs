@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aggregate::clock::unix_now;
+use assemble::Stats;
 use goruntime::LayoutSource;
 use process::Process;
 
 use super::profile::{GoProfile, Header};
 use super::program::{Program, Programs};
-use crate::clock::unix_now;
-use crate::session::{Collector, Ended, Progress, RecordOptions, Request};
-use crate::{Outcome, RecordError, Stats};
+use crate::collector::{Collector, Progress, Request};
+use crate::options::RecordOptions;
+use crate::outcome::{Ended, Outcome, RecordError};
 
 /// What differs between the kinds.
 pub(crate) trait GoKind: Sized + 'static {
@@ -265,10 +267,10 @@ pub(crate) fn assemble<K: GoKind>(
     for (program, _) in &running {
         let identity = program.process.read_identity();
         let identity = identity.as_ref().unwrap_or(program.process.identity());
-        builder.comment(&crate::comments::target(program.process.pid(), identity));
+        builder.comment(&assemble::comments::target(program.process.pid(), identity));
     }
-    builder.comment(&crate::comments::command(&options.command_line));
-    for line in crate::comments::recording(&stats) {
+    builder.comment(&assemble::comments::command(&options.command_line));
+    for line in assemble::comments::recording(&stats) {
         builder.comment(&line);
     }
     Ok(Outcome { profile: profile.finish(), stats, ended })

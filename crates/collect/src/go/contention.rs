@@ -6,6 +6,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use assemble::Stats;
 use goruntime::{Contention, ContentionReader, LogicalFrame, RecordedStacks, TicksClock};
 use host::Ticks;
 use process::Claimed;
@@ -14,8 +15,8 @@ use super::collector::GoKind;
 use super::profile::{GoProfile, Header};
 use super::program::Program;
 use super::rates::{self, Setter, Wanted};
-use crate::session::RecordOptions;
-use crate::{RecordError, Stats};
+use crate::options::RecordOptions;
+use crate::outcome::RecordError;
 
 /// Over this the tick counter is measured before its rate is needed: right within 0.02 %.
 const TICKS_BASE: Duration = Duration::from_millis(100);

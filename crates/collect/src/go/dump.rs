@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
+use aggregate::clock::monotonic_now;
+use assemble::Stats;
 use goruntime::{format_goroutines, format_goroutines_grouped};
 use process::Process;
 
 use super::collector;
 use super::goroutine::Goroutines;
 use super::program::Program;
-use crate::clock::monotonic_now;
-use crate::dump::Dump;
-use crate::session::{Ended, RecordOptions};
-use crate::{RecordError, Stats};
+use crate::options::RecordOptions;
+use crate::outcome::{Dump, Ended, RecordError};
 
 /// Dumps the goroutines of a process; `None` where it is no Go program.
 pub(crate) fn dump(

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use assemble::Stats;
 use goruntime::{
     Goroutine, GoroutineList, Stack, StackAbsence, StackEnd, Status, ThreadContext, ThreadRef,
 };
@@ -13,8 +14,8 @@ use process::{SeizeError, Threads, Tracer};
 use super::collector::GoKind;
 use super::profile::{GoProfile, Header};
 use super::program::Program;
-use crate::session::RecordOptions;
-use crate::{RecordError, Stats};
+use crate::options::RecordOptions;
+use crate::outcome::RecordError;
 
 /// The goroutines of a program.
 #[derive(Default)]

@@ -7,6 +7,7 @@
 use std::cell::OnceCell;
 use std::marker::PhantomData;
 
+use assemble::Stats;
 use goruntime::{
     HeapProfile, HeapReader, HeapReading, HeapRecord, HeapView, RecordedStacks, scale_heap_sample,
 };
@@ -17,8 +18,8 @@ use super::collector::GoKind;
 use super::profile::{GoProfile, Header};
 use super::program::Program;
 use super::rates::{self, Setter, Wanted};
-use crate::session::RecordOptions;
-use crate::{RecordError, Stats};
+use crate::options::RecordOptions;
+use crate::outcome::RecordError;
 
 const TYPES: &[(&str, &str)] = &[
     ("alloc_objects", "count"),

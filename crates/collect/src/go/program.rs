@@ -5,15 +5,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use assemble::builder::main_mapping;
 use goruntime::{FindError, Runtime};
 use host::{Rights, TargetRights};
-use image::pclntab;
-use image::{AddressSpace, Avma, Bias, ElfImage, Mapping, MappingId};
+use image::{AddressSpace, Avma, Bias, ElfImage, Mapping, MappingId, pclntab};
 use process::{Images, Process, ProcessMemory, WritableMemory};
 
-use crate::RecordError;
-use crate::assemble::main_mapping;
-use crate::session::Request;
+use crate::collector::Request;
+use crate::outcome::RecordError;
 
 /// A process whose Go runtime was found.
 pub(crate) struct Program {

@@ -13,7 +13,7 @@ use process::seize::{Threads, Tracer};
 use process::{Claimed, HeldWord};
 
 use super::program::Program;
-use crate::RecordError;
+use crate::outcome::RecordError;
 
 /// Who sets a rate.
 #[derive(Debug, Clone)]
@@ -138,7 +138,7 @@ struct Random(u64);
 
 impl Random {
     fn new() -> Self {
-        Self(crate::clock::monotonic_now() | 1)
+        Self(aggregate::clock::monotonic_now() | 1)
     }
 
     /// From 0 to 1, 0 excluded.

@@ -1,12 +1,13 @@
 //! The `threadcreate` profile of Go programs: where their threads were created.
 
+use assemble::Stats;
 use goruntime::ThreadCreation;
 
 use super::collector::GoKind;
 use super::profile::{GoProfile, Header};
 use super::program::Program;
-use crate::session::RecordOptions;
-use crate::{RecordError, Stats};
+use crate::options::RecordOptions;
+use crate::outcome::RecordError;
 
 /// The threads of a program.
 #[derive(Default)]

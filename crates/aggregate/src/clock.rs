@@ -1,0 +1,19 @@
+//! The two clocks of a recording.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// CLOCK_MONOTONIC in nanoseconds: the clock of all event times.
+pub fn monotonic_now() -> u64 {
+    // The only documented failure is a clock that does not exist; this one always does.
+    let Ok(t) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return 0 };
+    let (seconds, nanos) = (t.tv_sec().cast_unsigned(), t.tv_nsec().cast_unsigned());
+    seconds * 1_000_000_000 + nanos
+}
+
+/// Nanoseconds since the Unix epoch, for the profile's header.
+pub fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,153 @@
+//! Samples, aggregated as they come: a calling context tree, and counts on its nodes.
+//!
+//! A stack is a node; its parent is the caller. Stacks share their outer frames, so that memory
+//! grows with the number of *different* calling contexts and not with the number of samples: a
+//! recursion of random depth costs one node per level, not one stack per depth.
+
+use rustc_hash::FxHashMap;
+
+use crate::ids::{Count, CountKey, FrameIndex, FrameKey, NodeIndex, ROOT};
+
+/// More nodes than this are not kept: about 100 MB.
+const MAX_NODES: usize = 2_000_000;
+
+#[derive(Clone, Copy)]
+struct Node {
+    parent: NodeIndex,
+    frame: FrameIndex,
+}
+
+/// The calling context tree.
+pub struct StackTree {
+    frames: Vec<FrameKey>,
+    frame_index: FxHashMap<FrameKey, FrameIndex>,
+    nodes: Vec<Node>,
+    children: FxHashMap<(NodeIndex, FrameIndex), NodeIndex>,
+    full: bool,
+}
+
+impl Default for StackTree {
+    fn default() -> Self {
+        Self {
+            frames: Vec::new(),
+            frame_index: FxHashMap::default(),
+            nodes: vec![Node { parent: ROOT, frame: u32::MAX }],
+            children: FxHashMap::default(),
+            full: false,
+        }
+    }
+}
+
+impl StackTree {
+    /// The index of a frame.
+    pub fn frame(&mut self, key: FrameKey) -> FrameIndex {
+        let next = self.frames.len() as FrameIndex;
+        *self.frame_index.entry(key).or_insert_with(|| {
+            self.frames.push(key);
+            next
+        })
+    }
+
+    /// The node of `frame` called from `parent`. Once the tree is full, new contexts stay at
+    /// their nearest known caller: see [`StackTree::is_full`].
+    pub fn child(&mut self, parent: NodeIndex, frame: FrameIndex) -> NodeIndex {
+        if let Some(&node) = self.children.get(&(parent, frame)) {
+            return node;
+        }
+        if self.nodes.len() >= MAX_NODES {
+            self.full = true;
+            return parent;
+        }
+        let node = self.nodes.len() as NodeIndex;
+        self.nodes.push(Node { parent, frame });
+        self.children.insert((parent, frame), node);
+        node
+    }
+
+    /// Whether calling contexts were left out.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// The frames of a stack, leaf first.
+    pub fn stack(&self, leaf: NodeIndex) -> impl Iterator<Item = FrameIndex> + '_ {
+        let mut at = leaf;
+        std::iter::from_fn(move || {
+            if at == ROOT {
+                return None;
+            }
+            let node = self.nodes[at as usize];
+            at = node.parent;
+            Some(node.frame)
+        })
+    }
+
+    /// How many calling contexts there are.
+    pub fn context_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The frame of a node; `None` for [`ROOT`].
+    pub fn frame_of(&self, node: NodeIndex) -> Option<FrameKey> {
+        let frame = self.nodes.get(node as usize)?.frame;
+        self.frames.get(frame as usize).copied()
+    }
+
+    /// The nodes of a stack and of all stacks that it contains, outermost frame first.
+    pub fn path_from_root(&self, leaf: NodeIndex) -> Vec<NodeIndex> {
+        let parent = |node: &NodeIndex| Some(self.nodes[*node as usize].parent);
+        let up = std::iter::successors(Some(leaf), parent);
+        let mut path: Vec<NodeIndex> = up.take_while(|n| *n != ROOT).collect();
+        path.reverse();
+        path
+    }
+
+    /// All frames, by index.
+    pub fn frames(&self) -> &[FrameKey] {
+        &self.frames
+    }
+}
+
+/// Counts per thread, stack and labels.
+#[derive(Default)]
+pub struct Counts {
+    by_stack: FxHashMap<CountKey, Count>,
+}
+
+impl Counts {
+    /// Adds one sample.
+    pub fn add(&mut self, key: CountKey, weight: u64) {
+        let c = self.by_stack.entry(key).or_default();
+        c.samples += 1;
+        c.weight += weight;
+    }
+
+    /// All counts in a fixed order, so that equal recordings give equal files.
+    pub fn sorted(self) -> Vec<(CountKey, Count)> {
+        let mut all: Vec<_> = self.by_stack.into_iter().collect();
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Avma;
+
+    use super::*;
+    use crate::ids::Place;
+
+    #[test]
+    fn stacks_share_their_outer_frames() {
+        let mut tree = StackTree::default();
+        let key = |a| FrameKey { place: Place::Kernel, address: Avma(a) };
+        let [main, f, g] = [1, 2, 3].map(|a| tree.frame(key(a)));
+        let at_main = tree.child(ROOT, main);
+        let at_f = tree.child(at_main, f);
+        let at_g = tree.child(at_main, g);
+        assert_eq!(tree.child(at_main, f), at_f);
+        assert_eq!(tree.stack(at_g).collect::<Vec<_>>(), [g, main]);
+        assert_eq!(tree.nodes.len(), 4);
+        assert_eq!(tree.frame(key(2)), f);
+    }
+}

@@ -1,0 +1,274 @@
+//! Stacks deeper than the copied window, completed from the live stack.
+//!
+//! Unwinding reads the stack upwards, and a stack changes at its lower end: what lies above the
+//! copied window is most often still as it was when the sample was taken a few milliseconds ago.
+//! Often is not always, so the live stack is used only where it proves to be the same one:
+//!
+//! ```text
+//!   sp ├──────── copied ────────┤
+//!               floor ├─ joint ─┤─────────── live ───────────┤ root
+//! ```
+//!
+//! The unwind information must lead without a flaw through the live stack to the root of the
+//! thread, and one of these must hold:
+//!
+//! * the *joint*, from the last complete frame to the end of the copy, is equal, byte by byte, in
+//!   the copy and in the live stack, before and after the rest was read: that frame is still
+//!   there, and all that is above it cannot have changed while it was;
+//! * the live stack as it was read *before* the sample and as it is now, after it, show the same
+//!   frames from there on.
+//!
+//! The first tells nothing where the stack goes on elsewhere (Go's `systemstack`). The second admits
+//! one error: a stack that was taken down and built up again to the very same
+//! frames at both times, and was another one between. Whatever fails leaves the sample truncated
+//! and visibly so.
+
+use std::cell::{Cell, RefCell};
+
+use image::{AddressSpace, Avma, Memory, Unreadable};
+use process::ProcessMemory;
+use rustc_hash::FxHashMap;
+use unwind::{Cursor, End, Frame, Unwinder};
+
+use crate::ids::ThreadId;
+use crate::processes::Tracked;
+use crate::window::StackWindow;
+
+/// Live stack is read in blocks of this size…
+const BLOCK: usize = 1024;
+/// …and at most so many at once.
+const MAX_RUN: usize = 64;
+/// How much live stack may be read in a second.
+const BYTES_PER_SECOND: u64 = 128 << 20;
+/// How many threads' stacks are remembered from one reading of the rings to the next.
+const MAX_REMEMBERED: usize = 64;
+/// How many blocks are remembered for all threads together: 32 MiB.
+const MAX_HELD: usize = 32 << 10;
+/// A page is no smaller than this.
+const PAGE: u64 = 4096;
+/// How many pages are looked at where a copy ended early.
+const HOLE_PAGES: u64 = 16;
+/// Registers in a signal frame that must be unchanged with the stack and program counter.
+const SIGNAL_REGISTERS: usize = 160;
+
+/// Live stacks, read at most once for each thread and reading of the rings.
+#[derive(Default)]
+pub(crate) struct LiveStacks {
+    by_thread: FxHashMap<ThreadId, History>,
+    /// Counts readings of the rings.
+    round: u64,
+    second: u64,
+    read_in_second: u64,
+}
+
+#[derive(Default)]
+struct History {
+    round: u64,
+    earlier: Option<Snapshot>,
+    now: Option<Snapshot>,
+}
+
+impl LiveStacks {
+    /// A new reading of the rings begins: all its samples are older than what is read from now
+    /// on, and newer than what was read before. `now` is CLOCK_MONOTONIC in nanoseconds.
+    pub fn next_round(&mut self, now: u64) {
+        self.round += 1;
+        let blocks = |s: &Option<Snapshot>| s.as_ref().map_or(0, |s| s.blocks.borrow().len());
+        let held = self.by_thread.values().map(|h| blocks(&h.earlier) + blocks(&h.now));
+        if held.sum::<usize>() > MAX_HELD {
+            self.by_thread.clear();
+        }
+        if now / 1_000_000_000 != self.second {
+            self.second = now / 1_000_000_000;
+            self.read_in_second = 0;
+        }
+    }
+
+    fn history(&mut self, id: ThreadId) -> &mut History {
+        if self.by_thread.len() >= MAX_REMEMBERED && !self.by_thread.contains_key(&id) {
+            self.by_thread.clear();
+        }
+        let round = self.round;
+        let history = self.by_thread.entry(id).or_default();
+        if history.round != round {
+            history.round = round;
+            if let Some(snapshot) = history.now.take() {
+                history.earlier = Some(snapshot);
+            }
+        }
+        history
+    }
+
+    /// Goes on where the window ended the stack that `unwinder` has just unwound into `frames`, and
+    /// which word it lacks. Gives the root that was reached; otherwise `frames` is as it was.
+    pub fn complete(
+        &mut self,
+        unwinder: &mut Unwinder,
+        tracked: &Tracked,
+        id: ThreadId,
+        (window, unreadable): (&StackWindow<'_>, Avma),
+        frames: &mut Vec<Frame>,
+    ) -> Option<End> {
+        let memory = tracked.memory.as_ref()?;
+        let allowance = BYTES_PER_SECOND.saturating_sub(self.read_in_second);
+        let cursor = unwinder.cursor().clone();
+        let history = self.history(id);
+        let now = &*history.now.get_or_insert_default();
+        let live = Live { snapshot: now, memory: Some(memory), allowance: Cell::new(allowance) };
+        let kept = frames.len();
+        let (space, before) = (&tracked.space, frames.len());
+        let end = resume(unwinder, space, &cursor, window, &live, frames);
+        let same = end.is_root()
+            && (!cursor.leaves_stack() && joint_agrees(window, &cursor, &live, memory)
+                || history.earlier.as_ref().is_some_and(|earlier| {
+                    let past = Live { snapshot: earlier, memory: None, allowance: Cell::new(0) };
+                    let mut then = Vec::with_capacity(frames.len() - before);
+                    let end = resume(unwinder, space, &cursor, window, &past, &mut then);
+                    end.is_root() && then == frames[before..]
+                }));
+        // Afterwards: meanwhile the stack changes.
+        live.fill_hole(window, unreadable);
+        self.read_in_second += allowance - live.allowance.get();
+        if !same {
+            frames.truncate(kept);
+            return None;
+        }
+        Some(end)
+    }
+}
+
+fn resume(
+    unwinder: &mut Unwinder,
+    space: &AddressSpace,
+    cursor: &Cursor,
+    window: &StackWindow<'_>,
+    live: &Live<'_>,
+    frames: &mut Vec<Frame>,
+) -> End {
+    unwinder.resume(space, cursor, &Joined { window, live }, frames)
+}
+
+/// Whether what lies where copy and live stack meet is equal in both, and stays so.
+fn joint_agrees(
+    window: &StackWindow<'_>,
+    cursor: &Cursor,
+    live: &Live<'_>,
+    memory: &ProcessMemory,
+) -> bool {
+    let Some((at, joint)) = joint(window, cursor) else { return false };
+    let mut bytes = vec![0; joint.len()];
+    let same = |bytes: &[u8]| bytes == joint;
+    // In the snapshot, where that holds it; and now, after everything was read.
+    (live.read(at, &mut bytes).is_err() || same(&bytes))
+        && memory.read(at, &mut bytes).is_ok()
+        && same(&bytes)
+}
+
+/// From the last complete frame to the end of the copy. Where that frame lies on another stack,
+/// which a signal interrupted: the registers that the kernel saved with its stack pointer and
+/// program counter.
+fn joint<'w>(window: &StackWindow<'w>, cursor: &Cursor) -> Option<(Avma, &'w [u8])> {
+    let (sp, pc) = (cursor.registers().sp()?, cursor.registers().pc()?);
+    let bytes = window.bytes();
+    let skip = sp.0.wrapping_sub(window.start().0);
+    if let Some(joint) = usize::try_from(skip).ok().and_then(|skip| bytes.get(skip..))
+        && !joint.is_empty()
+    {
+        return Some((sp, joint));
+    }
+    let mut saved = [0; 16];
+    saved[..8].copy_from_slice(&sp.0.to_le_bytes());
+    saved[8..].copy_from_slice(&pc.0.to_le_bytes());
+    let at = (0..bytes.len().saturating_sub(15)).step_by(8).find(|&i| bytes[i..i + 16] == saved)?;
+    let begin = at.saturating_sub(SIGNAL_REGISTERS);
+    Some((window.start().wrapping_add(begin as u64), &bytes[begin..at + 16]))
+}
+
+/// Parts of a thread's stack as they were at one time.
+#[derive(Default)]
+struct Snapshot {
+    blocks: RefCell<FxHashMap<u64, Box<[u8; BLOCK]>>>,
+    /// How many blocks the next read ahead takes.
+    run: Cell<usize>,
+}
+
+/// A snapshot, and the memory that it is taken from while that may still be read.
+struct Live<'a> {
+    snapshot: &'a Snapshot,
+    memory: Option<&'a ProcessMemory>,
+    /// Bytes that may yet be read.
+    allowance: Cell<u64>,
+}
+
+impl Live<'_> {
+    /// Reads a block, and ahead of it where the blocks are wanted in a row: small frames want all
+    /// of a stack, large ones a word here and there.
+    fn fetch(&self, block: u64) -> Option<()> {
+        let memory = self.memory?;
+        let mut blocks = self.snapshot.blocks.borrow_mut();
+        let in_a_row = block.checked_sub(1).is_some_and(|before| blocks.contains_key(&before));
+        let run = if in_a_row { (self.snapshot.run.get() * 2).clamp(1, MAX_RUN) } else { 1 };
+        self.snapshot.run.set(run);
+        let cost = (run * BLOCK) as u64;
+        self.allowance.set(self.allowance.get().checked_sub(cost)?);
+        let mut bytes = vec![0; run * BLOCK];
+        let got = memory.read_upto(Avma(block * BLOCK as u64), &mut bytes).ok()?;
+        let (whole, _) = bytes[..got].as_chunks::<BLOCK>();
+        for (n, bytes) in whole.iter().enumerate() {
+            blocks.entry(block + n as u64).or_insert_with(|| Box::new(*bytes));
+        }
+        (!whole.is_empty()).then_some(())
+    }
+
+    /// The kernel's copy of a stack ends at a page that was never touched: in the middle of a frame
+    /// whose function does not use all of a large array. To read such a page gives it zeroes of the
+    /// kernel's, and takes the target no memory; the next copy goes on beyond it.
+    fn fill_hole(&self, window: &StackWindow<'_>, unreadable: Avma) {
+        let end = window.start().wrapping_add(window.bytes().len() as u64).0;
+        let pages = unreadable.0.saturating_sub(end) / PAGE;
+        // Otherwise the window itself ends there, or the stack goes on elsewhere.
+        if end.is_multiple_of(PAGE) && pages < HOLE_PAGES {
+            for page in 0..pages {
+                let _ = self.with_block(end + page * PAGE, |_| ());
+            }
+        }
+    }
+
+    /// The rest of the block from an address on.
+    fn with_block<T>(&self, addr: u64, f: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let (block, at) = (addr / BLOCK as u64, (addr % BLOCK as u64) as usize);
+        if !self.snapshot.blocks.borrow().contains_key(&block) {
+            self.fetch(block)?;
+        }
+        self.snapshot.blocks.borrow().get(&block).map(|bytes| f(&bytes[at..]))
+    }
+}
+
+impl Memory for Live<'_> {
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        let mut done = 0;
+        while done < buf.len() {
+            let rest = &mut buf[done..];
+            let from = addr.checked_add(done as u64).ok_or(Unreadable(addr))?;
+            let copied = self.with_block(from.0, |bytes| {
+                let n = bytes.len().min(rest.len());
+                rest[..n].copy_from_slice(&bytes[..n]);
+                n
+            });
+            done += copied.ok_or(Unreadable(addr))?;
+        }
+        Ok(())
+    }
+}
+
+/// The copy as far as it goes, the live stack from there on.
+struct Joined<'a, 'w> {
+    window: &'a StackWindow<'w>,
+    live: &'a Live<'a>,
+}
+
+impl Memory for Joined<'_, '_> {
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        self.window.read(addr, buf).or_else(|_| self.live.read(addr, buf))
+    }
+}

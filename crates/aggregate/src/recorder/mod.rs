@@ -1,0 +1,392 @@
+//! From events to counted stacks.
+
+mod still;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use events::{Event, EventKind, Sample, USER_REGISTERS};
+use image::{Arch, Avma, Mapping, MappingId, MappingKind};
+use unwind::{End, Frame, Registers, Unwinder};
+
+pub use self::still::Copied;
+use crate::contexts::{Counts, StackTree};
+use crate::ids::{CountKey, FrameIndex, FrameKey, LabelsIndex, NodeIndex, Place, ROOT, ThreadId};
+use crate::live_stack::LiveStacks;
+use crate::processes::Processes;
+use crate::runtimes::go::{self, GoMemory, GoSampling};
+use crate::runtimes::jit::Jit;
+use crate::runtimes::python::{MergedFrame, Python, WhichChain};
+use crate::window::StackWindow;
+
+/// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
+const FIRST_CONTEXT_MARKER: u64 = -4095i64 as u64;
+
+/// The root of a stack of which only the inner part is known.
+pub const TRUNCATED: &str = "[truncated stack]";
+/// How the root of a stack that could not be followed begins: the reason comes next.
+pub const BROKEN: &str = "[broken stack: ";
+
+/// Deeper stacks end in `[broken stack: too many frames]`.
+const MAX_FRAMES: usize = 16_384;
+
+/// What became of the samples.
+#[derive(Debug, Clone, Default)]
+pub struct SampleStats {
+    /// Samples in the profile.
+    pub kept: u64,
+    /// Of them, those whose user stack was longer than the copied window and that were completed
+    /// from the live stack, where that agreed with the copy.
+    pub completed: u64,
+    /// Of them, those that end in a frame `[truncated stack]`.
+    pub truncated: u64,
+    /// Of them, those that end in a frame `[broken stack: …]`, by reason.
+    pub broken: BTreeMap<String, u64>,
+    /// Of them, those of threads without a user stack: on their way out, or in exec.
+    pub no_user_stack: u64,
+    /// Calling contexts were left out because there were too many.
+    pub contexts_cut: bool,
+}
+
+impl SampleStats {
+    /// All broken stacks.
+    #[must_use]
+    pub fn broken_total(&self) -> u64 {
+        self.broken.values().sum()
+    }
+}
+
+/// Takes events in the order of their times.
+pub struct Recorder {
+    /// Who is followed.
+    pub processes: Processes,
+    /// All calling contexts.
+    pub tree: StackTree,
+    /// How often each was sampled.
+    pub counts: Counts,
+    /// What became of the samples.
+    pub stats: SampleStats,
+    /// The mappings that frames lie in, as they were when a frame was first seen there.
+    pub mappings: BTreeMap<MappingId, Arc<Mapping>>,
+    /// Names of [`Place::Marker`] frames.
+    pub markers: Vec<String>,
+    /// Names of code that targets compile while they run.
+    pub jit: Jit,
+    /// The interpreters among the targets.
+    pub python: Python,
+    merged: Vec<MergedFrame>,
+    unwinder: Unwinder,
+    frames: Vec<Frame>,
+    registers: Vec<u64>,
+    indices: Vec<FrameIndex>,
+    /// Weight of a sample where it does not say its own period.
+    period: u64,
+    /// Samples before this are of the time when not everything was attached.
+    pub start: u64,
+    /// When each thread's own events were in place.
+    attached: BTreeMap<i32, u64>,
+    /// Threads found to have inherited events after they were given their own.
+    pub doubled: Vec<i32>,
+    recent: Recent,
+    live: LiveStacks,
+    /// Go programs.
+    pub go: GoSampling,
+}
+
+/// How the stack window does lately.
+#[derive(Default)]
+struct Recent {
+    samples: u32,
+    too_deep: u32,
+}
+
+/// A creation this close to the attachment of its creator may have missed the events.
+const ATTACH_MARGIN_NS: u64 = 2_000_000;
+
+impl Recorder {
+    /// Nobody is followed yet. `period` is the weight of a sample that does not say its own.
+    pub fn new(follow_children: bool, period: u64) -> Self {
+        let mut unwinder = Unwinder::new(Arch::host());
+        unwinder.set_max_frames(MAX_FRAMES);
+        Self {
+            processes: Processes::new(follow_children),
+            tree: StackTree::default(),
+            counts: Counts::default(),
+            stats: SampleStats::default(),
+            mappings: BTreeMap::new(),
+            markers: Vec::new(),
+            jit: Jit::default(),
+            python: Python::default(),
+            merged: Vec::new(),
+            unwinder,
+            frames: Vec::new(),
+            registers: Vec::new(),
+            indices: Vec::new(),
+            period,
+            start: u64::MAX,
+            attached: BTreeMap::new(),
+            doubled: Vec::new(),
+            recent: Recent::default(),
+            live: LiveStacks::default(),
+            go: GoSampling::default(),
+        }
+    }
+
+    /// Notes that a thread's own events are in place since `now`.
+    pub fn attached(&mut self, tid: i32, now: u64) {
+        self.attached.insert(tid, now);
+    }
+
+    /// Whether the thread is covered, by events of its own or inherited ones.
+    pub fn covers(&self, pid: i32, tid: i32) -> bool {
+        let inherited = || self.processes.get(pid)?.threads.get(&tid)?.origin;
+        self.attached.contains_key(&tid) || inherited().is_some()
+    }
+
+    /// Forgets who is attached: all events were replaced.
+    pub fn reattach(&mut self) {
+        self.attached.clear();
+        self.recent = Recent::default();
+    }
+
+    /// Whether a larger window of the stack would have completed more than one in a hundred of
+    /// the recent samples. Asking begins a new count.
+    pub fn window_is_too_small(&mut self) -> bool {
+        let Recent { samples, too_deep } = self.recent;
+        if samples < 50 && too_deep < 3 {
+            return false;
+        }
+        self.recent = Recent::default();
+        too_deep * 100 > samples
+    }
+
+    /// A new reading of the rings begins; `now` is CLOCK_MONOTONIC in nanoseconds.
+    pub fn next_round(&mut self, now: u64) {
+        self.live.next_round(now);
+        self.go.drain();
+        self.jit.next_round();
+        self.python.next_round();
+    }
+
+    /// Another process has the number now, or the process runs another program; where all is read
+    /// while its threads stand.
+    pub fn forget(&mut self, pid: i32) {
+        self.jit.forget(pid);
+        self.python.forget(pid);
+        self.go.forget(pid);
+    }
+
+    /// What is to be said of runtimes and compiled code.
+    pub fn runtime_notes(&self) -> Vec<String> {
+        let mut notes = self.go.notes();
+        notes.extend(self.jit.notes().iter().cloned());
+        notes.extend(self.python.notes());
+        let lost = self.unwinder.c_frames_lost();
+        if lost > 0 {
+            notes.push(format!("{lost} stacks lack frames of C code between those of Go"));
+        }
+        notes
+    }
+
+    /// Takes an event.
+    pub fn event(&mut self, e: &Event<'_>) {
+        match e.kind {
+            EventKind::Sample(ref s) => self.sample(e, s),
+            EventKind::Mmap(ref m) => self.processes.mapped(e.pid, m, e.time),
+            EventKind::Comm(c) => {
+                if c.exec {
+                    self.jit.forget(e.pid);
+                    self.python.forget(e.pid);
+                }
+                self.processes.named(e.pid, e.tid, c, e.time);
+                if c.exec && self.processes.get(e.pid).is_some() {
+                    self.go.look_at(e.pid);
+                }
+            }
+            EventKind::Fork(f) => {
+                let since = self.attached.get(&f.parent_tid).copied();
+                let inherited = since.is_none_or(|t| t + ATTACH_MARGIN_NS < e.time);
+                self.processes.forked(f, e.time, inherited);
+                if f.pid == f.parent_pid {
+                    self.go.thread_created(f.pid);
+                }
+                if inherited && self.attached.remove(&f.tid).is_some() {
+                    self.doubled.push(f.tid);
+                }
+            }
+            EventKind::Exit(f) => {
+                self.processes.exited(f);
+                self.go.thread_ended(f.pid, f.tid);
+            }
+            EventKind::Lost { .. }
+            | EventKind::Switch { .. }
+            | EventKind::Throttle
+            | EventKind::Unthrottle
+            | EventKind::Other => {}
+        }
+    }
+
+    fn sample(&mut self, e: &Event<'_>, s: &Sample<'_>) {
+        if e.time < self.start {
+            return;
+        }
+        let Some(thread) = self.processes.sampled(e.pid, e.tid) else { return };
+        let (id, chain) = (ThreadId { pid: e.pid, tid: e.tid }, WhichChain::Near(e.time));
+        let (node, labels) = self.user_stack(id, e.time, chain, s);
+        let stack = self.kernel_stack(node, s.callchain.iter());
+        let weight = if s.period > 0 { s.period } else { self.period };
+        self.counts.add(CountKey { thread, stack, labels }, weight);
+        self.stats.kept += 1;
+        self.stats.contexts_cut = self.tree.is_full();
+    }
+
+    /// The node of the user's frames, and the labels of the goroutine.
+    pub fn user_stack(
+        &mut self,
+        id: ThreadId,
+        time: u64,
+        chain: WhichChain,
+        s: &Sample<'_>,
+    ) -> (NodeIndex, LabelsIndex) {
+        self.recent.samples += 1;
+        if s.registers.is_empty() {
+            self.stats.no_user_stack += 1;
+            return (self.marker(ROOT, "[no user stack]".into()), 0);
+        }
+        if s.abi_32 {
+            return (self.broken("32-bit code".into()), 0);
+        }
+        self.registers.clear();
+        self.registers.extend(s.registers.iter());
+        let registers = Registers::from_perf(Arch::host(), &self.registers, USER_REGISTERS);
+        let Some(tracked) = self.processes.get(id.pid) else { return (ROOT, 0) };
+        let capture = self.go.take(id.pid, id.tid, time, &registers);
+        let labels = capture.as_ref().map_or(0, |c| self.go.labels(id.pid, tracked, c));
+        let window = StackWindow::new(&registers, s.stack);
+        self.frames.clear();
+        let (unwinder, frames) = (&mut self.unwinder, &mut self.frames);
+        let mut end = match &capture {
+            Some(capture) => {
+                let (stacks, memory) = (go::stacks(capture), GoMemory { window: &window, capture });
+                unwinder.unwind_go(&tracked.space, &registers, &stacks, &memory, frames)
+            }
+            None => unwinder.unwind(&tracked.space, &registers, &window, frames),
+        };
+        if let End::Truncated { unreadable, .. } = end {
+            self.recent.too_deep += u32::from(s.stack_full);
+            let window = (&window, unreadable);
+            if let Some(root) = self.live.complete(unwinder, tracked, id, window, frames) {
+                self.stats.completed += 1;
+                end = root;
+            }
+        }
+        let whole = end.is_root();
+        let root = self.outermost(end);
+        self.merge_python(id, chain, whole);
+        (self.intern_user_frames(id.pid, root, time), labels)
+    }
+
+    /// Puts Python's functions in place of the interpreter's frames, where there are any.
+    fn merge_python(&mut self, id: ThreadId, chain: WhichChain, whole: bool) {
+        let tracked = self.processes.get(id.pid);
+        let merged = tracked.is_some_and(|tracked| {
+            self.python.merge(id, chain, tracked, &self.frames, whole, &mut self.merged)
+        });
+        if !merged {
+            self.take_native_frames();
+        }
+    }
+
+    /// The unwound frames are the stack as they are.
+    fn take_native_frames(&mut self) {
+        self.merged.clear();
+        self.merged.extend((0..self.frames.len()).map(MergedFrame::Native));
+    }
+
+    /// The node above the outermost frame, by how the stack ended.
+    fn outermost(&mut self, end: End) -> NodeIndex {
+        match end {
+            End::Root(_) => ROOT,
+            End::Truncated { .. } => {
+                self.stats.truncated += 1;
+                self.marker(ROOT, TRUNCATED.into())
+            }
+            End::Broken(reason) => self.broken(reason.to_string()),
+        }
+    }
+
+    fn broken(&mut self, reason: String) -> NodeIndex {
+        let node = self.marker(ROOT, format!("{BROKEN}{reason}]"));
+        *self.stats.broken.entry(reason).or_default() += 1;
+        node
+    }
+
+    /// The node of the merged frames above `root`.
+    fn intern_user_frames(&mut self, pid: i32, root: NodeIndex, time: u64) -> NodeIndex {
+        self.indices.clear();
+        let tracked = self.processes.get(pid);
+        for frame in &self.merged {
+            let frame = match *frame {
+                MergedFrame::Native(i) => self.frames[i],
+                MergedFrame::Python(index) => {
+                    let key = FrameKey { place: Place::Python(index), address: Avma(0) };
+                    self.indices.push(self.tree.frame(key));
+                    continue;
+                }
+            };
+            let address = frame.lookup_address();
+            let mapping = tracked.and_then(|t| t.space.find(address));
+            let mut place = frame.mapping.map_or(Place::Unmapped, Place::User);
+            if let (Some(t), Some(m), Place::User(id)) = (tracked, mapping, place)
+                && is_compiled_code(m)
+                && let Some(index) = self.jit.lookup(pid, t, address, time)
+            {
+                place = Place::Jit(id, index);
+            }
+            let known = self.tree.frames().len();
+            let index = self.tree.frame(FrameKey { place, address });
+            if self.tree.frames().len() > known
+                && let Some(mapping) = mapping
+            {
+                self.mappings.entry(mapping.id).or_insert_with(|| mapping.clone());
+            }
+            self.indices.push(index);
+        }
+        let tree = &mut self.tree;
+        self.indices.iter().rev().fold(root, |node, &frame| tree.child(node, frame))
+    }
+
+    /// The node of the kernel's frames above `node`, the system call or interrupt.
+    pub fn kernel_stack(&mut self, node: NodeIndex, chain: impl Iterator<Item = u64>) -> NodeIndex {
+        self.indices.clear();
+        let addresses = chain.filter(|a| *a < FIRST_CONTEXT_MARKER);
+        for (i, address) in addresses.enumerate() {
+            // The first is where the kernel was; the others are return addresses.
+            let address = Avma(address - u64::from(i > 0 && address > 0));
+            self.indices.push(self.tree.frame(FrameKey { place: Place::Kernel, address }));
+        }
+        let tree = &mut self.tree;
+        self.indices.iter().rev().fold(node, |node, &frame| tree.child(node, frame))
+    }
+
+    /// The node of a frame that is no code.
+    pub fn marker(&mut self, parent: NodeIndex, name: String) -> NodeIndex {
+        let index = self.markers.iter().position(|m| *m == name).unwrap_or_else(|| {
+            self.markers.push(name);
+            self.markers.len() - 1
+        });
+        let key = FrameKey { place: Place::Marker, address: Avma(index as u64) };
+        let frame = self.tree.frame(key);
+        self.tree.child(parent, frame)
+    }
+}
+
+/// Whether a mapping may hold code that its process has compiled itself: anonymous memory, or a
+/// file of memory that is mapped twice, writable and executable (.NET).
+fn is_compiled_code(mapping: &Mapping) -> bool {
+    match mapping.kind {
+        MappingKind::Anonymous => true,
+        MappingKind::File => mapping.image.is_err() && mapping.name.starts_with("/memfd:"),
+        MappingKind::Vdso | MappingKind::Vsyscall => false,
+    }
+}

@@ -1,0 +1,212 @@
+//! The same where no BPF program is needed: of threads that stand, or sleep, everything is still
+//! there to be read.
+
+use events::{Capture, CapturedLabels, StackCopy};
+use goruntime::SampleLayout;
+use image::{Avma, Memory as _, Unreadable};
+use process::{Process, ProcessMemory};
+use rustc_hash::FxHashMap;
+
+use super::{Found, GoProgram, GoSampling, MAX_REFRESHES, MAX_TRIES, find};
+use crate::processes::Processes;
+
+/// What is copied of a stack that the thread has left, in bytes, while it may have to stand.
+const MAX_STACK: u64 = 256 << 10;
+/// Threads of C code that are remembered as such: a program may start new ones for ever.
+const MAX_UNLISTED: usize = 16_384;
+/// What a signal interrupted lies within so much of the outermost part of a stack.
+const MAX_INTERRUPTED: u64 = 64 << 10;
+
+/// The runtime's threads of one program, as they were listed last.
+#[derive(Default)]
+pub(super) struct Machines {
+    by_inner: FxHashMap<u64, Avma>,
+    /// The round of the last listing.
+    listed: u64,
+    /// Threads that the list did not have, with how often it was read for them: those of C code
+    /// never are in it.
+    unlisted: FxHashMap<i32, u32>,
+}
+
+impl GoSampling {
+    /// Looks for Go programs in what is mapped now.
+    pub fn look_to_read(&mut self, processes: &Processes) {
+        self.round += 1;
+        for (pid, tracked) in processes.iter() {
+            let generation = tracked.space.generation();
+            if self.looked.insert(pid, generation) == Some(generation)
+                && !self.undecided.contains_key(&pid)
+            {
+                continue;
+            }
+            let mut mapped = tracked.space.iter().filter_map(|m| m.image.as_ref().ok());
+            let same = |program: &GoProgram| mapped.any(|(image, bias)| program.is(image, *bias));
+            if self.programs.get(&pid).is_some_and(same) {
+                continue;
+            }
+            self.programs.remove(&pid);
+            match find(tracked) {
+                Found::Go(program) => {
+                    self.undecided.remove(&pid);
+                    self.programs.insert(pid, *program);
+                }
+                Found::NotYet => {
+                    let tries = self.undecided.entry(pid).or_default();
+                    *tries += 1;
+                    if *tries > MAX_TRIES {
+                        self.undecided.remove(&pid);
+                    }
+                }
+                Found::NotGo => {
+                    self.undecided.remove(&pid);
+                }
+            }
+        }
+    }
+
+    /// Another process has the number now, or the process runs another program.
+    pub(crate) fn forget(&mut self, pid: i32) {
+        self.looked.remove(&pid);
+        self.undecided.remove(&pid);
+        self.programs.remove(&pid);
+    }
+
+    /// Looks the thread up in the runtime's list, which is read at most once a round: not while
+    /// threads stand.
+    pub fn meet(&mut self, process: &Process, memory: &ProcessMemory, tid: i32) {
+        let Some(program) = self.programs.get_mut(&process.pid()) else { return };
+        let Some(inner) = inner_id(process, tid) else { return };
+        let machines = &mut program.machines;
+        if machines.by_inner.contains_key(&inner) || machines.listed == self.round {
+            return;
+        }
+        if machines.unlisted.len() >= MAX_UNLISTED {
+            machines.unlisted.clear();
+        }
+        let misses = machines.unlisted.entry(tid).or_default();
+        if *misses >= MAX_REFRESHES {
+            return;
+        }
+        *misses += 1;
+        machines.listed = self.round;
+        // A list that changes while it is read is read again in the next round.
+        if let Ok(all) = program.runtime.machines(memory) {
+            machines.by_inner = all.into_iter().collect();
+        }
+    }
+
+    /// Where a thread has left its stacks, and what is on them. `None` where it is not a thread of
+    /// Go's. The caller sees to it that the thread does not run meanwhile.
+    pub fn read(
+        &mut self,
+        process: &Process,
+        memory: &ProcessMemory,
+        tid: i32,
+        sp: Avma,
+    ) -> Option<Capture> {
+        let program = self.programs.get_mut(&process.pid())?;
+        let inner = inner_id(process, tid)?;
+        let m = *program.machines.by_inner.get(&inner)?;
+        let layout = program.runtime.sample_layout();
+        let read = Reader { memory, layout, has_cgo: program.has_cgo };
+        match read.capture(m, inner, sp) {
+            Ok(Some(mut capture)) => {
+                capture.tid = tid;
+                if capture.labels_at != 0 {
+                    let at = Avma(capture.labels_at);
+                    let (labels, incomplete) = program.runtime.labels_at(memory, at);
+                    capture.labels = Some(CapturedLabels { labels, incomplete });
+                }
+                self.stats.samples += 1;
+                Some(capture)
+            }
+            // That thread has ended, and its `m` is another's.
+            Ok(None) | Err(_) => {
+                program.machines.by_inner.remove(&inner);
+                None
+            }
+        }
+    }
+}
+
+/// The thread's number in its own pid namespace, as the runtime knows it.
+fn inner_id(process: &Process, tid: i32) -> Option<u64> {
+    let nested = process.identity().ns_pids.len() > 1;
+    let inner = if nested { process.inner_thread_id(tid).ok()? } else { tid };
+    Some(u64::from(inner.cast_unsigned()))
+}
+
+struct Reader<'a> {
+    memory: &'a ProcessMemory,
+    layout: SampleLayout,
+    has_cgo: bool,
+}
+
+impl Reader<'_> {
+    /// As `goroutine.bpf.c`. `None` if the `m` is not the thread's.
+    fn capture(&self, m: Avma, procid: u64, sp: Avma) -> Result<Option<Capture>, Unreadable> {
+        let l = self.layout;
+        let of_m = |offset: u64| self.word(m.wrapping_add(offset));
+        if of_m(l.m_procid)? != procid {
+            return Ok(None);
+        }
+        let (g, g0) = (Avma(of_m(l.m_curg)?), Avma(of_m(l.m_g0)?));
+        let mut c = Capture { g: g.0, sp: sp.0, ..Capture::default() };
+        let of_g0 = |offset: u64| self.word(g0.wrapping_add(offset));
+        let system = (of_g0(0)?, of_g0(8)?);
+        c.system_sp = of_g0(l.g_sched_sp)?;
+        let interrupts = self.on_signal_stack(Avma(of_m(l.m_gsignal)?), sp)?;
+        if interrupts {
+            // Of a goroutine, of the runtime on the thread's own stack, or of the scheduler, which
+            // has no goroutine.
+            c.system_stack = self.outermost(system);
+        }
+        if g.0 == 0 {
+            return Ok(Some(c));
+        }
+        let of_g = |offset: u64| self.word(g.wrapping_add(offset));
+        c.stack_bounds = (of_g(0)?, of_g(8)?);
+        c.goid = of_g(l.g_goid)?;
+        c.sched = (of_g(l.g_sched_sp)?, of_g(l.g_sched_pc)?);
+        c.vdso = (of_m(l.m_vdso_sp)?, of_m(l.m_vdso_pc)?);
+        c.labels_at = of_g(l.g_labels)?;
+        let (low, high) = c.stack_bounds;
+        let within = |at: u64| at > low && at < high;
+        let left = if within(c.vdso.0) { c.vdso.0 } else { c.sched.0 };
+        if interrupts {
+            c.stack = self.outermost((low, high));
+        } else if !within(sp.0) && within(left) {
+            c.stack = self.copy(left, high, MAX_STACK);
+        }
+        // C code that called back into Go lies on the thread's system stack.
+        if !interrupts && self.has_cgo && (system.0..system.1).contains(&c.system_sp) {
+            c.system_stack = self.copy(c.system_sp, system.1, MAX_STACK);
+        }
+        Ok(Some(c))
+    }
+
+    fn word(&self, at: Avma) -> Result<u64, Unreadable> {
+        self.memory.read_u64(at)
+    }
+
+    fn on_signal_stack(&self, gsignal: Avma, sp: Avma) -> Result<bool, Unreadable> {
+        if gsignal.0 == 0 {
+            return Ok(false);
+        }
+        let (low, high) = (self.word(gsignal)?, self.word(gsignal.wrapping_add(8))?);
+        Ok((low..high).contains(&sp.0))
+    }
+
+    fn outermost(&self, (low, high): (u64, u64)) -> StackCopy {
+        self.copy(low.max(high.saturating_sub(MAX_INTERRUPTED)), high, MAX_INTERRUPTED)
+    }
+
+    /// As much of it as there is.
+    fn copy(&self, start: u64, end: u64, most: u64) -> StackCopy {
+        let size = usize::try_from(end.saturating_sub(start).min(most)).unwrap_or(0);
+        let mut bytes = vec![0; size];
+        let got = self.memory.read_upto(Avma(start), &mut bytes).unwrap_or(0);
+        bytes.truncate(got);
+        StackCopy { start, bytes }
+    }
+}

@@ -1,0 +1,37 @@
+//! The part of a stack that was copied with a sample.
+
+use image::{Avma, Memory, Unreadable};
+use unwind::Registers;
+
+/// The copied part of a stack.
+pub(crate) struct StackWindow<'a> {
+    base: u64,
+    bytes: &'a [u8],
+}
+
+impl<'a> StackWindow<'a> {
+    /// Bytes from the stack pointer on.
+    pub fn new(registers: &Registers, bytes: &'a [u8]) -> Self {
+        Self { base: registers.sp().map_or(0, |sp| sp.0), bytes }
+    }
+
+    /// Where the copy begins.
+    pub fn start(&self) -> Avma {
+        Avma(self.base)
+    }
+
+    /// The copied bytes.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+impl Memory for StackWindow<'_> {
+    #[inline]
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        let at = usize::try_from(addr.0.wrapping_sub(self.base)).map_err(|_| Unreadable(addr))?;
+        let end = at.checked_add(buf.len()).ok_or(Unreadable(addr))?;
+        buf.copy_from_slice(self.bytes.get(at..end).ok_or(Unreadable(addr))?);
+        Ok(())
+    }
+}

@@ -1,0 +1,260 @@
+//! The `cpu` profile: where threads spend their CPU time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aggregate::cputime::{self, CpuTime, ThreadUse};
+use aggregate::ids::{Count, CountKey, ROOT, ThreadId};
+use aggregate::processes::NamedThread;
+use assemble::Stats;
+use assemble::builder::Valued;
+use assemble::conclude::{self, About, Header};
+use assemble::debugfiles::TargetFiles;
+use assemble::symbols::SymbolLosses;
+use process::Process;
+
+use super::attach::AttachError;
+use super::sampling::{Recording, Sampling};
+use crate::collector::{Collector, Progress, Request};
+use crate::options::{Backend, RecordOptions};
+use crate::outcome::{Ended, Outcome, RecordError};
+use crate::ptrace::ticked;
+
+/// The marker of CPU time of which no sample was taken.
+const UNSAMPLED: &str = "[cpu time without samples]";
+
+/// The marker of CPU time in the kernel where only user mode may be sampled.
+const KERNEL_TIME: &str = "[kernel, not sampled]";
+
+/// Attaches to the targets, for a CPU profile.
+pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    if request.options.backend == Backend::Ptrace {
+        return ticked::prepare_cpu(request, None);
+    }
+    let roots = request.roots.to_vec();
+    // Held from now on: debug files are looked for in them after the targets' end.
+    let files = TargetFiles::of(&request.family().processes);
+    let sampling = match Sampling::attach(request.family(), request.options) {
+        Ok(sampling) => sampling,
+        // Whoever asks for the kernel's frames is not served by a profile without them.
+        Err(e @ (AttachError::NotPermitted(_) | AttachError::Blocked { .. }))
+            if request.options.backend == Backend::Auto
+                && request.options.kernel != Some(true)
+                && !request.before_exec =>
+        {
+            let by_ptrace = ticked::prepare_cpu(request, Some(e.to_string()));
+            return by_ptrace.map_err(|_| e.into());
+        }
+        Err(e) => return Err(e.into()),
+    };
+    Ok(Box::new(Cpu { roots, options: request.options.clone(), files, sampling }))
+}
+
+/// Fewer samples may be missing by chance.
+const MANY_MISSING: i64 = 20;
+
+struct Cpu {
+    roots: Vec<Arc<Process>>,
+    options: RecordOptions,
+    files: TargetFiles,
+    sampling: Sampling,
+}
+
+impl Collector for Cpu {
+    fn begin(&mut self) -> Result<(), RecordError> {
+        self.sampling.begin();
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Progress {
+        self.sampling.poll()
+    }
+
+    fn someone_lives(&mut self) -> bool {
+        self.sampling.someone_lives()
+    }
+
+    fn end(&mut self) {
+        self.sampling.end();
+    }
+
+    fn finish(self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
+        let recording = self.sampling.finish();
+        finish(&self.roots, &self.options, recording, &self.files, ended)
+    }
+}
+
+fn finish(
+    roots: &[Arc<Process>],
+    options: &RecordOptions,
+    mut recording: Recording,
+    files: &TargetFiles,
+    ended: Ended,
+) -> Result<Outcome, RecordError> {
+    let period = options.period();
+    let samples = valued_samples(&mut recording, period);
+    let named = conclude::name(&mut recording.recorder, roots, files);
+    let mut stats = stats(&recording, &named.losses);
+    stats.notes.extend(overdue(&recording, &samples, period));
+    let header = Header {
+        types: &[("samples", "count"), ("cpu", "nanoseconds")],
+        period: (("cpu", "nanoseconds"), period),
+        time: recording.time,
+    };
+    let about = About {
+        recorder: &recording.recorder,
+        named: &named,
+        roots,
+        children: options.children,
+        command_line: &options.command_line,
+    };
+    let profile = conclude::build(&about, &header, &stats, &samples)?;
+    Ok(Outcome { profile, stats, ended })
+}
+
+/// The kernel runs no BPF program while another one runs on that CPU, and an event whose program
+/// does not run takes no sample: what somebody else's probe costs is then in no stack.
+fn overdue(recording: &Recording, samples: &[Valued], period: u64) -> Option<String> {
+    let recorder = &recording.recorder;
+    if !recorder.go.captures() && recorder.python.chains().is_none() {
+        return None;
+    }
+    let sum = |i: usize| samples.iter().filter_map(|s| s.values.get(i)).sum::<i64>();
+    let (taken, ns) = (sum(0), sum(1));
+    let due = ns / i64::try_from(period.max(1)).ok()?;
+    let missing = due - taken;
+    (missing >= MANY_MISSING && missing * 5 > due).then(|| {
+        format!(
+            "{missing} of {due} samples were not taken: the kernel takes none of Go and Python \
+             programs where a BPF program of another tool's probe runs"
+        )
+    })
+}
+
+fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
+    let r = &recording.recorder;
+    let uncovered = match recording.attached.uncovered {
+        0 => None,
+        n => Some(format!("{n} threads were not sampled: the program creates them too fast")),
+    };
+    Stats {
+        backend: recording.attached.backend(),
+        samples: r.stats.clone(),
+        lost: recording.lost,
+        throttled: recording.throttled,
+        malformed: recording.malformed,
+        unreadable_maps: r.processes.unreadable_maps as u64,
+        nameless_frames: symbols.nameless,
+        damaged_images: symbols.damaged.clone(),
+        unread_images: symbols.unread(),
+        kernel_names: symbols.kernel.clone(),
+        reattach_failed: recording.reattach_failed.clone(),
+        file_faults: host::sigbus::faults(),
+        elapsed: recording.elapsed,
+        notes: uncovered
+            .into_iter()
+            .chain(r.runtime_notes())
+            .chain(r.processes.family_notes().iter().cloned())
+            .chain(assemble::debuginfod::failures())
+            .collect(),
+    }
+}
+
+/// Turns counts into samples with values: sample count and CPU nanoseconds.
+fn valued_samples(recording: &mut Recording, period: u64) -> Vec<Valued> {
+    let recorder = &mut recording.recorder;
+    let counts = std::mem::take(&mut recorder.counts).sorted();
+    let named = recorder.processes.named_threads().to_vec();
+    let mut uses = thread_uses(recording, &named, &counts);
+    let in_kernel = take_kernel_time(recording, &mut uses);
+    let weights = cputime::weigh(&uses, 1.0, period);
+    let mut samples = Vec::with_capacity(counts.len());
+    let mut carry: BTreeMap<ThreadId, f64> = BTreeMap::new();
+    for (key, count) in counts {
+        let thread = &named[key.thread as usize];
+        // What rounding takes from one stack goes to the thread's next, so that sums are exact.
+        let rest = carry.entry(thread.id).or_default();
+        let exact = weights.per_unit(thread.id) * count.weight as f64 + *rest;
+        let ns = exact.round().max(0.0);
+        *rest = exact - ns;
+        let values = vec![i64::try_from(count.samples).unwrap_or(i64::MAX), ns as i64];
+        let labels = recording.recorder.go.label_set(key.labels).to_vec();
+        samples.push(Valued { thread: thread.clone(), stack: key.stack, labels, values });
+    }
+    samples.extend(without_samples(recording, &weights.unsampled, UNSAMPLED));
+    samples.extend(without_samples(recording, &in_kernel, KERNEL_TIME));
+    samples
+}
+
+/// Where the kernel may not be sampled, samples only tell how time in user mode is shared. The
+/// rest of each thread's time is taken out and given back apart.
+fn take_kernel_time(recording: &Recording, uses: &mut [ThreadUse]) -> Vec<(ThreadId, u64)> {
+    if !recording.attached.user_only {
+        return Vec::new();
+    }
+    let processes = &recording.recorder.processes;
+    let mut in_kernel = Vec::new();
+    for u in uses {
+        let thread = processes.get(u.id.pid).and_then(|p| p.threads.get(&u.id.tid));
+        let share = thread.and_then(|t| t.user_share());
+        if let (CpuTime::Known(ns), Some(share)) = (u.time, share) {
+            let user = (ns as f64 * share) as u64;
+            u.time = CpuTime::Known(user);
+            in_kernel.push((u.id, ns.saturating_sub(user)));
+        }
+    }
+    in_kernel.retain(|(_, ns)| *ns > 0);
+    in_kernel
+}
+
+/// CPU time of which there is no sample: shown as what it is.
+fn without_samples(
+    recording: &mut Recording,
+    times: &[(ThreadId, u64)],
+    marker: &str,
+) -> Vec<Valued> {
+    let recorder = &mut recording.recorder;
+    let mut samples = Vec::new();
+    for &(id, ns) in times {
+        let Some(tracked) = recorder.processes.get(id.pid) else { continue };
+        let name = tracked.threads.get(&id.tid).map_or(&tracked.name, |t| &t.name).clone();
+        let (process, container) = (tracked.name.clone(), tracked.container.clone());
+        let thread = NamedThread { id, name, process, container };
+        let stack = recorder.marker(ROOT, marker.into());
+        let values = vec![0, i64::try_from(ns).unwrap_or(i64::MAX)];
+        samples.push(Valued { thread, stack, labels: Vec::new(), values });
+    }
+    samples
+}
+
+fn thread_uses(
+    recording: &Recording,
+    named: &[NamedThread],
+    counts: &[(CountKey, Count)],
+) -> Vec<ThreadUse> {
+    let mut by_thread: BTreeMap<ThreadId, Count> = BTreeMap::new();
+    for (key, count) in counts {
+        let sum = by_thread.entry(named[key.thread as usize].id).or_default();
+        sum.samples += count.samples;
+        sum.weight += count.weight;
+    }
+    let weights = by_thread.iter().map(|(id, c)| (*id, c.weight)).collect();
+    let processes = &recording.recorder.processes;
+    let mut times = aggregate::times::tally(processes, &weights);
+    for id in by_thread.keys() {
+        times.entry(*id).or_insert(CpuTime::Unknown);
+    }
+    let mut groups: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+    let mut uses = Vec::with_capacity(times.len());
+    for (id, time) in times {
+        let count = by_thread.get(&id).copied().unwrap_or_default();
+        let thread = processes.get(id.pid).and_then(|p| p.threads.get(&id.tid));
+        let next = groups.len() as u32;
+        let group = match thread {
+            Some(t) => *groups.entry(t.name.clone()).or_insert(next),
+            None => u32::MAX,
+        };
+        uses.push(ThreadUse { id, group, time, count });
+    }
+    uses
+}

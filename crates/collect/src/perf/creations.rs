@@ -1,0 +1,269 @@
+//! `threadcreate` of native programs: the stacks that created threads during the recording, and
+//! the start functions of those that were there before.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aggregate::clock::{monotonic_now, unix_now};
+use aggregate::ids::{NodeIndex, Place, ROOT, ThreadId};
+use aggregate::processes::NamedThread;
+use aggregate::recorder::{Copied, Recorder};
+use assemble::Stats;
+use assemble::builder::Valued;
+use assemble::conclude::{self, About, Header};
+use assemble::debugfiles::TargetFiles;
+use events::{CreationError, CreationSampler, RingSet};
+use host::Rights;
+use image::MappingId;
+use process::Process;
+
+use super::attach::AttachError;
+use crate::collector::{Collector, Progress, Request};
+use crate::options::RecordOptions;
+use crate::outcome::{Ended, Outcome, RecordError};
+use crate::threads::snapshot::{Means, Stops};
+
+const TYPES: &[(&str, &str)] = &[("threadcreate", "count")];
+/// Programs create few threads, and deep stacks are rare: one size for all.
+const STACK_BYTES: u32 = 32 << 10;
+/// Two seconds of a program that creates 100 threads a second on one CPU.
+const RING_BYTES: usize = 8 << 20;
+/// Records of different CPUs become visible within this time of their own time stamps.
+const SETTLE_NS: u64 = 3_000_000;
+/// Frames below a thread's start function in a program that is linked statically:
+/// `clone`, `start_thread`.
+const STATIC_START: usize = 2;
+
+/// Attaches to the targets.
+pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    let roots = request.roots.to_vec();
+    let followed = request.family().processes.clone();
+    let files = TargetFiles::of(&followed);
+    let means = Means::new(request.options.no_stop)?;
+    let cpus = events::online_cpus()
+        .map_err(|source| super::attach::AttachError::System { what: "list the cpus", source })?;
+    let (sampler, rings) =
+        CreationSampler::open(&cpus, STACK_BYTES, RING_BYTES).map_err(why_refused)?;
+    let mut recorder = Recorder::new(request.options.children, 1);
+    recorder.processes.add_family(request.family());
+    for process in recorder.processes.living() {
+        recorder.processes.refresh_maps(&process, monotonic_now());
+        for tid in process.threads().unwrap_or_default() {
+            recorder.processes.add_thread(process.pid(), tid, 0);
+        }
+    }
+    Ok(Box::new(Creations {
+        roots,
+        followed,
+        files,
+        options: request.options.clone(),
+        before_exec: request.before_exec,
+        recorder,
+        sampler,
+        rings,
+        existing: Vec::new(),
+        means,
+        stops: Stops::default(),
+        begin: 0,
+        time: 0,
+        elapsed: Duration::ZERO,
+    }))
+}
+
+struct Creations {
+    roots: Vec<Arc<Process>>,
+    /// They, and whom they had forked before.
+    followed: Vec<Arc<Process>>,
+    files: TargetFiles,
+    options: RecordOptions,
+    before_exec: bool,
+    recorder: Recorder,
+    sampler: CreationSampler,
+    rings: RingSet,
+    /// Threads that were there before, with their stacks.
+    existing: Vec<(NamedThread, NodeIndex)>,
+    /// How those are looked at.
+    means: Means,
+    stops: Stops,
+    begin: u64,
+    time: i64,
+    elapsed: Duration,
+}
+
+/// What the system's refusal comes from, and what mends it.
+fn why_refused(e: CreationError) -> RecordError {
+    match e {
+        CreationError::Event { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            let rights = Rights::read().ok();
+            let filtered = rights.as_ref().is_some_and(Rights::filtered);
+            let obstacle = rights.and_then(|r| r.tracepoints().err());
+            let blocked = AttachError::Blocked { source, filtered };
+            obstacle.map_or(blocked, AttachError::NotPermitted).into()
+        }
+        e => e.into(),
+    }
+}
+
+impl Creations {
+    fn read(&mut self, until: u64) {
+        let recorder = &mut self.recorder;
+        self.rings.drain(until, |e| recorder.event(e));
+    }
+
+    /// The threads that are there, but for the first of the process: nobody created that as a
+    /// thread.
+    fn take_existing(&mut self, process: &Process) -> Result<(), RecordError> {
+        let snapshot = self.means.take(process, &self.recorder.python)?;
+        self.stops.add(process, &snapshot);
+        let comm: Arc<str> = process.identity().comm.as_str().into();
+        let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
+        for t in snapshot.threads.iter().filter(|t| t.tid != process.pid()) {
+            let stack = match &t.registers {
+                Ok(registers) => {
+                    let copy = Copied { registers, bytes: &t.stack, chain: None, go: None };
+                    let (whole, _) = self.recorder.copied_stack(process.pid(), &copy);
+                    self.start_function(whole)
+                }
+                Err(why) => self.recorder.marker(ROOT, format!("[no stack: {why}]")),
+            };
+            let id = ThreadId { pid: process.pid(), tid: t.tid };
+            let name = t.name.as_str().into();
+            let (process, container) = (comm.clone(), container.clone());
+            self.existing.push((NamedThread { id, name, process, container }, stack));
+        }
+        Ok(())
+    }
+
+    /// The outermost part of a stack, up to the function that the thread was created for: the
+    /// first outside of the library that starts threads.
+    fn start_function(&self, stack: NodeIndex) -> NodeIndex {
+        let tree = &self.recorder.tree;
+        let path = tree.path_from_root(stack);
+        let place = |node: &NodeIndex| tree.frame_of(*node).map(|f| f.place);
+        let library: Option<MappingId> = match path.first().and_then(place) {
+            Some(Place::User(id)) => Some(id),
+            _ => None,
+        };
+        let file = |id: MappingId| self.recorder.mappings.get(&id).and_then(|m| m.file);
+        let outside = |node: &NodeIndex| match (place(node), library) {
+            (Some(Place::User(id)), Some(library)) => file(id) != file(library),
+            _ => false,
+        };
+        let at = path.iter().position(outside).unwrap_or(STATIC_START);
+        path.get(at).or(path.last()).copied().unwrap_or(stack)
+    }
+
+    /// Who is counted.
+    fn account(&self, created: u64) -> String {
+        let threads = |n: u64| match n {
+            0 => "no thread was".to_owned(),
+            1 => "1 thread was".to_owned(),
+            n => format!("{n} threads were"),
+        };
+        let created = format!("{} created during the recording", threads(created));
+        match self.existing.len() as u64 {
+            0 => format!("{created}, and there was none before but the first of each process"),
+            n => format!(
+                "{created}; {} there before, counted by the start function, with the label existing",
+                threads(n)
+            ),
+        }
+    }
+
+    fn samples(&mut self) -> Vec<Valued> {
+        let named = self.recorder.processes.named_threads().to_vec();
+        let counts = std::mem::take(&mut self.recorder.counts).sorted();
+        let mut samples: Vec<Valued> = counts
+            .into_iter()
+            .map(|(key, count)| Valued {
+                thread: named[key.thread as usize].clone(),
+                stack: key.stack,
+                labels: Vec::new(),
+                values: vec![i64::try_from(count.samples).unwrap_or(i64::MAX)],
+            })
+            .collect();
+        let mut existing: BTreeMap<(NodeIndex, i32), &NamedThread> = BTreeMap::new();
+        for (thread, stack) in &self.existing {
+            existing.insert((*stack, thread.id.tid), thread);
+        }
+        samples.extend(existing.into_iter().map(|((stack, _), thread)| Valued {
+            thread: thread.clone(),
+            stack,
+            labels: vec![("existing".into(), "true".into())],
+            values: vec![1],
+        }));
+        samples
+    }
+}
+
+impl Collector for Creations {
+    fn begin(&mut self) -> Result<(), RecordError> {
+        self.begin = monotonic_now();
+        self.time = unix_now();
+        self.recorder.start = self.begin;
+        if !self.before_exec {
+            for process in self.followed.clone() {
+                match self.take_existing(&process) {
+                    // One that the targets have forked may have ended meanwhile.
+                    Err(_) if !process.is_alive() => {}
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Progress {
+        self.read(monotonic_now().saturating_sub(SETTLE_NS));
+        let samples = self.recorder.stats.kept;
+        Progress { samples, lost: self.rings.losses().lost, ..Progress::default() }
+    }
+
+    fn someone_lives(&mut self) -> bool {
+        let mut all = self.recorder.processes.iter();
+        all.any(|(_, t)| t.process.as_ref().is_some_and(|p| p.is_alive()))
+    }
+
+    fn end(&mut self) {
+        self.sampler.disable();
+        self.elapsed = Duration::from_nanos(monotonic_now() - self.begin);
+    }
+
+    fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
+        self.read(u64::MAX);
+        let created = self.recorder.stats.kept;
+        let samples = self.samples();
+        self.recorder.stats.kept += self.existing.len() as u64;
+        let named = conclude::name(&mut self.recorder, &self.roots, &self.files);
+        let losses = self.rings.losses();
+        let mut notes = self.stops.notes();
+        notes.extend_from_slice(self.recorder.processes.family_notes());
+        notes.push(self.account(created));
+        let stats = Stats {
+            backend: "perf_event tracepoint task:task_newtask, whole cpus, filtered".into(),
+            samples: self.recorder.stats.clone(),
+            lost: losses.lost,
+            malformed: losses.malformed,
+            unreadable_maps: self.recorder.processes.unreadable_maps as u64,
+            nameless_frames: named.losses.nameless,
+            damaged_images: named.losses.damaged.clone(),
+            unread_images: named.losses.unread(),
+            file_faults: host::sigbus::faults(),
+            elapsed: self.elapsed,
+            notes,
+            ..Stats::default()
+        };
+        let header = Header { types: TYPES, period: (TYPES[0], 1), time: self.time };
+        let about = About {
+            recorder: &self.recorder,
+            named: &named,
+            roots: &self.roots,
+            children: self.options.children,
+            command_line: &self.options.command_line,
+        };
+        let profile = conclude::build(&about, &header, &stats, &samples)?;
+        Ok(Outcome { profile, stats, ended })
+    }
+}

@@ -1,0 +1,289 @@
+//! Profiles that are made by [`super::ticks`]: `wall`, and `cpu` where perf events are refused.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use aggregate::clock::{monotonic_now, unix_now};
+use aggregate::cputime::{self, CpuTime, ThreadUse};
+use aggregate::family::Family;
+use aggregate::ids::{Count, ThreadId};
+use aggregate::recorder::Recorder;
+use aggregate::times;
+use assemble::Stats;
+use assemble::builder::Valued;
+use assemble::conclude::{self, About, Header};
+use assemble::debugfiles::TargetFiles;
+use process::{Process, Threads, Tracer};
+
+use super::offspring::Wanted;
+use super::sums;
+use super::ticks::{Shared, Ticker};
+use crate::collector::{Collector, Progress, Request};
+use crate::options::RecordOptions;
+use crate::outcome::{Ended, Outcome, RecordError};
+
+/// The marker of CPU time of which no sample was taken.
+const UNSAMPLED: &str = "[cpu time without samples]";
+
+/// The CPU time of children is added up in ticks of 10 ms, by each of their parents: less than this
+/// says nothing.
+const UNSEEN: Duration = Duration::from_millis(50);
+
+/// Every thread, also those that wait.
+pub(crate) fn prepare_wall(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    prepare(request, sums::Count::Wall, None)
+}
+
+/// The CPU profile by ptrace. `why` says why not by perf events, unless it was asked for.
+pub(crate) fn prepare_cpu(
+    request: &Request<'_>,
+    why: Option<String>,
+) -> Result<Box<dyn Collector>, RecordError> {
+    prepare(request, sums::Count::Cpu, why)
+}
+
+fn prepare(
+    request: &Request<'_>,
+    count: sums::Count,
+    why: Option<String>,
+) -> Result<Box<dyn Collector>, RecordError> {
+    if request.options.no_stop {
+        return Err(RecordError::NotApplicable(
+            "threads that run would be stopped, each for a moment, and nothing is to be stopped; cpu \
+             by perf events and block tell the same without"
+                .into(),
+        ));
+    }
+    let roots = request.roots.to_vec();
+    // Tried before anything else: without the right to stop threads there is no profile.
+    for root in roots.iter().filter(|_| !request.before_exec) {
+        let tried = Tracer::run(|t| t.seize(root, Threads::Only(&[root.pid()])).map(drop));
+        tried.map_err(|source| crate::perf::attach::AttachError::System {
+            what: "start a thread",
+            source,
+        })??;
+    }
+    let family = request.family().clone();
+    let files = TargetFiles::of(&family.processes);
+    Ok(Box::new(Ticked {
+        roots,
+        family,
+        files,
+        options: request.options.clone(),
+        count,
+        why,
+        shared: Arc::default(),
+        running: None,
+        begin: 0,
+        time: 0,
+        elapsed: Duration::ZERO,
+    }))
+}
+
+struct Ticked {
+    roots: Vec<Arc<Process>>,
+    /// They, and whom they had forked before.
+    family: Family,
+    files: TargetFiles,
+    options: RecordOptions,
+    count: sums::Count,
+    why: Option<String>,
+    shared: Arc<Shared>,
+    running: Option<JoinHandle<std::io::Result<Ticker>>>,
+    begin: u64,
+    time: i64,
+    elapsed: Duration,
+}
+
+impl Collector for Ticked {
+    fn begin(&mut self) -> Result<(), RecordError> {
+        let mut recorder = Recorder::new(false, self.options.period());
+        recorder.processes.add_family(&self.family);
+        for process in &self.family.processes {
+            recorder.processes.refresh_maps(process, monotonic_now());
+            if let Some(tracked) = recorder.processes.get_mut(process.pid()) {
+                times::begin_reaped(tracked, process);
+            }
+        }
+        let options = &self.options;
+        let children = Wanted { forked: options.children, before: options.descendants };
+        let ticker = Ticker::new(&self.family.processes, self.count, recorder, children);
+        let (shared, period) = (self.shared.clone(), Duration::from_nanos(self.options.period()));
+        self.begin = monotonic_now();
+        self.time = unix_now();
+        self.shared.living.store(true, Ordering::SeqCst);
+        let thread = std::thread::Builder::new().name("sampler".into());
+        let running = thread.spawn(move || ticker.run(period, &shared));
+        self.running = Some(running.map_err(|source| {
+            crate::perf::attach::AttachError::System { what: "start a thread", source }
+        })?);
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Progress {
+        let samples = self.shared.samples.load(Ordering::Relaxed);
+        Progress { samples, ..Progress::default() }
+    }
+
+    fn someone_lives(&mut self) -> bool {
+        self.shared.living.load(Ordering::SeqCst)
+    }
+
+    fn end(&mut self) {
+        self.shared.stop();
+        self.elapsed = Duration::from_nanos(monotonic_now() - self.begin);
+    }
+
+    fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
+        let failed =
+            |source| crate::perf::attach::AttachError::System { what: "sample by ptrace", source };
+        let running =
+            self.running.take().ok_or_else(|| failed(std::io::ErrorKind::Other.into()))?;
+        let joined = running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let mut ticker = joined.map_err(failed)?;
+        let samples = match self.count {
+            sums::Count::Wall => wall_samples(&mut ticker),
+            sums::Count::Cpu => cpu_samples(&mut ticker, self.options.period()),
+        };
+        let named = conclude::name(&mut ticker.recorder, &self.roots, &self.files);
+        let stats = Stats {
+            backend: self.backend(),
+            samples: ticker.recorder.stats.clone(),
+            unreadable_maps: ticker.recorder.processes.unreadable_maps as u64,
+            nameless_frames: named.losses.nameless,
+            damaged_images: named.losses.damaged.clone(),
+            unread_images: named.losses.unread(),
+            file_faults: host::sigbus::faults(),
+            elapsed: self.elapsed,
+            notes: self.notes(&ticker),
+            ..Stats::default()
+        };
+        let kind = match self.count {
+            sums::Count::Cpu => ("cpu", "nanoseconds"),
+            sums::Count::Wall => ("wall", "nanoseconds"),
+        };
+        let types = [("samples", "count"), kind];
+        let period = (kind, self.options.period());
+        let header = Header { types: &types, period, time: self.time };
+        let (recorder, roots) = (&ticker.recorder, &self.roots);
+        let about = About {
+            recorder,
+            named: &named,
+            roots,
+            children: self.options.children,
+            command_line: &self.options.command_line,
+        };
+        let profile = conclude::build(&about, &header, &stats, &samples)?;
+        Ok(Outcome { profile, stats, ended })
+    }
+}
+
+impl Drop for Ticked {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl Ticked {
+    fn backend(&self) -> String {
+        match self.count {
+            sums::Count::Cpu => "ptrace: running threads are stopped for a moment, user mode only",
+            sums::Count::Wall => {
+                "wall clock: sleeping threads by /proc, running ones are stopped for a moment (ptrace)"
+            }
+        }
+        .to_owned()
+    }
+
+    fn notes(&self, ticker: &Ticker) -> Vec<String> {
+        let mut notes: Vec<String> =
+            self.why.iter().map(|why| format!("perf events cannot be used: {why}")).collect();
+        let mut stops = ticker.stops.clone();
+        stops.sort_unstable();
+        let sum: u64 = stops.iter().map(|us| u64::from(*us)).sum();
+        let share = sum as f64 / self.elapsed.as_micros().max(1) as f64 * 100.0;
+        notes.push(format!(
+            "threads were stopped {} times, for {} µs at the median and {} µs at most, \
+             {share:.1} % of the time in all",
+            stops.len(),
+            stops.get(stops.len() / 2).copied().unwrap_or(0),
+            stops.last().copied().unwrap_or(0),
+        ));
+        notes.extend_from_slice(ticker.recorder.processes.family_notes());
+        notes.extend(ticker.offspring.notes());
+        let unseen = Duration::from_nanos(ticker.unseen_cpu_time());
+        if self.options.children && unseen > UNSEEN {
+            notes.push(format!(
+                "child processes that ended took {} ms of CPU time that was not seen: they lived too \
+                 short, or it was their last moment",
+                unseen.as_millis()
+            ));
+        }
+        notes.extend(ticker.recorder.runtime_notes());
+        notes.extend(ticker.refused.iter().map(|(why, n)| format!("{n} stops failed: {why}")));
+        notes
+    }
+}
+
+fn wall_samples(ticker: &mut Ticker) -> Vec<Valued> {
+    let named = ticker.recorder.processes.named_threads();
+    let valued = |((thread, (stack, labels, state)), sum): (&sums::Key, &sums::Sum)| {
+        let mut labels = ticker.recorder.go.label_set(*labels).to_vec();
+        let ours = ("state".into(), ticker.states[*state].as_str().into());
+        // The program's own meaning of it goes first, as everywhere.
+        if labels.iter().all(|(key, _)| **key != *"state") {
+            labels.push(ours);
+        }
+        let values = vec![sum.samples as i64, i64::try_from(sum.ns).unwrap_or(i64::MAX)];
+        Valued { thread: named[*thread as usize].clone(), stack: *stack, labels, values }
+    };
+    ticker.sums.iter().map(valued).collect()
+}
+
+/// Each thread's samples are weighted so that they add up to its CPU time.
+fn cpu_samples(ticker: &mut Ticker, period: u64) -> Vec<Valued> {
+    let named = ticker.recorder.processes.named_threads().to_vec();
+    let mut counts: BTreeMap<ThreadId, Count> = BTreeMap::new();
+    for ((thread, ..), sum) in &ticker.sums {
+        let count = counts.entry(named[*thread as usize].id).or_default();
+        count.samples += sum.samples;
+        count.weight += sum.samples;
+    }
+    let processes = &ticker.recorder.processes;
+    let name_of = |id: ThreadId| {
+        let thread = processes.get(id.pid).and_then(|p| p.threads.get(&id.tid));
+        thread.map(|t| t.name.clone())
+    };
+    let mut groups: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+    let mut uses = Vec::new();
+    for (id, ns) in ticker.cpu_times() {
+        let next = groups.len() as u32;
+        let group = name_of(id).map_or(u32::MAX, |name| *groups.entry(name).or_insert(next));
+        let count = counts.get(&id).copied().unwrap_or_default();
+        uses.push(ThreadUse { id, group, time: CpuTime::Known(ns), count });
+    }
+    let weights = cputime::weigh(&uses, period as f64, period);
+    let mut samples: Vec<Valued> = ticker
+        .sums
+        .iter()
+        .map(|((thread, (stack, labels, _)), sum)| {
+            let thread = named[*thread as usize].clone();
+            let ns = weights.per_unit(thread.id) * sum.samples as f64;
+            let values = vec![sum.samples as i64, ns.round() as i64];
+            let labels = ticker.recorder.go.label_set(*labels).to_vec();
+            Valued { thread, stack: *stack, labels, values }
+        })
+        .collect();
+    for &(id, ns) in &weights.unsampled {
+        let stack = ticker.marker(UNSAMPLED);
+        if let Some(thread) = ticker.recorder.processes.sampled(id.pid, id.tid) {
+            let thread = ticker.recorder.processes.named_threads()[thread as usize].clone();
+            let values = vec![0, i64::try_from(ns).unwrap_or(i64::MAX)];
+            samples.push(Valued { thread, stack, labels: Vec::new(), values });
+        }
+    }
+    samples
+}

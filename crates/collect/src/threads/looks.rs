@@ -1,0 +1,322 @@
+//! All threads of a process while nothing is stopped: each is copied at a moment at which it does
+//! not run.
+//!
+//! ```text
+//!   look ─► a BPF program goes over the threads, in the kernel
+//!     ├─ on no CPU, before and after, and not switched between ─► its copy is right
+//!     └─ ran ─► again at the next look
+//!   more than the program can copy (deep stacks, an interpreter's frames) is read from memory,
+//!   and right if the next look finds that the thread has not run since
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use aggregate::runtimes::python::Python;
+use events::{Looked, LookedCopy, StackCopier, ThreadLook, USER_REGISTERS};
+use image::{Arch, Avma};
+use process::{BlockedCall, MapRow, Process, ProcessMemory, SeizeError, ThreadWait};
+use unwind::Registers;
+
+use super::snapshot::{self, How, MAX_COPIED, Snapshot, ThreadCopy};
+use super::waiting;
+use crate::outcome::RecordError;
+
+/// For so long a thread that runs is looked at again.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Pauses between looks: they begin short, for threads that are just passing by.
+const FIRST_PAUSE: Duration = Duration::from_micros(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// So many looks may follow each other without a pause.
+const QUICK_LOOKS: u32 = 8;
+/// So many threads without a stack are told by name.
+const MAX_NAMES: usize = 8;
+
+/// The marker of a thread that was never found standing.
+const RAN: &str = "it ran at every look";
+
+/// A copy, and what else has to be read of its thread.
+struct Caught {
+    copy: ThreadCopy,
+    switches: u64,
+    thread_pointer: u64,
+    /// As much of the stack as came with the registers.
+    at_once: usize,
+    is_full: bool,
+    /// What was read from memory since waits for the next look's word that it is right.
+    is_pending: bool,
+}
+
+#[derive(Default)]
+struct Seen {
+    caught: Option<Caught>,
+    /// The last look that listed it.
+    look: u32,
+    /// It had not run since it was copied, at the last look.
+    stands: bool,
+}
+
+struct Looks<'a> {
+    process: &'a Process,
+    memory: ProcessMemory,
+    rows: Vec<MapRow>,
+    python: &'a Python,
+    threads: BTreeMap<i32, Seen>,
+    look: u32,
+    /// Bytes that may yet be copied.
+    left: usize,
+}
+
+/// Copies all threads of a process.
+pub(super) fn take(
+    copier: &mut StackCopier,
+    process: &Process,
+    python: &Python,
+) -> Result<Snapshot, RecordError> {
+    let pid = process.pid();
+    let system = |what| move |source| SeizeError::System { pid, what, source };
+    let memory = process.memory().map_err(system("open the memory"))?;
+    let rows = process.maps().map_err(system("read the mappings"))?.rows;
+    let (threads, left) = (BTreeMap::new(), MAX_COPIED);
+    let mut looks = Looks { process, memory, rows, python, threads, look: 0, left };
+    let began = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        looks.again(copier)?;
+        let complete = looks.is_complete();
+        let within = began.elapsed();
+        if !complete {
+            looks.read_the_rest();
+        }
+        if complete || within >= PATIENCE {
+            return looks.conclude(copier, within);
+        }
+        // What was read by the side is asked about at once, while its thread still stands; unless
+        // that comes to nothing again and again.
+        if !looks.is_pending() || looks.look > QUICK_LOOKS {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+impl Looks<'_> {
+    fn again(&mut self, copier: &mut StackCopier) -> Result<(), RecordError> {
+        self.look += 1;
+        let pid = self.process.pid();
+        let looked = copier.look(pid, |look| self.see(look));
+        looked.map_err(|source| RecordError::Stacks { pid, source })?;
+        // One that ends is seen no more; if all are gone, so is the process.
+        let (threads, now) = (&mut self.threads, self.look);
+        threads.retain(|_, seen| seen.look == now);
+        if threads.is_empty() || !self.process.is_alive() {
+            return Err(SeizeError::Gone { pid }.into());
+        }
+        Ok(())
+    }
+
+    fn see(&mut self, look: &ThreadLook<'_>) {
+        let seen = self.threads.entry(look.tid).or_default();
+        seen.look = self.look;
+        let unchanged = |c: &Caught| c.switches == look.switches;
+        seen.stands = look.what != Looked::Runs && seen.caught.as_ref().is_some_and(unchanged);
+        if let (true, Some(caught)) = (seen.stands, &mut seen.caught) {
+            caught.is_pending = false;
+        }
+        let wanted = seen.caught.as_ref().is_none_or(|c| c.is_pending);
+        if let (true, Looked::Copied(copy)) = (wanted, look.what) {
+            let kept = copy.stack.len().min(self.left);
+            self.left -= kept;
+            let caught = caught(look, &copy, kept);
+            let of_interpreter = self.python.runs_in(self.process.pid());
+            let is_pending = caught.needs_more(of_interpreter);
+            seen.caught = Some(Caught { is_pending, ..caught });
+            seen.stands = true;
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.threads.values().all(|t| t.caught.as_ref().is_some_and(|c| !c.is_pending))
+    }
+
+    fn is_pending(&self) -> bool {
+        self.threads.values().any(|t| t.caught.as_ref().is_some_and(|c| c.is_pending))
+    }
+
+    /// Reads what the program could not copy, of those that were copied last.
+    fn read_the_rest(&mut self) {
+        let pid = self.process.pid();
+        for caught in self.threads.values_mut().filter_map(|t| t.caught.as_mut()) {
+            if !caught.is_pending {
+                continue;
+            }
+            let copy = &mut caught.copy;
+            if let (true, Ok(registers)) = (caught.is_full, &copy.registers)
+                && let Some(sp) = registers.sp()
+            {
+                let wanted = snapshot::stack_size(&self.rows, sp).saturating_sub(caught.at_once);
+                let mut bytes = vec![0; wanted.min(self.left)];
+                let from = sp.wrapping_add(caught.at_once as u64);
+                let got = self.memory.read_upto(from, &mut bytes).unwrap_or(0);
+                copy.stack.truncate(caught.at_once);
+                copy.stack.extend_from_slice(&bytes[..got]);
+                self.left -= got;
+            }
+            if let Some(wait) = &mut copy.wait
+                && waiting::tells_kernel_function(wait)
+            {
+                let now = self.process.thread_wait(copy.tid).unwrap_or_default();
+                wait.kernel_function = now.kernel_function;
+            }
+            if caught.thread_pointer != 0 {
+                copy.chain = self.python.read_chain(pid, &self.memory, caught.thread_pointer);
+            }
+        }
+    }
+
+    /// The locks that threads wait for, and a last look: a thread that has not run until then has
+    /// waited all the time since before any lock was read. So threads that are said to wait for
+    /// each other did so at the same time.
+    fn conclude(
+        mut self,
+        copier: &mut StackCopier,
+        within: Duration,
+    ) -> Result<Snapshot, RecordError> {
+        for caught in self.threads.values_mut().filter_map(|t| t.caught.as_mut()) {
+            let wait = caught.copy.wait.as_ref();
+            caught.copy.lock = wait.and_then(|w| snapshot::read_lock(&self.memory, w));
+        }
+        self.again(copier)?;
+        let (mut threads, mut ran, mut unread) = (Vec::new(), Vec::new(), 0);
+        for (tid, seen) in std::mem::take(&mut self.threads) {
+            let name = self.process.thread_name(tid).unwrap_or_default();
+            let Some(caught) = seen.caught else {
+                ran.push(format!("{} ({tid})", waiting::printable(&name)));
+                let wait = Some(ThreadWait { state: 'R', ..ThreadWait::default() });
+                threads.push(ThreadCopy { name, ..blank(tid, wait, Err(RAN)) });
+                continue;
+            };
+            unread += u64::from(caught.is_pending);
+            let mut copy = caught.confirmed();
+            copy.lock = copy.lock.filter(|_| seen.stands);
+            threads.push(ThreadCopy { name, ..copy });
+        }
+        let pid = self.process.pid();
+        threads.sort_unstable_by_key(|t| (t.tid != pid, t.tid));
+        let notes = self.notes(&ran, unread, within);
+        Ok(Snapshot { threads, how: How::Looked(within), notes })
+    }
+
+    fn notes(&self, ran: &[String], unread: u64, within: Duration) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !ran.is_empty() {
+            let mut names = ran[..ran.len().min(MAX_NAMES)].join(", ");
+            if ran.len() > MAX_NAMES {
+                names += &format!(" and {} more", ran.len() - MAX_NAMES);
+            }
+            let what = match ran.len() {
+                1 => "1 thread ran on a CPU at each of".into(),
+                n => format!("{n} threads ran on CPUs at each of"),
+            };
+            notes.push(format!(
+                "{what} {} looks in {} ms and no stack could be copied: {names}; a cpu profile shows \
+                 where they run",
+                self.look,
+                within.as_millis()
+            ));
+        }
+        if unread > 0 {
+            let threads = if unread == 1 { "thread" } else { "threads" };
+            notes.push(format!(
+                "{unread} {threads} ran on before all of the stack, or of the interpreter's frames, \
+                 was read"
+            ));
+        }
+        if self.left == 0 {
+            notes.push(snapshot::too_much());
+        }
+        notes
+    }
+}
+
+impl Caught {
+    /// Whether there is more to read than could be copied at once.
+    fn needs_more(&self, of_interpreter: bool) -> bool {
+        let chain = of_interpreter && self.thread_pointer != 0;
+        self.is_full || chain || self.copy.wait.as_ref().is_some_and(waiting::tells_kernel_function)
+    }
+
+    /// What is known to be right.
+    fn confirmed(self) -> ThreadCopy {
+        let mut copy = self.copy;
+        if self.is_pending {
+            copy.stack.truncate(self.at_once);
+            copy.chain = None;
+            if let Some(wait) = &mut copy.wait {
+                wait.kernel_function = None;
+            }
+        }
+        copy
+    }
+}
+
+fn blank(
+    tid: i32,
+    wait: Option<ThreadWait>,
+    registers: Result<Registers, &'static str>,
+) -> ThreadCopy {
+    let name = String::new();
+    ThreadCopy { tid, name, wait, registers, stack: Vec::new(), lock: None, chain: None }
+}
+
+fn caught(look: &ThreadLook<'_>, copy: &LookedCopy<'_>, kept: usize) -> Caught {
+    let words: Vec<u64> = copy.registers.iter().collect();
+    let registers = Registers::from_perf(Arch::host(), &words, USER_REGISTERS);
+    let (sp, pc) = (registers.sp(), registers.pc());
+    let wait = wait(look.state, copy.call, (sp.unwrap_or_default(), pc.unwrap_or_default()));
+    let registers = match sp {
+        _ if copy.is_32_bit => Err("32-bit code"),
+        // Threads that the kernel makes for a process, such as io_uring's, have no other.
+        None | Some(Avma(0)) => Err("it is the kernel's own"),
+        Some(_) => Ok(registers),
+    };
+    // On aarch64 the way from it to the interpreter's thread is not known.
+    let thread_pointer = if cfg!(target_arch = "x86_64") { copy.thread_pointer } else { 0 };
+    let mut thread = blank(look.tid, Some(wait), registers);
+    thread.stack.extend_from_slice(&copy.stack[..kept]);
+    Caught {
+        copy: thread,
+        switches: look.switches,
+        thread_pointer,
+        at_once: kept,
+        is_full: copy.is_full,
+        is_pending: false,
+    }
+}
+
+/// What a thread waits in, by the kernel's own words for it (linux/sched.h).
+fn wait(state: u32, call: Option<(u32, [u64; 6])>, (sp, pc): (Avma, Avma)) -> ThreadWait {
+    const LETTERS: &[(u32, char)] = &[(1, 'S'), (2, 'D'), (4, 'T'), (8, 't')];
+    let letter = LETTERS.iter().find(|(bit, _)| state & bit != 0).map(|(_, letter)| *letter);
+    let letter = if state == 0 { 'R' } else { letter.unwrap_or('S') };
+    let (number, arguments) = call.map_or((-1, [0; 6]), |(n, a)| (i64::from(n), a));
+    let call = (letter != 'R').then_some(BlockedCall { number, arguments, sp, pc });
+    ThreadWait { state: letter, call, kernel_function: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states() {
+        let at = (Avma(1), Avma(2));
+        let letter = |state| wait(state, None, at).state;
+        // With flags beside the state, such as TASK_FREEZABLE.
+        assert_eq!([0, 1, 0x2001, 2, 0x102, 4, 8].map(letter), ['R', 'S', 'S', 'D', 'D', 'T', 't']);
+        assert_eq!(wait(0, Some((202, [1; 6])), at).call, None);
+        let call = wait(1, Some((202, [1; 6])), at).call.unwrap();
+        assert_eq!((call.number, call.arguments, call.sp, call.pc), (202, [1; 6], at.0, at.1));
+        assert_eq!(wait(2, None, at).call.unwrap().number, -1);
+    }
+}

@@ -1,0 +1,127 @@
+//! Contentions and delays by stack: the values of `block` and `mutex`, in Go's shapes.
+
+use std::sync::Arc;
+
+use aggregate::ids::{FrameKey, NodeIndex, Place, ThreadIndex};
+use aggregate::recorder::{BROKEN, Recorder, SampleStats, TRUNCATED};
+use assemble::Stats;
+use assemble::builder::Valued;
+use assemble::conclude::{self, About, Header, Named};
+use pprof::Profile;
+use process::Process;
+use rustc_hash::FxHashMap;
+
+use crate::options::RecordOptions;
+use crate::outcome::RecordError;
+
+/// Sample types of both kinds, and their period, as the Go runtime has them.
+const TYPES: &[(&str, &str)] = &[("contentions", "count"), ("delay", "nanoseconds")];
+const PERIOD: ((&str, &str), u64) = (("contentions", "count"), 1);
+
+/// Whose they are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Key {
+    pub thread: ThreadIndex,
+    pub stack: NodeIndex,
+    pub labels: Vec<(&'static str, &'static str)>,
+}
+
+/// Sums.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sum {
+    pub contentions: f64,
+    pub delay: f64,
+    /// Samples that it is made of.
+    pub samples: u64,
+}
+
+impl Sum {
+    /// Those of one sample.
+    pub fn of_sample(contentions: f64, delay: u64) -> Self {
+        Self { contentions, delay: delay as f64, samples: 1 }
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, other: Self) {
+        self.contentions += other.contentions;
+        self.delay += other.delay;
+        self.samples += other.samples;
+    }
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Contentions(FxHashMap<Key, Sum>);
+
+impl Contentions {
+    /// Adds to those of a thread, stack and labels.
+    pub fn add(&mut self, key: Key, sum: Sum) {
+        if sum.contentions > 0.0 || sum.delay > 0.0 {
+            self.0.entry(key).or_default().add(sum);
+        }
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Samples, those of them that end as truncated, and as broken, by reason.
+    fn count_ends(&self, recorder: &Recorder, stats: &mut SampleStats) {
+        (stats.kept, stats.truncated) = (0, 0);
+        stats.broken.clear();
+        let frames = recorder.tree.frames();
+        for (key, sum) in &self.0 {
+            stats.kept += sum.samples;
+            let root = recorder.tree.stack(key.stack).last().map(|f| frames[f as usize]);
+            let Some(FrameKey { place: Place::Marker, address }) = root else { continue };
+            let name = usize::try_from(address.0).ok().and_then(|i| recorder.markers.get(i));
+            let Some(name) = name else { continue };
+            if name == TRUNCATED {
+                stats.truncated += sum.samples;
+            } else if let Some(why) = name.strip_prefix(BROKEN).and_then(|n| n.strip_suffix(']')) {
+                *stats.broken.entry(why.to_owned()).or_default() += sum.samples;
+            }
+        }
+    }
+
+    /// In a fixed order, so that equal recordings give equal files.
+    fn valued(self, recorder: &Recorder) -> Vec<Valued> {
+        let mut all: Vec<_> = self.0.into_iter().collect();
+        all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let named = recorder.processes.named_threads();
+        let valued = |(key, sum): (Key, Sum)| Valued {
+            thread: named[key.thread as usize].clone(),
+            stack: key.stack,
+            values: vec![sum.contentions.round() as i64, sum.delay.round() as i64],
+            labels: key.labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+        };
+        all.into_iter().map(valued).filter(|v| v.values != [0, 0]).collect()
+    }
+}
+
+/// Makes the profile, and completes the account of what is missing with what symbols lack.
+pub(super) fn conclude(
+    contentions: Contentions,
+    (recorder, named): (&Recorder, &Named),
+    (roots, options): (&[Arc<Process>], &RecordOptions),
+    time: i64,
+    stats: &mut Stats,
+) -> Result<Profile, RecordError> {
+    stats.nameless_frames = named.losses.nameless;
+    stats.damaged_images = named.losses.damaged.clone();
+    stats.unread_images = named.losses.unread();
+    stats.kernel_names = named.losses.kernel.clone();
+    // Of what was left out, nothing is missing.
+    contentions.count_ends(recorder, &mut stats.samples);
+    let samples = contentions.valued(recorder);
+    let header = Header { types: TYPES, period: PERIOD, time };
+    let about = About {
+        recorder,
+        named,
+        roots,
+        children: options.children,
+        command_line: &options.command_line,
+    };
+    Ok(conclude::build(&about, &header, stats, &samples)?)
+}

@@ -1,0 +1,103 @@
+//! Waiting as BPF programs sample it, for all kinds of a session.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use aggregate::recorder::Recorder;
+use assemble::conclude::{self, Named};
+use assemble::debugfiles::TargetFiles;
+use events::WaitWants;
+
+use super::by_bpf::{Taken, Waits};
+use super::contentions;
+use super::joint::{Heard, Joint, Listener};
+use crate::collector::{Progress, Request};
+use crate::options::RecordOptions;
+use crate::outcome::{Ended, Outcome, RecordError};
+
+/// Attaches to the targets.
+pub(super) fn open(request: &Request<'_>) -> Result<Rc<RefCell<dyn Joint>>, RecordError> {
+    let files = TargetFiles::of(&request.family().processes);
+    let waits = Waits::attach(request)?;
+    let options = request.options.clone();
+    let kinds = Vec::new();
+    Ok(Rc::new(RefCell::new(ByPrograms {
+        waits,
+        files,
+        options,
+        kinds,
+        begun: false,
+        named: None,
+    })))
+}
+
+struct ByPrograms {
+    waits: Waits,
+    files: TargetFiles,
+    options: RecordOptions,
+    /// `None` where the kind has been concluded.
+    kinds: Vec<Option<Box<dyn Listener>>>,
+    begun: bool,
+    /// The names of all frames, once everything has come.
+    named: Option<Named>,
+}
+
+/// Each kind passes over what it has no use for.
+fn give(kinds: &mut [Option<Box<dyn Listener>>], recorder: &mut Recorder, taken: &Taken<'_>) {
+    recorder.stats.kept += 1;
+    for kind in kinds.iter_mut().flatten() {
+        kind.take(recorder, taken);
+    }
+}
+
+impl Joint for ByPrograms {
+    fn join(&mut self, kind: Box<dyn Listener>) -> usize {
+        self.kinds.push(Some(kind));
+        self.kinds.len() - 1
+    }
+
+    fn begin(&mut self) -> Result<(), RecordError> {
+        let wants = self.kinds.iter().flatten().map(|k| k.wants());
+        self.waits.begin(wants.reduce(WaitWants::and).unwrap_or_default())?;
+        self.begun = true;
+        Ok(())
+    }
+
+    fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    fn poll(&mut self) -> Progress {
+        let kinds = &mut self.kinds;
+        self.waits.poll(&mut |recorder, taken| give(kinds, recorder, taken))
+    }
+
+    fn someone_lives(&self) -> bool {
+        self.waits.someone_lives()
+    }
+
+    fn end(&mut self) {
+        let kinds = &mut self.kinds;
+        self.waits.end(&mut |recorder, taken| give(kinds, recorder, taken));
+    }
+
+    fn conclude(&mut self, number: usize, ended: Ended) -> Result<Outcome, RecordError> {
+        let Self { waits, kinds, .. } = self;
+        let named = self.named.get_or_insert_with(|| {
+            waits.finish(&mut |recorder, taken| give(kinds, recorder, taken));
+            conclude::name(&mut waits.recorder, &waits.roots, &self.files)
+        });
+        let mut stats = waits.stats();
+        let heard = Heard { waits, named, options: &self.options };
+        let kind = kinds.get_mut(number).and_then(Option::take);
+        let values = kind.map(|k| k.conclude(&heard, &mut stats.notes)).unwrap_or_default();
+        let profile = contentions::conclude(
+            values,
+            (&waits.recorder, named),
+            (&waits.roots, &self.options),
+            waits.time,
+            &mut stats,
+        )?;
+        Ok(Outcome { profile, stats, ended })
+    }
+}

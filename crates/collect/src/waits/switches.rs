@@ -1,0 +1,279 @@
+//! Waiting sampled by perf events alone, where BPF programs are not allowed.
+//!
+//! A sample is taken when a thread has been switched out `period` times, and the wait lasts until
+//! it is switched in again: it stands for `period` waits. So long waits are found as rarely as
+//! short ones, every switch of the target costs it a record, and the time until a CPU is free
+//! counts as waiting. The period is prime, so that it does not fall into step with a program
+//! that waits here and there in turn.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aggregate::clock::{monotonic_now, unix_now};
+use aggregate::ids::{NodeIndex, ThreadId, ThreadIndex};
+use aggregate::recorder::Recorder;
+use aggregate::runtimes::python::WhichChain;
+use assemble::Stats;
+use events::{Event, EventKind};
+use process::Process;
+use rustc_hash::FxHashMap;
+
+use crate::collector::{Progress, Request};
+use crate::perf::attach::{self, AttachError, Attached};
+
+/// Records of different CPUs become visible within this time of their own time stamps.
+const SETTLE_NS: u64 = 3_000_000;
+/// So long the target's switches are counted before the period is chosen.
+const LOOK: Duration = Duration::from_millis(100);
+/// Samples a second that are aimed at.
+const AIM_PER_SECOND: u64 = 5000;
+/// Periods to choose from. None is as short as the loops of usual programs: one that waits for a
+/// lock, for its work and for the next turn would always be met at the same of the three.
+const PERIODS: &[u64] = &[1, 7, 17, 31, 97, 293, 997, 4999];
+/// From so many switches a second on, a target is slowed down noticeably whatever the period.
+const COSTLY_PER_SECOND: u64 = 50_000;
+
+/// A wait, sampled at its begin.
+pub(super) struct Wait {
+    pub thread: ThreadIndex,
+    /// User stack, and the kernel's above it.
+    pub user: NodeIndex,
+    pub stack: NodeIndex,
+    out: u64,
+}
+
+/// A sampled wait with its length; it stands for [`Switches::period`].
+pub(super) struct Ended<'a> {
+    pub wait: &'a Wait,
+    pub delay: u64,
+    pub in_progress: bool,
+}
+
+/// A running recording.
+pub(super) struct Switches {
+    pub recorder: Recorder,
+    pub roots: Vec<Arc<Process>>,
+    pub period: u64,
+    /// When it began, since the Unix epoch.
+    pub time: i64,
+    attached: Attached,
+    per_second: u64,
+    begin: u64,
+    end: u64,
+    lost_before: u64,
+    waits: FxHashMap<i32, Wait>,
+}
+
+impl Switches {
+    /// Attaches to the targets.
+    pub fn attach(request: &Request<'_>) -> Result<Self, AttachError> {
+        let roots = &request.family().processes;
+        let per_second = switches_per_second(roots);
+        let fits = |p: &&u64| per_second / **p <= AIM_PER_SECOND;
+        let period = PERIODS.iter().find(fits).or(PERIODS.last()).copied().unwrap_or(1);
+        let mut recorder = Recorder::new(request.options.children, 1);
+        recorder.processes.add_family(request.family());
+        let attached = attach::attach_to_switches(roots, request.options, period, &mut recorder)?;
+        // Only now: whatever is mapped from here on is reported by an event.
+        for process in recorder.processes.living() {
+            recorder.processes.refresh_maps(&process, monotonic_now());
+            for tid in process.threads().unwrap_or_default() {
+                recorder.processes.add_thread(process.pid(), tid, 0);
+            }
+        }
+        Ok(Self {
+            recorder,
+            roots: request.roots.to_vec(),
+            period,
+            time: 0,
+            attached,
+            per_second,
+            begin: 0,
+            end: 0,
+            lost_before: 0,
+            waits: FxHashMap::default(),
+        })
+    }
+
+    /// The recording begins.
+    pub fn begin(&mut self) {
+        self.read(u64::MAX, &mut |_, _| {});
+        self.lost_before = self.lost();
+        self.waits.clear();
+        self.begin = monotonic_now();
+        self.time = unix_now();
+        self.recorder.start = self.begin;
+    }
+
+    /// Reads what has come.
+    pub fn poll(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) -> Progress {
+        self.read(monotonic_now().saturating_sub(SETTLE_NS), sink);
+        self.attached.drop_doubled(&mut self.recorder);
+        Progress {
+            elapsed: Duration::ZERO,
+            samples: self.recorder.stats.kept,
+            lost: self.attached.rings.losses().lost.saturating_sub(self.lost_before),
+        }
+    }
+
+    /// Whether a followed process still runs.
+    pub fn someone_lives(&self) -> bool {
+        let mut all = self.recorder.processes.iter();
+        all.any(|(_, t)| t.process.as_ref().is_some_and(|p| p.is_alive()))
+    }
+
+    /// The recording ends.
+    pub fn end(&mut self) {
+        let _ = self.attached.sampler.disable();
+        self.end = monotonic_now();
+    }
+
+    /// What is left in the rings, and the waits that have not ended.
+    pub fn finish(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) {
+        self.read(u64::MAX, sink);
+        let mut waits: Vec<_> = std::mem::take(&mut self.waits).into_iter().collect();
+        waits.sort_unstable_by_key(|(tid, _)| *tid);
+        for (_, wait) in &waits {
+            let delay = self.end.saturating_sub(wait.out);
+            self.recorder.stats.kept += 1;
+            sink(&mut self.recorder, &Ended { wait, delay, in_progress: true });
+        }
+    }
+
+    fn read(&mut self, until: u64, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) {
+        let (recorder, waits) = (&mut self.recorder, &mut self.waits);
+        recorder.next_round(monotonic_now());
+        self.attached.rings.drain(until, |e| {
+            event(recorder, waits, e, sink);
+        });
+    }
+
+    fn lost(&self) -> u64 {
+        self.attached.sampler.lost().unwrap_or(0).max(self.attached.rings.losses().lost)
+    }
+
+    /// What was recorded by what means, and what is missing.
+    pub fn stats(&self) -> Stats {
+        let losses = self.attached.rings.losses();
+        let mut notes = vec![format!(
+            "one in {} switches was sampled; the time until a cpu is free counts as waiting, and \
+             threads that waited all the time are not in it",
+            self.period
+        )];
+        if self.per_second > COSTLY_PER_SECOND {
+            notes.push(format!(
+                "the target is switched {} times a second: it is slowed down; where bpf programs \
+                 are allowed they cost it less",
+                self.per_second
+            ));
+        }
+        if self.attached.uncovered > 0 {
+            notes.push(format!(
+                "{} threads were not sampled: the program creates them too fast",
+                self.attached.uncovered
+            ));
+        }
+        notes.extend_from_slice(self.recorder.processes.family_notes());
+        Stats {
+            backend: self.attached.backend(),
+            samples: self.recorder.stats.clone(),
+            lost: self.lost().saturating_sub(self.lost_before),
+            throttled: losses.throttled,
+            malformed: losses.malformed,
+            unreadable_maps: self.recorder.processes.unreadable_maps as u64,
+            file_faults: host::sigbus::faults(),
+            elapsed: Duration::from_nanos(self.end.saturating_sub(self.begin)),
+            notes,
+            ..Stats::default()
+        }
+    }
+}
+
+/// A sample comes at the begin of a switch, then the record of it, then that of the return.
+fn event(
+    recorder: &mut Recorder,
+    waits: &mut FxHashMap<i32, Wait>,
+    e: &Event<'_>,
+    sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>),
+) {
+    match e.kind {
+        EventKind::Sample(ref s) if e.time >= recorder.start => {
+            let Some(thread) = recorder.processes.sampled(e.pid, e.tid) else { return };
+            let id = ThreadId { pid: e.pid, tid: e.tid };
+            let (user, _) = recorder.user_stack(id, e.time, WhichChain::None, s);
+            let stack = recorder.kernel_stack(user, s.callchain.iter());
+            waits.insert(e.tid, Wait { thread, user, stack, out: e.time });
+        }
+        EventKind::Switch { out: true, preempted: true } => {
+            waits.remove(&e.tid);
+        }
+        EventKind::Switch { out: false, .. } => {
+            if let Some(wait) = waits.remove(&e.tid) {
+                let delay = e.time.saturating_sub(wait.out);
+                recorder.stats.kept += 1;
+                recorder.stats.contexts_cut = recorder.tree.is_full();
+                sink(recorder, &Ended { wait: &wait, delay, in_progress: false });
+            }
+        }
+        EventKind::Sample(_) | EventKind::Switch { .. } => {}
+        EventKind::Exit(f) => {
+            waits.remove(&f.tid);
+            recorder.event(e);
+        }
+        _ => recorder.event(e),
+    }
+}
+
+fn switches_per_second(roots: &[Arc<Process>]) -> u64 {
+    let count = || -> u64 {
+        let of = |p: &Arc<Process>| {
+            let tids = p.threads().unwrap_or_default();
+            tids.iter().filter_map(|&tid| p.thread_switches(tid).ok()).sum::<u64>()
+        };
+        roots.iter().map(of).sum()
+    };
+    let (before, began) = (count(), monotonic_now());
+    std::thread::sleep(LOOK);
+    let elapsed = monotonic_now().saturating_sub(began).max(1);
+    count().saturating_sub(before).saturating_mul(1_000_000_000) / elapsed
+}
+
+/// What is waited for, by the kernel's functions (perf's samples do not tell the system call).
+pub(super) fn kind_of<'a>(kernel: impl Iterator<Item = &'a str>) -> &'static str {
+    const KINDS: &[(&str, &[&str])] = &[
+        ("futex", &["futex"]),
+        ("sleep", &["nanosleep"]),
+        ("poll", &["poll", "select", "io_cqring_wait", "read_events"]),
+        ("child", &["do_wait", "kernel_wait4", "waitid"]),
+        ("signal", &["sigsuspend", "sigtimedwait", "sys_pause"]),
+        ("page fault", &["page_fault"]),
+        ("stopped", &["do_signal_stop", "ptrace_stop"]),
+        (
+            "io",
+            &[
+                "read", "write", "recv", "send", "accept", "connect", "sync", "splice", "getdents",
+                "open", "close", "unlink", "rename", "flock", "fcntl", "ioctl", "statx",
+                "truncate",
+            ],
+        ),
+    ];
+    let functions: Vec<&str> = kernel.collect();
+    let holds = |parts: &[&str]| functions.iter().any(|f| parts.iter().any(|p| f.contains(p)));
+    KINDS.iter().find(|(_, parts)| holds(parts)).map_or("other", |(kind, _)| kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kind_of;
+
+    #[test]
+    fn kinds_by_kernel_functions() {
+        let kind = |functions: &[&'static str]| kind_of(functions.iter().copied());
+        assert_eq!(kind(&["schedule", "futex_wait_queue", "do_futex", "__x64_sys_futex"]), "futex");
+        assert_eq!(kind(&["do_nanosleep", "__x64_sys_clock_nanosleep"]), "sleep");
+        assert_eq!(kind(&["anon_pipe_read", "vfs_read", "ksys_read"]), "io");
+        assert_eq!(kind(&["ep_poll", "do_epoll_wait"]), "poll");
+        assert_eq!(kind(&["folio_wait_bit", "filemap_fault", "exc_page_fault"]), "page fault");
+        assert_eq!(kind(&[]), "other");
+    }
+}
