@@ -20,7 +20,7 @@ use crate::{Avma, Bias, FileOffset, Svma};
 const MAX_SECTIONS: usize = 65_536;
 /// `e_phnum` is 16 bits wide.
 const MAX_SEGMENTS: usize = 65_535;
-/// A longer build ID is not one, in bytes.
+/// A longer build id is not one, in bytes.
 const MAX_BUILD_ID: usize = 64;
 
 /// Why a file is no usable ELF image.

@@ -1,5 +1,5 @@
-//! Measures a batch: `cargo run --release -p symbolize --example speed -- /usr/bin/node 2000`; with
-//! a third argument also the list of kernel symbols.
+//! Measure how long a batch takes: `cargo run --release -p symbolize --example speed -- /usr/bin/node 2000`.
+//! With a third argument, also measure the look-up of kernel symbols.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,24 +1,24 @@
-//! Names for the linker's stubs, which have no symbols of their own: `memcpy@plt`.
+//! Name the linker's PLT stubs, which have no symbols: `memcpy@plt`.
 //!
-//! A stub jumps through a slot; the relocation of that slot names the function. Reading the slot
-//! from the instruction works for every layout that linkers make (`.plt`, `.plt.sec`, `.plt.got`,
-//! with and without endbr64 and bnd), where counting entries does not.
+//! A stub jumps through a slot, and the relocation of that slot names the function. The slot is read
+//! from the stub's instructions, which works for all layouts of linkers (`.plt`, `.plt.sec`,
+//! `.plt.got`, with and without endbr64 and bnd); counting stubs does not.
 
 use image::{Arch, ElfImage, Section};
 use rustc_hash::FxHashMap;
 
-/// `sizeof(Elf64_Rela)` and `sizeof(Elf64_Sym)`.
+/// `sizeof(Elf64_Rela)`, and `sizeof(Elf64_Sym)`, too.
 const ROW: usize = 24;
 const MAX_NAME: usize = 4096;
 
-/// A stub.
+/// A stub: its name, `memcpy@plt`, and its address in the image.
 #[derive(Debug, Clone)]
 pub(crate) struct Stub {
     pub(crate) name: String,
     pub(crate) start: u64,
 }
 
-/// The stubs at the given addresses.
+/// The stubs at the addresses, in their order.
 pub(crate) fn resolve(image: &ElfImage, addresses: &[u64]) -> Vec<Option<Stub>> {
     let found: Vec<Option<(u64, Slot)>> = addresses.iter().map(|&a| stub_at(image, a)).collect();
     let mut names: FxHashMap<Slot, Option<String>> =
@@ -35,12 +35,12 @@ pub(crate) fn resolve(image: &ElfImage, addresses: &[u64]) -> Vec<Option<Stub>> 
     found.into_iter().map(|f| f.and_then(stub)).collect()
 }
 
-/// How a stub says which relocation is its.
+/// How a stub identifies its relocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Slot {
-    /// The address that it jumps through.
+    /// By the address of the slot that it jumps through.
     At(u64),
-    /// The row of `.rela.plt` that it pushes for the dynamic linker.
+    /// By the row in `.rela.plt`, which it pushes for the dynamic linker.
     Row(u32),
 }
 
@@ -59,7 +59,7 @@ fn slot(arch: Arch, section: &Section<'_>, address: u64, entry: u64) -> Option<(
     let index = address.checked_sub(section.svma.0)? / entry;
     let offset = match arch {
         Arch::X86_64 => index * entry,
-        // The first entry takes two.
+        // The first stub has the size of two.
         Arch::Aarch64 if index >= 2 => index * entry,
         Arch::Aarch64 => return None,
     };
@@ -113,7 +113,7 @@ fn read_relocations(image: &ElfImage, name: &str, wanted: &mut FxHashMap<Slot, O
             if let Some(found @ None) = wanted.get_mut(&slot) {
                 let symbol = word(8) >> 32;
                 *found = match symbol {
-                    // An indirect function of this file itself; binutils' way to write it.
+                    // An indirect function of this file, written as binutils do.
                     0 if word(16) != 0 => Some(format!("*ABS*+{:#x}@plt", word(16))),
                     0 => None,
                     n => dynamic_name(image, n).map(|n| format!("{n}@plt")),
@@ -137,14 +137,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slot_is_read_from_each_form_of_a_stub() {
+    fn reads_the_slot_from_all_forms_of_stubs() {
         let jmp = [0xff, 0x25, 0x10, 0, 0, 0, 0x68, 0, 0, 0, 0];
         assert_eq!(x86_slot(&jmp, 0x1000), Some(Slot::At(0x1016)));
         let sec = [0xf3, 0x0f, 0x1e, 0xfa, 0xf2, 0xff, 0x25, 0xf0, 0xff, 0xff, 0xff, 0x90];
         assert_eq!(x86_slot(&sec, 0x1000), Some(Slot::At(0x100b - 0x10)));
         let lazy = [0xf3, 0x0f, 0x1e, 0xfa, 0x68, 7, 0, 0, 0];
         assert_eq!(x86_slot(&lazy, 0x1000), Some(Slot::Row(7)));
-        // The header: push 8(%rip); jmp *16(%rip).
+        // The first stub: push 8(%rip); jmp *16(%rip).
         assert_eq!(x86_slot(&[0xff, 0x35, 2, 0x2f, 0, 0, 0xff, 0x25], 0x1000), None);
         assert_eq!(x86_slot(&[], 0), None);
         // adrp x16, 0x20000 from 0x10000; ldr x17, [x16, #8]

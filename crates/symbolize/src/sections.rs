@@ -1,4 +1,4 @@
-//! The compressed debug sections of a file, decompressed once for several batches of addresses.
+//! Keep decompressed debug sections of a file for several batches of addresses.
 
 use std::borrow::Cow;
 

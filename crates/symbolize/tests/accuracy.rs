@@ -1,4 +1,4 @@
-//! Names, files and lines of real programs, against binutils and the addr2line crate.
+//! Symbolize real programs and compare with binutils and the addr2line crate.
 
 mod common;
 
@@ -98,7 +98,7 @@ fn function<'a>(batch: &'a Batch, name: &str) -> &'a Symbolized {
 }
 
 #[test]
-fn every_address_of_a_c_program_agrees_in_each_format_of_the_debug_information() {
+fn all_addresses_of_a_c_program_agree_in_each_version_of_dwarf() {
     let dir = tempfile::tempdir().unwrap();
     for flags in [
         &["-g", "-gdwarf-5"][..],
@@ -138,7 +138,7 @@ fn clang_agrees_too() {
 }
 
 #[test]
-fn every_address_of_a_cpp_program_agrees_and_reads_well() {
+fn all_addresses_of_a_cpp_program_agree_and_are_demangled() {
     let dir = tempfile::tempdir().unwrap();
     for version in ["-gdwarf-5", "-gdwarf-4", "-gdwarf-3", "-gdwarf-2"] {
         let flags = ["-O2", "-g", version];
@@ -228,7 +228,7 @@ fn against_the_crate(path: &Path, addresses: &[u64]) -> usize {
 }
 
 #[test]
-fn the_addr2line_crate_sees_the_same_frames_and_columns() {
+fn frames_and_columns_agree_with_the_addr2line_crate() {
     let dir = tempfile::tempdir().unwrap();
     for (compiler, sources) in [
         ("gcc", &["main.c", "other.c"][..]),
@@ -241,7 +241,7 @@ fn the_addr2line_crate_sees_the_same_frames_and_columns() {
 }
 
 #[test]
-fn functions_and_inlined_calls_know_where_they_are_declared() {
+fn functions_and_inlined_calls_have_the_line_of_their_declaration() {
     let dir = tempfile::tempdir().unwrap();
     let line_of = |file: &str, text: &str| {
         let all = std::fs::read_to_string(source(file)).unwrap();
@@ -275,7 +275,7 @@ fn functions_and_inlined_calls_know_where_they_are_declared() {
 }
 
 #[test]
-fn assembler_takes_its_name_from_the_symbols_and_its_line_from_dwarf() {
+fn assembly_has_names_from_symbols_and_lines_from_dwarf() {
     let dir = tempfile::tempdir().unwrap();
     let path = c_program(&["-g"], dir.path(), "program");
     let batch = at(open(&path), &DebugSearch::default(), &addresses_of(&path, ".text", 1));
@@ -301,7 +301,7 @@ fn assembler_takes_its_name_from_the_symbols_and_its_line_from_dwarf() {
 }
 
 #[test]
-fn symbols_are_those_of_readelf() {
+fn symbols_agree_with_readelf() {
     let dir = tempfile::tempdir().unwrap();
     let path = c_program(&[], dir.path(), "program");
     let table = run("readelf", &["-sW", path.to_str().unwrap()], dir.path());
@@ -327,7 +327,7 @@ fn symbols_are_those_of_readelf() {
 }
 
 #[test]
-fn a_stripped_program_has_reasons_and_plt_names() {
+fn stripped_programs_have_plt_names_and_reasons_for_missing_names() {
     let dir = tempfile::tempdir().unwrap();
     let path = c_program(&["-fcf-protection", "-Wl,-z,now,-z,ibtplt"], dir.path(), "now");
     let lazy = c_program(&["-fcf-protection", "-Wl,-z,lazy,-z,ibtplt"], dir.path(), "lazy");
@@ -386,7 +386,7 @@ fn a_stripped_program_has_reasons_and_plt_names() {
 }
 
 #[test]
-fn the_order_and_the_company_of_addresses_change_nothing() {
+fn results_do_not_depend_on_the_order_of_addresses_or_the_batch() {
     let dir = tempfile::tempdir().unwrap();
     let path = compile("g++", &["-O2", "-g"], &["shapes.cc"], dir.path(), "program");
     let addresses = addresses_of(&path, ".text", 29);
@@ -404,7 +404,7 @@ fn the_order_and_the_company_of_addresses_change_nothing() {
 }
 
 #[test]
-fn libc_by_its_build_id_agrees_with_binutils() {
+fn libc_with_a_debug_file_agrees_with_binutils() {
     let libc = Path::new("/lib/x86_64-linux-gnu/libc.so.6");
     let libc = std::fs::canonicalize(libc).expect("this test needs libc6");
     let addresses = addresses_of(&libc, ".text", 1999);

@@ -1,5 +1,4 @@
-//! Debug information outside of the image: found where gdb finds it, and never that of another
-//! build.
+//! Find separate debug files where gdb finds them, and reject those of other builds.
 
 mod common;
 
@@ -67,7 +66,7 @@ fn same(a: &Batch, b: &Batch) {
 }
 
 #[test]
-fn a_debug_link_leads_to_each_of_its_three_places() {
+fn a_debug_link_is_searched_for_in_three_directories() {
     let program = split(&["-g", "-Wl,--build-id=none"]);
     let name = [
         "opt/app/program.debug",
@@ -89,7 +88,7 @@ fn a_debug_link_leads_to_each_of_its_three_places() {
 }
 
 #[test]
-fn a_build_id_leads_to_its_file() {
+fn a_debug_file_is_found_by_build_id() {
     let program = split(&["-g", "-Wl,--build-id"]);
     let id = open(&program.stripped).build_id_hex();
     program.move_debug(&format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]));
@@ -98,7 +97,7 @@ fn a_build_id_leads_to_its_file() {
 }
 
 #[test]
-fn the_file_of_another_build_is_refused() {
+fn the_debug_file_of_another_build_is_rejected() {
     let program = split(&["-g", "-Wl,--build-id=none"]);
     let mut bytes = std::fs::read(&program.debug).unwrap();
     let last = bytes.len() - 1;
@@ -118,7 +117,7 @@ fn the_file_of_another_build_is_refused() {
 }
 
 #[test]
-fn a_pipe_or_a_folder_in_the_place_of_a_debug_file_does_not_hold_us_up() {
+fn a_pipe_or_directory_instead_of_a_debug_file_does_not_block() {
     let program = split(&["-g", "-Wl,--build-id=none"]);
     std::fs::remove_file(&program.debug).unwrap();
     run("mkfifo", &[program.debug.to_str().unwrap()], program.root.path());
@@ -133,7 +132,7 @@ fn a_pipe_or_a_folder_in_the_place_of_a_debug_file_does_not_hold_us_up() {
 }
 
 #[test]
-fn symbols_alone_in_a_debug_file_are_used() {
+fn a_debug_file_with_symbols_only_is_used() {
     let program = split(&["-Wl,--build-id=none"]);
     let batch = resolve(&program.stripped, program.root.path(), &program.addresses());
     let named = batch.symbols.iter().flatten();
@@ -143,7 +142,7 @@ fn symbols_alone_in_a_debug_file_are_used() {
 }
 
 #[test]
-fn parts_that_dwz_moved_to_a_common_file_are_followed() {
+fn references_to_the_common_file_of_dwz_are_followed() {
     let root = tempfile::tempdir().unwrap();
     let bin = root.path().join("opt");
     std::fs::create_dir_all(&bin).unwrap();
@@ -175,7 +174,7 @@ fn dwz_within_one_file_changes_nothing() {
 }
 
 #[test]
-fn compressed_sections_tell_the_same() {
+fn compressed_sections_give_the_same_results() {
     let root = tempfile::tempdir().unwrap();
     let one = c_program(&["-g"], root.path(), "one");
     let addresses = addresses_of(&one, ".text", 1);

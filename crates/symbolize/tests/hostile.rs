@@ -1,4 +1,4 @@
-//! Images that lie. Each of these must end, without a panic, within bounded memory.
+//! Hostile images must cause neither panics nor unbounded time or memory.
 
 mod common;
 
@@ -159,7 +159,7 @@ fn ask(path: &Path, address: u64) -> symbolize::Batch {
 }
 
 #[test]
-fn a_million_inlined_calls_within_each_other_do_not_end_the_stack() {
+fn a_million_nested_inlined_calls_do_not_overflow_the_stack() {
     let dir = tempfile::tempdir().unwrap();
     let info = r#"
         .byte 2
@@ -203,7 +203,7 @@ fn a_range_list_that_a_million_functions_share_is_not_read_a_million_times() {
 }
 
 #[test]
-fn an_origin_that_is_its_own_ends() {
+fn an_origin_that_refers_to_itself_ends() {
     let dir = tempfile::tempdir().unwrap();
     // The first DIE behind the root, at 0x1c, is its own origin.
     let info = ".byte 5\n .long 0x1c\n .quad 0x1000\n .quad 0x1000\n .byte 0";
@@ -214,7 +214,7 @@ fn an_origin_that_is_its_own_ends() {
 /// The DIEs at 0x1c and 0x31, behind the root, are each the other's origin; the function at 0x46
 /// holds an inlined call of the first.
 #[test]
-fn origins_that_lead_in_a_circle_end() {
+fn a_circle_of_origins_ends() {
     let dir = tempfile::tempdir().unwrap();
     let info = r#"
         .byte 5
@@ -244,7 +244,7 @@ fn origins_that_lead_in_a_circle_end() {
 
 /// A hundred thousand DIEs, each of which is named by the next one; the last has a name.
 #[test]
-fn a_chain_of_origins_is_not_followed_for_ever() {
+fn a_long_chain_of_origins_is_not_followed_to_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let chain = |length: u32| {
         let info = format!(
@@ -283,7 +283,7 @@ fn a_chain_of_origins_is_not_followed_for_ever() {
 }
 
 #[test]
-fn a_broken_unit_leaves_what_came_before_and_the_other_units() {
+fn a_damaged_unit_affects_neither_earlier_functions_nor_other_units() {
     let dir = tempfile::tempdir().unwrap();
     let unit = |n: u32, low: u32, die: &str| {
         format!(
@@ -309,7 +309,7 @@ fn a_broken_unit_leaves_what_came_before_and_the_other_units() {
 }
 
 #[test]
-fn symbols_that_all_cover_everything_end() {
+fn symbols_that_all_overlap_end() {
     let dir = tempfile::tempdir().unwrap();
     let text = r#"
         .text

@@ -1,5 +1,5 @@
-//! Split DWARF: the same program built with its debug information in one file and in several must
-//! be told alike, address by address.
+//! Compare a program built with split DWARF to one built without: all addresses must have the same
+//! frames.
 
 mod common;
 
@@ -91,7 +91,7 @@ const MATRIX: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn dwo_files_are_found_where_the_compiler_put_them() {
+fn dwo_files_are_found_where_the_compiler_wrote_them() {
     for (compiler, flags) in MATRIX {
         let built = build(compiler, flags);
         assert!(!built.split_files().is_empty(), "{compiler} {flags:?} made no .dwo");
@@ -100,7 +100,7 @@ fn dwo_files_are_found_where_the_compiler_put_them() {
 }
 
 #[test]
-fn a_package_beside_the_program_takes_their_place() {
+fn a_dwp_file_beside_the_program_replaces_dwo_files() {
     for (compiler, flags) in MATRIX {
         // Of Debian 12's packagers, binutils' knows no DWARF 5, and LLVM's never ends with gcc's.
         let tool = match (*compiler, flags[0]) {
@@ -145,7 +145,7 @@ fn dwo_files_that_moved_with_the_program_are_found_beside_it() {
 }
 
 #[test]
-fn without_them_lines_and_symbols_stay_and_the_loss_is_told() {
+fn without_dwo_files_lines_and_symbols_remain_and_the_loss_is_reported() {
     let built = build("gcc", &["-gdwarf-5"]);
     let files = built.split_files();
     for file in &files {
@@ -169,7 +169,7 @@ fn without_them_lines_and_symbols_stay_and_the_loss_is_told() {
 }
 
 #[test]
-fn those_of_another_build_are_refused() {
+fn dwo_files_of_another_build_are_rejected() {
     let (one, other) = (build("gcc", &["-gdwarf-5"]), build("gcc", &["-gdwarf-5", "-O1"]));
     for file in one.split_files() {
         std::fs::copy(other.split.parent().unwrap().join(file.file_name().unwrap()), &file)

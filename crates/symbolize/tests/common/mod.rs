@@ -1,4 +1,4 @@
-//! Programs built for the tests, and what binutils says of them.
+//! Build programs for the tests, and run binutils on them.
 
 #![allow(dead_code)]
 
