@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hasher as _};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use image::pclntab::LineTable;
+use gopclntab::LineTable;
 use image::{
     AddressSpace, Arch, Avma, Bias, ElfImage, FileOffset, ImageBytes, MappingId, MappingKind,
     Memory, NewMapping, Svma, Unreadable,

@@ -10,7 +10,7 @@ use aggregate::runtimes::jit::Jit;
 use aggregate::runtimes::python::Python;
 use assemble::debugfiles::TargetFiles;
 use assemble::symbols::{self, Known};
-use image::pclntab::{self, LineTable};
+use gopclntab::LineTable;
 use image::{Avma, ElfImage, Mapping, MappingId, Svma};
 use process::{Process, Root};
 
@@ -100,7 +100,7 @@ pub fn function_starts(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<
 
 /// By Go's own table, where there is one, or by the call frame information.
 fn starts_in(image: &Arc<ElfImage>, addresses: &[Svma]) -> Vec<Option<Svma>> {
-    let table = pclntab::is_go(image).then(|| LineTable::from_image(image).ok()).flatten();
+    let table = gopclntab::is_go(image).then(|| LineTable::from_image(image).ok()).flatten();
     let by_frames = unwind::function_starts(image, addresses);
     let both = addresses.iter().zip(by_frames);
     let start = |(svma, by_frames): (&Svma, Option<Svma>)| {

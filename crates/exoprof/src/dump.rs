@@ -7,12 +7,12 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 use collect::RecordOptions;
+use console::output::{Output, Place};
+use console::terminal::say;
+use console::usage::Verbosity;
 use process::Process;
 
-use crate::cli::Verbosity;
-use crate::output::{Output, Place};
-use crate::record::command_line;
-use crate::terminal::say;
+use crate::processes::command_line;
 
 /// Options of `dump`.
 #[derive(Debug, Args)]

@@ -3,11 +3,10 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use console::output::{Output, Place};
+use console::terminal::say;
+use console::usage::{UsageError, Verbosity};
 use report::{Report, ReportError};
-
-use crate::cli::{UsageError, Verbosity};
-use crate::output::{Output, Place};
-use crate::terminal::say;
 
 /// Finds out before anything is read whether a flame graph can have that name.
 pub fn check(path: &Path) -> anyhow::Result<()> {

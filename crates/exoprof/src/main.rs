@@ -1,32 +1,24 @@
 //! exoprof: pprof for any running process, from outside.
 
-// They panic where nobody reads any more: see `terminal::say`.
+// They panic where nobody reads any more: see `console::terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
-mod bytes;
 mod cli;
 mod doctor;
 mod dump;
-mod duration;
 mod export;
-mod http;
-mod output;
+mod processes;
 mod progress;
 mod record;
+mod record_args;
 mod report;
-mod serve;
-mod source;
-mod stop;
 mod summary;
-mod terminal;
 mod top;
-mod user;
-mod view;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use terminal::{in_one_line, say};
+use console::terminal::{in_one_line, say};
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -36,7 +28,7 @@ fn main() -> ExitCode {
         Err(e) => {
             // Also with --quiet: it silences all but errors.
             say!("exoprof: {}", in_one_line(&e));
-            let usage = e.downcast_ref::<cli::UsageError>().is_some();
+            let usage = e.downcast_ref::<console::usage::UsageError>().is_some();
             if usage && !quiet {
                 say!("for more: exoprof help");
             }

@@ -5,10 +5,9 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use collect::{Progress, Watcher};
+use console::stop::StopSignal;
+use console::usage::Verbosity;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-use crate::cli::Verbosity;
-use crate::stop::StopSignal;
 
 /// How often the bar is redrawn: more often would only burn CPU beside the target.
 const REDRAW: Duration = Duration::from_millis(200);

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use collect::kinds::{self, Kind};
 use collect::{Ended, KindOutcome, RecordError, RecordOptions, Request};
+use console::output::{Output, Place, stem};
+use console::stop::StopSignal;
+use console::terminal::{in_one_line, say};
+use console::usage::{UsageError, Verbosity};
+use console::user::User;
 use process::{Process, Spawned};
 
-use crate::cli::{Backend, RecordArgs, UsageError, Verbosity};
-use crate::output::{Output, Place, stem};
+use crate::processes::{command_line, describe, open_all};
 use crate::progress::Display;
-use crate::stop::StopSignal;
+use crate::record_args::{Backend, RecordArgs};
 use crate::summary;
-use crate::terminal::{in_one_line, say};
-use crate::user::User;
 
 /// Runs the command.
 pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
@@ -123,11 +125,6 @@ fn conclude(
     failed.map_or(Ok(()), Err)
 }
 
-pub fn command_line() -> String {
-    let words = std::env::args_os().map(|w| w.to_string_lossy().into_owned());
-    words.collect::<Vec<_>>().join(" ")
-}
-
 fn usage(text: impl Into<String>) -> anyhow::Error {
     UsageError(text.into()).into()
 }
@@ -155,21 +152,6 @@ fn spawn(args: &RecordArgs) -> anyhow::Result<Option<Spawned>> {
         return Ok(None);
     }
     Ok(Some(Spawned::new(&args.command)?))
-}
-
-pub fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
-    let mut processes: Vec<Arc<Process>> = Vec::new();
-    for &pid in pids {
-        if processes.iter().all(|p| p.pid() != pid) {
-            processes.push(Arc::new(Process::open(pid)?));
-        }
-    }
-    Ok(processes)
-}
-
-pub fn describe(processes: &[Arc<Process>]) -> String {
-    let names = processes.iter().map(|p| format!("{} ({})", p.identity().comm, p.pid()));
-    names.collect::<Vec<_>>().join(", ")
 }
 
 fn prepare_outputs(

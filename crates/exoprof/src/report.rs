@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use console::terminal::{Printable, say};
+use console::usage::{UsageError, Verbosity};
 use report::{Filters, Form, Granularity, Options, Report, ReportError};
+use view::source::SourceArgs;
 
-use crate::cli::{UsageError, Verbosity};
 use crate::export;
-use crate::source::SourceArgs;
-use crate::terminal::{Printable, say};
 
 /// Options of `report`.
 #[derive(Debug, Args)]

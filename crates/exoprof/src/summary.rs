@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use collect::Outcome;
-
-use crate::cli::Verbosity;
-use crate::terminal::{say, to_stderr};
+use console::terminal::{say, to_stderr};
+use console::usage::Verbosity;
 
 /// How many functions are listed.
 const HEAVIEST: usize = 10;

@@ -17,7 +17,6 @@
 mod addr;
 mod elf;
 mod memory;
-pub mod pclntab;
 mod sections;
 mod space;
 

@@ -1,7 +1,7 @@
 //! Writes a large profile of chance for benchmarks of readers: 500,000 samples of 10 to 60 frames
 //! out of 60,000 locations and 20,000 functions. 56 MB uncompressed.
 //!
-//! `cargo run --release -p pprof --example large_profile -- OUT.pb`
+//! `cargo run --release -p exoprof-pprof --example large_profile -- OUT.pb`
 
 use std::io::{BufWriter, Write as _};
 

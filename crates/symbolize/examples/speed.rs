@@ -1,4 +1,4 @@
-//! Measure how long a batch takes: `cargo run --release -p symbolize --example speed -- /usr/bin/node 2000`.
+//! Measure how long a batch takes: `cargo run --release -p exoprof-symbolize --example speed -- /usr/bin/node 2000`.
 //! With a third argument, also measure the look-up of kernel symbols.
 
 use std::path::PathBuf;

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use image::pclntab::{self, Format, LineTable, printed_name};
+use gopclntab::{Format, LineTable, printed_name};
 use image::{ElfImage, Svma};
 
 use crate::compose::{Frame, NameSource, Symbolized};
 
 /// Symbolizes the addresses that are Go code; `None` for others, such as C code in the program.
 pub(crate) fn resolve(image: &Arc<ElfImage>, addresses: &[u64]) -> Vec<Option<Symbolized>> {
-    let table = pclntab::is_go(image).then(|| LineTable::from_image(image).ok()).flatten();
+    let table = gopclntab::is_go(image).then(|| LineTable::from_image(image).ok()).flatten();
     let look = |a: &u64| look_up(table.as_ref()?, Svma(*a));
     addresses.iter().map(look).collect()
 }
@@ -38,7 +38,7 @@ fn look_up(table: &LineTable, pc: Svma) -> Option<Symbolized> {
 /// Since Go 1.20 profiles hold the symbol's name, `main.F[go.shape.int]`, by which profile-guided
 /// optimization finds the function (`runtime_FrameSymbolName` in runtime/pprof/proto.go); before that,
 /// the printed name.
-fn frame(table: &LineTable, f: &pclntab::Frame<'_>) -> Frame {
+fn frame(table: &LineTable, f: &gopclntab::Frame<'_>) -> Frame {
     let (file, line) = match &f.position {
         Some((file, line)) => (Some(Arc::from(&**file)), Some(*line)),
         None => (None, None),

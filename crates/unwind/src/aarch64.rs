@@ -1,6 +1,6 @@
 //! The parts of unwinding that are specific to 64-bit Arm on Linux: see [`Arch`].
 
-use image::pclntab::Function;
+use gopclntab::Function;
 use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;

@@ -1,6 +1,6 @@
 //! The trait for what differs between instruction sets; `x86_64` and `aarch64` implement it.
 
-use image::pclntab::Function;
+use gopclntab::Function;
 use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;

@@ -9,7 +9,7 @@ use gimli::{
     BaseAddresses, CieOrFde, DebugFrame, EhFrame, EndianSlice, FrameDescriptionEntry, LittleEndian,
     UnwindOffset, UnwindSection,
 };
-use image::pclntab::{self, LineTable};
+use gopclntab::LineTable;
 use image::{ElfImage, Section, SectionReader, Svma};
 
 pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
@@ -117,7 +117,7 @@ impl ImageCfi {
             bases,
             eh_frame: None,
             debug_frame: None,
-            go: pclntab::is_go(&image).then(|| LineTable::from_image(&image).ok()).flatten(),
+            go: gopclntab::is_go(&image).then(|| LineTable::from_image(&image).ok()).flatten(),
             image,
             builtins: OnceCell::new(),
         };
@@ -157,7 +157,7 @@ impl ImageCfi {
     }
 
     /// The Go function at an address.
-    pub(crate) fn go_function(&self, svma: Svma) -> Option<pclntab::Function<'_>> {
+    pub(crate) fn go_function(&self, svma: Svma) -> Option<gopclntab::Function<'_>> {
         self.go.as_ref()?.function_at(svma)
     }
 

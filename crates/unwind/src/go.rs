@@ -21,7 +21,7 @@
 //! counter. Callers of the vdso save theirs in `m.vdsoPC` and `m.vdsoSP` (sys_linux_amd64.s).
 //! `cgocallback` saves the values that it overwrites: see there.
 
-use image::pclntab::Function;
+use gopclntab::Function;
 use image::{Avma, Memory};
 
 use crate::arch::Arch;

@@ -359,7 +359,7 @@ fn aarch64_go_frames_by_the_line_table() {
     let image = ElfImage::open(&std::fs::File::open(&program).unwrap()).unwrap();
     let image = std::sync::Arc::new(image);
     assert_eq!(image.arch(), Arch::Aarch64);
-    let table = image::pclntab::LineTable::from_image(&image).unwrap();
+    let table = gopclntab::LineTable::from_image(&image).unwrap();
     // An address in a function, with its frame set up or not.
     let place = |name: &str, framed: bool| {
         let f = table.function_named(name).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use assemble::builder::main_mapping;
 use goruntime::{FindError, Runtime};
 use host::{Rights, TargetRights};
-use image::{AddressSpace, Avma, Bias, ElfImage, Mapping, MappingId, pclntab};
+use image::{AddressSpace, Avma, Bias, ElfImage, Mapping, MappingId};
 use process::{Images, Process, ProcessMemory, WritableMemory};
 
 use crate::collector::Request;
@@ -116,7 +116,7 @@ fn go_image(process: &Process) -> Result<Option<GoImage>, RecordError> {
     let exe = identity.exe.as_ref().and_then(|e| e.to_str());
     let Some(main) = main_mapping(&space, exe) else { return Ok(None) };
     let Ok((image, bias)) = main.image.clone() else { return Ok(None) };
-    Ok(pclntab::is_go(&image).then_some((space, main, image, bias)))
+    Ok(gopclntab::is_go(&image).then_some((space, main, image, bias)))
 }
 
 /// Why memory cannot be read, with what helps.
@@ -137,7 +137,7 @@ fn command_is_go(command: &[OsString]) -> bool {
         return false;
     };
     let image = File::open(path).ok().and_then(|f| ElfImage::open(&f).ok());
-    image.is_some_and(|image| pclntab::is_go(&image))
+    image.is_some_and(|image| gopclntab::is_go(&image))
 }
 
 /// As execvp(3) looks a name up.

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use collect::{Live, RecordOptions};
+use console::stop::StopSignal;
+use console::terminal::say;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use process::Process;
 
-use crate::stop::StopSignal;
-use crate::terminal::say;
 use keys::Next;
 use model::Model;
 use screen::Screen;
@@ -64,7 +64,7 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         bail!("top needs a terminal; exoprof record writes what it sees into a file");
     }
-    let processes = crate::record::open_all(&args.pid)?;
+    let processes = crate::processes::open_all(&args.pid)?;
     let options = RecordOptions {
         frequency: args.freq,
         kernel: match (args.kernel, args.no_kernel) {
@@ -78,7 +78,7 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     };
     let stop = StopSignal::install().context("cannot handle signals")?;
     let mut live = Live::attach(&processes, &options)?;
-    let mut model = Model::new(crate::record::describe(&processes), args.freq);
+    let mut model = Model::new(crate::processes::describe(&processes), args.freq);
     let mut screen = Screen::enter().context("cannot set up the terminal")?;
     let ended = show(&mut screen, &mut live, &mut model, &processes, &stop);
     drop(screen);

@@ -16,7 +16,7 @@ use events::{
     Capture, CaptureError, Chains, FieldOffsets, GoThread, GoroutineCapture, Part, StackCopy,
 };
 use goruntime::Runtime;
-use image::{Arch, Avma, Bias, ElfImage, Memory, Unreadable, pclntab};
+use image::{Arch, Avma, Bias, ElfImage, Memory, Unreadable};
 use process::Process;
 use rustc_hash::FxHashMap;
 use unwind::{GoStacks, Registers};
@@ -354,7 +354,7 @@ fn find(tracked: &Tracked) -> Found {
     let Some(memory) = &tracked.memory else { return Found::NotGo };
     let images = tracked.space.iter().filter_map(|m| m.image.as_ref().ok());
     let mut found = Found::NotYet;
-    for (image, bias) in images.filter(|(image, _)| pclntab::is_go(image)) {
+    for (image, bias) in images.filter(|(image, _)| gopclntab::is_go(image)) {
         if image.arch() != Arch::host() {
             return Found::NotGo;
         }

@@ -1,0 +1,77 @@
+//! Which Go made an image.
+
+use std::fmt;
+
+use image::{ElfImage, Svma};
+
+/// `\xff Go buildinf:`, see Go's debug/buildinfo.
+const MAGIC: &[u8] = b"\xff Go buildinf:";
+/// Longer than the version string of any release, experiments included.
+const MAX_VERSION: usize = 256;
+
+/// A release of Go, such as 1.24.11.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoVersion {
+    /// 24 in go1.24.11; the layout of the runtime's types depends on it alone.
+    pub minor: u32,
+    /// All of it as the linker wrote it: `go1.24.11`, `go1.26rc1 X:greenteagc`.
+    pub text: String,
+}
+
+impl fmt::Display for GoVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl GoVersion {
+    /// Reads `go1.N…`; `None` for anything else, such as a `devel` build.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("go1.")?;
+        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+        Some(Self { minor: digits[..end].parse().ok()?, text: text.to_owned() })
+    }
+
+    /// The version in `.go.buildinfo`, which stripping leaves in place.
+    ///
+    /// ```text
+    ///  0 magic (14 bytes)   14 pointer size   15 flags
+    ///  flags & 2 (1.18+):   32 length as uvarint, then the version
+    ///  otherwise:           16 address of a string header {address, length}
+    /// ```
+    #[must_use]
+    pub fn of_image(image: &ElfImage) -> Option<Self> {
+        let section = image.section(".go.buildinfo")?;
+        let data = section.data;
+        if !data.starts_with(MAGIC) {
+            return None;
+        }
+        let flags = *data.get(15)?;
+        let text = if flags & 2 != 0 {
+            let (size, used) = uvarint(data.get(32..)?)?;
+            bytes_of(data.get(32 + used..)?, size)?
+        } else {
+            let header = image.bytes_at(Svma(crate::header::u64_at(data, 16)?))?;
+            let address = Svma(crate::header::u64_at(header, 0)?);
+            bytes_of(image.bytes_at(address)?, crate::header::u64_at(header, 8)?)?
+        };
+        Self::parse(std::str::from_utf8(text).ok()?)
+    }
+}
+
+fn bytes_of(bytes: &[u8], size: u64) -> Option<&[u8]> {
+    let size = usize::try_from(size).ok().filter(|s| *s <= MAX_VERSION)?;
+    bytes.get(..size)
+}
+
+fn uvarint(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut value = 0u64;
+    for (i, b) in bytes.iter().take(9).enumerate() {
+        value |= u64::from(b & 0x7f) << (7 * i);
+        if b & 0x80 == 0 {
+            return Some((value, i + 1));
+        }
+    }
+    None
+}

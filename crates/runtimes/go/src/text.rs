@@ -1,0 +1,277 @@
+//! Goroutines as text, in the forms of Go's own `debug=1` and `debug=2`.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use gopclntab::printed_name;
+use image::Avma;
+
+use crate::{Goroutine, LogicalFrame, Runtime, StackAbsence, Status};
+
+/// How many frames Go prints from each end of a stack (`tracebackInnerFrames`).
+const INNER: usize = 50;
+const OUTER: usize = 50;
+
+/// All goroutines one by one, as `debug=2` and an unrecovered panic print them
+/// (`goroutineheader` and `traceback2` in Go's runtime/traceback.go). `now` is the
+/// CLOCK_MONOTONIC time of the reading in nanoseconds, for how long each has waited.
+///
+/// System goroutines are left out, as Go does. Goroutines without a stack are printed with the
+/// reason why.
+#[must_use]
+pub fn format_goroutines(runtime: &Runtime, goroutines: &[Goroutine], now: u64) -> String {
+    let mut text = String::new();
+    for g in goroutines.iter().filter(|g| !g.system) {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        header(&mut text, g, now);
+        match &g.stack {
+            Ok(_) => stack(&mut text, runtime, g),
+            Err(StackAbsence::Running(_)) => {
+                text.push_str("\tgoroutine running on other thread; stack unavailable\n");
+            }
+            Err(_) => text.push_str("\tstack unavailable\n"),
+        }
+        created_by(&mut text, runtime, g);
+    }
+    text
+}
+
+fn header(text: &mut String, g: &Goroutine, now: u64) {
+    let status = g.wait_reason.as_deref().unwrap_or(g.status.name());
+    let _ = write!(text, "goroutine {} [{status}", g.id);
+    if g.status == Status::Leaked {
+        text.push_str(" (leaked)");
+    }
+    if g.scanned {
+        text.push_str(" (scan)");
+    }
+    let waits = matches!(g.status, Status::Waiting | Status::Syscall);
+    if let Some(since) = g.waiting_since.filter(|_| waits) {
+        let minutes = now.saturating_sub(since) / 60_000_000_000;
+        if minutes >= 1 {
+            let _ = write!(text, ", {minutes} minutes");
+        }
+    }
+    if g.locked_to_thread {
+        text.push_str(", locked to thread");
+    }
+    if let Some(bubble) = g.bubble {
+        let _ = write!(text, ", synctest bubble {bubble}");
+    }
+    text.push_str("]:\n");
+}
+
+fn stack(text: &mut String, runtime: &Runtime, g: &Goroutine) {
+    let Ok(stack) = &g.stack else { return };
+    let all = runtime.logical_frames(stack);
+    let mut shown: Vec<&LogicalFrame<'_>> = Vec::new();
+    for f in &all {
+        if is_shown(runtime, f, shown.is_empty()) {
+            shown.push(f);
+        }
+    }
+    // Runtime frames only show where there is nothing else.
+    if shown.is_empty() {
+        shown = all.iter().collect();
+    }
+    let hidden = shown.len().saturating_sub(INNER + OUTER);
+    // Before 1.21 the outer frames were not printed at all.
+    let outer = runtime.layout().minor >= 21;
+    for (i, f) in shown.iter().enumerate() {
+        if hidden > 0 && i == INNER && outer {
+            let _ = writeln!(text, "...{hidden} frames elided...");
+        }
+        if hidden == 0 || !outer || !(INNER..INNER + hidden).contains(&i) {
+            if !outer && i == INNER + OUTER {
+                text.push_str("...additional frames elided...\n");
+                break;
+            }
+            let arguments = stack.frames.get(f.physical).map(|p| p.arguments.as_deref());
+            let pc = stack.frames.get(f.physical).map_or(f.pc, |p| p.pc);
+            frame(text, f, arguments.flatten().unwrap_or_default(), pc);
+        }
+    }
+}
+
+fn frame(text: &mut String, f: &LogicalFrame<'_>, arguments: &str, pc: Avma) {
+    text.push_str(&name_in_traceback(&f.function));
+    let arguments = if f.inlined { "..." } else { arguments };
+    let _ = write!(text, "({arguments})\n\t{}", position(f));
+    if !f.inlined && pc > f.entry {
+        let _ = write!(text, " +{:#x}", pc.0 - f.entry.0);
+    }
+    text.push('\n');
+}
+
+fn position(f: &LogicalFrame<'_>) -> String {
+    f.position.as_ref().map_or_else(|| "?:0".to_owned(), |(file, line)| format!("{file}:{line}"))
+}
+
+fn name_in_traceback(name: &str) -> String {
+    if name == "runtime.gopanic" { "panic".to_owned() } else { printed_name(name).into_owned() }
+}
+
+/// `showfuncinfo`: no runtime internals, except where they say what happens.
+fn is_shown(runtime: &Runtime, f: &LogicalFrame<'_>, first: bool) -> bool {
+    let special = runtime.line_table().special();
+    let is = |which: Option<u8>| f.id != 0 && which == Some(f.id);
+    let minor = runtime.layout().minor;
+    if minor >= 25 && (is(special.finalizers) || is(special.cleanups)) {
+        return true;
+    }
+    let name = &*f.function;
+    if name == "runtime.gopanic" && !first {
+        return true;
+    }
+    name.contains('.') && (!name.starts_with("runtime.") || is_exported(name, minor))
+}
+
+/// `isExportedRuntime`; since 1.23 it knows methods, too.
+fn is_exported(name: &str, minor: u32) -> bool {
+    let upper = |s: &str| s.starts_with(|c: char| c.is_ascii_uppercase());
+    let Some(name) = name.strip_prefix("runtime.") else { return false };
+    if minor < 23 {
+        return upper(name);
+    }
+    let (receiver, name) = name.rsplit_once('.').unwrap_or(("", name));
+    let inner = receiver.strip_prefix("(*").and_then(|r| r.strip_suffix(')'));
+    let receiver = inner.unwrap_or(receiver);
+    upper(name) && (receiver.is_empty() || upper(receiver))
+}
+
+/// `printcreatedby`.
+fn created_by(text: &mut String, runtime: &Runtime, g: &Goroutine) {
+    let pc = runtime.bias().to_svma(g.created_at);
+    let Some(f) = runtime.line_table().function_at(pc) else { return };
+    let name = f.name();
+    let call = if pc > f.entry() { pc.wrapping_sub(1) } else { pc };
+    let shown = name.contains('.')
+        && (!name.starts_with("runtime.") || is_exported(&name, runtime.layout().minor));
+    if !shown || g.id == 1 {
+        return;
+    }
+    let _ = write!(text, "created by {}", name_in_traceback(&name));
+    if let Some(parent) = g.parent {
+        let _ = write!(text, " in goroutine {parent}");
+    }
+    let at = f.position(call).map_or_else(|| "?:0".to_owned(), |(file, l)| format!("{file}:{l}"));
+    let _ = write!(text, "\n\t{at}");
+    if pc > f.entry() {
+        let _ = write!(text, " +{:#x}", pc.0 - f.entry().0);
+    }
+    text.push('\n');
+}
+
+/// Goroutines with equal stacks and labels together, as `debug=1` prints them
+/// (`printCountProfile` in Go's runtime/pprof). `name` is "goroutine" or "goroutineleak". Only
+/// the innermost `depth` frames count: Go itself has no more than
+/// [`Runtime::profile_depth`](crate::Runtime::profile_depth).
+#[must_use]
+pub fn format_goroutines_grouped(
+    runtime: &Runtime,
+    goroutines: &[Goroutine],
+    name: &str,
+    depth: usize,
+) -> String {
+    let frames = |g: &Goroutine| {
+        let all = g.stack.as_ref().map(|s| runtime.logical_frames(s));
+        let mut all = all.unwrap_or_default();
+        all.truncate(depth);
+        all
+    };
+    let mut order: Vec<(String, &Goroutine)> = Vec::new();
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    let users = || goroutines.iter().filter(|g| !g.system);
+    for g in users() {
+        let key = group_key(g, &frames(g));
+        let count = counts.entry(key.clone()).or_default();
+        if *count == 0 {
+            order.push((key, g));
+        }
+        *count += 1;
+    }
+    let count = |key: &str| counts.get(key).copied().unwrap_or(0);
+    order.sort_by(|(a, _), (b, _)| count(b).cmp(&count(a)).then_with(|| a.cmp(b)));
+    let mut text = format!("{name} profile: total {}\n", users().count());
+    for (key, g) in &order {
+        let _ = writeln!(text, "{} {key}", count(key));
+        record(&mut text, runtime, &frames(g));
+    }
+    text
+}
+
+fn group_key(g: &Goroutine, frames: &[LogicalFrame<'_>]) -> String {
+    let mut key = String::from("@");
+    for f in frames {
+        let _ = write!(key, " {:#x}", f.pc.0.wrapping_add(1));
+    }
+    if !g.labels.is_empty() {
+        let mut pairs: Vec<String> =
+            g.labels.iter().map(|(k, v)| format!("{}:{}", quoted(k), quoted(v))).collect();
+        pairs.sort();
+        let _ = write!(key, "\n# labels: {{{}}}", pairs.join(", "));
+    }
+    key
+}
+
+/// As Go's `%q` (strconv.Quote), for the text that labels hold.
+fn quoted(s: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in s.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\x07' => quoted.push_str("\\a"),
+            '\x08' => quoted.push_str("\\b"),
+            '\x0b' => quoted.push_str("\\v"),
+            '\x0c' => quoted.push_str("\\f"),
+            c if c.is_ascii_control() => {
+                let _ = write!(quoted, "\\x{:02x}", u32::from(c));
+            }
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// `printStackRecord`: without leading frames of the runtime, unless there is nothing else.
+fn record(text: &mut String, runtime: &Runtime, frames: &[LogicalFrame<'_>]) {
+    let rows: Vec<[String; 4]> = runtime
+        .without_runtime(frames)
+        .iter()
+        .filter(|f| f.function != "runtime.goexit")
+        .map(|f| {
+            let name = format!("{}+{:#x}", printed_name(&f.function), f.pc.0 - f.entry.0);
+            ["#".to_owned(), f.pc.to_string(), name, position(f)]
+        })
+        .collect();
+    aligned(text, &rows);
+    text.push('\n');
+}
+
+/// Columns padded by tabs, as text/tabwriter does with a tab width of 8 and a padding of 1.
+fn aligned(text: &mut String, rows: &[[String; 4]]) {
+    let length = |cell: &str| cell.chars().count();
+    let width = |column: usize| {
+        let widest = rows.iter().map(|r| length(&r[column])).max().unwrap_or(0);
+        (widest + 1).next_multiple_of(8)
+    };
+    let widths = [width(0), width(1), width(2)];
+    for row in rows {
+        for (cell, width) in row.iter().zip(widths) {
+            text.push_str(cell);
+            let tabs = (width - length(cell)).div_ceil(8);
+            text.extend(std::iter::repeat_n('\t', tabs));
+        }
+        text.push_str(&row[3]);
+        text.push('\n');
+    }
+}

@@ -1,0 +1,232 @@
+//! `exoprof serve`: the endpoints of Go's `net/http/pprof` for any process.
+
+// They panic where nobody reads any more: see `console::terminal::say`.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
+mod allow;
+mod answer;
+mod args;
+mod budget;
+mod endpoints;
+mod pages;
+mod privileges;
+mod profile;
+mod push;
+mod record;
+mod router;
+mod state;
+mod symbol;
+mod targets;
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use console::http::guard::{Guard, Token};
+use console::http::listen::{Listen, Socket};
+use console::http::server;
+use console::stop::StopSignal;
+use console::terminal::say;
+use console::usage::{UsageError, Verbosity};
+use host::Rights;
+use process::Process;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use allow::Allow;
+use args::PushArgs;
+pub use args::ServeArgs;
+use state::{Server, Settings};
+use targets::Targets;
+
+/// Runs the command.
+pub fn run(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<()> {
+    check_exposure(args)?;
+    let processes = open_all(&args.pid)?;
+    let group = args.socket_group.as_deref().map(privileges::find_group).transpose()?;
+    let user = args.user.as_deref().map(privileges::find_user).transpose()?;
+    let mut doors = Vec::new();
+    for listen in &args.listen {
+        // Read for each, so that the secret is not copied about.
+        let token = args.token_file.as_deref().map(Token::read).transpose()?;
+        doors.push((listen.bind(group)?, Guard::new(listen, token)));
+    }
+    let push = prepare_push(args, verbosity)?;
+    let push = push.map(|p| push::Push::open(p, user.as_ref())).transpose()?;
+    let stop = StopSignal::install().context("cannot handle signals")?;
+    // Each served process takes descriptors. A lower limit only means fewer at a time.
+    let _ = host::raise_nofile();
+    privileges::drop_unneeded(user.as_ref())?;
+    let rights = Rights::read().context("cannot read /proc/self/status")?;
+    let targets = Targets::new(processes, Allow(args.allow.clone()), rights);
+    let settings = Settings {
+        frequency: args.freq,
+        window: args.window,
+        max_duration: args.max_duration,
+        max_recordings: args.max_recordings.into(),
+        max_pushed: args.push.push_max.into(),
+        max_memory: args.max_memory << 20,
+        no_stop: args.no_stop,
+    };
+    let server = Arc::new(Server::new(targets, &settings));
+    if verbosity > Verbosity::Quiet {
+        announce(&doors, &server);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let push = push.map(Arc::new);
+    // Threads begin only now: before, each would have kept its rights.
+    let senders = push.as_ref().map(|p| p.start_senders()).transpose()?;
+    let outcome = runtime.block_on(serve(&server, doors, push, stop));
+    if let Some(senders) = senders {
+        senders.join();
+    }
+    outcome
+}
+
+fn prepare_push(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<Option<push::Settings>> {
+    let given = &args.push;
+    if given.push.is_empty() {
+        return Ok(None);
+    }
+    let usage = |text: String| anyhow::Error::from(UsageError(text));
+    if args.pid.is_empty() && args.allow.is_empty() {
+        return Err(usage("--push needs processes: give -p PID or --allow RULE".into()));
+    }
+    let mut endpoints = Vec::new();
+    for name in &given.push_types {
+        let found = endpoints::of_kind_named(name);
+        endpoints.push(found.ok_or_else(|| usage(format!("unknown profile type {name:?}")))?);
+    }
+    let headers = push_headers(given)?;
+    check_secrets(given)?;
+    let trust = match &given.push_ca {
+        Some(path) if given.push.iter().any(push::Destination::is_tls) => push::Trust::read(path)?,
+        Some(_) => {
+            return Err(usage("--push-ca needs TLS: give --push https://… or grpcs://…".into()));
+        }
+        None => push::Trust::System,
+    };
+    let labels = given.push_label.iter().map(|(k, v)| (push::label_name(k), v.clone()));
+    Ok(Some(push::Settings {
+        destinations: given.push.clone(),
+        endpoints,
+        interval: given.push_interval,
+        frequency: args.freq,
+        labels: labels.collect(),
+        headers,
+        trust,
+        spool: given.spool.clone().unwrap_or_else(push::default_spool),
+        spool_limit: given.spool_limit << 20,
+        verbosity,
+    }))
+}
+
+fn push_headers(given: &PushArgs) -> anyhow::Result<Vec<(String, String)>> {
+    let mut headers = given.push_header.clone();
+    if let Some(path) = &given.push_header_file {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            // Without the line: it may be a secret.
+            let header = args::header(line);
+            headers.push(header.map_err(|e| anyhow!("line {} of {shown}: {e}", i + 1))?);
+        }
+    }
+    if let Some(path) = &given.push_token_file {
+        let token = Token::read(path)?;
+        headers.push(("Authorization".into(), token.bearer()));
+    }
+    Ok(headers)
+}
+
+/// Whoever is on the way to another machine sees what goes there without TLS.
+fn check_secrets(given: &PushArgs) -> anyhow::Result<()> {
+    let authorization = |(name, _): &(String, String)| name.eq_ignore_ascii_case("authorization");
+    let for_all = given.push_token_file.is_some()
+        || given.push_header_file.is_some()
+        || given.push_header.iter().any(authorization);
+    let secret = |d: &&push::Destination| d.authorization.is_some() || for_all;
+    let exposed = given.push.iter().filter(secret).find(|d| d.is_exposed());
+    match exposed.filter(|_| !given.push_insecure) {
+        Some(destination) => Err(UsageError(format!(
+            "a token or password would go to {} without TLS: \
+             use https:// or grpcs://, or give --push-insecure",
+            destination.url
+        ))
+        .into()),
+        None => Ok(()),
+    }
+}
+
+/// Whoever can reach the server sees into processes: beyond this machine only with a token.
+fn check_exposure(args: &ServeArgs) -> anyhow::Result<()> {
+    let exposed = args.listen.iter().find(|l| !l.is_local());
+    match exposed {
+        Some(Listen::Tcp { address, .. }) if args.token_file.is_none() && !args.insecure => {
+            Err(UsageError(format!(
+                "{address} can be reached from other machines: give --token-file FILE, or --insecure"
+            ))
+            .into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Process>> {
+    let mut processes: Vec<Process> = Vec::new();
+    for &pid in pids {
+        if processes.iter().all(|p| p.pid() != pid) {
+            processes.push(Process::open(pid)?);
+        }
+    }
+    Ok(processes)
+}
+
+fn announce(doors: &[(Socket, Guard)], server: &Server) {
+    let path = if server.targets.is_single() { "/debug/pprof/" } else { "/" };
+    for (socket, _) in doors {
+        let what = match server.targets.fixed() {
+            [] => "all processes that may be profiled".to_string(),
+            some => some.iter().map(|e| e.shown()).collect::<Vec<_>>().join(", "),
+        };
+        match socket {
+            Socket::Tcp(_) => say!("listening on {}{path}: {what}", socket.shown()),
+            Socket::Unix(..) => say!("listening on {}: {what}", socket.shown()),
+        }
+    }
+}
+
+async fn serve(
+    server: &Arc<Server>,
+    doors: Vec<(Socket, Guard)>,
+    push: Option<Arc<push::Push>>,
+    stop: StopSignal,
+) -> anyhow::Result<()> {
+    let mut running = JoinSet::new();
+    for (socket, guard) in doors {
+        let app = router::new(server.clone(), guard);
+        let server = server.clone();
+        running.spawn(async move { server::serve(socket, app, server.stopping()).await });
+    }
+    let pushing = push.map(|push| tokio::spawn(push.run(server.clone())));
+    let watching = tokio::spawn(server.clone().watch_memory());
+    let stop = stop.into_stream().and_then(UnixStream::from_std);
+    let stop = stop.context("cannot wait for signals")?;
+    tokio::select! {
+        ready = stop.readable() => ready.context("cannot wait for signals")?,
+        // A server ends by itself only for a failure.
+        Some(ended) = running.join_next() => ended?.context("cannot serve")?,
+    }
+    watching.abort();
+    server.stop();
+    while let Some(ended) = running.join_next().await {
+        ended?.context("cannot serve")?;
+    }
+    if let Some(pushing) = pushing {
+        pushing.await.context("cannot push")?;
+    }
+    Ok(())
+}

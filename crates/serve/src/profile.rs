@@ -1,0 +1,306 @@
+//! `/debug/pprof/KIND`: recorded for the request, or for several at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use collect::{AttachError, Ended, RecordError, RecordOptions};
+
+use crate::answer::{self, Failure};
+use crate::endpoints::{Endpoint, ProfileSource};
+use crate::record::{Answer, Recorded, Trouble, Wanted};
+use crate::state::Server;
+use crate::targets::Entry;
+
+/// What Go records where `seconds` is missing or senseless.
+const CPU_DEFAULT: Duration = Duration::from_secs(30);
+/// The highest rate that a request may ask for.
+const MAX_HZ: u32 = 10_000;
+
+/// A request's parameters.
+struct Query {
+    seconds: Option<String>,
+    debug: Option<i64>,
+    hz: Option<u32>,
+    /// What was recorded until the process exited is wanted too.
+    partial: bool,
+}
+
+impl Query {
+    fn parse(query: &str) -> Result<Self, Failure> {
+        let mut parsed = Self { seconds: None, debug: None, hz: None, partial: false };
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                // As Go: the first counts. Scrapers send it several times.
+                "seconds" if parsed.seconds.is_none() => parsed.seconds = Some(value.into_owned()),
+                // As Go: what is no number is 0.
+                "debug" => parsed.debug = parsed.debug.or(Some(value.parse().unwrap_or(0))),
+                "hz" => {
+                    let hz = value.parse().ok().filter(|hz| (1..=MAX_HZ).contains(hz));
+                    let wrong = || format!("invalid value for \"hz\" - must be 1 to {MAX_HZ}");
+                    parsed.hz = Some(hz.ok_or_else(|| Failure::bad_request(wrong()))?);
+                }
+                "partial" => parsed.partial = value == "1",
+                // Others are for other servers, or for pprof.
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// The `seconds`, if they make sense.
+    fn positive_seconds(&self) -> Option<Duration> {
+        let seconds = self.seconds.as_ref()?.parse::<i64>().ok()?;
+        Some(Duration::from_secs(u64::try_from(seconds).ok().filter(|s| *s > 0)?))
+    }
+}
+
+/// How long is recorded, whether the difference is wanted, and in which form it is sent.
+struct Plan {
+    duration: Duration,
+    delta: bool,
+    debug: i64,
+}
+
+fn plan(server: &Server, source: ProfileSource, query: &Query) -> Result<Plan, Failure> {
+    let seconds = query.positive_seconds();
+    let plan = if source.like_cpu {
+        Plan { duration: seconds.unwrap_or(CPU_DEFAULT), delta: false, debug: 0 }
+    } else {
+        let debug = query.debug.unwrap_or(0);
+        if query.seconds.as_ref().is_some_and(|s| !s.is_empty()) && seconds.is_none() {
+            let text = "invalid value for \"seconds\" - must be a positive integer";
+            return Err(Failure::bad_request(text));
+        }
+        if seconds.is_some() && debug != 0 {
+            return Err(Failure::bad_request("seconds and debug params are incompatible"));
+        }
+        let duration = seconds.unwrap_or(server.window);
+        Plan { duration, delta: seconds.is_some(), debug }
+    };
+    if plan.duration > server.max_duration {
+        return Err(Failure::bad_request(format!(
+            "{} s is longer than the limit of {} s (--max-duration)",
+            plan.duration.as_secs(),
+            server.max_duration.as_secs()
+        )));
+    }
+    Ok(plan)
+}
+
+/// Answers a request for a profile.
+pub async fn serve(
+    server: &Arc<Server>,
+    entry: &Arc<Entry>,
+    endpoint: Endpoint,
+    source: ProfileSource,
+    method: &Method,
+    query: &str,
+) -> Result<Response, Failure> {
+    let query = Query::parse(query)?;
+    let plan = plan(server, source, &query)?;
+    if *method == Method::HEAD {
+        // Who asks for the headers only does not want a recording.
+        return Ok(answer::profile(endpoint.name, Vec::new().into()));
+    }
+    if source.dumped && plan.debug > 0 {
+        return dump(server, entry, plan.debug).await;
+    }
+    let wanted = Wanted {
+        kind: source.kind.name,
+        duration: plan.duration,
+        frequency: query.hz.unwrap_or(server.frequency),
+        history: !source.like_cpu && !plan.delta,
+        no_stop: server.no_stop,
+    };
+    let asked = Asked { server, entry, source, partial: query.partial };
+    let recorded = asked.record(&wanted, plan.delta).await?;
+    let name = endpoint.name;
+    entry.counted(name, recorded.profile.samples.len() as u64);
+    if plan.debug > 0 {
+        let process = entry.process.clone();
+        let text = blocking(move || text_of(&process, &recorded.profile, name)).await?;
+        let text = text.map_err(|e| Failure::new(StatusCode::NOT_IMPLEMENTED, e.to_string()))?;
+        return Ok(answer::text(text));
+    }
+    let bytes = blocking(move || recorded.compressed()).await?;
+    let name = if plan.delta { format!("{name}-delta") } else { name.to_string() };
+    Ok(answer::profile(&name, bytes))
+}
+
+fn text_of(
+    process: &Arc<process::Process>,
+    profile: &pprof::Profile,
+    name: &str,
+) -> Result<String, report::LegacyError> {
+    let addresses: Vec<u64> = profile.locations.iter().map(|l| l.address).collect();
+    let starts = collect::function_starts(process, &addresses);
+    let starts: HashMap<u64, u64> =
+        addresses.into_iter().zip(starts).filter_map(|(a, s)| Some((a, s?))).collect();
+    report::legacy_text(profile, name, &|address| starts.get(&address).copied())
+}
+
+/// All stacks now: grouped, or with `debug=2` and above one after the other.
+async fn dump(server: &Server, entry: &Arc<Entry>, debug: i64) -> Result<Response, Failure> {
+    let closed = |_| Failure::busy("the server is stopping");
+    let _permit = server.lookups.acquire().await.map_err(closed)?;
+    let process = entry.process.clone();
+    let options = RecordOptions {
+        no_stop: server.no_stop,
+        command_line: format!("exoprof serve: goroutine?debug={debug}"),
+        ..RecordOptions::default()
+    };
+    let dumped = blocking(move || collect::dump::of(&process, &options)).await?;
+    match dumped {
+        Ok(dump) if debug == 1 => Ok(answer::text(dump.grouped)),
+        Ok(dump) => Ok(answer::text(dump.text)),
+        Err(_) if !entry.process.is_alive() => {
+            Err(Failure::gone(format!("process {} has exited", entry.shown())))
+        }
+        Err(e) => Err(failure(&Trouble::Record(e))),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let failed = |e: tokio::task::JoinError| {
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("exoprof failed: {e}"))
+    };
+    tokio::task::spawn_blocking(work).await.map_err(failed)
+}
+
+struct Asked<'a> {
+    server: &'a Arc<Server>,
+    entry: &'a Arc<Entry>,
+    source: ProfileSource,
+    partial: bool,
+}
+
+impl Asked<'_> {
+    async fn record(&self, wanted: &Wanted, delta: bool) -> Result<Arc<Recorded>, Failure> {
+        let began = tokio::time::Instant::now();
+        let first = self.once(wanted).await;
+        if wanted.history && is_without_history(&first, wanted.duration) {
+            // The program does not sample itself: it is done for it for a while.
+            let now = Wanted { history: false, ..wanted.clone() };
+            return self.checked(self.once(&now).await);
+        }
+        let first = self.checked(first)?;
+        if !(delta && is_snapshot(&first, wanted.duration)) {
+            return Ok(first);
+        }
+        // What is complete at once changes in this time: as Go does, the difference is given.
+        let process = self.entry.process.clone();
+        tokio::select! {
+            () = tokio::time::sleep_until(began + wanted.duration) => {}
+            () = exit_of(&process) => return Err(self.exited(first.elapsed)),
+            () = self.server.stopping() => {}
+        }
+        let second = self.checked(self.once(wanted).await)?;
+        let took = began.elapsed();
+        blocking(move || difference(&first, &second, took)).await?
+    }
+
+    async fn once(&self, wanted: &Wanted) -> Answer {
+        let process = &self.entry.process;
+        let ticket = self.server.recorder.join(process, self.source.lane, wanted);
+        ticket.map_err(Arc::new)?.answer().await
+    }
+
+    fn checked(&self, answer: Answer) -> Result<Arc<Recorded>, Failure> {
+        let exited = !self.entry.process.is_alive();
+        match answer {
+            Ok(r) if r.ended == Ended::TargetsExited && !self.partial => {
+                Err(self.exited(r.elapsed))
+            }
+            Ok(recorded) => Ok(recorded),
+            Err(_) if exited => {
+                Err(Failure::gone(format!("process {} has exited", self.entry.shown())))
+            }
+            Err(trouble) => Err(failure(&trouble)),
+        }
+    }
+
+    fn exited(&self, after: Duration) -> Failure {
+        Failure::gone(format!(
+            "process {} exited after {:.1} s of the recording; with partial=1, what is recorded \
+             until an exit is sent",
+            self.entry.shown(),
+            after.as_secs_f64()
+        ))
+    }
+}
+
+/// Whether there was nothing to read at once. What has been recorded for all of the time is done.
+fn is_without_history(answer: &Answer, duration: Duration) -> bool {
+    match answer {
+        Ok(r) => is_snapshot(r, duration) && r.profile.samples.is_empty(),
+        Err(trouble) => matches!(**trouble, Trouble::Record(RecordError::NotApplicable(_))),
+    }
+}
+
+/// Whether it was complete before its time was over.
+fn is_snapshot(recorded: &Recorded, duration: Duration) -> bool {
+    recorded.ended == Ended::Duration && recorded.elapsed < duration / 2
+}
+
+fn failure(trouble: &Trouble) -> Failure {
+    let text = trouble.to_string();
+    match trouble {
+        Trouble::Full(_) | Trouble::Memory(_) | Trouble::Stopping => Failure::busy(text),
+        Trouble::Record(RecordError::NotApplicable(_) | RecordError::NotWithoutStop(_)) => {
+            Failure::new(StatusCode::NOT_IMPLEMENTED, text)
+        }
+        Trouble::Record(RecordError::Attach(AttachError::NotPermitted(_))) => {
+            Failure::new(StatusCode::FORBIDDEN, text)
+        }
+        _ => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, text),
+    }
+}
+
+/// Waits for the exit of a process.
+async fn exit_of(process: &process::Process) {
+    let mut pause = tokio::time::interval(Duration::from_millis(200));
+    while process.is_alive() {
+        pause.tick().await;
+    }
+}
+
+/// What came between two snapshots.
+fn difference(
+    first: &Recorded,
+    second: &Recorded,
+    took: Duration,
+) -> Result<Arc<Recorded>, Failure> {
+    let mut before = first.profile.clone();
+    before.scale(-1.0);
+    let mut profile = pprof::merge([&before, &second.profile])
+        .map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed to compute delta"))?;
+    // One of the two may have had no symbols yet.
+    profile.set_symbol_flags();
+    profile.time_nanos = second.profile.time_nanos;
+    profile.duration_nanos = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX);
+    Ok(Arc::new(Recorded::new(profile, second.ended, took)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters() {
+        let seconds = |query: &str| Query::parse(query).unwrap().positive_seconds();
+        assert_eq!(seconds("seconds=5"), Some(Duration::from_secs(5)));
+        for none in ["", "seconds=", "seconds=0", "seconds=-1", "seconds=x", "seconds=1.5"] {
+            assert_eq!(seconds(none), None, "{none}");
+        }
+        assert_eq!(Query::parse("debug=2&gc=1").unwrap().debug, Some(2));
+        assert_eq!(seconds("seconds=5&seconds=7"), Some(Duration::from_secs(5)));
+        assert_eq!(Query::parse("debug=x").unwrap().debug, Some(0));
+        assert!(Query::parse("hz=0").is_err() && Query::parse("hz=10001").is_err());
+        assert_eq!(Query::parse("hz=997").unwrap().hz, Some(997));
+    }
+}

@@ -1,0 +1,341 @@
+//! `--push`: recordings back to back of every selected process, sent to a profile store.
+//!
+//! ```text
+//!   discovery ──► a task per process and kind ──► a spool per server ──► a thread that sends
+//!   every 5 s     records, compresses               on disk, bounded      retries
+//! ```
+
+mod destination;
+mod grpc;
+mod message;
+mod send;
+mod spool;
+mod tls;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use collect::{Ended, RecordError};
+use console::terminal::say;
+use console::usage::Verbosity;
+use process::Process;
+
+use crate::endpoints::{Endpoint, ProfileSource};
+use crate::record::{Answer, Recorded, Trouble, Wanted};
+use crate::state::Server;
+
+pub use destination::{Destination, label_name};
+use message::Message;
+use send::Sender;
+use spool::Spool;
+pub use tls::Trust;
+
+/// How often new processes are looked for.
+const DISCOVERY: Duration = Duration::from_secs(5);
+/// The pause after a recording that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// How long profiles may still be sent once the server stops; the rest stays in the spool.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What is recorded and where it goes.
+pub struct Settings {
+    /// The servers.
+    pub destinations: Vec<Destination>,
+    /// The kinds.
+    pub endpoints: Vec<(Endpoint, ProfileSource)>,
+    /// The length of each recording.
+    pub interval: Duration,
+    /// Samples a second.
+    pub frequency: u32,
+    /// Further labels of each series.
+    pub labels: BTreeMap<String, String>,
+    /// Further headers of each request.
+    pub headers: Vec<(String, String)>,
+    /// Whose certificates are believed.
+    pub trust: Trust,
+    /// The folder of the spools.
+    pub spool: PathBuf,
+    /// The size of each spool, in bytes.
+    pub spool_limit: u64,
+    /// How much to say.
+    pub verbosity: Verbosity,
+}
+
+/// Profiles on their way.
+pub struct Push {
+    settings: Settings,
+    spools: Vec<Arc<Spool>>,
+    host: String,
+}
+
+/// The threads that send.
+pub struct Senders(Vec<JoinHandle<()>>);
+
+/// Where messages wait if the user does not say.
+pub fn default_spool() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    // systemd's StateDirectory= comes first.
+    variable("STATE_DIRECTORY").map(|d| d.join("spool")).unwrap_or_else(|| {
+        match variable("HOME").filter(|_| !nix::unistd::geteuid().is_root()) {
+            Some(home) => home.join(".local/state/exoprof/spool"),
+            None => PathBuf::from("/var/lib/exoprof/spool"),
+        }
+    })
+}
+
+impl Push {
+    /// Opens the spools. This is done before rights are given up; `owner` gets the folders.
+    pub fn open(settings: Settings, owner: Option<&nix::unistd::User>) -> anyhow::Result<Self> {
+        let mut spools = Vec::new();
+        for destination in &settings.destinations {
+            let folder = settings.spool.join(destination.folder());
+            spools.push(Arc::new(Spool::open(&folder, settings.spool_limit)?));
+            if let Some(user) = owner {
+                give(&folder, user)?;
+            }
+        }
+        let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { settings, spools, host })
+    }
+
+    /// Begins to send what waits.
+    pub fn start_senders(&self) -> anyhow::Result<Senders> {
+        let mut threads = Vec::new();
+        for (destination, spool) in self.settings.destinations.iter().zip(&self.spools) {
+            let Settings { headers, trust, verbosity, .. } = &self.settings;
+            let sender = Sender::new(destination.clone(), headers.clone(), trust, *verbosity);
+            let sender = sender.with_context(|| format!("cannot push to {}", destination.url))?;
+            let spool = spool.clone();
+            let thread = std::thread::Builder::new().name("push".into());
+            threads.push(thread.spawn(move || sender.run(&spool)).context("cannot start")?);
+        }
+        Ok(Senders(threads))
+    }
+
+    /// Records until the server stops.
+    pub async fn run(self: Arc<Self>, server: Arc<Server>) {
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut known: HashMap<i32, Arc<Process>> = HashMap::new();
+        loop {
+            known.retain(|_, process| process.is_alive());
+            for process in self.discover(&server, &known).await {
+                known.insert(process.pid(), process.clone());
+                for (endpoint, source) in &self.settings.endpoints {
+                    let one = One {
+                        push: self.clone(),
+                        server: server.clone(),
+                        process: process.clone(),
+                        endpoint: *endpoint,
+                        source: *source,
+                    };
+                    tasks.spawn(one.run());
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(DISCOVERY) => {}
+                () = server.stopping() => break,
+            }
+            while tasks.try_join_next().is_some() {}
+        }
+        // What they have is not lost: recordings end early now.
+        while tasks.join_next().await.is_some() {}
+        for spool in &self.spools {
+            spool.close(FAREWELL);
+        }
+    }
+
+    /// Selected processes that are not known.
+    async fn discover(
+        &self,
+        server: &Arc<Server>,
+        known: &HashMap<i32, Arc<Process>>,
+    ) -> Vec<Arc<Process>> {
+        if server.targets.is_fixed() {
+            let fixed = server.targets.fixed().iter().map(|e| e.process.clone());
+            return fixed.filter(|p| p.is_alive() && !known.contains_key(&p.pid())).collect();
+        }
+        let known: Vec<i32> = known.keys().copied().collect();
+        let server = server.clone();
+        let look = move || server.targets.openable(&|pid| !known.contains(&pid));
+        let found = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+        found.into_iter().map(Arc::new).collect()
+    }
+
+    fn say(&self, what: &str) {
+        if self.settings.verbosity > Verbosity::Quiet {
+            say!("push: {what}");
+        }
+    }
+
+    fn put(&self, message: &Message) {
+        let bytes = message.to_bytes();
+        for spool in &self.spools {
+            match spool.put(&bytes) {
+                Ok(0) => {}
+                Ok(_) => {
+                    self.say(&format!("the spool is full: {} profiles lost", spool.dropped()));
+                }
+                Err(e) => self.say(&format!("a profile is lost: cannot write to the spool: {e}")),
+            }
+        }
+    }
+}
+
+impl Senders {
+    /// Waits for their end, after [`Push::run`].
+    pub fn join(self) {
+        for thread in self.0 {
+            // A panic was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn give(folder: &Path, user: &nix::unistd::User) -> anyhow::Result<()> {
+    let folders = [folder.to_path_buf(), folder.join("lock")];
+    for path in folders {
+        nix::unistd::chown(&path, Some(user.uid), Some(user.gid))
+            .with_context(|| format!("cannot give {} to {}", path.display(), user.name))?;
+    }
+    Ok(())
+}
+
+/// One kind of one process.
+struct One {
+    push: Arc<Push>,
+    server: Arc<Server>,
+    process: Arc<Process>,
+    endpoint: Endpoint,
+    source: ProfileSource,
+}
+
+impl One {
+    async fn run(self) {
+        let mut reported = false;
+        loop {
+            let from = unix_now();
+            let answer = self.record().await;
+            let ended = match answer {
+                Ok(recorded) => {
+                    let ended = recorded.ended;
+                    self.keep(from, &recorded).await;
+                    ended == Ended::TargetsExited
+                }
+                Err(trouble) => {
+                    let for_good = matches!(
+                        *trouble,
+                        Trouble::Stopping | Trouble::Record(RecordError::NotApplicable(_))
+                    );
+                    let gone = !self.process.is_alive();
+                    if !reported && !gone && !matches!(*trouble, Trouble::Stopping) {
+                        reported = true;
+                        let (name, pid) = (self.endpoint.name, self.process.pid());
+                        self.push.say(&format!("no {name} of process {pid}: {trouble}"));
+                    }
+                    if !(for_good || gone) {
+                        tokio::select! {
+                            () = tokio::time::sleep(AFTER_FAILURE) => {}
+                            () = self.server.stopping() => return,
+                        }
+                    }
+                    for_good || gone
+                }
+            };
+            if ended || self.server.is_stopping() {
+                return;
+            }
+        }
+    }
+
+    async fn record(&self) -> Answer {
+        let wanted = Wanted {
+            kind: self.source.kind.name,
+            duration: self.push.settings.interval,
+            frequency: self.push.settings.frequency,
+            history: false,
+            no_stop: self.server.no_stop,
+        };
+        let began = tokio::time::Instant::now();
+        let recorder = &self.server.pushed;
+        let ticket = recorder.join(&self.process, self.source.lane, &wanted).map_err(Arc::new)?;
+        let answer = ticket.answer().await;
+        if answer.as_ref().is_ok_and(|r| r.ended == Ended::Duration) {
+            // What is complete at once is taken once in this time.
+            tokio::select! {
+                () = tokio::time::sleep_until(began + wanted.duration) => {}
+                () = self.server.stopping() => {}
+            }
+        }
+        answer
+    }
+
+    async fn keep(&self, from: u64, recorded: &Arc<Recorded>) {
+        if recorded.profile.samples.is_empty() {
+            return;
+        }
+        let identity = self.process.read_identity();
+        let identity = identity.unwrap_or_else(|_| self.process.identity().clone());
+        let unit = self.process.cgroup().ok().and_then(|path| unit_of(&path));
+        let mut labels = self.push.settings.labels.clone();
+        let mut label = |name: &str, value: String| {
+            labels.entry(name.to_string()).or_insert(value);
+        };
+        label("host", self.push.host.clone());
+        label("pid", self.process.pid().to_string());
+        label("process", identity.comm.clone());
+        if let Some(container) = &identity.container {
+            label("container", container.clone());
+        }
+        if let Some(unit) = &unit {
+            label("unit", unit.clone());
+        }
+        let service = unit.as_deref().and_then(|u| u.strip_suffix(".service"));
+        let service = service.unwrap_or(&identity.comm).to_string();
+        let metric = self.source.metric.to_string();
+        let (push, recorded) = (self.push.clone(), recorded.clone());
+        let work = move || {
+            let types = recorded.profile.sample_types.iter().map(|t| t.kind.to_string());
+            push.put(&Message {
+                service,
+                metric,
+                labels,
+                from,
+                until: unix_now().max(from + 1),
+                sample_types: types.collect(),
+                profile: recorded.compressed().to_vec(),
+            });
+        };
+        if let Err(e) = tokio::task::spawn_blocking(work).await {
+            self.push.say(&format!("a profile is lost: {e}"));
+        }
+    }
+}
+
+/// The systemd service in a control group's path: its innermost part that is one.
+fn unit_of(cgroup: &str) -> Option<String> {
+    cgroup.rsplit('/').find(|part| part.ends_with(".service")).map(str::to_string)
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units() {
+        let unit = |path| unit_of(path);
+        assert_eq!(unit("/system.slice/redis.service").as_deref(), Some("redis.service"));
+        assert_eq!(
+            unit("/user.slice/user@0.service/app.slice/x.service/y").as_deref(),
+            Some("x.service")
+        );
+        assert_eq!(unit("/user.slice/session-1.scope"), None);
+    }
+}

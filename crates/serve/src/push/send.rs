@@ -1,0 +1,219 @@
+//! Sends what waits in a spool, again and again until the server has it.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use console::terminal::say;
+use console::usage::Verbosity;
+use rustls::ClientConfig;
+
+use crate::push::destination::{Destination, Outgoing, Protocol};
+use crate::push::grpc;
+use crate::push::message::Message;
+use crate::push::spool::{Next, Spool};
+use crate::push::tls::{self, Trust};
+
+/// The first pause after a failure; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a request may take in all.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A message that the server refuses as such is tried this often.
+const REFUSALS: u32 = 3;
+/// What is read and shown of an answer.
+const MAX_ANSWER: u64 = 4096;
+
+/// Sends to one server.
+pub struct Sender {
+    destination: Destination,
+    headers: Vec<(String, String)>,
+    agent: ureq::Agent,
+    /// For gRPC with TLS.
+    http2: Option<Arc<ClientConfig>>,
+    verbosity: Verbosity,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+enum Sent {
+    /// The server has it.
+    Done,
+    /// The server does not want this message.
+    Refused(String),
+    /// Not now.
+    Failed { why: String, wait: Option<Duration> },
+}
+
+impl Sender {
+    /// A sender with further headers, such as a token or a tenant.
+    pub fn new(
+        destination: Destination,
+        mut headers: Vec<(String, String)>,
+        trust: &Trust,
+        verbosity: Verbosity,
+    ) -> anyhow::Result<Self> {
+        if let Some(value) = &destination.authorization {
+            // A URL's own user stands before the token for all.
+            headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
+            headers.push(("Authorization".into(), value.clone()));
+        }
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(PATIENCE))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .tls_config(trust.for_http())
+            .user_agent(concat!("exoprof/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        // Tried for HTTP too: that a system has no authorities should be known at the start.
+        let http2 = destination.is_tls().then(|| trust.for_http2()).transpose();
+        let http2 = http2.context("no certificates to trust: give --push-ca FILE")?;
+        Ok(Self { destination, headers, agent, http2, verbosity })
+    }
+
+    /// Sends until the spool is closed and empty, or its time is over.
+    pub fn run(&self, spool: &Spool) {
+        let (mut failures, mut refusals) = (0u32, 0u32);
+        let mut said = String::new();
+        while let Next::Message(number) = spool.next() {
+            let message = match spool.read(number) {
+                Ok(Some(bytes)) => Message::from_bytes(&bytes).map_err(|e| e.to_string()),
+                Ok(None) => continue,
+                Err(e) => Err(e.to_string()),
+            };
+            let message = match message {
+                Ok(message) => message,
+                Err(e) => {
+                    self.say(&format!("a profile in the spool is lost: {e}"));
+                    spool.remove(number);
+                    continue;
+                }
+            };
+            match self.send(&message) {
+                Sent::Done => {
+                    if failures > 0 {
+                        self.say(&format!("works again; {} profiles waited", spool.waiting()));
+                    }
+                    (failures, refusals) = (0, 0);
+                    said.clear();
+                    spool.remove(number);
+                }
+                Sent::Refused(why) if refusals + 1 >= REFUSALS => {
+                    self.say(&format!("a profile of {} is refused: {why}", message.service));
+                    refusals = 0;
+                    spool.remove(number);
+                }
+                Sent::Refused(_) => {
+                    refusals += 1;
+                    spool.pause(pause_after(refusals));
+                }
+                Sent::Failed { why, wait } => {
+                    // A server that is back may fail for another reason than being away.
+                    if said != why {
+                        self.say(&format!("{why}; profiles wait in the spool"));
+                        said = why;
+                    }
+                    failures = failures.saturating_add(1);
+                    if spool.is_closing() {
+                        break;
+                    }
+                    spool.pause(wait.unwrap_or_else(|| pause_after(failures)).min(LONGEST_PAUSE));
+                }
+            }
+        }
+        if spool.waiting() > 0 {
+            let n = spool.waiting();
+            self.say(&format!("{n} profiles stay in the spool for the next time"));
+        }
+    }
+
+    fn say(&self, what: &str) {
+        if self.verbosity > Verbosity::Quiet {
+            say!("push to {}: {what}", self.destination.url);
+        }
+    }
+
+    fn send(&self, message: &Message) -> Sent {
+        let outgoing = self.destination.outgoing(message);
+        match self.destination.protocol {
+            Protocol::ParcaGrpc => self.call(outgoing),
+            Protocol::Pyroscope | Protocol::Parca => self.post(&outgoing),
+        }
+    }
+
+    fn call(&self, outgoing: Outgoing) -> Sent {
+        match grpc::call(outgoing, &self.headers, self.http2.as_ref(), PATIENCE) {
+            Ok(status) if status.is_ok() => Sent::Done,
+            Ok(status) => {
+                let why = shown(&format!("status {} {}", status.code, status.reason));
+                if status.is_refusal() { Sent::Refused(why) } else { failed(why) }
+            }
+            Err(e) => failed(shown(&e.to_string())),
+        }
+    }
+
+    fn post(&self, outgoing: &Outgoing) -> Sent {
+        let mut request =
+            self.agent.post(&outgoing.url).header("Content-Type", &outgoing.content_type);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let mut response = match request.send(&outgoing.body[..]) {
+            Ok(response) => response,
+            Err(ureq::Error::Io(e)) => return failed(shown(&tls::explain(&e))),
+            Err(ureq::Error::Rustls(e)) => return failed(shown(&tls::explain_tls(&e))),
+            Err(e) => return failed(e.to_string()),
+        };
+        let status = response.status();
+        // Read to the end, so that the connection can be used again.
+        let answer = response.body_mut().with_config().limit(MAX_ANSWER).lossy_utf8(true);
+        let answer = answer.read_to_string().unwrap_or_default();
+        if status.is_success() {
+            return Sent::Done;
+        }
+        let why = shown(&format!("{status} {answer}"));
+        match status.as_u16() {
+            // Not the message's fault: a wrong token can be mended while messages wait.
+            401 | 403 | 404 | 408 | 425 | 429 | 300..=399 | 500.. => {
+                let seconds = response.headers().get("retry-after");
+                let seconds = seconds.and_then(|v| v.to_str().ok()?.parse().ok());
+                Sent::Failed { why, wait: seconds.map(Duration::from_secs) }
+            }
+            _ => Sent::Refused(why),
+        }
+    }
+}
+
+fn failed(why: String) -> Sent {
+    Sent::Failed { why, wait: None }
+}
+
+/// What a server said, on one line.
+fn shown(why: &str) -> String {
+    let line = why.lines().next().unwrap_or_default().trim();
+    line.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// Longer each time, and by chance between half and whole, so that many clients of a server that
+/// comes back do not all come at once.
+fn pause_after(failures: u32) -> Duration {
+    let whole = FIRST_PAUSE.saturating_mul(1 << failures.clamp(1, 10).saturating_sub(1));
+    let share = RandomState::new().hash_one(failures) % 1000;
+    whole.min(LONGEST_PAUSE).mul_f64(0.5 + share as f64 / 2000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        for (failures, most) in [(1, 500), (2, 1000), (5, 8000), (7, 30_000), (u32::MAX, 30_000)] {
+            let pause = pause_after(failures).as_millis();
+            assert!(pause <= most && pause >= most / 2, "{failures}: {pause}");
+        }
+    }
+}

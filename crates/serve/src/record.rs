@@ -1,0 +1,316 @@
+//! Recordings that requests share: who asks for what is being recorded already waits for that.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use collect::kinds::Kind;
+use collect::{Ended, Progress, RecordError, RecordOptions, Request, Watcher};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use process::Process;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::budget::{Budget, Counted, Exceeded};
+
+/// What to record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// The kind's name.
+    pub kind: &'static str,
+    /// How long.
+    pub duration: Duration,
+    /// Samples a second.
+    pub frequency: u32,
+    /// Only what the program has sampled itself.
+    pub history: bool,
+    /// Without stopping threads.
+    pub no_stop: bool,
+}
+
+/// A finished recording.
+pub struct Recorded {
+    /// The profile.
+    pub profile: pprof::Profile,
+    /// Why it ended.
+    pub ended: Ended,
+    /// How long it took.
+    pub elapsed: Duration,
+    compressed: OnceLock<Bytes>,
+}
+
+impl Recorded {
+    /// A profile that is ready to be sent.
+    pub fn new(profile: pprof::Profile, ended: Ended, elapsed: Duration) -> Self {
+        Self { profile, ended, elapsed, compressed: OnceLock::new() }
+    }
+
+    /// The file; compressed once for all who wait for it. This takes CPU time.
+    pub fn compressed(&self) -> Bytes {
+        let encode = || {
+            let mut bytes = Vec::new();
+            // Memory takes all that is written.
+            let _ = pprof::write_gz(&self.profile, &mut bytes);
+            bytes.into()
+        };
+        self.compressed.get_or_init(encode).clone()
+    }
+}
+
+/// Why there is no recording.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The collector says why.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// All slots are taken.
+    #[error("{0} recordings run already, which is the limit")]
+    Full(usize),
+    /// Recordings take too much memory.
+    #[error(
+        "recordings take {} MiB of memory, and {} are the limit (--max-memory)",
+        .0.used, .0.limit
+    )]
+    Memory(Exceeded),
+    /// The server stops.
+    #[error("the server is stopping")]
+    Stopping,
+    /// A thread of ours failed.
+    #[error("the recording failed within exoprof: {0}")]
+    Internal(String),
+}
+
+/// What comes of a recording, for all who wait for it.
+pub type Answer = Result<Arc<Recorded>, Arc<Trouble>>;
+
+/// A recording of one process: pid and start time, and what is recorded.
+type Key = (i32, u64, Wanted);
+/// What only one recording at a time may change in a process.
+type Lane = (i32, u64, &'static str);
+
+struct Running {
+    /// Readable when the recording shall end.
+    stop: EventFd,
+    answer: watch::Sender<Option<Answer>>,
+}
+
+struct Shared {
+    running: Arc<Running>,
+    waiters: usize,
+}
+
+#[derive(Default)]
+struct Inner {
+    shared: HashMap<Key, Shared>,
+    stopping: bool,
+}
+
+/// Turns: recordings in one lane of a process follow each other.
+#[derive(Default)]
+pub struct Lanes(Mutex<HashMap<Lane, Weak<Turn>>>);
+
+type Turn = tokio::sync::Mutex<()>;
+
+impl Lanes {
+    fn turn(&self, lane: Lane) -> Arc<Turn> {
+        // Never left half changed.
+        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.retain(|_, turn| turn.strong_count() > 0);
+        let place = lanes.entry(lane).or_default();
+        let turn = place.upgrade().unwrap_or_default();
+        *place = Arc::downgrade(&turn);
+        turn
+    }
+}
+
+/// Recordings, a limited number at a time.
+pub struct Recorder {
+    lanes: Arc<Lanes>,
+    inner: Mutex<Inner>,
+    slots: Arc<Semaphore>,
+    limit: usize,
+    budget: Arc<Budget>,
+}
+
+impl Recorder {
+    /// At most `limit` recordings at a time, within the memory that is there for all.
+    pub fn new(limit: usize, lanes: Arc<Lanes>, budget: Arc<Budget>) -> Self {
+        let slots = Arc::new(Semaphore::new(limit));
+        Self { lanes, inner: Mutex::default(), slots, limit, budget }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Never left half changed.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins a recording or begins it. Recordings in one `lane` of a process follow each other.
+    pub fn join(
+        self: &Arc<Self>,
+        process: &Arc<Process>,
+        lane: &'static str,
+        wanted: &Wanted,
+    ) -> Result<Ticket, Trouble> {
+        let key = (process.pid(), process.start_time(), wanted.clone());
+        let mut inner = self.lock();
+        if inner.stopping {
+            return Err(Trouble::Stopping);
+        }
+        if let Some(shared) = inner.shared.get_mut(&key) {
+            shared.waiters += 1;
+            return Ok(self.ticket(key, &shared.running.clone()));
+        }
+        let slot = self.slots.clone().try_acquire_owned().map_err(|_| Trouble::Full(self.limit))?;
+        let counted = self.budget.begin().map_err(Trouble::Memory)?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let stop = EventFd::from_value_and_flags(0, flags)
+            .map_err(|e| Trouble::Internal(format!("no eventfd: {e}")))?;
+        let running = Arc::new(Running { stop, answer: watch::Sender::new(None) });
+        let turn = self.lanes.turn((key.0, key.1, lane));
+        inner.shared.insert(key.clone(), Shared { running: running.clone(), waiters: 1 });
+        drop(inner);
+        let task = Task { recorder: self.clone(), key: key.clone(), running: running.clone() };
+        tokio::spawn(task.run(process.clone(), turn, (slot, counted)));
+        Ok(self.ticket(key, &running))
+    }
+
+    fn ticket(self: &Arc<Self>, key: Key, running: &Arc<Running>) -> Ticket {
+        let answer = running.answer.subscribe();
+        Ticket { recorder: self.clone(), key, running: running.clone(), answer }
+    }
+
+    /// Ends all recordings early, to be delivered, and begins no more.
+    pub fn stop(&self) {
+        self.lock().stopping = true;
+        self.end_all();
+    }
+
+    /// Ends all recordings early, to be delivered.
+    pub fn end_all(&self) {
+        for shared in self.lock().shared.values() {
+            shared.running.end();
+        }
+    }
+
+    /// Whether anybody still waits for a recording.
+    fn is_wanted(&self, key: &Key, running: &Arc<Running>) -> bool {
+        self.lock().shared.get(key).is_some_and(|s| Arc::ptr_eq(&s.running, running))
+    }
+
+    /// Takes a recording off the table, unless another one is there under the same key.
+    fn remove(&self, key: &Key, running: &Arc<Running>) {
+        let mut inner = self.lock();
+        if inner.shared.get(key).is_some_and(|s| Arc::ptr_eq(&s.running, running)) {
+            inner.shared.remove(key);
+        }
+    }
+}
+
+impl Running {
+    fn end(&self) {
+        // It fails only where the counter is at its limit, and then it is readable.
+        let _ = self.stop.write(1);
+    }
+}
+
+/// A place among those who wait for a recording. The last one to go ends it.
+pub struct Ticket {
+    recorder: Arc<Recorder>,
+    key: Key,
+    running: Arc<Running>,
+    answer: watch::Receiver<Option<Answer>>,
+}
+
+impl Ticket {
+    /// Waits for the recording.
+    pub async fn answer(mut self) -> Answer {
+        let lost = || Err(Arc::new(Trouble::Internal("it was lost".into())));
+        match self.answer.wait_for(Option::is_some).await {
+            Ok(answer) => answer.clone().unwrap_or_else(lost),
+            Err(_) => lost(),
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut inner = self.recorder.lock();
+        let Some(shared) = inner.shared.get_mut(&self.key) else { return };
+        if !Arc::ptr_eq(&shared.running, &self.running) {
+            return;
+        }
+        shared.waiters -= 1;
+        if shared.waiters == 0 {
+            // Nobody may join what is about to end.
+            inner.shared.remove(&self.key);
+            self.running.end();
+        }
+    }
+}
+
+/// A recording's share of what there is for all.
+type Place = (OwnedSemaphorePermit, Counted);
+
+struct Task {
+    recorder: Arc<Recorder>,
+    key: Key,
+    running: Arc<Running>,
+}
+
+impl Task {
+    async fn run(self, process: Arc<Process>, turn: Arc<Turn>, place: Place) {
+        let turn = turn.lock_owned().await;
+        if !self.recorder.is_wanted(&self.key, &self.running) {
+            return;
+        }
+        let (wanted, running) = (self.key.2.clone(), self.running.clone());
+        let work = move || {
+            // Whatever happens to the task, the place and the turn are kept until the recording is
+            // over and the process as it was.
+            let _held = (place, turn);
+            record_process(&process, &wanted, &running.stop)
+        };
+        let answer = match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(recorded)) => Ok(Arc::new(recorded)),
+            Ok(Err(e)) => Err(Arc::new(e.into())),
+            Err(e) => Err(Arc::new(Trouble::Internal(e.to_string()))),
+        };
+        self.recorder.remove(&self.key, &self.running);
+        self.running.answer.send_replace(Some(answer));
+    }
+}
+
+/// A watcher that shows nothing.
+struct Quiet<'a>(&'a EventFd);
+
+impl Watcher for Quiet<'_> {
+    fn progress(&mut self, _: Progress) {}
+
+    fn stop(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+}
+
+/// Records on this thread.
+pub fn record_process(
+    process: &Arc<Process>,
+    wanted: &Wanted,
+    stop: &EventFd,
+) -> Result<Recorded, RecordError> {
+    let unknown = || RecordError::NotApplicable(format!("there is no kind {:?}", wanted.kind));
+    let kind: &Kind = collect::kinds::find(wanted.kind).ok_or_else(unknown)?;
+    let options = RecordOptions {
+        duration: wanted.duration,
+        frequency: wanted.frequency,
+        heap_history: wanted.history,
+        no_stop: wanted.no_stop,
+        command_line: format!("exoprof serve: {} for {:?}", wanted.kind, wanted.duration),
+        ..RecordOptions::default()
+    };
+    let roots = [process.clone()];
+    let request = Request::new(&roots, &options);
+    let mut outcomes = collect::record(&[kind], &request, &mut Quiet(stop));
+    let outcome = outcomes.pop().ok_or_else(unknown)??;
+    Ok(Recorded::new(outcome.profile, outcome.ended, outcome.stats.elapsed))
+}

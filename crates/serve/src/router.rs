@@ -1,0 +1,164 @@
+//! Paths to handlers.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::any;
+use console::http::guard::{self, Guard};
+
+use crate::answer::{self, Failure};
+use crate::endpoints::{self, Source};
+use crate::state::Server;
+use crate::targets::Entry;
+use crate::{pages, profile, symbol};
+
+type Shared = State<Arc<Server>>;
+
+/// The routes of the server, behind the guard of a socket.
+pub fn new(server: Arc<Server>, guard: Guard) -> Router {
+    Router::new()
+        .route("/", any(processes))
+        .route("/debug/pprof", any(|| async { redirect("/debug/pprof/") }))
+        .route("/debug/pprof/", any(single_index))
+        .route("/debug/pprof/{name}", any(single))
+        .route("/pid/{pid}", any(to_index))
+        .route("/pid/{pid}/", any(to_index))
+        .route("/pid/{pid}/debug/pprof", any(to_index))
+        .route("/pid/{pid}/debug/pprof/", any(of_pid_index))
+        .route("/pid/{pid}/debug/pprof/{name}", any(of_pid))
+        .fallback(|| async { Failure::not_found("there is nothing here: see /") })
+        .with_state(server)
+        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::layer))
+}
+
+fn redirect(to: &str) -> Response {
+    (StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, to)]).into_response()
+}
+
+async fn to_index(Path(pid): Path<String>) -> Result<Response, Failure> {
+    Ok(redirect(&format!("/pid/{}/debug/pprof/", pid_of(&pid)?)))
+}
+
+fn pid_of(text: &str) -> Result<i32, Failure> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    let pid = text.parse().ok().filter(|pid| digits && *pid > 0);
+    pid.ok_or_else(|| Failure::not_found("this is no process id"))
+}
+
+async fn processes(State(server): Shared, request: Request) -> Result<Response, Failure> {
+    only_reading(request.method())?;
+    let format = form_urlencoded::parse(query_of(&request).as_bytes())
+        .find(|(key, _)| key == "format")
+        .map(|(_, value)| value.into_owned());
+    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+    let host = host.unwrap_or("localhost").to_string();
+    let closed = |_| Failure::busy("the server is stopping");
+    let _permit = server.lookups.acquire().await.map_err(closed)?;
+    let listing = server.clone();
+    let listed = tokio::task::spawn_blocking(move || listing.targets.list());
+    let listed = listed.await.map_err(|e| {
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("exoprof failed: {e}"))
+    })?;
+    match format.as_deref() {
+        None => Ok(answer::html(pages::processes(&listed, server.targets.is_single()))),
+        Some("json") => Ok(answer::json(pages::processes_json(&listed))),
+        Some("http_sd") => Ok(answer::json(pages::service_discovery(&listed, &host))),
+        Some(_) => Err(Failure::bad_request("format must be json or http_sd")),
+    }
+}
+
+async fn single_index(State(server): Shared, request: Request) -> Result<Response, Failure> {
+    let entry = server.targets.only()?;
+    index(&server, request.method(), &entry).await
+}
+
+async fn single(
+    State(server): Shared,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let entry = server.targets.only()?;
+    endpoint(&server, &entry, &name, request).await
+}
+
+async fn of_pid_index(
+    State(server): Shared,
+    Path(pid): Path<String>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let entry = server.targets.find(pid_of(&pid)?)?;
+    index(&server, request.method(), &entry).await
+}
+
+async fn of_pid(
+    State(server): Shared,
+    Path((pid, name)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let entry = server.targets.find(pid_of(&pid)?)?;
+    endpoint(&server, &entry, &name, request).await
+}
+
+async fn index(server: &Server, method: &Method, entry: &Arc<Entry>) -> Result<Response, Failure> {
+    only_reading(method)?;
+    let closed = |_| Failure::busy("the server is stopping");
+    let _permit = server.lookups.acquire().await.map_err(closed)?;
+    let entry = entry.clone();
+    // A count reads the state of a Go runtime.
+    let page = tokio::task::spawn_blocking(move || pages::index(&entry, &endpoints::all()));
+    let page = page.await.map_err(|e| {
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("exoprof failed: {e}"))
+    })?;
+    Ok(answer::html(page))
+}
+
+fn query_of(request: &Request) -> &str {
+    request.uri().query().unwrap_or_default()
+}
+
+fn only_reading(method: &Method) -> Result<(), Failure> {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for this path")))
+}
+
+async fn endpoint(
+    server: &Arc<Server>,
+    entry: &Arc<Entry>,
+    name: &str,
+    request: Request,
+) -> Result<Response, Failure> {
+    let endpoint = endpoints::find(name).ok_or_else(|| Failure::not_found("Unknown profile"))?;
+    let (parts, body) = request.into_parts();
+    let query = parts.uri.query().unwrap_or_default();
+    match endpoint.source {
+        Source::Symbol if parts.method == Method::POST => {}
+        _ => only_reading(&parts.method)?,
+    }
+    match endpoint.source {
+        Source::Profile(source) => {
+            profile::serve(server, entry, endpoint, source, &parts.method, query).await
+        }
+        Source::Symbol => symbol::serve(server, entry, &parts.method, query, body).await,
+        Source::Cmdline => cmdline(entry),
+        Source::Trace => Err(Failure::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "an execution trace can be taken by the program itself only (runtime/trace); \
+             profile, block and mutex work from outside",
+        )),
+    }
+}
+
+/// The arguments with NUL between them, as Go gives them.
+fn cmdline(entry: &Entry) -> Result<Response, Failure> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let gone = |_| Failure::gone(format!("process {} has exited", entry.shown()));
+    let identity = entry.process.read_identity().map_err(gone)?;
+    let words: Vec<&[u8]> = identity.cmdline.iter().map(|w| w.as_bytes()).collect();
+    Ok(answer::text(words.join(&0)))
+}

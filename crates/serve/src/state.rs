@@ -1,0 +1,107 @@
+//! What all requests share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::budget::Budget;
+use crate::record::{Lanes, Recorder};
+use crate::targets::Targets;
+
+/// Look-ups (lists of processes, symbols) at a time: each reads much of `/proc` or of an image.
+const LOOKUPS: usize = 2;
+
+/// How often it is looked how much memory recordings take.
+const MEMORY_CHECK: Duration = Duration::from_millis(250);
+
+/// The server.
+pub struct Server {
+    /// The processes.
+    pub targets: Targets,
+    /// The recordings.
+    pub recorder: Arc<Recorder>,
+    /// The recordings that are pushed, which take no request's place.
+    pub pushed: Arc<Recorder>,
+    /// Samples a second where a request names no rate.
+    pub frequency: u32,
+    /// How long kinds other than cpu are recorded where a request does not say.
+    pub window: Duration,
+    /// The longest recording that a request may ask for.
+    pub max_duration: Duration,
+    /// Threads are not to be stopped.
+    pub no_stop: bool,
+    /// Who looks something up takes a permit.
+    pub lookups: Semaphore,
+    budget: Arc<Budget>,
+    stop: watch::Sender<bool>,
+}
+
+/// How requests are answered.
+pub struct Settings {
+    /// As [`Server::frequency`].
+    pub frequency: u32,
+    /// As [`Server::window`].
+    pub window: Duration,
+    /// As [`Server::max_duration`].
+    pub max_duration: Duration,
+    /// Recordings at a time for requests.
+    pub max_recordings: usize,
+    /// Recordings at a time for pushing.
+    pub max_pushed: usize,
+    /// The memory of all recordings, in bytes.
+    pub max_memory: u64,
+    /// As [`Server::no_stop`].
+    pub no_stop: bool,
+}
+
+impl Server {
+    /// A server of these processes.
+    pub fn new(targets: Targets, settings: &Settings) -> Self {
+        let lanes = Arc::new(Lanes::default());
+        let budget = Arc::new(Budget::new(settings.max_memory));
+        let recorder = |limit| Recorder::new(limit, lanes.clone(), budget.clone());
+        Self {
+            targets,
+            recorder: Arc::new(recorder(settings.max_recordings)),
+            pushed: Arc::new(recorder(settings.max_pushed)),
+            frequency: settings.frequency,
+            window: settings.window,
+            max_duration: settings.max_duration,
+            no_stop: settings.no_stop,
+            lookups: Semaphore::new(LOOKUPS),
+            budget,
+            stop: watch::Sender::new(false),
+        }
+    }
+
+    /// Ends recordings early, so that they are delivered, and begins no more.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+        self.recorder.stop();
+        self.pushed.stop();
+    }
+
+    /// Ends recordings early where they take too much memory. Never returns.
+    pub async fn watch_memory(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(MEMORY_CHECK);
+        loop {
+            tick.tick().await;
+            if self.budget.check().is_err() {
+                self.recorder.end_all();
+                self.pushed.end_all();
+            }
+        }
+    }
+
+    /// Whether it stops.
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Waits until the server stops.
+    pub async fn stopping(&self) {
+        // The sender lives as long as we do.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+}

@@ -1,0 +1,93 @@
+//! `/debug/pprof/symbol`: names for code addresses, as pprof asks for them.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+
+use crate::answer::{self, Failure};
+use crate::state::Server;
+use crate::targets::Entry;
+
+/// The longest list of addresses that is read.
+const MAX_BODY: usize = 4 << 20;
+/// How long a client may take to send it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers a request for names.
+pub async fn serve(
+    server: &Arc<Server>,
+    entry: &Arc<Entry>,
+    method: &Method,
+    query: &str,
+    body: Body,
+) -> Result<Response, Failure> {
+    let addresses = if *method == Method::POST {
+        let body = tokio::time::timeout(PATIENCE, to_bytes(body, MAX_BODY)).await;
+        let slow = |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the addresses did not arrive");
+        let long = |e| Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the addresses: {e}"));
+        addresses(&String::from_utf8_lossy(&body.map_err(slow)?.map_err(long)?))
+    } else {
+        addresses(query)
+    };
+    let closed = |_| Failure::busy("the server is stopping");
+    let _permit = server.lookups.acquire().await.map_err(closed)?;
+    let process = entry.process.clone();
+    let look_up = move || {
+        let names = collect::function_names(&process, &addresses);
+        // pprof only looks whether this number is 0.
+        let mut text = String::from("num_symbols: 1\n");
+        for (address, name) in addresses.iter().zip(names) {
+            if let Some(name) = name {
+                let _ = writeln!(text, "{address:#x} {}", one_line(&name));
+            }
+        }
+        text
+    };
+    let text = tokio::task::spawn_blocking(look_up).await.map_err(|e| {
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("exoprof failed: {e}"))
+    })?;
+    Ok(answer::text(text))
+}
+
+/// A name comes from the target's file, and may hold anything.
+fn one_line(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The addresses in `0x401000+0x402000`; what is no number, or 0, is passed over as Go does.
+fn addresses(text: &str) -> Vec<u64> {
+    text.split('+').filter_map(|word| number(word.trim())).filter(|n| *n != 0).collect()
+}
+
+/// Numbers as Go's `ParseUint(s, 0, 64)` takes them.
+fn number(word: &str) -> Option<u64> {
+    let lower = word.to_ascii_lowercase();
+    let (digits, radix) = match lower.get(..2) {
+        Some("0x") => (&lower[2..], 16),
+        Some("0b") => (&lower[2..], 2),
+        Some("0o") => (&lower[2..], 8),
+        _ if lower.len() > 1 && lower.starts_with('0') => (&lower[1..], 8),
+        _ => (&*lower, 10),
+    };
+    if digits.starts_with('+') {
+        return None;
+    }
+    u64::from_str_radix(digits, radix).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        assert_eq!(addresses("0x401000+0X2+010+12+0b11"), [0x401000, 2, 8, 12, 3]);
+        assert_eq!(addresses("0xffffffffffffffff+0x1ffffffffffffffff"), [u64::MAX]);
+        assert!(addresses("").is_empty());
+        assert_eq!(addresses("main+-1+0x+0++ 7\n+é"), [7]);
+    }
+}

@@ -1,0 +1,208 @@
+//! The processes that are served.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::http::StatusCode;
+use host::{Rights, TargetRights};
+use process::{Identity, OpenError, Process};
+
+use crate::allow::Allow;
+use crate::answer::Failure;
+
+/// Processes that are held open at a time when any may be asked for.
+const MAX_HELD: usize = 1024;
+/// Processes that are remembered after their end.
+const MAX_REMEMBERED: usize = 16_384;
+
+/// One served process.
+pub struct Entry {
+    /// The process: held, so that a reused PID is not taken for it.
+    pub process: Arc<Process>,
+    /// How many samples the last profile of each endpoint had.
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Entry {
+    fn new(process: Process) -> Self {
+        Self { process: Arc::new(process), counts: Mutex::default() }
+    }
+
+    /// Notes how many samples a profile had.
+    pub fn counted(&self, endpoint: &'static str, samples: u64) {
+        lock(&self.counts).insert(endpoint, samples);
+    }
+
+    /// The samples of the last profile of an endpoint.
+    pub fn count(&self, endpoint: &str) -> u64 {
+        lock(&self.counts).get(endpoint).copied().unwrap_or(0)
+    }
+
+    /// `redis-server (4711)`.
+    pub fn shown(&self) -> String {
+        // An exec may have come since it was opened.
+        let now = self.process.read_identity();
+        shown(now.as_ref().unwrap_or(self.process.identity()), self.process.pid())
+    }
+}
+
+fn shown(identity: &Identity, pid: i32) -> String {
+    format!("{} ({pid})", identity.comm)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these is never left half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A row of the list of processes.
+pub struct Listed {
+    /// Its id.
+    pub pid: i32,
+    /// Who it is.
+    pub identity: Identity,
+}
+
+/// Which processes are served.
+pub struct Targets {
+    /// Those of `-p`; without any, every process that the rules let in.
+    fixed: Vec<Arc<Entry>>,
+    held: Mutex<HashMap<i32, Arc<Entry>>>,
+    /// Ids that were shown or served at some time: their processes have ended if they are gone.
+    remembered: Mutex<HashMap<i32, String>>,
+    allow: Allow,
+    rights: Rights,
+}
+
+impl Targets {
+    /// The targets for the `-p` options and the rules.
+    pub fn new(fixed: Vec<Process>, allow: Allow, rights: Rights) -> Self {
+        let fixed = fixed.into_iter().map(|p| Arc::new(Entry::new(p))).collect();
+        Self { fixed, held: Mutex::default(), remembered: Mutex::default(), allow, rights }
+    }
+
+    /// The process at `/debug/pprof/`.
+    pub fn only(&self) -> Result<Arc<Entry>, Failure> {
+        match self.fixed.as_slice() {
+            [entry] => self.living(entry),
+            _ => Err(Failure::not_found(
+                "several processes are served: each is at /pid/PID/debug/pprof/, and / lists them",
+            )),
+        }
+    }
+
+    /// Whether there is one process at `/debug/pprof/`.
+    pub fn is_single(&self) -> bool {
+        self.fixed.len() == 1
+    }
+
+    /// Whether only the processes of `-p` are served.
+    pub fn is_fixed(&self) -> bool {
+        !self.fixed.is_empty()
+    }
+
+    /// The process with that id.
+    pub fn find(&self, pid: i32) -> Result<Arc<Entry>, Failure> {
+        if self.is_fixed() {
+            let entry = self.fixed.iter().find(|e| e.process.pid() == pid);
+            let entry = entry.ok_or_else(|| {
+                Failure::not_found(format!("process {pid} is not served: see / for those that are"))
+            })?;
+            return self.living(entry);
+        }
+        let known = lock(&self.held).get(&pid).cloned();
+        if let Some(entry) = known.filter(|e| e.process.is_alive()) {
+            return self.living(&entry);
+        }
+        let process = Process::open(pid).map_err(|e| self.absent(e))?;
+        let entry = Arc::new(Entry::new(process));
+        let admitted = self.living(&entry)?;
+        self.remember(pid, &entry.process.identity().comm);
+        self.hold(&entry);
+        Ok(admitted)
+    }
+
+    /// The entry, if its process lives and may be profiled.
+    fn living(&self, entry: &Arc<Entry>) -> Result<Arc<Entry>, Failure> {
+        if !entry.process.is_alive() {
+            return Err(Failure::gone(format!("process {} has exited", entry.shown())));
+        }
+        if !self.allow.admits(&entry.process) {
+            let pid = entry.process.pid();
+            return Err(Failure::new(
+                StatusCode::FORBIDDEN,
+                format!("process {pid} is not among those that --allow names"),
+            ));
+        }
+        Ok(entry.clone())
+    }
+
+    fn absent(&self, error: OpenError) -> Failure {
+        match &error {
+            OpenError::NoSuchProcess { pid } => match lock(&self.remembered).get(pid) {
+                Some(comm) => Failure::gone(format!("process {comm} ({pid}) has exited")),
+                None => Failure::not_found(error.to_string()),
+            },
+            OpenError::Zombie { .. } => Failure::gone(error.to_string()),
+            OpenError::Permission { .. } => Failure::new(StatusCode::FORBIDDEN, error.to_string()),
+            OpenError::NotALeader { .. } | OpenError::KernelThread { .. } => {
+                Failure::not_found(error.to_string())
+            }
+            OpenError::System { .. } => {
+                Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            }
+        }
+    }
+
+    fn remember(&self, pid: i32, comm: &str) {
+        let mut remembered = lock(&self.remembered);
+        if remembered.len() >= MAX_REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(pid, comm.to_string());
+    }
+
+    fn hold(&self, entry: &Arc<Entry>) {
+        let mut held = lock(&self.held);
+        if held.len() >= MAX_HELD {
+            held.retain(|_, e| e.process.is_alive() && Arc::strong_count(e) > 1);
+        }
+        held.insert(entry.process.pid(), entry.clone());
+    }
+
+    /// The processes that may be profiled now. This reads much of `/proc`.
+    pub fn list(&self) -> Vec<Listed> {
+        if self.is_fixed() {
+            let living = self.fixed.iter().filter(|e| self.living(e).is_ok());
+            return living.filter_map(|e| listed(&e.process)).collect();
+        }
+        self.openable(&|_| true).iter().filter_map(listed).collect()
+    }
+
+    /// Opens every process that may be profiled and that is wanted by its id.
+    pub fn openable(&self, wanted: &dyn Fn(i32) -> bool) -> Vec<Process> {
+        let own = std::process::id().cast_signed();
+        let pids = process::pids().unwrap_or_default();
+        let mut found = Vec::new();
+        for pid in pids.into_iter().filter(|p| *p != own && wanted(*p)) {
+            // Those that are gone again, kernel threads, and others' processes.
+            let Ok(process) = Process::open(pid) else { continue };
+            let permitted =
+                TargetRights::read(pid).is_ok_and(|t| self.rights.sample_user(&t).is_ok());
+            if permitted && self.allow.admits(&process) {
+                self.remember(pid, &process.identity().comm);
+                found.push(process);
+            }
+        }
+        found
+    }
+
+    /// The processes of `-p`.
+    pub fn fixed(&self) -> &[Arc<Entry>] {
+        &self.fixed
+    }
+}
+
+fn listed(process: &Process) -> Option<Listed> {
+    Some(Listed { pid: process.pid(), identity: process.read_identity().ok()? })
+}

@@ -1,0 +1,84 @@
+//! Where the page is served, and to whom.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use console::http::listen::Listen;
+use console::usage::UsageError;
+
+/// Options of `view --http`.
+#[derive(Debug, Args)]
+pub struct WebArgs {
+    /// Serve the profile as a web page: `[HOST]:[PORT]`, by default this machine only and any port
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+    /// The file with the token that the page's requests must carry
+    #[arg(long, value_name = "FILE", requires = "http")]
+    pub token_file: Option<PathBuf>,
+    /// Let other machines see the profile, without a token
+    #[arg(long, requires = "http")]
+    pub insecure: bool,
+}
+
+impl WebArgs {
+    /// The address, if it may be served there.
+    pub fn listen(&self) -> anyhow::Result<Listen> {
+        let text = self.http.as_deref().unwrap_or_default();
+        let usage = |text: String| anyhow::Error::from(UsageError(text));
+        let listen = Listen::parse(&completed(text)).map_err(|e| usage(format!("--http: {e}")))?;
+        if !listen.is_local() && self.token_file.is_none() && !self.insecure {
+            let text = format!(
+                "{text} can be reached from other machines: give --token-file FILE, or --insecure"
+            );
+            return Err(usage(text));
+        }
+        Ok(listen)
+    }
+}
+
+/// An address with what it leaves out, as pprof does: this machine, and a free port.
+fn completed(text: &str) -> String {
+    if text.starts_with("unix:") {
+        return text.to_owned();
+    }
+    // A host alone; an IPv6 address has colons of its own.
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (text, ""),
+    };
+    let host = if host.is_empty() { "127.0.0.1" } else { host };
+    let port = if port.is_empty() { "0" } else { port };
+    format!("{host}:{port}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(http: &str, insecure: bool) -> WebArgs {
+        WebArgs { http: Some(http.to_owned()), token_file: None, insecure }
+    }
+
+    #[test]
+    fn addresses() {
+        for (given, meant) in [
+            ("", "127.0.0.1:0"),
+            (":", "127.0.0.1:0"),
+            (":8080", "127.0.0.1:8080"),
+            ("localhost:", "localhost:0"),
+            ("localhost", "localhost:0"),
+            ("[::1]", "[::1]:0"),
+            ("[::1]:80", "[::1]:80"),
+            ("unix:/x", "unix:/x"),
+        ] {
+            assert_eq!(completed(given), meant);
+            assert!(args(given, false).listen().is_ok(), "{given}");
+        }
+    }
+
+    #[test]
+    fn other_machines_need_a_word() {
+        assert!(args("0.0.0.0:80", false).listen().is_err());
+        assert!(args("0.0.0.0:80", true).listen().is_ok());
+    }
+}
