@@ -1,7 +1,7 @@
-//! One ELF file: headers checked once, sections handed out as borrowed bytes.
+//! Parse an ELF file: its headers once, its sections as borrowed bytes.
 //!
-//! The file belongs to the target and may lie in every field. All ranges are checked against the
-//! real length before use, and the number of headers that are looked at is bounded.
+//! The file belongs to the target and may be hostile. All ranges are checked against its real length
+//! before use, and the number of headers has a limit.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -16,26 +16,26 @@ use object::read::elf::{FileHeader, Note, NoteIterator, ProgramHeader, SectionHe
 
 use crate::{Avma, Bias, FileOffset, Svma};
 
-/// More sections than any linker makes for an executable; a file with more is cut here.
+/// Limit of sections; no linker writes as many for an executable. Further ones are ignored.
 const MAX_SECTIONS: usize = 65_536;
-/// `e_phnum` is 16 bits wide.
+/// Limit of segments: `e_phnum` has 16 bits.
 const MAX_SEGMENTS: usize = 65_535;
 /// A longer build id is not one, in bytes.
 const MAX_BUILD_ID: usize = 64;
 
-/// Why a file is no usable ELF image.
+/// Why a file is not a usable ELF image.
 #[derive(Debug, thiserror::Error)]
 pub enum ElfError {
     /// The file could not be mapped.
     #[error("cannot map the file: {0}")]
     Map(#[from] std::io::Error),
-    /// The headers are not those of a 64-bit little-endian ELF file.
+    /// The headers are not those of a 64-bit ELF file.
     #[error("not a usable ELF file: {0}")]
     Parse(#[from] object::Error),
-    /// No target of ours is big-endian.
+    /// Big-endian machines are not supported.
     #[error("big-endian ELF file")]
     BigEndian,
-    /// A machine that exoprof has no registers for.
+    /// The machine is not supported; the number is `e_machine`.
     #[error("ELF file for an unsupported machine (e_machine {0})")]
     Machine(u16),
 }
@@ -50,30 +50,30 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// The architecture that this profiler was built for, which is that of its targets.
+    /// The architecture for which this program was built, which is that of its targets.
     #[must_use]
     pub const fn host() -> Self {
         if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }
     }
 }
 
-/// `e_type`, as far as it matters for placing the image.
+/// The kind of an ELF file (`e_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ElfKind {
-    /// `ET_EXEC`: loaded where it says.
+    /// `ET_EXEC`: a position-dependent executable.
     Executable,
-    /// `ET_DYN`: a shared library or a position independent executable.
+    /// `ET_DYN`: a shared library or a position-independent executable.
     Dynamic,
     /// `ET_REL`, `ET_CORE` and the rest.
     Other,
 }
 
-/// The bytes of an image: a mapped file, or owned (the vdso, a decompressed section, a test).
+/// The bytes of an image: a mapped file, or owned bytes (the vdso, MiniDebugInfo, a test).
 #[derive(Debug)]
 pub enum ImageBytes {
     /// A private read-only mapping of the file.
     Mapped(Mmap),
-    /// Bytes of our own.
+    /// Owned bytes.
     Owned(Vec<u8>),
 }
 
@@ -92,15 +92,15 @@ impl ImageBytes {
 }
 
 impl ImageBytes {
-    /// Gives back the memory of the pages of a mapped file that were read so far: they count as
-    /// ours as long as they are mapped. What is read again is taken from the file again.
+    /// Releases the resident pages of a mapped file, which otherwise count as memory of this process.
+    /// Later reads load them from the file again.
     #[allow(unsafe_code)]
     pub fn release(&self) {
         if let Self::Mapped(map) = self {
             // SAFETY: the mapping is of a file and never written to, so that dropped pages come
             // back with the file's bytes; nobody relies on two reads giving the same.
             let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
-            // Without it, the pages stay until the kernel needs them.
+            // If it fails, the pages stay resident until the kernel needs the memory.
             let _ = advised;
         }
     }
@@ -117,7 +117,7 @@ impl Deref for ImageBytes {
     }
 }
 
-/// A program header that is loaded into memory.
+/// A segment that is loaded into memory (`PT_LOAD`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     /// `p_vaddr`.
@@ -128,20 +128,21 @@ pub struct Segment {
     pub offset: FileOffset,
     /// `p_filesz`.
     pub file_size: u64,
-    /// `PF_X` is set.
+    /// Whether `PF_X` is set.
     pub executable: bool,
-    /// `PF_W` is set.
+    /// Whether `PF_W` is set.
     pub writable: bool,
 }
 
-/// A named section with its bytes as they lie in the file.
+/// A section, with its bytes as they are in the file.
 #[derive(Debug, Clone, Copy)]
 pub struct Section<'a> {
-    /// `sh_addr`; 0 where the section is not loaded.
+    /// `sh_addr`; 0 if the section is not loaded.
     pub svma: Svma,
-    /// The raw bytes: still compressed when `compressed` says so. Empty for `SHT_NOBITS`.
+    /// The bytes, which are compressed if `compressed`: see [`crate::SectionReader`]. Empty for
+    /// `SHT_NOBITS`.
     pub data: &'a [u8],
-    /// `sh_size`: the size in memory, also of a `SHT_NOBITS` section.
+    /// `sh_size`: the size in bytes, also of a `SHT_NOBITS` section.
     pub size: u64,
     /// `SHF_COMPRESSED`: `data` begins with an `Elf64_Chdr`.
     pub compressed: bool,
@@ -175,10 +176,11 @@ impl ElfImage {
     /// Maps and parses a file.
     ///
     /// # Errors
-    /// [`ElfError`] when it cannot be mapped or is no 64-bit little-endian ELF of a machine that
-    /// is known here.
+    /// [`ElfError`] if the file cannot be mapped, or is not a 64-bit little-endian ELF file of a
+    /// supported machine.
     pub fn open(file: &File) -> Result<Self, ElfError> {
-        Self::parse(ImageBytes::map(file)?)
+        let image = ImageBytes::map(file).map_err(ElfError::from).and_then(Self::parse);
+        image.inspect_err(|why| tracing::debug!(%why, ?file, "cannot use an image"))
     }
 
     /// Parses the headers of an image in memory.
@@ -219,12 +221,21 @@ impl ElfImage {
             image.build_id = build_id_from_sections(data, &image.sections);
         }
         image.bytes = bytes;
+        tracing::debug!(
+            build_id = image.build_id_hex(),
+            ?arch,
+            ?kind,
+            bytes = image.bytes.len(),
+            segments = image.segments.len(),
+            sections = image.sections.len(),
+            "opened an image"
+        );
         Ok(image)
     }
 
     fn read_program_headers(&mut self, data: &[u8]) {
-        // A file whose section table is broken can still be placed, and the other way round: a
-        // debug file's program headers may point past its end.
+        // Not an error if they are damaged: sections may still be usable, as in debug files, whose program
+        // headers may point past their end.
         let Ok(header) = FileHeader64::<Endianness>::parse(data) else { return };
         let endian = Endianness::Little;
         let Ok(program_headers) = header.program_headers(endian, data) else { return };
@@ -268,13 +279,13 @@ impl ElfImage {
         self.arch
     }
 
-    /// Position dependent or not.
+    /// The kind of file.
     #[must_use]
     pub fn kind(&self) -> ElfKind {
         self.kind
     }
 
-    /// `e_entry`.
+    /// `e_entry`: the address of the entry point.
     #[must_use]
     pub fn entry(&self) -> Svma {
         self.entry
@@ -292,7 +303,7 @@ impl ElfImage {
         self.build_id.as_deref()
     }
 
-    /// The GNU build id in lower-case hex; empty where there is none.
+    /// The GNU build id in lower-case hex; empty if there is none.
     #[must_use]
     pub fn build_id_hex(&self) -> String {
         use std::fmt::Write as _;
@@ -319,13 +330,13 @@ impl ElfImage {
         Some(Section { svma: Svma(s.svma), data, size: s.size, compressed: s.compressed })
     }
 
-    /// `.eh_frame_hdr` by its program header, which survives stripping of the section table.
+    /// `.eh_frame_hdr` according to the program header, which remains if section headers are stripped.
     #[must_use]
     pub fn eh_frame_hdr(&self) -> Option<Section<'_>> {
         self.program_section(self.eh_frame_hdr)
     }
 
-    /// `.dynamic` by its program header.
+    /// `.dynamic` according to the program header.
     #[must_use]
     pub fn dynamic(&self) -> Option<Section<'_>> {
         self.program_section(self.dynamic)
@@ -337,7 +348,7 @@ impl ElfImage {
         Some(Section { svma, data, size, compressed: false })
     }
 
-    /// The bytes of the file from a stated address to the end of its segment.
+    /// The bytes of the file from an address to the end of its segment.
     #[must_use]
     pub fn bytes_at(&self, svma: Svma) -> Option<&[u8]> {
         let s = self.segments.iter().find(|s| svma >= s.svma && svma.0 - s.svma.0 < s.file_size)?;
@@ -345,11 +356,11 @@ impl ElfImage {
         slice(self.bytes(), s.offset.0.checked_add(skip)?, s.file_size - skip)
     }
 
-    /// The bias under which the executable bytes at `offset` of this file appear at `start`.
+    /// The bias of this file in a process that maps `len` bytes from `offset` on at `start`.
     ///
-    /// A mapping is placed by the segment that holds its file offset. Linkers may put several
-    /// segments into one page of the file, so that an offset belongs to two of them; the one
-    /// that is executable wins, since it is executable mappings that are asked about.
+    /// The bias follows from the segment that holds the file offset. Linkers may put several segments
+    /// into one page of the file, so that an offset belongs to two of them. The executable one takes
+    /// precedence, since callers ask about executable mappings.
     ///
     /// ```text
     ///   maps row:   start ─┐            offset ─┐
