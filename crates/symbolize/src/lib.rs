@@ -30,7 +30,8 @@
 //! let debug_file = find_debug_file(&image, &path, &RootedFiles::new("/"));
 //! let symbols = ImageSymbols::new(Arc::clone(&image), &debug_file);
 //! let batch = symbols.resolve(&[image.entry(), Svma(0)]);
-//! assert_eq!(batch.symbols[0].as_ref()?.frames[0].name.as_ref(), "_start");
+//! let start = batch.symbols[0].clone()?;
+//! assert_eq!(start.frames[0].name.as_ref(), "_start");
 //! assert!(batch.symbols[1].is_err());
 //! # Ok(())
 //! # }

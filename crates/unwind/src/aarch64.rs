@@ -136,11 +136,7 @@ impl Arch for Aarch64 {
         const REGS: u64 = 128 + 176 + 8;
         let mut raw = [0; (PC as usize + 1) * 8];
         memory.read(sp.wrapping_add(REGS), &mut raw)?;
-        let mut registers = Registers::unknown(Self::ARCH);
-        for (number, word) in (0..=PC).zip(raw.as_chunks::<8>().0) {
-            registers.set(number, u64::from_le_bytes(*word));
-        }
-        Ok(registers)
+        Ok(Registers::from_words(Self::ARCH, 0..=PC, &raw))
     }
 
     fn frameless<M: Memory>(

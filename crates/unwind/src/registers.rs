@@ -46,6 +46,19 @@ impl Registers {
         registers
     }
 
+    /// Registers with these DWARF numbers from consecutive little-endian words.
+    pub(crate) fn from_words(
+        arch: Arch,
+        numbers: impl IntoIterator<Item = u16>,
+        words: &[u8],
+    ) -> Self {
+        let mut registers = Self::unknown(arch);
+        for (number, word) in numbers.into_iter().zip(words.as_chunks::<8>().0) {
+            registers.set(number, u64::from_le_bytes(*word));
+        }
+        registers
+    }
+
     /// The architecture whose numbers are used.
     #[must_use]
     pub const fn arch(&self) -> Arch {

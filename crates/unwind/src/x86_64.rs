@@ -185,11 +185,7 @@ impl Arch for X86_64 {
         const MCONTEXT: u64 = 40;
         let mut raw = [0; SIGCONTEXT.len() * 8];
         memory.read(sp.wrapping_add(MCONTEXT), &mut raw)?;
-        let mut registers = Registers::unknown(Self::ARCH);
-        for (number, word) in SIGCONTEXT.iter().zip(raw.as_chunks::<8>().0) {
-            registers.set(*number, u64::from_le_bytes(*word));
-        }
-        Ok(registers)
+        Ok(Registers::from_words(Self::ARCH, SIGCONTEXT, &raw))
     }
 
     fn frameless<M: Memory>(_: &Registers, sp: Avma, memory: &M) -> Result<(u64, u64), Unreadable> {
