@@ -14,6 +14,7 @@
 //!   gotool    `go tool pprof` on the outcome
 //!   procfs    what /proc says of a process, to see that nothing was changed
 //!   http      runs `exoprof serve` and sends it requests, well-formed or not
+//!   imports   which source file needs which, for the rules of architecture.rs
 //!   store     receives what `exoprof serve --push` sends
 //!   grpc_store the same by gRPC
 //!   certificates authorities and certificates of servers, right and wrong ones
@@ -29,6 +30,7 @@ pub mod gotarget;
 pub mod gotool;
 pub mod grpc_store;
 pub mod http;
+pub mod imports;
 pub mod procfs;
 pub mod profile;
 pub mod programs;

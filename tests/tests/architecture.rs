@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+use exoprof_tests::imports::Crate;
 
 /// What each crate may import of the others.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
@@ -73,6 +74,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
 ];
+
+/// Files that need each other are read and changed together: no more than so many.
+const MOST_IN_A_CIRCLE: usize = 3;
+/// Crates that have a larger circle, and of how many files: no more is added to it.
+const LARGER_CIRCLES: &[(&str, usize)] =
+    &[("gopclntab", 4), ("pprof", 5), ("symbolize", 8), ("unwind", 9)];
 
 fn metadata() -> Metadata {
     // Packages for other platforms were never downloaded.
@@ -164,4 +171,23 @@ fn framehop_is_only_used_in_tests() {
             assert_eq!(dependency.kind, DependencyKind::Development, "{}", package.name);
         }
     }
+}
+
+/// How paths are read: see [`exoprof_tests::imports`].
+#[test]
+fn no_circle_of_more_than_three_files() {
+    let metadata = metadata();
+    let mut wrong = Vec::new();
+    for package in metadata.workspace_packages() {
+        let name = short(&package.name);
+        let src = package.manifest_path.with_file_name("src");
+        if !MAY_IMPORT.iter().any(|(named, _)| *named == name) {
+            continue;
+        }
+        let larger = LARGER_CIRCLES.iter().find(|(of, _)| *of == name).map(|(_, size)| *size);
+        let most = larger.unwrap_or(MOST_IN_A_CIRCLE);
+        let circles = Crate::read(src.as_std_path()).circles_of_more_than(most);
+        wrong.extend(circles.into_iter().map(|files| format!("{name}: {} {files:?}", files.len())));
+    }
+    assert!(wrong.is_empty(), "files that all need each other:\n{}", wrong.join("\n"));
 }

@@ -20,7 +20,7 @@ pub(super) struct Sum {
 }
 
 /// Where a thread was, with which labels of its goroutine, and in what state (an index of
-/// [`Ticker::states`]).
+/// [`super::ticks::Ticker::states`]).
 pub(super) type Stand = (NodeIndex, LabelsIndex, usize);
 
 /// Thread and stand.

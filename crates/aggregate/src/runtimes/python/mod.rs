@@ -21,9 +21,9 @@ use pyruntime::Runtime;
 use rustc_hash::FxHashMap;
 use unwind::Frame;
 
+use self::merge::Part;
 pub use self::program::OwnedChain;
-use super::python::merge::Part;
-use super::python::program::Program;
+use self::program::Program;
 use crate::ids::{Function, PythonIndex, ThreadId};
 use crate::processes::{Processes, Tracked};
 
