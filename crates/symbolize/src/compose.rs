@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use crate::dwarf::{
     self, DecompressedFiles, DwarfFrame, DwoFinder, DwpFile, Hit, Location, SplitFiles,
 };
-use crate::files::{Attempt, DebugFiles, DebugSearch, has_dwarf};
+use crate::files::{DebugFiles, DebugSearch, RejectedFile, has_dwarf};
 use crate::intern::Interner;
 use crate::minidebug::{self, MiniDebug};
 use crate::symtab::{self, SHT_DYNSYM, SHT_SYMTAB, SymbolHit};
@@ -107,7 +107,7 @@ pub struct Batch {
     /// What could not be read.
     pub losses: Losses,
     /// Files of split DWARF that were not found or not accepted, up to 16 of them.
-    pub attempts: Vec<Attempt>,
+    pub rejected: Vec<RejectedFile>,
 }
 
 /// The symbols and the debug information of an image. They are read on demand; decompressed sections
@@ -157,7 +157,7 @@ impl ImageSymbols {
         let mut resolver = Resolver {
             symbols: self,
             access,
-            attempts: Vec::new(),
+            rejected: Vec::new(),
             strings: Interner::default(),
             shown: FxHashMap::default(),
             demangling: MAX_DEMANGLED,
@@ -171,7 +171,7 @@ impl ImageSymbols {
             Err(_) => Err(NoSymbol::NotCovered),
         };
         let symbols = addresses.iter().map(of).collect();
-        let Resolver { losses, attempts, .. } = resolver;
+        let Resolver { losses, rejected, .. } = resolver;
         tracing::debug!(
             build_id = self.image.build_id_hex(),
             path = ?access.map(|access| access.path),
@@ -180,7 +180,7 @@ impl ImageSymbols {
             ?losses,
             "symbolized an image"
         );
-        Batch { symbols, losses, attempts }
+        Batch { symbols, losses, rejected }
     }
 
     /// Size of the decompressed sections that are kept in memory, in bytes.
@@ -213,7 +213,7 @@ struct FileAccess<'s> {
 struct Resolver<'s> {
     symbols: &'s ImageSymbols,
     access: Option<FileAccess<'s>>,
-    attempts: Vec<Attempt>,
+    rejected: Vec<RejectedFile>,
     strings: Interner,
     /// Demangled names by mangled name.
     shown: FxHashMap<Arc<str>, Arc<str>>,
@@ -266,7 +266,7 @@ impl<'s> Resolver<'s> {
         };
         let found = dwarf::resolve(&sections, split, sorted, &mut self.strings);
         self.losses.missing_split_units = found.missing_split;
-        self.attempts.extend(found.attempts);
+        self.rejected.extend(found.rejected);
         self.losses.unreadable_sections = sections.unreadable;
         self.losses.broken_units = found.broken_units;
         self.losses.limit_reached |= found.exhausted;

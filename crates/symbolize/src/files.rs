@@ -112,14 +112,14 @@ pub enum Rejection {
 
 /// A candidate that was rejected.
 #[derive(Debug)]
-pub struct Attempt {
+pub struct RejectedFile {
     /// The path as the target sees it.
     pub path: PathBuf,
     /// Why it was rejected.
     pub rejection: Rejection,
 }
 
-impl Attempt {
+impl RejectedFile {
     pub(crate) fn new(path: PathBuf, rejection: Rejection) -> Self {
         tracing::debug!(path = %path.display(), %rejection, "rejected a debug file");
         Self { path, rejection }
@@ -147,7 +147,7 @@ pub struct DebugSearch {
     /// The `dwz` file of the image, if the image itself holds debug information.
     pub supplementary: Option<Arc<ElfImage>>,
     /// The rejected candidates, in order: they tell where a debug file can be put.
-    pub attempts: Vec<Attempt>,
+    pub rejected: Vec<RejectedFile>,
 }
 
 /// Searches for the debug file of an image. `path` is that of the image as the target sees it.
@@ -156,7 +156,7 @@ pub struct DebugSearch {
 pub fn find_debug_file(image: &ElfImage, path: &Path, files: &dyn DebugFiles) -> DebugSearch {
     let mut search = DebugSearch::default();
     if has_dwarf(image) {
-        search.supplementary = supplementary(image, path, files, &mut search.attempts);
+        search.supplementary = supplementary(image, path, files, &mut search.rejected);
         return search;
     }
     for (candidate, proof) in candidates(image, path) {
@@ -190,12 +190,12 @@ impl DebugSearch {
         match accepted {
             Ok(debug) => {
                 tracing::debug!(path = %path.display(), ?source, "using a debug file");
-                let supplementary = supplementary(&debug, &path, files, &mut self.attempts);
+                let supplementary = supplementary(&debug, &path, files, &mut self.rejected);
                 self.file = Some(DebugFile { path, image: debug, source, supplementary });
                 true
             }
             Err(rejection) => {
-                self.attempts.push(Attempt::new(path, rejection));
+                self.rejected.push(RejectedFile::new(path, rejection));
                 false
             }
         }
@@ -293,7 +293,7 @@ fn supplementary(
     image: &ElfImage,
     path: &Path,
     files: &dyn DebugFiles,
-    attempts: &mut Vec<Attempt>,
+    rejected: &mut Vec<RejectedFile>,
 ) -> Option<Arc<ElfImage>> {
     let data = image.section(".gnu_debugaltlink")?.data;
     let end = data.iter().take(4096).position(|&b| b == 0)?;
@@ -306,7 +306,7 @@ fn supplementary(
         });
         match opened {
             Ok(image) => return Some(image),
-            Err(rejection) => attempts.push(Attempt::new(candidate, rejection)),
+            Err(rejection) => rejected.push(RejectedFile::new(candidate, rejection)),
         }
     }
     let mut found = None;

@@ -54,6 +54,6 @@ mod symtab;
 pub use compose::{Batch, Frame, ImageSymbols, Losses, NameSource, NoSymbol, Symbolized};
 pub use demangle::demangle;
 pub use files::{
-    Attempt, DebugFile, DebugFiles, DebugSearch, DebugSource, Rejection, RootedFiles,
+    DebugFile, DebugFiles, DebugSearch, DebugSource, RejectedFile, Rejection, RootedFiles,
     find_debug_file,
 };

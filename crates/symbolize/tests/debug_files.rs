@@ -80,7 +80,7 @@ fn a_debug_link_is_searched_for_in_three_directories() {
             program.move_debug(place);
         }
         let found = program.search();
-        let file = found.file.as_ref().unwrap_or_else(|| panic!("{place}: {:?}", found.attempts));
+        let file = found.file.as_ref().unwrap_or_else(|| panic!("{place}: {:?}", found.rejected));
         assert_eq!(file.source, DebugSource::DebugLink);
         assert_eq!(file.path, Path::new("/").join(place));
         program.tells_all();
@@ -105,7 +105,7 @@ fn the_debug_file_of_another_build_is_rejected() {
     std::fs::write(&program.debug, bytes).unwrap();
     let found = program.search();
     assert!(found.file.is_none());
-    assert!(found.attempts.iter().any(|a| matches!(a.rejection, Rejection::Checksum)));
+    assert!(found.rejected.iter().any(|a| matches!(a.rejection, Rejection::Checksum)));
     let batch = resolve(&program.stripped, program.root.path(), &program.addresses());
     assert!(batch.symbols.iter().all(|s| *s == Err(NoSymbol::NoTables)));
 
@@ -113,7 +113,7 @@ fn the_debug_file_of_another_build_is_rejected() {
     std::fs::copy(&other.debug, &one.debug).unwrap();
     let found = one.search();
     assert!(found.file.is_none());
-    assert!(found.attempts.iter().any(|a| matches!(a.rejection, Rejection::BuildId)));
+    assert!(found.rejected.iter().any(|a| matches!(a.rejection, Rejection::BuildId)));
 }
 
 #[test]
@@ -127,8 +127,8 @@ fn a_pipe_or_directory_instead_of_a_debug_file_does_not_block() {
     symlink("/dev/zero", below.join("program.debug")).unwrap();
     let found = program.search();
     assert!(found.file.is_none());
-    assert_eq!(found.attempts.len(), 3);
-    assert!(found.attempts.iter().all(|a| matches!(a.rejection, Rejection::Io(_))), "{found:?}");
+    assert_eq!(found.rejected.len(), 3);
+    assert!(found.rejected.iter().all(|a| matches!(a.rejection, Rejection::Io(_))), "{found:?}");
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Built {
 
     fn tells_the_same(&self, how: &str) {
         let batch = self.resolve();
-        assert_eq!(batch.losses, Losses::default(), "{how}: {:?}", batch.attempts);
+        assert_eq!(batch.losses, Losses::default(), "{how}: {:?}", batch.rejected);
         for ((a, ours), whole) in self.addresses.iter().zip(&batch.symbols).zip(&self.whole.symbols)
         {
             assert_eq!(ours, whole, "{how}: {a:#x}");
@@ -153,7 +153,7 @@ fn without_dwo_files_lines_and_symbols_remain_and_the_loss_is_reported() {
     }
     let batch = built.resolve();
     assert_eq!(batch.losses.missing_split_units as usize, files.len());
-    let names: Vec<&Path> = batch.attempts.iter().map(|a| a.path.as_path()).collect();
+    let names: Vec<&Path> = batch.rejected.iter().map(|a| a.path.as_path()).collect();
     assert!(names.iter().any(|n| n.extension().is_some_and(|e| e == "dwo")), "{names:?}");
     let of = |b: &Batch, i: usize| {
         let symbol = b.symbols[i].as_ref().ok();
@@ -177,5 +177,5 @@ fn dwo_files_of_another_build_are_rejected() {
     }
     let batch = one.resolve();
     assert_eq!(batch.losses.missing_split_units, 2);
-    assert!(batch.attempts.iter().any(|a| matches!(a.rejection, Rejection::SplitUnit)));
+    assert!(batch.rejected.iter().any(|a| matches!(a.rejection, Rejection::SplitUnit)));
 }

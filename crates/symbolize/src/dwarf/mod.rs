@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 use gimli::{DwarfSections, DwoId, EndianSlice, LittleEndian, Section, SectionId};
 use image::ElfImage;
 
-use crate::files::Attempt;
+use crate::files::RejectedFile;
 use crate::intern::Interner;
 use crate::sections::Decompressed;
 use names::Names;
@@ -209,7 +209,7 @@ pub(crate) struct Hits {
     /// The number of units whose DIEs are in a file that was not found.
     pub(crate) missing_split: u32,
     /// Where those files were searched for.
-    pub(crate) attempts: Vec<Attempt>,
+    pub(crate) rejected: Vec<RejectedFile>,
     /// Whether the fuel ran out.
     pub(crate) exhausted: bool,
 }
@@ -248,12 +248,12 @@ pub(crate) fn resolve(
     let exhausted = matches!(lookup.run(), Err(Stop::Exhausted));
     pages.release();
     let broken_units = lookup.broken_units + lookup.units.broken;
-    let attempts = lookup.finder.map(|f| f.attempts).unwrap_or_default();
+    let rejected = lookup.finder.map(|f| f.rejected).unwrap_or_default();
     let (hits, missing_split) = (lookup.hits, lookup.missing_split);
     if broken_units > 0 || missing_split > 0 || exhausted {
         tracing::debug!(broken_units, missing_split, exhausted, "debug information is incomplete");
     }
-    Hits { hits, broken_units, missing_split, attempts, exhausted }
+    Hits { hits, broken_units, missing_split, rejected, exhausted }
 }
 
 struct Lookup<'a, 'b> {

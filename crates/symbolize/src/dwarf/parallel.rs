@@ -1,7 +1,7 @@
 //! Look up a batch with several threads, if its units are large or many.
 
 use super::{DwoFinder, Fuel, Hit, Interner, Lookup, Names, Stop, Units};
-use crate::files::Attempt;
+use crate::files::RejectedFile;
 
 /// Bytes of units for each thread; with fewer, a thread costs more than it saves.
 const MIN_BYTES: usize = 8 << 20;
@@ -35,7 +35,7 @@ struct Found {
     hits: Vec<Hit>,
     broken_units: u32,
     missing_split: u32,
-    attempts: Vec<Attempt>,
+    rejected: Vec<RejectedFile>,
     fuel: Fuel,
     exhausted: bool,
     /// Whether the limit of names was reached.
@@ -75,7 +75,7 @@ impl Lookup<'_, '_> {
                         Found {
                             broken_units: lookup.broken_units + lookup.units.broken,
                             missing_split: lookup.missing_split,
-                            attempts: lookup.finder.map(|f| f.attempts).unwrap_or_default(),
+                            rejected: lookup.finder.map(|f| f.rejected).unwrap_or_default(),
                             fuel: lookup.fuel,
                             hits: lookup.hits,
                             exhausted,
@@ -100,7 +100,7 @@ impl Lookup<'_, '_> {
         self.fuel.0 += found.fuel.0;
         *exhausted |= found.exhausted | found.full;
         if let Some(finder) = &mut self.finder {
-            finder.add_attempts(found.attempts);
+            finder.add_rejected(found.rejected);
         }
         for (ours, theirs) in self.hits.iter_mut().zip(found.hits) {
             if !ours.frames.is_empty() {

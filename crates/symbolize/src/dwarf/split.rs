@@ -12,11 +12,11 @@ use image::{ElfImage, SectionReader};
 
 use super::units::{FileKind, Units};
 use super::{Dwarf, Fuel, Reader, Stop};
-use crate::files::{Attempt, DebugFiles, Rejection, normal};
+use crate::files::{DebugFiles, RejectedFile, Rejection, normal};
 use crate::sections::reader;
 
 /// Limit of files that were not found and are reported.
-const MAX_ATTEMPTS: usize = 16;
+const MAX_REJECTED: usize = 16;
 /// Limit of a path in a skeleton unit, in bytes: the kernel's PATH_MAX.
 const MAX_PATH: usize = 4096;
 /// Bytes to decompress for a unit of fuel: they take about as long as reading an attribute.
@@ -103,24 +103,24 @@ pub(crate) struct DwoFinder<'f> {
     /// The directory of the program, as the target sees it.
     folder: Option<PathBuf>,
     /// Candidates that were rejected.
-    pub(crate) attempts: Vec<Attempt>,
+    pub(crate) rejected: Vec<RejectedFile>,
 }
 
 impl<'f> DwoFinder<'f> {
     /// A finder for the program at `path`.
     pub(crate) fn new(files: &'f dyn DebugFiles, path: &Path) -> Self {
-        Self { files, folder: path.parent().map(Path::to_owned), attempts: Vec::new() }
+        Self { files, folder: path.parent().map(Path::to_owned), rejected: Vec::new() }
     }
 
     /// A finder for another thread.
     pub(crate) fn fork(&self) -> Self {
-        Self { files: self.files, folder: self.folder.clone(), attempts: Vec::new() }
+        Self { files: self.files, folder: self.folder.clone(), rejected: Vec::new() }
     }
 
     /// Adds the candidates that another finder rejected.
-    pub(crate) fn add_attempts(&mut self, attempts: Vec<Attempt>) {
-        let left = MAX_ATTEMPTS.saturating_sub(self.attempts.len());
-        self.attempts.extend(attempts.into_iter().take(left));
+    pub(crate) fn add_rejected(&mut self, rejected: Vec<RejectedFile>) {
+        let left = MAX_REJECTED.saturating_sub(self.rejected.len());
+        self.rejected.extend(rejected.into_iter().take(left));
     }
 
     /// Opens the candidates for a name in a skeleton unit, one after the other, until `accept` returns
@@ -140,8 +140,8 @@ impl<'f> DwoFinder<'f> {
                 Ok(_) => Rejection::SplitUnit,
                 Err(rejection) => rejection,
             };
-            if self.attempts.len() < MAX_ATTEMPTS {
-                self.attempts.push(Attempt::new(path, rejection));
+            if self.rejected.len() < MAX_REJECTED {
+                self.rejected.push(RejectedFile::new(path, rejection));
             }
         }
         Ok(false)
