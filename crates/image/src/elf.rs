@@ -1,7 +1,7 @@
 //! Parse an ELF file: its headers once, its sections as borrowed bytes.
 //!
-//! The file belongs to the target and may be hostile. All ranges are checked against its real length
-//! before use, and the number of headers has a limit.
+//! The file belongs to the target and may be hostile. All ranges are checked against its real
+//! length before use, and the number of headers has a limit.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -92,8 +92,8 @@ impl ImageBytes {
 }
 
 impl ImageBytes {
-    /// Releases the resident pages of a mapped file, which otherwise count as memory of this process.
-    /// Later reads load them from the file again.
+    /// Releases the resident pages of a mapped file, which otherwise count as memory of this
+    /// process. Later reads load them from the file again.
     #[allow(unsafe_code)]
     pub fn release(&self) {
         if let Self::Mapped(map) = self {
@@ -234,8 +234,8 @@ impl ElfImage {
     }
 
     fn read_program_headers(&mut self, data: &[u8]) {
-        // Not an error if they are damaged: sections may still be usable, as in debug files, whose program
-        // headers may point past their end.
+        // Not an error if they are damaged: sections may still be usable, as in debug files, whose
+        // program headers may point past their end.
         let Ok(header) = FileHeader64::<Endianness>::parse(data) else { return };
         let endian = Endianness::Little;
         let Ok(program_headers) = header.program_headers(endian, data) else { return };
@@ -330,7 +330,8 @@ impl ElfImage {
         Some(Section { svma: Svma(s.svma), data, size: s.size, compressed: s.compressed })
     }
 
-    /// `.eh_frame_hdr` according to the program header, which remains if section headers are stripped.
+    /// `.eh_frame_hdr` according to the program header, which remains if section headers are
+    /// stripped.
     #[must_use]
     pub fn eh_frame_hdr(&self) -> Option<Section<'_>> {
         self.program_section(self.eh_frame_hdr)
@@ -358,9 +359,9 @@ impl ElfImage {
 
     /// The bias of this file in a process that maps `len` bytes from `offset` on at `start`.
     ///
-    /// The bias follows from the segment that holds the file offset. Linkers may put several segments
-    /// into one page of the file, so that an offset belongs to two of them. The executable one takes
-    /// precedence, since callers ask about executable mappings.
+    /// The bias follows from the segment that holds the file offset. Linkers may put several
+    /// segments into one page of the file, so that an offset belongs to two of them. The executable
+    /// one takes precedence, since callers ask about executable mappings.
     ///
     /// ```text
     ///   maps row:   start ─┐            offset ─┐

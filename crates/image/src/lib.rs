@@ -1,8 +1,9 @@
 //! Read ELF images, and model the address spaces into which they are mapped.
 //!
-//! A profiler deals with three address spaces, and confusing them is a classic bug. So each has its own
-//! type: [`Avma`] (actual virtual memory address: in the running process), [`Svma`] (stated virtual
-//! memory address: in the ELF file) and [`FileOffset`]. A [`Bias`] converts between the first two:
+//! A profiler deals with three address spaces, and confusing them is a classic bug. So each has its
+//! own type: [`Avma`] (actual virtual memory address: in the running process), [`Svma`] (stated
+//! virtual memory address: in the ELF file) and [`FileOffset`]. A [`Bias`] converts between the
+//! first two:
 //!
 //! ```text
 //!   file              ELF's own view            process

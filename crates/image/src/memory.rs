@@ -10,8 +10,8 @@ pub struct Unreadable(pub Avma);
 
 /// The memory of a process: live, a copied part of a stack, or a recording in a test.
 ///
-/// Analyses (unwinding, the state of language runtimes) only read memory through this trait and make no
-/// system calls, so that they also work offline.
+/// Analyses (unwinding, the state of language runtimes) only read memory through this trait and
+/// make no system calls, so that they also work offline.
 pub trait Memory {
     /// Fills `buf` with the memory from `addr` on, all of it or nothing.
     ///

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::{Avma, Bias, ElfImage, FileOffset, Svma};
 
-/// Identifies a mapping during a recording. Ids are never reused, so that (mapping, address) stays valid
-/// after another file was mapped at the same address.
+/// Identifies a mapping during a recording. Ids are never reused, so that (mapping, address) stays
+/// valid after another file was mapped at the same address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MappingId(pub u32);
 
@@ -26,7 +26,8 @@ pub struct FileId {
 pub enum ImageAbsence {
     /// Anonymous memory: JIT code, a heap.
     Anonymous,
-    /// The file cannot be opened: it is gone, or the profiler lacks the permission. The text says why.
+    /// The file cannot be opened: it is gone, or the profiler lacks the permission. The text says
+    /// why.
     Unopened(Box<str>),
     /// The file at the path is not the mapped one.
     Replaced,
@@ -125,7 +126,8 @@ pub struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// Adds a mapping with an identity that the caller has not used before. An empty range is ignored.
+    /// Adds a mapping with an identity that the caller has not used before. An empty range is
+    /// ignored.
     pub fn insert(&mut self, id: MappingId, new: NewMapping) {
         if new.start >= new.end {
             return;
@@ -178,7 +180,8 @@ impl AddressSpace {
         self.by_start.values()
     }
 
-    /// A number that increases with each change, by which caches of look-ups know when they are stale.
+    /// A number that increases with each change, by which caches of look-ups know when they are
+    /// stale.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation

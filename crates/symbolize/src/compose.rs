@@ -1,4 +1,5 @@
-//! Symbolize a batch of addresses of one image from all sources: DWARF, symbol tables, Go's line table.
+//! Symbolize a batch of addresses of one image from all sources: DWARF, symbol tables, Go's line
+//! table.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -20,11 +21,11 @@ use crate::{demangle, golang, plt};
 pub struct Frame {
     /// The name to display: see [`demangle()`].
     pub name: Arc<str>,
-    /// DWARF's linkage name or the name in the symbol table, with suffixes such as `.cold`, `.part.0`
-    /// or `.llvm.123`.
+    /// DWARF's linkage name or the name in the symbol table, with suffixes such as `.cold`,
+    /// `.part.0` or `.llvm.123`.
     pub system_name: Arc<str>,
-    /// The path of the source file as it was given to the compiler; absolute if the compiler recorded
-    /// its working directory. Not normalized.
+    /// The path of the source file as it was given to the compiler; absolute if the compiler
+    /// recorded its working directory. Not normalized.
     pub file: Option<Arc<str>>,
     /// The line in `file`, from 1, of the address or of the call to the frame before.
     pub line: Option<u32>,
@@ -90,8 +91,8 @@ pub struct Losses {
     pub broken_units: u32,
     /// Sections that cannot be decompressed, or only to more than 2 GiB.
     pub unreadable_sections: u32,
-    /// Units of split DWARF whose `.dwo` or `.dwp` file was not found, so that inlined calls in them
-    /// are unknown.
+    /// Units of split DWARF whose `.dwo` or `.dwp` file was not found, so that inlined calls in
+    /// them are unknown.
     pub missing_split_units: u32,
     /// Inlined calls without a name, which were left out.
     pub nameless_inlines: u32,
@@ -110,8 +111,8 @@ pub struct Batch {
     pub rejected: Vec<RejectedFile>,
 }
 
-/// The symbols and the debug information of an image. They are read on demand; decompressed sections
-/// are kept for the next batch.
+/// The symbols and the debug information of an image. They are read on demand; decompressed
+/// sections are kept for the next batch.
 #[derive(Debug, Clone)]
 pub struct ImageSymbols {
     image: Arc<ElfImage>,
@@ -123,8 +124,8 @@ pub struct ImageSymbols {
 }
 
 impl ImageSymbols {
-    /// The symbols of an image and of the debug file that [`crate::find_debug_file`] found for it. For
-    /// those of the image alone pass `&DebugSearch::default()`.
+    /// The symbols of an image and of the debug file that [`crate::find_debug_file`] found for it.
+    /// For those of the image alone pass `&DebugSearch::default()`.
     #[must_use]
     pub fn new(image: Arc<ElfImage>, found: &DebugSearch) -> Self {
         let debug = found.file.as_ref().map(|f| Arc::clone(&f.image));
@@ -199,8 +200,8 @@ impl ImageSymbols {
     }
 }
 
-/// Limit of mangled names of one batch, in bytes: some hundred times what a profile needs. The worst
-/// names take microseconds per byte to demangle.
+/// Limit of mangled names of one batch, in bytes: some hundred times what a profile needs. The
+/// worst names take microseconds per byte to demangle.
 const MAX_DEMANGLED: usize = 16 << 20;
 
 /// The path of an image, and how to open files near it.
@@ -284,7 +285,9 @@ impl<'s> Resolver<'s> {
             let mut name = path.as_os_str().to_owned();
             name.push(".dwp");
             let file = access.files.open(Path::new(&name)).ok()?;
-            access.files.map(&file).ok()
+            let package = access.files.map(&file);
+            tracing::debug!(path = ?name, usable = package.is_ok(), "opened a .dwp file");
+            package.ok()
         })
     }
 
@@ -384,9 +387,9 @@ impl<'s> Resolver<'s> {
         Ok(Symbolized { frames, start: Svma(hit.begin), source, wrapper: false })
     }
 
-    /// The names (to display, of the system) of a function without a linkage name. In C and assembly the
-    /// name in DWARF is the symbol, apart from suffixes of variants. In C++ (lambdas, anonymous
-    /// namespaces) only the symbol has the enclosing scope.
+    /// The names (to display, of the system) of a function without a linkage name. In C and
+    /// assembly the name in DWARF is the symbol, apart from suffixes of variants. In C++ (lambdas,
+    /// anonymous namespaces) only the symbol has the enclosing scope.
     fn without_linkage_name(
         &mut self,
         name: Arc<str>,

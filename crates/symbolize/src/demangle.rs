@@ -14,8 +14,8 @@ const MAX_CPP_DEPTH: u32 = 96;
 /// without parameters and return type (as `go tool pprof` prints it). Other names only lose their
 /// symbol version (`memcpy@@GLIBC_2.14`).
 ///
-/// Returns the name unchanged if it is no valid mangling, is longer than 4 KiB, or would expand to more
-/// than 16 KiB.
+/// Returns the name unchanged if it is not a valid mangling, is longer than 4 KiB, or would expand to
+/// more than 16 KiB.
 #[must_use]
 pub fn demangle(mangled: &str) -> Cow<'_, str> {
     if mangled.len() > MAX_MANGLED {
@@ -47,8 +47,8 @@ fn cpp(mangled: &str) -> Option<String> {
     let symbol = cpp_demangle::BorrowedSymbol::new_with_options(plain.as_bytes(), &parse).ok()?;
     let mut out = Bounded::default();
     symbol.structured_demangle(&mut out, &show).ok()?;
-    // For local entities (lambdas) cpp_demangle prints the qualifiers of the enclosing function, although
-    // it omits the parameters before them.
+    // For local entities (lambdas) cpp_demangle prints the qualifiers of the enclosing function,
+    // although it omits the parameters before them.
     if plain.starts_with("_ZZ") {
         while let Some(shorter) =
             [" const", " volatile"].iter().find_map(|q| out.text.strip_suffix(q))

@@ -1,17 +1,17 @@
 //! Find the end of a function whose symbol has no size, as in hand-written assembly.
 //!
-//! It ends at the next symbol, or before if its code does: in musl's `libc.so`, `memset` is followed
-//! by functions without a symbol (such as the system call that threads wait in), which would otherwise
-//! get its name.
+//! It ends at the next symbol, or before if its code does: in musl's `libc.so`, `memset` is
+//! followed by functions without a symbol (such as the system call that threads wait in), which
+//! would otherwise get its name.
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind};
 
 /// Limit of the code that is decoded, in bytes; longer functions end at the next symbol.
 const LONGEST: usize = 64 << 10;
 
-/// The end address of the x86-64 function whose code starts with `code`, at address `start`: after the
-/// first instruction that does not continue to the next one, and that no jump in the function goes
-/// beyond. `None` if there is no such instruction.
+/// The end address of the x86-64 function whose code starts with `code`, at address `start`: after
+/// the first instruction that does not continue to the next one, and that no jump in the function
+/// goes beyond. `None` if there is no such instruction.
 pub(crate) fn code_end(code: &[u8], start: u64) -> Option<u64> {
     let code = &code[..code.len().min(LONGEST)];
     let limit = start.checked_add(code.len() as u64)?;

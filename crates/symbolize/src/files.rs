@@ -24,8 +24,8 @@ pub trait DebugFiles: Sync {
     /// The file cannot be opened; usually it does not exist (`NotFound`).
     fn open(&self, path: &Path) -> io::Result<File>;
 
-    /// Maps a file that was opened. Its owner may truncate it while it is mapped: implementations that
-    /// open files of a target must guard against that.
+    /// Maps a file that was opened. Its owner may truncate it while it is mapped: implementations
+    /// that open files of a target must guard against that.
     ///
     /// # Errors
     /// The file cannot be mapped, or is not an ELF image.
@@ -33,14 +33,14 @@ pub trait DebugFiles: Sync {
         Ok(Arc::new(ElfImage::open(file)?))
     }
 
-    /// Searches for a debug file by build id outside of the target's root: in the profiler's caches or
-    /// on a server. Calls `accept` with each candidate until it returns true. The path is only for
-    /// display.
+    /// Searches for a debug file by build id outside of the target's root: in the profiler's caches
+    /// or on a server. Calls `accept` with each candidate until it returns true. The path is only
+    /// for display.
     fn by_build_id(&self, _id: &[u8], _accept: &mut dyn FnMut(PathBuf, io::Result<File>) -> bool) {}
 }
 
-/// Opens files below a root directory. Symbolic links are followed by the kernel from the profiler's own
-/// root: for files that an untrusted target controls, use another implementation.
+/// Opens files below a root directory. Symbolic links are followed by the kernel from the
+/// profiler's own root: for files that an untrusted target controls, use another implementation.
 #[derive(Debug, Clone)]
 pub struct RootedFiles {
     root: PathBuf,

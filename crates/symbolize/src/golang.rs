@@ -1,5 +1,5 @@
-//! Symbolize Go code by Go's line table, which is in every Go program, stripped or not. It gives the
-//! names that Go's own profiles have; DWARF differs in details (type arguments, wrappers).
+//! Symbolize Go code by Go's line table, which is in every Go program, stripped or not. It gives
+//! the names that Go's own profiles have; DWARF differs in details (type arguments, wrappers).
 
 use std::sync::Arc;
 
@@ -36,8 +36,8 @@ fn look_up(table: &LineTable, pc: Svma) -> Option<Symbolized> {
 }
 
 /// Since Go 1.20 profiles hold the symbol's name, `main.F[go.shape.int]`, by which profile-guided
-/// optimization finds the function (`runtime_FrameSymbolName` in runtime/pprof/proto.go); before that,
-/// the printed name.
+/// optimization finds the function (`runtime_FrameSymbolName` in runtime/pprof/proto.go); before
+/// that, the printed name.
 fn frame(table: &LineTable, f: &gopclntab::Frame<'_>) -> Frame {
     let (file, line) = match &f.position {
         Some((file, line)) => (Some(Arc::from(&**file)), Some(*line)),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
-/// Limit of all names and paths of one batch, in bytes. Real binaries with 100,000 functions need less
-/// than 20 MiB; in a crafted file every DIE can name another part of one huge string.
+/// Limit of all names and paths of one batch, in bytes. Real binaries with 100,000 functions need
+/// less than 20 MiB; in a crafted file every DIE can name another part of one huge string.
 const MAX_TOTAL_BYTES: usize = 128 << 20;
 
 /// Gives equal strings the same allocation.

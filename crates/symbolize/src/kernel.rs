@@ -1,9 +1,9 @@
 //! Symbolize kernel addresses by `/proc/kallsyms`.
 //!
-//! The list is read once, line by line, and not kept: it is only sorted within the kernel and within
-//! each module, and has 120,000 lines. The kernel formats each line for every reader, which takes
-//! longer than parsing it. So if all addresses are in the kernel's own text, reading ends after the
-//! last of them.
+//! The list is read once, line by line, and not kept: it is only sorted within the kernel and
+//! within each module, and has 120,000 lines. The kernel formats each line for every reader, which
+//! takes longer than parsing it. So if all addresses are in the kernel's own text, reading ends
+//! after the last of them.
 
 use std::io::{self, BufRead};
 use std::sync::Arc;
@@ -77,7 +77,7 @@ pub fn resolve(kallsyms: impl BufRead, addresses: &[u64]) -> io::Result<KernelNa
     let mut sorted = addresses.to_vec();
     sorted.sort_unstable();
     sorted.dedup();
-    let mut pass = Pass {
+    let mut pass = KallsymsPass {
         nearest: vec![Nearest::default(); sorted.len()],
         next: vec![u64::MAX; sorted.len()],
         sorted,
@@ -92,7 +92,7 @@ pub fn resolve(kallsyms: impl BufRead, addresses: &[u64]) -> io::Result<KernelNa
     Ok(pass.finish(addresses))
 }
 
-struct Pass {
+struct KallsymsPass {
     sorted: Vec<u64>,
     nearest: Vec<Nearest>,
     /// The first symbol after each address and before the next address.
@@ -106,7 +106,7 @@ struct Pass {
     last: Option<u64>,
 }
 
-impl Pass {
+impl KallsymsPass {
     /// Lines are parsed in the buffer; the kernel ends each read with a whole line.
     fn read(&mut self, mut input: impl BufRead) -> io::Result<()> {
         // The start of a line whose end is not in the buffer.
@@ -151,9 +151,9 @@ impl Pass {
             return false;
         }
         match parse(line) {
-            Some(row) if line.len() <= MAX_LINE => {
-                self.add(&row);
-                self.is_complete(&row)
+            Some(parsed) if line.len() <= MAX_LINE => {
+                self.add(&parsed);
+                self.is_complete(&parsed)
             }
             _ => {
                 self.malformed += 1;
@@ -162,55 +162,55 @@ impl Pass {
         }
     }
 
-    /// Whether no later row can be nearer to any of the addresses: the kernel's own symbols are sorted,
-    /// and its text is contiguous, without modules in it.
-    fn is_complete(&mut self, row: &Row<'_>) -> bool {
-        let in_order = row.module.is_empty() && self.last.is_some_and(|last| last <= row.address);
-        self.last = in_order.then_some(row.address);
+    /// Whether no later line can be nearer to any of the addresses: the kernel's own symbols are
+    /// sorted, and its text is contiguous, without modules in it.
+    fn is_complete(&mut self, line: &KallsymsLine<'_>) -> bool {
+        let in_order = line.module.is_empty() && self.last.is_some_and(|last| last <= line.address);
+        self.last = in_order.then_some(line.address);
         let (Some(stext), true) = (self.stext, in_order) else { return false };
         let (first, last) = (self.sorted.first(), self.sorted.last());
         // Strictly after the last address, since aliases may follow.
-        first.is_some_and(|&a| a >= stext) && last.is_some_and(|&a| a < row.address)
+        first.is_some_and(|&a| a >= stext) && last.is_some_and(|&a| a < line.address)
     }
 
-    fn add(&mut self, row: &Row<'_>) {
+    fn add(&mut self, line: &KallsymsLine<'_>) {
         self.symbols = true;
-        if row.address == 0 {
+        if line.address == 0 {
             return;
         }
-        self.visible |= row.kind != b'a' && row.kind != b'A';
-        match row.name {
-            b"_stext" => self.stext = Some(row.address),
-            b"_etext" => self.etext = Some(row.address),
+        self.visible |= line.kind != b'a' && line.kind != b'A';
+        match line.name {
+            b"_stext" => self.stext = Some(line.address),
+            b"_etext" => self.etext = Some(line.address),
             _ => {}
         }
-        let code = match row.kind {
+        let code = match line.kind {
             // These mark the end of code.
-            _ if matches!(row.name, b"_etext" | b"_einittext") => false,
+            _ if matches!(line.name, b"_etext" | b"_einittext") => false,
             b't' | b'T' | b'w' | b'W' | b'i' => true,
             // Absolute symbols are numbers; debugging symbols mark no memory.
             b'a' | b'A' | b'n' | b'N' | b'u' | b'U' => return,
             _ => false,
         };
-        let i = self.sorted.partition_point(|&a| a < row.address);
+        let i = self.sorted.partition_point(|&a| a < line.address);
         if let Some(next) = i.checked_sub(1).and_then(|i| self.next.get_mut(i)) {
-            *next = row.address.min(*next);
+            *next = line.address.min(*next);
         }
         let Some(near) = self.nearest.get_mut(i) else { return };
-        let better = match (near.found, row.address.cmp(&near.start)) {
+        let better = match (near.found, line.address.cmp(&near.start)) {
             (false, _) | (_, std::cmp::Ordering::Greater) => true,
             (_, std::cmp::Ordering::Less) => false,
             (_, std::cmp::Ordering::Equal) => {
-                code && (near.name.is_empty() || rank(row.name, row.is_global()) < near.rank())
+                code && (near.name.is_empty() || rank(line.name, line.is_global()) < near.rank())
             }
         };
         if better {
-            (near.start, near.found, near.global) = (row.address, true, row.is_global());
+            (near.start, near.found, near.global) = (line.address, true, line.is_global());
             near.name.clear();
             near.module.clear();
             if code {
-                near.name.extend_from_slice(row.name);
-                near.module.extend_from_slice(row.module);
+                near.name.extend_from_slice(line.name);
+                near.module.extend_from_slice(line.module);
             }
         }
     }
@@ -231,7 +231,7 @@ impl Pass {
             }
             let near = last.as_ref().filter(|n| !n.name.is_empty());
             let near = near.filter(|n| address - n.start < MAX_FUNCTION);
-            // The first thing behind the kernel's text is no function of it.
+            // What follows the kernel's text is not a function of it.
             let ends = |n: &&Nearest| {
                 etext.is_none_or(|e| !(n.module.is_empty() && n.start < e && address >= e))
             };
@@ -281,7 +281,7 @@ fn rank(name: &[u8], global: bool) -> (bool, bool, usize, usize, &[u8]) {
     (mark, !global, underscores, name.len(), name)
 }
 
-struct Row<'a> {
+struct KallsymsLine<'a> {
     address: u64,
     kind: u8,
     name: &'a [u8],
@@ -289,14 +289,14 @@ struct Row<'a> {
     module: &'a [u8],
 }
 
-impl Row<'_> {
+impl KallsymsLine<'_> {
     fn is_global(&self) -> bool {
         self.kind.is_ascii_uppercase()
     }
 }
 
 /// `ffffffff81000000 T _stext` or `ffffffffc0000000 t init\t[ext4]` (kernel/kallsyms.c, s_show).
-fn parse(line: &[u8]) -> Option<Row<'_>> {
+fn parse(line: &[u8]) -> Option<KallsymsLine<'_>> {
     let (digits, rest) = line.split_first_chunk::<16>()?;
     let (mut address, mut wrong) = (0u64, false);
     for &c in digits {
@@ -311,5 +311,5 @@ fn parse(line: &[u8]) -> Option<Row<'_>> {
     if wrong || name.is_empty() || !kind.is_ascii_alphabetic() {
         return None;
     }
-    Some(Row { address, kind: *kind, name, module })
+    Some(KallsymsLine { address, kind: *kind, name, module })
 }

@@ -1,5 +1,5 @@
-//! Symbolize addresses: find the function, inlined calls, file and line of an address in an ELF image,
-//! of JIT-compiled code, and of the kernel (`/proc/kallsyms`).
+//! Symbolize addresses: find the function, inlined calls, file and line of an address in an ELF
+//! image, of JIT-compiled code, and of the kernel (`/proc/kallsyms`).
 //!
 //! Addresses come in batches, one per image, since a profile is symbolized once, at its end:
 //!
@@ -14,8 +14,8 @@
 //! walks DIEs itself, with gimli, and uses addr2line only as an oracle in tests: addr2line recurses
 //! once per nested inlined call (a crafted file overflows the stack), keeps every range of every
 //! function (a shared range list multiplies), gives up the whole file for one broken unit, and does
-//! not return the line where a function is declared. Here every DIE, range and row costs fuel, which
-//! limits the work, and memory is in proportion to the addresses that are asked for.
+//! not return the line where a function is declared. Here every DIE, range and row costs fuel,
+//! which limits the work, and memory is in proportion to the addresses that are asked for.
 //!
 //! ```
 //! use std::fs::File;

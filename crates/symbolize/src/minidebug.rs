@@ -32,10 +32,16 @@ pub(crate) fn read(image: &ElfImage) -> MiniDebug {
     let decoder = XzReader::new_mem_limit(section.data, true, MAX_DECODER_KIB);
     match decoder.take(MAX_BYTES + 1).read_to_end(&mut bytes) {
         Ok(n) if n as u64 <= MAX_BYTES => {}
-        _ => return MiniDebug::Unreadable,
+        result => {
+            tracing::debug!(?result, "cannot decompress MiniDebugInfo within the limit");
+            return MiniDebug::Unreadable;
+        }
     }
     match ElfImage::parse(ImageBytes::Owned(bytes)) {
         Ok(image) => MiniDebug::Found(image),
-        Err(_) => MiniDebug::Unreadable,
+        Err(why) => {
+            tracing::debug!(%why, "cannot use MiniDebugInfo");
+            MiniDebug::Unreadable
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Symbolize a batch of addresses by an ELF symbol table, in one pass that neither sorts nor copies it.
+//! Symbolize a batch of addresses by an ELF symbol table, in one pass that neither sorts nor copies
+//! it.
 //!
 //! Each symbol is looked up among the addresses (some thousands) rather than the other way round,
 //! because tables have up to millions of symbols and are needed once.
@@ -62,9 +63,9 @@ struct Nearest {
     sizeless: Option<Symbol>,
 }
 
-/// Looks up addresses of an image, which are sorted and distinct, in the table of one kind in `file`:
-/// the image itself or its debug file. `preferred` holds for each address a name that is preferred
-/// among aliases, such as the one in DWARF.
+/// Looks up addresses of an image, which are sorted and distinct, in the table of one kind in
+/// `file`: the image itself or its debug file. `preferred` holds for each address a name that is
+/// preferred among aliases, such as the one in DWARF.
 pub(crate) fn resolve<'a>(
     (image, file): (&'a ElfImage, &'a [u8]),
     table_kind: SectionType,
@@ -75,7 +76,7 @@ pub(crate) fn resolve<'a>(
     let (Some(table), Some(&last)) = (Table::find(image, file, table_kind), sorted.last()) else {
         return none;
     };
-    let mut pass = Pass {
+    let mut pass = SymbolPass {
         table: &table,
         sorted,
         preferred,
@@ -176,7 +177,7 @@ impl<'a> Table<'a> {
     }
 }
 
-struct Pass<'t, 'a, 'b> {
+struct SymbolPass<'t, 'a, 'b> {
     table: &'t Table<'a>,
     sorted: &'b [u64],
     preferred: &'b [Option<&'b str>],
@@ -186,7 +187,7 @@ struct Pass<'t, 'a, 'b> {
     overlaps: u64,
 }
 
-impl<'a> Pass<'_, 'a, '_> {
+impl<'a> SymbolPass<'_, 'a, '_> {
     /// Takes in a symbol. Returns false if the limit of overlaps is exceeded.
     fn add(&mut self, symbol: Symbol) -> bool {
         let first = self.sorted.partition_point(|&a| a < symbol.start);

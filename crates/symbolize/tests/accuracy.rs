@@ -10,7 +10,7 @@ use common::{
 };
 use symbolize::{Batch, DebugSearch, Frame, NameSource, NoSymbol, Symbolized};
 
-/// How far frames agree with what others print for the same addresses.
+/// How many frames agree with those of other symbolizers.
 #[derive(Default, Debug)]
 struct Agreement {
     addresses: usize,
@@ -29,13 +29,13 @@ impl Agreement {
     }
 }
 
-/// Compares each level of each address with binutils, and where that differs with
-/// llvm-symbolizer: binutils 2.40 gives the name of another level where an inlined call has
-/// several ranges, and the wrong file of two in some line tables. What is permitted to differ:
-/// - a variant (`.constprop.0`, `.cold`) of the same function is the same;
-/// - in padding, which neither a function in DWARF nor a symbol covers, both take the symbol
-///   before it, in one frame; here it has no name;
-/// - where the compilation folder is relative, it is put before folder 0 once or twice.
+/// Compares all frames of each address with binutils, and with llvm-symbolizer if they differ:
+/// binutils 2.40 prints the name of another frame if an inlined call has several ranges, and the
+/// wrong one of two files for some line tables. Permitted differences:
+/// - the name may be that of a variant (`.constprop.0`, `.cold`) of the function;
+/// - in padding, which neither a function in DWARF nor a symbol covers, both print one frame of the
+///   symbol before it, while here it has no name;
+/// - a relative compilation directory is put before directory 0 once or twice.
 fn compare(path: &Path, addresses: &[u64], batch: &Batch) -> Agreement {
     let mut all = Agreement::default();
     let others = binutils(path, addresses).into_iter().zip(llvm(path, addresses));
@@ -171,8 +171,8 @@ fn rust_names_have_no_hash_and_lines_agree() {
     let own = own.frames.last().unwrap();
     assert!(own.system_name.starts_with("_ZN") || own.system_name.starts_with("_R"));
     assert_eq!(own.start_line, Some(12));
-    // The standard library comes without full debug information in places, which binutils fills
-    // from its neighbours; the crate is the judge for all of it, below. The program is ours.
+    // Parts of the standard library lack full debug information, and binutils uses that of code
+    // nearby: compare only the program's own code with it, and all with the addr2line crate, below.
     let file = src.to_str().unwrap();
     let of_program = |s: &Symbolized| s.frames.last().unwrap().file.as_deref() == Some(file);
     let ours: Vec<u64> = all
@@ -186,7 +186,7 @@ fn rust_names_have_no_hash_and_lines_agree() {
     against_the_crate(&out, &all);
 }
 
-/// Compares with the addr2line crate, which reads the same DWARF in another way.
+/// Compares with the addr2line crate, which also reads DWARF by gimli.
 fn against_the_crate(path: &Path, addresses: &[u64]) -> usize {
     let image = open(path);
     let load = |id: gimli::SectionId| -> Result<Cow<'_, [u8]>, gimli::Error> {
@@ -285,7 +285,7 @@ fn assembly_has_names_from_symbols_and_lines_from_dwarf() {
         assert_eq!((f.line, s.frames.len()), (Some(first), 1), "{name}");
         assert!(f.file.as_deref().unwrap().ends_with("programs/asm.S"));
     }
-    // With no debug information at all, labels last until the next symbol.
+    // Without debug information, labels extend to the next symbol.
     let path = c_program(&[], dir.path(), "plain");
     let batch = at(open(&path), &DebugSearch::default(), &addresses_of(&path, ".text", 1));
     let bytes = |name: &str| {
@@ -411,8 +411,8 @@ fn libc_with_a_debug_file_agrees_with_binutils() {
     let batch = resolve(&libc, Path::new("/"), &addresses);
     let all = compare(&libc, &addresses, &batch);
     assert!(all.addresses > 500, "this test needs libc6-dbg: {all:?}");
-    // Aliases of one address (read, __read, __libc_read) are named differently, and binutils
-    // guesses in padding. Lines and depth settle it: at most 1 in 50 may differ.
+    // Names of aliases (read, __read, __libc_read) differ, and binutils guesses in padding. So
+    // lines and depth are compared: at most 1 in 50 may differ.
     let shown = all.differing.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
     assert!(
         all.agreed() * 50 >= all.addresses * 49,

@@ -11,7 +11,7 @@ use symbolize::{
     find_debug_file,
 };
 
-/// A program under a root of its own: whole, and stripped with its debug file beside.
+/// A program below a root directory of its own: unstripped, and stripped with a debug file.
 struct Split {
     root: tempfile::TempDir,
     whole: PathBuf,
@@ -42,8 +42,8 @@ impl Split {
         addresses_of(&self.whole, ".text", 3)
     }
 
-    /// Whether what is found for the stripped program is what the whole one says.
-    fn tells_all(&self) {
+    /// Checks that the stripped program gives the same frames as the unstripped one.
+    fn assert_complete(&self) {
         let addresses = self.addresses();
         let whole = at(open(&self.whole), &DebugSearch::default(), &addresses);
         let found = resolve(&self.stripped, self.root.path(), &addresses);
@@ -83,7 +83,7 @@ fn a_debug_link_is_searched_for_in_three_directories() {
         let file = found.file.as_ref().unwrap_or_else(|| panic!("{place}: {:?}", found.rejected));
         assert_eq!(file.source, DebugSource::DebugLink);
         assert_eq!(file.path, Path::new("/").join(place));
-        program.tells_all();
+        program.assert_complete();
     }
 }
 
@@ -93,7 +93,7 @@ fn a_debug_file_is_found_by_build_id() {
     let id = open(&program.stripped).build_id_hex();
     program.move_debug(&format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]));
     assert_eq!(program.search().file.unwrap().source, DebugSource::BuildId);
-    program.tells_all();
+    program.assert_complete();
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn references_to_the_common_file_of_dwz_are_followed() {
     let found = find_debug_file(&open(&one), seen, &RootedFiles::new(root.path()));
     assert!(found.supplementary.is_some(), "{found:?}");
     same(&before, &at(open(&one), &found, &addresses));
-    // Without it, names may be missing; nothing is made up.
+    // Without it, names may be missing, but none may be wrong.
     let alone = at(open(&one), &DebugSearch::default(), &addresses);
     assert!(alone.symbols.iter().flatten().all(|s| !s.frames.is_empty()));
     assert_ne!(alone.symbols, before.symbols);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use common::{addresses_of, at, c_program, open, run};
 use symbolize::{DebugSearch, NameSource, NoSymbol};
 
-/// A program whole, and stripped with its MiniDebugInfo in it.
+/// A program, unstripped and stripped with MiniDebugInfo.
 fn programs(dir: &Path) -> (PathBuf, PathBuf) {
     let whole = c_program(&["-g", "-rdynamic"], dir, "whole");
     let script = "

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use common::{addresses_of, at, open, resolve, run, source};
 use symbolize::{Batch, DebugSearch, Losses, Rejection};
 
-/// A program with and without `-gsplit-dwarf`, under a root of its own.
+/// A program built with and without `-gsplit-dwarf`, below a root directory of its own.
 struct Built {
     root: tempfile::TempDir,
     split: PathBuf,
@@ -20,7 +20,7 @@ fn build(compiler: &str, flags: &[&str]) -> Built {
     let root = tempfile::tempdir().unwrap();
     let bin = root.path().join("build");
     std::fs::create_dir_all(&bin).unwrap();
-    // The compilation folder is that of the target's view, in which `root` is /.
+    // The compilation directory as the target sees it: its / is `root`.
     let map = format!("-fdebug-prefix-map={}=", root.path().display());
     let mut all = vec!["-O2", "-g", &map];
     all.extend(flags);
@@ -37,7 +37,7 @@ fn build(compiler: &str, flags: &[&str]) -> Built {
     Built { root, split, addresses, whole }
 }
 
-/// Each source apart, as a build does: clang puts the `.dwo` beside the object file.
+/// Compiles each source separately: clang writes the `.dwo` beside the object file.
 fn build_in(bin: &Path, compiler: &str, flags: &[&str], sources: &[&str]) -> PathBuf {
     let mut objects = Vec::new();
     for name in sources {

@@ -76,9 +76,9 @@ impl Arch for Aarch64 {
     }
 
     /// Go's frames on arm64 (cmd/internal/obj/arm64, `preprocess`): the link register is saved at
-    /// the stack pointer and the frame pointer *below* it, where a callee's frame begins. `pcsp` gives
-    /// the size of the whole frame. A function without a frame has its return address in the link
-    /// register.
+    /// the stack pointer and the frame pointer *below* it, where a callee's frame begins. `pcsp`
+    /// gives the size of the whole frame. A function without a frame has its return address in the
+    /// link register.
     fn go_rule(function: &Function<'_>, lookup: Svma) -> Option<Rule> {
         let name = function.name();
         let is_handler = ["runtime.sigtramp", "runtime.cgoSigtramp"].contains(&&*name);

@@ -50,8 +50,8 @@ pub(crate) trait Arch {
     /// new thread, whose stack holds no frames yet.
     fn begins_thread(before: &[u8], registers: &Registers) -> bool;
 
-    /// The rule for a Go function according to its line table, at the instruction `lookup`. `None` if
-    /// the table has no stack depth for it.
+    /// The rule for a Go function according to its line table, at the instruction `lookup`. `None`
+    /// if the table has no stack depth for it.
     fn go_rule(function: &Function<'_>, lookup: Svma) -> Option<Rule>;
 
     /// Whether the function that `before` ends in has set up a frame record, as far as can be seen

@@ -36,8 +36,8 @@ pub enum RootReason {
     ContextStart,
     /// The code does nothing but end the thread, and has no call frame information.
     ThreadExit,
-    /// The thread was just created and its stack is still empty. (glibc's `clone3` has no call frame
-    /// information where its system call returns.)
+    /// The thread was just created and its stack is still empty. (glibc's `clone3` has no call
+    /// frame information where its system call returns.)
     ThreadBegin,
     /// The saved frame pointer is null, which marks the outermost frame in both psABIs.
     FrameChainEnd,

@@ -10,12 +10,12 @@
 //! | caller | without tables (JIT), V8's builtins, or Go | frame pointer |
 //! | caller | in an image with tables, but without an entry | frame pointer, if a direct call to this code or a prologue in it confirms it |
 //!
-//! *Frameless* means that the stack is as the call left it. A *leaf* is a frame whose program counter
-//! is exact, so also one that a signal interrupted. A call *confirms* a return address if a call
-//! instruction precedes it.
+//! *Frameless* means that the stack is as the call left it. A *leaf* is a frame whose program
+//! counter is exact, so also one that a signal interrupted. A call *confirms* a return address if a
+//! call instruction precedes it.
 //!
-//! Code in anonymous mappings is read from the target's memory. If that is unavailable, it is unknown
-//! whether a leaf has already set up its frame record.
+//! Code in anonymous mappings is read from the target's memory. If that is unavailable, it is
+//! unknown whether a leaf has already set up its frame record.
 
 use std::sync::Arc;
 
@@ -200,9 +200,9 @@ impl<M: Memory> Stepper<'_, M> {
         }
     }
 
-    /// Builtins without a frame have the return address on top of the stack. It may lead to JIT code,
-    /// whose bytes may be unavailable: for interpreted functions nothing else is on the stack, and the
-    /// frame pointer is theirs. Builtins with a frame have no code address there.
+    /// Builtins without a frame have the return address on top of the stack. It may lead to JIT
+    /// code, whose bytes may be unavailable: for interpreted functions nothing else is on the
+    /// stack, and the frame pointer is theirs. Builtins with a frame have no code address there.
     fn builtin_leaf<A: Arch>(&mut self, cursor: &mut Cursor, code: &Code) -> Result<(), End> {
         match A::stage(code.before(), code.at()) {
             Stage::Frameless => self.frameless::<A>(cursor),
@@ -231,9 +231,9 @@ impl<M: Memory> Stepper<'_, M> {
         self.frame_record::<A>(cursor, sp, None)
     }
 
-    /// Whether the return address is on top of the stack (or in the link register) and follows a call
-    /// to code shortly before the leaf's program counter. If so, the frame pointer is still the
-    /// caller's and would skip that caller.
+    /// Whether the return address is on top of the stack (or in the link register) and follows a
+    /// call to code shortly before the leaf's program counter. If so, the frame pointer is still
+    /// the caller's and would skip that caller.
     fn is_called_near<A: Arch>(&mut self, cursor: &Cursor) -> bool {
         let Some(sp) = cursor.registers.get(A::SP).map(Avma) else { return false };
         let Ok((to, _)) = A::frameless(&cursor.registers, sp, self.memory) else { return false };
@@ -256,8 +256,8 @@ impl<M: Memory> Stepper<'_, M> {
         Ok(())
     }
 
-    /// As [`Self::frameless`], if a call precedes the return address; otherwise the stack breaks with
-    /// `reason`.
+    /// As [`Self::frameless`], if a call precedes the return address; otherwise the stack breaks
+    /// with `reason`.
     fn confirmed_frameless<A: Arch>(
         &mut self,
         cursor: &mut Cursor,
@@ -354,8 +354,9 @@ impl<M: Memory> Stepper<'_, M> {
         !cursor.kind.is_exact() && set_up.is_some() && set_up == size
     }
 
-    /// Whether the call before `pc` enters the code without entries that the cursor is in. This tells
-    /// a function with a frame record from one that left the caller's frame pointer unchanged.
+    /// Whether the call before `pc` enters the code without entries that the cursor is in. This
+    /// tells a function with a frame record from one that left the caller's frame pointer
+    /// unchanged.
     fn is_direct_call_to<A: Arch>(&mut self, pc: Avma, cursor: &Cursor, module: &Module) -> bool {
         let Some(target) = self.direct_call_target::<A>(pc) else { return false };
         let Some((image, svma)) = module.svma(target) else { return false };

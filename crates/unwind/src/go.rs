@@ -1,8 +1,8 @@
-//! Unwind across the stacks of a Go thread: from its system stack to that of its goroutine, and back
-//! into C where C called Go.
+//! Unwind across the stacks of a Go thread: from its system stack to that of its goroutine, and
+//! back into C where C called Go.
 //!
-//! Goroutines' stacks are small. So the runtime itself, the vdso and C code run on the thread's system
-//! stack:
+//! Goroutines' stacks are small. So the runtime itself, the vdso and C code run on the thread's
+//! system stack:
 //!
 //! ```text
 //!  goroutine's stack            system stack (g0)
@@ -16,10 +16,10 @@
 //!  └─────────────────┘          └──────────────────┘
 //! ```
 //!
-//! When Go leaves a stack, `gosave_systemstack_switch` (runtime/asm_amd64.s) saves the stack pointer in
-//! `g.sched`, with the address of `runtime.systemstack_switch`, which is never called, as program
-//! counter. Callers of the vdso save theirs in `m.vdsoPC` and `m.vdsoSP` (sys_linux_amd64.s).
-//! `cgocallback` saves the values that it overwrites: see there.
+//! When Go leaves a stack, `gosave_systemstack_switch` (runtime/asm_amd64.s) saves the stack
+//! pointer in `g.sched`, with the address of `runtime.systemstack_switch`, which is never called,
+//! as program counter. Callers of the vdso save theirs in `m.vdsoPC` and `m.vdsoSP`
+//! (sys_linux_amd64.s). `cgocallback` saves the values that it overwrites: see there.
 
 use gopclntab::Function;
 use image::{Avma, Memory};
@@ -79,8 +79,8 @@ impl GoState {
 }
 
 impl<M: Memory> Stepper<'_, M> {
-    /// Steps out of a Go function that changes stacks. `None` if it is unknown where the stacks were
-    /// left.
+    /// Steps out of a Go function that changes stacks. `None` if it is unknown where the stacks
+    /// were left.
     pub(crate) fn leave_stack<A: Arch>(
         &mut self,
         cursor: &mut Cursor,
@@ -119,9 +119,9 @@ impl<M: Memory> Stepper<'_, M> {
     }
 
     /// Steps from `cgocallback`'s frame on the goroutine's stack to its other frame, on the system
-    /// stack, which C called. Both have the same size. The return address in the former is where the
-    /// goroutine's stack was left for C. The word at the system stack pointer is that of the callback
-    /// before.
+    /// stack, which C called. Both have the same size. The return address in the former is where
+    /// the goroutine's stack was left for C. The word at the system stack pointer is that of the
+    /// callback before.
     fn leave_cgocallback<A: Arch>(
         &mut self,
         cursor: &mut Cursor,
@@ -148,8 +148,8 @@ impl<M: Memory> Stepper<'_, M> {
         Ok(())
     }
 
-    /// Moves to the frame at (pc, sp) of the goroutine's stack, or if that is `systemstack_switch`, to
-    /// its caller: the function that called `systemstack` or `asmcgocall`.
+    /// Moves to the frame at (pc, sp) of the goroutine's stack, or if that is `systemstack_switch`,
+    /// to its caller: the function that called `systemstack` or `asmcgocall`.
     fn continue_at<A: Arch>(
         &mut self,
         cursor: &mut Cursor,

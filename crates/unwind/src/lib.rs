@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Rules come from `.eh_frame`, or from `.debug_frame` where that has no entry. All registers that
-//! a rule may need are tracked, and a register whose value is lost stays unknown. The unwinder never
-//! guesses: where nothing says how a frame was built, the stack ends with a reason ([`End`]).
+//! a rule may need are tracked, and a register whose value is lost stays unknown. The unwinder
+//! never guesses: where nothing says how a frame was built, the stack ends with a reason ([`End`]).
 //!
 //! The crate makes no system calls, so that it works live and offline. Memory, tables and registers
 //! belong to the target and may be hostile: all loops, tables and caches are bounded.

@@ -32,8 +32,8 @@ impl Module {
     }
 }
 
-/// Look-ups in one address space, cached while one stack is unwound. The borrow of the address space
-/// keeps the cache from becoming stale.
+/// Look-ups in one address space, cached while one stack is unwound. The borrow of the address
+/// space keeps the cache from becoming stale.
 pub(crate) struct Modules<'s> {
     space: &'s AddressSpace,
     recent: [Option<Module>; RECENT],

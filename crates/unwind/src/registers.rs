@@ -2,8 +2,8 @@
 
 use image::{Arch, Avma};
 
-/// Number of tracked registers: DWARF numbers 0 to 32 cover the general registers, the stack pointer
-/// and the program counter of both architectures.
+/// Number of tracked registers: DWARF numbers 0 to 32 cover the general registers, the stack
+/// pointer and the program counter of both architectures.
 pub(crate) const COUNT: usize = 33;
 
 /// The user registers of a thread, or those of a frame that could be recovered.
@@ -26,10 +26,10 @@ impl Registers {
         Self { values: [0; COUNT], known: 0, arch }
     }
 
-    /// Registers as perf_event_open(2) records them for `PERF_SAMPLE_REGS_USER`: one value per
-    /// set bit of `mask`, lowest bit first. Bits are those of `enum perf_event_x86_regs` and
-    /// `enum perf_event_arm_regs` in the kernel's `asm/perf_regs.h`. Bits without a counterpart
-    /// here (flags, segments, vector registers) are skipped; registers without a value stay unknown.
+    /// Registers as perf_event_open(2) records them for `PERF_SAMPLE_REGS_USER`: one value per set
+    /// bit of `mask`, lowest bit first. Bits are those of `enum perf_event_x86_regs` and `enum
+    /// perf_event_arm_regs` in the kernel's `asm/perf_regs.h`. Bits without a counterpart here
+    /// (flags, segments, vector registers) are skipped; registers without a value stay unknown.
     #[must_use]
     pub fn from_perf(arch: Arch, values: &[u64], mask: u64) -> Self {
         let mut registers = Self::unknown(arch);

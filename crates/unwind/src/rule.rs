@@ -1,7 +1,7 @@
 //! Compile rows of call frame information (CFI) to unwind rules.
 //!
-//! A row says how to find the caller's registers. Nearly all rows of compiled code have one form, which
-//! fits half a cache line and is applied with a few reads:
+//! A row says how to find the caller's registers. Nearly all rows of compiled code have one form,
+//! which fits half a cache line and is applied with a few reads:
 //!
 //! ```text
 //!   CFA      = register + offset
@@ -225,8 +225,8 @@ fn bytes_of<'a>(
     expression.ok().map(|e| e.0.slice()).filter(|bytes| bytes.len() <= MAX_EXPRESSION)
 }
 
-/// Recognises `register + n` and `[register + n]`, which compilers use for realigned stacks and glibc
-/// for signal frames. Other expressions are evaluated when they are needed.
+/// Recognises `register + n` and `[register + n]`, which compilers use for realigned stacks and
+/// glibc for signal frames. Other expressions are evaluated when they are needed.
 fn value_of(expression: &[u8], encoding: gimli::Encoding, indirect: bool) -> Value {
     let general = || match indirect {
         true => Value::AtExpression(expression.into()),

@@ -11,8 +11,8 @@ use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS, Value};
 use crate::tables::Tables;
 use crate::{Cursor, End, FrameKind, Registers};
 
-/// Limit of changes to a stack at a lower address within one stack, apart from signal frames. rustc's
-/// `stacker` makes such changes.
+/// Limit of changes to a stack at a lower address within one stack, apart from signal frames.
+/// rustc's `stacker` makes such changes.
 const MAX_SWITCHES: u8 = 8;
 /// Size of the null page, which holds no frames.
 const NULL_PAGE: u64 = 4096;
@@ -152,9 +152,9 @@ impl<'a, M: Memory> Stepper<'a, M> {
         Ok(())
     }
 
-    /// Handles a register whose slot is below the stack pointer. After a pop GCC still names the slot,
-    /// and the register already has the caller's value. Otherwise the slot is in the red zone, which
-    /// is not recorded.
+    /// Handles a register whose slot is below the stack pointer. After a pop GCC still names the
+    /// slot, and the register already has the caller's value. Otherwise the slot is in the red
+    /// zone, which is not recorded.
     #[cold]
     fn below_stack<A: Arch>(&mut self, cursor: &Cursor) -> i16 {
         let Some(module) = self.current else { return LOST };
@@ -327,8 +327,9 @@ fn link_register<A: Arch>(cursor: &Cursor) -> Result<u64, End> {
     cursor.registers.get(A::RA).ok_or(End::Broken(BreakReason::UnknownRegister(A::RA)))
 }
 
-/// Why a stack ends at a frame that would be its own caller. In some glibc versions aarch64's `_start`
-/// is one: it does not say that its return address is undefined, but clears the frame pointer.
+/// Why a stack ends at a frame that would be its own caller. In some glibc versions aarch64's
+/// `_start` is one: it does not say that its return address is undefined, but clears the frame
+/// pointer.
 fn no_progress<A: Arch>(registers: &Registers) -> End {
     match registers.get(A::FP) {
         Some(0) if A::HAS_LINK_REGISTER => End::Root(RootReason::FrameChainEnd),

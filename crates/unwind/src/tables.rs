@@ -171,11 +171,11 @@ impl Tables {
 
     /// Builds the rule of an address from the call frame information, or else from the code.
     ///
-    /// A signal handler returns to the *first* byte of the trampoline, which a look-up of the return
-    /// address minus one misses. glibc's entry starts one byte early for this reason, those of other
-    /// trampolines do not. So trampolines are recognised by their code, whatever the tables say. Any
-    /// other return address that is the first byte of a function and follows no call was put there
-    /// by hand: a context starts there (`makecontext`).
+    /// A signal handler returns to the *first* byte of the trampoline, which a look-up of the
+    /// return address minus one misses. glibc's entry starts one byte early for this reason, those
+    /// of other trampolines do not. So trampolines are recognised by their code, whatever the
+    /// tables say. Any other return address that is the first byte of a function and follows no
+    /// call was put there by hand: a context starts there (`makecontext`).
     #[cold]
     fn build_rule<A: Arch>(
         &mut self,
@@ -211,8 +211,8 @@ impl Tables {
         }
     }
 
-    /// Follows the code, where no table covers the address. Not for Go and V8: their code changes stacks
-    /// and jumps between functions, but keeps frame pointers.
+    /// Follows the code, where no table covers the address. Not for Go and V8: their code changes
+    /// stacks and jumps between functions, but keeps frame pointers.
     fn follow<A: Arch>(&mut self, index: ImageIndex, pc: Svma, exact: bool) -> Rule {
         let Some(cfi) = self.images.get(index.0 as usize) else { return Rule::NoEntry };
         if cfi.is_go() || cfi.is_builtin(pc) {

@@ -51,7 +51,8 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The address by which to look up functions and lines: within the instruction that is executed.
+    /// The address by which to look up functions and lines: within the instruction that is
+    /// executed.
     #[must_use]
     pub fn lookup_address(&self) -> Avma {
         self.pc.wrapping_sub(u64::from(!self.kind.is_exact()))
@@ -94,8 +95,8 @@ impl Cursor {
         &self.registers
     }
 
-    /// Whether the stack continues elsewhere, so that memory above this frame does not help: the frame
-    /// is that of a Go function that changes stacks.
+    /// Whether the stack continues elsewhere, so that memory above this frame does not help: the
+    /// frame is that of a Go function that changes stacks.
     #[must_use]
     pub fn leaves_stack(&self) -> bool {
         self.go.at_switch
@@ -159,8 +160,8 @@ impl Unwinder {
         }
     }
 
-    /// Sets the limit of frames per stack, at least 1. The default is 2048. A deeper stack ends with
-    /// [`BreakReason::TooDeep`].
+    /// Sets the limit of frames per stack, at least 1. The default is 2048. A deeper stack ends
+    /// with [`BreakReason::TooDeep`].
     pub fn set_max_frames(&mut self, frames: usize) {
         self.max_frames = frames.max(1);
     }
@@ -200,8 +201,8 @@ impl Unwinder {
         self.unwind_from(space, Cursor::new(registers, None), memory, out)
     }
 
-    /// As [`Unwinder::unwind`], for a thread of a Go program. `stacks` says where its stacks continue in
-    /// each other; `memory` must hold the used parts of all of them.
+    /// As [`Unwinder::unwind`], for a thread of a Go program. `stacks` says where its stacks
+    /// continue in each other; `memory` must hold the used parts of all of them.
     pub fn unwind_go<M: Memory>(
         &mut self,
         space: &AddressSpace,
@@ -231,8 +232,8 @@ impl Unwinder {
         }
     }
 
-    /// Continues a stack from the cursor at which it ended, with other memory, and appends the frames
-    /// after the cursor's. The caller must ensure that the memory holds the same stack.
+    /// Continues a stack from the cursor at which it ended, with other memory, and appends the
+    /// frames after the cursor's. The caller must ensure that the memory holds the same stack.
     pub fn resume<M: Memory>(
         &mut self,
         space: &AddressSpace,

@@ -30,8 +30,8 @@ pub(crate) fn perf_to_dwarf(bit: u16) -> Option<u16> {
     }
 }
 
-/// Bytes of stack that `PUSH_REGS_HOST_TO_ABI0` uses (Go's runtime/cgo/abi_amd64.h), where C enters Go
-/// code. From the lowest address up: rbx, r12 to r15, rbp.
+/// Bytes of stack that `PUSH_REGS_HOST_TO_ABI0` uses (Go's runtime/cgo/abi_amd64.h), where C enters
+/// Go code. From the lowest address up: rbx, r12 to r15, rbp.
 const REGISTERS_OF_C: i32 = 48;
 /// Bytes for the arguments of `cgocallback`, below those.
 const CALLBACK_ARGUMENTS: i32 = 24;
@@ -91,10 +91,11 @@ impl Arch for X86_64 {
         before.ends_with(b"\x0f\x05") && registers.get(RAX) == Some(0)
     }
 
-    /// Go's line table gives the stack depth at each instruction (`pcsp`). At that depth is the return
-    /// address, and below it the frame pointer if the function has a frame (cmd/internal/obj/x86:
-    /// `PUSHQ BP` or its older form). No other register is saved. Functions that change stacks
-    /// (`mcall`, `systemstack`) are unwound by frame pointers: see [`crate::go`].
+    /// Go's line table gives the stack depth at each instruction (`pcsp`). At that depth is the
+    /// return address, and below it the frame pointer if the function has a frame
+    /// (cmd/internal/obj/x86: `PUSHQ BP` or its older form). No other register is saved. Functions
+    /// that change stacks (`mcall`, `systemstack`) are unwound by frame pointers: see
+    /// [`crate::go`].
     fn go_rule(function: &Function<'_>, lookup: Svma) -> Option<Rule> {
         // `mcall` never returns: what is above it belongs to the parked goroutine.
         let name = function.name();

@@ -1,8 +1,9 @@
 //! Unwind the recordings in `tests/fixtures` and compare with gdb's frames.
 //!
-//! A recording holds registers, memory and module files of a program stopped by gdb, with gdb's frames.
-//! It needs neither gdb nor a compiler, so that it guards against regressions on any machine. This test
-//! also makes recordings, with EXOPROF_UPDATE_FIXTURES=NAME: see `tests/fixtures/README.md`.
+//! A recording holds registers, memory and module files of a program stopped by gdb, with gdb's
+//! frames. It needs neither gdb nor a compiler, so that it guards against regressions on any
+//! machine. This test also makes recordings, with EXOPROF_UPDATE_FIXTURES=NAME: see
+//! `tests/fixtures/README.md`.
 
 mod common;
 

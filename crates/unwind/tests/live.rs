@@ -1,5 +1,5 @@
-//! Unwind real programs that gdb stopped, and compare with gdb's own backtrace: the program counters of
-//! all frames must be equal, up to the outermost one.
+//! Unwind real programs that gdb stopped, and compare with gdb's own backtrace: the program
+//! counters of all frames must be equal, up to the outermost one.
 
 mod common;
 
@@ -29,9 +29,9 @@ fn assert_same_as_gdb(recording: &Recording, at_least: usize) {
     assert!(wrong.is_empty(), "{} of {} stops:\n{shown}", wrong.len(), recording.stops.len());
 }
 
-/// Compares with framehop, an independent unwinder that checks gdb, too. It must agree at some number of
-/// stops; not at all of them, since it supports no realigned stacks and takes some interrupted program
-/// counters for return addresses.
+/// Compares with framehop, an independent unwinder that checks gdb, too. It must agree at some
+/// number of stops; not at all of them, since it supports no realigned stacks and takes some
+/// interrupted program counters for return addresses.
 fn assert_framehop_agrees(recording: &Recording, at_least: usize) {
     let mut oracle = common::oracle::Framehop::new(recording);
     let mut unwinder = Unwinder::new(image::Arch::X86_64);
@@ -186,8 +186,9 @@ recorder.stop()
 /// musl has no tables, and gdb cannot unwind it either: the expected frames are the calls that were
 /// stepped through. The last frame is the caller of `main`, or of the thread's function.
 ///
-/// Three instructions of `printf_core` are unknown: between those that load the address of a `switch`'s
-/// jump table and the jump itself, through which all paths lead. There the stack ends as broken.
+/// Three instructions of `printf_core` are unknown: between those that load the address of a
+/// `switch`'s jump table and the jump itself, through which all paths lead. There the stack ends as
+/// broken.
 #[test]
 fn every_instruction_of_musl() {
     for flags in [&["-static"][..], &[]] {

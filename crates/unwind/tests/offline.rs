@@ -229,8 +229,8 @@ recorder.stop()
     assert_eq!((frames.len(), end), (3, End::Root(RootReason::EntryPoint)));
 }
 
-/// Where the system call of glibc's `clone3` returns, there is no entry. In the caller a call confirms
-/// the return address; in the new thread there is none.
+/// Where the system call of glibc's `clone3` returns, there is no entry. In the caller a call
+/// confirms the return address; in the new thread there is none.
 #[test]
 fn a_new_thread_is_its_own_root() {
     let dir = tempfile::tempdir().unwrap();
@@ -337,8 +337,8 @@ fn aarch64_link_register_records_and_authentication_codes() {
     assert_eq!(unwinder.cursor().registers().sp(), None, "a record does not tell the CFA");
 }
 
-/// A Go program for arm64, with a stack laid out by hand as the compiler's prologue leaves it, since
-/// the test also runs on x86-64. The link register is saved at the stack pointer.
+/// A Go program for arm64, with a stack laid out by hand as the compiler's prologue leaves it,
+/// since the test also runs on x86-64. The link register is saved at the stack pointer.
 #[test]
 fn aarch64_go_frames_by_the_line_table() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();

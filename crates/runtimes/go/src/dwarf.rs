@@ -1,5 +1,5 @@
-//! Offsets of fields as the program's own DWARF has them, for versions of Go whose layout was
-//! never measured. Stripped programs have none.
+//! Read the offsets of the Go runtime's fields from a program's DWARF, for versions of Go whose
+//! layout is not in the table of offsets. Stripped programs have no DWARF.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,11 +8,11 @@ use std::convert::Infallible;
 use gimli::{DwarfSections, EndianSlice, LittleEndian, SectionId, Unit};
 use image::{ElfImage, SectionReader};
 
-/// What all sections of one file may take when they are decompressed; those of Kubernetes take
-/// 200 MB.
+/// Limit of the decompressed sections of a file, in bytes; those of Kubernetes take 200 MB.
 const MAX_SECTIONS: u64 = 1 << 30;
-/// More entries are not looked at: that of Kubernetes has some ten million.
+/// Limit of entries that are read; Kubernetes has some ten million.
 const MAX_ENTRIES: usize = 64 << 20;
+
 /// The sections that hold structs and their members.
 const SECTIONS: [SectionId; 7] = [
     SectionId::DebugInfo,
@@ -25,7 +25,7 @@ const SECTIONS: [SectionId; 7] = [
     SectionId::DebugAddr,
 ];
 
-/// The structs that are looked for, and the newer or older names of one.
+/// The structs that are needed, some by names of several versions of Go.
 const STRUCTS: [&str; 11] = [
     "runtime.g",
     "runtime.gobuf",
@@ -42,7 +42,7 @@ const STRUCTS: [&str; 11] = [
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
-/// Sizes and members of structs.
+/// The sizes and members of structs, by their names.
 #[derive(Debug, Default)]
 pub(crate) struct Structs(HashMap<String, Struct>);
 
@@ -53,7 +53,7 @@ struct Struct {
 }
 
 impl Structs {
-    /// Reads them; empty where there is no DWARF, or none that can be understood.
+    /// Reads the structs of a program; none if it has no usable DWARF.
     pub(crate) fn of(image: &ElfImage) -> Self {
         let mut reader = SectionReader::new(image, MAX_SECTIONS);
         let Ok(sections) = DwarfSections::load(|id| -> Result<Cow<'_, [u8]>, Infallible> {
@@ -62,7 +62,7 @@ impl Structs {
         });
         let dwarf = sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian));
         let mut found = Self::default();
-        // What is damaged ends the reading; what was found before is checked by its users.
+        // Damage ends the reading. Callers check what was found before.
         let _ = found.read(&dwarf);
         found
     }
@@ -124,8 +124,8 @@ impl Structs {
         self.0.get(of)?.members.get(name).copied()
     }
 
-    /// The value of a row of the table of offsets, by its name there: `runtime.g.sched.sp`,
-    /// `sizeof.bucket`.
+    /// The offset or size of a row of the table of offsets, by its name there:
+    /// `runtime.g.sched.sp`, `sizeof.bucket`.
     pub(crate) fn offset(&self, name: &str) -> Option<u64> {
         if let Some(of) = name.strip_prefix("sizeof.") {
             return self.0.get(&format!("runtime.{of}")).map(|s| s.size).filter(|s| *s > 0);

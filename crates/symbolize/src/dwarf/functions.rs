@@ -77,8 +77,8 @@ impl<'b> Walk<'b> {
     /// Walks until each address has its function. Results from before an error are kept.
     ///
     /// The first walk skips the children of types and of functions that hold no address, if the
-    /// compiler says where they end: that is most of a unit. There may be functions among them (nested
-    /// ones, those of local classes), which a second walk finds if an address is left.
+    /// compiler says where they end: that is most of a unit. There may be functions among them
+    /// (nested ones, those of local classes), which a second walk finds if an address is left.
     pub(crate) fn run<'a>(
         &mut self,
         dwarf: &Dwarf<'a>,
@@ -198,8 +198,8 @@ impl<'b> Walk<'b> {
         node
     }
 
-    /// For the address of that number: the start of the function's contiguous code, and the nodes from
-    /// the innermost inlined call to the physical function.
+    /// For the address of that number: the start of the function's contiguous code, and the nodes
+    /// from the innermost inlined call to the physical function.
     pub(crate) fn chain(&self, number: usize) -> Option<(u64, impl Iterator<Item = &Node>)> {
         let leaf = self.leaves.get(number)?.as_ref()?;
         let node = |n: u32| self.nodes.get(n as usize);

@@ -9,8 +9,8 @@ use super::units::Loaded;
 use super::{Dwarf, Fuel, Location, Reader, Stop, Unit, text};
 use crate::intern::Interner;
 
-/// Limit of the header of a line program, in bytes. Each of its directories and files takes up to 100
-/// times its bytes in memory.
+/// Limit of the header of a line program, in bytes. Each of its directories and files takes up to
+/// 100 times its bytes in memory.
 const MAX_HEADER: u64 = 4 << 20;
 /// Limit of a line program, in bytes.
 const MAX_PROGRAM: u64 = 128 << 20;
@@ -20,7 +20,7 @@ const BYTE_COST: u64 = 3;
 const MAX_PATH: usize = 4096;
 
 #[derive(Debug, Clone, Copy)]
-struct Row {
+struct SourceRow {
     file: u64,
     line: Option<u32>,
     column: Option<u32>,
@@ -31,7 +31,7 @@ pub(crate) struct Lines<'a, 'u> {
     unit: &'u Unit<'a>,
     program: Option<IncompleteLineProgram<Reader<'a>>>,
     length: u64,
-    rows: Vec<Option<Row>>,
+    rows: Vec<Option<SourceRow>>,
     paths: FxHashMap<u64, Option<Arc<str>>>,
 }
 
@@ -47,14 +47,14 @@ impl<'a, 'u> Lines<'a, 'u> {
         Self { unit, program, length, rows: Vec::new(), paths: FxHashMap::default() }
     }
 
-    /// Finds the row of each of the sorted addresses: the last one at or before it, in a sequence that
-    /// ends after it.
+    /// Finds the row of each of the sorted addresses: the last one at or before it, in a sequence
+    /// that ends after it.
     pub(crate) fn run(&mut self, sorted: &[u64], fuel: &mut Fuel) -> Result<(), Stop> {
         self.rows = vec![None; sorted.len()];
         let Some(program) = self.program.clone() else { return Ok(()) };
         fuel.spend(self.length.saturating_mul(BYTE_COST))?;
         let mut state = program.rows();
-        let mut before: Option<(u64, Row)> = None;
+        let mut before: Option<(u64, SourceRow)> = None;
         // The number of the next address: almost all rows end before it.
         let mut upcoming = 0;
         let mut missing = sorted.len();
@@ -80,7 +80,7 @@ impl<'a, 'u> Lines<'a, 'u> {
                 // Rows that go backwards were already handled.
                 Some(_) => {}
             }
-            before = (!row.end_sequence()).then(|| (address, Row::of(row)));
+            before = (!row.end_sequence()).then(|| (address, SourceRow::of(row)));
         }
         Ok(())
     }
@@ -114,8 +114,9 @@ impl<'a, 'u> Lines<'a, 'u> {
         Ok(path)
     }
 
-    /// Joins the compilation directory, the file's directory and its name; an absolute part discards those
-    /// before. The path is not normalised, since `..` may lead through a symbolic link.
+    /// Joins the compilation directory, the file's directory and its name; an absolute part
+    /// discards those before. The path is not normalised, since `..` may lead through a symbolic
+    /// link.
     fn render(
         &self,
         dwarf: &Dwarf<'a>,
@@ -150,7 +151,7 @@ impl<'a, 'u> Lines<'a, 'u> {
     }
 }
 
-impl Row {
+impl SourceRow {
     fn of(row: &gimli::LineRow) -> Self {
         let line = row.line().and_then(|l| u32::try_from(l.get()).ok());
         let column = match row.column() {
@@ -161,7 +162,8 @@ impl Row {
     }
 }
 
-/// The length of a line program, if it and that of the header are within the limits (DWARF 5, 6.2.4).
+/// The length of a line program, if it and that of the header are within the limits (DWARF 5,
+/// 6.2.4).
 fn size_at(dwarf: &Dwarf<'_>, offset: DebugLineOffset<usize>) -> Option<u64> {
     let mut input = *dwarf.debug_line.reader();
     gimli::Reader::skip(&mut input, offset.0).ok()?;

@@ -1,8 +1,8 @@
 //! Look up a batch of addresses in DWARF: functions, inlined calls and lines.
 //!
-//! Every attribute, range and byte of a line program that is read costs [`Fuel`]. So a file whose parts
-//! refer to each other in circles, or a million times to the same list, takes bounded time, and gives
-//! what was found until the fuel ran out.
+//! Every attribute, range and byte of a line program that is read costs [`Fuel`]. So a file whose
+//! parts refer to each other in circles, or a million times to the same list, takes bounded time,
+//! and gives what was found until the fuel ran out.
 
 mod functions;
 mod lines;
@@ -71,8 +71,8 @@ impl From<gimli::Error> for Stop {
     }
 }
 
-/// A string; `None` if it cannot be read. Fuel is spent on its length, since finding its end takes time,
-/// and in a crafted file everything can be named by one endless string.
+/// A string; `None` if it cannot be read. Fuel is spent on its length, since finding its end takes
+/// time, and in a crafted file everything can be named by one endless string.
 fn text<'a>(
     dwarf: &Dwarf<'a>,
     unit: &Unit<'a>,
@@ -133,8 +133,8 @@ impl<'a> Sections<'a> {
     }
 }
 
-/// The sections that are needed. Others (locations of variables, macros, type units) are often the largest
-/// ones, but name no functions.
+/// The sections that are needed. Others (locations of variables, macros, type units) are often the
+/// largest ones, but name no functions.
 const SECTIONS: [SectionId; 10] = [
     SectionId::DebugAbbrev,
     SectionId::DebugAddr,
@@ -271,8 +271,8 @@ struct Lookup<'a, 'b> {
 }
 
 impl Lookup<'_, '_> {
-    /// Finds the units of the addresses in three ways, each only for the addresses that are left by the
-    /// one before: the index, the ranges of each unit, and all units without ranges.
+    /// Finds the units of the addresses in three ways, each only for the addresses that are left by
+    /// the one before: the index, the ranges of each unit, and all units without ranges.
     fn run(&mut self) -> Result<(), Stop> {
         let mut claims = ranges::Claims::new(self.sorted, MAX_UNITS_PER_ADDRESS);
         let indexed = self.units.claim_by_index(&mut claims, &mut self.fuel)?;
@@ -351,7 +351,8 @@ impl Lookup<'_, '_> {
     }
 }
 
-/// Searches for the DIEs of a skeleton unit in the files of split DWARF. Returns whether they were found.
+/// Searches for the DIEs of a skeleton unit in the files of split DWARF. Returns whether they were
+/// found.
 fn look_up_split(
     lookup: &mut UnitLookup<'_, '_, '_>,
     package: Option<&DwpFile<'_>>,

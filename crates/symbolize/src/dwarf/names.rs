@@ -9,8 +9,8 @@ use super::units::{FileKind, Units};
 use super::{Dwarf, Fuel, FunctionInfo, Reader, Stop, Unit, text};
 use crate::intern::Interner;
 
-/// Limit of references that are followed. From an inlined call to its abstract origin to its declaration
-/// there are two; in a crafted file they can form a circle.
+/// Limit of references that are followed. From an inlined call to its abstract origin to its
+/// declaration there are two; in a crafted file they can form a circle.
 const MAX_HOPS: usize = 16;
 /// Limit of a name, in bytes. A function with a longer name has none: a part of it would be wrong.
 const MAX_NAME: usize = 64 << 10;
@@ -25,8 +25,8 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// The attributes of a function. Follows `DW_AT_abstract_origin` and `DW_AT_specification`; the DIE
-    /// nearer to the code takes precedence.
+    /// The attributes of a function. Follows `DW_AT_abstract_origin` and `DW_AT_specification`; the
+    /// DIE nearer to the code takes precedence.
     pub(crate) fn describe<'a>(
         &mut self,
         at: DieAt,

@@ -1,8 +1,8 @@
 //! Limit how much of a mapped debug file is resident in memory.
 //!
 //! The kernel maps more than the page that is read: 64 KiB around it, or a huge page if the file is
-//! cached in huge pages. So reading a header in each of many units, or names all over a large string
-//! section, would make the whole file resident.
+//! cached in huge pages. So reading a header in each of many units, or names all over a large
+//! string section, would make the whole file resident.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

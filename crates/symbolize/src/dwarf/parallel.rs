@@ -31,7 +31,7 @@ pub(super) fn parts<'c>(
 }
 
 /// The results of a thread.
-struct Found {
+struct ThreadResult {
     hits: Vec<Hit>,
     broken_units: u32,
     missing_split: u32,
@@ -43,13 +43,14 @@ struct Found {
 }
 
 impl Lookup<'_, '_> {
-    /// As [`Lookup::look_up_in_order`], with a thread for each part. If several units claim an address,
-    /// the first one that holds it takes precedence here, too, since parts are merged in order.
+    /// As [`Lookup::look_up_in_order`], with a thread for each part. If several units claim an
+    /// address, the first one that holds it takes precedence here, too, since parts are merged in
+    /// order.
     pub(super) fn look_up_in_parallel(&mut self, parts: &[Vec<Group<'_>>]) -> Result<(), Stop> {
         let share = self.fuel.0 / parts.len() as u64;
         self.fuel.0 = 0;
         let this = &*self;
-        let all: Vec<Found> = std::thread::scope(|scope| {
+        let all: Vec<ThreadResult> = std::thread::scope(|scope| {
             let threads: Vec<_> = parts
                 .iter()
                 .map(|part| {
@@ -72,7 +73,7 @@ impl Lookup<'_, '_> {
                             missing_split: 0,
                         };
                         let exhausted = lookup.look_up_in_order(part).is_err();
-                        Found {
+                        ThreadResult {
                             broken_units: lookup.broken_units + lookup.units.broken,
                             missing_split: lookup.missing_split,
                             rejected: lookup.finder.map(|f| f.rejected).unwrap_or_default(),
@@ -94,7 +95,7 @@ impl Lookup<'_, '_> {
         if exhausted { Err(Stop::Exhausted) } else { Ok(()) }
     }
 
-    fn merge(&mut self, found: Found, exhausted: &mut bool) {
+    fn merge(&mut self, found: ThreadResult, exhausted: &mut bool) {
         self.broken_units += found.broken_units;
         self.missing_split += found.missing_split;
         self.fuel.0 += found.fuel.0;

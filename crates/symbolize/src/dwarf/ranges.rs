@@ -102,7 +102,8 @@ impl<'b> Claims<'b> {
         Self { sorted, pairs: Vec::new(), counts, closed, limit }
     }
 
-    /// Adds the claim of a unit to [begin, end). Claims beyond the limit for an address are dropped.
+    /// Adds the claim of a unit to [begin, end). Claims beyond the limit for an address are
+    /// dropped.
     pub(crate) fn add(
         &mut self,
         unit: usize,

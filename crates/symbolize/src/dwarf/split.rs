@@ -1,6 +1,6 @@
-//! Read split DWARF: the program holds skeleton units with ranges and lines, and each names the file
-//! with its DIEs, a `.dwo` beside the object file. One `.dwp` can hold those of the whole program
-//! (DWARF 5, 7.3.2; before that a GNU extension, <https://gcc.gnu.org/wiki/DebugFission>).
+//! Read split DWARF: the program holds skeleton units with ranges and lines, and each names the
+//! file with its DIEs, a `.dwo` beside the object file. One `.dwp` can hold those of the whole
+//! program (DWARF 5, 7.3.2; before that a GNU extension, <https://gcc.gnu.org/wiki/DebugFission>).
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -123,8 +123,8 @@ impl<'f> DwoFinder<'f> {
         self.rejected.extend(rejected.into_iter().take(left));
     }
 
-    /// Opens the candidates for a name in a skeleton unit, one after the other, until `accept` returns
-    /// true. Returns whether it did.
+    /// Opens the candidates for a name in a skeleton unit, one after the other, until `accept`
+    /// returns true. Returns whether it did.
     pub(crate) fn each(
         &mut self,
         comp_dir: Option<Reader<'_>>,
@@ -147,7 +147,8 @@ impl<'f> DwoFinder<'f> {
         Ok(false)
     }
 
-    /// The path where the compiler wrote it, then paths beside the program, in case both were moved.
+    /// The path where the compiler wrote it, then paths beside the program, in case both were
+    /// moved.
     fn candidates(&self, comp_dir: Option<Reader<'_>>, name: Reader<'_>) -> Vec<PathBuf> {
         let text = |r: Reader<'_>| {
             let text = (r.len() <= MAX_PATH).then(|| r.to_string().ok()).flatten();

@@ -34,7 +34,8 @@ pub(crate) struct Loaded<'a> {
     pub(crate) unit: Unit<'a>,
     pub(crate) ranges: Ranges<'a>,
     pub(crate) lines: Option<DebugLineOffset<usize>>,
-    /// For a skeleton unit: the path of the file with its DIEs, relative to the compilation directory.
+    /// For a skeleton unit: the path of the file with its DIEs, relative to the compilation
+    /// directory.
     pub(crate) split_name: Option<Reader<'a>>,
 }
 
@@ -43,9 +44,9 @@ struct File<'a> {
     dwarf: Arc<Dwarf<'a>>,
     /// Offsets of the units in `.debug_info`, ascending.
     offsets: Arc<[usize]>,
-    /// Distinct offsets of their tables in `.debug_abbrev`, ascending. A table ends where the next one
-    /// starts, at the latest. So all of them are parsed in linear time, even if in a crafted file units
-    /// refer to every byte of one long table.
+    /// Distinct offsets of their tables in `.debug_abbrev`, ascending. A table ends where the next
+    /// one starts, at the latest. So all of them are parsed in linear time, even if in a crafted
+    /// file units refer to every byte of one long table.
     tables: Arc<[usize]>,
 }
 
@@ -242,8 +243,8 @@ impl<'a> Units<'a> {
         Ok(listed)
     }
 
-    /// Adds claims from the root DIEs of units that are not in `known`. Returns those that have lines but
-    /// no ranges.
+    /// Adds claims from the root DIEs of units that are not in `known`. Returns those that have
+    /// lines but no ranges.
     pub(crate) fn claim_by_units(
         &mut self,
         known: &FxHashSet<usize>,
@@ -303,8 +304,8 @@ fn share<'a>(dwarf: &Dwarf<'a>) -> Dwarf<'a> {
     copy
 }
 
-/// As `gimli::Unit::new`, but without the line program: its header holds all files of the unit, while
-/// most units are only loaded for a name or a range.
+/// As `gimli::Unit::new`, but without the line program: its header holds all files of the unit,
+/// while most units are only loaded for a name or a range.
 fn read_root<'a>(
     dwarf: &Dwarf<'a>,
     header: gimli::UnitHeader<Reader<'a>>,

@@ -1,8 +1,8 @@
 //! Parse jitdump files (Linux, tools/perf/Documentation/jitdump-specification.txt): a header, then
 //! records of code, lines and moves, each with a time.
 //!
-//! The parser takes any pieces of the file, keeps at most one partial record, and skips the code itself.
-//! The crate `linux-perf-data` also reads jitdumps, but is not made for hostile ones: see
+//! The parser takes any pieces of the file, keeps at most one partial record, and skips the code
+//! itself. The crate `linux-perf-data` also reads jitdumps, but is not made for hostile ones: see
 //! docs/architecture.md.
 
 use std::collections::BTreeMap;
@@ -36,8 +36,8 @@ const MAX_CODES: usize = 1 << 20;
 const MAX_LINES: usize = 4 << 20;
 /// Limit of all names together, in bytes.
 const MAX_TEXT: usize = 96 << 20;
-/// V8's addresses of lines include the size of the ELF header that `perf inject` puts before the code
-/// (src/diagnostics/perf-jit.cc).
+/// V8's addresses of lines include the size of the ELF header that `perf inject` puts before the
+/// code (src/diagnostics/perf-jit.cc).
 const V8_LINE_BIAS: u64 = 0x40;
 
 /// A piece of code, at its address from one time on.
@@ -142,14 +142,14 @@ impl JitDump {
                     self.header = Some(header);
                     self.skip = u64::from(size).saturating_sub(HEADER as u64);
                 }
-                Err(why) => self.refused = Some(why),
+                Err(why) => self.refuse(why),
             }
             return;
         }
         let (Some(id), Some(size)) = (word32(&bytes, 0), word32(&bytes, 4)) else { return };
         if (size as usize) < RECORD_HEADER {
             // The start of the next record is unknown.
-            self.refused = Some("a record is shorter than its header");
+            self.refuse("a record is shorter than its header");
             return;
         }
         self.skip = u64::from(size).saturating_sub(bytes.len() as u64);
@@ -162,6 +162,11 @@ impl JitDump {
             CODE_CLOSE => self.closed = true,
             _ => {}
         }
+    }
+
+    fn refuse(&mut self, why: &'static str) {
+        tracing::debug!(why, codes = self.count, "rejected a jitdump");
+        self.refused = Some(why);
     }
 
     /// pid, tid: u32; vma, address, size, index: u64; the name; the code.
@@ -228,8 +233,8 @@ impl JitDump {
         self.next_lines = Some((start, Arc::new(Lines(lines))));
     }
 
-    /// The function at an address at a time (CLOCK_MONOTONIC, in nanoseconds). If the file's times are of
-    /// another clock, the last function at the address.
+    /// The function at an address at a time (CLOCK_MONOTONIC, in nanoseconds). If the file's times
+    /// are of another clock, the last function at the address.
     #[must_use]
     pub fn find(&self, addr: Avma, time: u64) -> Option<JitFunction> {
         let timed = self.header?.timed;
@@ -287,7 +292,8 @@ impl Code {
         JitFunction {
             name: split.function.into(),
             raw: self.name.clone(),
-            // For code that was inlined from another file the line in the function's file is unknown.
+            // For code that was inlined from another file the line in the function's file is
+            // unknown.
             line: match (line, split.file) {
                 (Some(l), Some(file)) if !l.file.ends_with(file) => 0,
                 (Some(l), _) => l.line,

@@ -5,8 +5,8 @@
 //! * the *perf map*, `/tmp/perf-PID.map` ([`PerfMap`]): address, size and name, without times;
 //! * the *jitdump*, `jit-PID.dump` ([`JitDump`]): also times, lines, and moves of code.
 //!
-//! Both belong to the target and may hold anything. Callers read the files and feed them here piece by
-//! piece as they grow; all memory has limits.
+//! Both belong to the target and may hold anything. Callers read the files and feed them here piece
+//! by piece as they grow; all memory has limits.
 
 mod dump;
 mod names;

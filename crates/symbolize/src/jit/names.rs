@@ -41,8 +41,8 @@ fn v8(raw: &str) -> Option<SplitName<'_>> {
         return None;
     }
     let rest = without_tier(rest);
-    // Names have no blanks, apart from computed ones; paths may have. So the path starts after the first
-    // blank, and ends before the line and column.
+    // Names have no blanks, apart from computed ones; paths may have. So the path starts after the
+    // first blank, and ends before the line and column.
     let (function, place) = rest.split_once(' ').unwrap_or((rest, ""));
     let function = if function.is_empty() { "(anonymous)" } else { function };
     let mut file = None;

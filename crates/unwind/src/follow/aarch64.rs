@@ -174,9 +174,9 @@ fn set(state: &mut State, register: u16, value: Value) {
     }
 }
 
-/// Makes the register unknown that the instruction writes: nearly always the one in its lowest bits.
-/// For other instructions a wrong register is forgotten, which does no harm: a function that changes a
-/// callee-saved register restores it before it returns.
+/// Makes the register unknown that the instruction writes: nearly always the one in its lowest
+/// bits. For other instructions a wrong register is forgotten, which does no harm: a function that
+/// changes a callee-saved register restores it before it returns.
 fn forget_written(word: u32, state: &mut State) {
     let register = (word & 31) as u16;
     // add and sub of an extended register; and, orr, eor of an immediate; none that sets flags

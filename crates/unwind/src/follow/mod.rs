@@ -1,8 +1,8 @@
 //! Find the unwind rule of code without tables, such as musl's, by following its instructions.
 //!
-//! From the program counter the code is followed forward, along both sides of each branch, until the
-//! function returns. By then it must have torn down its frame, so that at the `ret` it is known where
-//! the frame was and which of the caller's registers were saved in it:
+//! From the program counter the code is followed forward, along both sides of each branch, until
+//! the function returns. By then it must have torn down its frame, so that at the `ret` it is known
+//! where the frame was and which of the caller's registers were saved in it:
 //!
 //! ```text
 //!   pc ──► pop rbx ──► jne ─┬─► add $24, rsp ──► pop rbp ──► ret      CFA = rsp + 48
@@ -10,11 +10,12 @@
 //! ```
 //!
 //! After a call that does not return, compilers may put anything. So called functions are followed,
-//! too, to see whether any path through them leads to a `ret`. The result is no proof: it is accepted
-//! only if a call instruction precedes the return address that it leads to (see [`crate::fallback`]).
+//! too, to see whether any path through them leads to a `ret`. The result is no proof: it is
+//! accepted only if a call instruction precedes the return address that it leads to (see
+//! [`crate::fallback`]).
 //!
-//! The code belongs to the target and may be hostile: each search has a limit of instructions, and all
-//! searches together have a budget.
+//! The code belongs to the target and may be hostile: each search has a limit of instructions, and
+//! all searches together have a budget.
 
 pub(crate) mod aarch64;
 pub(crate) mod x86_64;
@@ -185,11 +186,11 @@ pub(crate) enum Flow {
 /// What following the code from one address gave.
 #[derive(Debug, Default)]
 pub(crate) struct Followed {
-    /// The result of the call before the address is passed to a function that ends the thread or the
-    /// process: the frame is the root.
+    /// The result of the call before the address is passed to a function that ends the thread or
+    /// the process: the frame is the root.
     pub(crate) ends_thread: bool,
-    /// Candidates for the rule: several if paths through the code disagree. Shared, since each frame
-    /// clones them.
+    /// Candidates for the rule: several if paths through the code disagree. Shared, since each
+    /// frame clones them.
     pub(crate) rules: Arc<[Narrow]>,
     /// The rules are those at a `ret`, not only at jumps that may stay within the function.
     pub(crate) sure: bool,
@@ -197,8 +198,8 @@ pub(crate) struct Followed {
 
 /// The searches of one [`crate::Unwinder`], with their budget and cache.
 pub(crate) struct Follower {
-    /// By image number and function address: whether the function returns, and the call depth at which
-    /// that was determined.
+    /// By image number and function address: whether the function returns, and the call depth at
+    /// which that was determined.
     returns: FxHashMap<(u32, u64), (bool, u8)>,
     budget: u32,
 }

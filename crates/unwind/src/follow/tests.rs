@@ -174,7 +174,8 @@ fn rules_at_exits() {
     assert_eq!(rule_at(&image_of(b"\x48\x29\xc4\xc3"), 0, true), None);
     // push %rbx; jmp *x(%rip), of a procedure linkage table: what is on top was put there.
     assert_eq!(rule_at(&image_of(b"\x53\xff\x25\0\0\0\0"), 0, true), None);
-    // lea table, %rsi; movslq (%rsi,%rax,4), %rax; add %rsi, %rax; jmp *%rax; add $8, %rsp; ret; table
+    // lea table, %rsi; movslq (%rsi,%rax,4), %rax; add %rsi, %rax; jmp *%rax; add $8, %rsp; ret;
+    // table
     let switch = b"\x48\x8d\x35\x0e\0\0\0\x48\x63\x04\x86\x48\x01\xf0\xff\xe0\x48\x83\xc4\x08\xc3";
     let image = image_of(&[&switch[..], b"\xfb\xff\xff\xff"].concat());
     assert_eq!(rule_at(&image, 0, true), Some((7, 16)));
