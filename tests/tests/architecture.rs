@@ -48,7 +48,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("report", &["pprof"]),
-    ("console", &["pprof"]),
+    ("console", &[]),
     ("serve", &["pprof", "process", "host", "collect", "report", "console"]),
     ("view", &["pprof", "report", "console"]),
     (

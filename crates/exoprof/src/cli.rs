@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use console::usage::Verbosity;
 
 use crate::record_args::RecordArgs;
-use crate::{doctor, dump, record, report, top};
+use crate::{doctor, dump, record, report, serve, top, view};
 
 /// pprof for any running process, from outside: no restart, no rebuild, no import.
 #[derive(Debug, Parser)]
