@@ -1,4 +1,4 @@
-//! Executable images and the address spaces that they are mapped into.
+//! Read ELF images, and model the address spaces into which they are mapped.
 //!
 //! ```
 //! use image::{Avma, ElfImage, FileOffset};
@@ -15,9 +15,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Three address spaces meet in a profiler, and mixing them up is its classic bug, so each has a
-//! type of its own: [`Avma`] (an address in the running process), [`Svma`] (the address that an
-//! ELF file states for itself) and [`FileOffset`]. A [`Bias`] takes one to the other:
+//! A profiler deals with three address spaces, and confusing them is a classic bug. So each has its
+//! own type: [`Avma`] (actual virtual memory address: in the running process), [`Svma`] (stated
+//! virtual memory address: in the ELF file) and [`FileOffset`]. A [`Bias`] converts between the
+//! first two:
 //!
 //! ```text
 //!   file              ELF's own view            process
@@ -27,11 +28,26 @@
 //!   FileOffset        → p_vaddr Svma                        Avma
 //! ```
 //!
-//! Nothing here makes a system call beyond mapping the file that it is given.
+//! The only system calls of this crate map files that are given to it.
+//!
+//! ```
+//! use std::fs::File;
+//!
+//! use image::{Avma, Bias, ElfImage};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let image = ElfImage::open(&File::open(std::env::current_exe()?)?)?;
+//! let text = image.section(".text").ok_or("no code")?;
+//! let bias = Bias::between(text.svma, Avma(0x7f12_3456_0000));
+//! assert_eq!(bias.to_avma(text.svma), Avma(0x7f12_3456_0000));
+//! # Ok(())
+//! # }
+//! ```
 
 mod addr;
 mod elf;
 mod memory;
+mod sections;
 mod space;
 mod struct_copy;
 mod symbols;
@@ -39,6 +55,7 @@ mod symbols;
 pub use addr::{Avma, Bias, FileOffset, Svma};
 pub use elf::{Arch, ElfError, ElfImage, ElfKind, ImageBytes, Section, Segment};
 pub use memory::{Memory, Part, Unreadable};
+pub use sections::SectionReader;
 pub use space::{AddressSpace, FileId, ImageAbsence, Mapping, MappingId, MappingKind, NewMapping};
 pub use struct_copy::StructCopy;
 pub use symbols::Symbol;

@@ -5,7 +5,7 @@ mod common;
 use std::collections::HashMap;
 use std::process::Command;
 
-use common::{Build, build, for_each_version, goroot, workspace};
+use common::{Build, VERSIONS, build, for_each_version, goroot, workspace};
 use goruntime::Layout;
 use image::ElfImage;
 
@@ -60,4 +60,26 @@ fn offsets_match_dwarf() {
             }
         }
     });
+}
+
+/// `ld` and `objcopy` compress by zstd where Go's linker compresses by zlib.
+#[test]
+fn dwarf_compressed_by_zstd_tells_the_same_layout() {
+    let version = VERSIONS[VERSIONS.len() - 1];
+    let minor: u32 = version.split('.').nth(1).and_then(|m| m.parse().ok()).expect("a version");
+    let program = build(version, "plain", Build::Plain);
+    let dir = tempfile::tempdir().expect("a folder");
+    let (plain, zstd) = (dir.path().join("plain"), dir.path().join("zstd"));
+    for (option, from, to) in [
+        ("--decompress-debug-sections", &program, &plain),
+        ("--compress-debug-sections=zstd", &plain, &zstd),
+    ] {
+        let status = Command::new("objcopy").arg(option).arg(from).arg(to).status();
+        assert!(status.expect("objcopy").success(), "objcopy {option}");
+    }
+    let (original, zstd) = (image_at(&program), image_at(&zstd));
+    let section = zstd.section(".debug_info").expect("debug information");
+    assert!(section.compressed && section.data.starts_with(&[2, 0, 0, 0]), "ELFCOMPRESS_ZSTD");
+    let expected = Layout::of_dwarf(minor, &original).expect("a layout").rows();
+    assert_eq!(Layout::of_dwarf(minor, &zstd).expect("a layout").rows(), expected);
 }
