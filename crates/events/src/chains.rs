@@ -6,56 +6,22 @@
 //! waiting (`bpf/waits_chains.bpf.c`). It knows nothing of any interpreter: where the links are is
 //! told by a [`ChainLayout`] per process.
 
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::OwnedFd;
 
+use aya::EbpfLoader;
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramFd};
-use aya::{Ebpf, EbpfLoader};
+use zerocopy::{FromBytes as _, Immutable, IntoBytes, transmute};
 
-#[cfg(target_arch = "x86_64")]
-const OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/interpreter.x86_64.o");
-#[cfg(target_arch = "aarch64")]
-const OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/interpreter.aarch64.o");
-/// Its program.
+use crate::bpf::interpreter::{self as abi, LayoutBytes, OBJECT};
+use crate::bpf::{self, BpfError, BpfStep, Loaded};
+
+/// The program that runs with sampling events.
 const PROGRAM: &str = "follow_interpreter";
-
-/// Time, pid, tid, status, count.
-const HEADER: usize = 24;
-/// A frame in a record.
-const FRAME: usize = 32;
-
-/// Why chains cannot be followed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {what}: {why}")]
-pub struct ChainError {
-    /// What was tried.
-    what: &'static str,
-    /// How it failed.
-    why: String,
-}
-
-fn failed(what: &'static str) -> impl Fn(&dyn std::error::Error) -> ChainError {
-    move |e| {
-        // The chain of causes, without the verifier's log that some of them hold.
-        let mut why = first_line(&e.to_string());
-        let mut cause = e.source();
-        while let Some(e) = cause {
-            why = format!("{why}: {}", first_line(&e.to_string()));
-            cause = e.source();
-        }
-        ChainError { what, why }
-    }
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
-}
 
 /// Where the links of the chain are in a process. All but `head` and `thread_bias` are offsets in
 /// the structure before; they are read as 64-bit words.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct ChainLayout {
     /// Address of the pointer to the first interpreter.
@@ -95,11 +61,6 @@ impl ChainLayout {
     /// A frame that is the current one of the C frame before belongs to that.
     pub const ANCHORED_BY_C_FRAMES: u32 = 2;
 }
-
-// SAFETY: integers only, and none of its bytes is padding (`repr(C)`, 16 bytes of 64-bit fields
-// followed by 12 32-bit ones).
-#[allow(unsafe_code)]
-unsafe impl aya::Pod for ChainLayout {}
 
 /// How the following of a chain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,19 +106,18 @@ pub struct Chain<'a> {
 
 impl<'a> Chain<'a> {
     fn parse(record: &'a [u8]) -> Option<Self> {
-        let (header, frames) = record.split_at_checked(HEADER)?;
-        let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap_or([0; 4]));
-        let end = match word(16) {
-            0 => ChainEnd::Complete,
-            1 => ChainEnd::NoThread,
-            2 => ChainEnd::Unreadable,
+        let (head, frames) = abi::Chain::read_from_prefix(record).ok()?;
+        let end = match head.status {
+            abi::STATUS_COMPLETE => ChainEnd::Complete,
+            abi::STATUS_NO_THREAD => ChainEnd::NoThread,
+            abi::STATUS_UNREADABLE => ChainEnd::Unreadable,
             _ => ChainEnd::TooMany,
         };
-        let len = usize::try_from(word(20)).ok()?.checked_mul(FRAME)?;
+        let len = usize::try_from(head.count).ok()?.checked_mul(size_of::<abi::Frame>())?;
         Some(Self {
-            time: u64::from_le_bytes(header[..8].try_into().ok()?),
-            pid: word(8).cast_signed(),
-            tid: word(12).cast_signed(),
+            time: head.time,
+            pid: head.pid.cast_signed(),
+            tid: head.tid.cast_signed(),
             end,
             frames: frames.get(..len)?,
         })
@@ -165,93 +125,86 @@ impl<'a> Chain<'a> {
 
     /// The frames, innermost first.
     pub fn frames(&self) -> impl ExactSizeIterator<Item = ChainFrame> + 'a {
-        self.frames.chunks_exact(FRAME).map(|c| {
-            let word = |at: usize| u64::from_le_bytes(c[at..at + 8].try_into().unwrap_or([0; 8]));
-            let anchor = word(24);
+        self.frames.chunks_exact(size_of::<abi::Frame>()).map(|bytes| {
+            let frame = abi::Frame::read_from_bytes(bytes).expect("a chunk of its size");
             ChainFrame {
-                address: word(0),
-                code: word(8),
-                instruction: word(16),
-                c_frame: anchor & ((1 << 56) - 1),
-                owner: (anchor >> 56) as u8,
+                address: frame.address,
+                code: frame.code,
+                instruction: frame.instruction,
+                c_frame: frame.anchor & ((1 << 56) - 1),
+                owner: (frame.anchor >> 56) as u8,
             }
         })
     }
 }
 
-/// What follows chains: the maps of the loaded programs. They are unloaded when this and all events
-/// that they hang on are gone.
+/// Follows chains: the maps of the loaded programs. The programs are unloaded when this and all
+/// events that run them are gone.
 pub struct Chains {
-    layouts: HashMap<MapData, u32, ChainLayout>,
+    layouts: HashMap<MapData, u32, LayoutBytes>,
     lost: PerCpuArray<MapData, u64>,
     ring: RingBuf<MapData>,
-    // Holds the program for sampling events and the rest of what was loaded.
-    object: Option<Ebpf>,
+    /// Holds the program for sampling events and the rest of its object; `None` where the programs
+    /// that sample waits follow chains.
+    object: Option<Loaded>,
 }
 
 impl Chains {
-    /// Loads the program for sampling events. It needs CAP_BPF and CAP_PERFMON, Linux 5.17 and the kernel's BTF.
+    /// Loads the program for sampling events.
     ///
     /// # Errors
-    /// [`ChainError`].
-    pub fn load() -> Result<Self, ChainError> {
-        let namespace = std::fs::metadata("/proc/self/ns/pid")
-            .map_err(|e| failed("look at the PID namespace")(&e))?;
-        let ino = namespace.ino();
-        let mut object = EbpfLoader::new()
-            .override_global("NS_INO", &ino, true)
-            .load(OBJECT)
-            .map_err(|e| failed("load the BPF program for interpreters")(&e))?;
-        let program: &mut PerfEvent = object
-            .program_mut(PROGRAM)
-            .ok_or_else(|| {
-                failed("find the BPF program")(&io::Error::from(io::ErrorKind::NotFound))
-            })?
-            .try_into()
-            .map_err(|e: aya::programs::ProgramError| failed("find the BPF program")(&e))?;
-        program.load().map_err(|e| failed("load the BPF program for interpreters")(&e))?;
+    /// [`BpfError`]; it requires CAP_BPF, CAP_PERFMON, Linux 5.17 and the kernel's BTF.
+    pub fn load() -> Result<Self, BpfError> {
+        let namespace = host::namespace::pid_inode()
+            .map_err(|e| BpfError::new(OBJECT.name, OBJECT.since, BpfStep::Open, &e))?;
+        let types = bpf::kernel_types(&OBJECT)?;
+        let mut loader = EbpfLoader::new();
+        let loader = loader.btf(Some(&types)).override_global("NS_INO", &namespace, true);
+        let mut object = OBJECT.open_by(loader)?;
+        let failed = object.failed(BpfStep::Load(PROGRAM));
+        object.program_mut::<PerfEvent>(PROGRAM)?.load().map_err(failed)?;
+        bpf::loaded(PROGRAM);
         let chains = Self::of(&mut object)?;
         Ok(Self { object: Some(object), ..chains })
     }
 
     /// Takes the maps of programs that follow chains.
-    pub(crate) fn of(object: &mut Ebpf) -> Result<Self, ChainError> {
-        let mut take = |name: &'static str| {
-            object.take_map(name).ok_or_else(|| {
-                failed("find a BPF map")(&io::Error::new(io::ErrorKind::NotFound, name))
-            })
-        };
-        let map_error = |e: aya::maps::MapError| failed("use a BPF map")(&e);
-        let layouts = HashMap::try_from(take("LAYOUTS")?).map_err(map_error)?;
-        let lost = PerCpuArray::try_from(take("LOST")?).map_err(map_error)?;
-        let ring = RingBuf::try_from(take("CHAINS")?).map_err(map_error)?;
-        Ok(Self { layouts, lost, ring, object: None })
+    pub(crate) fn of(object: &mut Loaded) -> Result<Self, BpfError> {
+        Ok(Self {
+            layouts: object.take_map("LAYOUTS")?,
+            lost: object.take_map("LOST")?,
+            ring: object.take_map("CHAINS")?,
+            object: None,
+        })
     }
 
-    /// The program, for [`crate::Sampler::run_with_each_sample`].
+    /// A descriptor of the program, for [`crate::Sampler::run_with_each_sample`].
     ///
     /// # Errors
-    /// When descriptors run out, or it is none for sampling events.
-    pub fn program(&self) -> Result<OwnedFd, ChainError> {
-        let program = self.loaded()?.as_fd().try_clone_to_owned();
-        program.map_err(|e| failed("keep the BPF program")(&e))
+    /// [`BpfError`] when descriptors run out, or when there is no program for sampling events.
+    pub fn program(&self) -> Result<OwnedFd, BpfError> {
+        self.object()?.program_fd(PROGRAM)
     }
 
-    /// The program as it was loaded.
-    pub(crate) fn loaded(&self) -> Result<&ProgramFd, ChainError> {
-        let program = self.object.as_ref().and_then(|object| object.program(PROGRAM));
-        let program = program.ok_or(io::ErrorKind::NotFound);
-        let program = program.map_err(|e| failed("find the BPF program")(&io::Error::from(e)))?;
-        program.fd().map_err(|e| failed("keep the BPF program")(&e))
+    /// The loaded program.
+    pub(crate) fn loaded(&self) -> Result<&ProgramFd, BpfError> {
+        self.object()?.loaded_program(PROGRAM)
+    }
+
+    fn object(&self) -> Result<&Loaded, BpfError> {
+        let missing = || BpfError::missing(OBJECT.name, BpfStep::Attach(PROGRAM));
+        self.object.as_ref().ok_or_else(missing)
     }
 
     /// Follows the chains of a process from now on.
     ///
     /// # Errors
-    /// [`ChainError`]: too many processes.
-    pub fn follow(&mut self, pid: i32, layout: &ChainLayout) -> Result<(), ChainError> {
-        let pid = pid.cast_unsigned();
-        self.layouts.insert(pid, layout, 0).map_err(|e| failed("follow a process")(&e))
+    /// [`BpfError`] when more than 4096 processes are followed.
+    pub fn follow(&mut self, pid: i32, layout: &ChainLayout) -> Result<(), BpfError> {
+        let bytes: LayoutBytes = transmute!(*layout);
+        self.layouts
+            .insert(pid.cast_unsigned(), bytes, 0)
+            .map_err(|e| BpfError::new(OBJECT.name, OBJECT.since, BpfStep::Map("LAYOUTS"), &e))
     }
 
     /// Follows them no longer.

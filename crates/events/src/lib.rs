@@ -5,13 +5,12 @@
 //! a record means for a profile is decided elsewhere.
 
 mod attr;
+mod bpf;
 mod chains;
 mod creations;
 mod goroutines;
-mod namespace;
 mod online;
 mod record;
-mod refusal;
 mod ring;
 mod ringset;
 mod sampler;
@@ -20,18 +19,18 @@ mod tracefs;
 mod waits;
 
 pub use attr::{ClockSource, SamplingOptions, USER_REGISTERS};
-pub use chains::{Chain, ChainEnd, ChainError, ChainFrame, ChainLayout, Chains};
+pub use bpf::{BpfError, BpfObstacle, BpfStep};
+pub use chains::{Chain, ChainEnd, ChainFrame, ChainLayout, Chains};
 pub use creations::{CreationError, CreationSampler, try_creations};
 pub use goroutines::{
-    Capture, CaptureError, CapturedLabels, FieldOffsets, GoThread, GoroutineCapture, Part,
-    StackCopy,
+    Capture, CapturedLabels, FieldOffsets, GoThread, GoroutineCapture, Part, StackCopy,
 };
 pub use online::online_cpus;
 pub use record::{Comm, Event, EventKind, Fork, MmapEvent, Sample, Words};
 pub use ring::RingError;
 pub use ringset::{Losses, RingSet};
 pub use sampler::{OpenError, Opened, Sampler, Scope, try_open};
-pub use stacks::{Looked, LookedCopy, StackCopier, StackCopyError, ThreadLook};
+pub use stacks::{Looked, LookedCopy, StackCopier, ThreadLook};
 pub use waits::{
     Fixed, WaitChains, WaitCounters, WaitError, WaitId, WaitKind, WaitOptions, WaitOutputs,
     WaitPlace, WaitSample, WaitSampler, WaitWants, Waited, Waiting, Woke,

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use perf_event_open_sys::{self as sys, bindings as b};
 
 use crate::attr::{self, ClockSource, Features, SamplingOptions};
+use crate::bpf::{BpfError, BpfStep};
 use crate::record::Layout;
 use crate::ring::{Ring, RingError, page_size};
 use crate::ringset::RingSet;
@@ -166,11 +167,13 @@ impl Sampler {
     /// inherited, and all where another program ran before, since an event keeps the one it has.
     ///
     /// # Errors
-    /// The system's; the events then sample as before.
-    pub fn run_with_each_sample(&mut self, program: OwnedFd) -> io::Result<bool> {
+    /// [`BpfError`]; the events then sample as before.
+    pub fn run_with_each_sample(&mut self, program: OwnedFd) -> Result<bool, BpfError> {
         let replaced = self.program.is_some();
         if !replaced {
-            self.all_events().try_for_each(|fd| set_program(fd, program.as_fd()))?;
+            self.all_events()
+                .try_for_each(|fd| set_program(fd, program.as_fd()))
+                .map_err(|e| BpfError::new("perf event", "4.9", BpfStep::Attach("sampling"), &e))?;
         }
         self.program = Some(program);
         Ok(replaced || self.scope == Scope::Threads)

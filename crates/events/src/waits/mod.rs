@@ -13,87 +13,60 @@ mod place;
 mod rate;
 mod syscall;
 
-use std::io;
-use std::io::Read as _;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use aya::maps::{Array, HashMap, Map, PerCpuArray};
-use aya::programs::{BtfTracePoint, Iter, ProgramError};
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::Btf;
+use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::programs::{BtfTracePoint, Iter};
+use zerocopy::{FromBytes as _, transmute};
 
 pub use abi::{Fixed, WaitCounters, WaitId, WaitPlace, WaitSample, Waited, Waiting, Woke};
-use abi::{Settings, flags};
 pub use outputs::WaitOutputs;
 pub use place::WaitKind;
 
-use crate::chains::{ChainError, Chains};
-use crate::namespace::own_pid_level;
-use crate::refusal::refusal;
+use crate::bpf::waits::{
+    COUNTERS, Futex, FutexBytes, FutexKey, OBJECT, OBJECT_WITH_CHAINS, Settings, SettingsBytes,
+    flags,
+};
+use crate::bpf::{self, BpfError, BpfStep, Loaded};
+use crate::chains::Chains;
 use crate::ring::RingError;
 use crate::ringset::RingSet;
 use rate::Rate;
 
-#[cfg(target_arch = "x86_64")]
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/waits.x86_64.o");
-#[cfg(target_arch = "x86_64")]
-static OBJECT_WITH_CHAINS: &[u8] = aya::include_bytes_aligned!("../../bpf/waits_chains.x86_64.o");
-#[cfg(target_arch = "aarch64")]
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/waits.aarch64.o");
-#[cfg(target_arch = "aarch64")]
-static OBJECT_WITH_CHAINS: &[u8] = aya::include_bytes_aligned!("../../bpf/waits_chains.aarch64.o");
-
+/// The program that lists threads.
+const ITERATOR: &str = "on_task";
 /// No list of waiting threads is longer: some 100,000 threads.
 const MAX_LISTING: u64 = 64 << 20;
 
-/// Why waiting cannot be sampled by BPF programs.
+/// Why BPF programs cannot sample waiting.
 #[derive(Debug, thiserror::Error)]
 pub enum WaitError {
-    /// The kernel does not tell its types, which the programs are fitted to.
-    #[error("the kernel has no type information (/sys/kernel/btf/vmlinux): {0}")]
-    NoTypes(aya::BtfError),
-    /// The maps or programs cannot be made from the object.
-    #[error("bpf objects were refused: {0}")]
-    Load(#[from] aya::EbpfError),
-    /// The kernel refuses a program, or has no such tracepoint.
-    #[error("the kernel refuses the bpf program {program}: {}", refusal(.source))]
-    Program {
-        /// Which.
-        program: &'static str,
-        /// Its answer.
-        source: ProgramError,
-    },
-    /// A map could not be written or read.
-    #[error("bpf map {map}: {source}")]
-    Map {
-        /// Which.
-        map: &'static str,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The event of a CPU.
-    #[error("perf_event_open for the output of bpf programs on cpu {cpu}: {source}")]
+    /// A program cannot be loaded, attached or used.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// The event of a CPU that the programs write to cannot be opened.
+    #[error("cannot open the perf event that BPF programs write to on CPU {cpu}: {source}")]
     Event {
         /// The CPU.
         cpu: u32,
         /// The system's reason.
         source: io::Error,
     },
-    /// The ring of a CPU.
+    /// The ring of a CPU cannot be mapped.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// What follows chains.
-    #[error(transparent)]
-    Chains(#[from] ChainError),
 }
 
-/// What became of following the chains of interpreters.
+/// Whether the chains of interpreters are followed.
 pub enum WaitChains {
     /// Nobody asked for it.
     NotWanted,
-    /// They are followed, of the processes that are told to this.
+    /// They are, for the processes that are given to this.
     Followed(Box<Chains>),
-    /// The kernel does not let them be followed, for this reason.
-    Refused(WaitError),
+    /// The kernel rejects the programs that follow them.
+    Refused(BpfError),
 }
 
 /// What to sample.
@@ -146,8 +119,8 @@ pub struct WaitOptions {
 /// BPF programs that sample waiting, and the events that they write to. Nothing of it outlives
 /// this value, or the process.
 pub struct WaitSampler {
-    bpf: Ebpf,
-    btf: Btf,
+    object: Loaded,
+    kernel_types: Btf,
     settings: Settings,
     block_rate: Rate,
     mutex_rate: Rate,
@@ -171,17 +144,17 @@ impl WaitSampler {
     /// # Errors
     /// [`WaitError`].
     pub fn attach(outputs: WaitOutputs, chains: bool) -> Result<(Self, WaitChains), WaitError> {
-        let btf = Btf::from_sys_fs().map_err(WaitError::NoTypes)?;
-        let with_chains = chains.then(|| load_with_chains(&btf));
-        let (bpf, chains) = match with_chains {
-            Some(Ok((bpf, chains))) => (bpf, WaitChains::Followed(Box::new(chains))),
-            Some(Err(e)) => (load(OBJECT, &btf)?, WaitChains::Refused(e)),
-            None => (load(OBJECT, &btf)?, WaitChains::NotWanted),
+        let kernel_types = bpf::kernel_types(&OBJECT)?;
+        let plain = || OBJECT.open(Some(&kernel_types));
+        let (object, chains) = match chains.then(|| load_with_chains(&kernel_types)) {
+            Some(Ok((object, chains))) => (object, WaitChains::Followed(Box::new(chains))),
+            Some(Err(e)) => (plain()?, WaitChains::Refused(e)),
+            None => (plain()?, WaitChains::NotWanted),
         };
         let rate = Rate::new(outputs.options.finest_rate);
         let mut this = Self {
-            bpf,
-            btf,
+            object,
+            kernel_types,
             settings: settings(&outputs.options),
             block_rate: rate,
             mutex_rate: rate,
@@ -190,7 +163,7 @@ impl WaitSampler {
             untracked_swept: 0,
         };
         this.store_settings()?;
-        this.outputs.publish(map(&this.bpf, "events")?)?;
+        this.outputs.publish(&this.object)?;
         this.attach_all()?;
         Ok((this, chains))
     }
@@ -200,13 +173,12 @@ impl WaitSampler {
     /// # Errors
     /// [`WaitError`].
     pub fn follow(&mut self, processes: &[BorrowedFd<'_>]) -> Result<(), WaitError> {
-        let map = map(&self.bpf, "followed")?;
+        let map = self.object.map_fd("followed")?;
         for process in processes {
-            let key = std::os::fd::AsRawFd::as_raw_fd(process).cast_unsigned();
-            match syscall::set_element(map, key, 1) {
+            match syscall::set_element(map, process.as_raw_fd().cast_unsigned(), 1) {
                 // It has exited.
                 Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
-                other => other.map_err(|source| WaitError::Map { map: "followed", source })?,
+                other => other.map_err(self.object.failed(BpfStep::Map("followed")))?,
             }
         }
         self.set_flag(flags::SEEDING, true)?;
@@ -271,16 +243,14 @@ impl WaitSampler {
     /// # Errors
     /// [`WaitError`]; the old events then serve on.
     pub fn grow_stack(&mut self, rings: &mut RingSet, stack_bytes: u32) -> Result<(), WaitError> {
-        let map = map(&self.bpf, "events")?;
-        self.outputs.grow_stack(map, rings, stack_bytes)
+        self.outputs.grow_stack(&self.object, rings, stack_bytes)
     }
 
     /// What the programs have counted.
     #[must_use]
     pub fn counters(&self) -> WaitCounters {
-        let mut sums = [0; WaitCounters::COUNT];
-        let map = self.bpf.map("counters").and_then(|m| PerCpuArray::<_, u64>::try_from(m).ok());
-        if let Some(map) = map {
+        let mut sums = [0; COUNTERS];
+        if let Ok(map) = self.object.map::<PerCpuArray<_, u64>>("counters") {
             for (key, sum) in (0u32..).zip(&mut sums) {
                 *sum = map.get(&key, 0).map_or(0, |per_cpu| per_cpu.iter().sum());
             }
@@ -292,10 +262,9 @@ impl WaitSampler {
     /// none of them. For tests: one that stayed for good would falsify all later charges.
     #[must_use]
     pub fn futex_waiters(&self) -> u64 {
-        let map = self.bpf.map("futexes");
-        let map = map.and_then(|m| HashMap::<_, [u64; 2], [u32; 6]>::try_from(m).ok());
-        let rows = map.iter().flat_map(|m| m.iter().flatten());
-        rows.map(|(_, [_lock, waiters, ..])| u64::from(waiters)).sum()
+        let map = self.object.map::<HashMap<_, FutexKey, FutexBytes>>("futexes");
+        let rows = map.iter().flat_map(|map| map.iter().flatten());
+        rows.map(|(_, futex)| waiters(&futex)).sum()
     }
 
     /// Mean nanoseconds between two samples of waiting, and of being waited for, in force now.
@@ -319,15 +288,18 @@ impl WaitSampler {
                 other => other?,
             }
         }
-        let failed = |source| WaitError::Program { program: "on_task", source };
-        let iterator: &mut Iter = program(&mut self.bpf, "on_task")?;
-        iterator.load("task", &self.btf).map_err(failed)
+        let failed = self.object.failed(BpfStep::Load(ITERATOR));
+        let iterator: &mut Iter = self.object.program_mut(ITERATOR)?;
+        iterator.load("task", &self.kernel_types).map_err(failed)?;
+        bpf::loaded(ITERATOR);
+        Ok(())
     }
 
     fn attach_to(&mut self, name: &'static str, tracepoint: &str) -> Result<(), WaitError> {
-        load_program(&mut self.bpf, &self.btf, name, tracepoint)?;
-        let found: &mut BtfTracePoint = program(&mut self.bpf, name)?;
-        found.attach().map_err(|source| WaitError::Program { program: name, source })?;
+        load_program(&mut self.object, &self.kernel_types, name, tracepoint)?;
+        let failed = self.object.failed(BpfStep::Attach(name));
+        self.object.program_mut::<BtfTracePoint>(name)?.attach().map_err(failed)?;
+        tracing::debug!(program = name, tracepoint, "bpf program attached");
         Ok(())
     }
 
@@ -350,20 +322,11 @@ impl WaitSampler {
 
     /// Lets the iterator go over all threads, and gives what it wrote.
     fn iterate(&mut self) -> Result<Vec<u8>, WaitError> {
-        let failed = |source| WaitError::Program { program: "on_task", source };
-        let broken = |e: aya::programs::links::LinkError| WaitError::Map {
-            map: "task iterator",
-            source: io::Error::other(e),
-        };
-        let iterator: &mut Iter = program(&mut self.bpf, "on_task")?;
-        let id = iterator.attach().map_err(failed)?;
-        let link = iterator.take_link(id).map_err(failed)?;
+        let file = self.object.iterate(ITERATOR)?;
         let mut bytes = Vec::new();
-        link.into_file()
-            .map_err(broken)?
-            .take(MAX_LISTING)
+        file.take(MAX_LISTING)
             .read_to_end(&mut bytes)
-            .map_err(|source| WaitError::Map { map: "task iterator", source })?;
+            .map_err(self.object.failed(BpfStep::Iterate(ITERATOR)))?;
         Ok(bytes)
     }
 
@@ -376,19 +339,20 @@ impl WaitSampler {
     fn store_settings(&mut self) -> Result<(), WaitError> {
         self.settings.block_rate = self.block_rate.ns();
         self.settings.mutex_rate = self.mutex_rate.ns();
-        let map = self.bpf.map_mut("settings").ok_or_else(|| absent("settings"))?;
-        let failed = |e| WaitError::Map { map: "settings", source: io::Error::other(e) };
-        let mut map = Array::<_, Settings>::try_from(map).map_err(failed)?;
-        map.set(0, self.settings, 0).map_err(failed)
+        let failed = self.object.failed(BpfStep::Map("settings"));
+        let mut map: Array<_, SettingsBytes> = self.object.map_mut("settings")?;
+        let bytes: SettingsBytes = transmute!(self.settings);
+        map.set(0, bytes, 0).map_err(failed)?;
+        Ok(())
     }
 
     /// Makes room in the table of futexes: those without waiters go.
     fn sweep_futexes(&mut self) {
-        let Some(map) = self.bpf.map_mut("futexes") else { return };
-        let Ok(mut map) = HashMap::<_, [u64; 2], [u32; 6]>::try_from(map) else { return };
-        let unused =
-            |(key, [_lock, waiters, ..]): ([u64; 2], [u32; 6])| (waiters == 0).then_some(key);
+        let map = self.object.map_mut::<HashMap<_, FutexKey, FutexBytes>>("futexes");
+        let Ok(mut map) = map else { return };
+        let unused = |(key, futex): (FutexKey, FutexBytes)| (waiters(&futex) == 0).then_some(key);
         let keys: Vec<_> = map.iter().flatten().filter_map(unused).collect();
+        tracing::debug!(futexes = keys.len(), "table of futexes is full: unused ones removed");
         for key in keys {
             // Gone already is as good.
             let _ = map.remove(&key);
@@ -396,60 +360,43 @@ impl WaitSampler {
     }
 }
 
-fn load(object: &[u8], btf: &Btf) -> Result<Ebpf, WaitError> {
-    // Task storage is known to the kernel, if not to the library.
-    Ok(EbpfLoader::new().btf(Some(btf)).allow_unsupported_maps().load(object)?)
+fn waiters(futex: &FutexBytes) -> u64 {
+    Futex::read_from_bytes(futex).map_or(0, |futex| u64::from(futex.waiters))
 }
 
-/// The programs that follow chains, of which those that do are in the kernel: whether it takes them
-/// is known before anything is attached.
-fn load_with_chains(btf: &Btf) -> Result<(Ebpf, Chains), WaitError> {
-    let mut bpf = load(OBJECT_WITH_CHAINS, btf)?;
-    load_program(&mut bpf, btf, "on_waking", "sched_waking")?;
-    load_program(&mut bpf, btf, "on_rseq", "rseq_update")
-        .or_else(|_| load_program(&mut bpf, btf, "on_sys_exit", "sys_exit"))?;
-    let chains = Chains::of(&mut bpf)?;
-    Ok((bpf, chains))
+/// Opens the object that follows chains, and loads those of its programs that do: whether the kernel
+/// takes them is known before anything is attached.
+fn load_with_chains(kernel_types: &Btf) -> Result<(Loaded, Chains), BpfError> {
+    let mut object = OBJECT_WITH_CHAINS.open(Some(kernel_types))?;
+    load_program(&mut object, kernel_types, "on_waking", "sched_waking")?;
+    load_program(&mut object, kernel_types, "on_rseq", "rseq_update")
+        .or_else(|_| load_program(&mut object, kernel_types, "on_sys_exit", "sys_exit"))?;
+    let chains = Chains::of(&mut object)?;
+    Ok((object, chains))
 }
 
-/// Has the kernel take a program, unless it has.
+/// Loads a program unless it is loaded.
 fn load_program(
-    bpf: &mut Ebpf,
-    btf: &Btf,
+    object: &mut Loaded,
+    kernel_types: &Btf,
     name: &'static str,
     tracepoint: &str,
-) -> Result<(), WaitError> {
-    let found: &mut BtfTracePoint = program(bpf, name)?;
-    if found.fd().is_ok() {
+) -> Result<(), BpfError> {
+    let failed = object.failed(BpfStep::Load(name));
+    let program: &mut BtfTracePoint = object.program_mut(name)?;
+    if program.fd().is_ok() {
         return Ok(());
     }
-    found.load(tracepoint, btf).map_err(|source| WaitError::Program { program: name, source })
+    program.load(tracepoint, kernel_types).map_err(failed)?;
+    bpf::loaded(name);
+    Ok(())
 }
 
 /// Nobody knows yet what is going to be wanted: who waits for a futex is noted for the case.
 fn settings(options: &WaitOptions) -> Settings {
     let children = if options.children { flags::CHILDREN } else { 0 };
     let flags = flags::WANT_MUTEX | children;
-    Settings { flags, pid_level: own_pid_level(), ..Settings::default() }
-}
-
-fn absent(map: &'static str) -> WaitError {
-    WaitError::Map { map, source: io::ErrorKind::NotFound.into() }
-}
-
-fn map<'a>(bpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, WaitError> {
-    match bpf.map(name) {
-        Some(Map::Unsupported(data) | Map::PerfEventArray(data)) => Ok(data.fd().as_fd()),
-        _ => Err(absent(name)),
-    }
-}
-
-fn program<'a, T>(bpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, WaitError>
-where
-    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-{
-    let found = bpf.program_mut(name).ok_or_else(|| absent(name))?;
-    found.try_into().map_err(|source| WaitError::Program { program: name, source })
+    Settings { flags, pid_level: host::namespace::pid_level(), ..Settings::default() }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The events that the programs write to, one per CPU, with their rings.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use super::{WaitError, WaitOptions, syscall};
 use crate::attr::{self, OUTPUT_SAMPLE_TYPE, USER_REGISTERS};
+use crate::bpf::{BpfStep, Loaded};
 use crate::record::Layout;
 use crate::ringset::RingSet;
 use crate::sampler::{MIN_RING_BYTES, map_rings, open_event, redirect};
@@ -39,14 +40,14 @@ impl WaitOutputs {
     }
 
     /// Has programs write to them, through their map of events.
-    pub(super) fn publish(&self, map: BorrowedFd<'_>) -> Result<(), WaitError> {
-        publish(&self.cpus, &self.leaders, map)
+    pub(super) fn publish(&self, object: &Loaded) -> Result<(), WaitError> {
+        publish(&self.cpus, &self.leaders, object)
     }
 
     /// Has programs write to others, that copy `stack_bytes` of stack, into the same rings.
     pub(super) fn grow_stack(
         &mut self,
-        map: BorrowedFd<'_>,
+        object: &Loaded,
         rings: &mut RingSet,
         stack_bytes: u32,
     ) -> Result<(), WaitError> {
@@ -56,7 +57,7 @@ impl WaitOutputs {
                 .map_err(|source| WaitError::Event { cpu, source })?;
         }
         rings.set_stack_bytes(stack_bytes);
-        publish(&self.cpus, &grown, map)?;
+        publish(&self.cpus, &grown, object)?;
         self.grown = grown;
         Ok(())
     }
@@ -70,10 +71,11 @@ fn open_events(cpus: &[u32], stack_bytes: u32, side_band: bool) -> Result<Vec<Ow
     cpus.iter().map(open).collect()
 }
 
-fn publish(cpus: &[u32], events: &[OwnedFd], map: BorrowedFd<'_>) -> Result<(), WaitError> {
+fn publish(cpus: &[u32], events: &[OwnedFd], object: &Loaded) -> Result<(), WaitError> {
+    let map = object.map_fd("events")?;
     for (fd, &cpu) in events.iter().zip(cpus) {
         syscall::set_element(map, cpu, fd.as_raw_fd().cast_unsigned())
-            .map_err(|source| WaitError::Map { map: "events", source })?;
+            .map_err(object.failed(BpfStep::Map("events")))?;
     }
     Ok(())
 }
