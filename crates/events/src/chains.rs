@@ -1,10 +1,10 @@
-//! Chains of an interpreter's frames, followed at the moment of a sample by a BPF program.
+//! Follows the linked frames of an interpreter at the moment of a sample, by a BPF program.
 //!
-//! Samples are read some milliseconds after they were taken; an interpreter's frames lie in its
-//! heap and are others by then. The program (`bpf/interpreter.h`) runs while the sampled thread
-//! stands still: on the sampling event (`bpf/interpreter.bpf.c`), or as part of those that sample
-//! waiting (`bpf/waits_chains.bpf.c`). It knows nothing of any interpreter: where the links are is
-//! told by a [`ChainLayout`] per process.
+//! Samples are read some milliseconds after they were taken, and the interpreter has changed the
+//! frames in its heap by then. The program (`bpf/interpreter.h`) runs while the sampled thread is
+//! interrupted: with the sampling event (`bpf/interpreter.bpf.c`), or as a part of the programs that
+//! sample waiting (`bpf/waits_chains.bpf.c`). It knows no particular interpreter: a [`ChainLayout`]
+//! per process tells it where the links are.
 
 use std::os::fd::OwnedFd;
 
@@ -19,15 +19,14 @@ use crate::bpf::{self, BpfError, BpfStep, Loaded};
 /// The program that runs with sampling events.
 const PROGRAM: &str = "follow_interpreter";
 
-/// Where the links of the chain are in a process. All but `head` and `thread_bias` are offsets in
-/// the structure before; they are read as 64-bit words.
+/// Where the links of the chain are in a process. All but `head` and `thread_bias` are offsets in a
+/// structure, in bytes, of 64-bit words.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct ChainLayout {
     /// Address of the pointer to the first interpreter.
     pub head: u64,
-    /// What is added to the thread pointer (`fs` base, `tpidr_el0`) to get the interpreter's id
-    /// of a thread.
+    /// Added to the thread pointer (`fs` base, `tpidr_el0`) to get the interpreter's id of a thread.
     pub thread_bias: u64,
     /// In an interpreter, the next one.
     pub interpreter_next: u32,
@@ -41,35 +40,35 @@ pub struct ChainLayout {
     pub thread_frame: u32,
     /// [`ChainLayout::THROUGH_C_FRAME`], [`ChainLayout::ANCHORED_BY_C_FRAMES`].
     pub flags: u32,
-    /// In a C frame, its innermost frame.
+    /// In a C frame, its innermost interpreter frame.
     pub c_frame_current: u32,
-    /// In a C frame, the C frame before.
+    /// In a C frame, the previous C frame.
     pub c_frame_previous: u32,
     /// In a frame, its code.
     pub frame_code: u32,
     /// In a frame, the one that called it.
     pub frame_previous: u32,
-    /// In a frame, where it is.
+    /// In a frame, its position in the code.
     pub frame_instruction: u32,
-    /// In a frame, the byte that tells who owns it; 0 for none.
+    /// In a frame, the byte with its owner; 0 if there is none.
     pub frame_owner: u32,
 }
 
 impl ChainLayout {
     /// The thread leads to a C frame, and that to the frames.
     pub const THROUGH_C_FRAME: u32 = 1;
-    /// A frame that is the current one of the C frame before belongs to that.
+    /// A frame that is the current one of the previous C frame belongs to that C frame.
     pub const ANCHORED_BY_C_FRAMES: u32 = 2;
 }
 
-/// How the following of a chain ended.
+/// How a chain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChainEnd {
-    /// At its end.
+    /// At its last frame.
     Complete,
-    /// The sampled thread is none of the interpreter's.
+    /// The interpreter does not know the sampled thread.
     NoThread,
-    /// At memory that is not there, or not in RAM.
+    /// At memory that is not mapped, or not in RAM.
     Unreadable,
     /// At the limit of 1000 frames.
     TooMany,
@@ -82,11 +81,11 @@ pub struct ChainFrame {
     pub address: u64,
     /// Its code.
     pub code: u64,
-    /// Where in the code it is.
+    /// Its position in the code.
     pub instruction: u64,
-    /// The C frame that it belongs to, where the chain leads through them.
+    /// The address of the C frame that it belongs to, where there are C frames.
     pub c_frame: u64,
-    /// Who owns it.
+    /// Its owner, in the interpreter's numbers.
     pub owner: u8,
 }
 
@@ -207,13 +206,13 @@ impl Chains {
             .map_err(|e| BpfError::new(OBJECT.name, OBJECT.since, BpfStep::Map("LAYOUTS"), &e))
     }
 
-    /// Follows them no longer.
+    /// Stops following the chains of a process.
     pub fn forget(&mut self, pid: i32) {
         // It may be gone, or never have been followed.
         let _ = self.layouts.remove(&pid.cast_unsigned());
     }
 
-    /// Hands out what has come.
+    /// Passes on the chains that were recorded.
     pub fn drain(&mut self, mut sink: impl FnMut(&Chain<'_>)) {
         while let Some(item) = self.ring.next() {
             if let Some(chain) = Chain::parse(&item) {
@@ -222,7 +221,7 @@ impl Chains {
         }
     }
 
-    /// Chains that found no room.
+    /// Chains that were lost: the ring had no space.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.get(&0, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
@@ -234,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_taken_apart_or_refused() {
+    fn a_record_is_parsed_or_rejected() {
         let mut bytes = Vec::new();
         bytes.extend(77u64.to_le_bytes());
         for word in [5u32, 6, 2, 1] {

@@ -1,5 +1,5 @@
-//! Samples of threads that create threads: the tracepoint `task:task_newtask`, which is passed in
-//! the context of the creator.
+//! Samples threads that create threads, by the tracepoint `task:task_newtask`, which the creating
+//! thread hits.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -12,22 +12,20 @@ use crate::ring::RingError;
 use crate::ringset::RingSet;
 use crate::sampler::{MIN_RING_BYTES, map_rings, open_event};
 use crate::tracefs;
+pub use crate::tracefs::TracepointError;
 
 const TRACEPOINT: &str = "task/task_newtask";
 /// `CLONE_THREAD` (linux/sched.h): a thread, not a process.
 const ONLY_THREADS: &std::ffi::CStr = c"clone_flags & 0x10000";
 
-/// Why the creation of threads cannot be sampled.
+/// Why thread creations cannot be sampled.
 #[derive(Debug, thiserror::Error)]
 pub enum CreationError {
-    /// The number of the tracepoint is not to be had.
-    #[error(
-        "the tracepoint task:task_newtask, which root only can find, is not to be had: {0}; to \
-         mend it: sudo exoprof record threadcreate …"
-    )]
-    NoTracepoint(io::Error),
+    /// The tracepoint's number cannot be read.
+    #[error("{why}; fix: {fix}", why = .0, fix = .0.fix())]
+    NoTracepoint(#[from] TracepointError),
     /// The event of a CPU.
-    #[error("perf_event_open for task:task_newtask on cpu {cpu}: {source}")]
+    #[error("perf_event_open fails for the tracepoint task:task_newtask on CPU {cpu}: {source}")]
     Event {
         /// The CPU.
         cpu: u32,
@@ -39,22 +37,22 @@ pub enum CreationError {
     Ring(#[from] RingError),
 }
 
-/// Tries whether the creation of threads is known to the kernel, and shown to us.
+/// Checks whether we can find the tracepoint of thread creations.
 ///
 /// # Errors
-/// The system's.
-pub fn try_creations() -> io::Result<()> {
+/// [`TracepointError`].
+pub fn try_creations() -> Result<(), TracepointError> {
     tracefs::tracepoint(TRACEPOINT).map(drop)
 }
 
-/// One event per CPU. Whoever reads the ring passes over other processes' samples.
+/// One event per CPU. The reader skips the samples of other processes.
 pub struct CreationSampler {
     events: Vec<OwnedFd>,
 }
 
 impl CreationSampler {
-    /// Opens the events, which sample from then on, and their rings of `ring_bytes` each, or less
-    /// where the locked-memory allowance is smaller.
+    /// Opens the events, which sample from then on, and maps their rings of `ring_bytes` each: less,
+    /// down to 32 KiB, where the locked-memory limit is smaller.
     ///
     /// # Errors
     /// [`CreationError`].
@@ -63,7 +61,7 @@ impl CreationSampler {
         stack_bytes: u32,
         ring_bytes: usize,
     ) -> Result<(Self, RingSet), CreationError> {
-        let id = tracefs::tracepoint(TRACEPOINT).map_err(CreationError::NoTracepoint)?;
+        let id = tracefs::tracepoint(TRACEPOINT)?;
         let mut events = Vec::with_capacity(cpus.len());
         for &cpu in cpus {
             let mut attr = attr::build_tracepoint(id, stack_bytes);
@@ -78,10 +76,11 @@ impl CreationSampler {
             registers: USER_REGISTERS.count_ones() as usize,
             stack_bytes,
         };
+        tracing::debug!(tracepoint = TRACEPOINT, id, events = events.len(), "perf events opened");
         Ok((Self { events }, RingSet::new(rings, layout)))
     }
 
-    /// Samples nothing more.
+    /// Stops sampling.
     pub fn disable(&self) {
         for event in &self.events {
             disable(event);

@@ -1,6 +1,8 @@
-//! What will be gone when a sample of a Go program is read: the stack of the goroutine where its
-//! thread runs on another one, and the goroutine's labels. A BPF program (`bpf/goroutine.bpf.c`)
-//! copies them as the sample is taken.
+//! Copies the stack and labels of a goroutine at the moment of a sample, by a BPF program
+//! (`bpf/goroutine.bpf.c`).
+//!
+//! They would be gone when the sample is read: perf copies the stack that the thread runs on, which
+//! is another one while the runtime or C code runs, and no labels.
 //!
 //! ```text
 //!  sampling event fires ─► BPF program: thread's m ─► m.curg ─► stack, labels ─► ring of captures
@@ -23,7 +25,7 @@ use crate::bpf::{self, BpfError, BpfStep, Loaded};
 /// The program's name.
 const PROGRAM: &str = "goroutine";
 
-/// Where the fields of the runtime's types lie, in bytes.
+/// Offsets of fields in the runtime's types, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the runtime's fields")]
 pub struct FieldOffsets {
@@ -44,13 +46,13 @@ pub struct FieldOffsets {
 pub struct GoThread {
     /// The address of its `runtime.m`.
     pub m: u64,
-    /// `m.procid`, by which an `m` that is used again is noticed.
+    /// `m.procid`, which shows that an `m` was reused.
     pub procid: u64,
-    /// The layout of its Go version.
+    /// The offsets of its Go version.
     pub offsets: FieldOffsets,
-    /// Labels are a map (before Go 1.24), not a slice.
+    /// Labels are a map (before Go 1.24) instead of a slice.
     pub labels_are_a_map: bool,
-    /// The program holds C code, which may have called back into Go.
+    /// The program contains C code, which may have called back into Go.
     pub has_cgo: bool,
 }
 
@@ -78,21 +80,21 @@ impl GoThread {
     }
 }
 
-/// A copied piece of a stack.
+/// A copied part of a stack.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StackCopy {
-    /// Where it begins.
+    /// Its lowest address.
     pub start: u64,
-    /// What is there.
+    /// The bytes from there on.
     pub bytes: Vec<u8>,
 }
 
 /// Profiler labels as they were when the sample was taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CapturedLabels {
-    /// Keys and values, in no order.
+    /// Keys and values, in no particular order.
     pub labels: Vec<(String, String)>,
-    /// Some are missing or cut.
+    /// Some are missing or truncated.
     pub incomplete: bool,
 }
 
@@ -103,31 +105,31 @@ pub struct Capture {
     pub tid: i32,
     /// CLOCK_MONOTONIC in nanoseconds, shortly before the sample's.
     pub time: u64,
-    /// The interrupted program counter: in the kernel, if that was interrupted.
+    /// The interrupted program counter, which may be in the kernel.
     pub pc: u64,
-    /// The interrupted stack pointer, likewise.
+    /// The interrupted stack pointer, which may be in the kernel.
     pub sp: u64,
-    /// The address of the goroutine that the thread works for; 0 for none.
+    /// The address of the goroutine that the thread runs; 0 for none.
     pub g: u64,
-    /// Its number.
+    /// The goroutine's id.
     pub goid: u64,
     /// The bounds of its stack.
     pub stack_bounds: (u64, u64),
-    /// `g.sched.sp` and `.pc`: where the goroutine left its stack, if the thread is on another.
+    /// `g.sched.sp` and `.pc`: where the goroutine left its stack, if the thread runs on another one.
     pub sched: (u64, u64),
-    /// `m.vdsoSP` and `m.vdsoPC`: where the vdso was called from, if that is running.
+    /// `m.vdsoSP` and `m.vdsoPC`: where the vDSO was called from, if it runs.
     pub vdso: (u64, u64),
     /// `m.g0.sched.sp`: where the thread left its system stack.
     pub system_sp: u64,
-    /// The used part of the goroutine's stack, if the thread is not on it.
+    /// The used part of the goroutine's stack, if the thread does not run on it.
     pub stack: StackCopy,
-    /// The stack is longer than what could be copied.
+    /// The stack is longer than the copy.
     pub stack_cut: bool,
     /// The system stack of a program with C code.
     pub system_stack: StackCopy,
     /// `g.labels`: 0 for none.
     pub labels_at: u64,
-    /// The labels; `None` if there are none, or their capture found no room.
+    /// The labels; `None` if there are none, or the ring had no space for them.
     pub labels: Option<CapturedLabels>,
 }
 
@@ -189,7 +191,7 @@ impl GoroutineCapture {
         self.next.set(0, chains.loaded()?, 0).map_err(failed)
     }
 
-    /// Makes a thread known, or replaces what was known of it. Gives whether there was room.
+    /// Captures the goroutines of this thread from now on. Returns whether the table had space.
     pub fn watch(&mut self, tid: i32, thread: &GoThread) -> bool {
         if self.known.get(&tid) == Some(thread) {
             return true;
@@ -205,18 +207,18 @@ impl GoroutineCapture {
     /// Forgets a thread.
     pub fn forget(&mut self, tid: i32) {
         if self.known.remove(&tid).is_some() {
-            // Whether the kernel's map still had it makes no difference.
+            // The kernel's map may have lost it.
             let _ = self.threads.remove(&tid.cast_unsigned());
         }
     }
 
-    /// Parts of captures that found no room in the ring.
+    /// Parts of captures that were lost: the ring had no space.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.get(&0, 0).unwrap_or(0)
     }
 
-    /// Hands out what has been captured, each thread's in the order of time.
+    /// Passes on what was captured, in time order for each thread.
     pub fn drain(&mut self, mut sink: impl FnMut(Part)) {
         while let Some(record) = self.ring.next() {
             if let Some(part) = parse(&record) {
@@ -226,20 +228,19 @@ impl GoroutineCapture {
     }
 }
 
-/// A record of the ring: the first part of a capture, or one that belongs to the last of its
-/// thread.
+/// A record of the ring: the first part of a capture, or a later part of the thread's last one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The capture but for what may follow.
+    /// The capture without the parts that may follow.
     Goroutine(Box<Capture>),
     /// [`Capture::system_stack`] of the capture of this thread and time.
     SystemStack(i32, u64, StackCopy),
-    /// [`Capture::labels`] likewise.
+    /// [`Capture::labels`] of the capture of this thread and time.
     Labels(i32, u64, CapturedLabels),
 }
 
 impl Part {
-    /// Adds itself to the capture that it belongs to.
+    /// Adds this part to the capture that it belongs to.
     pub fn complete(self, capture: &mut Capture) {
         match self {
             Self::SystemStack(tid, time, copy) if (tid, time) == (capture.tid, capture.time) => {
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_record_is_no_capture() {
+    fn a_truncated_record_is_rejected() {
         let whole = words(1, &[99, 1, 2, 3, 4, 10, 20, 11, 12, 13, 14, 15, 16, 11, 8, 9, 0x55]);
         for n in 0..whole.len() {
             assert_eq!(parse(&whole[..n]), None, "{n}");

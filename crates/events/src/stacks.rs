@@ -1,5 +1,5 @@
-//! Registers and stacks of all threads of a process while nothing is stopped, by a BPF program that
-//! the kernel runs for each thread in turn (`bpf/stacks.bpf.c`).
+//! Copies registers and stacks of the threads of a process without stopping them, by a BPF program
+//! that the kernel runs for each thread in turn (`bpf/stacks.bpf.c`).
 
 use std::io::{self, Read};
 
@@ -19,44 +19,44 @@ const PROGRAM: &str = "copy_stacks";
 pub struct ThreadLook<'a> {
     /// The thread, in our PID namespace.
     pub tid: i32,
-    /// The task's state (linux/sched.h); 0 where it could run.
+    /// The task's state (linux/sched.h); 0 for a runnable thread.
     pub state: u32,
-    /// How often it has been switched out: the same at two looks where it ran at neither means
-    /// that it has not run between them.
+    /// How often it was switched out. If this is the same at two looks, and it ran at neither, it has
+    /// not run between them.
     pub switches: u64,
-    /// What became of it.
+    /// The copy, or why there is none.
     pub what: Looked<'a>,
 }
 
-/// What a look at a thread gave.
+/// The result of a look at a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Looked<'a> {
-    /// Nothing: it ran on a CPU then.
+    /// It was running on a CPU.
     Runs,
-    /// Nothing new: it has not run since an earlier look copied it.
+    /// It has not run since an earlier look copied it.
     Same,
-    /// It stood still, and this is its copy.
+    /// It was blocked or preempted, and this is its copy.
     Copied(LookedCopy<'a>),
 }
 
-/// The copy of a thread that stood still.
+/// The copy of a thread that did not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LookedCopy<'a> {
-    /// User registers in the order of [`crate::USER_REGISTERS`]; a 32-bit program's mean nothing here.
+    /// User registers in the order of [`crate::USER_REGISTERS`]; meaningless for a 32-bit program.
     pub registers: crate::Words<'a>,
-    /// It is a 32-bit program's.
+    /// It belongs to a 32-bit program.
     pub is_32_bit: bool,
-    /// The thread pointer.
+    /// The thread pointer (`fs` base, `tpidr_el0`).
     pub thread_pointer: u64,
-    /// The system call that it is in, and its arguments.
+    /// The number of the system call that it is in, and its arguments.
     pub call: Option<(u32, [u64; 6])>,
-    /// Its stack, from the stack pointer on, as far as there is memory and room for it.
+    /// Its stack from the stack pointer on, to its end or up to 24 KiB.
     pub stack: &'a [u8],
-    /// There was no more room: the stack may go on.
+    /// The copy is full: the stack may go on.
     pub is_full: bool,
 }
 
-/// The program, loaded. Nothing of it outlives this value, or the process.
+/// The loaded program. It is unloaded with this value, or with our process.
 pub struct StackCopier {
     object: Loaded,
 }
@@ -75,9 +75,9 @@ impl StackCopier {
         Ok(Self { object })
     }
 
-    /// Looks at each thread of a process once; what has not run since it was copied at an earlier
-    /// look of this copier is not copied again. The caller holds the process, so that its number
-    /// cannot have become another's.
+    /// Looks at each thread of a process (a PID of our namespace) once. Threads that have not run since
+    /// an earlier look of this copier are not copied again. The caller holds the process, so that its
+    /// PID is not reused.
     ///
     /// # Errors
     /// [`BpfError`].
@@ -96,7 +96,7 @@ impl StackCopier {
     }
 }
 
-/// Reads to the end, and has records taken off the front of what has come.
+/// Reads to the end. `take` consumes a record at the front and returns its size.
 fn read_records(
     mut file: impl Read,
     mut take: impl FnMut(&[u8]) -> Option<usize>,
@@ -121,7 +121,7 @@ fn read_records(
     }
 }
 
-/// Reads the record at the front, and gives its size; `None` where it is not whole yet.
+/// Parses the record at the front, and returns its size; `None` if it is incomplete.
 fn parse(bytes: &[u8], sink: &mut impl FnMut(&ThreadLook<'_>)) -> Option<usize> {
     let (head, rest) = CopyHead::read_from_prefix(bytes).ok()?;
     let stack_bytes = (head.stack_bytes as usize).min(STACK_BYTES);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_taken_apart() {
+    fn a_copy_is_parsed() {
         let bytes = record(COPIED, 202, &[1, 2, 3, 4]);
         let mut seen = 0;
         let mut sink = |look: &ThreadLook<'_>| {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_fault_is_no_system_call_and_nonsense_is_passed_over() {
+    fn a_page_fault_is_no_system_call_and_unknown_records_are_skipped() {
         let mut calls = Vec::new();
         let mut sink = |look: &ThreadLook<'_>| match look.what {
             Looked::Copied(copy) => calls.push(copy.call),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_read_across_the_borders_of_readings() {
+    fn records_may_span_reads() {
         let all = record(COPIED, 1, &vec![7; STACK_BYTES]).repeat(5);
         let mut seen = 0;
         let mut sink = |look: &ThreadLook<'_>| {

@@ -1,4 +1,4 @@
-//! What a sample of waiting tells: parses what the programs write (`bpf/waits.h`).
+//! Parses the samples of waiting that BPF programs write (`bpf/waits.h`).
 
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -7,22 +7,22 @@ use crate::bpf::waits::{
     Waiting as ListedWait,
 };
 
-/// What the programs have counted.
+/// Counters of the BPF programs since they were attached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitCounters {
     /// Waits that were sampled.
     pub picked: u64,
     /// Records that were written.
     pub emitted: u64,
-    /// Records that found no room in the ring.
+    /// Records that were lost: the ring had no space.
     pub failed: u64,
     /// Wakings that were sampled.
     pub wakes_picked: u64,
-    /// Threads to be sampled that have no restartable sequences.
+    /// Sampled threads without restartable sequences.
     pub no_rseq: u64,
-    /// Waits for a futex that the table had no room for.
+    /// Waits for a futex that were not tracked: the table had no space.
     pub untracked: u64,
-    /// Threads that there was no memory to follow.
+    /// Threads that could not be followed: the kernel had no memory.
     pub unfollowed: u64,
 }
 
@@ -36,7 +36,7 @@ impl WaitCounters {
 /// What a thread waits in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitPlace {
-    /// The system call's number; `None` outside of any: a page fault, or preemption.
+    /// The system call's number; `None` in a page fault, or when preempted.
     pub syscall: Option<u32>,
     /// The task's state (linux/sched.h); 0 where it was preempted.
     pub state: u32,
@@ -56,7 +56,7 @@ impl Fixed {
     }
 }
 
-/// A wait by the thread that waited and when it began: joins the two sides.
+/// Identifies a wait by its thread and its begin, to join the waiting and the waking side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaitId {
     /// The thread, in the first PID namespace.
@@ -74,35 +74,35 @@ pub enum WaitSample<'a> {
     Woke(Woke),
 }
 
-/// A thread's own waits since its last sample, unsampled: what they stand for.
+/// The waits of a thread since its last sample, scaled up by the sampling rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waited<'a> {
-    /// What in.
+    /// Where it waited.
     pub place: WaitPlace,
-    /// How long and how often.
+    /// Total nanoseconds and number of waits.
     pub wait: (u64, Fixed),
-    /// How long it waited for a CPU, after waking or preemption.
+    /// Nanoseconds that it was runnable, after waking or preemption.
     pub run: u64,
-    /// Earlier ones, whose stacks were never taken.
+    /// Nanoseconds and number of earlier waits whose stacks were not taken.
     pub lost: (u64, Fixed),
-    /// The thread has gone on before the sample was taken: the stack is not that of the wait.
+    /// The thread ran on before the sample was taken: the stack is not that of the wait.
     pub stack_changed: bool,
     /// The wait that ended with a [`WaitSample::Woke`].
     pub woken: Option<WaitId>,
     /// The time of the thread's [`crate::Chain`].
     pub chain: Option<u64>,
-    /// Where in the kernel it waited, innermost first: little-endian words.
+    /// The kernel stack of the wait, innermost first.
     pub kernel: crate::Words<'a>,
 }
 
-/// What a thread is charged with that woke another.
+/// The waits that a waking thread is charged for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Woke {
     /// The wait that it ended.
     pub woken: WaitId,
     /// Where that thread waited.
     pub place: WaitPlace,
-    /// How long all that waited there did since the last charge, and how many it stands for.
+    /// Nanoseconds of all waiters since the last charge, and the number of wakings, scaled up.
     pub wait: (u64, Fixed),
     /// The time of the waking thread's [`crate::Chain`].
     pub chain: Option<u64>,
@@ -119,13 +119,13 @@ pub struct Waiting {
     pub place: WaitPlace,
     /// The wait.
     pub id: WaitId,
-    /// When this was read, CLOCK_MONOTONIC, in nanoseconds.
+    /// When this was read (CLOCK_MONOTONIC, nanoseconds).
     pub now: u64,
     /// The thread pointer (`fs` base, `tpidr_el0`).
     pub thread_pointer: u64,
     /// User registers in the order of [`crate::USER_REGISTERS`].
     pub registers: Vec<u64>,
-    /// Where in the kernel, innermost first.
+    /// Its kernel stack, innermost first.
     pub kernel: Vec<u64>,
 }
 
@@ -175,7 +175,7 @@ impl<'a> WaitSample<'a> {
 }
 
 impl Waiting {
-    /// Parses what the iterator wrote, as far as it is whole.
+    /// Parses the complete records of what the iterator wrote.
     pub(super) fn parse_all(bytes: &[u8]) -> Vec<Self> {
         let records = bytes.chunks_exact(size_of::<ListedWait>());
         records.filter_map(|b| ListedWait::read_from_bytes(b).ok()).map(Self::from).collect()
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_taken_apart() {
+    fn a_wait_is_parsed() {
         let mut raw = record(KIND_WAIT, FLAG_WOKEN, 16, 1500);
         raw.extend((0..KERNEL_FRAMES as u64).flat_map(u64::to_le_bytes));
         let Some(WaitSample::Waited(w)) = WaitSample::parse(&raw) else { panic!("a wait") };
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_has_no_kernel_stack_and_nonsense_is_refused() {
+    fn a_waker_has_no_kernel_stack_and_malformed_records_are_rejected() {
         let raw = record(KIND_WAKER, 0, 0, 1500);
         let woke = WaitSample::parse(&raw).unwrap();
         assert!(matches!(woke, WaitSample::Woke(_)) && woke.chain() == Some(1500));

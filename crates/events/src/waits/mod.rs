@@ -1,11 +1,11 @@
-//! Samples of waiting, by BPF programs (`bpf/waits.bpf.c`).
+//! Samples blocked threads and the threads that wake them, by BPF programs (`bpf/waits.bpf.c`).
 //!
-//! The programs decide in the scheduler's tracepoints what is sampled, and write each sample in
-//! the context of the sampled thread, where perf copies its registers and stack. They write to
-//! one event per CPU, of which the ring also gets what happens to threads and mappings.
+//! The programs run at the scheduler's tracepoints and decide which waits are sampled. Each sample is
+//! written in the context of the sampled thread, where perf copies its registers and stack, to one
+//! event per CPU, whose ring also gets the records of threads and mappings.
 //!
-//! Where there are interpreters, other programs do the same (`bpf/waits_chains.bpf.c`), which follow
-//! the thread's chain of frames ([`Chains`]) right before each sample and name it in the sample.
+//! With interpreters, `bpf/waits_chains.bpf.c` does the same and also follows the thread's chain of
+//! frames ([`Chains`]) right before each sample.
 
 mod abi;
 mod outputs;
@@ -37,7 +37,7 @@ use rate::Rate;
 
 /// The program that lists threads.
 const ITERATOR: &str = "on_task";
-/// No list of waiting threads is longer: some 100,000 threads.
+/// The longest list of waiting threads that is read: some 100,000 threads.
 const MAX_LISTING: u64 = 64 << 20;
 
 /// Why BPF programs cannot sample waiting.
@@ -74,14 +74,14 @@ pub enum WaitChains {
 pub struct WaitWants {
     /// The threads that waited.
     pub waits: bool,
-    /// The threads that ended others' waits for a futex, and of those the waiting side as well.
+    /// The threads that ended others' waits for a futex, and the waiting side of these waits.
     pub wakings: bool,
-    /// Of the threads that waited, only those that waited for a futex.
+    /// Only those of the threads that waited for a futex.
     pub futexes_only: bool,
 }
 
 impl WaitWants {
-    /// Both what this and what the other wants.
+    /// What this or the other wants.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let all_waits = |w: Self| w.waits && !w.futexes_only;
@@ -109,15 +109,15 @@ pub struct WaitOptions {
     pub children: bool,
     /// Bytes of user stack to copy with each sample.
     pub stack_bytes: u32,
-    /// Bytes of each CPU's ring: less, down to 32 KiB, where the allowance is smaller.
+    /// Bytes of each CPU's ring: less, down to 32 KiB, where the locked-memory limit is smaller.
     pub ring_bytes: usize,
-    /// The finest mean time of waiting between two samples, in nanoseconds: it is coarser where
-    /// more than about 1900 samples a second would come.
+    /// The smallest mean waiting time between two samples, in nanoseconds. It grows where there would
+    /// be more than about 1900 samples per second.
     pub finest_rate: u64,
 }
 
-/// BPF programs that sample waiting, and the events that they write to. Nothing of it outlives
-/// this value, or the process.
+/// The BPF programs that sample waiting, and the events that they write to. They are detached and
+/// unloaded with this value, or with our process.
 pub struct WaitSampler {
     object: Loaded,
     kernel_types: Btf,
@@ -129,7 +129,7 @@ pub struct WaitSampler {
     untracked_swept: u64,
 }
 
-/// Attached from the begin; `sys_exit` only where it is needed.
+/// Programs and their tracepoints. `sys_exit` is attached only where necessary.
 const PROGRAMS: &[(&str, &str)] = &[
     ("on_switch", "sched_switch"),
     ("on_waking", "sched_waking"),
@@ -138,8 +138,8 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 impl WaitSampler {
-    /// Loads the programs and attaches them. Nothing is followed yet. With `chains`, those that
-    /// follow chains as well, where the kernel permits it.
+    /// Loads and attaches the programs. No process is followed yet. With `chains`, the programs follow
+    /// the chains of interpreters too, if the kernel accepts them.
     ///
     /// # Errors
     /// [`WaitError`].
@@ -168,7 +168,7 @@ impl WaitSampler {
         Ok((this, chains))
     }
 
-    /// Follows the processes behind these pidfds with all their threads, and what they create.
+    /// Follows the processes of these pidfds, with all their threads and those they create.
     ///
     /// # Errors
     /// [`WaitError`].
@@ -188,8 +188,8 @@ impl WaitSampler {
         self.hook_every_syscall_if_needed(&self.counters())
     }
 
-    /// Samples of what is wanted count from here on; `now` is CLOCK_MONOTONIC in nanoseconds,
-    /// `threads` how many threads are followed.
+    /// Samples `wants` from `now` on (CLOCK_MONOTONIC, nanoseconds). `threads` is the number of followed
+    /// threads.
     ///
     /// # Errors
     /// [`WaitError`].
@@ -201,8 +201,8 @@ impl WaitSampler {
         self.set_flag(flags::RUNNING, true)
     }
 
-    /// To be called several times a second: adapts the rates to what comes, and the programs to
-    /// threads that are out of their reach.
+    /// Adapts the rates to the number of samples, and hooks system calls if threads need it. Call this
+    /// several times a second.
     ///
     /// # Errors
     /// [`WaitError`].
@@ -211,6 +211,8 @@ impl WaitSampler {
         let block = self.block_rate.review(counters.picked, now);
         let mutex = self.mutex_rate.review(counters.wakes_picked, now);
         if block || mutex {
+            let (block_ns, mutex_ns) = self.rates();
+            tracing::debug!(block_ns, mutex_ns, "wait sampling rates changed");
             self.store_settings()?;
         }
         self.hook_every_syscall_if_needed(&counters)?;
@@ -221,8 +223,8 @@ impl WaitSampler {
         Ok(counters)
     }
 
-    /// Nothing more is sampled, what was sampled is still written as its threads come by; which
-    /// threads wait is still known.
+    /// Stops sampling. Pending samples are still written when their threads run, and waiting threads
+    /// are still tracked.
     ///
     /// # Errors
     /// [`WaitError`].
@@ -238,15 +240,15 @@ impl WaitSampler {
         Ok(Waiting::parse_all(&self.iterate()?))
     }
 
-    /// Copies `stack_bytes` of stack with each sample from here on.
+    /// Copies `stack_bytes` of stack with each sample from now on.
     ///
     /// # Errors
-    /// [`WaitError`]; the old events then serve on.
+    /// [`WaitError`]; the old events then stay in use.
     pub fn grow_stack(&mut self, rings: &mut RingSet, stack_bytes: u32) -> Result<(), WaitError> {
         self.outputs.grow_stack(&self.object, rings, stack_bytes)
     }
 
-    /// What the programs have counted.
+    /// The programs' counters.
     #[must_use]
     pub fn counters(&self) -> WaitCounters {
         let mut sums = [0; COUNTERS];
@@ -258,8 +260,8 @@ impl WaitSampler {
         WaitCounters::from_array(sums)
     }
 
-    /// How many waiters the table of futexes counts now; threads that nobody follows any more are
-    /// none of them. For tests: one that stayed for good would falsify all later charges.
+    /// The number of waiters in the table of futexes. For tests: a waiter that is never removed would
+    /// falsify all later charges.
     #[must_use]
     pub fn futex_waiters(&self) -> u64 {
         let map = self.object.map::<HashMap<_, FutexKey, FutexBytes>>("futexes");
@@ -267,14 +269,14 @@ impl WaitSampler {
         rows.map(|(_, futex)| waiters(&futex)).sum()
     }
 
-    /// Mean nanoseconds between two samples of waiting, and of being waited for, in force now.
+    /// The current mean nanoseconds of waiting between two samples, for waits and for wakings.
     #[must_use]
     pub fn rates(&self) -> (u64, u64) {
         (self.block_rate.ns(), self.mutex_rate.ns())
     }
 
-    /// Whether the exit of every system call on the machine is hooked, for threads without
-    /// restartable sequences.
+    /// Whether the exit of every system call on the machine is hooked, as threads without restartable
+    /// sequences require.
     #[must_use]
     pub fn hooks_every_syscall(&self) -> bool {
         self.every_syscall
@@ -283,7 +285,7 @@ impl WaitSampler {
     fn attach_all(&mut self) -> Result<(), WaitError> {
         for &(program, tracepoint) in PROGRAMS {
             match self.attach_to(program, tracepoint) {
-                // Since 4.18 where the kernel has rseq at all.
+                // A kernel without restartable sequences.
                 Err(_) if tracepoint == "rseq_update" => self.hook_every_syscall()?,
                 other => other?,
             }
@@ -304,7 +306,7 @@ impl WaitSampler {
     }
 
     fn hook_every_syscall_if_needed(&mut self, seen: &WaitCounters) -> Result<(), WaitError> {
-        // Sampled, and nothing ever came: the hook is there and does not work.
+        // Samples were picked and none was written: the hook exists and does not work.
         let mute = seen.picked + seen.wakes_picked > 20 && seen.emitted == 0;
         if seen.no_rseq > 0 || mute {
             self.hook_every_syscall()?;
@@ -314,13 +316,14 @@ impl WaitSampler {
 
     fn hook_every_syscall(&mut self) -> Result<(), WaitError> {
         if !self.every_syscall {
+            tracing::debug!("threads without rseq: every system call is hooked");
             self.attach_to("on_sys_exit", "sys_exit")?;
             self.every_syscall = true;
         }
         Ok(())
     }
 
-    /// Lets the iterator go over all threads, and gives what it wrote.
+    /// Runs the iterator over all threads, and returns what it wrote.
     fn iterate(&mut self) -> Result<Vec<u8>, WaitError> {
         let file = self.object.iterate(ITERATOR)?;
         let mut bytes = Vec::new();
@@ -346,7 +349,7 @@ impl WaitSampler {
         Ok(())
     }
 
-    /// Makes room in the table of futexes: those without waiters go.
+    /// Removes futexes without waiters from the table.
     fn sweep_futexes(&mut self) {
         let map = self.object.map_mut::<HashMap<_, FutexKey, FutexBytes>>("futexes");
         let Ok(mut map) = map else { return };
@@ -354,7 +357,7 @@ impl WaitSampler {
         let keys: Vec<_> = map.iter().flatten().filter_map(unused).collect();
         tracing::debug!(futexes = keys.len(), "table of futexes is full: unused ones removed");
         for key in keys {
-            // Gone already is as good.
+            // It may be gone already.
             let _ = map.remove(&key);
         }
     }
@@ -392,7 +395,7 @@ fn load_program(
     Ok(())
 }
 
-/// Nobody knows yet what is going to be wanted: who waits for a futex is noted for the case.
+/// What will be sampled is unknown yet: waiters of futexes are tracked in case it is `mutex`.
 fn settings(options: &WaitOptions) -> Settings {
     let children = if options.children { flags::CHILDREN } else { 0 };
     let flags = flags::WANT_MUTEX | children;
@@ -404,7 +407,7 @@ mod tests {
     use super::WaitWants;
 
     #[test]
-    fn wants_of_several() {
+    fn wants_combine() {
         let block = WaitWants { waits: true, wakings: false, futexes_only: false };
         let mutex = WaitWants { waits: false, wakings: true, futexes_only: true };
         let waiters = WaitWants { waits: true, wakings: false, futexes_only: true };

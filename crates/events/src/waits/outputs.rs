@@ -1,4 +1,4 @@
-//! The events that the programs write to, one per CPU, with their rings.
+//! Opens the perf events that the BPF programs write to, one per CPU, with their rings.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
@@ -9,19 +9,19 @@ use crate::record::Layout;
 use crate::ringset::RingSet;
 use crate::sampler::{MIN_RING_BYTES, map_rings, open_event, redirect};
 
-/// The events of all CPUs. What happens to threads and mappings is in their rings from the moment
-/// that they are open, before there are any programs: [`super::WaitSampler::attach`].
+/// The events of all CPUs. Their rings record threads and mappings as soon as they are open, before
+/// [`super::WaitSampler::attach`] loads the programs.
 pub struct WaitOutputs {
     pub(super) options: WaitOptions,
     cpus: Vec<u32>,
     /// The event of each CPU that owns its ring.
     leaders: Vec<OwnedFd>,
-    /// The events that the programs write to now, where they are not the leaders.
+    /// The events that the programs write to now, if these are not the leaders.
     grown: Vec<OwnedFd>,
 }
 
 impl WaitOutputs {
-    /// Opens them.
+    /// Opens the events.
     ///
     /// # Errors
     /// [`WaitError`].
@@ -39,12 +39,12 @@ impl WaitOutputs {
         Ok((this, RingSet::new(rings, layout)))
     }
 
-    /// Has programs write to them, through their map of events.
+    /// Has the programs of this object write to the events.
     pub(super) fn publish(&self, object: &Loaded) -> Result<(), WaitError> {
         publish(&self.cpus, &self.leaders, object)
     }
 
-    /// Has programs write to others, that copy `stack_bytes` of stack, into the same rings.
+    /// Has the programs write to new events that copy `stack_bytes` of stack, into the same rings.
     pub(super) fn grow_stack(
         &mut self,
         object: &Loaded,
