@@ -74,8 +74,7 @@ pub(crate) fn build(
     features: Features,
     inherit: bool,
 ) -> b::perf_event_attr {
-    let mut attr =
-        b::perf_event_attr { size: size_of::<b::perf_event_attr>() as u32, ..Default::default() };
+    let mut attr = with_stacks(sample_type(source, options.kernel_callchain), options.stack_bytes);
     let frequency = u64::from(options.frequency.max(1));
     match source {
         ClockSource::Cycles => {
@@ -97,9 +96,6 @@ pub(crate) fn build(
             attr.set_context_switch(1);
         }
     }
-    attr.sample_type = sample_type(source, options.kernel_callchain);
-    attr.sample_regs_user = USER_REGISTERS;
-    attr.sample_stack_user = options.stack_bytes.min(MAX_STACK_BYTES) & !7;
     if features.format_lost {
         attr.read_format = u64::from(b::PERF_FORMAT_LOST);
     }
@@ -114,11 +110,18 @@ pub(crate) fn build(
         // from the CPU of the exit into the rings of all CPUs. If that races with a record of the
         // ring's own CPU, the ring is damaged or stuck for good.
     }
-    attr.set_mmap(1);
-    attr.set_mmap2(1);
-    attr.set_comm(1);
-    attr.set_comm_exec(1);
-    attr.set_task(1);
+    record_side_band(&mut attr);
+    attr
+}
+
+/// What all events have in common: user registers and stack in samples, and ids and times in all
+/// records.
+fn with_stacks(sample_type: u64, stack_bytes: u32) -> b::perf_event_attr {
+    let mut attr =
+        b::perf_event_attr { size: size_of::<b::perf_event_attr>() as u32, ..Default::default() };
+    attr.sample_type = sample_type;
+    attr.sample_regs_user = USER_REGISTERS;
+    attr.sample_stack_user = stack_bytes.min(MAX_STACK_BYTES) & !7;
     attr.set_sample_id_all(1);
     attr.set_use_clockid(1);
     attr.clockid = libc::CLOCK_MONOTONIC;
@@ -126,6 +129,15 @@ pub(crate) fn build(
     // Never: we read the ring periodically, and a wake-up would interrupt the profiled thread.
     attr.wakeup_watermark = u32::MAX;
     attr
+}
+
+/// Has the ring get records of what happens to threads and mappings.
+fn record_side_band(attr: &mut b::perf_event_attr) {
+    attr.set_mmap(1);
+    attr.set_mmap2(1);
+    attr.set_comm(1);
+    attr.set_comm_exec(1);
+    attr.set_task(1);
 }
 
 /// `sample_type` of the events that BPF programs write to.
@@ -138,27 +150,13 @@ pub(crate) const OUTPUT_SAMPLE_TYPE: u64 = (b::PERF_SAMPLE_TID
 /// An event of one CPU that BPF programs write samples to. With `side_band`, its ring also gets the
 /// records of threads and mappings, in one order with the samples.
 pub(crate) fn build_output(stack_bytes: u32, side_band: bool) -> b::perf_event_attr {
-    let mut attr =
-        b::perf_event_attr { size: size_of::<b::perf_event_attr>() as u32, ..Default::default() };
+    let mut attr = with_stacks(OUTPUT_SAMPLE_TYPE, stack_bytes);
     attr.type_ = b::PERF_TYPE_SOFTWARE;
     attr.config = u64::from(b::PERF_COUNT_SW_BPF_OUTPUT);
     attr.sample_period = 1;
-    attr.sample_type = OUTPUT_SAMPLE_TYPE;
-    attr.sample_regs_user = USER_REGISTERS;
-    attr.sample_stack_user = stack_bytes.min(MAX_STACK_BYTES) & !7;
     if side_band {
-        attr.set_mmap(1);
-        attr.set_mmap2(1);
-        attr.set_comm(1);
-        attr.set_comm_exec(1);
-        attr.set_task(1);
+        record_side_band(&mut attr);
     }
-    attr.set_sample_id_all(1);
-    attr.set_use_clockid(1);
-    attr.clockid = libc::CLOCK_MONOTONIC;
-    attr.set_watermark(1);
-    // Never, as above.
-    attr.wakeup_watermark = u32::MAX;
     attr
 }
 

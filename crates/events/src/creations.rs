@@ -6,11 +6,11 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use perf_event_open_sys as sys;
 
-use crate::attr::{self, TRACEPOINT_SAMPLE_TYPE, USER_REGISTERS};
+use crate::attr::{self, TRACEPOINT_SAMPLE_TYPE};
 use crate::record::Layout;
 use crate::ring::RingError;
 use crate::ringset::RingSet;
-use crate::sampler::{MIN_RING_BYTES, map_rings, open_event};
+use crate::sampler::{MIN_RING_BYTES, disable_event, map_rings, open_event};
 use crate::tracefs;
 pub use crate::tracefs::TracepointError;
 
@@ -71,11 +71,7 @@ impl CreationSampler {
         }
         let mut ring_bytes = ring_bytes.next_power_of_two().max(MIN_RING_BYTES);
         let rings = map_rings(&events, &mut ring_bytes)?;
-        let layout = Layout {
-            sample_type: TRACEPOINT_SAMPLE_TYPE,
-            registers: USER_REGISTERS.count_ones() as usize,
-            stack_bytes,
-        };
+        let layout = Layout::new(TRACEPOINT_SAMPLE_TYPE, stack_bytes);
         tracing::debug!(tracepoint = TRACEPOINT, id, events = events.len(), "perf events opened");
         Ok((Self { events }, RingSet::new(rings, layout)))
     }
@@ -83,15 +79,10 @@ impl CreationSampler {
     /// Stops sampling.
     pub fn disable(&self) {
         for event in &self.events {
-            disable(event);
+            // Should it fail, closing the events disables them.
+            let _ = disable_event(event.as_raw_fd());
         }
     }
-}
-
-#[allow(unsafe_code)]
-fn disable(event: &OwnedFd) {
-    // SAFETY: a plain ioctl without a pointer argument, on a perf event's descriptor.
-    let _ = unsafe { sys::ioctls::DISABLE(event.as_raw_fd(), 0) };
 }
 
 #[allow(unsafe_code)]

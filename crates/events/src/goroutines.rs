@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 
 use aya::maps::{Array, HashMap, MapData, ProgramArray, RingBuf};
 use aya::programs::PerfEvent;
-use zerocopy::{FromBytes as _, transmute};
+use zerocopy::{FromBytes as _, Immutable, IntoBytes, transmute};
 
 use crate::Chains;
 use crate::bpf::goroutine::{self as abi, MAX_THREADS, OBJECT, ThreadBytes};
@@ -26,7 +26,8 @@ use crate::bpf::{self, BpfError, BpfStep, Loaded};
 const PROGRAM: &str = "goroutine";
 
 /// Offsets of fields in the runtime's types, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoBytes, Immutable)]
+#[repr(C)]
 #[allow(missing_docs, reason = "the names are those of the runtime's fields")]
 pub struct FieldOffsets {
     pub m_procid: u32,
@@ -58,22 +59,12 @@ pub struct GoThread {
 
 impl GoThread {
     fn encode(&self) -> ThreadBytes {
-        let o = &self.offsets;
         let labels = if self.labels_are_a_map { abi::LABELS_ARE_A_MAP } else { 0 };
         let cgo = if self.has_cgo { abi::HAS_CGO } else { 0 };
         transmute!(abi::Thread {
             m: self.m,
             procid: self.procid,
-            m_procid: o.m_procid,
-            m_g0: o.m_g0,
-            m_gsignal: o.m_gsignal,
-            m_curg: o.m_curg,
-            m_vdso_sp: o.m_vdso_sp,
-            m_vdso_pc: o.m_vdso_pc,
-            g_sched_sp: o.g_sched_sp,
-            g_sched_pc: o.g_sched_pc,
-            g_goid: o.g_goid,
-            g_labels: o.g_labels,
+            offsets: self.offsets,
             flags: labels | cgo,
             padding: 0,
         })

@@ -142,13 +142,19 @@ pub struct Fork {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
     pub sample_type: u64,
-    /// Bytes per register set.
+    /// Registers in a sample.
     pub registers: usize,
     /// `sample_stack_user`: a copy of that many bytes may have been cut.
     pub stack_bytes: u32,
 }
 
 impl Layout {
+    /// Of events whose samples have the registers of [`crate::USER_REGISTERS`].
+    pub fn new(sample_type: u64, stack_bytes: u32) -> Self {
+        let registers = crate::USER_REGISTERS.count_ones() as usize;
+        Self { sample_type, registers, stack_bytes }
+    }
+
     fn has(self, bit: u32) -> bool {
         self.sample_type & u64::from(bit) != 0
     }

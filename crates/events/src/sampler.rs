@@ -131,11 +131,8 @@ impl Sampler {
         sampler.negotiate(tid)?;
         sampler.leaders = sampler.open_on_all_cpus(tid)?.ok_or(OpenError::NoThread)?;
         let rings = map_rings(&sampler.leaders, &mut sampler.ring_bytes)?;
-        let layout = Layout {
-            sample_type: attr::sample_type(sampler.source, options.kernel_callchain),
-            registers: attr::USER_REGISTERS.count_ones() as usize,
-            stack_bytes: options.stack_bytes,
-        };
+        let sample_type = attr::sample_type(sampler.source, options.kernel_callchain);
+        let layout = Layout::new(sample_type, options.stack_bytes);
         if scope == Scope::Threads {
             sampler.threads.insert(first_tid, ThreadEvents(Vec::new()));
         }
@@ -416,7 +413,7 @@ pub(crate) fn open_event(attr: &mut b::perf_event_attr, tid: i32, cpu: u32) -> i
 }
 
 #[allow(unsafe_code)]
-fn disable_event(fd: RawFd) -> io::Result<()> {
+pub(crate) fn disable_event(fd: RawFd) -> io::Result<()> {
     // SAFETY: a plain ioctl without a pointer argument, on a perf event's descriptor.
     let rc = unsafe { sys::ioctls::DISABLE(fd, 0) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

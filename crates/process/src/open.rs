@@ -40,7 +40,7 @@ pub(crate) struct Stamp {
 
 /// How a file was reached, which decides how its identity is checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Route {
     /// By the kernel's link to the file that is mapped there now.
     Mapping,
     /// By a link or path in the process' own root: the inode must agree, and the device too unless
@@ -117,44 +117,44 @@ pub(crate) fn open_row(
     row: &MapRow,
     aliases: &mut Aliases,
 ) -> Result<(File, Stamp), ImageAbsence> {
-    let mut attempt = Attempt { row, replaced: false, unchecked: false, failure: None };
+    let mut lookup = Lookup { row, replaced: false, unchecked: false, failure: None };
     if let Some(process) = process {
         let tid = process.memory_thread();
         let link = format!("map_files/{:x}-{:x}", row.start.0, row.end.0);
         let by_mapping = || process.open_memory_dir(tid).and_then(|dir| dir.open_path(&link));
-        let vouched = |stat: &FileStat| aliases.vouch(process, row, stat);
-        if let Some(found) = attempt.take(Way::Mapping, by_mapping, vouched) {
+        let accepted = |stat: &FileStat| aliases.accepts(process, row, stat);
+        if let Some(found) = lookup.try_open(Route::Mapping, by_mapping, accepted) {
             return Ok(found);
         }
         // Only the failure of the path is reported.
-        attempt.failure = None;
+        lookup.failure = None;
         let by_path = || Root::of(process).and_then(|root| root.find_row(row));
-        if let Some(found) = attempt.take(Way::Path, by_path, never) {
+        if let Some(found) = lookup.try_open(Route::Path, by_path, reject) {
             return Ok(found);
         }
-        let failure = attempt.failure.take();
-        if row.deleted || failure.is_some() || attempt.replaced {
+        let failure = lookup.failure.take();
+        if row.deleted || failure.is_some() || lookup.replaced {
             // `exe` is another file for every row but the program's own.
-            let replaced = attempt.replaced;
+            let replaced = lookup.replaced;
             let by_exe = || process.dir.open_path("exe");
-            if let Some(found) = attempt.take(Way::Path, by_exe, never) {
+            if let Some(found) = lookup.try_open(Route::Path, by_exe, reject) {
                 return Ok(found);
             }
-            attempt.replaced = replaced;
+            lookup.replaced = replaced;
         }
-        attempt.failure = failure;
+        lookup.failure = failure;
     } else {
-        attempt.failure = Some(Errno::ESRCH.into());
+        lookup.failure = Some(Errno::ESRCH.into());
     }
     for root in other_roots {
-        let (failure, replaced) = (attempt.failure.take(), attempt.replaced);
+        let (failure, replaced) = (lookup.failure.take(), lookup.replaced);
         let by_path = || root.find_row(row);
-        if let Some(found) = attempt.take(Way::OtherRoot, by_path, never) {
+        if let Some(found) = lookup.try_open(Route::OtherRoot, by_path, reject) {
             return Ok(found);
         }
-        (attempt.failure, attempt.replaced) = (failure, replaced);
+        (lookup.failure, lookup.replaced) = (failure, replaced);
     }
-    Err(attempt.absence())
+    Err(lookup.absence())
 }
 
 /// Files for which maps show another device or inode than `fstat` (overlayfs before Linux 6.8, btrfs),
@@ -173,7 +173,7 @@ impl Aliases {
     ///
     /// The mapping of an event may have been replaced since. So the row must still be in the process'
     /// map; then the file is accepted for other rows too.
-    fn vouch(&mut self, process: &Process, row: &MapRow, stat: &FileStat) -> Option<bool> {
+    fn accepts(&mut self, process: &Process, row: &MapRow, stat: &FileStat) -> Option<bool> {
         let alias = (row.file, stat.st_dev, stat.st_ino);
         if self.known.contains(&alias) {
             return Some(true);
@@ -193,11 +193,11 @@ impl Aliases {
 }
 
 /// For ways that do not accept a file with another device or inode.
-fn never(_: &FileStat) -> Option<bool> {
+fn reject(_: &FileStat) -> Option<bool> {
     Some(false)
 }
 
-struct Attempt<'a> {
+struct Lookup<'a> {
     row: &'a MapRow,
     replaced: bool,
     /// It is unknown whether the mapping's link leads to the right file.
@@ -205,20 +205,20 @@ struct Attempt<'a> {
     failure: Option<io::Error>,
 }
 
-impl Attempt<'_> {
-    fn take(
+impl Lookup<'_> {
+    fn try_open(
         &mut self,
-        way: Way,
+        route: Route,
         open: impl FnOnce() -> io::Result<OwnedFd>,
-        vouched: impl FnOnce(&FileStat) -> Option<bool>,
+        accepted: impl FnOnce(&FileStat) -> Option<bool>,
     ) -> Option<(File, Stamp)> {
         let result = open().and_then(|fd| {
             let stat = nix::sys::stat::fstat(&fd)?;
             // Identity comes first: the path may lead to something else than a file by now.
-            if !self.agrees(&stat, way) {
-                let vouched = vouched(&stat);
-                self.unchecked |= vouched.is_none();
-                if vouched != Some(true) {
+            if !self.agrees(&stat, route) {
+                let accepted = accepted(&stat);
+                self.unchecked |= accepted.is_none();
+                if accepted != Some(true) {
                     return Ok(None);
                 }
             }
@@ -232,13 +232,13 @@ impl Attempt<'_> {
         None
     }
 
-    fn agrees(&self, stat: &FileStat, way: Way) -> bool {
+    fn agrees(&self, stat: &FileStat, route: Route) -> bool {
         let id = self.row.file;
         let same_device =
             (major(stat.st_dev), minor(stat.st_dev)) == (id.major.into(), id.minor.into());
         // Those file systems use devices without hardware, of major number 0.
         let several_devices = major(stat.st_dev) == 0 || id.major == 0;
-        stat.st_ino == id.inode && (same_device || (way == Way::Path && several_devices))
+        stat.st_ino == id.inode && (same_device || (route == Route::Path && several_devices))
     }
 
     fn absence(self) -> ImageAbsence {
@@ -374,17 +374,17 @@ mod tests {
         let row = rows.iter().find(|r| r.file_id().is_some()).unwrap();
         let mut stat = nix::sys::stat::stat("/").unwrap();
         let mut aliases = Aliases::default();
-        assert_eq!(aliases.vouch(&process, row, &stat), Some(true));
+        assert_eq!(aliases.accepts(&process, row, &stat), Some(true));
         let read = aliases.rows;
         assert!(read > rows.len(), "{read}");
         let elsewhere = MapRow { start: image::Avma(0x1000), ..row.clone() };
-        assert_eq!(aliases.vouch(&process, &elsewhere, &stat), Some(true), "the same file");
+        assert_eq!(aliases.accepts(&process, &elsewhere, &stat), Some(true), "the same file");
         assert_eq!(aliases.rows, read);
         // Not the file that was found: whether the row is still there has to be seen.
         stat.st_ino += 1;
-        assert_eq!(aliases.vouch(&process, &elsewhere, &stat), Some(false));
+        assert_eq!(aliases.accepts(&process, &elsewhere, &stat), Some(false));
         assert!(aliases.rows > read);
         aliases.rows = MAX_ROWS_READ;
-        assert_eq!(aliases.vouch(&process, row, &stat), None, "the time for it is used up");
+        assert_eq!(aliases.accepts(&process, row, &stat), None, "the time for it is used up");
     }
 }

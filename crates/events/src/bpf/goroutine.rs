@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{Object, object};
+use crate::FieldOffsets;
 
 /// The ring of captures and bpf_perf_event_read_value came with 5.8.
 pub(crate) const OBJECT: Object = object!("goroutine", since "5.8");
@@ -27,16 +28,7 @@ pub(crate) const KIND_LABELS: u32 = 3;
 pub(crate) struct Thread {
     pub m: u64,
     pub procid: u64,
-    pub m_procid: u32,
-    pub m_g0: u32,
-    pub m_gsignal: u32,
-    pub m_curg: u32,
-    pub m_vdso_sp: u32,
-    pub m_vdso_pc: u32,
-    pub g_sched_sp: u32,
-    pub g_sched_pc: u32,
-    pub g_goid: u32,
-    pub g_labels: u32,
+    pub offsets: FieldOffsets,
     pub flags: u32,
     pub padding: u32,
 }
@@ -113,11 +105,18 @@ const _: () = {
 fn structures_are_those_of_the_object() {
     use crate::bpf::btf::{Structures, assert_mirrors};
     let structures = Structures::of(&OBJECT);
+    macro_rules! assert_offsets {
+        ($($field:ident),+) => {$(
+            let offset = std::mem::offset_of!(Thread, offsets.$field);
+            assert_eq!(offset, structures.offset("thread", stringify!($field)));
+        )+};
+    }
+    assert_offsets!(
+        m_procid, m_g0, m_gsignal, m_curg, m_vdso_sp, m_vdso_pc, g_sched_sp, g_sched_pc, g_goid,
+        g_labels
+    );
     assert_mirrors!(structures,
-        "thread" => Thread {
-            m, procid, m_procid, m_g0, m_gsignal, m_curg, m_vdso_sp, m_vdso_pc, g_sched_sp,
-            g_sched_pc, g_goid, g_labels, flags, padding
-        }
+        "thread" => Thread { m, procid, flags, padding }
         "goroutine" => Goroutine {
             kind, tid, time, pc, sp, g, goid, low, high, sched_sp, sched_pc, vdso_sp, vdso_pc,
             system_sp, labels, stack_at, stack_len, stack_wanted; ..stack

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use super::{WaitError, WaitOptions, syscall};
-use crate::attr::{self, OUTPUT_SAMPLE_TYPE, USER_REGISTERS};
+use crate::attr::{self, OUTPUT_SAMPLE_TYPE};
 use crate::bpf::{BpfStep, Loaded};
 use crate::record::Layout;
 use crate::ringset::RingSet;
@@ -29,11 +29,7 @@ impl WaitOutputs {
         let leaders = open_events(cpus, options.stack_bytes, true)?;
         let mut ring_bytes = options.ring_bytes.next_power_of_two().max(MIN_RING_BYTES);
         let rings = map_rings(&leaders, &mut ring_bytes)?;
-        let layout = Layout {
-            sample_type: OUTPUT_SAMPLE_TYPE,
-            registers: USER_REGISTERS.count_ones() as usize,
-            stack_bytes: options.stack_bytes,
-        };
+        let layout = Layout::new(OUTPUT_SAMPLE_TYPE, options.stack_bytes);
         let (options, cpus) = (options.clone(), cpus.to_vec());
         let this = Self { options, cpus, leaders, grown: Vec::new() };
         Ok((this, RingSet::new(rings, layout)))

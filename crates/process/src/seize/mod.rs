@@ -42,12 +42,12 @@ const CONTENTION: Duration = Duration::from_millis(250);
 /// detaches, but its threads may be slow to stop on a busy machine.
 const OWN_CONTENTION: Duration = Duration::from_secs(5);
 /// How long running threads have to stop: they must get a CPU first, on a machine with none free.
-const PATIENCE: Duration = Duration::from_millis(500);
+const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a thread in uninterruptible sleep has to stop; the others are stopped meanwhile.
-const PATIENCE_ASLEEP: Duration = Duration::from_millis(2);
+const SLEEPER_TIMEOUT: Duration = Duration::from_millis(2);
 /// How long to sleep between two checks whether a thread has stopped: at first, and later.
-const NAP: Duration = Duration::from_micros(20);
-const LONG_NAP: Duration = Duration::from_micros(100);
+const CHECK_INTERVAL: Duration = Duration::from_micros(20);
+const LONG_CHECK_INTERVAL: Duration = Duration::from_micros(100);
 /// Lists of threads that are read for a program that creates threads faster than they are stopped.
 const MAX_RESCANS: usize = 64;
 
@@ -175,7 +175,7 @@ impl Tracer {
         let give_up = begun + CONTENTION;
         loop {
             self.settle();
-            match Attempt::new(self, process).run(threads) {
+            match StopAttempt::new(self, process).run(threads) {
                 Err(SeizeError::Traced { by, .. })
                     if is_own_thread(by) && Instant::now() < begun + OWN_CONTENTION =>
                 {
@@ -241,14 +241,14 @@ struct Held {
 }
 
 /// An attempt to stop threads. Dropping it before it is done detaches all of them.
-struct Attempt<'a> {
+struct StopAttempt<'a> {
     tracer: &'a mut Tracer,
     process: &'a Process,
     held: Vec<Held>,
     is_our_child: bool,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> StopAttempt<'a> {
     fn new(tracer: &'a mut Tracer, process: &'a Process) -> Self {
         let is_our_child = process
             .dir
@@ -381,7 +381,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for StopAttempt<'_> {
     fn drop(&mut self) {
         release(self.tracer, &mut self.held);
     }
@@ -398,10 +398,10 @@ fn wait(process: &Process, tracee: Tracee, moved: &mut Instant) -> Waited {
             other => return other,
         }
         let waited = asked.elapsed();
-        if waited > PATIENCE {
+        if waited > STOP_TIMEOUT {
             break;
         }
-        if waited > PATIENCE_ASLEEP {
+        if waited > SLEEPER_TIMEOUT {
             match process.thread_state(tracee.tid) {
                 // It may also be a leader that ended before other threads and cannot be reaped yet.
                 None | Some(b'D' | b'Z' | b'X' | b'x') => return tracee.look(),
@@ -413,7 +413,11 @@ fn wait(process: &Process, tracee: Tracee, moved: &mut Instant) -> Waited {
         if round < 4 {
             std::thread::yield_now();
         } else {
-            std::thread::sleep(if waited > PATIENCE_ASLEEP { LONG_NAP } else { NAP });
+            std::thread::sleep(if waited > SLEEPER_TIMEOUT {
+                LONG_CHECK_INTERVAL
+            } else {
+                CHECK_INTERVAL
+            });
         }
     }
     Waited::Nothing
