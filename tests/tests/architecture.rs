@@ -16,7 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("pyruntime", &["image"]),
     ("host", &["image"]),
     ("process", &["image", "host"]),
-    ("events", &["image"]),
+    ("events", &["host"]),
     (
         "aggregate",
         &[
