@@ -121,10 +121,14 @@ fn arrows_point_one_way() {
 }
 
 #[test]
-fn prost_and_object_live_in_one_place() {
+fn prost_object_and_anyhow_live_in_their_places() {
     let metadata = metadata();
-    for (library, home) in [("prost", &["pprof"][..]), ("object", &["image", "symbolize", "tests"])]
-    {
+    for (library, home) in [
+        ("prost", &["pprof"][..]),
+        ("object", &["image", "symbolize", "tests"]),
+        // Errors of libraries are types of their own.
+        ("anyhow", &["exoprof", "fuzz"]),
+    ] {
         let users: Vec<&str> = metadata
             .workspace_packages()
             .into_iter()
