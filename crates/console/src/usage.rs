@@ -12,6 +12,8 @@ pub enum Verbosity {
     Quiet,
     /// Results and warnings.
     Normal,
-    /// Explanations too.
+    /// What is done, too (`-v`).
     Verbose,
+    /// And how (`-vv`).
+    Debug,
 }

@@ -8,6 +8,7 @@ mod doctor;
 mod dump;
 mod export;
 mod fetching;
+mod logging;
 mod processes;
 mod progress;
 mod record;
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // Also with --quiet: it silences all but errors.
-            say!("exoprof: {}", in_one_line(e.as_ref()));
+            say!("error: {}", in_one_line(e.as_ref()));
             let usage = e.chain().any(|e| e.is::<console::usage::UsageError>());
             if usage && !quiet {
                 say!("for more: exoprof help");

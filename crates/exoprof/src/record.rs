@@ -108,7 +108,7 @@ fn conclude(
             Err(e) => {
                 let e = anyhow::Error::from(e).context(format!("cannot record {}", kind.name));
                 if let Some(earlier) = failed.replace(e) {
-                    say!("exoprof: {}", in_one_line(earlier.as_ref()));
+                    say!("error: {}", in_one_line(earlier.as_ref()));
                 }
                 continue;
             }

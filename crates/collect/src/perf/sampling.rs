@@ -1,6 +1,5 @@
 //! Sampling by perf events: attach, read, detach.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use aggregate::contexts::Counts;
 use aggregate::family::Family;
 use aggregate::recorder::Recorder;
 use aggregate::times;
+use events::BpfError;
 
 use super::attach::{self, AttachError, Attached};
 use crate::collector::Progress;
@@ -95,7 +95,7 @@ impl Sampling {
         let Some(program) = go.refresh(processes) else { return };
         // An event takes one program: that for Go comes first, and leads to the other one.
         let led = python.chains().map_or(Ok(()), |chains| go.then(chains));
-        let running = led.and_then(|()| Ok(self.run_with_each_sample(program)?));
+        let running = led.and_then(|()| self.run_with_each_sample(program));
         if let Err(e) = running {
             self.recorder.go.refuse(&e);
         }
@@ -107,7 +107,7 @@ impl Sampling {
         let Recorder { go, processes, python, .. } = &mut self.recorder;
         let Some(program) = python.look(processes) else { return };
         let running = match python.chains() {
-            Some(chains) if go.captures() => go.then(chains).map_err(io::Error::other),
+            Some(chains) if go.captures() => go.then(chains),
             _ => self.run_with_each_sample(program),
         };
         if let Err(e) = running {
@@ -115,7 +115,7 @@ impl Sampling {
         }
     }
 
-    fn run_with_each_sample(&mut self, program: OwnedFd) -> io::Result<()> {
+    fn run_with_each_sample(&mut self, program: OwnedFd) -> Result<(), BpfError> {
         if self.attached.sampler.run_with_each_sample(program)? {
             let same = self.attached.sampler.stack_bytes();
             if let Err(e) = self.attached.regrow(same, &mut self.recorder) {

@@ -54,7 +54,7 @@ struct Struct {
 
 impl Structs {
     /// Reads the structs of a program; none if it has no usable DWARF.
-    pub(crate) fn of(image: &ElfImage) -> Self {
+    pub(crate) fn read_from(image: &ElfImage) -> Self {
         let mut reader = SectionReader::new(image, MAX_SECTIONS);
         let Ok(sections) = DwarfSections::load(|id| -> Result<Cow<'_, [u8]>, Infallible> {
             let needed = SECTIONS.contains(&id);

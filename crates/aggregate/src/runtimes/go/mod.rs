@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use events::{
-    Capture, CaptureError, Chains, FieldOffsets, GoThread, GoroutineCapture, Part, StackCopy,
+    BpfError, Capture, Chains, FieldOffsets, GoThread, GoroutineCapture, Part, StackCopy,
 };
 use goruntime::Runtime;
 use image::{Arch, Avma, Bias, ElfImage, Memory, Unreadable};
@@ -152,7 +152,7 @@ impl GoSampling {
     }
 
     /// The samples go without captures.
-    pub fn refuse(&mut self, why: &CaptureError) {
+    pub fn refuse(&mut self, why: &BpfError) {
         self.refused = Some(why.to_string());
         self.capture = None;
     }
@@ -163,7 +163,7 @@ impl GoSampling {
     }
 
     /// Has the program that follows interpreters run at the same samples.
-    pub fn then(&mut self, chains: &Chains) -> Result<(), CaptureError> {
+    pub fn then(&mut self, chains: &Chains) -> Result<(), BpfError> {
         self.capture.as_mut().map_or(Ok(()), |capture| capture.then(chains))
     }
 
