@@ -55,7 +55,7 @@
 //! let image = Arc::new(ElfImage::open(&File::open(&path)?)?);
 //! let debug_file = find_debug_file(&image, &path, &RootedFiles::new("/"));
 //! let symbols = ImageSymbols::new(Arc::clone(&image), &debug_file);
-//! let batch = symbols.resolve(&[image.entry(), Svma(0)]);
+//! let batch = symbols.resolve(&[image.entry(), Svma(u64::MAX)]);
 //! let start = batch.symbols[0].clone()?;
 //! assert_eq!(start.frames[0].name.as_ref(), "_start");
 //! assert!(batch.symbols[1].is_err());
