@@ -78,7 +78,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// Files that need each other are read and changed together: no more than so many.
 const MOST_IN_A_CIRCLE: usize = 3;
 /// Crates that have a larger circle, and of how many files: no more is added to it.
-const LARGER_CIRCLES: &[(&str, usize)] = &[("pprof", 5), ("symbolize", 8), ("unwind", 9)];
+const LARGER_CIRCLES: &[(&str, usize)] = &[("pprof", 5)];
 
 fn metadata() -> Metadata {
     // Packages for other platforms were never downloaded.

@@ -29,20 +29,6 @@
 //! ```
 //!
 //! The only system calls of this crate map files that are given to it.
-//!
-//! ```
-//! use std::fs::File;
-//!
-//! use image::{Avma, Bias, ElfImage};
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let image = ElfImage::open(&File::open(std::env::current_exe()?)?)?;
-//! let text = image.section(".text").ok_or("no code")?;
-//! let bias = Bias::between(text.svma, Avma(0x7f12_3456_0000));
-//! assert_eq!(bias.to_avma(text.svma), Avma(0x7f12_3456_0000));
-//! # Ok(())
-//! # }
-//! ```
 
 mod addr;
 mod elf;

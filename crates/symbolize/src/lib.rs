@@ -1,32 +1,6 @@
 //! Symbolize addresses: find the function, inlined calls, file and line of an address in an ELF
 //! image, of JIT-compiled code, and of the kernel (`/proc/kallsyms`).
 //!
-//! ```
-//! use std::path::Path;
-//! use std::sync::Arc;
-//!
-//! use image::ElfImage;
-//! use symbolize::{ImageSymbols, RootedFiles, find_debug_file};
-//!
-//! fn serve() {}
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let path = Path::new("/proc/self/exe").canonicalize()?;
-//! let image = Arc::new(ElfImage::open(&std::fs::File::open(&path)?)?);
-//! # serve();
-//! # let maps = std::fs::read_to_string("/proc/self/maps")?;
-//! # let start = u64::from_str_radix(maps.split('-').next().expect("a mapping"), 16)?;
-//! # let pie = image.kind() == image::ElfKind::Dynamic;
-//! # let bias = if pie { start } else { 0 };
-//! let debug = find_debug_file(&image, &path, &RootedFiles::new("/"));
-//! let address = image::Svma(serve as *const () as u64 - bias); // as the ELF file states it
-//! let batch = ImageSymbols::new(image, &debug).resolve(&[address]);
-//! let symbolized = batch.symbols[0].as_ref().expect("a name");
-//! assert!(symbolized.frames[0].name.ends_with("::serve"));
-//! # Ok(())
-//! # }
-//! ```
-//!
 //! Addresses come in batches, one per image, since a profile is symbolized once, at its end:
 //!
 //! ```text

@@ -5,24 +5,9 @@ use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
 use crate::arch::{Arch, Stage};
-use crate::follow::{Flow, State, Value};
+use crate::follow::state::{Flow, State, Value};
+use crate::numbers::aarch64::{FP, LR, PC, SP, X0};
 use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS};
-
-/// DWARF numbers (AADWARF64, section 4.1): x29.
-pub(crate) const FP: u16 = 29;
-/// The first argument of a function; also the result of a function or a system call.
-const X0: u16 = 0;
-/// x30.
-pub(crate) const LR: u16 = 30;
-/// The stack pointer.
-pub(crate) const SP: u16 = 31;
-/// The program counter.
-pub(crate) const PC: u16 = 32;
-
-/// `enum perf_event_arm_regs` counts x0 to x29, lr, sp, pc as DWARF does.
-pub(crate) fn perf_to_dwarf(bit: u16) -> Option<u16> {
-    (bit <= PC).then_some(bit)
-}
 
 /// See [`Arch`].
 pub(crate) struct Aarch64;

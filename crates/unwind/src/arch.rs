@@ -4,7 +4,7 @@ use gopclntab::Function;
 use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
-use crate::follow::{Flow, State, Value};
+use crate::follow::state::{Flow, State, Value};
 use crate::rule::Rule;
 
 /// The architecture-specific part of unwinding: constants and pure functions.

@@ -125,3 +125,18 @@ impl fmt::Display for BreakReason {
         f.write_str(text)
     }
 }
+
+/// Size of the null page, which holds no frames.
+pub(crate) const NULL_PAGE: u64 = 4096;
+
+pub(crate) fn broken<T>(reason: BreakReason) -> Result<T, End> {
+    Err(End::Broken(reason))
+}
+
+/// Why a stack ends if memory could not be read while the frame at `sp` was unwound.
+pub(crate) fn unreadable(sp: Avma, unreadable: Avma) -> End {
+    if unreadable.0 < NULL_PAGE {
+        return End::Broken(BreakReason::BadCfa);
+    }
+    End::Truncated { sp, unreadable }
+}

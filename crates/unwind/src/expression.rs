@@ -4,7 +4,7 @@ use gimli::{EvaluationResult, Location};
 use image::{Avma, Bias, Memory, Svma};
 
 use crate::cfi::Reader;
-use crate::end::BreakReason;
+use crate::end::{BreakReason, unreadable};
 use crate::{End, Registers};
 
 /// Limit of operations: a hostile expression loops forever.
@@ -75,9 +75,7 @@ impl<M: Memory> EvaluationContext<'_, M> {
         let bytes =
             word.get_mut(..usize::from(size)).ok_or(End::Broken(BreakReason::BadExpression))?;
         let sp = self.registers.sp().unwrap_or_default();
-        self.memory
-            .read(Avma(address), bytes)
-            .map_err(|_| crate::step::unreadable(sp, Avma(address)))?;
+        self.memory.read(Avma(address), bytes).map_err(|_| unreadable(sp, Avma(address)))?;
         Ok(u64::from_le_bytes(word))
     }
 }

@@ -21,14 +21,15 @@ use std::sync::Arc;
 
 use image::{Avma, MappingKind, Memory};
 
+use crate::End;
 use crate::arch::{Arch, Stage};
-use crate::end::{BreakReason, RootReason};
+use crate::code::code_before;
+use crate::end::{BreakReason, RootReason, broken, unreadable};
+use crate::frame::{Cursor, FrameKind};
 use crate::go::StackSwitch;
 use crate::modules::{Code, Module};
 use crate::rule::{Narrow, SAME};
-use crate::step::{Stepper, broken, check_cfa, unreadable};
-use crate::tables::code_before;
-use crate::{Cursor, End, FrameKind};
+use crate::step::{Stepper, check_cfa};
 
 /// Limit of the length of `_start`, in bytes.
 const START_LENGTH: u64 = 64;

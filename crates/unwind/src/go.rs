@@ -25,9 +25,10 @@ use gopclntab::Function;
 use image::{Avma, Memory};
 
 use crate::arch::Arch;
-use crate::end::{BreakReason, RootReason};
-use crate::step::{Stepper, broken, unreadable};
-use crate::{Cursor, End, FrameKind, Registers};
+use crate::end::{BreakReason, RootReason, broken, unreadable};
+use crate::frame::{Cursor, FrameKind};
+use crate::step::Stepper;
+use crate::{End, Registers};
 
 /// Limit of nested calls from C into Go that are followed back into C.
 const MAX_CALLBACKS: usize = 64;

@@ -3,7 +3,8 @@
 use image::{AddressSpace, Avma, Bias, MappingId, MappingKind, Memory, Svma};
 
 use crate::arch::Arch;
-use crate::tables::{ImageIndex, Tables, code_around};
+use crate::code::code_around;
+use crate::tables::{ImageIndex, Tables};
 
 /// Mappings that are remembered; stacks rarely alternate between more.
 const RECENT: usize = 4;

@@ -2,6 +2,8 @@
 
 use image::{Arch, Avma};
 
+use crate::numbers::{aarch64, x86_64};
+
 /// Number of tracked registers: DWARF numbers 0 to 32 cover the general registers, the stack
 /// pointer and the program counter of both architectures.
 pub(crate) const COUNT: usize = 33;
@@ -36,8 +38,8 @@ impl Registers {
         let bits = (0..64u16).filter(|bit| mask >> bit & 1 == 1);
         for (bit, value) in bits.zip(values) {
             let number = match arch {
-                Arch::X86_64 => crate::x86_64::perf_to_dwarf(bit),
-                Arch::Aarch64 => crate::aarch64::perf_to_dwarf(bit),
+                Arch::X86_64 => x86_64::perf_to_dwarf(bit),
+                Arch::Aarch64 => aarch64::perf_to_dwarf(bit),
             };
             if let Some(number) = number {
                 registers.set(number, *value);
@@ -94,37 +96,37 @@ impl Registers {
     #[must_use]
     #[inline]
     pub fn pc(&self) -> Option<Avma> {
-        self.get(self.by_arch(crate::x86_64::RIP, crate::aarch64::PC)).map(Avma)
+        self.get(self.by_arch(x86_64::RIP, aarch64::PC)).map(Avma)
     }
 
     /// The stack pointer.
     #[must_use]
     #[inline]
     pub fn sp(&self) -> Option<Avma> {
-        self.get(self.by_arch(crate::x86_64::RSP, crate::aarch64::SP)).map(Avma)
+        self.get(self.by_arch(x86_64::RSP, aarch64::SP)).map(Avma)
     }
 
     /// The frame pointer register, which may hold anything if the code keeps no frame pointers.
     #[must_use]
     #[inline]
     pub fn fp(&self) -> Option<u64> {
-        self.get(self.by_arch(crate::x86_64::RBP, crate::aarch64::FP))
+        self.get(self.by_arch(x86_64::RBP, aarch64::FP))
     }
 
     /// Sets the program counter.
     pub fn set_pc(&mut self, pc: Avma) {
-        self.set(self.by_arch(crate::x86_64::RIP, crate::aarch64::PC), pc.0);
+        self.set(self.by_arch(x86_64::RIP, aarch64::PC), pc.0);
     }
 
     /// Sets the stack pointer.
     pub fn set_sp(&mut self, sp: Avma) {
-        self.set(self.by_arch(crate::x86_64::RSP, crate::aarch64::SP), sp.0);
+        self.set(self.by_arch(x86_64::RSP, aarch64::SP), sp.0);
     }
 
-    const fn by_arch(&self, x86_64: u16, aarch64: u16) -> u16 {
+    const fn by_arch(&self, on_x86_64: u16, on_aarch64: u16) -> u16 {
         match self.arch {
-            Arch::X86_64 => x86_64,
-            Arch::Aarch64 => aarch64,
+            Arch::X86_64 => on_x86_64,
+            Arch::Aarch64 => on_aarch64,
         }
     }
 }

@@ -3,31 +3,18 @@
 use image::{AddressSpace, Avma, Bias, Memory};
 
 use crate::arch::Arch;
-use crate::end::{BreakReason, RootReason};
+use crate::end::{BreakReason, NULL_PAGE, RootReason, broken, unreadable};
 use crate::expression::EvaluationContext;
+use crate::frame::{Cursor, FrameKind};
 use crate::modules::{Code, Module, Modules};
 use crate::registers::COUNT;
 use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS, Value};
 use crate::tables::Tables;
-use crate::{Cursor, End, FrameKind, Registers};
+use crate::{End, Registers};
 
 /// Limit of changes to a stack at a lower address within one stack, apart from signal frames.
 /// rustc's `stacker` makes such changes.
 const MAX_SWITCHES: u8 = 8;
-/// Size of the null page, which holds no frames.
-const NULL_PAGE: u64 = 4096;
-
-pub(crate) fn broken<T>(reason: BreakReason) -> Result<T, End> {
-    Err(End::Broken(reason))
-}
-
-/// Why a stack ends if memory could not be read while the frame at `sp` was unwound.
-pub(crate) fn unreadable(sp: Avma, unreadable: Avma) -> End {
-    if unreadable.0 < NULL_PAGE {
-        return End::Broken(BreakReason::BadCfa);
-    }
-    End::Truncated { sp, unreadable }
-}
 
 /// The inputs of a step, and the caches for one stack.
 pub(crate) struct Stepper<'a, M> {

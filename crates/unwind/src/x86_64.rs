@@ -5,30 +5,9 @@ use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
 use crate::arch::{Arch, Stage};
-use crate::follow::{Flow, State, Value};
+use crate::follow::state::{Flow, State, Value};
+use crate::numbers::x86_64::{RAX, RBP, RDI, RIP, RSP};
 use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS};
-
-/// DWARF numbers (System V psABI AMD64, figure 3.36).
-pub(crate) const RBP: u16 = 6;
-/// The result of a function or a system call.
-pub(crate) const RAX: u16 = 0;
-/// A function's first argument.
-pub(crate) const RDI: u16 = 5;
-/// The stack pointer.
-pub(crate) const RSP: u16 = 7;
-/// The return address column, which stands for the program counter.
-pub(crate) const RIP: u16 = 16;
-
-/// `enum perf_event_x86_regs` to DWARF.
-pub(crate) fn perf_to_dwarf(bit: u16) -> Option<u16> {
-    // AX BX CX DX SI DI BP SP IP, FLAGS CS SS DS ES FS GS, R8..R15
-    const FIRST: [u16; 9] = [0, 3, 2, 1, 4, 5, RBP, RSP, RIP];
-    match bit {
-        0..=8 => Some(FIRST[usize::from(bit)]),
-        16..=23 => Some(bit - 8),
-        _ => None,
-    }
-}
 
 /// Bytes of stack that `PUSH_REGS_HOST_TO_ABI0` uses (Go's runtime/cgo/abi_amd64.h), where C enters
 /// Go code. From the lowest address up: rbx, r12 to r15, rbp.

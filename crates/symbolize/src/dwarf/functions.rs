@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use gimli::{AttributeValue, EntriesRaw, UnitOffset};
 
+use super::fuel::{Dwarf, Fuel, Reader, Stop, Unit};
 use super::ranges::{Ranges, inside};
-use super::{Dwarf, Fuel, Reader, Stop, Unit};
 
 /// Limit of the nesting of functions and inlined calls. Compilers stop inlining long before.
 const MAX_DEPTH: usize = 256;

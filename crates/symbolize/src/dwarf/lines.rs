@@ -5,9 +5,17 @@ use std::sync::Arc;
 use gimli::{ColumnType, DebugLineOffset, IncompleteLineProgram, Section};
 use rustc_hash::FxHashMap;
 
+use super::fuel::{Dwarf, Fuel, Reader, Stop, Unit, text};
 use super::units::Loaded;
-use super::{Dwarf, Fuel, Location, Reader, Stop, Unit, text};
 use crate::intern::Interner;
+
+/// A position in a source file.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Location {
+    pub(crate) file: Option<Arc<str>>,
+    pub(crate) line: Option<u32>,
+    pub(crate) column: Option<u32>,
+}
 
 /// Limit of the header of a line program, in bytes. Each of its directories and files takes up to
 /// 100 times its bytes in memory.

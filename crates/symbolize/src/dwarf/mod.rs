@@ -4,6 +4,7 @@
 //! parts refer to each other in circles, or a million times to the same list, takes bounded time,
 //! and gives what was found until the fuel ran out.
 
+mod fuel;
 mod functions;
 mod lines;
 mod names;
@@ -13,80 +14,26 @@ mod ranges;
 mod split;
 mod units;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use gimli::{DwarfSections, DwoId, EndianSlice, LittleEndian, Section, SectionId};
+use gimli::{DwarfSections, DwoId, EndianSlice, LittleEndian, SectionId};
 use image::ElfImage;
 
 use crate::files::RejectedFile;
 use crate::intern::Interner;
 use crate::sections::Decompressed;
+use fuel::Unit;
+use fuel::{Dwarf, Fuel, Reader, Stop};
+pub(crate) use lines::Location;
+pub(crate) use names::FunctionInfo;
 use names::Names;
 use pages::ResidentPages;
 use split::DwoFile;
 pub(crate) use split::{DwoFinder, DwpFile};
 use units::{FileKind, Units};
 
-pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
-pub(crate) type Dwarf<'a> = gimli::Dwarf<Reader<'a>>;
-pub(crate) type Unit<'a> = gimli::Unit<Reader<'a>>;
-
-/// Fuel for any file: about a second of work. The largest real units (Chromium, LTO) cost some 10⁷.
-const FUEL: u64 = 1 << 28;
-/// Additional fuel for each byte of the file: a profile may have addresses in all units.
-const FUEL_PER_BYTE: u64 = 4;
-/// Limit of fuel: about ten seconds.
-const MAX_FUEL: u64 = 1 << 31;
 /// Limit of units that claim the same address. Usually it is one.
 const MAX_UNITS_PER_ADDRESS: u8 = 8;
-
-/// The work that may still be done; see [`FUEL`].
-#[derive(Debug)]
-pub(crate) struct Fuel(u64);
-
-impl Fuel {
-    fn for_sections(dwarf: &Dwarf<'_>) -> Self {
-        let bytes = dwarf.debug_info.reader().len() as u64 + dwarf.debug_line.reader().len() as u64;
-        Self(bytes.saturating_mul(FUEL_PER_BYTE).saturating_add(FUEL).min(MAX_FUEL))
-    }
-
-    pub(crate) fn spend(&mut self, n: u64) -> Result<(), Stop> {
-        self.0 = self.0.checked_sub(n).ok_or(Stop::Exhausted)?;
-        Ok(())
-    }
-}
-
-/// Why reading a part of the DWARF ended.
-#[derive(Debug)]
-pub(crate) enum Stop {
-    /// No fuel is left: the whole look-up ends.
-    Exhausted,
-    /// The unit is damaged; others may be fine.
-    Broken,
-}
-
-impl From<gimli::Error> for Stop {
-    fn from(_: gimli::Error) -> Self {
-        Self::Broken
-    }
-}
-
-/// A string; `None` if it cannot be read. Fuel is spent on its length, since finding its end takes
-/// time, and in a crafted file everything can be named by one endless string.
-fn text<'a>(
-    dwarf: &Dwarf<'a>,
-    unit: &Unit<'a>,
-    value: gimli::AttributeValue<Reader<'a>>,
-    fuel: &mut Fuel,
-) -> Result<Option<Reader<'a>>, Stop> {
-    let found = dwarf.attr_string(unit, value).ok();
-    let searched = found.map_or_else(
-        || dwarf.debug_str.reader().len().max(dwarf.debug_line_str.reader().len()),
-        |s| s.len(),
-    );
-    fuel.spend(searched as u64 / 16)?;
-    Ok(found)
-}
 
 /// The sections of a file and of its `dwz` file, to which common parts were moved.
 pub(crate) struct Sections<'a> {
@@ -160,25 +107,6 @@ fn read_sections<'a>(
     });
     let Ok(sections) = loaded;
     (sections, decompressed.unreadable)
-}
-
-/// A position in a source file.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Location {
-    pub(crate) file: Option<Arc<str>>,
-    pub(crate) line: Option<u32>,
-    pub(crate) column: Option<u32>,
-}
-
-/// The attributes of a function.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct FunctionInfo {
-    /// `DW_AT_name`.
-    pub(crate) name: Option<Arc<str>>,
-    /// `DW_AT_linkage_name`.
-    pub(crate) linkage_name: Option<Arc<str>>,
-    /// `DW_AT_decl_line`.
-    pub(crate) decl_line: Option<u32>,
 }
 
 /// A function at an address, and the position in it.

@@ -5,9 +5,20 @@ use std::sync::Arc;
 use gimli::{AttributeValue, UnitOffset};
 use rustc_hash::FxHashMap;
 
+use super::fuel::{Dwarf, Fuel, Reader, Stop, Unit, text};
 use super::units::{FileKind, Units};
-use super::{Dwarf, Fuel, FunctionInfo, Reader, Stop, Unit, text};
 use crate::intern::Interner;
+
+/// The attributes of a function.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FunctionInfo {
+    /// `DW_AT_name`.
+    pub(crate) name: Option<Arc<str>>,
+    /// `DW_AT_linkage_name`.
+    pub(crate) linkage_name: Option<Arc<str>>,
+    /// `DW_AT_decl_line`.
+    pub(crate) decl_line: Option<u32>,
+}
 
 /// Limit of references that are followed. From an inlined call to its abstract origin to its
 /// declaration there are two; in a crafted file they can form a circle.

@@ -2,7 +2,7 @@
 
 use gimli::{Attribute, AttributeValue, DebugAddrIndex};
 
-use super::{Dwarf, Fuel, Reader, Stop, Unit};
+use super::fuel::{Dwarf, Fuel, Reader, Stop, Unit};
 
 /// Fuel for a range, which takes about as long as four attributes.
 const RANGE_COST: u64 = 4;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use gimli::{DwarfPackageSections, DwarfSections, DwoId, EndianSlice, LittleEndian, SectionId};
 use image::{ElfImage, SectionReader};
 
+use super::fuel::{Dwarf, Fuel, Reader, Stop};
 use super::units::{FileKind, Units};
-use super::{Dwarf, Fuel, Reader, Stop};
 use crate::files::{DebugFiles, RejectedFile, Rejection, normal};
 use crate::sections::reader;
 

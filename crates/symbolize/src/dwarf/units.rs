@@ -10,9 +10,9 @@ use gimli::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::fuel::{Dwarf, Fuel, Reader, Stop, Unit, text};
 use super::pages::{AROUND, ResidentPages};
 use super::ranges::{Claims, Ranges, address};
-use super::{Dwarf, Fuel, Reader, Stop, Unit, text};
 
 /// Limit of a table of abbreviations, in bytes; the largest real ones take some 100 KiB.
 const MAX_ABBREV_TABLE: usize = 4 << 20;

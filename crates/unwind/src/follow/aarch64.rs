@@ -2,8 +2,8 @@
 
 use image::Svma;
 
-use super::{Flow, State, Value};
-use crate::aarch64::{LR, SP};
+use super::state::{Flow, State, Value};
+use crate::numbers::aarch64::{LR, SP};
 
 /// x0 to x18 (AAPCS64, 6.1.1).
 const CALLER_SAVED: std::ops::RangeInclusive<u16> = 0..=18;

@@ -18,6 +18,7 @@
 //! all searches together have a budget.
 
 pub(crate) mod aarch64;
+pub(crate) mod state;
 pub(crate) mod x86_64;
 
 #[cfg(test)]
@@ -30,9 +31,9 @@ use std::sync::Arc;
 use image::{ElfImage, Svma};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::state::{Flow, State, Value};
 use crate::arch::Arch;
-use crate::registers::COUNT;
-use crate::rule::{LOST, Narrow, SAME};
+use crate::rule::{LOST, Narrow, SAME, SLOTS};
 
 /// Limit of instructions of one search. musl's `printf_core` has 900.
 const MAX_INSTRUCTIONS: u32 = 2048;
@@ -42,11 +43,6 @@ const MAX_CALLEE: u32 = 512;
 const MAX_CALL_DEPTH: u8 = 4;
 /// A search ends after so many returns.
 const MAX_EXITS: usize = 2;
-/// Words of the stack that are tracked; if the code stores more, all words are unknown.
-const MAX_STORES: usize = 64;
-/// Limit of the size of a frame, in bytes.
-const MAX_FRAME: i64 = 1 << 24;
-const MIN_FRAME: i64 = -MAX_FRAME;
 /// Initial budget of all searches together, in instructions: musl has 100,000…
 const INITIAL_BUDGET: u32 = 4 << 20;
 /// …and what each stack adds to it: less than a millisecond.
@@ -55,133 +51,6 @@ const BUDGET_PER_STACK: u32 = 16 << 10;
 const MAX_REMEMBERED: usize = 1 << 14;
 /// Limit of instructions between a return and the call that ends the thread with the result.
 const MAX_MOVES: usize = 3;
-
-/// A symbolic value of a register or of a word of the stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Value {
-    Unknown,
-    /// The value of the register at the program counter, plus an offset in bytes.
-    Start(u16, i32),
-    /// The word in memory at [`Value::Start`].
-    Word(u16, i32),
-    /// The address of a `switch`'s jump table in the image.
-    Table(u32),
-    /// An entry of that table, relative to its start.
-    Entry(u32),
-    /// The target address of an entry.
-    Case(u32),
-}
-
-impl Value {
-    pub(crate) fn plus(self, n: i64) -> Self {
-        match self {
-            Self::Start(register, offset) => match i64::from(offset).saturating_add(n) {
-                sum @ MIN_FRAME..=MAX_FRAME => Self::Start(register, sum as i32),
-                _ => Self::Unknown,
-            },
-            _ => Self::Unknown,
-        }
-    }
-}
-
-/// The symbolic values at one instruction.
-#[derive(Debug, Clone)]
-pub(crate) struct State {
-    values: [Value; COUNT],
-    stores: Vec<(u16, i32, Value)>,
-}
-
-impl State {
-    fn new() -> Self {
-        let mut values = [Value::Unknown; COUNT];
-        for (number, value) in (0..).zip(&mut values) {
-            *value = Value::Start(number, 0);
-        }
-        Self { values, stores: Vec::new() }
-    }
-
-    pub(crate) fn get(&self, register: u16) -> Value {
-        self.values.get(usize::from(register)).copied().unwrap_or(Value::Unknown)
-    }
-
-    pub(crate) fn set(&mut self, register: u16, value: Value) {
-        if let Some(known) = self.values.get_mut(usize::from(register)) {
-            *known = value;
-        }
-    }
-
-    pub(crate) fn forget(&mut self, register: u16) {
-        self.set(register, Value::Unknown);
-    }
-
-    /// The value of the word at an address.
-    pub(crate) fn load(&self, at: Value) -> Value {
-        let Value::Start(register, offset) = at else { return Value::Unknown };
-        if self.stores.len() == MAX_STORES {
-            return Value::Unknown;
-        }
-        let stored = self.stores.iter().find(|(r, o, _)| (*r, *o) == (register, offset));
-        stored.map_or(Value::Word(register, offset), |(_, _, value)| *value)
-    }
-
-    pub(crate) fn store(&mut self, at: Value, value: Value) {
-        let Value::Start(register, offset) = at else { return };
-        self.stores.retain(|(r, o, _)| (*r, *o) != (register, offset));
-        if self.stores.len() < MAX_STORES {
-            self.stores.push((register, offset, value));
-        }
-    }
-
-    /// The rule at the program counter where the search began, if the function returns here.
-    fn rule<A: Arch>(&self) -> Option<Narrow> {
-        let (cfa, return_address) = A::leave(self);
-        let Value::Start(cfa_register, cfa_offset) = cfa else { return None };
-        let slot = |register: u16, value: Value| match value {
-            Value::Start(same, 0) if same == register => SAME,
-            Value::Word(base, offset) if base == cfa_register => {
-                let words = offset - cfa_offset;
-                let words = (words % 8 == 0).then_some(words / 8).and_then(|n| n.try_into().ok());
-                words.filter(|n| *n != SAME).unwrap_or(LOST)
-            }
-            _ => LOST,
-        };
-        let mut saved = [LOST; crate::rule::SLOTS];
-        for (slot_of, register) in saved.iter_mut().zip(A::SAVED) {
-            *slot_of = slot(*register, self.get(*register));
-        }
-        saved[0] = slot(A::RA, return_address);
-        if saved[0] == LOST || (saved[0] == SAME && !A::HAS_LINK_REGISTER) {
-            return None;
-        }
-        Some(Narrow {
-            cfa_register: cfa_register.try_into().ok()?,
-            plt_push: 0,
-            plt: false,
-            cfa_offset,
-            saved,
-        })
-    }
-}
-
-/// Where control goes after an instruction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Flow {
-    /// To the next instruction, at this address.
-    Next(Svma),
-    Jump(Svma),
-    /// To one of two addresses.
-    Branch(Svma, Svma),
-    /// To a function, whose address is known if the call is direct; then to the next instruction.
-    Call(Option<Svma>, Svma),
-    /// To one of the targets in a jump table, whose entries are relative to its address.
-    Switch(Svma),
-    /// Out of the function: a return, or a tail call through a linker's table.
-    Return,
-    /// To an address in a register: out of the function, or within it.
-    IndirectJump,
-    /// Nowhere.
-    End,
-}
 
 /// What following the code from one address gave.
 #[derive(Debug, Default)]
@@ -194,6 +63,36 @@ pub(crate) struct Followed {
     pub(crate) rules: Arc<[Narrow]>,
     /// The rules are those at a `ret`, not only at jumps that may stay within the function.
     pub(crate) sure: bool,
+}
+
+/// The rule at the program counter where the search began, if the function returns here.
+fn rule<A: Arch>(state: &State) -> Option<Narrow> {
+    let (cfa, return_address) = A::leave(state);
+    let Value::Start(cfa_register, cfa_offset) = cfa else { return None };
+    let slot = |register: u16, value: Value| match value {
+        Value::Start(same, 0) if same == register => SAME,
+        Value::Word(base, offset) if base == cfa_register => {
+            let words = offset - cfa_offset;
+            let words = (words % 8 == 0).then_some(words / 8).and_then(|n| n.try_into().ok());
+            words.filter(|n| *n != SAME).unwrap_or(LOST)
+        }
+        _ => LOST,
+    };
+    let mut saved = [LOST; SLOTS];
+    for (slot_of, register) in saved.iter_mut().zip(A::SAVED) {
+        *slot_of = slot(*register, state.get(*register));
+    }
+    saved[0] = slot(A::RA, return_address);
+    if saved[0] == LOST || (saved[0] == SAME && !A::HAS_LINK_REGISTER) {
+        return None;
+    }
+    Some(Narrow {
+        cfa_register: cfa_register.try_into().ok()?,
+        plt_push: 0,
+        plt: false,
+        cfa_offset,
+        saved,
+    })
 }
 
 /// The searches of one [`crate::Unwinder`], with their budget and cache.
@@ -264,7 +163,7 @@ impl<A: Arch> Search<'_, A> {
 
     /// Whether the call before a return address may return.
     fn call_returns(&mut self, pc: Svma) -> bool {
-        let (before, _) = crate::tables::code_around(self.image.0, pc);
+        let (before, _) = crate::code::code_around(self.image.0, pc);
         let target = A::direct_call_target(before);
         target.is_none_or(|n| self.returns(pc.wrapping_add(n.cast_unsigned()), 0))
     }
@@ -291,12 +190,12 @@ impl<A: Arch> Search<'_, A> {
                         at = next;
                     }
                     Flow::Return => {
-                        add(&mut sure, state.rule::<A>());
+                        add(&mut sure, rule::<A>(&state));
                         found += 1;
                         break;
                     }
                     Flow::IndirectJump | Flow::Switch(_) => {
-                        add(&mut perhaps, state.rule::<A>());
+                        add(&mut perhaps, rule::<A>(&state));
                         break;
                     }
                     Flow::End => break,

@@ -6,8 +6,8 @@ use iced_x86::{
 };
 use image::Svma;
 
-use super::{Flow, State, Value};
-use crate::x86_64::{RAX, RBP, RDI, RSP};
+use super::state::{Flow, State, Value};
+use crate::numbers::x86_64::{RAX, RBP, RDI, RSP};
 
 /// The longest instruction (Intel SDM volume 2, 2.3.11).
 const LONGEST: usize = 15;
