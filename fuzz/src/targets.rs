@@ -128,7 +128,7 @@ fn elf(input: &[u8]) -> u64 {
     let place = image.bias_of_mapping(Avma(0x7000_0000), FileOffset(0x1000), 0x1000);
     let starts = unwind::function_starts(&image, &all);
     let started = starts.iter().flatten().count();
-    let tries: Vec<_> = found.attempts.iter().map(|a| a.rejection.to_string()).collect();
+    let tries: Vec<_> = found.rejected.iter().map(|a| a.rejection.to_string()).collect();
     hash((kinds, format!("{:?}", batch.losses), place.is_some(), started.min(8), tries))
 }
 

@@ -90,7 +90,7 @@ fn chroot_without_the_right_to_follow_mappings() {
     let told = outcome.stderr.clone();
     for text in [told, outcome.recording().profile.comments.join("\n")] {
         let line = text.lines().find(|l| l.contains("not read: ")).expect(&text);
-        let mends = "to mend it: sudo setcap cap_checkpoint_restore,";
+        let mends = "to mend it: sudo setcap cap_bpf,cap_checkpoint_restore,";
         assert!(line.contains("/libc.so.6: ") && line.contains(mends), "{line}");
     }
 }

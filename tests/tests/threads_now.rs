@@ -235,7 +235,7 @@ fn doctor_tells_each_kind_and_mends() {
     let text = String::from_utf8(out.stdout).unwrap();
     assert_eq!(verdict(&text, "block"), "yes", "{text}");
     assert!(
-        text.contains("by perf events, without who unlocked (bpf programs need CAP_BPF"),
+        text.contains("by perf events, without who unlocked (BPF programs require CAP_BPF"),
         "{text}"
     );
     // Traced by somebody else, it can be sampled but not stopped.

@@ -256,7 +256,7 @@ impl Batch<'_> {
 }
 
 fn missing_split(image: &Path, batch: &symbolize::Batch) -> String {
-    let sought = batch.attempts.first().map(|a| format!(", such as {}", a.path.display()));
+    let sought = batch.rejected.first().map(|a| format!(", such as {}", a.path.display()));
     let n = batch.losses.missing_split_units;
     format!("{}: {n} files were not found{}", image.display(), sought.unwrap_or_default())
 }

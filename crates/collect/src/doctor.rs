@@ -188,10 +188,8 @@ impl Patient {
             return self.memory();
         }
         self.attach()?;
-        events::try_creations().map_err(|e| Obstacle {
-            reason: format!("tracepoints are found by root only: {e}"),
-            remedy: "sudo exoprof".into(),
-        })?;
+        events::try_creations()
+            .map_err(|e| Obstacle { reason: e.to_string(), remedy: e.fix().into() })?;
         self.rights.tracepoints()?;
         self.perf.clone().map(|()| self.also_go("tracepoint task:task_newtask", "their memory"))
     }

@@ -62,7 +62,7 @@ pub enum RecordError {
         /// The process.
         pid: i32,
         /// Why.
-        source: events::StackCopyError,
+        source: events::BpfError,
     },
     /// The target could not be changed as the recording needs.
     #[error(transparent)]

@@ -4,15 +4,66 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, PersistError};
 
 use crate::user::User;
 
 /// Tries for a free number in a folder.
 const MAX_NUMBER: u32 = 99_999;
 
-/// A place for one profile.
+/// Why nothing can be written there.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// There is a folder in its place.
+    #[error("{} is a folder", .0.display())]
+    IsFolder(PathBuf),
+    /// There is a file in its place.
+    #[error("{} exists already; --force overwrites it", .0.display())]
+    Exists(PathBuf),
+    /// The folder does not exist.
+    #[error("cannot write {}: there is no folder {}", .path.display(), .folder.display())]
+    NoFolder {
+        /// What was to be written.
+        path: PathBuf,
+        /// Where.
+        folder: PathBuf,
+    },
+    /// No file can be made in the folder.
+    #[error("cannot write {}: {why}", .path.display())]
+    Folder {
+        /// What was to be written.
+        path: PathBuf,
+        /// Without the path of a temporary file: nobody has asked for that one.
+        why: io::ErrorKind,
+    },
+    /// Writing failed.
+    #[error("cannot write {}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Writing to standard output failed.
+    #[error("cannot write to stdout")]
+    Stdout(#[source] io::Error),
+    /// All numbers are taken.
+    #[error("no free number for {stem}.NNN.pb.gz in {}", .folder.display())]
+    NoNumber {
+        /// The name up to the number.
+        stem: String,
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+impl OutputError {
+    fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        |source| Self::Write { path: path.into(), source }
+    }
+}
+
+/// A place for one file.
 pub enum Output {
     /// Standard output.
     Stdout,
@@ -42,19 +93,17 @@ pub enum Place {
 
 impl Output {
     /// Prepares a place: what cannot be written is found out here.
-    pub fn prepare(place: Place) -> anyhow::Result<Self> {
+    pub fn prepare(place: Place) -> Result<Self, OutputError> {
         if let Place::Named { path, replace } = &place {
             if path == Path::new("-") {
                 return Ok(Self::Stdout);
             }
             match path.symlink_metadata() {
-                Ok(m) if m.is_dir() => bail!("{} is a folder", path.display()),
+                Ok(m) if m.is_dir() => return Err(OutputError::IsFolder(path.clone())),
                 Ok(m) if !m.is_file() && !m.is_symlink() => {
                     return Ok(Self::Special(path.clone()));
                 }
-                Ok(_) if !replace => {
-                    bail!("{} exists already; --force overwrites it", path.display())
-                }
+                Ok(_) if !replace => return Err(OutputError::Exists(path.clone())),
                 _ => {}
             }
         }
@@ -63,51 +112,41 @@ impl Output {
         Ok(Self::File(place))
     }
 
-    /// Writes the profile and gives it its name, which is returned.
-    pub fn write(self, profile: &pprof::Profile) -> anyhow::Result<Option<PathBuf>> {
-        self.write_with(|out| pprof::write_gz(profile, out))
-    }
-
-    /// Writes something and gives it its name, which is returned.
-    pub fn write_with(
+    /// Writes the content and gives it its name, which is returned.
+    pub fn write(
         self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-    ) -> anyhow::Result<Option<PathBuf>> {
+    ) -> Result<Option<PathBuf>, OutputError> {
         let place = match self {
             Self::Stdout => {
                 let mut out = io::stdout().lock();
-                write(&mut out).context("cannot write to stdout")?;
-                out.flush().context("cannot write to stdout")?;
+                write(&mut out).and_then(|()| out.flush()).map_err(OutputError::Stdout)?;
                 return Ok(None);
             }
             Self::Special(path) => {
-                let to_path = || format!("cannot write {}", path.display());
-                let mut out = File::options().write(true).open(&path).with_context(to_path)?;
-                write(&mut out).with_context(to_path)?;
+                let out = File::options().write(true).open(&path);
+                out.and_then(|mut out| write(&mut out)).map_err(OutputError::write(&path))?;
                 return Ok(Some(path));
             }
             Self::File(place) => place,
         };
         let beside = beside(&place)?;
-        write_beside(&beside, write)
-            .with_context(|| format!("cannot write {}", beside.path().display()))?;
+        write_beside(&beside, write).map_err(OutputError::write(beside.path()))?;
         give_name(beside, place).map(Some)
     }
 }
 
 /// A temporary file in the folder of the place.
-fn beside(place: &Place) -> anyhow::Result<NamedTempFile> {
+fn beside(place: &Place) -> Result<NamedTempFile, OutputError> {
     let (folder, shown) = match place {
         Place::Named { path, .. } => (folder_of(path), path.as_path()),
         Place::Numbered { folder, .. } => (folder.as_path(), folder.as_path()),
     };
     tempfile::Builder::new().prefix(".exoprof.").suffix(".part").tempfile_in(folder).map_err(|e| {
+        let path = shown.into();
         match folder.exists() {
-            // Without the path that `tempfile` adds: nobody has asked for that file.
-            true => anyhow!("cannot write {}: {}", shown.display(), e.kind()),
-            false => {
-                anyhow!("cannot write {}: there is no folder {}", shown.display(), folder.display())
-            }
+            true => OutputError::Folder { path, why: e.kind() },
+            false => OutputError::NoFolder { path, folder: folder.into() },
         }
     })
 }
@@ -136,16 +175,15 @@ fn hand_over(file: &File) -> io::Result<()> {
     User::invoking().give(file)
 }
 
-fn give_name(mut beside: NamedTempFile, place: Place) -> anyhow::Result<PathBuf> {
+fn give_name(mut beside: NamedTempFile, place: Place) -> Result<PathBuf, OutputError> {
+    let failed = |path: &Path, e: PersistError| OutputError::write(path)(e.error);
     match place {
         Place::Named { path, replace: true } => {
-            beside.persist(&path).with_context(|| format!("cannot write {}", path.display()))?;
+            beside.persist(&path).map_err(|e| failed(&path, e))?;
             Ok(path)
         }
         Place::Named { path, replace: false } => {
-            beside
-                .persist_noclobber(&path)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            beside.persist_noclobber(&path).map_err(|e| failed(&path, e))?;
             Ok(path)
         }
         Place::Numbered { folder, stem } => {
@@ -154,13 +192,10 @@ fn give_name(mut beside: NamedTempFile, place: Place) -> anyhow::Result<PathBuf>
                 match beside.persist_noclobber(&path) {
                     Ok(_) => return Ok(path),
                     Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => beside = e.file,
-                    Err(e) => {
-                        return Err(e.error)
-                            .with_context(|| format!("cannot write {}", path.display()));
-                    }
+                    Err(e) => return Err(failed(&path, e)),
                 }
             }
-            bail!("no free number for {stem}.NNN.pb.gz in {}", folder.display())
+            Err(OutputError::NoNumber { stem, folder })
         }
     }
 }
@@ -176,6 +211,10 @@ pub fn stem(comm: &str, pid: i32, kind: &str) -> String {
 mod tests {
     use super::*;
 
+    fn content(out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(b"a profile")
+    }
+
     #[test]
     fn a_process_name_cannot_lead_out_of_the_folder() {
         assert_eq!(stem("../../etc/x", 7, "cpu"), "exoprof.______etc_x.7.cpu");
@@ -185,11 +224,10 @@ mod tests {
     #[test]
     fn numbers_count_up_and_nothing_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
-        let profile = pprof::Profile::default();
         let place =
             || Place::Numbered { folder: folder.path().into(), stem: "exoprof.a.1.cpu".into() };
         for n in 1..=3 {
-            let path = Output::prepare(place()).unwrap().write(&profile).unwrap().unwrap();
+            let path = Output::prepare(place()).unwrap().write(content).unwrap().unwrap();
             assert_eq!(
                 path.file_name().unwrap().to_str(),
                 Some(&*format!("exoprof.a.1.cpu.00{n}.pb.gz"))
@@ -203,7 +241,7 @@ mod tests {
         let place = |replace| Place::Named { path: "/dev/full".into(), replace };
         for replace in [false, true] {
             let output = Output::prepare(place(replace)).unwrap();
-            assert!(output.write(&pprof::Profile::default()).is_err());
+            assert!(output.write(content).is_err());
             assert!(!Path::new("/dev/full").metadata().unwrap().is_file());
         }
     }
@@ -215,7 +253,7 @@ mod tests {
         std::fs::write(&path, "mine").unwrap();
         let place = |replace| Place::Named { path: path.clone(), replace };
         assert!(Output::prepare(place(false)).is_err());
-        Output::prepare(place(true)).unwrap().write(&pprof::Profile::default()).unwrap();
+        Output::prepare(place(true)).unwrap().write(content).unwrap();
         assert_ne!(std::fs::read(&path).unwrap(), b"mine");
     }
 }

@@ -1,5 +1,6 @@
 //! Writing to terminals.
 
+use std::error::Error;
 use std::fmt::Arguments;
 use std::io::{self, Write};
 
@@ -20,9 +21,12 @@ pub fn to_stderr(text: Arguments<'_>) {
 
 /// An error and what led to it, in one line. Libraries' messages may end with their cause's already,
 /// for those who show only one: it is not said twice.
-pub fn in_one_line(error: &anyhow::Error) -> String {
+pub fn in_one_line(error: &(dyn Error + 'static)) -> String {
     let mut line = String::new();
-    for link in error.chain().map(ToString::to_string) {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        next = error.source();
+        let link = error.to_string();
         if line.is_empty() {
             line = link;
         } else if !line.contains(&link) {
@@ -50,8 +54,6 @@ impl<W: Write> Write for Printable<W> {
 
 #[cfg(test)]
 mod tests {
-    use anyhow::Context as _;
-
     use super::*;
 
     #[test]
@@ -61,11 +63,16 @@ mod tests {
         struct Ring {
             source: io::Error,
         }
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot record cpu")]
+        struct Recording(#[source] Ring);
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read x")]
+        struct Reading(#[source] io::Error);
         let source = || io::Error::from_raw_os_error(2);
         let system = source().to_string();
-        let told = anyhow::Error::from(Ring { source: source() }).context("cannot record cpu");
+        let told = Recording(Ring { source: source() });
         assert_eq!(in_one_line(&told), format!("cannot record cpu: cannot map a ring: {system}"));
-        let plain = Err::<(), _>(source()).context("cannot read x").unwrap_err();
-        assert_eq!(in_one_line(&plain), format!("cannot read x: {system}"));
+        assert_eq!(in_one_line(&Reading(source())), format!("cannot read x: {system}"));
     }
 }

@@ -1,11 +1,10 @@
-// Runs at each sample of a thread of a Go program, before the sample itself is written: copies what
-// will be gone when the sample is read some milliseconds later. That is the part of the goroutine's
-// stack that the thread left when it changed to its system stack, and the goroutine's profiler labels.
+// Copies what would be gone when a sample of a Go program is read some milliseconds later: the
+// goroutine's stack if the thread has left it for its system stack, and the goroutine's profiler
+// labels. Runs right before the sample is written.
 //
-// Needs no kernel type information: it reads user memory only, at offsets that it is given.
+// It needs no kernel type information: it only reads user memory, at offsets that it is given.
 //
-// An event takes one program. Where another one has to see the same samples, this one hands over to
-// it in the end.
+// An event runs one program. If another one has to run at the same samples, this one calls it last.
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 #include <linux/types.h>
@@ -22,7 +21,7 @@
 enum { LABELS_ARE_A_MAP = 1, HAS_CGO = 2 };
 enum { KIND_GOROUTINE = 1, KIND_SYSTEM_STACK = 2, KIND_LABELS = 3 };
 
-// What is known of a thread: its `runtime.m`, and where the fields lie in this Go version.
+// A thread: its `runtime.m`, and the offsets of fields in this Go version.
 struct thread {
 	__u64 m;
 	__u64 procid;
@@ -32,8 +31,8 @@ struct thread {
 };
 
 #if defined(__TARGET_ARCH_arm64)
-// The kernel's struct user_pt_regs, with which the context begins: the headers at hand may be those of
-// another architecture.
+// The kernel's struct user_pt_regs, with which the context begins. The installed headers may be those
+// of another architecture.
 struct arm64_registers {
 	__u64 regs[31], sp, pc, pstate;
 };
@@ -42,13 +41,13 @@ struct arm64_registers {
 struct goroutine {
 	__u32 kind, tid;
 	__u64 time;
-	// The interrupted registers: of the kernel, if that was interrupted.
+	// The interrupted registers, which may be those of the kernel.
 	__u64 pc, sp;
 	__u64 g, goid, low, high;
 	__u64 sched_sp, sched_pc, vdso_sp, vdso_pc;
 	__u64 system_sp;
 	__u64 labels;
-	// What of the stack was copied; `wanted` is how much there was.
+	// The copied part of the stack; `stack_wanted` is its full length.
 	__u64 stack_at, stack_len, stack_wanted;
 	__u8 stack[MAX_STACK];
 };
@@ -98,7 +97,7 @@ struct {
 	__uint(max_entries, 8 << 20);
 } captures SEC(".maps");
 
-// How many captures found no room.
+// Captures for which the ring had no space.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -131,7 +130,7 @@ static __always_inline __u64 word(__u64 at)
 	return value;
 }
 
-// A Go string's bytes, as many as there is room for.
+// Copies a Go string, as far as there is space.
 static __always_inline __u64 text(__u8 *to, __u64 room, __u64 pointer, __u64 length)
 {
 	__u64 n = length;
@@ -161,8 +160,8 @@ static __always_inline int add_label(struct labels *out, __u64 key_header, __u64
 	return 1;
 }
 
-// Go 1.24 and later: a slice of {key, value}. Before: a map, of which one bucket is read; a map of
-// more than eight labels has several, and is left to the reader of the record.
+// Go 1.24 and later: a slice of {key, value}. Before: a map, of which one bucket is read. A map of more
+// than eight labels has several buckets; the record then only has their number.
 static __always_inline void labels(struct labels *out, __u64 at, int is_map)
 {
 	__u64 array, tops = 0, header[4];
@@ -211,7 +210,7 @@ static __always_inline __u64 copy(__u8 *to, __u64 room, __u64 from, __u64 end)
 		return 0;
 	if (!n || !bpf_probe_read_user(to, n, (void *)from))
 		return n;
-	// Part of it is not in memory: no page can be fetched here. The first may do.
+	// A page is not in memory, and cannot be fetched here. Try the first one alone.
 	n = 4096 - (from & 4095);
 	return bpf_probe_read_user(to, n, (void *)from) ? 0 : n;
 }
@@ -231,7 +230,7 @@ static __always_inline void capture(struct bpf_perf_event_data *ctx)
 	union scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	if (!s)
 		return;
-	// An `m` whose thread ended may belong to another by now.
+	// The `m` of a thread that ended may belong to another thread by now.
 	if (word(t->m + t->m_procid) != t->procid)
 		return;
 	struct goroutine *o = &s->goroutine;
@@ -267,7 +266,7 @@ static __always_inline void capture(struct bpf_perf_event_data *ctx)
 		start = o->sched_sp;
 		if (o->vdso_sp > o->low && o->vdso_sp < o->high)
 			start = o->vdso_sp;
-		// A signal handler's stack is another one; what it interrupted may have been anywhere.
+		// A signal handler has a stack of its own, and may have interrupted any code.
 		if (!in_kernel && on_signal_stack(t, o->sp)) {
 			start = o->low + 8;
 			if (o->high - o->low > MAX_STACK)
@@ -285,7 +284,7 @@ static __always_inline void capture(struct bpf_perf_event_data *ctx)
 		size = 0;
 	size += __builtin_offsetof(struct goroutine, stack);
 	emit(o, size);
-	// C code that called back into Go lies on the thread's system stack.
+	// The frames of C code that called back into Go are on the thread's system stack.
 	if (g && (t->flags & HAS_CGO) && system_sp && system_sp < g0_high) {
 		struct system_stack *k = &s->system;
 		k->kind = KIND_SYSTEM_STACK;
@@ -320,5 +319,5 @@ int goroutine(struct bpf_perf_event_data *ctx)
 	return 1;
 }
 
-// Only programs that say so may read user memory; the code itself is under this project's licence.
+// Only GPL-compatible programs may read user memory. The code itself is under this project's licence.
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

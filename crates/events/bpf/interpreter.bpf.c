@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * Follows an interpreter's chain of frames with each sample of a sampling event.
+ * Follows an interpreter's chain of frames at each sample of a perf event.
  *
- * The program hangs on the event: it runs in the interrupt that takes the sample, and lets the
- * sample pass as it is.
+ * The program is attached to the event. It runs in the interrupt that takes the sample, and leaves
+ * the sample as it is.
  */
 #include <bpf/bpf_core_read.h>
 
@@ -52,12 +52,12 @@ struct task_struct {
 
 #pragma clang attribute pop
 
-/* Our own PID namespace: samples carry its numbers, and so must the records. */
+/* Our own PID namespace: records must have its ids, as samples do. */
 volatile const u64 NS_INO;
-/* As deep as the kernel lets PID namespaces be nested. */
+/* The kernel nests PID namespaces at most this deep. */
 #define MAX_LEVELS 32
 
-/* A task's number in our PID namespace: it may live in one further down. */
+/* A task's id in our PID namespace; the task may be in a nested one. */
 static __always_inline u32 number_of(struct task_struct *task)
 {
 	struct pid *pid = BPF_CORE_READ(task, thread_pid);

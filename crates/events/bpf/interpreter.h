@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * Follows an interpreter's chain of frames at the very moment of a sample.
+ * Follows an interpreter's chain of frames at the moment of a sample.
  *
- * It is called in the context of the sampled thread, while that stands still, so what it reads is
- * the stack that the sample is of. It reads nothing but the words that `struct layout` leads to, and
- * writes nothing into the target.
+ * It runs in the context of the sampled thread, which is interrupted, so that the chain belongs to the
+ * sampled stack. It only reads the words that `struct layout` leads to, and writes nothing into the
+ * process.
  *
  *   head of interpreters -> interpreter -> its threads -> the one with our thread pointer
  *     -> [C frame ->] frame -> previous frame -> ...
@@ -21,16 +21,16 @@ typedef __u8 u8;
 typedef __u32 u32;
 typedef __u64 u64;
 
-/* One record, and the per-CPU buffer that it is made in, must stay below 32 KiB. */
+/* A record, and the per-CPU buffer that it is made in, must stay below 32 KiB. */
 #define MAX_FRAMES 1000
-/* Interpreters and threads that are looked at for one sample. */
+/* Interpreters and threads that are visited for one sample. */
 #define MAX_THREADS 1024
 
-/* A thread's frames are reached through a C frame, which lies on the stack (3.11, 3.12). */
+/* A thread's frames are reached through a C frame on the stack (3.11, 3.12). */
 #define THROUGH_C_FRAME 1
 /*
- * Which frames belong to a C frame is told by where the one before it stands (3.11). The flag that
- * 3.11 sets in the last frame of each comes an instruction too late for who looks in between.
+ * The current frame of the previous C frame delimits the frames of a C frame (3.11). 3.11 also sets
+ * a flag in the last frame of each C frame, but an instruction too late for a sample in between.
  */
 #define ANCHORED_BY_C_FRAMES 2
 
@@ -39,7 +39,7 @@ typedef __u64 u64;
 #define STATUS_UNREADABLE 2
 #define STATUS_TOO_MANY 3
 
-/* See events::ChainLayout. All but `head` are offsets. */
+/* events::ChainLayout mirrors it. All but `head` and `thread_bias` are offsets. */
 struct layout {
 	u64 head;
 	/* Added to the thread pointer to get what the interpreter calls the thread. */
@@ -55,7 +55,7 @@ struct layout {
 	u32 frame_code;
 	u32 frame_previous;
 	u32 frame_instruction;
-	/* A byte that tells who owns the frame. */
+	/* The byte with the owner of the frame. */
 	u32 frame_owner;
 };
 
@@ -73,19 +73,19 @@ struct chain {
 	u32 tid;
 	u32 status;
 	u32 count;
-	/* Room for what the verifier thinks of `count`: 24 | 1000 << 5 is below 24 + 1023 * 32. */
+	/* As large as the verifier's bound of the record's size: 24 | 1000 << 5 is below 24 + 1023 * 32. */
 	struct chain_frame frames[1023];
 };
 
 struct walk {
 	struct layout layout;
-	/* An interrupt may end another thread's wait while a chain is followed on its CPU. */
+	/* Set while a chain is followed on this CPU: an interrupt may end a wait meanwhile. */
 	u32 busy;
 	u64 thread_pointer;
 	u64 interpreter;
 	u64 thread;
 	u64 c_frame;
-	/* The C frame before, and its innermost frame. */
+	/* The previous C frame, and its innermost frame. */
 	u64 outer_c_frame;
 	u64 outer_frame;
 	u64 frame;
@@ -119,7 +119,7 @@ struct {
 	__uint(max_entries, 4 << 20);
 } CHAINS SEC(".maps");
 
-/* Chains that found no room. */
+/* Chains for which the ring had no space. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -132,7 +132,7 @@ static __always_inline int user_word(u64 *to, u64 at)
 	return bpf_probe_read_user(to, sizeof(*to), (const void *)at);
 }
 
-/* The C frame before the one that the walk is in. */
+/* Reads the C frame before the one that the walk is in. */
 static __always_inline int look_at_outer(struct walk *w)
 {
 	w->outer_frame = 0;
@@ -140,7 +140,7 @@ static __always_inline int look_at_outer(struct walk *w)
 		return 0;
 	if (user_word(&w->outer_c_frame, w->c_frame + w->layout.c_frame_previous))
 		return -1;
-	/* The outermost one belongs to no run of the evaluation loop. */
+	/* The outermost C frame belongs to no call of the evaluation loop. */
 	if (!w->outer_c_frame)
 		return 0;
 	return user_word(&w->outer_frame, w->outer_c_frame + w->layout.c_frame_current);
@@ -245,12 +245,12 @@ static __always_inline u32 walk(struct walk *w, struct chain *r)
 	if (look_at_outer(w))
 		return STATUS_UNREADABLE;
 	r->status = STATUS_COMPLETE;
-	/* One more, to notice that there are too many. */
+	/* One more, to detect that there are too many. */
 	bpf_loop(MAX_FRAMES + 1, follow, NULL, 0);
 	return r->status;
 }
 
-/* How a process' frames are reached; NULL where it is no interpreter's. */
+/* Where the frames of a process are; NULL if it is no interpreter. */
 static __always_inline struct layout *layout_of(u32 pid)
 {
 	return bpf_map_lookup_elem(&LAYOUTS, &pid);
@@ -266,8 +266,8 @@ static __always_inline void lose_chain(void)
 }
 
 /*
- * Writes the current thread's chain. Gives the time that it is known by, also where it found no
- * room.
+ * Writes the current thread's chain. Returns the time that identifies it, also if the ring had no
+ * space.
  */
 static __always_inline u64 write_chain(struct layout *layout, u32 pid, u32 tid,
 				       u64 thread_pointer)
@@ -296,7 +296,7 @@ static __always_inline u64 write_chain(struct layout *layout, u32 pid, u32 tid,
 	if (count > MAX_FRAMES)
 		count = MAX_FRAMES;
 	size = sizeof(*r) - sizeof(r->frames) + (u64)count * sizeof(struct chain_frame);
-	/* As near to the sample, which comes next, as can be: a thousand frames take a while. */
+	/* Close to the sample that comes next: a thousand frames take a while. */
 	time = bpf_ktime_get_ns();
 	r->time = time;
 	if (bpf_ringbuf_output(&CHAINS, r, size, BPF_RB_NO_WAKEUP))

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * The few fields of kernel structures that the programs read. Their offsets are looked up in the
- * running kernel's BTF when the object is loaded (CO-RE); a field that a kernel lacks is asked for
- * with bpf_core_field_exists.
+ * The few fields of kernel structures that the programs read. The loader takes their offsets from the
+ * running kernel's BTF (CO-RE); bpf_core_field_exists tells whether a kernel has a field.
  */
 #ifndef EXOPROF_KERNEL_H
 #define EXOPROF_KERNEL_H
@@ -101,9 +100,9 @@ struct pt_regs {
 #pragma clang attribute pop
 
 /*
- * Reading them. In the kernel's registers of a thread in a system call the arguments are still
- * there. The registers are listed in the order of perf's register numbers, as a sample has them
- * (USER_REGISTERS in attr.rs).
+ * Access to the registers that a thread saved when it entered the kernel. In a system call they still
+ * hold its arguments. copy_registers writes them in the order of perf's register numbers, like a
+ * sample (USER_REGISTERS in attr.rs).
  */
 #if defined(__TARGET_ARCH_x86)
 
@@ -118,7 +117,7 @@ struct pt_regs {
 #define REGS_ARG3(r) ((r)->r10)
 #define REGS_ARG4(r) ((r)->r8)
 #define REGS_ARG5(r) ((r)->r9)
-/* A 32-bit program's: its code segment is another one. */
+/* 32-bit programs have another code segment. */
 #define REGS_OF_32_BITS(r) ((r)->cs == 0x23)
 
 static __always_inline void copy_registers(u64 *out, struct pt_regs *r)
@@ -156,7 +155,7 @@ static __always_inline void copy_registers(u64 *out, struct pt_regs *r)
 #define REGS_ARG3(r) ((r)->regs[3])
 #define REGS_ARG4(r) ((r)->regs[4])
 #define REGS_ARG5(r) ((r)->regs[5])
-/* A 32-bit program's: the mode that it is in. */
+/* 32-bit programs run in another mode. */
 #define REGS_OF_32_BITS(r) (((r)->pstate & 0x10) != 0)
 
 static __always_inline void copy_registers(u64 *out, struct pt_regs *r)
@@ -170,7 +169,7 @@ static __always_inline void copy_registers(u64 *out, struct pt_regs *r)
 
 #endif
 
-/* A task's number in the PID namespace of that depth; 0: it has none any more. */
+/* A task's id in the PID namespace of this depth; 0 if it has none any more. */
 static __always_inline u32 number_at(struct task_struct *task, u32 level)
 {
 	int number = 0;
@@ -206,7 +205,7 @@ static __always_inline u32 number_at(struct task_struct *task, u32 level)
 #define FUTEX_CMP_REQUEUE_PI 12
 #define FUTEX_LOCK_PI2 13
 
-/* linux/sched.h: asleep until something comes; on its way out. */
+/* linux/sched.h */
 #define TASK_INTERRUPTIBLE 0x1
 #define TASK_DEAD 0x80
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * The registers of all threads of a process and the tops of their stacks, while nothing is stopped.
+ * Copies the registers of all threads of a process and the tops of their stacks without stopping
+ * them.
  *
- * A thread that is on no CPU has its registers on its kernel stack, and nobody changes its own
- * stack. So a copy is right where the thread was on no CPU both before and after it and was not
- * switched in between, which the scheduler's counts of switches tell.
+ * A thread that is on no CPU has its registers on its kernel stack, and does not change its user
+ * stack. So a copy is consistent if the thread was on no CPU before and after it, and the scheduler's
+ * counts of switches are the same.
  */
 #include "kernel.h"
 #include "stacks.h"
@@ -18,7 +19,7 @@ struct {
 	__type(value, struct whose);
 } whose SEC(".maps");
 
-/* One reader at a time: the threads are looked at one after the other. */
+/* There is one reader at a time, and the iterator visits one thread after the other. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -26,7 +27,7 @@ struct {
 	__type(value, struct copy);
 } scratch SEC(".maps");
 
-/* The count of switches that a thread was copied at, plus one. */
+/* The count of switches at which a thread was last copied, plus one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -39,7 +40,7 @@ struct look {
 	u64 switches;
 };
 
-/* What is read before is read before what comes after, on every machine. */
+/* Keeps reads before it in order with reads after it, on every architecture. */
 static __always_inline void in_order(void)
 {
 	u64 word = 0;
@@ -48,8 +49,8 @@ static __always_inline void in_order(void)
 }
 
 /*
- * In this order: who is on no CPU has counted the switch that took it off. A thread that runs
- * between two looks is on a CPU at the second, or the counts differ.
+ * In this order: a thread that is on no CPU has counted the switch that took it off. A thread that
+ * runs between two looks is on a CPU at the second one, or the counts differ.
  */
 static __always_inline void look_at(struct task_struct *task, struct look *look)
 {
@@ -71,7 +72,7 @@ static __always_inline void copy_call(struct copy_head *h, struct pt_regs *regs)
 	h->arguments[5] = REGS_ARG5(regs);
 }
 
-/* Page by page: a read that meets a page which is not there gives nothing of the others either. */
+/* Page by page: a read that includes a missing page copies nothing. */
 static __always_inline u32 copy_pages(struct copy *c, struct task_struct *task, u64 at)
 {
 	u32 got = 0;
@@ -130,7 +131,7 @@ int copy_stacks(struct bpf_iter__task *ctx)
 	if (got > STACK_BYTES)
 		got = STACK_BYTES;
 	h->stack_bytes = got;
-	/* Where the reader's buffer is full, the thread is looked at again. */
+	/* If the reader's buffer is full, the thread is visited again. */
 	if (!bpf_seq_write(ctx->meta->seq, c, sizeof(*h) + got) && at_copy && h->what != THREAD_RUNS)
 		*at_copy = before.switches + 1;
 	return 0;

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Where threads wait, and who ends their waiting.
+ * Samples threads that wait, and threads that end the waits of others.
  *
- * A wait is measured from switch-out to waking, and decided on at switch-in, when its length is
- * known: it is sampled with probability min(1, d / rate), as the Go runtime does, and a sampled
- * one counts max(d, rate). The stack of the thread is taken a moment later, in its own context on
- * its way back to user mode, where perf can copy registers and stack.
+ * A wait of length d lasts from switch-out to waking. It is sampled at switch-in with probability
+ * min(1, d / rate), like the Go runtime does, and a sampled wait counts as max(d, rate). The stack is
+ * taken a moment later, in the context of the thread on its way back to user mode, where perf can copy
+ * registers and stack.
  *
- * For locks, every futex has the number of its waiters and the sum of the times since when they
- * wait. Who wakes one of them is charged with what all of them have waited since the last charge:
- * the integral, of which every nanosecond is charged once, to the thread that held the others up.
+ * For locks, every futex has the number n of its waiters and the sum of the times when they began to
+ * wait. The waker of one of them is charged for the time that all have waited since the last charge,
+ * n * now - sum, and the sum is reset. So every nanosecond of waiting is charged once, to the thread
+ * that kept the others waiting.
  */
 #include "kernel.h"
 #include "waits.h"
@@ -39,7 +40,7 @@ struct {
 	__uint(value_size, sizeof(u32));
 } events SEC(".maps");
 
-/* The leaders of the processes that are followed from the begin: set from outside by pidfd. */
+/* The leaders of the followed processes, which the profiler sets by pidfd. */
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -50,13 +51,13 @@ struct {
 /* thread.pending */
 #define PENDING_WAIT 1u
 #define PENDING_WOKEN 2u
-#define PENDING_PLACE 4u /* the record tells where */
+#define PENDING_PLACE 4u /* the record has the place of the wait */
 
 struct thread {
-	u64 out;      /* when it was switched out to wait; 0: it does not wait */
-	u64 ready;    /* when it became runnable; 0: it is not, or it runs */
-	u64 futex;    /* that it is counted for as a waiter: address and FUTEX_SHARED; 0: none */
-	u64 sp, ip;   /* user mode's, at switch-out */
+	u64 out;      /* when it was switched out to wait; 0: it is not waiting */
+	u64 ready;    /* when it became runnable; 0: it is not runnable, or runs */
+	u64 futex;    /* the futex that counts it as a waiter: address and FUTEX_SHARED; 0: none */
+	u64 sp, ip;   /* of user mode at switch-out */
 	s32 syscall;
 	u32 state;
 	u32 futex_op;
@@ -66,8 +67,8 @@ struct thread {
 };
 
 /*
- * Made by the iterator and at a fork, both outside of the scheduler's locks: no memory is ever
- * asked for inside of them.
+ * Created by the iterator and at a fork, outside of the scheduler's locks, under which no memory may
+ * be allocated.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
@@ -76,24 +77,24 @@ struct {
 	__type(value, struct thread);
 } threads SEC(".maps");
 
-/* thread.futex: not private to the process. Futexes lie at multiples of four. */
+/* thread.futex: not private to the process. Addresses of futexes are multiples of four. */
 #define FUTEX_SHARED 1ull
 
 struct futex_key {
 	u64 futex;
-	u64 tgid; /* 0 where it is shared between processes */
+	u64 tgid; /* 0 if it is shared between processes */
 };
 
 struct futex {
 	struct bpf_spin_lock lock;
 	u32 waiters;
-	u64 since_sum; /* sum over the waiters of when they began, or were last charged for */
-	u64 charged;   /* when a charge was made last */
+	u64 since_sum; /* sum over the waiters of when they began to wait, or of the last charge */
+	u64 charged;   /* when the last charge was made */
 };
 
 /*
- * One without waiters stays: it will have some again, and deleting it here would race with a
- * thread that comes to wait. When the table is full it is swept from outside.
+ * A futex without waiters stays: it will have some again, and deleting it here would race with a new
+ * waiter. The profiler removes unused futexes when the table is full.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -127,22 +128,22 @@ static __always_inline u32 state_of(struct task_struct *task)
 	return task->__state;
 }
 
-/* Whether perf can take the thread's stack by the hook of rseq. */
+/* Whether the tracepoint rseq_update is hit when the thread returns to user mode. */
 static __always_inline bool has_rseq(struct task_struct *task)
 {
 	return bpf_core_field_exists(task->rseq) && task->rseq;
 }
 
-/* Go's rule: true with probability min(1, d / rate). */
+/* Returns true with probability min(1, d / rate), like the Go runtime. */
 static __always_inline bool pick(u64 d, u64 rate)
 {
 	if (d >= rate)
 		return true;
-	/* Rates reach 100 s: in steps of 64 ns the product does not overflow. */
+	/* Rates are up to 100 s; in steps of 64 ns the product does not overflow. */
 	return ((u64)bpf_get_prandom_u32() * (rate >> 6) >> 32) < d >> 6;
 }
 
-/* A sampled event of length d stands for this many, in 1/1024. */
+/* The number of events that a sampled event of length d represents, in 1/1024. */
 static __always_inline u64 weight(u64 d, u64 rate)
 {
 	if (d >= rate || !d)
@@ -150,7 +151,7 @@ static __always_inline u64 weight(u64 d, u64 rate)
 	return rate * 1024 / d;
 }
 
-/* What a part of a sampled event of length d stands for. */
+/* Scales a part of a sampled event by its weight. */
 static __always_inline u64 scaled(u64 part, u64 weight)
 {
 	return part * weight / 1024;
@@ -158,7 +159,7 @@ static __always_inline u64 scaled(u64 part, u64 weight)
 
 /* --- Interpreters ----------------------------------------------------------------------------- */
 
-/* Of the current task: gives what its chain is known by, 0 where it is no interpreter's. */
+/* Follows the chain of the current task. Returns its time, or 0 if there is no interpreter. */
 static __always_inline u64 chain_of(struct task_struct *current)
 {
 #ifdef FOLLOW_CHAINS
@@ -187,14 +188,14 @@ static __always_inline bool waits_for_futex(s32 syscall, u32 op)
 }
 
 /*
- * A thread is switched out on one CPU while another already wakes it, and while the iterator looks
- * at it. So `futex` changes hands by exchange only: a futex is entered before it is put there, and
- * left by whoever takes it from there, once. A waiter counted for good would have whoever wakes
- * others charged with time that nobody waits.
+ * While one CPU switches a thread out, another may wake it already, and the iterator may visit it. So
+ * `futex` is only exchanged atomically: a futex counts the waiter before it is stored there, and
+ * whoever takes it from there removes the waiter, once. A waiter that is never removed would charge
+ * wakers for time that nobody waits.
  */
 static __always_inline u64 exchange_futex(struct thread *t, u64 futex)
 {
-	/* Mostly there is none, and locked instructions are not cheap. */
+	/* Usually there is none, and atomic instructions are expensive. */
 	if (!futex && !t->futex)
 		return 0;
 	return __sync_lock_test_and_set(&t->futex, futex);
@@ -207,8 +208,8 @@ static __always_inline void futex_key_of(struct futex_key *key, u64 futex, u32 t
 }
 
 /*
- * At the first event after the begin, whoever waits has done so since before it: threads are noted
- * as waiters when they are first seen, and programs may attach long before a recording begins.
+ * Lets waits count from the begin of the recording. Waiters are tracked from when they are first seen,
+ * long before a recording begins. At the first event after the begin, all of them waited before it.
  */
 static __always_inline void from_begin(struct futex *f, u64 begin, u64 now)
 {
@@ -218,7 +219,7 @@ static __always_inline void from_begin(struct futex *f, u64 begin, u64 now)
 	f->charged = begin;
 }
 
-/* Gives false where there is no room. */
+/* Adds a waiter. Returns false if the table has no space. */
 static __always_inline bool futex_enter(u64 begin, u64 futex, u32 tgid, u64 now)
 {
 	struct futex_key key;
@@ -242,8 +243,8 @@ static __always_inline bool futex_enter(u64 begin, u64 futex, u32 tgid, u64 now)
 }
 
 /*
- * A waiter leaves that came at `out`. With `charge`, gives what all waiters, itself too, have
- * waited since the last charge, and begins anew for those that stay.
+ * Removes a waiter that began to wait at `out`. With `charge`, returns the time that all waiters,
+ * including this one, have waited since the last charge, and resets the sum for the others.
  */
 static __always_inline u64 futex_leave(u64 begin, u64 futex, u32 tgid, u64 out, u64 now,
 				       bool charge)
@@ -277,7 +278,7 @@ static __always_inline u64 futex_leave(u64 begin, u64 futex, u32 tgid, u64 out, 
 	return charged;
 }
 
-/* The thread waits no longer for what it waited for. */
+/* Removes the thread from the waiters of its futex, if any. */
 static __always_inline void leave_any(struct settings *s, struct thread *t,
 				      struct task_struct *task, u64 now)
 {
@@ -286,7 +287,7 @@ static __always_inline void leave_any(struct settings *s, struct thread *t,
 		futex_leave(s->begin, futex, task->tgid, t->out, now, false);
 }
 
-/* The thread waits from now on. */
+/* The thread waits from now on, for a futex unless it is 0. */
 static __always_inline void wait_for(struct settings *s, struct thread *t,
 				     struct task_struct *task, u64 futex, u64 now)
 {
@@ -317,7 +318,7 @@ static __always_inline bool wakes(struct pt_regs *regs, u64 uaddr)
 
 /* --- The scheduler's events ------------------------------------------------------------------ */
 
-/* Notes where the thread is, and gives the futex that it waits for, as in thread.futex. */
+/* Stores where the thread waits, and returns the futex that it waits for, as in thread.futex. */
 static __always_inline u64 describe(struct settings *s, struct thread *t, struct pt_regs *regs)
 {
 	u64 shared = 0;
@@ -335,7 +336,7 @@ static __always_inline u64 describe(struct settings *s, struct thread *t, struct
 	} else if (t->syscall == SYS_FUTEX_WAIT) {
 		t->futex_value = REGS_ARG1(regs);
 	}
-	/* In a futex's system call it may also be stopped, or wait for a page. */
+	/* In a futex system call it may also be stopped, or wait for a page. */
 	if (!(t->state & TASK_INTERRUPTIBLE) || !waits_for_futex(t->syscall, t->futex_op))
 		return 0;
 	if (!(s->flags & WANT_MUTEX))
@@ -362,7 +363,7 @@ static __always_inline void switched_out(struct settings *s, struct thread *t,
 	wait_for(s, t, task, futex, now);
 }
 
-/* The thread is elsewhere than where its pending waits were: that never reached the hook. */
+/* Counts pending waits as lost if the thread has left their place without hitting the tracepoint. */
 static __always_inline void lose_what_has_passed(struct thread *t)
 {
 	struct record_head *r = &t->record.head;
@@ -375,9 +376,9 @@ static __always_inline void lose_what_has_passed(struct thread *t)
 }
 
 /*
- * Notes what was sampled, until the thread's own context is reached. Gives whether it is the most
- * of what the record holds: one system call can wait more than once, and a thread that a debugger
- * or another profiler stops on its way out of a long wait has still waited for that.
+ * Samples a wait and adds it to the record, which is written in the thread's own context. Returns
+ * whether it is longer than what the record had: one system call can wait more than once, and a
+ * debugger or another profiler may stop a thread at the end of a long wait.
  */
 static __always_inline bool charge_wait(struct settings *s, struct thread *t, u64 wait, u64 run)
 {
@@ -394,7 +395,7 @@ static __always_inline bool charge_wait(struct settings *s, struct thread *t, u6
 	bool most = waited > r->wait_ns;
 	r->wait_ns += waited;
 	r->run_ns += scaled(run, w);
-	/* To be preempted is no contention. */
+	/* Preemption is no contention. */
 	if (wait)
 		r->wait_count += w;
 	t->pending |= PENDING_WAIT;
@@ -415,7 +416,7 @@ static __always_inline void switched_in(struct settings *s, struct thread *t,
 	if (out) {
 		if (out < s->begin)
 			out = s->begin;
-		/* Waking is seen before the switch where both happen at once. */
+		/* A waking that coincides with the switch is seen before it. */
 		u64 end = ready > out && ready < now ? ready : now;
 		if (end > out)
 			wait = end - out;
@@ -429,7 +430,7 @@ static __always_inline void switched_in(struct settings *s, struct thread *t,
 		most = charge_wait(s, t, wait, run);
 	if (!t->pending)
 		return;
-	/* A thread that has just begun has none yet; but neither has it slept, nor missed a hook. */
+	/* A new thread has none yet, but has not slept or missed the tracepoint either. */
 	if ((wait || before & PENDING_PLACE) && !has_rseq(task))
 		count(COUNT_NO_RSEQ);
 	if (t->pending & PENDING_PLACE && !most)
@@ -463,7 +464,7 @@ int BPF_PROG(on_switch, bool preempted, struct task_struct *prev, struct task_st
 	return 0;
 }
 
-/* The stack of the thread that wakes, which is the current one. */
+/* Samples the waking thread, which is the current one. */
 static __always_inline void charge_waker(void *ctx, struct settings *s, struct thread *t,
 					 struct task_struct *waker, struct task_struct *woken,
 					 u64 charge)
@@ -490,7 +491,7 @@ static __always_inline void charge_waker(void *ctx, struct settings *s, struct t
 		return;
 	}
 	count(COUNT_EMITTED);
-	/* What kind of wait it was is told by the waiter's stack. */
+	/* The waiter's stack shows what kind of wait it was. */
 	t->record.head.out = t->out;
 	t->pending |= PENDING_WOKEN;
 }
@@ -513,7 +514,7 @@ int BPF_PROG(on_waking, struct task_struct *task)
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(waker);
 	bool by_futex = wakes(regs, futex & ~FUTEX_SHARED);
 	u64 charge = futex_leave(s->begin, futex, task->tgid, t->out, now, by_futex);
-	/* Those that were seeded are noted as waiters whatever is wanted. */
+	/* Threads found by the iterator are tracked as waiters even without WANT_MUTEX. */
 	if (by_futex && s->flags & RUNNING && s->flags & WANT_MUTEX)
 		charge_waker(ctx, s, t, waker, task, charge);
 	return 0;
@@ -528,7 +529,7 @@ static __always_inline void emit(void *ctx, struct task_struct *current)
 		return;
 	struct record_head *r = &t->record.head;
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(current);
-	/* A restarted system call has its instruction before it again. */
+	/* The kernel moves ip back to the instruction of a system call that it restarts. */
 	u64 moved = r->ip - REGS_IP(regs);
 	r->kind = RECORD_WAIT;
 	r->flags = r->sp != REGS_SP(regs) || (moved && moved != 2 && moved != 4) ? FLAG_STACK_CHANGED : 0;
@@ -545,7 +546,7 @@ static __always_inline void emit(void *ctx, struct task_struct *current)
 	r->lost_ns = r->lost_count = 0;
 }
 
-/* After a switch, on the way back to user mode: threads with restartable sequences only. */
+/* After a switch, on the way back to user mode; only threads with restartable sequences. */
 SEC("tp_btf/rseq_update")
 int BPF_PROG(on_rseq, struct task_struct *task)
 {
@@ -553,7 +554,7 @@ int BPF_PROG(on_rseq, struct task_struct *task)
 	return 0;
 }
 
-/* Every system call of everyone: attached only where threads without rseq are. */
+/* Every system call of the machine; only attached if there are threads without rseq. */
 SEC("tp_btf/sys_exit")
 int BPF_PROG(on_sys_exit)
 {
@@ -561,7 +562,7 @@ int BPF_PROG(on_sys_exit)
 	return 0;
 }
 
-/* --- Threads come ---------------------------------------------------------------------------- */
+/* --- New threads ------------------------------------------------------------------------------ */
 
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
@@ -591,7 +592,7 @@ static __always_inline void seed(struct settings *s, struct task_struct *task)
 		count(COUNT_NO_RSEQ);
 	if (!state || state & TASK_DEAD || task->on_cpu || t->out)
 		return;
-	/* It waits since before the begin. Who wakes it meanwhile finds it not yet waiting. */
+	/* It has been waiting already. A waker that comes first finds it not waiting yet. */
 	u64 now = bpf_ktime_get_ns();
 	t->state = state;
 	u64 futex = describe(s, t, (struct pt_regs *)bpf_task_pt_regs(task));

@@ -1,33 +1,31 @@
-//! Samples of threads that create threads: the tracepoint `task:task_newtask`, which is passed in
-//! the context of the creator.
+//! Samples threads that create threads, by the tracepoint `task:task_newtask`, which the creating
+//! thread hits.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use perf_event_open_sys as sys;
 
-use crate::attr::{self, TRACEPOINT_SAMPLE_TYPE, USER_REGISTERS};
+use crate::attr::{self, TRACEPOINT_SAMPLE_TYPE};
 use crate::record::Layout;
 use crate::ring::RingError;
 use crate::ringset::RingSet;
-use crate::sampler::{MIN_RING_BYTES, map_rings, open_event};
+use crate::sampler::{MIN_RING_BYTES, disable_event, map_rings, open_event};
 use crate::tracefs;
+pub use crate::tracefs::TracepointError;
 
 const TRACEPOINT: &str = "task/task_newtask";
 /// `CLONE_THREAD` (linux/sched.h): a thread, not a process.
 const ONLY_THREADS: &std::ffi::CStr = c"clone_flags & 0x10000";
 
-/// Why the creation of threads cannot be sampled.
+/// Why thread creations cannot be sampled.
 #[derive(Debug, thiserror::Error)]
 pub enum CreationError {
-    /// The number of the tracepoint is not to be had.
-    #[error(
-        "the tracepoint task:task_newtask, which root only can find, is not to be had: {0}; to \
-         mend it: sudo exoprof record threadcreate …"
-    )]
-    NoTracepoint(io::Error),
+    /// The tracepoint's number cannot be read.
+    #[error("{why}; fix: {fix}", why = .0, fix = .0.fix())]
+    NoTracepoint(#[from] TracepointError),
     /// The event of a CPU.
-    #[error("perf_event_open for task:task_newtask on cpu {cpu}: {source}")]
+    #[error("perf_event_open fails for the tracepoint task:task_newtask on CPU {cpu}: {source}")]
     Event {
         /// The CPU.
         cpu: u32,
@@ -39,22 +37,22 @@ pub enum CreationError {
     Ring(#[from] RingError),
 }
 
-/// Tries whether the creation of threads is known to the kernel, and shown to us.
+/// Checks whether we can find the tracepoint of thread creations.
 ///
 /// # Errors
-/// The system's.
-pub fn try_creations() -> io::Result<()> {
+/// [`TracepointError`].
+pub fn try_creations() -> Result<(), TracepointError> {
     tracefs::tracepoint(TRACEPOINT).map(drop)
 }
 
-/// One event per CPU. Whoever reads the ring passes over other processes' samples.
+/// One event per CPU. The reader skips the samples of other processes.
 pub struct CreationSampler {
     events: Vec<OwnedFd>,
 }
 
 impl CreationSampler {
-    /// Opens the events, which sample from then on, and their rings of `ring_bytes` each, or less
-    /// where the locked-memory allowance is smaller.
+    /// Opens the events, which sample from then on, and maps their rings of `ring_bytes` each: less,
+    /// down to 32 KiB, where the locked-memory limit is smaller.
     ///
     /// # Errors
     /// [`CreationError`].
@@ -63,7 +61,7 @@ impl CreationSampler {
         stack_bytes: u32,
         ring_bytes: usize,
     ) -> Result<(Self, RingSet), CreationError> {
-        let id = tracefs::tracepoint(TRACEPOINT).map_err(CreationError::NoTracepoint)?;
+        let id = tracefs::tracepoint(TRACEPOINT)?;
         let mut events = Vec::with_capacity(cpus.len());
         for &cpu in cpus {
             let mut attr = attr::build_tracepoint(id, stack_bytes);
@@ -73,26 +71,18 @@ impl CreationSampler {
         }
         let mut ring_bytes = ring_bytes.next_power_of_two().max(MIN_RING_BYTES);
         let rings = map_rings(&events, &mut ring_bytes)?;
-        let layout = Layout {
-            sample_type: TRACEPOINT_SAMPLE_TYPE,
-            registers: USER_REGISTERS.count_ones() as usize,
-            stack_bytes,
-        };
+        let layout = Layout::new(TRACEPOINT_SAMPLE_TYPE, stack_bytes);
+        tracing::debug!(tracepoint = TRACEPOINT, id, events = events.len(), "perf events opened");
         Ok((Self { events }, RingSet::new(rings, layout)))
     }
 
-    /// Samples nothing more.
+    /// Stops sampling.
     pub fn disable(&self) {
         for event in &self.events {
-            disable(event);
+            // Should it fail, closing the events disables them.
+            let _ = disable_event(event.as_raw_fd());
         }
     }
-}
-
-#[allow(unsafe_code)]
-fn disable(event: &OwnedFd) {
-    // SAFETY: a plain ioctl without a pointer argument, on a perf event's descriptor.
-    let _ = unsafe { sys::ioctls::DISABLE(event.as_raw_fd(), 0) };
 }
 
 #[allow(unsafe_code)]

@@ -1,6 +1,8 @@
-//! What will be gone when a sample of a Go program is read: the stack of the goroutine where its
-//! thread runs on another one, and the goroutine's labels. A BPF program (`bpf/goroutine.bpf.c`)
-//! copies them as the sample is taken.
+//! Copies the stack and labels of a goroutine at the moment of a sample, by a BPF program
+//! (`bpf/goroutine.bpf.c`).
+//!
+//! They would be gone when the sample is read: perf copies the stack that the thread runs on, which
+//! is another one while the runtime or C code runs, and no labels.
 //!
 //! ```text
 //!  sampling event fires ─► BPF program: thread's m ─► m.curg ─► stack, labels ─► ring of captures
@@ -10,64 +12,21 @@
 //! The two are matched by thread and time: a sample is written right after its capture.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use aya::maps::{Array, HashMap, MapData, ProgramArray, RingBuf};
 use aya::programs::PerfEvent;
-use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use zerocopy::{FromBytes as _, Immutable, IntoBytes, transmute};
 
 use crate::SampleProgram;
+use crate::bpf::goroutine::{self as abi, MAX_THREADS, OBJECT, ThreadBytes};
+use crate::bpf::{self, BpfError, BpfStep, Loaded};
 
-#[cfg(target_arch = "x86_64")]
-static OBJECT: &[u8] = include_bytes_aligned!("../bpf/goroutine.x86_64.o");
-#[cfg(target_arch = "aarch64")]
-static OBJECT: &[u8] = include_bytes_aligned!("../bpf/goroutine.aarch64.o");
+/// The program's name.
+const PROGRAM: &str = "goroutine";
 
-/// Threads that can be known at the same time (`max_entries` of the map).
-const MAX_THREADS: usize = 16_384;
-/// Room for a label's key and value (`MAX_KEY`, `MAX_VALUE`).
-const KEY: usize = 64;
-const VALUE: usize = 128;
-/// `size_t` that could not be read.
-const UNREADABLE: u64 = u64::MAX;
-
-/// Why goroutines cannot be captured.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// Loading BPF programs needs CAP_BPF and CAP_PERFMON, and a kernel that has ring buffers
-    /// for them (5.8).
-    #[error("the kernel does not load the program that reads goroutines: {0}")]
-    Load(String),
-    /// The events do not take it.
-    #[error("the program that reads goroutines cannot be attached: {0}")]
-    Attach(#[from] io::Error),
-}
-
-impl From<EbpfError> for CaptureError {
-    fn from(e: EbpfError) -> Self {
-        Self::Load(one_line(&e))
-    }
-}
-
-/// An error with its causes, cut to what a line holds: the verifier's account is long.
-fn one_line(e: &dyn std::error::Error) -> String {
-    let mut causes: Vec<String> = Vec::new();
-    for cause in std::iter::successors(Some(e), |e| e.source()).map(ToString::to_string) {
-        // Some repeat their cause's words.
-        if !causes.last().is_some_and(|last| last.ends_with(&cause)) {
-            causes.push(cause);
-        }
-    }
-    let text = causes.join(": ");
-    let line: String = text.lines().next().unwrap_or_default().chars().take(200).collect();
-    if line.contains("os error 1)") {
-        return format!("{line}; CAP_BPF and CAP_PERFMON permit it");
-    }
-    line
-}
-
-/// Where the fields of the runtime's types lie, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Offsets of fields in the runtime's types, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoBytes, Immutable)]
+#[repr(C)]
 #[allow(missing_docs, reason = "the names are those of the runtime's fields")]
 pub struct FieldOffsets {
     pub m_procid: u32,
@@ -87,60 +46,45 @@ pub struct FieldOffsets {
 pub struct GoThread {
     /// The address of its `runtime.m`.
     pub m: u64,
-    /// `m.procid`, by which an `m` that is used again is noticed.
+    /// `m.procid`, which shows that an `m` was reused.
     pub procid: u64,
-    /// The layout of its Go version.
+    /// The offsets of its Go version.
     pub offsets: FieldOffsets,
-    /// Labels are a map (before Go 1.24), not a slice.
+    /// Labels are a map (before Go 1.24) instead of a slice.
     pub labels_are_a_map: bool,
-    /// The program holds C code, which may have called back into Go.
+    /// The program contains C code, which may have called back into Go.
     pub has_cgo: bool,
 }
 
 impl GoThread {
-    /// `struct thread` of the BPF program.
-    fn encode(&self) -> [u8; 64] {
-        let o = &self.offsets;
-        let flags = u32::from(self.labels_are_a_map) | u32::from(self.has_cgo) << 1;
-        let small = [
-            o.m_procid,
-            o.m_g0,
-            o.m_gsignal,
-            o.m_curg,
-            o.m_vdso_sp,
-            o.m_vdso_pc,
-            o.g_sched_sp,
-            o.g_sched_pc,
-            o.g_goid,
-            o.g_labels,
-            flags,
-            0,
-        ];
-        let mut bytes = [0; 64];
-        bytes[..8].copy_from_slice(&self.m.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.procid.to_le_bytes());
-        for (at, word) in bytes[16..].chunks_exact_mut(4).zip(small) {
-            at.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
+    fn encode(&self) -> ThreadBytes {
+        let labels = if self.labels_are_a_map { abi::LABELS_ARE_A_MAP } else { 0 };
+        let cgo = if self.has_cgo { abi::HAS_CGO } else { 0 };
+        transmute!(abi::Thread {
+            m: self.m,
+            procid: self.procid,
+            offsets: self.offsets,
+            flags: labels | cgo,
+            padding: 0,
+        })
     }
 }
 
-/// A copied piece of a stack.
+/// A copied part of a stack.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StackCopy {
-    /// Where it begins.
+    /// Its lowest address.
     pub start: u64,
-    /// What is there.
+    /// The bytes from there on.
     pub bytes: Vec<u8>,
 }
 
 /// Profiler labels as they were when the sample was taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CapturedLabels {
-    /// Keys and values, in no order.
+    /// Keys and values, in no particular order.
     pub labels: Vec<(String, String)>,
-    /// Some are missing or cut.
+    /// Some are missing or truncated.
     pub incomplete: bool,
 }
 
@@ -151,38 +95,38 @@ pub struct Capture {
     pub tid: i32,
     /// CLOCK_MONOTONIC in nanoseconds, shortly before the sample's.
     pub time: u64,
-    /// The interrupted program counter: in the kernel, if that was interrupted.
+    /// The interrupted program counter, which may be in the kernel.
     pub pc: u64,
-    /// The interrupted stack pointer, likewise.
+    /// The interrupted stack pointer, which may be in the kernel.
     pub sp: u64,
-    /// The address of the goroutine that the thread works for; 0 for none.
+    /// The address of the goroutine that the thread runs; 0 for none.
     pub g: u64,
-    /// Its number.
+    /// The goroutine's id.
     pub goid: u64,
     /// The bounds of its stack.
     pub stack_bounds: (u64, u64),
-    /// `g.sched.sp` and `.pc`: where the goroutine left its stack, if the thread is on another.
+    /// `g.sched.sp` and `.pc`: where the goroutine left its stack, if the thread runs on another one.
     pub sched: (u64, u64),
-    /// `m.vdsoSP` and `m.vdsoPC`: where the vdso was called from, if that is running.
+    /// `m.vdsoSP` and `m.vdsoPC`: where the vDSO was called from, if it runs.
     pub vdso: (u64, u64),
     /// `m.g0.sched.sp`: where the thread left its system stack.
     pub system_sp: u64,
-    /// The used part of the goroutine's stack, if the thread is not on it.
+    /// The used part of the goroutine's stack, if the thread does not run on it.
     pub stack: StackCopy,
-    /// The stack is longer than what could be copied.
+    /// The stack is longer than the copy.
     pub stack_cut: bool,
     /// The system stack of a program with C code.
     pub system_stack: StackCopy,
     /// `g.labels`: 0 for none.
     pub labels_at: u64,
-    /// The labels; `None` if there are none, or their capture found no room.
+    /// The labels; `None` if there are none, or the ring had no space for them.
     pub labels: Option<CapturedLabels>,
 }
 
 /// The loaded program and its maps.
 pub struct GoroutineCapture {
-    ebpf: Ebpf,
-    threads: HashMap<MapData, u32, [u8; 64]>,
+    object: Loaded,
+    threads: HashMap<MapData, u32, ThreadBytes>,
     ring: RingBuf<MapData>,
     lost: Array<MapData, u64>,
     next: ProgramArray<MapData>,
@@ -198,28 +142,23 @@ impl std::fmt::Debug for GoroutineCapture {
 }
 
 impl GoroutineCapture {
-    /// Loads the program. It does nothing before events have it and threads are known to it.
+    /// Loads the program. It does nothing until a sampler [runs](crate::Sampler::run_with_each_sample)
+    /// it and threads are [watched](Self::watch).
     ///
     /// # Errors
-    /// [`CaptureError::Load`]: no right to, or a kernel that cannot.
-    pub fn load() -> Result<Self, CaptureError> {
-        // It reads no structure of the kernel, whose types need not be looked through for it.
-        let mut ebpf = EbpfLoader::new().btf(None).load(OBJECT)?;
-        let missing = |what: &str| CaptureError::Load(format!("{what} is not in the object"));
-        let program = ebpf.program_mut("goroutine").ok_or_else(|| missing("the program"))?;
-        let program: &mut PerfEvent =
-            program.try_into().map_err(|e| CaptureError::Load(one_line(&e)))?;
-        program.load().map_err(|e| CaptureError::Load(one_line(&e)))?;
-        let mut map = |name: &str| ebpf.take_map(name).ok_or_else(|| missing(name));
-        let (threads, ring, lost) = (map("threads")?, map("captures")?, map("lost")?);
-        let next = map("next")?;
-        let bad = |e: aya::maps::MapError| CaptureError::Load(one_line(&e));
+    /// [`BpfError`]; it requires CAP_BPF, CAP_PERFMON and Linux 5.8.
+    pub fn load() -> Result<Self, BpfError> {
+        // The program reads no kernel structure: parsing the kernel's types would be a waste.
+        let mut object = OBJECT.open(None)?;
+        let failed = object.failed(BpfStep::Load(PROGRAM));
+        object.program_mut::<PerfEvent>(PROGRAM)?.load().map_err(failed)?;
+        bpf::loaded(PROGRAM);
         Ok(Self {
-            threads: HashMap::try_from(threads).map_err(bad)?,
-            ring: RingBuf::try_from(ring).map_err(bad)?,
-            lost: Array::try_from(lost).map_err(bad)?,
-            next: ProgramArray::try_from(next).map_err(bad)?,
-            ebpf,
+            threads: object.take_map("threads")?,
+            ring: object.take_map("captures")?,
+            lost: object.take_map("lost")?,
+            next: object.take_map("next")?,
+            object,
             known: BTreeMap::new(),
         })
     }
@@ -227,25 +166,22 @@ impl GoroutineCapture {
     /// The program, to run with each sample.
     ///
     /// # Errors
-    /// [`CaptureError`] when there is none.
-    pub fn program(&self) -> Result<SampleProgram, CaptureError> {
-        let program = self.ebpf.program("goroutine");
-        let fd = program.and_then(|p| p.fd().ok());
-        let fd = fd.ok_or_else(|| CaptureError::Load("it is not loaded".into()))?;
-        Ok(SampleProgram::of(fd)?)
+    /// [`BpfError`] when descriptors run out.
+    pub fn program(&self) -> Result<SampleProgram, BpfError> {
+        self.object.sample_program(PROGRAM)
     }
 
     /// Runs `next` right after this program at the same samples, until this is dropped: an event
-    /// takes one program only.
+    /// runs one program only.
     ///
     /// # Errors
-    /// [`CaptureError`]: the kernel refuses the tail call.
-    pub fn then(&mut self, next: &SampleProgram) -> Result<(), CaptureError> {
-        let set = self.next.set(0, next.loaded(), 0);
-        set.map_err(|e| CaptureError::Load(one_line(&e)))
+    /// [`BpfError`] when the kernel does not let one program call the other.
+    pub fn then(&mut self, next: &SampleProgram) -> Result<(), BpfError> {
+        let failed = self.object.failed(BpfStep::Map("next"));
+        self.next.set(0, next.loaded(), 0).map_err(failed)
     }
 
-    /// Makes a thread known, or replaces what was known of it. Gives whether there was room.
+    /// Captures the goroutines of this thread from now on. Returns whether the table had space.
     pub fn watch(&mut self, tid: i32, thread: &GoThread) -> bool {
         if self.known.get(&tid) == Some(thread) {
             return true;
@@ -261,18 +197,18 @@ impl GoroutineCapture {
     /// Forgets a thread.
     pub fn forget(&mut self, tid: i32) {
         if self.known.remove(&tid).is_some() {
-            // Whether the kernel's map still had it makes no difference.
+            // The kernel's map may have lost it.
             let _ = self.threads.remove(&tid.cast_unsigned());
         }
     }
 
-    /// Parts of captures that found no room in the ring.
+    /// Parts of captures that were lost: the ring had no space.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.get(&0, 0).unwrap_or(0)
     }
 
-    /// Hands out what has been captured, each thread's in the order of time.
+    /// Passes on what was captured, in time order for each thread.
     pub fn drain(&mut self, mut sink: impl FnMut(Part)) {
         while let Some(record) = self.ring.next() {
             if let Some(part) = parse(&record) {
@@ -282,20 +218,19 @@ impl GoroutineCapture {
     }
 }
 
-/// A record of the ring: the first part of a capture, or one that belongs to the last of its
-/// thread.
+/// A record of the ring: the first part of a capture, or a later part of the thread's last one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The capture but for what may follow.
+    /// The capture without the parts that may follow.
     Goroutine(Box<Capture>),
     /// [`Capture::system_stack`] of the capture of this thread and time.
     SystemStack(i32, u64, StackCopy),
-    /// [`Capture::labels`] likewise.
+    /// [`Capture::labels`] of the capture of this thread and time.
     Labels(i32, u64, CapturedLabels),
 }
 
 impl Part {
-    /// Adds itself to the capture that it belongs to.
+    /// Adds this part to the capture that it belongs to.
     pub fn complete(self, capture: &mut Capture) {
         match self {
             Self::SystemStack(tid, time, copy) if (tid, time) == (capture.tid, capture.time) => {
@@ -318,86 +253,56 @@ impl Part {
     }
 }
 
-struct Words<'a>(&'a [u8]);
-
-impl<'a> Words<'a> {
-    fn u32(&mut self) -> Option<u32> {
-        let (head, rest) = self.0.split_first_chunk::<4>()?;
-        self.0 = rest;
-        Some(u32::from_le_bytes(*head))
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        let (head, rest) = self.0.split_first_chunk::<8>()?;
-        self.0 = rest;
-        Some(u64::from_le_bytes(*head))
-    }
-
-    fn pair(&mut self) -> Option<(u64, u64)> {
-        Some((self.u64()?, self.u64()?))
-    }
-
-    fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        Some(head)
-    }
-}
-
-/// The records are those of `struct goroutine`, `system_stack` and `labels` of the program.
+/// A record is one of the structures of `bpf/goroutine.bpf.c` with what follows it.
 fn parse(record: &[u8]) -> Option<Part> {
-    let mut w = Words(record);
-    let kind = w.u32()?;
-    let tid = w.u32()?.cast_signed();
-    let time = w.u64()?;
-    match kind {
-        1 => {
-            let (pc, sp) = w.pair()?;
-            let (g, goid) = w.pair()?;
-            let stack_bounds = w.pair()?;
-            let sched = w.pair()?;
-            let vdso = w.pair()?;
-            let system_sp = w.u64()?;
-            let labels_at = w.u64()?;
-            let (start, length) = w.pair()?;
-            let wanted = w.u64()?;
-            let bytes = w.bytes(usize::try_from(length).ok()?)?.to_vec();
-            let stack = StackCopy { start, bytes };
-            let capture = Capture {
-                tid,
-                time,
-                pc,
-                sp,
-                g,
-                goid,
-                stack_bounds,
-                sched,
-                vdso,
-                system_sp,
-                stack,
-                labels_at,
-                stack_cut: wanted > length,
-                ..Capture::default()
-            };
-            Some(Part::Goroutine(Box::new(capture)))
+    match u32::read_from_prefix(record).ok()?.0 {
+        abi::KIND_GOROUTINE => goroutine(record),
+        abi::KIND_SYSTEM_STACK => {
+            let (head, rest) = abi::SystemStack::read_from_prefix(record).ok()?;
+            let stack = stack_copy(head.at, head.len, rest)?;
+            Some(Part::SystemStack(head.tid.cast_signed(), head.time, stack))
         }
-        2 => {
-            let (start, length) = w.pair()?;
-            let bytes = w.bytes(usize::try_from(length).ok()?)?.to_vec();
-            Some(Part::SystemStack(tid, time, StackCopy { start, bytes }))
+        abi::KIND_LABELS => {
+            let (head, rest) = abi::Labels::read_from_prefix(record).ok()?;
+            Some(Part::Labels(head.tid.cast_signed(), head.time, labels(&head, rest)?))
         }
-        3 => Some(Part::Labels(tid, time, labels(&mut w)?)),
         _ => None,
     }
 }
 
-fn labels(w: &mut Words<'_>) -> Option<CapturedLabels> {
-    let (count, copied) = w.pair()?;
-    let mut all = CapturedLabels { labels: Vec::new(), incomplete: count != copied };
-    for _ in 0..copied {
-        let lengths = w.pair()?;
-        let key = text(w.bytes(KEY)?, lengths.0, &mut all.incomplete);
-        let value = text(w.bytes(VALUE)?, lengths.1, &mut all.incomplete);
+fn goroutine(record: &[u8]) -> Option<Part> {
+    let (head, rest) = abi::Goroutine::read_from_prefix(record).ok()?;
+    Some(Part::Goroutine(Box::new(Capture {
+        tid: head.tid.cast_signed(),
+        time: head.time,
+        pc: head.pc,
+        sp: head.sp,
+        g: head.g,
+        goid: head.goid,
+        stack_bounds: (head.low, head.high),
+        sched: (head.sched_sp, head.sched_pc),
+        vdso: (head.vdso_sp, head.vdso_pc),
+        system_sp: head.system_sp,
+        stack: stack_copy(head.stack_at, head.stack_len, rest)?,
+        labels_at: head.labels,
+        stack_cut: head.stack_wanted > head.stack_len,
+        ..Capture::default()
+    })))
+}
+
+fn stack_copy(start: u64, len: u64, rest: &[u8]) -> Option<StackCopy> {
+    let bytes = rest.get(..usize::try_from(len).ok()?)?.to_vec();
+    Some(StackCopy { start, bytes })
+}
+
+fn labels(head: &abi::Labels, mut rest: &[u8]) -> Option<CapturedLabels> {
+    let incomplete = head.count != head.copied;
+    let mut all = CapturedLabels { labels: Vec::new(), incomplete };
+    for _ in 0..head.copied {
+        let label;
+        (label, rest) = abi::Label::read_from_prefix(rest).ok()?;
+        let key = text(&label.key, label.key_len, &mut all.incomplete);
+        let value = text(&label.value, label.value_len, &mut all.incomplete);
         if let (Some(key), Some(value)) = (key, value) {
             all.labels.push((key, value));
         }
@@ -408,7 +313,7 @@ fn labels(w: &mut Words<'_>) -> Option<CapturedLabels> {
 fn text(room: &[u8], length: u64, incomplete: &mut bool) -> Option<String> {
     let fits = usize::try_from(length).ok().and_then(|n| room.get(..n));
     *incomplete |= fits.is_none();
-    if length == UNREADABLE {
+    if length == abi::UNREADABLE {
         return None;
     }
     Some(String::from_utf8_lossy(fits.unwrap_or(room)).into_owned())
@@ -437,16 +342,16 @@ mod tests {
         parse(&words(2, &[98, 6, 8, 0x66])).unwrap().complete(&mut c);
         assert_eq!(c.system_stack.start, 5, "that of another time");
         let mut record = words(3, &[99, 2, 1, 1, 200]);
-        record.extend([b'k'; KEY]);
-        record.extend([b'v'; VALUE]);
+        record.extend([b'k'; 64]);
+        record.extend([b'v'; 128]);
         parse(&record).unwrap().complete(&mut c);
         let labels = c.labels.unwrap();
         assert!(labels.incomplete, "one of two, and cut");
-        assert_eq!(labels.labels, [("k".into(), "v".repeat(VALUE))]);
+        assert_eq!(labels.labels, [("k".into(), "v".repeat(128))]);
     }
 
     #[test]
-    fn a_cut_record_is_no_capture() {
+    fn a_truncated_record_is_rejected() {
         let whole = words(1, &[99, 1, 2, 3, 4, 10, 20, 11, 12, 13, 14, 15, 16, 11, 8, 9, 0x55]);
         for n in 0..whole.len() {
             assert_eq!(parse(&whole[..n]), None, "{n}");

@@ -1,17 +1,18 @@
-//! Kernel event sources: perf_event rings and what comes out of them.
+//! Opens the kernel's event sources (perf events and BPF programs) and reads what they record.
 //!
-//! [`Sampler`] opens the events and enables them; [`RingSet::drain`] hands out what the kernel
-//! wrote, in time order over all CPUs, without copying: an [`Event`] borrows from the ring. What
-//! a record means for a profile is decided elsewhere.
+//! [`Sampler`] opens perf events; [`RingSet::drain`] passes on what the kernel wrote, in time order
+//! over all CPUs and without copying: an [`Event`] borrows from the ring. BPF programs add what perf
+//! events cannot record: [`WaitSampler`] samples blocking, [`GoroutineCapture`] and [`Chains`] copy
+//! the stacks of goroutines and interpreters with each sample, [`StackCopier`] copies the stacks of
+//! threads without stopping them. What a record means for a profile is decided elsewhere.
 
 mod attr;
+mod bpf;
 mod chains;
 mod creations;
 mod goroutines;
-mod namespace;
 mod online;
 mod record;
-mod refusal;
 mod ring;
 mod ringset;
 mod sample_program;
@@ -21,11 +22,11 @@ mod tracefs;
 mod waits;
 
 pub use attr::{ClockSource, SamplingOptions, USER_REGISTERS};
-pub use chains::{Chain, ChainEnd, ChainError, ChainFrame, ChainLayout, Chains};
-pub use creations::{CreationError, CreationSampler, try_creations};
+pub use bpf::{BpfError, BpfObstacle, BpfStep};
+pub use chains::{Chain, ChainEnd, ChainFrame, ChainLayout, Chains};
+pub use creations::{CreationError, CreationSampler, TracepointError, try_creations};
 pub use goroutines::{
-    Capture, CaptureError, CapturedLabels, FieldOffsets, GoThread, GoroutineCapture, Part,
-    StackCopy,
+    Capture, CapturedLabels, FieldOffsets, GoThread, GoroutineCapture, Part, StackCopy,
 };
 pub use online::online_cpus;
 pub use record::{Comm, Event, EventKind, Fork, MmapEvent, Sample, Words};
@@ -33,7 +34,7 @@ pub use ring::RingError;
 pub use ringset::{Losses, RingSet};
 pub use sample_program::SampleProgram;
 pub use sampler::{OpenError, Opened, Sampler, Scope, try_open};
-pub use stacks::{Looked, LookedCopy, StackCopier, StackCopyError, ThreadLook};
+pub use stacks::{Looked, LookedCopy, StackCopier, ThreadLook};
 pub use waits::{
     Fixed, WaitChains, WaitCounters, WaitError, WaitId, WaitKind, WaitOptions, WaitOutputs,
     WaitPlace, WaitSample, WaitSampler, WaitWants, Waited, Waiting, Woke,

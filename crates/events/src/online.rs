@@ -1,11 +1,11 @@
-//! Which CPUs there are.
+//! Lists the CPUs that are online.
 
 use std::io;
 
 /// The CPUs that are online now, from `/sys/devices/system/cpu/online` (`0-3,5`).
 ///
 /// # Errors
-/// When the file cannot be read or understood.
+/// When the file cannot be read or parsed.
 pub fn online_cpus() -> io::Result<Vec<u32>> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
     parse_cpu_list(text.trim()).ok_or_else(|| io::Error::other(format!("cpu list {text:?}")))

@@ -1,4 +1,4 @@
-//! Records as the kernel lays them out (perf_event_open(2), "MMAP layout").
+//! Parses the records of perf rings (perf_event_open(2), "MMAP layout").
 //!
 //! The layout depends on `sample_type`; all events of a [`crate::Sampler`] share one.
 
@@ -38,9 +38,9 @@ impl<'a> Words<'a> {
 pub struct Event<'a> {
     /// CLOCK_MONOTONIC, in nanoseconds.
     pub time: u64,
-    /// Process (thread group) that it happened in, in our PID namespace; 0 while it is exiting.
+    /// The process (thread group), in our PID namespace; 0 while it is exiting.
     pub pid: i32,
-    /// Thread that it happened in.
+    /// The thread, in our PID namespace.
     pub tid: i32,
     /// What happened.
     pub kind: EventKind<'a>,
@@ -53,13 +53,13 @@ pub enum EventKind<'a> {
     Sample(Sample<'a>),
     /// An executable mapping was made.
     Mmap(MmapEvent<'a>),
-    /// A thread has a new name, by itself or by exec.
+    /// A thread changed its name, or executed a program.
     Comm(Comm<'a>),
     /// A thread or process was created.
     Fork(Fork),
     /// A thread ended.
     Exit(Fork),
-    /// Records that found no room in the ring.
+    /// Records were lost: the ring had no space.
     Lost {
         /// How many, samples and others together.
         count: u64,
@@ -68,25 +68,25 @@ pub enum EventKind<'a> {
     Switch {
         /// Out.
         out: bool,
-        /// Out although it could go on: it waits for a CPU and for nothing else.
+        /// Out although it could run: it waits for a CPU only.
         preempted: bool,
     },
-    /// The kernel pauses this CPU's samples: too much time went into them.
+    /// The kernel paused sampling on this CPU, where it took too much time.
     Throttle,
-    /// The kernel goes on.
+    /// The kernel resumed sampling on this CPU.
     Unthrottle,
-    /// A kind that nothing here asks for.
+    /// Another kind of record.
     Other,
 }
 
 /// A sample.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sample<'a> {
-    /// Counts since the last sample; 0 where the period is fixed.
+    /// Events counted since the last sample; 0 where the period is fixed.
     pub period: u64,
     /// The kernel's call chain, innermost first, with `PERF_CONTEXT_*` markers in it.
     pub callchain: Words<'a>,
-    /// What a BPF program gave with it.
+    /// What a BPF program wrote with it.
     pub raw: &'a [u8],
     /// User registers in the order of [`crate::USER_REGISTERS`]; empty where the thread has no
     /// user context (it is exiting, or in exec).
@@ -95,7 +95,7 @@ pub struct Sample<'a> {
     pub abi_32: bool,
     /// The bytes from the stack pointer upwards, as far as they could be copied.
     pub stack: &'a [u8],
-    /// The copy was ended by its size, not by the end of the stack's memory.
+    /// The copy ends because of its size limit, not at the end of the stack.
     pub stack_full: bool,
 }
 
@@ -121,7 +121,7 @@ pub struct MmapEvent<'a> {
 /// A new name.
 #[derive(Debug, Clone, Copy)]
 pub struct Comm<'a> {
-    /// It came by exec: the address space is new.
+    /// By exec: the address space is new.
     pub exec: bool,
     /// Up to 15 bytes.
     pub name: &'a [u8],
@@ -144,20 +144,26 @@ pub struct Fork {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
     pub sample_type: u64,
-    /// Bytes per register set.
+    /// Registers in a sample.
     pub registers: usize,
     /// `sample_stack_user`: a copy of that many bytes may have been cut.
     pub stack_bytes: u32,
 }
 
 impl Layout {
+    /// Of events whose samples have the registers of [`crate::USER_REGISTERS`].
+    pub fn new(sample_type: u64, stack_bytes: u32) -> Self {
+        let registers = crate::USER_REGISTERS.count_ones() as usize;
+        Self { sample_type, registers, stack_bytes }
+    }
+
     fn has(self, bit: u32) -> bool {
         self.sample_type & u64::from(bit) != 0
     }
 }
 
-/// A cursor over a record's body; every read is checked, since a torn or foreign record must not
-/// bring the profiler down.
+/// A cursor over a record's body. Every read is checked: a torn or foreign record must not crash the
+/// profiler.
 #[derive(Clone, Copy)]
 struct Cursor<'a>(&'a [u8]);
 
@@ -200,7 +206,7 @@ pub(crate) fn time_of(layout: Layout, kind: u32, body: &[u8]) -> Option<u64> {
     identity(layout, kind, body).map(|(_, _, time)| time)
 }
 
-/// Parses a record's body; `None` where it does not have the layout that its header promises.
+/// Parses a record's body; `None` where it does not have the layout that its header implies.
 pub(crate) fn parse(layout: Layout, kind: u32, misc: u16, body: &[u8]) -> Option<Event<'_>> {
     let (pid, tid, time) = identity(layout, kind, body)?;
     let mut c = Cursor(body);
@@ -299,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_taken_apart() {
+    fn a_sample_is_parsed() {
         let who = 7 | (8 << 32);
         let b = body(&[who, 99, 1, 0xffff_8000, 2, 11, 12, 16, 21, 22, 8]);
         let e = parse(layout(), b::PERF_RECORD_SAMPLE, 0, &b).unwrap();
@@ -312,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_of_a_record_is_refused_or_harmless() {
+    fn every_truncation_of_a_record_is_rejected_or_harmless() {
         let b = body(&[7, 99, 1, 5, 2, 11, 12, 16, 21, 22, 8]);
         for kind in 0..22 {
             for n in 0..b.len() {

@@ -1,4 +1,4 @@
-//! One perf ring buffer, mapped from an event's file descriptor.
+//! Maps and reads the ring buffer of one perf event.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
@@ -10,17 +10,17 @@ use perf_event_open_sys::bindings::{perf_event_header, perf_event_mmap_page};
 /// Why a ring could not be mapped.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
-    /// The locked-memory allowance does not hold even the smallest useful ring.
+    /// The locked-memory limit does not allow even the smallest useful ring.
     #[error(
-        "cannot map a ring of {kib} KiB per cpu: the locked-memory allowance is used up \
-         (mend: `ulimit -l unlimited`, `sudo sysctl kernel.perf_event_mlock_kb=4096`, or run as root)"
+        "cannot map a ring of {kib} KiB per CPU: the locked-memory limit is used up; \
+         fix: sudo sysctl kernel.perf_event_mlock_kb=4096"
     )]
     Locked {
         /// The smallest size that was tried.
         kib: usize,
     },
     /// Anything else.
-    #[error("cannot map a ring of {kib} KiB: {source}")]
+    #[error("cannot map a ring of {kib} KiB per CPU: {source}")]
     Map {
         /// The size that was tried.
         kib: usize,
@@ -29,7 +29,7 @@ pub enum RingError {
     },
 }
 
-/// A record as it lies in the ring.
+/// A record as it is in the ring.
 #[derive(Clone, Copy)]
 pub(crate) struct RawRecord<'a> {
     pub kind: u32,
@@ -47,7 +47,7 @@ pub(crate) struct Ring {
     size: usize,
     head: u64,
     tail: u64,
-    /// A record that lies across the end of the ring is put together here.
+    /// A record that wraps around the end of the ring is copied here.
     scratch: Vec<u8>,
 }
 
@@ -88,21 +88,21 @@ impl Ring {
         unsafe { AtomicU64::from_ptr(&raw mut (*self.meta.as_ptr()).data_tail) }
     }
 
-    /// Looks how far the kernel has written.
+    /// Reads how far the kernel has written.
     pub fn refresh(&mut self) {
         // ATOMICS: pairs with the kernel's store-release of data_head (perf_output_put_handle):
         // all bytes before the new head are visible after this load.
         self.head = self.data_head().load(Ordering::Acquire);
     }
 
-    /// Gives the room of all records that were passed back to the kernel.
+    /// Frees the space of all records that we have advanced past.
     pub fn release(&mut self) {
         // ATOMICS: pairs with the kernel's load of data_tail before it writes: our reads of the
         // records are complete before it may overwrite them.
         self.data_tail().store(self.tail, Ordering::Release);
     }
 
-    /// The next record, if it is complete; it stays where it is until [`Ring::advance`].
+    /// The next record, if it is complete. It stays in place until [`Ring::advance`].
     pub fn peek(&mut self) -> Option<RawRecord<'_>> {
         let available = self.head.wrapping_sub(self.tail);
         if available < HEADER as u64 {
@@ -114,15 +114,15 @@ impl Ring {
         let misc = u16::from_le_bytes([header[4], header[5]]);
         let size = usize::from(u16::from_le_bytes([header[6], header[7]]));
         if size < HEADER || size as u64 > available {
-            // Never seen, and nothing after it could be trusted: skip all that is there.
+            // Never seen. Nothing after it could be trusted: skip everything.
             self.tail = self.head;
             return None;
         }
         Some(RawRecord { kind, misc, body: self.contiguous(size) })
     }
 
-    /// Has the beginning of the next record brought near from where the target's CPU wrote it:
-    /// its header, its registers and the frames of a stack of usual depth are read soon, once.
+    /// Prefetches the beginning of the next record, which another CPU wrote: header, registers and
+    /// the frames of a stack of usual depth are read soon, once.
     #[inline]
     pub fn prefetch(&self) {
         #[cfg(target_arch = "x86_64")]
@@ -134,7 +134,7 @@ impl Ring {
         }
     }
 
-    /// Passes the record that [`Ring::peek`] showed.
+    /// Advances past the record that [`Ring::peek`] returned.
     pub fn advance(&mut self, body_len: usize) {
         self.tail = self.tail.wrapping_add((HEADER + body_len) as u64);
     }

@@ -1,4 +1,4 @@
-//! The rings of all CPUs, read as one stream in time order.
+//! Reads the rings of all CPUs as one stream in time order.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,14 +6,14 @@ use std::collections::BinaryHeap;
 use crate::record::{self, Event, EventKind, Layout};
 use crate::ring::Ring;
 
-/// What did not reach us, as the kernel reported it in the rings.
+/// What was lost, as the kernel reported it in the rings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Records that found no room (PERF_RECORD_LOST).
+    /// Records for which a ring had no space (PERF_RECORD_LOST).
     pub lost: u64,
     /// Times the kernel paused a CPU's samples (PERF_RECORD_THROTTLE).
     pub throttled: u64,
-    /// Records that could not be understood.
+    /// Records that could not be parsed.
     pub malformed: u64,
 }
 
@@ -34,19 +34,19 @@ impl RingSet {
         self.layout.stack_bytes = self.layout.stack_bytes.max(bytes);
     }
 
-    /// What the rings have reported as lost up to now.
+    /// The losses reported so far.
     #[must_use]
     pub fn losses(&self) -> Losses {
         self.losses
     }
 
-    /// Hands out every record that was written before `until` (CLOCK_MONOTONIC, nanoseconds), in
-    /// the order of their times over all CPUs, and gives their room back to the kernel.
+    /// Passes on every record that was written before `until` (CLOCK_MONOTONIC, nanoseconds), in the
+    /// order of their times over all CPUs, and frees their space.
     ///
-    /// Records of different CPUs become visible out of order. One with a time before `until` is
-    /// surely visible if `until` lies a little before the call; later ones stay in the ring for
-    /// the next call, so that a mapping is always seen before the samples in it. `u64::MAX` takes
-    /// all that is there, which is right once the events are disabled.
+    /// Records of different CPUs become visible out of order. Those before `until` are surely visible
+    /// if `until` is a little before the call. Later ones stay in the ring for the next call, so that
+    /// a mapping is always seen before the samples in it. `u64::MAX` takes everything, for when the
+    /// events are disabled.
     pub fn drain(&mut self, until: u64, mut sink: impl FnMut(&Event<'_>)) {
         let mut ready = std::mem::take(&mut self.ready);
         for i in 0..self.rings.len() {
@@ -71,7 +71,7 @@ impl RingSet {
         }
     }
 
-    /// The time of a ring's next record, after passing whatever has none.
+    /// The time of a ring's next record, after skipping malformed ones.
     fn next_time(&mut self, i: usize) -> Option<u64> {
         let ring = &mut self.rings[i];
         loop {
@@ -102,7 +102,7 @@ impl RingSet {
             None => self.losses.malformed += 1,
         }
         ring.advance(len);
-        // A long drain must not keep a busy CPU's ring full.
+        // A busy CPU's ring must not stay full during a long drain.
         ring.release();
     }
 }

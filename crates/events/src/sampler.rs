@@ -1,13 +1,13 @@
-//! Opening the events of a recording and keeping them.
+//! Opens the perf events of a recording and keeps them open.
 //!
-//! Two ways lead to samples of exactly one process tree:
+//! Two scopes give the samples of one process tree:
 //!
 //! * [`Scope::Threads`]: one event per thread and CPU, with `inherit`, all events of a CPU
-//!   writing into one ring. Nothing of other processes is ever seen, and it needs no rights
-//!   beyond those over the target. It costs threads × CPUs descriptors. (An event per thread on
-//!   *any* CPU would cost fewer, but the kernel refuses a ring to those with `inherit`.)
-//! * [`Scope::Cpus`]: one event per CPU for everything that runs, filtered by whoever reads. It
-//!   costs CPUs descriptors, however many threads there are, but needs CAP_PERFMON or
+//!   writing into one ring. Nothing of other processes is recorded, and no permissions are required
+//!   beyond those for the process. It costs threads × CPUs descriptors. (An event per thread on
+//!   *any* CPU would cost fewer, but the kernel denies a ring to those with `inherit`.)
+//! * [`Scope::Cpus`]: one event per CPU for everything that runs; the reader filters. It costs CPUs
+//!   descriptors, however many threads there are, but requires CAP_PERFMON or
 //!   perf_event_paranoid ≤ 0.
 
 use std::collections::BTreeMap;
@@ -17,17 +17,18 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use perf_event_open_sys::{self as sys, bindings as b};
 
 use crate::attr::{self, ClockSource, Features, SamplingOptions};
+use crate::bpf::{BpfError, BpfStep};
 use crate::record::Layout;
 use crate::ring::{Ring, RingError, page_size};
 use crate::ringset::RingSet;
 
-/// Below this a ring holds too few samples to be of use.
+/// A smaller ring holds too few samples to be useful.
 pub(crate) const MIN_RING_BYTES: usize = 32 << 10;
 
 /// What the events are attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Each thread on each CPU, inherited by what it creates.
+    /// Each thread on each CPU, inherited by the threads that it creates.
     Threads,
     /// Each CPU as a whole.
     Cpus,
@@ -36,27 +37,25 @@ pub enum Scope {
 /// Why an event could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// EPERM or EACCES: rights, or a seccomp filter, which look the same from here.
-    #[error("perf_event_open was refused: {0}")]
+    /// EPERM or EACCES: missing capabilities, or a seccomp filter; the kernel does not say which.
+    #[error("perf_event_open is not permitted: {0}")]
     Refused(io::Error),
-    /// ENOSYS: no such system call, or a seccomp filter says so.
-    #[error("perf_event_open does not exist here: {0}")]
+    /// ENOSYS: a kernel without perf events, or a seccomp filter.
+    #[error("perf_event_open is not available: {0}")]
     Missing(io::Error),
     /// EMFILE or ENFILE: RLIMIT_NOFILE or the system's limit.
-    #[error(
-        "too many open files for {open} events: {source} (mend: `ulimit -n 65536`, or run as root)"
-    )]
+    #[error("cannot open more than {open} perf events ({source}); fix: ulimit -n 65536")]
     Descriptors {
-        /// How many were open.
+        /// How many are open.
         open: usize,
-        /// Which limit.
+        /// Which limit: EMFILE or ENFILE.
         source: io::Error,
     },
-    /// Not even one thread was there to attach to.
-    #[error("no thread left to attach to")]
+    /// All threads have exited.
+    #[error("all threads have exited, none is left to attach to")]
     NoThread,
     /// Anything else.
-    #[error("perf_event_open for thread {tid} on cpu {cpu}: {source}")]
+    #[error("perf_event_open fails for thread {tid} on CPU {cpu}: {source}")]
     Other {
         /// -1: every thread.
         tid: i32,
@@ -70,12 +69,12 @@ pub enum OpenError {
     Ring(#[from] RingError),
 }
 
-/// What came of attaching one thread.
+/// Whether a thread was attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opened {
-    /// It is covered now.
+    /// Its samples are recorded.
     Attached,
-    /// It ended before that.
+    /// It has exited.
     Gone,
 }
 
@@ -88,10 +87,10 @@ pub struct Sampler {
     features: Features,
     options: SamplingOptions,
     cpus: Vec<u32>,
-    /// The event of each CPU that owns its ring. It stays open, whatever becomes of its thread.
+    /// The event of each CPU that owns its ring. It stays open after its thread has exited.
     leaders: Vec<OwnedFd>,
     threads: BTreeMap<i32, ThreadEvents>,
-    /// Events of an earlier generation: kept for the losses that they counted.
+    /// Losses that closed events had counted.
     retired_lost: u64,
     ring_bytes: usize,
     /// The BPF program that runs with each sample.
@@ -99,11 +98,11 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Opens the events of the first thread (or of the CPUs) and maps their rings with
-    /// `ring_bytes` each: less, down to 32 KiB, where the locked-memory allowance is smaller.
+    /// Opens the events of the first thread (or of the CPUs) and maps their rings of `ring_bytes`
+    /// each: less, down to 32 KiB, where the locked-memory limit is smaller.
     ///
-    /// Events count from the moment they are open. They cannot be opened disabled: a disabled
-    /// event reports no FORK, and then nobody knows which threads inherited it.
+    /// Events count as soon as they are open. They cannot be opened disabled: a disabled event
+    /// reports no FORK, so that we would not know which threads inherited it.
     ///
     /// Cycles are tried first, then the CPU clock: most virtual machines have no counters.
     ///
@@ -132,18 +131,25 @@ impl Sampler {
         sampler.negotiate(tid)?;
         sampler.leaders = sampler.open_on_all_cpus(tid)?.ok_or(OpenError::NoThread)?;
         let rings = map_rings(&sampler.leaders, &mut sampler.ring_bytes)?;
-        let layout = Layout {
-            sample_type: attr::sample_type(sampler.source, options.kernel_callchain),
-            registers: attr::USER_REGISTERS.count_ones() as usize,
-            stack_bytes: options.stack_bytes,
-        };
+        let sample_type = attr::sample_type(sampler.source, options.kernel_callchain);
+        let layout = Layout::new(sample_type, options.stack_bytes);
         if scope == Scope::Threads {
             sampler.threads.insert(first_tid, ThreadEvents(Vec::new()));
         }
+        let Self { source, features, .. } = &sampler;
+        tracing::debug!(
+            ?scope,
+            ?source,
+            frequency = options.frequency,
+            kernel = options.kernel_callchain,
+            stack_bytes = options.stack_bytes,
+            ?features,
+            "perf events opened"
+        );
         Ok((sampler, RingSet::new(rings, layout)))
     }
 
-    /// What drives the samples.
+    /// What triggers the samples.
     #[must_use]
     pub fn source(&self) -> ClockSource {
         self.source
@@ -161,16 +167,18 @@ impl Sampler {
         self.options.stack_bytes
     }
 
-    /// Has a BPF program run with each sample, right before it is written. Gives whether events
-    /// are left without it, until [`Sampler::grow_stack`] replaces them: those that threads have
-    /// inherited, and all where another program ran before, since an event keeps the one it has.
+    /// Runs a BPF program with each sample, right before it is written. Returns whether some events
+    /// will only run it once [`Sampler::grow_stack`] replaces them: inherited ones, and all if another
+    /// program ran before, since an event keeps its program.
     ///
     /// # Errors
-    /// The system's; the events then sample as before.
-    pub fn run_with_each_sample(&mut self, program: OwnedFd) -> io::Result<bool> {
+    /// [`BpfError`]; the events then sample as before.
+    pub fn run_with_each_sample(&mut self, program: OwnedFd) -> Result<bool, BpfError> {
         let replaced = self.program.is_some();
         if !replaced {
-            self.all_events().try_for_each(|fd| set_program(fd, program.as_fd()))?;
+            self.all_events()
+                .try_for_each(|fd| set_program(fd, program.as_fd()))
+                .map_err(|e| BpfError::new("perf event", "4.9", BpfStep::Attach("sampling"), &e))?;
         }
         self.program = Some(program);
         Ok(replaced || self.scope == Scope::Threads)
@@ -186,34 +194,35 @@ impl Sampler {
         }
         let Some(fds) = self.open_on_all_cpus(tid)? else { return Ok(Opened::Gone) };
         self.join_rings(&fds)?;
+        tracing::trace!(tid, events = fds.len(), "thread attached");
         self.threads.insert(tid, ThreadEvents(fds));
         Ok(Opened::Attached)
     }
 
-    /// Takes a thread's own events away again: it turned out to have inherited some.
+    /// Closes a thread's own events: it has inherited some.
     pub fn remove_thread(&mut self, tid: i32) {
         if let Some(events) = self.threads.remove(&tid) {
             self.retired_lost += events.0.iter().map(|fd| self.lost_of(fd.as_fd())).sum::<u64>();
         }
     }
 
-    /// Stops all events, inherited ones too.
+    /// Disables all events, inherited ones too.
     ///
     /// # Errors
-    /// The system's.
+    /// The error of the ioctl.
     pub fn disable(&self) -> io::Result<()> {
         self.all_events().try_for_each(disable_event)
     }
 
-    /// Replaces every event by one that copies `stack_bytes` of stack, into the same rings.
-    /// Between the end of the old ones and the start of the new ones lies one system call per
-    /// thread and CPU; what runs there is weighed, but not sampled.
+    /// Replaces every event with one that copies `stack_bytes` of stack, into the same rings. Between
+    /// the old and new events is one system call per thread and CPU; what runs meanwhile is not
+    /// sampled.
     ///
-    /// Threads that had inherited their events get events of their own; `tids` lists those that
-    /// are alive, and the caller looks for newer ones afterwards.
+    /// Threads that had inherited their events get their own. `tids` lists those that are alive; the
+    /// caller looks for newer ones afterwards.
     ///
     /// # Errors
-    /// [`OpenError`]; the old events are then ended all the same.
+    /// [`OpenError`]; the old events are closed even then.
     pub fn grow_stack(
         &mut self,
         rings: &mut RingSet,
@@ -231,6 +240,8 @@ impl Sampler {
             .into_iter()
             .map(|(tid, fds)| (tid, ThreadEvents(fds)))
             .collect();
+        let events = self.threads.len() * self.cpus.len();
+        tracing::debug!(events, stack_bytes = self.options.stack_bytes, "perf events replaced");
         Ok(())
     }
 
@@ -247,8 +258,8 @@ impl Sampler {
         Ok(fresh)
     }
 
-    /// Records lost so far by the kernel's own count, where it keeps one (6.0 and later): the
-    /// last losses of a ring are never reported in it, since there is no room for the report.
+    /// Records lost so far by the kernel's own count (Linux 6.0 and later): the last losses of a ring
+    /// are never reported in it, as it has no space for the report.
     #[must_use]
     pub fn lost(&self) -> Option<u64> {
         if !self.features.format_lost {
@@ -270,7 +281,7 @@ impl Sampler {
         if whole { u64::from_le_bytes(words[8..].try_into().unwrap_or_default()) } else { 0 }
     }
 
-    /// Finds the clock and the features that this kernel gives, on the first CPU.
+    /// Finds the clock and the features that this kernel supports, on the first CPU.
     fn negotiate(&mut self, tid: i32) -> Result<(), OpenError> {
         loop {
             let cpu = *self.cpus.first().ok_or(OpenError::NoThread)?;
@@ -342,8 +353,8 @@ impl Sampler {
     }
 }
 
-/// Maps the rings of all CPUs, all of one size: the allowance is shared, and a large ring of the
-/// first CPU would leave nothing for the last.
+/// Maps the rings of all CPUs with the same size: they share the locked-memory limit, and a large ring
+/// of the first CPU would leave nothing for the last.
 pub(crate) fn map_rings(leaders: &[OwnedFd], bytes: &mut usize) -> Result<Vec<Ring>, RingError> {
     loop {
         let size = (*bytes).max(page_size());
@@ -351,7 +362,10 @@ pub(crate) fn map_rings(leaders: &[OwnedFd], bytes: &mut usize) -> Result<Vec<Ri
         let rings: io::Result<Vec<Ring>> =
             leaders.iter().map(|fd| Ring::map(fd.as_fd(), size)).collect();
         match rings {
-            Ok(rings) => return Ok(rings),
+            Ok(rings) => {
+                tracing::debug!(rings = rings.len(), kib, "perf rings mapped");
+                return Ok(rings);
+            }
             Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOMEM)) => {
                 let smaller = *bytes / 2;
                 if smaller < MIN_RING_BYTES.max(page_size()) {
@@ -364,10 +378,10 @@ pub(crate) fn map_rings(leaders: &[OwnedFd], bytes: &mut usize) -> Result<Vec<Ri
     }
 }
 
-/// Tries whether perf_event_open is there for us: on ourselves, in user mode.
+/// Checks whether we may use perf_event_open at all, on ourselves and in user mode.
 ///
 /// # Errors
-/// The system's.
+/// The error of perf_event_open(2).
 pub fn try_open() -> io::Result<()> {
     let options = SamplingOptions {
         frequency: 1,
@@ -379,7 +393,7 @@ pub fn try_open() -> io::Result<()> {
     };
     let features = Features { format_lost: false, inherit_thread: false };
     let mut attr = attr::build(&options, ClockSource::CpuClock, features, false);
-    // 0: this thread; the first CPU may be offline, another thread's business or not ours at all.
+    // 0: this thread; u32::MAX: any CPU.
     open_event(&mut attr, 0, u32::MAX).map(drop)
 }
 
@@ -399,7 +413,7 @@ pub(crate) fn open_event(attr: &mut b::perf_event_attr, tid: i32, cpu: u32) -> i
 }
 
 #[allow(unsafe_code)]
-fn disable_event(fd: RawFd) -> io::Result<()> {
+pub(crate) fn disable_event(fd: RawFd) -> io::Result<()> {
     // SAFETY: a plain ioctl without a pointer argument, on a perf event's descriptor.
     let rc = unsafe { sys::ioctls::DISABLE(fd, 0) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

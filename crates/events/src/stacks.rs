@@ -1,173 +1,107 @@
-//! Registers and stacks of all threads of a process while nothing is stopped, by a BPF program that
-//! the kernel runs for each thread in turn (`bpf/stacks.bpf.c`).
+//! Copies registers and stacks of the threads of a process without stopping them, by a BPF program
+//! that the kernel runs for each thread in turn (`bpf/stacks.bpf.c`).
 
 use std::io::{self, Read};
 
+use aya::Btf;
 use aya::maps::Array;
-use aya::programs::{Iter, ProgramError};
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::programs::Iter;
+use zerocopy::{FromBytes as _, IntoBytes as _, transmute};
 
-use crate::USER_REGISTERS;
-use crate::namespace::own_pid_level;
-use crate::refusal::refusal;
+use crate::bpf::stacks::{self as abi, CopyHead, OBJECT, STACK_BYTES, WhoseBytes};
+use crate::bpf::{self, BpfError, BpfStep, Loaded};
 
-#[cfg(target_arch = "x86_64")]
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/stacks.x86_64.o");
-#[cfg(target_arch = "aarch64")]
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/stacks.aarch64.o");
-
-/// The program, and its map.
+/// The program's name.
 const PROGRAM: &str = "copy_stacks";
-const WHOSE: &str = "whose";
-
-/// Words of a register set.
-const REGISTERS: usize = USER_REGISTERS.count_ones() as usize;
-/// Bytes of `struct copy_head`.
-const HEAD: usize = 6 * 4 + (2 + 6 + REGISTERS) * 8;
-/// `STACK_BYTES`.
-const STACK_BYTES: usize = 6 * 4096;
-
-/// `copy_head.what`.
-const RUNS: u32 = 0;
-const SAME: u32 = 1;
-const COPIED: u32 = 2;
-const OF_32_BITS: u32 = 3;
-
-/// Why stacks cannot be copied so.
-#[derive(Debug, thiserror::Error)]
-pub enum StackCopyError {
-    /// The kernel does not tell its types, which the program is fitted to.
-    #[error("the kernel has no type information (/sys/kernel/btf/vmlinux): {0}")]
-    NoTypes(aya::BtfError),
-    /// The maps cannot be made from the object.
-    #[error("bpf objects were refused: {0}")]
-    Load(#[from] aya::EbpfError),
-    /// The kernel refuses the program, or has no such iterator.
-    #[error(
-        "the kernel refuses the bpf program that copies stacks, which Linux 5.18 brought: {}",
-        refusal(.0)
-    )]
-    Program(#[from] ProgramError),
-    /// The iterator cannot be made.
-    #[error("bpf iterator: {0}")]
-    Iterator(#[from] aya::programs::links::LinkError),
-    /// It cannot be told whose stacks.
-    #[error("bpf map {WHOSE}: {0}")]
-    Map(#[from] aya::maps::MapError),
-    /// It broke off.
-    #[error("reading the bpf iterator: {0}")]
-    Read(#[from] io::Error),
-}
-
-/// `struct whose`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-struct Whose {
-    tgid: u32,
-    pid_level: u32,
-}
-
-// SAFETY: plain integers without padding; every bit pattern is valid.
-#[allow(unsafe_code)]
-unsafe impl aya::Pod for Whose {}
 
 /// A thread at one look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThreadLook<'a> {
     /// The thread, in our PID namespace.
     pub tid: i32,
-    /// The task's state (linux/sched.h); 0 where it could run.
+    /// The task's state (linux/sched.h); 0 for a runnable thread.
     pub state: u32,
-    /// How often it has been switched out: the same at two looks where it ran at neither means
-    /// that it has not run between them.
+    /// How often it was switched out. If this is the same at two looks, and it ran at neither, it has
+    /// not run between them.
     pub switches: u64,
-    /// What became of it.
+    /// The copy, or why there is none.
     pub what: Looked<'a>,
 }
 
-/// What a look at a thread gave.
+/// The result of a look at a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Looked<'a> {
-    /// Nothing: it ran on a CPU then.
+    /// It was running on a CPU.
     Runs,
-    /// Nothing new: it has not run since an earlier look copied it.
+    /// It has not run since an earlier look copied it.
     Same,
-    /// It stood still, and this is its copy.
+    /// It was blocked or preempted, and this is its copy.
     Copied(LookedCopy<'a>),
 }
 
-/// The copy of a thread that stood still.
+/// The copy of a thread that did not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LookedCopy<'a> {
-    /// User registers in the order of [`USER_REGISTERS`]; a 32-bit program's mean nothing here.
+    /// User registers in the order of [`crate::USER_REGISTERS`]; meaningless for a 32-bit program.
     pub registers: crate::Words<'a>,
-    /// It is a 32-bit program's.
+    /// It belongs to a 32-bit program.
     pub is_32_bit: bool,
-    /// The thread pointer.
+    /// The thread pointer (`fs` base, `tpidr_el0`).
     pub thread_pointer: u64,
-    /// The system call that it is in, and its arguments.
+    /// The number of the system call that it is in, and its arguments.
     pub call: Option<(u32, [u64; 6])>,
-    /// Its stack, from the stack pointer on, as far as there is memory and room for it.
+    /// Its stack from the stack pointer on, to its end or up to 24 KiB.
     pub stack: &'a [u8],
-    /// There was no more room: the stack may go on.
+    /// The copy is full: the stack may go on.
     pub is_full: bool,
 }
 
-/// The program, loaded. Nothing of it outlives this value, or the process.
+/// The loaded program. It is unloaded with this value, or with our process.
 pub struct StackCopier {
-    bpf: Ebpf,
+    object: Loaded,
 }
 
 impl StackCopier {
     /// Loads the program.
     ///
     /// # Errors
-    /// [`StackCopyError`].
-    pub fn open() -> Result<Self, StackCopyError> {
-        let btf = Btf::from_sys_fs().map_err(StackCopyError::NoTypes)?;
-        // Task storage is known to the kernel, if not to the library.
-        let mut bpf = EbpfLoader::new().btf(Some(&btf)).allow_unsupported_maps().load(OBJECT)?;
-        program(&mut bpf)?.load("task", &btf)?;
-        Ok(Self { bpf })
+    /// [`BpfError`]; it requires CAP_BPF, CAP_PERFMON, Linux 5.18 and the kernel's BTF.
+    pub fn open() -> Result<Self, BpfError> {
+        let types: Btf = bpf::kernel_types(&OBJECT)?;
+        let mut object = OBJECT.open(Some(&types))?;
+        let failed = object.failed(BpfStep::Load(PROGRAM));
+        object.program_mut::<Iter>(PROGRAM)?.load("task", &types).map_err(failed)?;
+        bpf::loaded(PROGRAM);
+        Ok(Self { object })
     }
 
-    /// Looks at each thread of a process once; what has not run since it was copied at an earlier
-    /// look of this copier is not copied again. The caller holds the process, so that its number
-    /// cannot have become another's.
+    /// Looks at each thread of a process (a PID of our namespace) once. Threads that have not run since
+    /// an earlier look of this copier are not copied again. The caller holds the process, so that its
+    /// PID is not reused.
     ///
     /// # Errors
-    /// [`StackCopyError`].
+    /// [`BpfError`].
     pub fn look(
         &mut self,
         pid: i32,
         mut sink: impl FnMut(&ThreadLook<'_>),
-    ) -> Result<(), StackCopyError> {
-        let whose = Whose { tgid: pid.cast_unsigned(), pid_level: own_pid_level() };
-        let map = self.bpf.map_mut(WHOSE).ok_or_else(absent)?;
-        Array::<_, Whose>::try_from(map)?.set(0, whose, 0)?;
-        let iterator = program(&mut self.bpf)?;
-        let id = iterator.attach()?;
-        let file = iterator.take_link(id)?.into_file()?;
-        read_records(file, |bytes| parse(bytes, &mut sink))?;
-        Ok(())
+    ) -> Result<(), BpfError> {
+        let pid_level = host::namespace::pid_level();
+        let whose: WhoseBytes = transmute!(abi::Whose { tgid: pid.cast_unsigned(), pid_level });
+        let failed = self.object.failed(BpfStep::Map("whose"));
+        self.object.map_mut::<Array<_, WhoseBytes>>("whose")?.set(0, whose, 0).map_err(failed)?;
+        let file = self.object.iterate(PROGRAM)?;
+        read_records(file, |bytes| parse(bytes, &mut sink))
+            .map_err(self.object.failed(BpfStep::Iterate(PROGRAM)))
     }
 }
 
-fn absent() -> io::Error {
-    io::ErrorKind::NotFound.into()
-}
-
-fn program(bpf: &mut Ebpf) -> Result<&mut Iter, StackCopyError> {
-    let found = bpf.program_mut(PROGRAM).ok_or_else(absent)?;
-    Ok(found.try_into()?)
-}
-
-/// Reads to the end, and has records taken off the front of what has come.
+/// Reads to the end. `take` consumes a record at the front and returns its size.
 fn read_records(
     mut file: impl Read,
     mut take: impl FnMut(&[u8]) -> Option<usize>,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; 2 * (HEAD + STACK_BYTES)];
+    let mut buffer = vec![0; 2 * (size_of::<CopyHead>() + STACK_BYTES)];
     let mut filled = 0;
     loop {
         let got = match file.read(&mut buffer[filled..]) {
@@ -187,38 +121,39 @@ fn read_records(
     }
 }
 
-/// Reads the record at the front, and gives its size; `None` where it is not whole yet.
+/// Parses the record at the front, and returns its size; `None` if it is incomplete.
 fn parse(bytes: &[u8], sink: &mut impl FnMut(&ThreadLook<'_>)) -> Option<usize> {
-    let head = bytes.get(..HEAD)?;
-    let word = |at: usize| head[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
-    let long = |at: usize| head[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-    let [tid, what, state, syscall, stack_bytes] = [0, 4, 8, 12, 16].map(word);
-    let stack_bytes = (stack_bytes as usize).min(STACK_BYTES);
-    let stack = bytes.get(HEAD..HEAD + stack_bytes)?;
-    let call = i32::try_from(syscall).ok().map(i32::cast_unsigned);
+    let (head, rest) = CopyHead::read_from_prefix(bytes).ok()?;
+    let stack_bytes = (head.stack_bytes as usize).min(STACK_BYTES);
+    let stack = rest.get(..stack_bytes)?;
+    let call = u32::try_from(head.syscall).ok();
     let copy = || LookedCopy {
-        registers: crate::Words::new(&head[HEAD - REGISTERS * 8..]),
-        is_32_bit: what == OF_32_BITS,
-        thread_pointer: long(32),
-        call: call.map(|number| (number, [40, 48, 56, 64, 72, 80].map(long))),
+        registers: crate::Words::new(head.registers.as_bytes()),
+        is_32_bit: head.what == abi::THREAD_OF_32_BITS,
+        thread_pointer: head.thread_pointer,
+        call: call.map(|number| (number, head.arguments)),
         stack,
-        is_full: stack_bytes > STACK_BYTES - 4096,
+        is_full: stack_bytes > STACK_BYTES - abi::PAGE_BYTES,
     };
-    let what = match what {
-        RUNS => Some(Looked::Runs),
-        SAME => Some(Looked::Same),
-        COPIED | OF_32_BITS => Some(Looked::Copied(copy())),
+    let what = match head.what {
+        abi::THREAD_RUNS => Some(Looked::Runs),
+        abi::THREAD_SAME => Some(Looked::Same),
+        abi::THREAD_COPIED | abi::THREAD_OF_32_BITS => Some(Looked::Copied(copy())),
         _ => None,
     };
     if let Some(what) = what {
-        sink(&ThreadLook { tid: tid.cast_signed(), state, switches: long(24), what });
+        let tid = head.tid.cast_signed();
+        sink(&ThreadLook { tid, state: head.state, switches: head.switches, what });
     }
-    Some(HEAD + stack_bytes)
+    Some(size_of::<CopyHead>() + stack_bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpf::stacks::{REGISTERS, THREAD_COPIED as COPIED};
+
+    const HEAD: usize = size_of::<CopyHead>();
 
     fn record(what: u32, syscall: i32, stack: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -234,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_taken_apart() {
+    fn a_copy_is_parsed() {
         let bytes = record(COPIED, 202, &[1, 2, 3, 4]);
         let mut seen = 0;
         let mut sink = |look: &ThreadLook<'_>| {
@@ -253,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_fault_is_no_system_call_and_nonsense_is_passed_over() {
+    fn a_page_fault_is_no_system_call_and_unknown_records_are_skipped() {
         let mut calls = Vec::new();
         let mut sink = |look: &ThreadLook<'_>| match look.what {
             Looked::Copied(copy) => calls.push(copy.call),
@@ -265,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_read_across_the_borders_of_readings() {
+    fn records_may_span_reads() {
         let all = record(COPIED, 1, &vec![7; STACK_BYTES]).repeat(5);
         let mut seen = 0;
         let mut sink = |look: &ThreadLook<'_>| {

@@ -1,31 +1,65 @@
-//! Numbers of tracepoints, as the kernel's tracing file system tells them.
+//! Looks up the numbers of tracepoints in the kernel's tracing file system (tracefs).
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
-/// Where it is mounted, if it is.
+/// Where it is usually mounted.
 const PLACES: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 /// linux/mount.h.
 const FSCONFIG_CMD_CREATE: u32 = 6;
 
-/// The number of a tracepoint such as `task/task_newtask`, by which perf_event_open(2) knows it.
-pub(crate) fn tracepoint(name: &str) -> io::Result<u64> {
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for place in PLACES {
-        match File::open(format!("{place}/events/{name}/id")) {
-            Ok(file) => return parse(file),
-            Err(e) => last = e,
+/// Why the number of a tracepoint cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TracepointError {
+    /// tracefs is mounted nowhere, and we may not mount it ourselves.
+    #[error("threadcreate needs tracefs, which is not mounted")]
+    NotMounted,
+    /// Only root may read tracefs.
+    #[error("threadcreate needs tracefs, which only root may read")]
+    NotPermitted,
+    /// tracefs is there, and the file with the number is not, or cannot be read.
+    #[error("cannot read the number of the tracepoint {name}: {source}")]
+    Read {
+        /// The tracepoint, such as `task/task_newtask`.
+        name: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl TracepointError {
+    /// The command that helps, or what else to do.
+    #[must_use]
+    pub fn fix(&self) -> &'static str {
+        match self {
+            Self::NotMounted => "mount -t tracefs none /sys/kernel/tracing",
+            Self::NotPermitted => "run exoprof as root (sudo)",
+            Self::Read { .. } => "boot a kernel with CONFIG_EVENT_TRACING=y",
         }
     }
-    // Containers and small systems have it nowhere. A mount that nobody else sees, and that ends
-    // with its descriptor, needs CAP_SYS_ADMIN.
-    let Ok(mount) = private_mount() else { return Err(last) };
-    let path =
-        CString::new(format!("events/{name}/id")).map_err(|_| io::ErrorKind::InvalidInput)?;
-    parse(open_at(&mount, &path)?)
+}
+
+/// The number of a tracepoint such as `task/task_newtask`, by which perf_event_open(2) knows it.
+pub(crate) fn tracepoint(name: &'static str) -> Result<u64, TracepointError> {
+    let mut denied = false;
+    for place in PLACES {
+        match File::open(format!("{place}/events/{name}/id")).and_then(parse) {
+            Ok(id) => return Ok(id),
+            Err(e) => denied |= e.kind() == io::ErrorKind::PermissionDenied,
+        }
+    }
+    // Containers and small systems do not mount it. A mount that nobody else sees, and that ends
+    // with its descriptor, requires CAP_SYS_ADMIN.
+    let mount = private_mount().map_err(|error| {
+        tracing::debug!(%error, "no private mount of tracefs");
+        if denied { TracepointError::NotPermitted } else { TracepointError::NotMounted }
+    })?;
+    let path = CString::new(format!("events/{name}/id")).map_err(io::Error::from);
+    let id = path.and_then(|path| open_at(&mount, &path)).and_then(parse);
+    id.map_err(|source| TracepointError::Read { name, source })
 }
 
 fn parse(file: File) -> io::Result<u64> {
@@ -73,7 +107,15 @@ fn open_at(folder: &OwnedFd, path: &CStr) -> io::Result<File> {
 mod tests {
     use super::*;
 
-    /// Needs root, as the live tests of this crate do.
+    #[test]
+    fn errors_have_a_fix() {
+        let error = crate::CreationError::from(TracepointError::NotMounted).to_string();
+        let expected = "threadcreate needs tracefs, which is not mounted; fix: mount -t tracefs \
+                        none /sys/kernel/tracing";
+        assert_eq!(error, expected);
+    }
+
+    /// Requires root.
     #[test]
     fn tracepoints_have_numbers_wherever_the_file_system_is_mounted() {
         let number = tracepoint("task/task_newtask").unwrap();

@@ -1,10 +1,10 @@
 //! The command line, as the contract in its documentation says.
 
-use clap::{Parser, Subcommand};
-use console::usage::Verbosity;
+use clap::{ArgAction, Parser, Subcommand};
+use console::usage::{UsageError, Verbosity};
 
 use crate::record_args::RecordArgs;
-use crate::{doctor, dump, record, report, top};
+use crate::{doctor, dump, logging, record, report, serve, top, view};
 
 /// pprof for any running process, from outside: no restart, no rebuild, no import.
 #[derive(Debug, Parser)]
@@ -13,9 +13,9 @@ pub struct Cli {
     /// Silence all but errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Explain what is done
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
-    pub verbose: bool,
+    /// Explain what is done; twice for details. EXOPROF_LOG selects what is logged instead
+    #[arg(short, long, global = true, conflicts_with = "quiet", action = ArgAction::Count)]
+    pub verbose: u8,
     #[command(subcommand)]
     command: Command,
 }
@@ -43,9 +43,11 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         let verbosity = match (self.quiet, self.verbose) {
             (true, _) => Verbosity::Quiet,
-            (_, true) => Verbosity::Verbose,
-            _ => Verbosity::Normal,
+            (_, 0) => Verbosity::Normal,
+            (_, 1) => Verbosity::Verbose,
+            _ => Verbosity::Debug,
         };
+        logging::start(verbosity).map_err(|e| UsageError(e.to_string()))?;
         match self.command {
             Command::Record(args) => record::run(&args, verbosity),
             Command::Dump(args) => dump::run(&args, verbosity),

@@ -54,7 +54,10 @@ pub fn run(args: &DumpArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let dump = collect::dump::of(&process, &options)?;
     let text = if args.group { &dump.grouped } else { &dump.text };
     print(text).context("cannot write to stdout")?;
-    let path = output.map(|output| output.write(&dump.profile)).transpose()?.flatten();
+    let path = output
+        .map(|output| output.write(|out| pprof::write_gz(&dump.profile, out)))
+        .transpose()?
+        .flatten();
     if verbosity > Verbosity::Quiet {
         if let Some(path) = path {
             say!("wrote {}", path.display());

@@ -40,7 +40,7 @@ pub fn write(
     let place = Place::Named { path: path.to_owned(), replace: true };
     // What the report says of itself is no failure to write.
     let mut complaint = None;
-    let written = Output::prepare(place)?.write_with(|out| match content(out) {
+    let written = Output::prepare(place)?.write(|out| match content(out) {
         Ok(()) => Ok(()),
         Err(ReportError::Write(e)) => Err(e),
         Err(e) => {

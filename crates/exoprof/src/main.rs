@@ -7,13 +7,17 @@ mod cli;
 mod doctor;
 mod dump;
 mod export;
+mod fetching;
+mod logging;
 mod processes;
 mod progress;
 mod record;
 mod record_args;
 mod report;
+mod serve;
 mod summary;
 mod top;
+mod view;
 
 use std::process::ExitCode;
 
@@ -27,8 +31,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // Also with --quiet: it silences all but errors.
-            say!("exoprof: {}", in_one_line(&e));
-            let usage = e.downcast_ref::<console::usage::UsageError>().is_some();
+            say!("error: {}", in_one_line(e.as_ref()));
+            let usage = e.chain().any(|e| e.is::<console::usage::UsageError>());
             if usage && !quiet {
                 say!("for more: exoprof help");
             }

@@ -30,7 +30,8 @@ impl<'a> Display<'a> {
         stop: &'a StopSignal,
         on_attached: Option<Box<dyn FnOnce() + 'a>>,
     ) -> Self {
-        let bar = if verbosity > Verbosity::Quiet && std::io::stderr().is_terminal() {
+        // Lines that are logged meanwhile would tear the bar.
+        let bar = if verbosity == Verbosity::Normal && std::io::stderr().is_terminal() {
             terminal_bar(duration)
         } else {
             ProgressBar::hidden()

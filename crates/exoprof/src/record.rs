@@ -108,12 +108,12 @@ fn conclude(
             Err(e) => {
                 let e = anyhow::Error::from(e).context(format!("cannot record {}", kind.name));
                 if let Some(earlier) = failed.replace(e) {
-                    say!("exoprof: {}", in_one_line(&earlier));
+                    say!("error: {}", in_one_line(earlier.as_ref()));
                 }
                 continue;
             }
         };
-        let path = output.write(&outcome.profile)?;
+        let path = output.write(|out| pprof::write_gz(&outcome.profile, out))?;
         if verbosity > Verbosity::Quiet {
             if outcome.ended == Ended::TargetsExited && !exited {
                 exited = true;
@@ -183,7 +183,7 @@ fn prepare_outputs(
         let made = User::invoking().make_folder(path);
         made.with_context(|| format!("cannot make the folder {}", path.display()))?;
     }
-    kinds.iter().map(|kind| Output::prepare(place(kind))).collect()
+    kinds.iter().map(|kind| Ok(Output::prepare(place(kind))?)).collect()
 }
 
 /// The command that is profiled.

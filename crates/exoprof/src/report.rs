@@ -11,6 +11,7 @@ use report::{Filters, Form, Granularity, Options, Report, ReportError};
 use view::source::SourceArgs;
 
 use crate::export;
+use crate::fetching::Fetching;
 
 /// Options of `report`.
 #[derive(Debug, Args)]
@@ -122,7 +123,7 @@ pub fn run(args: &ReportArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     if let Some(path) = &args.flamegraph {
         export::check(path)?;
     }
-    let profile = args.sources.read(verbosity)?;
+    let profile = args.sources.read(&mut Fetching::new(verbosity))?;
     let report = Report::new(&profile, options(args)?).map_err(wrong_usage)?;
     if verbosity > Verbosity::Quiet {
         report.warnings().iter().for_each(|w| say!("warning: {w}"));

@@ -1,20 +1,20 @@
-//! Which Go made an image.
+//! Reads the Go version that built an image (`.go.buildinfo`).
 
 use std::fmt;
 
 use image::{ElfImage, Svma};
 
-/// `\xff Go buildinf:`, see Go's debug/buildinfo.
+/// The start of the section, from Go's debug/buildinfo.
 const MAGIC: &[u8] = b"\xff Go buildinf:";
-/// Longer than the version string of any release, experiments included.
+/// In bytes; longer than any release's version string, including its experiments.
 const MAX_VERSION: usize = 256;
 
-/// A release of Go, such as 1.24.11.
+/// A Go release, such as 1.24.11.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GoVersion {
-    /// 24 in go1.24.11; the layout of the runtime's types depends on it alone.
+    /// The minor version, 24 for go1.24.11. It determines the layout of the runtime's types.
     pub minor: u32,
-    /// All of it as the linker wrote it: `go1.24.11`, `go1.26rc1 X:greenteagc`.
+    /// The version string as the linker wrote it: `go1.24.11`, `go1.26rc1 X:greenteagc`.
     pub text: String,
 }
 
@@ -25,7 +25,7 @@ impl fmt::Display for GoVersion {
 }
 
 impl GoVersion {
-    /// Reads `go1.N…`; `None` for anything else, such as a `devel` build.
+    /// Parses `go1.N…`. `None` for anything else, such as a `devel` build.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("go1.")?;
@@ -33,7 +33,7 @@ impl GoVersion {
         Some(Self { minor: digits[..end].parse().ok()?, text: text.to_owned() })
     }
 
-    /// The version in `.go.buildinfo`, which stripping leaves in place.
+    /// Reads the version from `.go.buildinfo`, which `strip` keeps. Layout (Go's debug/buildinfo):
     ///
     /// ```text
     ///  0 magic (14 bytes)   14 pointer size   15 flags

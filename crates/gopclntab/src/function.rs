@@ -1,4 +1,4 @@
-//! One function of a line table, and the values that change along its code.
+//! Reads one function of the line table, and the pc-value tables that describe its code.
 
 use std::borrow::Cow;
 
@@ -7,26 +7,26 @@ use image::Svma;
 use crate::header::{u32_at, u64_at};
 use crate::{Format, LineTable};
 
-/// Names of generic functions carry their type arguments and may be long.
+/// In bytes. Names of generic functions include their type arguments and may be long.
 const MAX_NAME: usize = 64 << 10;
-/// A generated function of a million lines has that many steps; a hostile one would have more.
+/// Steps of one pc-value table. A generated function of a million lines has a million.
 const MAX_STEPS: usize = 4 << 20;
 
 const FUNCDATA_INL_TREE: usize = 3;
 const PCDATA_INL_TREE_INDEX: usize = 2;
 
-/// What the compiler noted of a function (`abi.FuncFlag` in Go's internal/abi/symtab.go).
+/// Properties that the compiler recorded (`abi.FuncFlag` in Go's internal/abi/symtab.go).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FunctionFlags(pub u8);
 
 impl FunctionFlags {
-    /// `FuncFlagTopFrame`: a stack ends here, and completely.
+    /// `FuncFlagTopFrame`: the outermost function of a stack.
     #[must_use]
     pub fn is_top_frame(self) -> bool {
         self.0 & 1 != 0
     }
 
-    /// `FuncFlagSPWrite`: it writes to SP in ways that pcsp does not tell.
+    /// `FuncFlagSPWrite`: the function writes to SP in ways that pcsp does not describe.
     #[must_use]
     pub fn writes_sp(self) -> bool {
         self.0 & 2 != 0
@@ -39,28 +39,28 @@ impl FunctionFlags {
     }
 }
 
-/// A value of a pc-value table and the code that it holds for.
+/// A value of a pc-value table, and the code range that it applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PcValue {
     /// The value.
     pub value: i32,
-    /// The first address with it.
+    /// First address of the range.
     pub start: Svma,
-    /// The first address after it.
+    /// First address after the range.
     pub end: Svma,
 }
 
-/// Where the fields of `runtime._func` lie (Go's runtime/runtime2.go).
-struct Record {
-    /// Of `nameoff`; `args`, `deferreturn`, `pcsp`, `pcfile`, `pcln`, `npcdata`, `cuOffset`
-    /// follow, 32 bits each.
+/// Byte offsets in `runtime._func` (Go's runtime/runtime2.go).
+struct RecordLayout {
+    /// `nameoff`, followed by `args`, `deferreturn`, `pcsp`, `pcfile`, `pcln`, `npcdata` and
+    /// `cuOffset`, 32 bits each.
     name: usize,
     start_line: Option<usize>,
     id: usize,
     arrays: usize,
 }
 
-impl Record {
+impl RecordLayout {
     fn of(format: Format) -> Self {
         match format {
             Format::Go116 => Self { name: 8, start_line: None, id: 40, arrays: 44 },
@@ -70,13 +70,13 @@ impl Record {
     }
 }
 
-/// A function that has code of its own.
+/// A function with its own code, as opposed to one that is only inlined.
 #[derive(Debug, Clone, Copy)]
 pub struct Function<'a> {
     pub(crate) table: &'a LineTable,
     entry: Svma,
     end: Svma,
-    /// The offset of its record in the table.
+    /// Offset of its `runtime._func` in the table.
     record: usize,
 }
 
@@ -90,7 +90,7 @@ impl<'a> Function<'a> {
             _ => u32_at(table.data(), at + 4)? as usize,
         };
         let function = Self { table, entry, end, record: header.pcln.checked_add(offset)? };
-        // The record names its own entry: a wrong offset is noticed here.
+        // The record repeats its entry, which reveals a wrong offset.
         let recorded = match header.format {
             Format::Go116 => Svma(u64_at(table.data(), function.record)?),
             _ => table.text.checked_add(u64::from(u32_at(table.data(), function.record)?))?,
@@ -102,8 +102,8 @@ impl<'a> Function<'a> {
         u32_at(self.table.data(), self.record.checked_add(offset)?)
     }
 
-    fn layout(&self) -> Record {
-        Record::of(self.table.header.format)
+    fn layout(&self) -> RecordLayout {
+        RecordLayout::of(self.table.header.format)
     }
 
     fn id_byte(&self, i: usize) -> u8 {
@@ -111,7 +111,7 @@ impl<'a> Function<'a> {
         self.table.data().get(at).copied().unwrap_or(0)
     }
 
-    /// Its first instruction.
+    /// The address of its first instruction.
     #[must_use]
     pub fn entry(&self) -> Svma {
         self.entry
@@ -123,7 +123,7 @@ impl<'a> Function<'a> {
         self.end
     }
 
-    /// The full name, type arguments included: see [`crate::printed_name`].
+    /// The full name, including type arguments: see [`crate::printed_name`].
     #[must_use]
     pub fn name(&self) -> Cow<'a, str> {
         let offset = self.field(self.layout().name).unwrap_or(0);
@@ -137,25 +137,25 @@ impl<'a> Function<'a> {
         here.starts_with(name.as_bytes()) && here.get(name.len()) == Some(&0)
     }
 
-    /// The line of its `func` keyword; `None` before Go 1.20.
+    /// The line of the `func` keyword. `None` before Go 1.20.
     #[must_use]
     pub fn start_line(&self) -> Option<u32> {
         self.field(self.layout().start_line?).filter(|l| *l != 0 && *l <= i32::MAX as u32)
     }
 
-    /// `funcID`, whose numbers change between versions: see [`LineTable::special`].
+    /// `funcID`. Its values change between Go versions: see [`LineTable::special`].
     #[must_use]
     pub fn id(&self) -> u8 {
         self.id_byte(0)
     }
 
-    /// The compiler's notes on it; none before Go 1.17.
+    /// The compiler's flags. None are set before Go 1.17.
     #[must_use]
     pub fn flags(&self) -> FunctionFlags {
         FunctionFlags(self.id_byte(1))
     }
 
-    /// The file and the line of an instruction.
+    /// The file and line of the instruction at `pc`.
     #[must_use]
     pub fn position(&self, pc: Svma) -> Option<(Cow<'a, str>, u32)> {
         let name = self.layout().name;
@@ -170,21 +170,21 @@ impl<'a> Function<'a> {
         Some((self.table.string_at(header.file, offset as usize, header.pc)?, line))
     }
 
-    /// How far SP lies below its value at entry, in bytes; the return address is there, on
-    /// x86-64. `None` where the table does not say: not a Go function in the usual sense.
+    /// How far SP is below its value at entry when the instruction at `pc` executes, in bytes. On
+    /// x86-64 the return address is at SP plus this. `None` if the table has no value there.
     #[must_use]
     pub fn sp_delta(&self, pc: Svma) -> Option<u32> {
         let table = self.field(self.layout().name + 12)?;
         u32::try_from(self.value(table, pc)?.value).ok()
     }
 
-    /// Whether it has a table of stack depths at all.
+    /// Whether the function has a table of stack depths (`pcsp`).
     #[must_use]
     pub fn has_sp_table(&self) -> bool {
         self.field(self.layout().name + 12).is_some_and(|t| t != 0)
     }
 
-    /// The value of PCDATA table `index` at an instruction.
+    /// The value of PCDATA table `index` at `pc`.
     #[must_use]
     pub fn pcdata(&self, index: usize, pc: Svma) -> Option<PcValue> {
         let layout = self.layout();
@@ -195,8 +195,8 @@ impl<'a> Function<'a> {
         self.value(self.field(layout.arrays + 4 * index)?, pc)
     }
 
-    /// The offset of FUNCDATA table `index` from `moduledata.gofunc`. `None` before Go 1.18,
-    /// where it is an address.
+    /// The offset of FUNCDATA table `index` from `moduledata.gofunc`, in bytes. `None` before Go
+    /// 1.18, which stores an address instead.
     #[must_use]
     pub fn funcdata(&self, index: usize) -> Option<u32> {
         let layout = self.layout();
@@ -216,8 +216,9 @@ impl<'a> Function<'a> {
         usize::try_from(self.pcdata(PCDATA_INL_TREE_INDEX, pc)?.value).ok()
     }
 
-    /// Walks a pc-value table: pairs of varints, Δvalue (zigzag) and Δpc, from (−1, entry) on;
-    /// a Δvalue of 0 ends it, except as the first (`step` and `pcvalue` in runtime/symtab.go).
+    /// Looks `pc` up in a pc-value table: pairs of varints, Δvalue (zigzag) and Δpc, that start at
+    /// (−1, entry). A Δvalue of 0 ends the table, except in the first pair (`step` and `pcvalue`
+    /// in runtime/symtab.go).
     fn value(&self, table: u32, pc: Svma) -> Option<PcValue> {
         // Offset 0 means that there is no table.
         if table == 0 || pc < self.entry {
@@ -250,7 +251,7 @@ impl LineTable {
         self.string_at(header.funcname, offset as usize, header.cu).unwrap_or_default()
     }
 
-    /// The NUL-terminated string at an offset of the part that ends at `end`.
+    /// The NUL-terminated string at `offset` in the part of the table from `part` to `end`.
     fn string_at(&self, part: usize, offset: usize, end: usize) -> Option<Cow<'_, str>> {
         let bytes = self.data().get(part.checked_add(offset)?..end)?;
         let bytes = &bytes[..bytes.len().min(MAX_NAME)];
@@ -259,7 +260,7 @@ impl LineTable {
     }
 }
 
-/// At most 32 bits, in at most five bytes; the runtime ignores what lies above as well.
+/// Reads at most 32 bits from at most five bytes. Like the runtime, ignores higher bits.
 fn varint(bytes: &mut &[u8]) -> Option<u32> {
     let mut value = 0u32;
     for i in 0..5 {

@@ -1,16 +1,16 @@
-//! The header of a line table, and where its parts lie.
+//! Parses the header of the line table, which locates its parts.
 
 use crate::PclntabError;
 
-/// How the records of a table are laid out. The numbers are Go's own, from
-/// `internal/abi/symtab.go` (`Go116PCLnTabMagic` and its successors).
+/// The format of the function records. The magic numbers are those of Go's
+/// internal/abi/symtab.go (`Go116PCLnTabMagic` and its successors).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Format {
-    /// Go 1.16 and 1.17, magic `0xfffffffa`: functions by absolute address.
+    /// Go 1.16 and 1.17, magic `0xfffffffa`: functions have absolute addresses.
     Go116,
-    /// Go 1.18 and 1.19, magic `0xfffffff0`: functions by offset from the text.
+    /// Go 1.18 and 1.19, magic `0xfffffff0`: functions have offsets from the text.
     Go118,
-    /// Go 1.20 and later, magic `0xfffffff1`: functions with their start line.
+    /// Go 1.20 and later, magic `0xfffffff1`: functions also have a start line.
     Go120,
 }
 
@@ -25,7 +25,7 @@ impl Format {
     }
 }
 
-/// A checked header: every offset lies inside the table. `runtime.pcHeader` in Go's
+/// A checked header: every offset lies inside the table. The layout is `runtime.pcHeader` in Go's
 /// runtime/symtab.go:
 ///
 /// ```text
@@ -38,7 +38,7 @@ pub(crate) struct Header {
     pub format: Format,
     pub min_lc: u8,
     pub function_count: usize,
-    /// 0 where the table has none; not relocated in a file of an external linker.
+    /// 0 if the table has none. An external linker leaves it unrelocated in the file.
     pub text_start: u64,
     pub funcname: usize,
     pub cu: usize,
@@ -53,14 +53,16 @@ impl Header {
         let format = Format::of_magic(magic).ok_or(PclntabError::Magic(magic))?;
         let fixed = bytes.get(4..8).ok_or(PclntabError::Truncated)?;
         if fixed[0] != 0 || fixed[1] != 0 || !matches!(fixed[2], 1 | 4) || fixed[3] != 8 {
-            return Err(PclntabError::Header("alignment, quantum or pointer size"));
+            return Err(PclntabError::Header(
+                "unsupported padding, instruction size or pointer size",
+            ));
         }
         let word = |i: usize| u64_at(bytes, 8 + 8 * i).ok_or(PclntabError::Truncated);
         let within = |v: u64| {
             usize::try_from(v)
                 .ok()
                 .filter(|v| *v < bytes.len())
-                .ok_or(PclntabError::Header("an offset past the end"))
+                .ok_or(PclntabError::Header("an offset is past the end"))
         };
         let first = if format == Format::Go116 { 2 } else { 3 };
         let header = Self {
@@ -81,12 +83,13 @@ impl Header {
         let table = header.functab_entry_size().checked_mul(header.function_count);
         let end = table.and_then(|size| size.checked_add(header.pcln));
         if !sorted || header.function_count == 0 || end.is_none_or(|e| e > bytes.len()) {
-            return Err(PclntabError::Header("parts out of order"));
+            return Err(PclntabError::Header("the parts are out of order"));
         }
         Ok(header)
     }
 
-    /// `runtime.functab`: (entry, offset of the record), each a word before 1.18 and 32 bits since.
+    /// The size of a `runtime.functab` (entry, offset of the record), in bytes: two 64-bit words
+    /// before Go 1.18, two 32-bit words since.
     pub(crate) fn functab_entry_size(&self) -> usize {
         if self.format == Format::Go116 { 16 } else { 8 }
     }

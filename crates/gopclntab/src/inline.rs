@@ -1,4 +1,4 @@
-//! Inlined calls: from one address to the chain of functions that the programmer wrote.
+//! Expands an address into the chain of inlined calls that it belongs to.
 
 use std::borrow::Cow;
 
@@ -7,30 +7,31 @@ use image::Svma;
 use crate::header::u32_at;
 use crate::{Bytes, Format, Function, LineTable};
 
-/// The compiler's budget keeps real chains below a few dozen.
+/// Frames per address. The compiler's inlining budget keeps real chains below a few dozen.
 const MAX_DEPTH: usize = 512;
 
-/// One function of the source at one address.
+/// One source function at one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The full name, type arguments included: see [`crate::printed_name`].
+    /// The full name, including type arguments: see [`crate::printed_name`].
     pub function: Cow<'a, str>,
-    /// The file and the line that are executed, or of the inlined call.
+    /// The file and line of the instruction at `pc`.
     pub position: Option<(Cow<'a, str>, u32)>,
-    /// The line of the `func` keyword; `None` before Go 1.20.
+    /// The line of the `func` keyword. `None` before Go 1.20.
     pub start_line: Option<u32>,
-    /// The instruction whose position this is: for the innermost frame the one that was asked
-    /// about, for the others that of the inlined call. Go's own profiles record it plus one.
+    /// The instruction that `position` describes: for the innermost frame the address that was
+    /// looked up, for outer frames the inlined call. Go's own profiles record this plus one.
     pub pc: Svma,
-    /// The entry of the function that has the code.
+    /// The entry of the function that contains the code.
     pub entry: Svma,
-    /// `funcID` of this function, not of the one that has the code.
+    /// `funcID` of this function, not of the one that contains the code.
     pub id: u8,
-    /// The function has no code of its own here.
+    /// Whether the function is inlined into the next frame's function.
     pub inlined: bool,
 }
 
-/// The frames at one address, innermost first; the last is the function that has the code.
+/// The frames at one address, innermost first. The last one is the function that contains the
+/// code.
 #[derive(Debug, Clone)]
 pub struct Frames<'a> {
     function: Function<'a>,
@@ -39,21 +40,21 @@ pub struct Frames<'a> {
 }
 
 impl<'a> Function<'a> {
-    /// The frames at `pc`, an instruction that is executed: of a return address, the one before.
+    /// The frames at the instruction `pc`. For a return address, pass the address minus one.
     #[must_use]
     pub fn frames(&self, pc: Svma) -> Frames<'a> {
         Frames { function: *self, next: Some(pc), left: MAX_DEPTH }
     }
 
-    /// What FUNCDATA table `index` points to, to the end of all such data: the tables have no
-    /// length of their own. `None` before Go 1.18, and where `gofunc` was not found.
+    /// The bytes from the start of FUNCDATA table `index` to the end of all FUNCDATA: a table does
+    /// not state its length. `None` before Go 1.18, or if `moduledata.gofunc` was not found.
     #[must_use]
     pub fn funcdata_bytes(&self, index: usize) -> Option<&'a [u8]> {
         let all = self.table.gofunc.as_ref().map(Bytes::get)?;
         all.get(self.funcdata(index)? as usize..)
     }
 
-    /// The bytes of entry `index` of its inline tree.
+    /// The bytes of entry `index` of the function's inline tree.
     fn inlined_call(&self, index: usize) -> Option<&'a [u8]> {
         let tree = self.inline_tree_offset()? as usize;
         let size = if self.table.header.format == Format::Go120 { 16 } else { 20 };
@@ -62,7 +63,7 @@ impl<'a> Function<'a> {
         all.get(at..at.checked_add(size)?)
     }
 
-    /// `runtime.inlinedCall` in Go's runtime/symtabinl.go, and before 1.20 in symtab.go:
+    /// Reads a `runtime.inlinedCall` (Go's runtime/symtabinl.go, before 1.20 symtab.go):
     ///
     /// ```text
     /// 1.20+:  0 funcID u8          4 nameOff    8 parentPc     12 startLine   (16 bytes)
@@ -123,31 +124,32 @@ impl<'a> Iterator for Frames<'a> {
     }
 }
 
-/// The ids (`funcID`) of functions that the runtime and its tracebacks treat differently.
+/// The ids (`funcID`) of functions that the runtime and its tracebacks treat specially. `None`
+/// for functions that the program does not contain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialFunctions {
-    /// Generated code that only calls the function that was meant: method wrappers, hash and
-    /// equality functions. It is the highest id in every version.
+    /// Generated code that only calls another function: method wrappers, hash and equality
+    /// functions. This is the highest id in every version.
     pub wrapper: Option<u8>,
     /// `runtime.gopanic`.
     pub gopanic: Option<u8>,
-    /// `runtime.sigpanic`: its caller was interrupted by a fault, not by a call.
+    /// `runtime.sigpanic`: a fault interrupted its caller, which did not call it.
     pub sigpanic: Option<u8>,
     /// `runtime.panicwrap`.
     pub panicwrap: Option<u8>,
-    /// `runtime.asyncPreempt`: its caller was interrupted by a signal.
+    /// `runtime.asyncPreempt`: a signal interrupted its caller.
     pub async_preempt: Option<u8>,
     /// `runtime.debugCallV2`.
     pub debug_call: Option<u8>,
-    /// `runtime.cgocallback`: writes SP, but can be unwound through.
+    /// `runtime.cgocallback`: writes SP, but can be unwound nevertheless.
     pub cgocallback: Option<u8>,
-    /// `runtime.main`, a goroutine of the user.
+    /// `runtime.main`: starts a user goroutine.
     pub runtime_main: Option<u8>,
-    /// `runtime.corostart`, a goroutine of the user (1.23+).
+    /// `runtime.corostart` (1.23+): starts a user goroutine.
     pub corostart: Option<u8>,
     /// `runtime.handleAsyncEvent` (wasm).
     pub handle_async_event: Option<u8>,
-    /// `runtime.runfinq`, `runtime.runFinalizers` from 1.25 on.
+    /// `runtime.runfinq`, renamed `runtime.runFinalizers` in 1.25.
     pub finalizers: Option<u8>,
     /// `runtime.runCleanups` (1.25+).
     pub cleanups: Option<u8>,
@@ -158,7 +160,7 @@ impl SpecialFunctions {
         let mut s = Self::default();
         for f in table.functions().filter(|f| f.id() != 0) {
             s.wrapper = s.wrapper.max(Some(f.id()));
-            // Many functions are wrappers, few have another id.
+            // Several functions may share the id of a wrapper; the others are unique.
             let slot = match &*f.name() {
                 "runtime.gopanic" => &mut s.gopanic,
                 "runtime.sigpanic" => &mut s.sigpanic,
@@ -178,19 +180,18 @@ impl SpecialFunctions {
         s
     }
 
-    /// Whether a frame is left out of Go's stacks: a wrapper, unless what it called is a panic
-    /// (`elideWrapperCalling` in runtime/traceback.go). `callee` is the id of the next inner
-    /// frame, 0 for the innermost.
+    /// Whether Go omits a frame from its stacks: a wrapper, unless it called a panic function
+    /// (`elideWrapperCalling` in runtime/traceback.go). `callee` is the id of the next inner frame,
+    /// 0 for the innermost.
     #[must_use]
     pub fn is_elided(&self, id: u8, callee: u8) -> bool {
-        let is = |which: Option<u8>, id| which == Some(id);
-        let panics =
-            is(self.gopanic, callee) || is(self.sigpanic, callee) || is(self.panicwrap, callee);
-        is(self.wrapper, id) && !panics
+        let panics = [self.gopanic, self.sigpanic, self.panicwrap].contains(&Some(callee));
+        self.wrapper == Some(id) && !panics
     }
 
-    /// Whether the caller of such a function was interrupted rather than calling, so that its
-    /// pc is the instruction itself and no return address (`isInjectedCall`).
+    /// Whether the caller of a function with this id was interrupted instead of calling it, so
+    /// that the caller's pc is the interrupted instruction, not a return address
+    /// (`isInjectedCall` in runtime/traceback.go).
     #[must_use]
     pub fn is_injected_call(&self, id: u8) -> bool {
         id != 0 && [self.sigpanic, self.async_preempt, self.debug_call].contains(&Some(id))

@@ -1,8 +1,28 @@
-//! Go's line table: functions, files, lines, inlining and stack depths of Go code, in every Go
-//! program, stripped or not.
+//! Reads Go's line table (`.gopclntab`): the functions, files, lines, inlined calls and stack
+//! depths of Go code. Every Go program has one, stripped or not.
 //!
-//! The linker writes the table for the runtime itself, which needs it to unwind stacks. Layout:
-//! Go's runtime/symtab.go and cmd/link/internal/ld/pcln.go.
+//! ```
+//! use std::sync::Arc;
+//!
+//! use gopclntab::{GoVersion, LineTable, PclntabError};
+//! use image::ElfImage;
+//!
+//! let program = Arc::new(ElfImage::open(&std::fs::File::open("/proc/self/exe")?)?);
+//! match LineTable::from_image(&program) {
+//!     Ok(table) => {
+//!         let main = table.function_named("main.main").expect("a Go program has one");
+//!         for frame in main.frames(main.entry()) {
+//!             println!("{} at {:?}", frame.function, frame.position);
+//!         }
+//!         println!("built by {:?}", GoVersion::of_image(&program));
+//!     }
+//!     Err(error) => assert_eq!(error, PclntabError::Absent), // this test is a Rust program
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The linker writes the table for Go's own runtime, which unwinds stacks with it. The layout is
+//! that of Go's runtime/symtab.go and cmd/link/internal/ld/pcln.go:
 //!
 //! ```text
 //!  pcHeader ─► funcnametab   NUL-terminated names
@@ -14,10 +34,11 @@
 //!                                       └ funcdata[3] → moduledata.gofunc + offset: inline tree
 //! ```
 //!
-//! Everything here comes from the target's file or memory: each offset is checked against the
-//! bytes that are there, and each loop has a bound of ours.
+//! The table comes from the target's file or memory, which may be hostile: every offset is
+//! checked against the available bytes, and every loop is bounded.
 
 mod buildinfo;
+mod error;
 mod function;
 mod header;
 mod inline;
@@ -27,9 +48,10 @@ mod name;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use image::{Avma, ElfImage, Memory, Svma, Unreadable};
+use image::{Avma, ElfImage, Memory, Svma};
 
 pub use buildinfo::GoVersion;
+pub use error::PclntabError;
 pub use function::{Function, FunctionFlags, PcValue};
 pub use header::Format;
 pub use inline::{Frame, Frames, SpecialFunctions};
@@ -38,35 +60,12 @@ pub use name::printed_name;
 
 use header::{Header, u64_at};
 
-/// The largest table that is read from memory; that of a 700 MB Kubernetes binary is 60 MB.
+/// The largest table that is read from memory, in bytes. A 700 MB Kubernetes binary has 60 MB.
 const MAX_TABLE: u64 = 1 << 30;
-/// The inline trees of that binary take 8 MB.
+/// The largest set of inline trees, in bytes. The same binary has 8 MB.
 const MAX_INLINE_TREES: u64 = 256 << 20;
 
-/// Why there is no line table.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PclntabError {
-    /// The image has none: no Go program, or one that hides it.
-    #[error("no Go line table in the image")]
-    Absent,
-    /// It ends before its header does.
-    #[error("the Go line table is cut off")]
-    Truncated,
-    /// A format that is not known: older than Go 1.16, or newer than this profiler.
-    #[error("unknown Go line table format (magic {0:#x})")]
-    Magic(u32),
-    /// The header contradicts itself.
-    #[error("the Go line table's header is damaged: {0}")]
-    Header(&'static str),
-    /// The address of the Go code could not be established.
-    #[error("the Go module's text was not found")]
-    NoText,
-    /// A part of it could not be read from memory.
-    #[error("the Go line table: {0}")]
-    Unreadable(#[from] Unreadable),
-}
-
-/// Bytes of the file, or read from memory.
+/// A range of the file, or bytes that were copied from memory.
 #[derive(Debug, Clone)]
 enum Bytes {
     Image(Arc<ElfImage>, Range<usize>),
@@ -89,8 +88,8 @@ impl Bytes {
 
 /// A Go module's line table.
 ///
-/// Addresses are stated ones ([`Svma`]) for a table of a file. For one read from memory they are
-/// those of the process, that is, stated ones under a bias of 0.
+/// Addresses are [`Svma`]s. For a table that was read from memory ([`LineTable::read`]) they equal
+/// the addresses in the process, as if the bias were 0.
 #[derive(Debug, Clone)]
 pub struct LineTable {
     bytes: Bytes,
@@ -98,13 +97,13 @@ pub struct LineTable {
     address: Svma,
     text: Svma,
     module: Option<ModuleData>,
-    /// From `gofunc` on; `None` where it was not found: then inlined calls stay hidden.
+    /// The bytes from `moduledata.gofunc` on. Without them inlined calls are not found.
     gofunc: Option<Bytes>,
     special: OnceLock<SpecialFunctions>,
 }
 
-/// Whether the image says of itself that it holds Go code: cheaper than looking for the table in
-/// one that does not.
+/// Whether the image has a section that only Go's linker writes. Much cheaper than
+/// [`LineTable::from_image`] for images without Go code.
 #[must_use]
 pub fn is_go(image: &ElfImage) -> bool {
     [".gopclntab", ".data.rel.ro.gopclntab", ".go.buildinfo"]
@@ -113,10 +112,10 @@ pub fn is_go(image: &ElfImage) -> bool {
 }
 
 impl LineTable {
-    /// Finds and checks the table of an image, by section name or by its magic number.
+    /// Finds the table of an image by section name or magic number, and checks its header.
     ///
     /// # Errors
-    /// [`PclntabError::Absent`] for an image without Go code; the others for a damaged one.
+    /// [`PclntabError::Absent`] for an image without Go code, another variant for a damaged table.
     pub fn from_image(image: &Arc<ElfImage>) -> Result<Self, PclntabError> {
         let (address, data) = module::find_table(image).ok_or(PclntabError::Absent)?;
         let header = Header::parse(data)?;
@@ -128,7 +127,7 @@ impl LineTable {
             .or_else(|| (header.format == Format::Go116).then_some(Svma(0)))
             .ok_or(PclntabError::NoText)?;
         let gofunc = match header.format {
-            // FUNCDATA holds addresses, not offsets: see Function::funcdata.
+            // FUNCDATA holds addresses instead of offsets: see Function::funcdata.
             Format::Go116 => None,
             _ => module.and_then(|m| image.bytes_at(m.gofunc?)).map(|b| Bytes::of_image(image, b)),
         };
@@ -136,11 +135,12 @@ impl LineTable {
         Ok(Self { bytes, header, address, text, module, gofunc, special: OnceLock::new() })
     }
 
-    /// Reads the table of the module whose `runtime.moduledata` lies at `module`, for a target
-    /// whose file cannot be had. `gofunc_offset` as of [`gofunc_offset`]; Go 1.18 and later.
+    /// Copies the table from the memory of a process whose file is not available. `module` is the
+    /// address of `runtime.moduledata`, and `gofunc_offset` that of its field `gofunc` as returned
+    /// by [`gofunc_offset`]. Requires Go 1.18 or later.
     ///
     /// # Errors
-    /// [`PclntabError`] when a part cannot be read, or what was read is no table.
+    /// [`PclntabError`] if a part cannot be read or is not a valid table.
     pub fn read(
         memory: &dyn Memory,
         module: Avma,
@@ -148,7 +148,7 @@ impl LineTable {
     ) -> Result<Self, PclntabError> {
         let word = |offset: u64| memory.read_u64(module.wrapping_add(offset));
         let start = word(0)?;
-        // The slices {address, length, capacity} from funcnametab to ftab (runtime/symtab.go).
+        // Slices {address, length, capacity}, from funcnametab to ftab (runtime/symtab.go).
         let mut end = start;
         for (slice, item) in [(8, 1), (32, 4), (56, 1), (80, 1), (104, 1), (128, 8)] {
             let size = word(slice + 8)?.checked_mul(item);
@@ -172,80 +172,80 @@ impl LineTable {
         };
         if let Some(base) = gofunc_at {
             let size = table.inline_trees_size().min(MAX_INLINE_TREES);
-            // Without them, functions and lines are still right.
+            // Functions and lines are correct without the inline trees too.
             let trees = read_range(memory, base.0, base.0.wrapping_add(size), MAX_INLINE_TREES);
             table.gofunc = trees.ok().map(|b| Bytes::Owned(b.into()));
         }
         Ok(table)
     }
 
-    /// Where the last inline tree ends, from `gofunc` on.
+    /// The offset from `gofunc` at which the last inline tree ends.
     fn inline_trees_size(&self) -> u64 {
         let last = self.functions().filter_map(|f| f.inline_tree_offset()).max().unwrap_or(0);
-        // A tree has no length; one of 1,000 calls is long.
+        // The table does not state the length of a tree; 1,000 calls take 16 KiB.
         u64::from(last) + 64 * 1024
     }
 
-    /// The format of the records.
+    /// The format of the function records.
     #[must_use]
     pub fn format(&self) -> Format {
         self.header.format
     }
 
-    /// The address of the table itself (`runtime.pcHeader`).
+    /// The address of the table (`runtime.pcHeader`).
     #[must_use]
     pub fn address(&self) -> Svma {
         self.address
     }
 
-    /// What offsets of functions count from.
+    /// The base address of function offsets (`moduledata.text`).
     #[must_use]
     pub fn text(&self) -> Svma {
         self.text
     }
 
-    /// The module's own description, where it was found in the file.
+    /// The `runtime.moduledata` of this table, if it was found in the file.
     #[must_use]
     pub fn module(&self) -> Option<&ModuleData> {
         self.module.as_ref()
     }
 
-    /// The address of `funcnametab`, by which a moduledata is recognised in memory.
+    /// The address of `funcnametab`: the second word of the `moduledata`, after [`Self::address`].
     #[must_use]
     pub fn names_address(&self) -> Svma {
         self.address.wrapping_add(self.header.funcname as u64)
     }
 
-    /// Whether inlined calls can be told: their trees were found.
+    /// Whether the inline trees were found, so that [`Function::frames`] lists inlined calls.
     #[must_use]
     pub fn has_inline_trees(&self) -> bool {
         self.gofunc.is_some()
     }
 
-    /// How many functions there are.
+    /// The number of functions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.header.function_count
     }
 
-    /// Whether there are none: never, in a table that was accepted.
+    /// Always false: a table without functions is rejected.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.header.function_count == 0
     }
 
-    /// All functions by address.
+    /// All functions, sorted by address.
     pub fn functions(&self) -> impl Iterator<Item = Function<'_>> {
         (0..self.len()).filter_map(|i| Function::at(self, i))
     }
 
-    /// The first function of that name. Looks at each, so keep the answer.
+    /// The first function with this full name. Scans all functions.
     #[must_use]
     pub fn function_named(&self, name: &str) -> Option<Function<'_>> {
         self.functions().find(|f| f.has_name(name))
     }
 
-    /// The function whose code holds `pc`.
+    /// The function whose code contains `pc`, by binary search.
     #[must_use]
     pub fn function_at(&self, pc: Svma) -> Option<Function<'_>> {
         let last = self.entry(self.len())?;
@@ -260,7 +260,7 @@ impl LineTable {
         Function::at(self, low)
     }
 
-    /// The entry of function `index`; of the one past the last, the end of the text.
+    /// The entry of function `index`. Index `len()` gives the end of the text.
     fn entry(&self, index: usize) -> Option<Svma> {
         let at = self.header.pcln + index * self.header.functab_entry_size();
         match self.header.format {
@@ -273,8 +273,8 @@ impl LineTable {
         self.bytes.get()
     }
 
-    /// The ids of the functions that the runtime treats differently, read off the table itself,
-    /// since they are renumbered from version to version.
+    /// The ids of the functions that the runtime treats specially. They are looked up by name
+    /// once, because Go renumbers them between versions.
     pub fn special(&self) -> &SpecialFunctions {
         self.special.get_or_init(|| SpecialFunctions::of(self))
     }
@@ -284,11 +284,11 @@ fn read_range(
     memory: &dyn Memory,
     start: u64,
     end: u64,
-    most: u64,
+    max: u64,
 ) -> Result<Vec<u8>, PclntabError> {
-    let size = end.checked_sub(start).filter(|s| *s <= most).ok_or(PclntabError::Truncated)?;
+    let size = end.checked_sub(start).filter(|s| *s <= max).ok_or(PclntabError::Truncated)?;
     let size = usize::try_from(size).map_err(|_| PclntabError::Truncated)?;
-    // Proves that the range exists before memory is set aside for it.
+    // Check that the range exists before allocating a buffer for it.
     memory.read(Avma(end.saturating_sub(1)), &mut [0])?;
     let mut bytes = vec![0; size];
     memory.read(Avma(start), &mut bytes)?;

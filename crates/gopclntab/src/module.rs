@@ -1,40 +1,41 @@
-//! Finding the line table and `runtime.firstmoduledata` in a file.
+//! Finds the line table and `runtime.firstmoduledata` in a file.
 
 use image::{Arch, ElfImage, Svma};
 
 use crate::buildinfo::GoVersion;
 use crate::header::{Header, u64_at};
 
-/// Names under which linkers put the table: internal, internal with -buildmode=pie.
+/// Sections of the table: Go's own linker, the same with `-buildmode=pie`.
 const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
-/// Where an external linker may have merged it (Go 1.21's PIE).
+/// Sections that an external linker may merge the table into (PIEs of Go 1.21).
 const MERGED: [&str; 3] = [".data.rel.ro", ".rodata", ".data.rel.ro.local"];
-/// Where `runtime.firstmoduledata` lies: Go 1.26 and later, before, and merged by a linker.
+/// Sections of `runtime.firstmoduledata`: Go 1.26 and later, older, merged by an external linker.
 const MODULE_SECTIONS: [&str; 5] =
     [".go.module", ".noptrdata", ".data", ".data.rel.ro", ".data.rel.ro.go.module"];
-/// `sizeof(runtime.moduledata)` is below this in every version.
+/// In bytes; more than `sizeof(runtime.moduledata)` of any version.
 const MODULE_SIZE: u64 = 640;
-/// Relocations that are looked at, for the sake of a file that claims to have billions.
+/// Relocations that are examined, because a hostile file may have billions.
 const MAX_RELOCATIONS: usize = 16 << 20;
 
-/// Offsets in `runtime.moduledata` (Go's runtime/symtab.go) that never changed since 1.18.
+/// Byte offsets in `runtime.moduledata` (Go's runtime/symtab.go), unchanged since 1.18.
 pub(crate) const TEXT: u64 = 176;
 pub(crate) const ETEXT: u64 = 184;
 
-/// The linker's description of a Go module, as far as it is needed to read its line table.
+/// The part of a `runtime.moduledata` that is needed to read the line table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModuleData {
-    /// Of `runtime.firstmoduledata`.
+    /// The address of `runtime.firstmoduledata`.
     pub address: Svma,
-    /// `text`: what offsets of functions count from.
+    /// `text`: the base of function offsets.
     pub text: Svma,
-    /// `etext`.
+    /// `etext`: the end of the Go code.
     pub text_end: Svma,
-    /// `gofunc`: what FUNCDATA offsets count from; `None` where this version is not known.
+    /// `gofunc`: the base of FUNCDATA offsets. `None` for a Go version that is not known.
     pub gofunc: Option<Svma>,
 }
 
-/// The offset of `moduledata.gofunc`, which moved when fields were added before it.
+/// The byte offset of `moduledata.gofunc`, which differs between Go versions. `None` for a version
+/// that is not known.
 #[must_use]
 pub fn gofunc_offset(version: &GoVersion) -> Option<u64> {
     match version.minor {
@@ -45,7 +46,7 @@ pub fn gofunc_offset(version: &GoVersion) -> Option<u64> {
     }
 }
 
-/// The place of the table in the file, with its stated address.
+/// The address and bytes of the table in the file.
 pub(crate) fn find_table(image: &ElfImage) -> Option<(Svma, &[u8])> {
     let named = SECTIONS.iter().find_map(|name| image.section(name)).filter(|s| !s.compressed);
     if let Some(s) = named.filter(|s| Header::parse(s.data).is_ok()) {
@@ -57,16 +58,16 @@ pub(crate) fn find_table(image: &ElfImage) -> Option<(Svma, &[u8])> {
     })
 }
 
-/// Looks for a header that holds together; the linker aligns tables to 32 bytes.
+/// Searches for a valid header. The linker aligns the table to 32 bytes.
 fn scan(data: &[u8]) -> Option<usize> {
     (0..data.len()).step_by(8).find(|at| {
-        // The three magics differ in their lowest byte only.
+        // The three magic numbers differ only in their lowest byte.
         let d = &data[*at..];
         d.len() > 8 && d[1..4] == [0xff; 3] && Header::parse(d).is_ok()
     })
 }
 
-/// Finds the module that describes the table at `table`.
+/// Finds the `moduledata` of the table at `table`.
 pub(crate) fn find_module(
     image: &ElfImage,
     table: Svma,
@@ -78,7 +79,7 @@ pub(crate) fn find_module(
         Some(address) => (address, Vec::new()),
         None => in_relocations(image, table, names)?,
     };
-    // A linker that leaves addresses to relocations leaves the words in the file zero.
+    // A linker that emits relocations leaves the words in the file zero.
     let word = |offset: u64| {
         let at = address.0.checked_add(offset)?;
         let relocated = words.iter().find(|(place, _)| *place == at).map(|(_, v)| *v);
@@ -94,7 +95,7 @@ pub(crate) fn find_module(
     })
 }
 
-/// The module begins with the addresses of the header and of the name table.
+/// Searches the data: a `moduledata` begins with the addresses of the header and the name table.
 fn in_bytes(image: &ElfImage, table: Svma, names: Svma) -> Option<Svma> {
     let mut needle = [0; 16];
     needle[..8].copy_from_slice(&table.0.to_le_bytes());
@@ -107,7 +108,7 @@ fn in_bytes(image: &ElfImage, table: Svma, names: Svma) -> Option<Svma> {
     })
 }
 
-/// The same by the relocations that will write those words.
+/// Searches the relocations that will write those two words.
 fn in_relocations(image: &ElfImage, table: Svma, names: Svma) -> Option<(Svma, Vec<(u64, u64)>)> {
     let all = || {
         image

@@ -1,12 +1,12 @@
-//! How Go prints the name of a function.
+//! Shortens function names as Go prints them.
 
 use std::borrow::Cow;
 
-/// The name with the type arguments of generic functions replaced by `...`, as Go's profiles and
-/// tracebacks print it: `main.(*box[go.shape.string]).wait` is `main.(*box[...]).wait`.
+/// Replaces the type arguments of generic functions by `...`, as Go's profiles and tracebacks do:
+/// `main.(*box[go.shape.string]).wait` becomes `main.(*box[...]).wait`.
 ///
-/// Follows `funcNamePiecesForPrint` in Go's runtime/traceback.go of 1.27, which differs from
-/// earlier versions only for generic methods of generic types: those versions have none.
+/// Follows `funcNamePiecesForPrint` in runtime/traceback.go of Go 1.27. It differs from earlier
+/// versions only for generic methods of generic types, which those versions do not have.
 #[must_use]
 pub fn printed_name(name: &str) -> Cow<'_, str> {
     let (Some(open), Some(close)) = (name.find('['), name.rfind(']')) else { return name.into() };
@@ -30,7 +30,7 @@ enum Gap<'a> {
     Malformed,
 }
 
-/// Looks for `…]between[…` in what lies between the outermost brackets.
+/// Searches for `…]between[…` within the outermost brackets.
 fn gap(interior: &str) -> Gap<'_> {
     let (mut depth, mut closed) = (1i32, None);
     for (k, c) in interior.bytes().enumerate() {

@@ -1,4 +1,4 @@
-//! The line table against what Go's own tools and runtime say.
+//! Compares the line table with the output of Go's own tools.
 
 mod common;
 
@@ -17,7 +17,7 @@ fn open(path: &std::path::Path) -> Arc<ElfImage> {
 }
 
 #[test]
-fn every_function_of_the_symbol_table_is_found_under_its_name() {
+fn every_symbol_is_found_with_its_name() {
     for_each_version(|version| {
         let path = build(version, "truth", Build::Plain);
         let table = LineTable::from_image(&open(&path)).expect("a line table");
@@ -27,10 +27,10 @@ fn every_function_of_the_symbol_table_is_found_under_its_name() {
         for line in symbols.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             let &[address, "T" | "t", ..] = &words[..] else { continue };
-            // A name may hold spaces: struct types in type arguments.
+            // A name may contain spaces: struct types in type arguments.
             let name = line.split_once(" T ").or_else(|| line.split_once(" t "));
             let name = name.expect("a name").1.trim();
-            // Marks, not functions; and symbols that the linker names after an ABI.
+            // Markers, not functions, and symbols that the linker names after an ABI.
             if name.starts_with("runtime.text")
                 || name.starts_with("runtime.etext")
                 || name.ends_with(".abi0")
@@ -40,7 +40,7 @@ fn every_function_of_the_symbol_table_is_found_under_its_name() {
             }
             let address = Svma(u64::from_str_radix(address, 16).expect("an address"));
             let f = table.function_at(address).unwrap_or_else(|| panic!("{version}: {name}"));
-            // nm shows the compiler's middle dot as a full stop.
+            // nm prints the compiler's middle dot as a full stop.
             assert_eq!(
                 (f.entry(), f.name().replace('·', ".")),
                 (address, name.into()),
@@ -52,10 +52,10 @@ fn every_function_of_the_symbol_table_is_found_under_its_name() {
     });
 }
 
-/// Some thousand addresses all over the program, for `go tool addr2line`: the function whose code
-/// is there, and the place in the source, which is that of an inlined call if there is one.
+/// Compares some thousand addresses across the program with `go tool addr2line`: the function that
+/// contains the code, and the position of the innermost inlined call.
 #[test]
-fn addresses_are_where_gos_own_addr2line_has_them() {
+fn positions_match_go_tool_addr2line() {
     for_each_version(|version| {
         for how in [Build::Plain, Build::Pie, Build::Cgo] {
             let path = build(version, "truth", how);
@@ -64,25 +64,25 @@ fn addresses_are_where_gos_own_addr2line_has_them() {
                 (f.entry().0..f.end().0).step_by(89).map(Svma).collect::<Vec<_>>()
             };
             let all: Vec<Svma> = table.functions().flat_map(|f| within(&f)).collect();
-            let asked: Vec<Svma> = all.iter().copied().step_by(all.len() / 5_000 + 1).collect();
-            let theirs = addr2line(version, &path, &asked);
-            for (address, theirs) in asked.iter().zip(&theirs) {
+            let sampled: Vec<Svma> = all.iter().copied().step_by(all.len() / 5_000 + 1).collect();
+            let theirs = addr2line(version, &path, &sampled);
+            for (address, theirs) in sampled.iter().zip(&theirs) {
                 let f = table.function_at(*address).expect("the function");
                 let innermost = f.frames(*address).next().expect("a frame");
-                // Behind a function's last instruction there is no line: -1.
-                let place = innermost.position.map_or(":-1".into(), |(f, l)| format!("{f}:{l}"));
-                let ours = (f.name().into_owned(), place);
+                // After a function's last instruction there is no line: -1.
+                let position = innermost.position.map_or(":-1".into(), |(f, l)| format!("{f}:{l}"));
+                let ours = (f.name().into_owned(), position);
                 assert_eq!(ours, *theirs, "{version} {how:?}: {address}");
             }
-            let nowhere = theirs.iter().filter(|(_, place)| place == ":-1").count();
-            assert!(nowhere * 10 < theirs.len(), "{version} {how:?}: {nowhere} without a line");
+            let unknown = theirs.iter().filter(|(_, position)| position == ":-1").count();
+            assert!(unknown * 10 < theirs.len(), "{version} {how:?}: {unknown} without a line");
             assert!(theirs.len() > 2_000, "{version} {how:?}: {} addresses", theirs.len());
         }
     });
 }
 
-/// The function and the place of each address.
-fn addr2line(version: &str, path: &std::path::Path, asked: &[Svma]) -> Vec<(String, String)> {
+/// The function and position of each address.
+fn addr2line(version: &str, path: &std::path::Path, addresses: &[Svma]) -> Vec<(String, String)> {
     let mut child = go(version)
         .args(["tool", "addr2line"])
         .arg(path)
@@ -90,20 +90,20 @@ fn addr2line(version: &str, path: &std::path::Path, asked: &[Svma]) -> Vec<(Stri
         .stdout(Stdio::piped())
         .spawn()
         .expect("go tool addr2line");
-    let input: String = asked.iter().map(|a| format!("{:#x}\n", a.0)).collect();
+    let input: String = addresses.iter().map(|a| format!("{:#x}\n", a.0)).collect();
     let mut stdin = child.stdin.take().expect("stdin");
-    // Both pipes fill up, so that somebody has to read while we write.
+    // Both pipes may fill up, so write on another thread while this one reads.
     let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output().expect("go tool addr2line");
-    writer.join().expect("the writer").expect("all was asked");
+    writer.join().expect("the writer").expect("all addresses were written");
     let text = String::from_utf8(output.stdout).expect("text");
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 2 * asked.len(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(lines.len(), 2 * addresses.len(), "{}", String::from_utf8_lossy(&output.stderr));
     lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect()
 }
 
 #[test]
-fn versions_and_inline_trees_are_there_in_every_build() {
+fn every_build_has_a_version_and_inline_trees() {
     for_each_version(|version| {
         for how in BUILDS {
             let image = open(&build(version, "truth", how));
@@ -117,9 +117,9 @@ fn versions_and_inline_trees_are_there_in_every_build() {
     });
 }
 
-/// The Go of Debian's programs is 1.19, stripped.
+/// Debian builds it with Go 1.19 and strips it.
 #[test]
-fn debians_prometheus_is_read() {
+fn debian_prometheus_is_read() {
     let image = open(std::path::Path::new("/usr/bin/prometheus"));
     assert_eq!(GoVersion::of_image(&image).expect("a version").minor, 19);
     let table = LineTable::from_image(&image).expect("a line table");
@@ -130,9 +130,9 @@ fn debians_prometheus_is_read() {
     assert!(table.function_named("main.main").is_some());
 }
 
-/// Whatever a file holds, nothing panics and nothing takes for ever.
+/// Random damage never causes a panic or an endless loop.
 #[test]
-fn damaged_tables_do_no_harm() {
+fn damaged_tables_are_harmless() {
     let path = build("1.27.3", "truth", Build::Plain);
     let whole = std::fs::read(&path).expect("the program");
     let image = open(&path);
@@ -146,14 +146,14 @@ fn damaged_tables_do_no_harm() {
     let mut outcomes = HashMap::new();
     for round in 0..60 {
         let mut bytes = whole.clone();
-        // The header in each third, anything in it in the others.
+        // Damage the header in every third round, the whole table in the others.
         let range = if round % 3 == 0 { 72 } else { section.data.len() };
         for _ in 0..[4, 1000, 100_000][round % 3] {
             bytes[start + random() % range] = random() as u8;
         }
         let damaged = ElfImage::parse(image::ImageBytes::Owned(bytes)).expect("still ELF");
         let outcome = match LineTable::from_image(&Arc::new(damaged)) {
-            Err(_) => "refused",
+            Err(_) => "rejected",
             Ok(table) => {
                 table.special();
                 for i in 0..2000 {
@@ -168,5 +168,5 @@ fn damaged_tables_do_no_harm() {
         };
         *outcomes.entry(outcome).or_insert(0) += 1;
     }
-    assert!(outcomes.len() == 2, "the damage was always or never noticed: {outcomes:?}");
+    assert!(outcomes.len() == 2, "damage was always or never detected: {outcomes:?}");
 }

@@ -1,27 +1,26 @@
-//! How soon this thread gets a CPU, next to the target's threads.
+//! Raises the scheduling priority of our threads that cannot wait for a CPU.
 
 use std::marker::PhantomData;
 
 use libc::{SCHED_OTHER, SCHED_RESET_ON_FORK, SCHED_RR};
 
-/// Where real time is refused. The scheduler adds the weight of a nice value to that of its whole
-/// group, on this CPU: with -20 (88,761, where 0 has 1024) a hundredth of a CPU takes away from the group's
-/// other threads what it has on the other CPUs, and a target in the same container is in that
-/// group. So a little it is.
+/// The fallback where real-time scheduling is not permitted. The scheduler adds the weight of a nice
+/// value to its whole group's on this CPU: at -20 (88,761; 0 has 1024) a hundredth of a CPU would take
+/// the group's share on the other CPUs from its other threads, which may be the profiled ones, in the
+/// same container. Hence only -5.
 const NICE: i32 = -5;
 
-/// The calling thread comes before ordinary ones while this lives. For work that is little and
-/// cannot wait: what samples wait in overflows, counters of many threads are to be read at the
-/// same time, and threads stand until we let them go, on a machine of which the target has
-/// every CPU.
+/// While this lives, the calling thread runs before ordinary ones. For short work that cannot wait
+/// although the profiled program uses every CPU: rings overflow, counters of many threads must be read
+/// at the same time, and stopped threads wait for us.
 ///
-/// It is a real-time thread of the lowest priority meanwhile, which weighs nothing in what the
-/// scheduler's groups (containers, services, terminals) get of the CPUs. Threads and processes that it creates
-/// are ordinary ones.
+/// It is a real-time thread of the lowest priority, which does not count in the CPU shares of the
+/// scheduler's groups (containers, services, terminals). Threads and processes that it creates are
+/// ordinary ones.
 #[derive(Debug)]
 pub struct RealtimePriority {
     undo: Undo,
-    /// It is of one thread.
+    /// The priority is a thread's.
     thread: PhantomData<*const ()>,
 }
 
@@ -32,8 +31,8 @@ enum Undo {
 }
 
 impl RealtimePriority {
-    /// `None` where that is not permitted (it takes CAP_SYS_NICE), or where the user gave us another
-    /// priority than the usual one.
+    /// Raises the priority. `None` without CAP_SYS_NICE, or where the user has chosen another priority
+    /// than the default.
     #[must_use]
     pub fn raise() -> Option<Self> {
         if policy() != SCHED_OTHER || nice()? != 0 {
@@ -46,13 +45,14 @@ impl RealtimePriority {
         } else {
             return None;
         };
+        tracing::debug!(?undo, "priority raised");
         Some(Self { undo, thread: PhantomData })
     }
 }
 
 impl Drop for RealtimePriority {
     fn drop(&mut self) {
-        // To go back is always permitted, but not to drop the flag.
+        // Lowering is always permitted, but dropping the flag is not.
         match self.undo {
             Undo::RealTime => set_policy(SCHED_OTHER, 0),
             Undo::Nice => set_nice(0),
@@ -60,7 +60,7 @@ impl Drop for RealtimePriority {
     }
 }
 
-/// How this thread is scheduled: `SCHED_OTHER` or another.
+/// The scheduling policy of this thread.
 #[allow(unsafe_code)]
 fn policy() -> i32 {
     // SAFETY: integers only; 0 is the calling thread.
@@ -74,13 +74,13 @@ fn set_policy(policy: i32, sched_priority: i32) -> bool {
     unsafe { libc::sched_setscheduler(0, policy | SCHED_RESET_ON_FORK, &raw const parameter) == 0 }
 }
 
-/// "Nice value" of this thread.
+/// The nice value of this thread.
 #[allow(unsafe_code)]
 fn nice() -> Option<i32> {
     nix::errno::Errno::clear();
     // SAFETY: integers only; PRIO_PROCESS with 0 is this thread alone (setpriority(2), notes).
     let value = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-    // -1 is a value, too.
+    // -1 is also a nice value.
     (value != -1 || nix::errno::Errno::last_raw() == 0).then_some(value)
 }
 
@@ -90,35 +90,46 @@ fn set_nice(value: i32) -> bool {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) == 0 }
 }
 
+/// Has the kernel end sleeps of the calling thread on time, instead of 50 µs late to save power.
+#[allow(unsafe_code)]
+pub fn minimize_timer_slack() {
+    // SAFETY: integers only.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1u64) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// In a thread of its own, since tests share the others.
-    fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    /// Runs on a thread of its own: tests share the others.
+    fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
         std::thread::spawn(work).join().unwrap()
     }
 
     #[test]
-    fn a_thread_is_ahead_only_while_it_says_so() {
+    fn a_thread_has_priority_only_while_it_asks_for_it() {
         let usual = || (policy(), nice());
-        apart(move || {
+        on_thread(move || {
             set_nice(0);
             let root = nix::unistd::geteuid().is_root();
-            let ahead = RealtimePriority::raise();
-            assert_eq!(ahead.is_some(), root, "root has CAP_SYS_NICE");
+            let raised = RealtimePriority::raise();
+            assert_eq!(raised.is_some(), root, "root has CAP_SYS_NICE");
             assert!(RealtimePriority::raise().is_none(), "it is not the usual priority now");
-            if let Some(ahead) = &ahead {
-                let expected = match ahead.undo {
+            if let Some(priority) = &raised {
+                let expected = match priority.undo {
                     Undo::RealTime => (SCHED_RR, Some(0)),
                     Undo::Nice => (SCHED_OTHER, Some(NICE)),
                 };
                 assert_eq!(usual(), expected);
-                if ahead.undo == Undo::RealTime {
-                    assert_eq!(apart(usual), (SCHED_OTHER, Some(0)), "a thread that it creates");
+                if priority.undo == Undo::RealTime {
+                    assert_eq!(
+                        on_thread(usual),
+                        (SCHED_OTHER, Some(0)),
+                        "a thread that it creates"
+                    );
                 }
             }
-            drop(ahead);
+            drop(raised);
             assert_eq!(usual(), (SCHED_OTHER, Some(0)));
             assert_eq!(RealtimePriority::raise().is_some(), root, "once more");
         });
@@ -126,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_the_user_chose_stays() {
-        apart(|| {
+        on_thread(|| {
             set_nice(5);
             assert!(RealtimePriority::raise().is_none());
             assert_eq!((policy(), nice()), (SCHED_OTHER, Some(5)));

@@ -1,26 +1,28 @@
-//! What may be done here, to this target, and what mends it where it may not.
+//! Checks what we are permitted to do to a process, and names the command that permits the rest.
 //!
-//! The rules are those of the kernel: `perf_event_open(2)`, `ptrace(2)` (access mode checking),
+//! The rules are the kernel's: perf_event_open(2), ptrace(2) ("Ptrace access mode checking"),
 //! capabilities(7), Documentation/admin-guide/perf-security.rst.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use procfs::FromRead as _;
 
-/// The capabilities that matter here, by their bit in `CapEff` (linux/capability.h).
+use crate::status;
+
+/// The capabilities that a profiler needs, by their bit in `CapEff` (linux/capability.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Capability {
     /// Lock memory beyond the limit.
     IpcLock = 14,
-    /// Look into any process.
+    /// Read the memory of any process, and trace it.
     SysPtrace = 19,
     /// Nearly everything.
     SysAdmin = 21,
-    /// See kernel addresses.
+    /// Read kernel addresses.
     Syslog = 34,
     /// Use perf events regardless of `perf_event_paranoid`.
     Perfmon = 38,
@@ -30,29 +32,36 @@ pub enum Capability {
     CheckpointRestore = 40,
 }
 
-/// What stands in the way: the reason and the command that mends it.
+/// What stands in the way: the reason, and the command that removes it.
+///
+/// Displayed as "reason; fix: command".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
     /// Lower case, no full stop.
     pub reason: String,
-    /// An exact command line, or what else to do.
+    /// A command line that can be pasted, or what else to do.
     pub remedy: String,
 }
 
-/// Our own rights and the machine's settings. `None` stands for a setting that this kernel does
-/// not have or hides.
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; fix: {}", self.reason, self.remedy)
+    }
+}
+
+/// What this process is permitted to do, and the machine's settings that decide it. `None`: this
+/// kernel lacks the setting, or hides it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rights {
-    /// Our seccomp mode: 0 none, 2 a filter, as container runtimes install it; `None` where the
-    /// kernel does not tell.
+    /// Our seccomp mode: 0 none, 2 a filter, as container runtimes install it.
     pub seccomp: Option<u32>,
     /// Our effective user id.
     pub uid: u32,
     /// `CapEff` of `/proc/thread-self/status`.
     pub capabilities: u64,
-    /// We are in the machine's first user namespace, so that our capabilities count everywhere.
+    /// We are in the machine's first user namespace, where capabilities count for perf and BPF.
     pub initial_user_namespace: bool,
-    /// `kernel.perf_event_paranoid`: −1 to 2; Debian and Ubuntu know 3 and 4.
+    /// `kernel.perf_event_paranoid`: −1 to 2; Debian and Ubuntu add 3 and 4.
     pub perf_event_paranoid: Option<i64>,
     /// `kernel.kptr_restrict`: 0 shows kernel addresses, 1 to CAP_SYSLOG, 2 to nobody.
     pub kptr_restrict: Option<i64>,
@@ -66,26 +75,26 @@ pub struct Rights {
     pub memlock: (u64, u64),
 }
 
-/// What decides about access to one target.
+/// What decides whether we may access one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TargetRights {
     /// The process.
     pub pid: i32,
     /// Its effective user id.
     pub uid: u32,
-    /// False where the kernel protects it from its own user: set-uid, file capabilities, or
-    /// `prctl(PR_SET_DUMPABLE, 0)`.
+    /// False where the kernel protects it from its own user: a set-uid program, file capabilities,
+    /// or `prctl(PR_SET_DUMPABLE, 0)`.
     pub dumpable: bool,
 }
 
 impl TargetRights {
-    /// Reads them; this needs no right but to see the process.
+    /// Reads them for a process of our PID namespace. It only has to be visible to us.
     ///
     /// # Errors
-    /// The error of reading `/proc/PID`.
+    /// The error of reading `/proc/PID`: `NotFound` where the process is gone.
     pub fn read(pid: i32) -> io::Result<Self> {
         let owner = fs::metadata(format!("/proc/{pid}"))?.uid();
-        let uid = status(&pid.to_string())?.euid;
+        let uid = status::read(&pid.to_string())?.euid;
         // The directory itself always has the process's owner, its files root's when it is not
         // dumpable (proc_pid(5)).
         let files = fs::metadata(format!("/proc/{pid}/maps")).map_or(owner, |m| m.uid());
@@ -93,26 +102,20 @@ impl TargetRights {
     }
 }
 
-/// The process that traces this one: a debugger, strace.
+/// The thread that traces this process (of its leading thread): a debugger's, strace's.
 #[must_use]
 pub fn tracer(pid: i32) -> Option<i32> {
-    Some(status(&pid.to_string()).ok()?.tracerpid).filter(|by| *by != 0)
-}
-
-/// The status of a process or thread below `/proc`.
-fn status(of: &str) -> io::Result<procfs::process::Status> {
-    let file = fs::File::open(format!("/proc/{of}/status"))?;
-    procfs::process::Status::from_read(file).map_err(io::Error::other)
+    status::tracer(&status::read(&pid.to_string()).ok()?)
 }
 
 impl Rights {
-    /// Reads them.
+    /// Reads them, for the calling thread.
     ///
     /// # Errors
-    /// Only where `/proc/thread-self/status` cannot be read: no `/proc`, nothing works.
+    /// The error of reading `/proc/thread-self/status`: without `/proc` nothing works.
     pub fn read() -> io::Result<Self> {
-        // The kernel knows rights by thread; all of a program's have the same as a rule.
-        let status = status("thread-self")?;
+        // Capabilities are a thread's; the threads of a program usually have the same.
+        let status = status::read("thread-self")?;
         let setting = |name: &str| {
             let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
             text.trim().parse().ok()
@@ -132,7 +135,7 @@ impl Rights {
         })
     }
 
-    /// Whether a seccomp filter may refuse us system calls.
+    /// Whether a seccomp filter may deny us system calls.
     #[must_use]
     pub fn filtered(&self) -> bool {
         self.seccomp == Some(2)
@@ -151,50 +154,50 @@ impl Rights {
             && (self.has(Capability::Perfmon) || self.has(Capability::SysAdmin))
     }
 
-    /// Sampling the target's user space by perf events.
+    /// Checks whether perf events may sample the user-mode code of a process.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The [`Obstacle`].
     pub fn sample_user(&self, target: &TargetRights) -> Result<(), Obstacle> {
         if self.perfmon() {
             return Ok(());
         }
         if let Some(level) = self.perf_event_paranoid.filter(|l| *l > 2) {
             return Err(obstacle(
-                format!("perf events need privilege here (kernel.perf_event_paranoid is {level})"),
+                format!("perf events require privileges (kernel.perf_event_paranoid is {level})"),
                 "sudo sysctl kernel.perf_event_paranoid=1",
             ));
         }
         self.same_user(target)
     }
 
-    /// Kernel frames in samples.
+    /// Checks whether samples may include kernel frames.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The [`Obstacle`].
     pub fn sample_kernel(&self) -> Result<(), Obstacle> {
         match self.perf_event_paranoid {
             Some(level) if level > 1 && !self.perfmon() => Err(obstacle(
-                format!("kernel frames need privilege (kernel.perf_event_paranoid is {level})"),
+                format!("kernel frames require privileges (kernel.perf_event_paranoid is {level})"),
                 "sudo sysctl kernel.perf_event_paranoid=1",
             )),
             _ => Ok(()),
         }
     }
 
-    /// Names for kernel frames, by the addresses in `/proc/kallsyms`.
+    /// Checks whether `/proc/kallsyms` shows us the addresses that kernel frames are named by.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The [`Obstacle`].
     pub fn kernel_symbols(&self) -> Result<(), Obstacle> {
         match self.kptr_restrict {
             Some(level) if level >= 2 => Err(obstacle(
-                "kernel symbols are hidden from everyone (kernel.kptr_restrict is 2)".into(),
+                "kernel symbols are hidden from everyone (kernel.kptr_restrict is 2)",
                 "sudo sysctl kernel.kptr_restrict=0",
             )),
             _ if self.has(Capability::Syslog) => Ok(()),
             Some(1) => Err(obstacle(
-                "kernel symbols are hidden (kernel.kptr_restrict is 1)".into(),
+                "kernel symbols require CAP_SYSLOG (kernel.kptr_restrict is 1)",
                 "sudo sysctl kernel.kptr_restrict=0 kernel.perf_event_paranoid=1",
             )),
             // 0 shows them to those only that may sample the kernel without a capability
@@ -202,7 +205,7 @@ impl Rights {
             _ => match self.perf_event_paranoid.filter(|level| *level > 1) {
                 Some(level) => Err(obstacle(
                     format!(
-                        "kernel symbols need CAP_SYSLOG (kernel.perf_event_paranoid is {level})"
+                        "kernel symbols require CAP_SYSLOG (kernel.perf_event_paranoid is {level})"
                     ),
                     "sudo sysctl kernel.perf_event_paranoid=1",
                 )),
@@ -211,72 +214,66 @@ impl Rights {
         }
     }
 
-    /// Tracepoints (off-CPU time, page faults) of the whole machine or with raw data.
+    /// Checks whether perf events may sample tracepoints on all CPUs.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The [`Obstacle`].
     pub fn tracepoints(&self) -> Result<(), Obstacle> {
         match self.perf_event_paranoid {
             Some(level) if level > -1 && !self.perfmon() => Err(obstacle(
-                format!("tracepoints need privilege (kernel.perf_event_paranoid is {level})"),
-                SETCAP,
+                format!("tracepoints require CAP_PERFMON (kernel.perf_event_paranoid is {level})"),
+                setcap(),
             )),
             _ => Ok(()),
         }
     }
 
-    /// Uprobes.
+    /// Checks whether uprobes may be set.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The [`Obstacle`].
     pub fn uprobes(&self) -> Result<(), Obstacle> {
         if self.perfmon() {
             return Ok(());
         }
-        Err(obstacle("uprobes need CAP_PERFMON".into(), SETCAP))
+        Err(obstacle("uprobes require CAP_PERFMON", setcap()))
     }
 
-    /// BPF programs.
+    /// Checks whether BPF programs may be loaded.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The [`Obstacle`].
     pub fn bpf(&self) -> Result<(), Obstacle> {
         let admin = self.has(Capability::SysAdmin);
         let fine = admin || (self.has(Capability::Bpf) && self.has(Capability::Perfmon));
         if fine && self.initial_user_namespace {
             return Ok(());
         }
-        Err(obstacle(
-            "bpf programs need CAP_BPF and CAP_PERFMON".into(),
-            "sudo setcap cap_bpf,cap_perfmon,cap_sys_ptrace+ep $(command -v exoprof)",
-        ))
+        Err(obstacle("BPF programs require CAP_BPF and CAP_PERFMON", setcap()))
     }
 
-    /// Files that the target has mapped and that are deleted.
+    /// Checks whether files that a process has mapped can be opened once they are deleted.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The [`Obstacle`].
     pub fn deleted_files(&self) -> Result<(), Obstacle> {
         let fine = self.has(Capability::SysAdmin) || self.has(Capability::CheckpointRestore);
         if fine && self.initial_user_namespace {
             return Ok(());
         }
-        Err(obstacle(
-            "deleted or replaced binaries can be opened with CAP_CHECKPOINT_RESTORE only".into(),
-            "sudo setcap cap_checkpoint_restore,cap_perfmon,cap_sys_ptrace+ep $(command -v exoprof)",
-        ))
+        let reason = "opening deleted or replaced binaries requires CAP_CHECKPOINT_RESTORE";
+        Err(obstacle(reason, setcap()))
     }
 
-    /// Reading the target's memory and stopping its threads (`PTRACE_MODE_ATTACH`).
+    /// Checks whether a process' memory may be read and its threads stopped (`PTRACE_MODE_ATTACH`).
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The [`Obstacle`].
     pub fn attach(&self, target: &TargetRights) -> Result<(), Obstacle> {
         if self.ptrace_scope == Some(3) {
             return Err(obstacle(
-                "nobody may attach on this machine until it is rebooted (kernel.yama.ptrace_scope is 3)"
-                    .into(),
-                "reboot with kernel.yama.ptrace_scope=1 in /etc/sysctl.d",
+                "ptrace is disabled until the next boot (kernel.yama.ptrace_scope is 3)",
+                "set kernel.yama.ptrace_scope=1 in /etc/sysctl.d and reboot",
             ));
         }
         if self.has(Capability::SysPtrace) {
@@ -285,12 +282,12 @@ impl Rights {
         self.same_user(target)?;
         match self.ptrace_scope {
             Some(1) => Err(obstacle(
-                "only a parent may attach (kernel.yama.ptrace_scope is 1)".into(),
+                "only a parent may trace a process (kernel.yama.ptrace_scope is 1)",
                 "sudo sysctl kernel.yama.ptrace_scope=0",
             )),
             Some(2) => Err(obstacle(
-                "only an administrator may attach (kernel.yama.ptrace_scope is 2)".into(),
-                SETCAP,
+                "tracing requires CAP_SYS_PTRACE (kernel.yama.ptrace_scope is 2)",
+                setcap(),
             )),
             _ => Ok(()),
         }
@@ -302,20 +299,22 @@ impl Rights {
         }
         let TargetRights { pid, uid, dumpable } = *target;
         if uid != self.uid {
-            let reason = format!("process {pid} belongs to uid {uid}, we are uid {}", self.uid);
-            return Err(obstacle(reason, SETCAP));
+            let reason =
+                format!("process {pid} belongs to uid {uid}, exoprof runs as uid {}", self.uid);
+            return Err(obstacle(reason, setcap()));
         }
         if !dumpable {
-            let reason = format!("process {pid} is protected (set-uid, or made not dumpable)");
-            return Err(obstacle(reason, SETCAP));
+            let reason =
+                format!("process {pid} is protected from its own user (set-uid or not dumpable)");
+            return Err(obstacle(reason, setcap()));
         }
         Ok(())
     }
 
-    /// Room for ring buffers of `bytes` in all, on `cpus` CPUs.
+    /// Checks whether ring buffers of `bytes` in total may be mapped, on `cpus` CPUs.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The [`Obstacle`].
     pub fn ring_buffers(&self, bytes: u64, cpus: u64) -> Result<(), Obstacle> {
         // A negative paranoid level or CAP_IPC_LOCK lifts the limit (kernel/events/core.c, perf_mmap).
         if self.has(Capability::IpcLock) || self.perf_event_paranoid.is_some_and(|l| l < 0) {
@@ -329,7 +328,7 @@ impl Rights {
         let need = bytes.saturating_sub(self.memlock.0).div_ceil(1024).div_ceil(cpus.max(1));
         Err(Obstacle {
             reason: format!(
-                "ring buffers of {} KiB exceed the limit of {} KiB",
+                "ring buffers of {} KiB exceed the locked-memory limit of {} KiB",
                 bytes / 1024,
                 free / 1024
             ),
@@ -338,13 +337,27 @@ impl Rights {
     }
 }
 
-const SETCAP: &str = "sudo setcap cap_perfmon,cap_sys_ptrace+ep $(command -v exoprof)";
-
-fn obstacle(reason: String, remedy: &str) -> Obstacle {
-    Obstacle { reason, remedy: remedy.into() }
+/// The command that gives our program all capabilities that it can use: a second `setcap` would
+/// take away those of the first.
+#[must_use]
+pub fn setcap() -> String {
+    let program = std::env::current_exe().ok().map(|path| path.display().to_string());
+    let program = match program {
+        Some(path) if !path.contains(|c: char| c.is_whitespace() || "'\"\\$`&;()".contains(c)) => {
+            path
+        }
+        _ => "$(command -v exoprof)".to_owned(),
+    };
+    format!("sudo setcap {CAPABILITIES}+ep {program}")
 }
 
-/// Raises our soft limit of open files to the hard one; gives the limit that holds then.
+const CAPABILITIES: &str = "cap_bpf,cap_checkpoint_restore,cap_perfmon,cap_sys_ptrace,cap_syslog";
+
+fn obstacle(reason: impl Into<String>, fix: impl Into<String>) -> Obstacle {
+    Obstacle { reason: reason.into(), remedy: fix.into() }
+}
+
+/// Raises our soft limit of open files to the hard one, and returns it.
 ///
 /// # Errors
 /// The error of `getrlimit` or `setrlimit`.
@@ -393,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn debians_paranoid_levels_shut_plain_users_out() {
+    fn debians_paranoid_levels_exclude_plain_users() {
         let r = Rights { perf_event_paranoid: Some(3), ..nobody() };
         assert_eq!(remedy(r.sample_user(&OWN)), "sudo sysctl kernel.perf_event_paranoid=1");
         let r = Rights { capabilities: 1 << 38, ..r };
@@ -403,7 +416,7 @@ mod tests {
 
     /// As the kernel's `kallsyms_show_value` has it, and as tried on Linux 6.18.
     #[test]
-    fn kernel_names_are_shown_to_whom_the_kernel_shows_them() {
+    fn kernel_symbols_follow_the_rule_of_kallsyms() {
         let with = |kptr, paranoid| Rights {
             kptr_restrict: Some(kptr),
             perf_event_paranoid: Some(paranoid),
@@ -419,13 +432,24 @@ mod tests {
     }
 
     #[test]
-    fn yama_shuts_out_by_degrees() {
+    fn yama_scopes_exclude_more_and_more() {
         let scope = |n| Rights { ptrace_scope: Some(n), ..nobody() };
         assert_eq!(remedy(scope(1).attach(&OWN)), "sudo sysctl kernel.yama.ptrace_scope=0");
         assert!(scope(2).attach(&OWN).is_err());
         let capable = |n| Rights { capabilities: 1 << 19, ..scope(n) };
         assert_eq!(capable(2).attach(&OWN), Ok(()));
         assert!(capable(3).attach(&OWN).is_err());
+    }
+
+    #[test]
+    fn one_setcap_command_gives_all_capabilities() {
+        let command = nobody().bpf().unwrap_err().remedy;
+        assert_eq!(nobody().deleted_files().unwrap_err().remedy, command);
+        let program = command.split_once("+ep ").unwrap().1;
+        assert!(std::path::Path::new(program).is_absolute(), "{command}");
+        assert!(
+            nobody().uprobes().unwrap_err().to_string().contains("; fix: sudo setcap cap_bpf,")
+        );
     }
 
     #[test]

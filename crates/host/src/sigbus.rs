@@ -1,6 +1,8 @@
-//! A file that shrinks while we have it mapped raises SIGBUS on the pages that are gone. The
-//! target owns its files, so it could kill the profiler at will; instead such a page reads as
-//! zeros, which the parsers take as the broken file that it is, and the fault is counted.
+//! Survives mapped files that shrink: their missing pages read as zeros.
+//!
+//! Such a page raises SIGBUS. The profiled program owns its files, so it could kill us at will.
+//! Instead zeros are mapped there, which the parsers reject as a broken file, and the fault is
+//! counted.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -10,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use image::ElfImage;
 
-/// The handler can neither lock nor allocate, hence a fixed number of ranges.
+/// A fixed number of ranges: the signal handler can neither lock nor allocate.
 pub(crate) const SLOTS: usize = 32_768;
 
 struct Slot {
@@ -25,12 +27,12 @@ static RANGES: [Slot; SLOTS] =
 static USED: AtomicUsize = AtomicUsize::new(0);
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
-/// The action before ours, for faults that are not ours; leaked on installation, never freed.
+/// The previous action, for faults outside of our ranges; leaked on installation, never freed.
 static PREVIOUS: AtomicPtr<libc::sigaction> = AtomicPtr::new(std::ptr::null_mut());
 static INSTALL: Mutex<()> = Mutex::new(());
 static GUARDED: Mutex<Vec<(Weak<ElfImage>, Registration)>> = Mutex::new(Vec::new());
 
-/// A range of a file mapping whose faults are answered with zeros, until this is dropped.
+/// A range of a file mapping whose missing pages read as zeros until this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it ends the protection"]
 pub struct Registration {
@@ -38,10 +40,9 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Protects a range of a read-only file mapping of ours. Installs the handler if need be.
+    /// Protects a range of a read-only file mapping of ours. Installs the handler if necessary.
     ///
-    /// Drop it no later than the mapping is unmapped: a fault in a range that has been reused
-    /// would be answered with zeros there.
+    /// Drop it before unmapping: in a range that is reused, faults would be hidden.
     ///
     /// # Errors
     /// The error of `sigaction`, or `OutOfMemory` when all 32768 ranges are in use.
@@ -79,14 +80,14 @@ pub fn guard(image: &Arc<ElfImage>) -> io::Result<()> {
     Ok(())
 }
 
-/// How many faults were answered with zeros, in this process so far. What was parsed from the
-/// files concerned is not to be trusted.
+/// How many missing pages were replaced with zeros in this process so far. Do not trust what was
+/// parsed from the files concerned.
 #[must_use]
 pub fn faults() -> u64 {
     FAULTS.load(Ordering::Relaxed)
 }
 
-/// Installs the handler; further calls do nothing.
+/// Installs the signal handler; further calls do nothing.
 ///
 /// # Errors
 /// The error of `sigaction`.
@@ -148,8 +149,8 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, _context: *mut 
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// Maps zeros over the page of a registered range; over the rest of the range when the kernel
-/// has no mapping left for a page alone. False when the address is in none.
+/// Maps zeros over the page of a registered range, or over the rest of the range if the kernel has no
+/// mapping left for one page. False for an address outside of all ranges.
 fn put_zeros(addr: usize) -> bool {
     let used = USED.load(Ordering::Acquire).min(SLOTS);
     for slot in &RANGES[..used] {

@@ -1,4 +1,4 @@
-//! The processor's tick counter, by which Go measures how long a goroutine waited.
+//! Reads the processor's tick counter, by which Go's runtime measures how long a goroutine waited.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ pub struct Ticks {
     at: Instant,
 }
 
-/// Rounds of reading both clocks together; the closest pair is taken.
+/// How often both clocks are read; the closest pair is taken.
 const ROUNDS: usize = 16;
 
 impl Ticks {
-    /// Reads the counter, and the clock beside it.
+    /// Reads the counter and the clock at the same moment.
     #[must_use]
     pub fn now() -> Self {
         let mut best: Option<(Duration, Self)> = None;
@@ -29,8 +29,7 @@ impl Ticks {
         best.map_or_else(|| Self { count: counter(), at: Instant::now() }, |(_, ticks)| ticks)
     }
 
-    /// Ticks per second since `earlier`. Off by 0.02 % where that is 100 ms ago, and by less the
-    /// longer ago it is.
+    /// Ticks per second since `earlier`. The error is 0.02 % for 100 ms, and less for longer times.
     #[must_use]
     pub fn rate_since(self, earlier: Self) -> f64 {
         let ticks = self.count.wrapping_sub(earlier.count) as f64;

@@ -1,4 +1,4 @@
-//! Address newtypes.
+//! Types for addresses in a process, addresses in an ELF file, and file offsets.
 
 use std::fmt;
 
@@ -9,19 +9,19 @@ macro_rules! address {
         pub struct $name(pub u64);
 
         impl $name {
-            /// The address `n` bytes further up; `None` past the end of the space.
+            /// The address `n` bytes higher; `None` if that overflows.
             #[must_use]
             pub fn checked_add(self, n: u64) -> Option<Self> {
                 self.0.checked_add(n).map(Self)
             }
 
-            /// The address `n` bytes further up, wrapping as the hardware does.
+            /// The address `n` bytes higher, modulo 2⁶⁴ as in hardware.
             #[must_use]
             pub fn wrapping_add(self, n: u64) -> Self {
                 Self(self.0.wrapping_add(n))
             }
 
-            /// The address `n` bytes further down, wrapping as the hardware does.
+            /// The address `n` bytes lower, modulo 2⁶⁴ as in hardware.
             #[must_use]
             pub fn wrapping_sub(self, n: u64) -> Self {
                 Self(self.0.wrapping_sub(n))
@@ -43,11 +43,11 @@ macro_rules! address {
 }
 
 address! {
-    /// An actual virtual memory address: in the address space of the running target.
+    /// An actual virtual memory address: in the address space of the process.
     Avma
 }
 address! {
-    /// A stated virtual memory address: what the ELF file says of itself (`p_vaddr`, `st_value`).
+    /// A stated virtual memory address: as in the ELF file (`p_vaddr`, `st_value`).
     Svma
 }
 address! {
@@ -55,8 +55,8 @@ address! {
     FileOffset
 }
 
-/// What is added (modulo 2⁶⁴) to a stated address to get the actual one: 0 for a position
-/// dependent executable.
+/// The difference (modulo 2⁶⁴) between the actual and the stated address of an image: 0 for a
+/// position-dependent executable.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Bias(pub u64);
 
@@ -67,13 +67,13 @@ impl Bias {
         Self(avma.0.wrapping_sub(svma.0))
     }
 
-    /// Where the stated address lies in the process.
+    /// The address in the process of an address in the file.
     #[must_use]
     pub fn to_avma(self, svma: Svma) -> Avma {
         Avma(svma.0.wrapping_add(self.0))
     }
 
-    /// What the file calls the address in the process.
+    /// The address in the file of an address in the process.
     #[must_use]
     pub fn to_svma(self, avma: Avma) -> Svma {
         Svma(avma.0.wrapping_sub(self.0))

@@ -1,7 +1,7 @@
-//! One ELF file: headers checked once, sections handed out as borrowed bytes.
+//! Parse an ELF file: its headers once, its sections as borrowed bytes.
 //!
-//! The file belongs to the target and may lie in every field. All ranges are checked against the
-//! real length before use, and the number of headers that are looked at is bounded.
+//! The file belongs to the target and may be hostile. All ranges are checked against its real
+//! length before use, and the number of headers has a limit.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -10,30 +10,32 @@ use memmap2::Mmap;
 use object::Endianness;
 use object::elf::{
     self, FileHeader64, PF_W, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, SHF_COMPRESSED,
-    SHT_NOBITS, SHT_NOTE,
+    SHT_NOBITS, SHT_NOTE, SectionType,
 };
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::read::elf::{FileHeader, Note, NoteIterator, ProgramHeader, SectionHeader};
 
 use crate::{Avma, Bias, FileOffset, Svma};
 
-/// More sections than any linker makes for an executable; a file with more is cut here.
+/// Limit of sections; no linker writes as many for an executable. Further ones are ignored.
 const MAX_SECTIONS: usize = 65_536;
-/// `e_phnum` is 16 bits wide.
+/// Limit of segments: `e_phnum` has 16 bits.
 const MAX_SEGMENTS: usize = 65_535;
+/// A longer build id is not one, in bytes.
+const MAX_BUILD_ID: usize = 64;
 
-/// Why a file is no usable ELF image.
+/// Why a file is not a usable ELF image.
 #[derive(Debug, thiserror::Error)]
 pub enum ElfError {
     /// The file could not be mapped.
     #[error("cannot map the file: {0}")]
     Map(#[from] std::io::Error),
-    /// The headers are not those of a 64-bit little-endian ELF file.
+    /// The headers are not those of a 64-bit ELF file.
     #[error("not a usable ELF file: {0}")]
     Parse(#[from] object::Error),
-    /// No target of ours is big-endian.
+    /// Big-endian machines are not supported.
     #[error("big-endian ELF file")]
     BigEndian,
-    /// A machine that exoprof has no registers for.
+    /// The machine is not supported; the number is `e_machine`.
     #[error("ELF file for an unsupported machine (e_machine {0})")]
     Machine(u16),
 }
@@ -48,30 +50,30 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// The architecture that this profiler was built for, which is that of its targets.
+    /// The architecture for which this program was built, which is that of its targets.
     #[must_use]
     pub const fn host() -> Self {
         if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }
     }
 }
 
-/// `e_type`, as far as it matters for placing the image.
+/// The kind of an ELF file (`e_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ElfKind {
-    /// `ET_EXEC`: loaded where it says.
+    /// `ET_EXEC`: a position-dependent executable.
     Executable,
-    /// `ET_DYN`: a shared library or a position independent executable.
+    /// `ET_DYN`: a shared library or a position-independent executable.
     Dynamic,
     /// `ET_REL`, `ET_CORE` and the rest.
     Other,
 }
 
-/// The bytes of an image: a mapped file, or owned (the vdso, a decompressed section, a test).
+/// The bytes of an image: a mapped file, or owned bytes (the vdso, MiniDebugInfo, a test).
 #[derive(Debug)]
 pub enum ImageBytes {
     /// A private read-only mapping of the file.
     Mapped(Mmap),
-    /// Bytes of our own.
+    /// Owned bytes.
     Owned(Vec<u8>),
 }
 
@@ -90,15 +92,15 @@ impl ImageBytes {
 }
 
 impl ImageBytes {
-    /// Gives back the memory of the pages of a mapped file that were read so far: they count as
-    /// ours as long as they are mapped. What is read again is taken from the file again.
+    /// Releases the resident pages of a mapped file, which otherwise count as memory of this
+    /// process. Later reads load them from the file again.
     #[allow(unsafe_code)]
     pub fn release(&self) {
         if let Self::Mapped(map) = self {
             // SAFETY: the mapping is of a file and never written to, so that dropped pages come
             // back with the file's bytes; nobody relies on two reads giving the same.
             let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
-            // Without it, the pages stay until the kernel needs them.
+            // If it fails, the pages stay resident until the kernel needs the memory.
             let _ = advised;
         }
     }
@@ -115,7 +117,7 @@ impl Deref for ImageBytes {
     }
 }
 
-/// A program header that is loaded into memory.
+/// A segment that is loaded into memory (`PT_LOAD`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     /// `p_vaddr`.
@@ -126,20 +128,21 @@ pub struct Segment {
     pub offset: FileOffset,
     /// `p_filesz`.
     pub file_size: u64,
-    /// `PF_X` is set.
+    /// Whether `PF_X` is set.
     pub executable: bool,
-    /// `PF_W` is set.
+    /// Whether `PF_W` is set.
     pub writable: bool,
 }
 
-/// A named section with its bytes as they lie in the file.
+/// A section, with its bytes as they are in the file.
 #[derive(Debug, Clone, Copy)]
 pub struct Section<'a> {
-    /// `sh_addr`; 0 where the section is not loaded.
+    /// `sh_addr`; 0 if the section is not loaded.
     pub svma: Svma,
-    /// The raw bytes: still compressed when `compressed` says so. Empty for `SHT_NOBITS`.
+    /// The bytes, which are compressed if `compressed`: see [`crate::SectionReader`]. Empty for
+    /// `SHT_NOBITS`.
     pub data: &'a [u8],
-    /// `sh_size`: the size in memory, also of a `SHT_NOBITS` section.
+    /// `sh_size`: the size in bytes, also of a `SHT_NOBITS` section.
     pub size: u64,
     /// `SHF_COMPRESSED`: `data` begins with an `Elf64_Chdr`.
     pub compressed: bool,
@@ -148,7 +151,7 @@ pub struct Section<'a> {
 #[derive(Debug)]
 struct SectionEntry {
     name: Box<str>,
-    kind: u32,
+    kind: SectionType,
     svma: u64,
     offset: u64,
     size: u64,
@@ -173,10 +176,11 @@ impl ElfImage {
     /// Maps and parses a file.
     ///
     /// # Errors
-    /// [`ElfError`] when it cannot be mapped or is no 64-bit little-endian ELF of a machine that
-    /// is known here.
+    /// [`ElfError`] if the file cannot be mapped, or is not a 64-bit little-endian ELF file of a
+    /// supported machine.
     pub fn open(file: &File) -> Result<Self, ElfError> {
-        Self::parse(ImageBytes::map(file)?)
+        let image = ImageBytes::map(file).map_err(ElfError::from).and_then(Self::parse);
+        image.inspect_err(|why| tracing::debug!(%why, ?file, "cannot use an image"))
     }
 
     /// Parses the headers of an image in memory.
@@ -193,7 +197,7 @@ impl ElfImage {
         let arch = match header.e_machine(endian) {
             elf::EM_X86_64 => Arch::X86_64,
             elf::EM_AARCH64 => Arch::Aarch64,
-            other => return Err(ElfError::Machine(other)),
+            other => return Err(ElfError::Machine(other.0)),
         };
         let kind = match header.e_type(endian) {
             elf::ET_EXEC => ElfKind::Executable,
@@ -217,12 +221,21 @@ impl ElfImage {
             image.build_id = build_id_from_sections(data, &image.sections);
         }
         image.bytes = bytes;
+        tracing::debug!(
+            build_id = image.build_id_hex(),
+            ?arch,
+            ?kind,
+            bytes = image.bytes.len(),
+            segments = image.segments.len(),
+            sections = image.sections.len(),
+            "opened an image"
+        );
         Ok(image)
     }
 
     fn read_program_headers(&mut self, data: &[u8]) {
-        // A file whose section table is broken can still be placed, and the other way round: a
-        // debug file's program headers may point past its end.
+        // Not an error if they are damaged: sections may still be usable, as in debug files, whose
+        // program headers may point past their end.
         let Ok(header) = FileHeader64::<Endianness>::parse(data) else { return };
         let endian = Endianness::Little;
         let Ok(program_headers) = header.program_headers(endian, data) else { return };
@@ -235,8 +248,8 @@ impl ElfImage {
                     memory_size: ph.p_memsz(endian),
                     offset: FileOffset(offset),
                     file_size,
-                    executable: ph.p_flags(endian) & PF_X != 0,
-                    writable: ph.p_flags(endian) & PF_W != 0,
+                    executable: ph.p_flags(endian).contains(PF_X),
+                    writable: ph.p_flags(endian).contains(PF_W),
                 }),
                 PT_GNU_EH_FRAME => self.eh_frame_hdr = Some((svma, offset, file_size)),
                 PT_DYNAMIC => self.dynamic = Some((svma, offset, file_size)),
@@ -266,13 +279,13 @@ impl ElfImage {
         self.arch
     }
 
-    /// Position dependent or not.
+    /// The kind of file.
     #[must_use]
     pub fn kind(&self) -> ElfKind {
         self.kind
     }
 
-    /// `e_entry`.
+    /// `e_entry`: the address of the entry point.
     #[must_use]
     pub fn entry(&self) -> Svma {
         self.entry
@@ -290,7 +303,7 @@ impl ElfImage {
         self.build_id.as_deref()
     }
 
-    /// The GNU build id in lower-case hex; empty where there is none.
+    /// The GNU build id in lower-case hex; empty if there is none.
     #[must_use]
     pub fn build_id_hex(&self) -> String {
         use std::fmt::Write as _;
@@ -317,13 +330,14 @@ impl ElfImage {
         Some(Section { svma: Svma(s.svma), data, size: s.size, compressed: s.compressed })
     }
 
-    /// `.eh_frame_hdr` by its program header, which survives stripping of the section table.
+    /// `.eh_frame_hdr` according to the program header, which remains if section headers are
+    /// stripped.
     #[must_use]
     pub fn eh_frame_hdr(&self) -> Option<Section<'_>> {
         self.program_section(self.eh_frame_hdr)
     }
 
-    /// `.dynamic` by its program header.
+    /// `.dynamic` according to the program header.
     #[must_use]
     pub fn dynamic(&self) -> Option<Section<'_>> {
         self.program_section(self.dynamic)
@@ -335,7 +349,7 @@ impl ElfImage {
         Some(Section { svma, data, size, compressed: false })
     }
 
-    /// The bytes of the file from a stated address to the end of its segment.
+    /// The bytes of the file from an address to the end of its segment.
     #[must_use]
     pub fn bytes_at(&self, svma: Svma) -> Option<&[u8]> {
         let s = self.segments.iter().find(|s| svma >= s.svma && svma.0 - s.svma.0 < s.file_size)?;
@@ -343,11 +357,11 @@ impl ElfImage {
         slice(self.bytes(), s.offset.0.checked_add(skip)?, s.file_size - skip)
     }
 
-    /// The bias under which the executable bytes at `offset` of this file appear at `start`.
+    /// The bias of this file in a process that maps `len` bytes from `offset` on at `start`.
     ///
-    /// A mapping is placed by the segment that holds its file offset. Linkers may put several
-    /// segments into one page of the file, so that an offset belongs to two of them; the one
-    /// that is executable wins, since it is executable mappings that are asked about.
+    /// The bias follows from the segment that holds the file offset. Linkers may put several
+    /// segments into one page of the file, so that an offset belongs to two of them. The executable
+    /// one takes precedence, since callers ask about executable mappings.
     ///
     /// ```text
     ///   maps row:   start ─┐            offset ─┐
@@ -386,7 +400,7 @@ fn read_sections(data: &[u8]) -> Vec<SectionEntry> {
             svma: sh.sh_addr(endian),
             offset: sh.sh_offset(endian),
             size: sh.sh_size(endian),
-            compressed: sh.sh_flags(endian) & u64::from(SHF_COMPRESSED) != 0,
+            compressed: sh.sh_flags(endian).contains(SHF_COMPRESSED),
         }
     };
     table.iter().take(MAX_SECTIONS).map(entry).collect()
@@ -400,23 +414,71 @@ fn build_id_from_sections(data: &[u8], sections: &[SectionEntry]) -> Option<Box<
         .find_map(|notes| build_id_in(notes, 4))
 }
 
-/// Finds `NT_GNU_BUILD_ID` in a run of notes (layout: elf(5), `Elf64_Nhdr`).
+/// Finds `NT_GNU_BUILD_ID` in a run of notes.
 fn build_id_in(notes: &[u8], align: u64) -> Option<Box<[u8]>> {
+    // Notes are aligned to 4 or 8 bytes; binutils takes any other number as 4.
     let align = if align == 8 { 8 } else { 4 };
-    let mut rest = notes;
-    while rest.len() >= 12 {
-        let word = |i: usize| u32::from_le_bytes([rest[i], rest[i + 1], rest[i + 2], rest[i + 3]]);
-        let (name_size, desc_size, kind) = (word(0) as usize, word(4) as usize, word(8));
-        let name_end = 12usize.checked_add(name_size)?;
-        let desc_start = name_end.checked_next_multiple_of(align)?;
-        let desc_end = desc_start.checked_add(desc_size)?;
-        let name = rest.get(12..name_end)?;
-        let desc = rest.get(desc_start..desc_end)?;
-        // 20 bytes by SHA-1, 16 by MD5 or UUID; --build-id=0x… may be longer, within reason.
-        if kind == elf::NT_GNU_BUILD_ID && name == b"GNU\0" && (1..=64).contains(&desc.len()) {
-            return Some(desc.into());
+    let endian = Endianness::Little;
+    let notes = NoteIterator::<FileHeader64<Endianness>>::new(endian, align, notes).ok()?;
+    let is_build_id = |note: &Note<'_, FileHeader64<Endianness>>| {
+        note.n_type(endian) == elf::NT_GNU_BUILD_ID
+            && note.name_bytes() == b"GNU\0"
+            // 20 bytes by SHA-1, 16 by MD5 or UUID; --build-id=0x… may be longer.
+            && (1..=MAX_BUILD_ID).contains(&note.desc().len())
+    };
+    notes.map_while(Result::ok).find(is_build_id).map(|note| note.desc().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(kind: u32, name: &[u8], desc: &[u8], align: usize) -> Vec<u8> {
+        let sizes = [name.len() as u32, desc.len() as u32, kind];
+        let mut bytes: Vec<u8> = sizes.iter().flat_map(|n| n.to_le_bytes()).collect();
+        for part in [name, desc] {
+            bytes.extend(part);
+            bytes.resize(bytes.len().next_multiple_of(align), 0);
         }
-        rest = rest.get(desc_end.checked_next_multiple_of(align)?..)?;
+        bytes
     }
-    None
+
+    #[test]
+    fn the_build_id_is_found_among_other_notes() {
+        for align in [4, 8] {
+            let property = note(elf::NT_GNU_PROPERTY_TYPE_0.0, b"GNU\0", &[0; 12], align);
+            let go = note(4, b"Go\0\0", b"go's own build id", align);
+            let other = note(elf::NT_GNU_BUILD_ID.0, b"XYZ\0", &[1; 20], align);
+            let id = note(elf::NT_GNU_BUILD_ID.0, b"GNU\0", &[7; 20], align);
+            let notes = [&property[..], &go, &other, &id].concat();
+            assert_eq!(build_id_in(&notes, align as u64).as_deref(), Some(&[7; 20][..]));
+            let without_padding = &notes[..notes.len() - (align - 4)];
+            assert!(build_id_in(without_padding, align as u64).is_some());
+        }
+        let id = note(elf::NT_GNU_BUILD_ID.0, b"GNU\0", &[7; 20], 4);
+        for align in [0, 1, 4, 16, 4096, u64::MAX] {
+            assert!(build_id_in(&id, align).is_some(), "alignment {align}");
+        }
+        let unaligned = [&[0][..], &id].concat();
+        assert!(build_id_in(&unaligned[1..], 4).is_some());
+    }
+
+    #[test]
+    fn damaged_notes_end_the_search() {
+        let id = note(elf::NT_GNU_BUILD_ID.0, b"GNU\0", &[7; 20], 4);
+        for cut in 0..id.len() {
+            assert_eq!(build_id_in(&id[..cut], 4), None, "cut at {cut}");
+        }
+        for field in [0, 4] {
+            let mut broken = id.clone();
+            broken[field..field + 4].fill(0xff);
+            assert_eq!(build_id_in(&[&broken[..], &id].concat(), 4), None);
+            assert_eq!(build_id_in(&[&broken[..], &id].concat(), 8), None);
+        }
+        for length in [0, MAX_BUILD_ID + 1] {
+            let odd = note(elf::NT_GNU_BUILD_ID.0, b"GNU\0", &vec![7; length], 4);
+            assert_eq!(build_id_in(&odd, 4), None, "{length} bytes");
+        }
+        assert_eq!(build_id_in(&[0; 4096], 4), None);
+    }
 }

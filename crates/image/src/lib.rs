@@ -1,8 +1,24 @@
-//! Executable images and the address spaces that they are mapped into.
+//! Read ELF images, and model the address spaces into which they are mapped.
 //!
-//! Three address spaces meet in a profiler, and mixing them up is its classic bug, so each has a
-//! type of its own: [`Avma`] (an address in the running process), [`Svma`] (the address that an
-//! ELF file states for itself) and [`FileOffset`]. A [`Bias`] takes one to the other:
+//! ```
+//! use image::{Avma, ElfImage, FileOffset};
+//!
+//! let program = ElfImage::open(&std::fs::File::open("/proc/self/exe")?)?;
+//! println!("{:?}, build id {}", program.arch(), program.build_id_hex());
+//!
+//! // A row of /proc/PID/maps says where a part of the file is mapped; from it follows the bias.
+//! let text = program.segments().iter().find(|s| s.executable).expect("code");
+//! let (start, offset) = (Avma(0x7f12_3456_0000), FileOffset(text.offset.0 & !0xfff));
+//! let bias = program.bias_of_mapping(start, offset, 0x1000).expect("a mapped segment");
+//! let entry = bias.to_avma(program.entry());
+//! assert_eq!(bias.to_svma(entry), program.entry());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A profiler deals with three address spaces, and confusing them is a classic bug. So each has its
+//! own type: [`Avma`] (actual virtual memory address: in the running process), [`Svma`] (stated
+//! virtual memory address: in the ELF file) and [`FileOffset`]. A [`Bias`] converts between the
+//! first two:
 //!
 //! ```text
 //!   file              ELF's own view            process
@@ -12,14 +28,20 @@
 //!   FileOffset        → p_vaddr Svma                        Avma
 //! ```
 //!
-//! Nothing here makes a system call beyond mapping the file that it is given.
+//! The only system calls of this crate map files that are given to it.
 
 mod addr;
 mod elf;
 mod memory;
+mod sections;
 mod space;
+mod struct_copy;
+mod symbols;
 
 pub use addr::{Avma, Bias, FileOffset, Svma};
 pub use elf::{Arch, ElfError, ElfImage, ElfKind, ImageBytes, Section, Segment};
 pub use memory::{Memory, Part, Unreadable};
+pub use sections::SectionReader;
 pub use space::{AddressSpace, FileId, ImageAbsence, Mapping, MappingId, MappingKind, NewMapping};
+pub use struct_copy::StructCopy;
+pub use symbols::Symbol;

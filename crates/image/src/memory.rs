@@ -1,25 +1,26 @@
-//! Reading another address space, live or recorded.
+//! The interface for reading a process's memory, be it live, copied or recorded.
 
 use crate::Avma;
 
-/// The memory at this address cannot be read (not mapped, not captured, or gone).
+/// The memory at this address cannot be read: it is not mapped, was not captured, or the process is
+/// gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("memory at {0} is not readable")]
 pub struct Unreadable(pub Avma);
 
-/// Memory of a target: a live process, a copied stack window, or a recording in a test.
+/// The memory of a process: live, a copied part of a stack, or a recording in a test.
 ///
-/// Analyses (unwinding, the Go runtime's state) are written against this trait and make no
-/// system calls of their own.
+/// Analyses (unwinding, the state of language runtimes) only read memory through this trait and
+/// make no system calls, so that they also work offline.
 pub trait Memory {
-    /// Fills all of `buf` from `addr` on, or reports the address as unreadable: never a part.
+    /// Fills `buf` with the memory from `addr` on, all of it or nothing.
     ///
     /// # Errors
     /// [`Unreadable`] when any byte of the range cannot be read.
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable>;
 
-    /// Reads several parts, each as [`Memory::read`] does and one after the other, with as few
-    /// system calls as there can be. Whether each could be read is told in the part.
+    /// Reads several parts in order, each as [`Memory::read`] does, with as few system calls as
+    /// possible. Sets [`Part::readable`] of each.
     fn read_many(&self, parts: &mut [Part]) {
         for part in parts {
             part.readable = self.read(part.at, &mut part.bytes).is_ok();
@@ -47,19 +48,19 @@ pub trait Memory {
     }
 }
 
-/// One of several parts to be read: see [`Memory::read_many`].
+/// A range of memory to read: see [`Memory::read_many`].
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// Where.
+    /// The first address.
     pub at: Avma,
-    /// As many bytes as are wanted.
+    /// The buffer, whose length is the number of bytes to read.
     pub bytes: Vec<u8>,
-    /// Whether they were read.
+    /// Whether the bytes were read.
     pub readable: bool,
 }
 
 impl Part {
-    /// So many bytes from there on.
+    /// A range of `size` bytes from `at` on, not read yet.
     #[must_use]
     pub fn new(at: Avma, size: usize) -> Self {
         Self { at, bytes: vec![0; size], readable: false }

@@ -1,16 +1,16 @@
-//! The mappings of one process at one moment.
+//! The executable mappings of a process.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::{Avma, Bias, ElfImage, FileOffset, Svma};
 
-/// Identifies one mapping for the whole of a session: never reused, so that a frame that was
-/// interned as (mapping, address) stays right after the range was mapped anew.
+/// Identifies a mapping during a recording. Ids are never reused, so that (mapping, address) stays
+/// valid after another file was mapped at the same address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MappingId(pub u32);
 
-/// The file behind a mapping, as the kernel identifies it in `/proc/PID/maps`.
+/// The identity of a mapped file, as in `/proc/PID/maps`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileId {
     /// Major device number.
@@ -21,18 +21,19 @@ pub struct FileId {
     pub inode: u64,
 }
 
-/// Why there is no image for a mapping: an expected absence, not an error.
+/// Why a mapping has no image. These causes are expected, not failures.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ImageAbsence {
     /// Anonymous memory: JIT code, a heap.
     Anonymous,
-    /// The file cannot be reached any more, or not with our rights; the text says how it failed.
+    /// The file cannot be opened: it is gone, or the profiler lacks the permission. The text says
+    /// why.
     Unopened(Box<str>),
-    /// The file at the path is not the one that is mapped.
+    /// The file at the path is not the mapped one.
     Replaced,
-    /// The file is no ELF image that can be read.
+    /// The file is not a usable ELF image. The text says why.
     NotElf(Box<str>),
-    /// No segment of the image covers the mapped part of the file.
+    /// The mapped part of the file is in no segment of the image.
     NoSegment,
 }
 
@@ -41,55 +42,55 @@ impl std::fmt::Display for ImageAbsence {
         f.write_str(match self {
             Self::Anonymous => "memory without a file",
             Self::Unopened(why) | Self::NotElf(why) => why,
-            Self::Replaced => "another file lies at the path by now",
-            Self::NoSegment => "no segment of the file covers what is mapped of it",
+            Self::Replaced => "the file was replaced by another one",
+            Self::NoSegment => "the mapped part of the file is in no segment",
         })
     }
 }
 
-/// What a mapping is, apart from its bytes.
+/// The kind of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MappingKind {
     /// A file.
     File,
-    /// The vdso, whose image is read from memory.
+    /// The vdso, whose image is read from the process's memory.
     Vdso,
     /// The vsyscall page.
     Vsyscall,
-    /// Anonymous or otherwise nameless executable memory.
+    /// Executable memory without a file: JIT code.
     Anonymous,
 }
 
-/// One executable mapping.
+/// An executable mapping.
 #[derive(Debug, Clone)]
 pub struct Mapping {
-    /// Its identity in this session.
+    /// Its identity.
     pub id: MappingId,
     /// First address.
     pub start: Avma,
-    /// First address after it.
+    /// The address after its end.
     pub end: Avma,
     /// Offset of `start` in the file.
     pub offset: FileOffset,
     /// The path as the target sees it, without the kernel's ` (deleted)`; or a name such as
     /// `[vdso]` or `//anon`.
     pub name: Arc<str>,
-    /// The file's identity, if it has one.
+    /// The identity of the file, if it is one.
     pub file: Option<FileId>,
-    /// What it is.
+    /// The kind of mapping.
     pub kind: MappingKind,
-    /// The image and its bias, or why there is none.
+    /// The image and its bias in the process, or why there is none.
     pub image: Result<(Arc<ElfImage>, Bias), ImageAbsence>,
 }
 
 impl Mapping {
-    /// Whether the address lies in it.
+    /// Whether the mapping contains the address.
     #[must_use]
     pub fn contains(&self, addr: Avma) -> bool {
         self.start <= addr && addr < self.end
     }
 
-    /// The image with the address that it states for `addr`.
+    /// The image, and the address in it of the process's address `addr`.
     #[must_use]
     pub fn image_at(&self, addr: Avma) -> Option<(&Arc<ElfImage>, Svma)> {
         let (image, bias) = self.image.as_ref().ok()?;
@@ -97,12 +98,12 @@ impl Mapping {
     }
 }
 
-/// A mapping before it has an identity: see [`AddressSpace::insert`].
+/// A mapping without an identity: see [`AddressSpace::insert`].
 #[derive(Debug, Clone)]
 pub struct NewMapping {
     /// First address.
     pub start: Avma,
-    /// First address after it.
+    /// The address after its end.
     pub end: Avma,
     /// Offset of `start` in the file.
     pub offset: FileOffset,
@@ -116,8 +117,8 @@ pub struct NewMapping {
     pub image: Result<(Arc<ElfImage>, Bias), ImageAbsence>,
 }
 
-/// The executable mappings of a process now. Ranges never overlap: a new mapping cuts away what
-/// it covers of older ones, as mmap(MAP_FIXED) does.
+/// The executable mappings of a process. Ranges never overlap: a new mapping replaces the parts of
+/// older ones that it covers, as mmap(MAP_FIXED) does.
 #[derive(Debug, Clone, Default)]
 pub struct AddressSpace {
     by_start: BTreeMap<u64, Arc<Mapping>>,
@@ -125,7 +126,8 @@ pub struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// Adds a mapping under the identity that the caller drew for it. An empty range is ignored.
+    /// Adds a mapping with an identity that the caller has not used before. An empty range is
+    /// ignored.
     pub fn insert(&mut self, id: MappingId, new: NewMapping) {
         if new.start >= new.end {
             return;
@@ -136,7 +138,7 @@ impl AddressSpace {
         self.by_start.insert(start.0, Arc::new(mapping));
     }
 
-    /// Cuts a range out. What is left of a mapping keeps its identity and its image.
+    /// Removes a range. What remains of a mapping keeps its identity and its image.
     pub fn remove(&mut self, start: Avma, end: Avma) {
         self.generation += 1;
         let first = self.by_start.range(..=start.0).next_back().map_or(start.0, |(s, _)| *s);
@@ -160,7 +162,7 @@ impl AddressSpace {
         }
     }
 
-    /// Forgets everything, as exec does.
+    /// Removes all mappings, as exec does.
     pub fn clear(&mut self) {
         self.generation += 1;
         self.by_start.clear();
@@ -173,12 +175,13 @@ impl AddressSpace {
         m.contains(addr).then_some(m)
     }
 
-    /// All mappings by address.
+    /// All mappings in the order of addresses.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Mapping>> {
         self.by_start.values()
     }
 
-    /// Grows with each change, so that a cache of look-ups knows when it is out of date.
+    /// A number that increases with each change, by which caches of look-ups know when they are
+    /// stale.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_over_the_middle_of_another_leaves_both_ends_in_place() {
+    fn a_mapping_over_the_middle_of_another_leaves_both_ends() {
         let mut space = AddressSpace::default();
         space.insert(MappingId(1), anonymous(0x1000, 0x9000));
         space.insert(MappingId(2), anonymous(0x3000, 0x4000));
@@ -215,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn removal_touches_only_what_overlaps() {
+    fn removal_only_affects_what_overlaps() {
         let mut space = AddressSpace::default();
         space.insert(MappingId(1), anonymous(0x1000, 0x2000));
         space.insert(MappingId(2), anonymous(0x2000, 0x3000));

@@ -1,5 +1,29 @@
 //! Profiles in the pprof format: build, encode, decode, merge, validate.
 //!
+//! ```
+//! use pprof::{FunctionSpec, Label, Line, MappingSpec, ProfileBuilder, ValueType};
+//!
+//! let mut builder = ProfileBuilder::new(vec![ValueType::new("cpu", "nanoseconds")]);
+//! builder.set_period(ValueType::new("cpu", "nanoseconds"), 10_000_000);
+//! let mapping = builder.mapping(MappingSpec {
+//!     start: 0x40_0000,
+//!     limit: 0x41_0000,
+//!     file: "/usr/bin/server",
+//!     ..Default::default()
+//! })?;
+//! let main = builder.function(FunctionSpec { name: "main", ..Default::default() })?;
+//! let location = builder.location(mapping, 0x40_1234, &[Line::new(main, 7)])?;
+//! builder.add_sample(&[location], &[10_000_000], &[Label::text("thread", "worker")])?;
+//! let profile = builder.finish();
+//!
+//! let mut file = Vec::new();
+//! pprof::write_gz(&profile, &mut file)?; // `go tool pprof` reads this
+//! let decoded = pprof::decode(&file)?;
+//! assert_eq!(decoded.samples.len(), 1);
+//! assert_eq!(pprof::encode(&decoded), pprof::encode(&profile));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! A [`Profile`] holds samples and the tables that they refer to. References are dense indices
 //! ([`MappingIndex`], [`LocationIndex`], [`FunctionIndex`]); the ids of the wire format exist only
 //! in encoded bytes, where they are always index + 1. So any profile that is written from here has

@@ -1,4 +1,4 @@
-//! Who may change a process: one exoprof at a time, for each thing that can be changed.
+//! Locks what a recording changes in a process, so that one exoprof at a time changes it.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::Process;
 
-/// What is changed.
+/// What a recording changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Claimed {
     /// The rate of a Go program's heap profile.
@@ -21,9 +21,8 @@ pub enum Claimed {
 }
 
 impl Claimed {
-    /// The file below `/proc/PID` whose lock stands for it. Nobody else locks these files, they
-    /// are the same for everyone who looks at this process through this `/proc`, and nothing is
-    /// left behind.
+    /// The file in `/proc/PID` that is locked for it. Nobody else locks these files, everyone who
+    /// sees the process through this `/proc` sees the same ones, and nothing is left behind.
     fn file(self) -> &'static str {
         match self {
             Self::HeapRate => "limits",
@@ -33,7 +32,7 @@ impl Claimed {
     }
 }
 
-/// Held as long as one of its descriptors is open.
+/// A lock that is held as long as one of its descriptors is open.
 #[derive(Debug)]
 pub struct Claim(Flock<File>);
 
@@ -44,11 +43,10 @@ impl AsFd for Claim {
 }
 
 impl Process {
-    /// Claims one thing for changing it. `None` while somebody else has it: another exoprof, or
-    /// another recording of ours.
+    /// Takes the lock. `None` while another exoprof holds it, or another recording of ours.
     ///
     /// # Errors
-    /// The system's error; `ESRCH` or `ENOENT` once the process is gone.
+    /// The error of opening or locking the file; `ESRCH` or `ENOENT` once the process is gone.
     pub fn claim(&self, what: Claimed) -> io::Result<Option<Claim>> {
         let file = self.dir.open_file(what.file())?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

@@ -1,4 +1,4 @@
-//! Threads and the CPU time that they took.
+//! Lists the threads of a process and reads their CPU times.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,13 +9,11 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use procfs::FromRead as _;
-
 use crate::Process;
 use crate::procdir::ThreadFile;
-use crate::stat::{Stat, Status, decimal};
+use crate::stat::{Stat, decimal};
 
-/// More threads than `pid_max` can be (4 Mi) are never listed.
+/// `pid_max` is at most 4 Mi.
 const MAX_THREADS: usize = 1 << 22;
 
 /// The CPU time of every thread of a process at one moment.
@@ -35,8 +33,8 @@ impl CpuTimes {
     }
 }
 
-/// Takes [`CpuTimes`] again and again with the same descriptors and buffers: three system calls
-/// and no allocation per thread.
+/// Reads [`CpuTimes`] repeatedly with the same descriptors and buffers: three system calls and no
+/// allocation per thread.
 #[derive(Debug)]
 pub struct CpuTimesReader {
     list: Dir,
@@ -52,7 +50,7 @@ impl CpuTimesReader {
         Ok(Self { list: open_task(process)?, file: ThreadFile::default() })
     }
 
-    /// Replaces `out` by the times of now. `process` must be the one the reader was made for.
+    /// Replaces `out` with the current times. `process` must be the one the reader was made for.
     ///
     /// # Errors
     /// The error of listing the threads; `ESRCH` once the process is gone.
@@ -83,8 +81,7 @@ impl Process {
         Ok(out)
     }
 
-    /// Its threads by the numbers that they have for themselves: in a container those differ from
-    /// ours.
+    /// Maps the thread ids of the process' own PID namespace to ours. In a container they differ.
     ///
     /// # Errors
     /// As [`Process::threads`].
@@ -93,15 +90,11 @@ impl Process {
         if self.identity().ns_pids.len() <= 1 {
             return Ok(tids.into_iter().map(|tid| (tid, tid)).collect());
         }
-        let mut file = ThreadFile::default();
-        let mut own = |tid| {
-            let status = Status::parse(file.read(&self.dir, tid, "status").ok()?)?;
-            status.ns_pids.last().copied()
-        };
+        let own = |tid| self.dir.thread_status(tid).ok()?.nspid?.last().copied();
         Ok(tids.into_iter().filter_map(|tid| Some((own(tid)?, tid))).collect())
     }
 
-    /// The name that the thread gave itself (at most 15 bytes).
+    /// The thread's name (at most 15 bytes), which it can set itself.
     ///
     /// # Errors
     /// `ENOENT` or `ESRCH` once the thread is gone.
@@ -111,30 +104,24 @@ impl Process {
         Ok(String::from_utf8_lossy(text.strip_suffix(b"\n").unwrap_or(text)).into_owned())
     }
 
-    /// The thread's id in its own pid namespace.
+    /// The thread's id in its own PID namespace.
     ///
     /// # Errors
     /// `ENOENT` or `ESRCH` once the thread is gone.
     pub fn inner_thread_id(&self, tid: i32) -> io::Result<i32> {
-        let mut file = ThreadFile::default();
-        let status = Status::parse(file.read(&self.dir, tid, "status")?);
-        Ok(status.and_then(|s| s.ns_pids.last().copied()).unwrap_or(tid))
+        let numbers = self.dir.thread_status(tid)?.nspid.unwrap_or_default();
+        Ok(numbers.last().copied().unwrap_or(tid))
     }
 
-    /// How often the thread has been switched out since it began, to wait or for another thread:
-    /// both counts of `status`.
+    /// Context switches of the thread since it began: `voluntary_ctxt_switches` and
+    /// `nonvoluntary_ctxt_switches` of `status`.
     ///
     /// # Errors
     /// `ENOENT` or `ESRCH` once the thread is gone.
     pub fn thread_switches(&self, tid: i32) -> io::Result<u64> {
-        let mut file = ThreadFile::default();
-        let text = file.read(&self.dir, tid, "status")?;
-        let lines = text.split(|b| *b == b'\n');
-        let counts = lines.filter_map(|line| {
-            let rest = line.strip_prefix(b"nonvoluntary_ctxt_switches:");
-            rest.or_else(|| line.strip_prefix(b"voluntary_ctxt_switches:"))
-        });
-        Ok(counts.filter_map(|n| decimal(n.trim_ascii())).fold(0, u64::saturating_add))
+        let status = self.dir.thread_status(tid)?;
+        let counts = [status.voluntary_ctxt_switches, status.nonvoluntary_ctxt_switches];
+        Ok(counts.into_iter().flatten().fold(0, u64::saturating_add))
     }
 
     /// Nanoseconds that the thread spent on a CPU, user and kernel: the first field of
@@ -146,19 +133,18 @@ impl Process {
         time_of_thread(self, &mut ThreadFile::default(), tid)
     }
 
-    /// How the thread's CPU time divides: clock ticks in user mode and in the kernel. Coarse, but
-    /// the only division that the kernel shows.
+    /// The thread's CPU time in user mode and in the kernel, in clock ticks: coarse, but the kernel
+    /// tells the two apart nowhere else.
     ///
     /// # Errors
     /// `ENOENT` or `ESRCH` once the thread is gone.
     pub fn thread_mode_ticks(&self, tid: i32) -> io::Result<(u64, u64)> {
         let mut file = ThreadFile::default();
-        let stat = procfs::process::Stat::from_read(file.read(&self.dir, tid, "stat")?);
-        let stat = stat.map_err(|e| io::Error::other(e.to_string()))?;
-        Ok((stat.utime, stat.stime))
+        let stat = Stat::parse(file.read(&self.dir, tid, "stat")?);
+        Ok(stat.ok_or(io::ErrorKind::InvalidData)?.own_ticks)
     }
 
-    /// Nanoseconds that all threads spent on a CPU, ended ones included: exact, to this moment, or to
+    /// Nanoseconds that all threads spent on a CPU, ended ones included: exact, until now or until
     /// its end for a zombie.
     ///
     /// # Errors
@@ -166,7 +152,7 @@ impl Process {
     pub fn process_cpu_time(&self) -> io::Result<u64> {
         let clock = nix::time::clock_getcpuclockid(Pid::from_raw(self.pid()))?;
         let time = nix::time::clock_gettime(clock)?;
-        // The clock goes by number. There after the reading means that it was this process's.
+        // The clock goes by PID. As the process still exists, the clock was its own.
         if !self.is_alive() && !self.same_process() {
             return Err(Errno::ESRCH.into());
         }
@@ -211,7 +197,8 @@ fn time_of_thread(process: &Process, file: &mut ThreadFile, tid: i32) -> io::Res
         // A kernel without CONFIG_SCHED_INFO has no such file; neither has a thread that ended.
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
             let stat = Stat::parse(file.read(&process.dir, tid, "stat")?);
-            Ok(nanos_of_ticks(stat.ok_or(io::ErrorKind::InvalidData)?.own_ticks))
+            let (user, kernel) = stat.ok_or(io::ErrorKind::InvalidData)?.own_ticks;
+            Ok(nanos_of_ticks(user.saturating_add(kernel)))
         }
         Err(e) => Err(e),
     }

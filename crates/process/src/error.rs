@@ -1,8 +1,8 @@
-//! Why a process cannot be looked into.
+//! Explains why a process cannot be opened.
 
 use std::io;
 
-/// Why [`crate::Process::open`] failed. The text says what can be done about it.
+/// Why [`crate::Process::open`] failed, with the command that helps.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is no such process (any more).
@@ -12,14 +12,14 @@ pub enum OpenError {
         pid: i32,
     },
     /// The id is that of a thread, not of its process.
-    #[error("{tid} is a thread of process {pid}: use -p {pid}")]
+    #[error("{tid} is a thread of process {pid}; fix: -p {pid}")]
     NotALeader {
         /// The id that was asked for.
         tid: i32,
         /// The process that it belongs to.
         pid: i32,
     },
-    /// The process has exited and waits for its parent.
+    /// The process has exited, and its parent has not waited for it yet.
     #[error(
         "process {pid} ({comm}) is a zombie: it has exited and waits for its parent; nothing is left to profile"
     )]
@@ -31,7 +31,7 @@ pub enum OpenError {
     },
     /// The process is part of the kernel and has no user space.
     #[error(
-        "{pid} ({comm}) is a kernel thread and has no user space; use perf record -a -g for the kernel itself"
+        "{pid} ({comm}) is a kernel thread, which has no user space; to profile the kernel: perf record -a -g"
     )]
     KernelThread {
         /// The thread.
@@ -39,10 +39,11 @@ pub enum OpenError {
         /// Its name.
         comm: Box<str>,
     },
-    /// We may not look into it.
+    /// We lack the capabilities to access it.
     #[error(
-        "not permitted to look into process {pid} ({comm}, uid {uid}), which takes CAP_SYS_PTRACE \
-         and CAP_PERFMON: run with sudo, or give them to exoprof: sudo setcap cap_perfmon,cap_sys_ptrace+ep $(command -v exoprof)"
+        "not permitted to access process {pid} ({comm}, uid {uid}), which requires CAP_SYS_PTRACE and \
+         CAP_PERFMON; fix: run exoprof with sudo, or {}",
+        host::rights::setcap()
     )]
     Permission {
         /// The process.

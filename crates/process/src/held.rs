@@ -1,16 +1,16 @@
-//! Words of a target's memory that are changed for a while.
+//! Changes words of a process' memory for a while and restores them, even if we are killed.
 //!
-//! A [`HeldWord`] is put back when it is dropped, and also when we are killed: before anything is
-//! written, a small process of its own is there that waits for our end.
+//! A [`HeldWord`] is restored when it is dropped. Before anything is written, a small process is
+//! forked that waits for our end and restores it if we are killed.
 //!
 //! ```text
-//!   we ──── socket ────► watchdog      a word: all is put back, it exits
-//!    │                      │          end of file without one: we are dead, it puts back
-//!    └──► /proc/PID/mem ◄───┘          the target exits: nothing is left to do
+//!   we ──── socket ────► watchdog      a byte: the word is restored, it exits
+//!    │                      │          end of file without one: we are dead, it restores
+//!    └──► /proc/PID/mem ◄───┘          the process exits: nothing is left to do
 //! ```
 //!
 //! The memory is written through a descriptor of `/proc/PID/mem`, which belongs to one address
-//! space: after an exec, or when the number was given to another process, it leads nowhere.
+//! space: after an exec, or once the PID is reused, writes through it fail.
 
 use std::fs::File;
 use std::io;
@@ -35,8 +35,10 @@ pub enum WriteError {
         /// The system's error.
         error: io::Error,
     },
-    /// Something else is there than what is to be replaced.
-    #[error("the word at {address} of process {pid} is {found:#x} and no longer {expected:#x}")]
+    /// The word no longer has the expected value.
+    #[error(
+        "the word at {address} of process {pid} is {found:#x}, not {expected:#x}: it has changed"
+    )]
     Changed {
         /// The process.
         pid: i32,
@@ -47,8 +49,8 @@ pub enum WriteError {
         /// What is there.
         found: u64,
     },
-    /// Without a watchdog nothing is written: nobody would put it back if we are killed.
-    #[error("cannot start the watchdog that puts back what is changed in process {pid}: {error}")]
+    /// Nothing is written without a watchdog, since nobody would restore it if we are killed.
+    #[error("cannot start the watchdog that restores the memory of process {pid}: {error}")]
     Watchdog {
         /// The process.
         pid: i32,
@@ -57,18 +59,18 @@ pub enum WriteError {
     },
 }
 
-/// What became of a word that was held.
+/// Whether a held word was restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restored {
-    /// The old value is there again.
+    /// The old value was written back.
     Yes,
-    /// Somebody else has changed it meanwhile; it was left alone.
+    /// Somebody else changed the word in the meantime; their value was left alone.
     ChangedByOthers(u64),
     /// The process has exited, or executes another program.
     Gone,
 }
 
-/// The memory of a live process, for writing. Needs `PTRACE_MODE_ATTACH_FSCREDS`.
+/// The memory of a live process, for writing. Requires `PTRACE_MODE_ATTACH_FSCREDS`.
 #[derive(Debug)]
 pub struct WritableMemory {
     pid: i32,
@@ -76,9 +78,8 @@ pub struct WritableMemory {
 }
 
 impl WritableMemory {
-    /// Opens the memory of the program that the process executes now. What is written later goes
-    /// to that program or, after an exec, nowhere: so this is to be opened before addresses are
-    /// looked up.
+    /// Opens the memory of the program that the process executes now. Later writes change that
+    /// program or, after an exec, fail: open this before looking up addresses.
     ///
     /// # Errors
     /// [`WriteError::Memory`].
@@ -92,8 +93,8 @@ impl WritableMemory {
         Ok(Self { pid, file })
     }
 
-    /// Replaces the word `old` by `new`. Nothing puts this back: it is for what the target itself
-    /// changes all the time. See [`HeldWord`] for the rest.
+    /// Replaces the word `old` with `new` and never restores it: for words that the program itself
+    /// changes all the time. Use [`HeldWord`] for others.
     ///
     /// # Errors
     /// [`WriteError`]; nothing was written then.
@@ -118,7 +119,7 @@ impl WritableMemory {
     }
 }
 
-/// A word that holds a value of ours until this is dropped, or we die in whatever way.
+/// A word that has our value until this is dropped or we die, in whatever way.
 #[derive(Debug)]
 pub struct HeldWord {
     memory: WritableMemory,
@@ -127,13 +128,13 @@ pub struct HeldWord {
     old: u64,
     new: u64,
     watchdog: Option<Watchdog>,
-    /// Held until the word is put back, by the watchdog too.
+    /// Held until the word is restored, by the watchdog too.
     _claim: Option<Claim>,
 }
 
 impl HeldWord {
-    /// Writes `new` where `old` is. The word must be aligned to 8 bytes. `claim` is given up once
-    /// the word is put back.
+    /// Replaces the word `old` with `new`. The word must be aligned to 8 bytes. `claim` is released
+    /// once the word is restored.
     ///
     /// # Errors
     /// [`WriteError`]; nothing is changed then.
@@ -169,12 +170,12 @@ impl HeldWord {
         self.old
     }
 
-    /// Puts the old value back, if ours is still there.
+    /// Writes the old value back if ours is still there.
     pub fn restore(mut self) -> Restored {
-        self.put_back()
+        self.write_back()
     }
 
-    fn put_back(&mut self) -> Restored {
+    fn write_back(&mut self) -> Restored {
         let Some(watchdog) = self.watchdog.take() else { return Restored::Yes };
         let exited =
             crate::process::readable_within(self.pidfd.as_fd(), Some(std::time::Duration::ZERO));
@@ -194,6 +195,6 @@ impl HeldWord {
 
 impl Drop for HeldWord {
     fn drop(&mut self) {
-        self.put_back();
+        self.write_back();
     }
 }

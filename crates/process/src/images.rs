@@ -1,4 +1,4 @@
-//! The images of a session: each file is opened and mapped once.
+//! Opens and maps the executable files of the profiled processes, each once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,40 +12,40 @@ use crate::open::{Aliases, Root, Stamp, open_row};
 use crate::{MapRow, Process};
 use host::sigbus;
 
-/// Bounds what a target that maps new files without end can cost us; also below
-/// `vm.max_map_count` (65530), which counts our own mappings.
+/// Bounds the cost of a process that maps new files without end, below `vm.max_map_count` (65530),
+/// which counts our own mappings.
 const MAX_IMAGES: usize = 16_384;
-/// A file can go by any number of names; they are remembered up to this many.
+/// A file can have any number of names.
 const MAX_NAMES: usize = 65_536;
-/// Absences are remembered up to this many, then forgotten all at once.
+/// Absences beyond this many make us forget all of them.
 const MAX_ABSENCES: usize = 65_536;
-/// The vdso has 2 to 4 pages; with its data pages below 16.
+/// The vDSO has 2 to 4 pages, and with its data pages fewer than 16.
 const MAX_VDSO: u64 = 64 * 1024;
 /// One per architecture mode and kernel; a machine has one or two.
 const MAX_VDSOS: usize = 8;
 
 type Found = Result<Arc<ElfImage>, ImageAbsence>;
 
-/// A file as the kernel names it in maps and events. The path belongs to it: on btrfs two
-/// subvolumes may show one device and inode for two files.
+/// A file as the kernel names it in maps and events. The path is a part of that: two btrfs
+/// subvolumes may show the same device and inode for two files.
 type KernelName = (FileId, Box<[u8]>);
 
-/// A cache that gives the image of each mapping, or why there is none.
+/// A cache that returns the image of each mapping, or why there is none.
 ///
-/// An image stays mapped for as long as the cache lives, which keeps its inode from being used
-/// for another file.
+/// Images stay mapped as long as the cache lives, so that their inodes are not reused for other
+/// files.
 #[derive(Debug, Default)]
 pub struct Images {
-    /// By our own `fstat`: a file that was written to since is another one.
+    /// By our own `fstat`: a file that was written to since counts as another one.
     by_stamp: HashMap<Stamp, Found>,
-    /// The last image seen under a name, for events that arrive after their process has gone.
+    /// The last image seen under a name, for events that arrive after their process has exited.
     by_name: HashMap<KernelName, Arc<ElfImage>>,
-    /// By pid and start time too: what one process cannot reach another one may.
+    /// By PID and start time too: one process may reach a file that another cannot.
     absent: HashMap<((i32, u64), KernelName), ImageAbsence>,
     aliases: Aliases,
     vdsos: Vec<Arc<ElfImage>>,
-    /// Our own root and that of the first process seen: where files of processes that have
-    /// exited, or that run in a chroot (whose paths the kernel gives as we see them), are found.
+    /// Our own root and that of the first process seen. They lead to the files of processes that
+    /// have exited or run in a chroot, whose paths the kernel gives as we see them.
     other_roots: Vec<Root>,
     unguarded: usize,
 }
@@ -69,17 +69,17 @@ impl Images {
         self.len() == 0
     }
 
-    /// Images whose mapping could not be registered with [`sigbus`], so that the target could
-    /// kill us by truncating the file. 0 unless tens of thousands are held.
+    /// Images that [`sigbus`] does not protect, so that truncating the file could kill us. 0 unless
+    /// tens of thousands are held.
     #[must_use]
     pub fn unguarded(&self) -> usize {
         self.unguarded
     }
 
-    /// The mapping of a row with its image, ready for [`image::AddressSpace::insert`].
+    /// Returns the mapping of a row with its image, for [`image::AddressSpace::insert`].
     ///
-    /// `process` is `None` for an event whose process has gone already: then only files that are
-    /// known, or still found under the path in our root or the first process's, have an image.
+    /// `process` is `None` for an event whose process has exited already. Then only files have an
+    /// image that are known or still exist under that path in our root or the first process'.
     pub fn resolve(&mut self, process: Option<&Process>, row: &MapRow) -> NewMapping {
         let kind = row.kind();
         let offset = if kind == MappingKind::Vdso { FileOffset(0) } else { row.offset };
@@ -118,6 +118,7 @@ impl Images {
                 None => Err(absence),
             },
         };
+        log(&absent_key, &found);
         match &found {
             Ok(image) => {
                 if self.by_name.len() >= MAX_NAMES {
@@ -140,7 +141,7 @@ impl Images {
             return known.clone();
         }
         if self.by_stamp.len() >= MAX_IMAGES {
-            let text = "more than 16384 different files in this session";
+            let text = "more than 16384 different files are mapped";
             return Err(ImageAbsence::Unopened(text.into()));
         }
         let found = self.map(file);
@@ -151,7 +152,7 @@ impl Images {
     fn map(&mut self, file: &std::fs::File) -> Found {
         let refused = |e: &dyn std::fmt::Display| ImageAbsence::NotElf(e.to_string().into());
         let bytes = ImageBytes::map(file).map_err(|e| refused(&e))?;
-        // Parsing reads the file already, so that the guard has to stand before.
+        // Parsing reads the file: the protection has to come first.
         let parsing = sigbus::Registration::new(bytes.as_ptr_range());
         let image = Arc::new(ElfImage::parse(bytes).map_err(|e| refused(&e))?);
         if sigbus::guard(&image).is_err() {
@@ -165,7 +166,7 @@ impl Images {
         let unopened = |e: &dyn std::fmt::Display| ImageAbsence::Unopened(e.to_string().into());
         let len = row.end.0.saturating_sub(row.start.0);
         if len > MAX_VDSO {
-            return Err(unopened(&"vdso larger than 64 KiB"));
+            return Err(unopened(&"the vDSO is larger than 64 KiB"));
         }
         let process = process.ok_or_else(|| unopened(&"the process has exited"))?;
         let memory = process.memory().map_err(|e| unopened(&e))?;
@@ -175,12 +176,21 @@ impl Images {
             return Ok(Arc::clone(known));
         }
         if self.vdsos.len() >= MAX_VDSOS {
-            return Err(unopened(&"more than 8 different vdsos in this session"));
+            return Err(unopened(&"more than 8 different vDSOs are mapped"));
         }
         let image = ElfImage::parse(ImageBytes::Owned(bytes));
         let image = Arc::new(image.map_err(|e| ImageAbsence::NotElf(e.to_string().into()))?);
         self.vdsos.push(Arc::clone(&image));
         Ok(image)
+    }
+}
+
+/// Once for each file: what is found or not is remembered.
+fn log(((pid, _), (_, path)): &((i32, u64), KernelName), found: &Found) {
+    let path = String::from_utf8_lossy(path);
+    match found {
+        Ok(image) => tracing::trace!(pid, %path, bytes = image.bytes().len(), "image opened"),
+        Err(absence) => tracing::debug!(pid, %path, ?absence, "image not opened"),
     }
 }
 

@@ -1,8 +1,8 @@
-//! One live process, seen from outside: `/proc`, its memory, its threads, its files.
+//! Inspects a live process from outside: its `/proc` files, memory, threads and mapped files.
 //!
-//! The process is hostile: nothing that it controls (paths, files, counts) is trusted, and it can
-//! neither stop us, nor lead us to files that it could not open itself, nor pass another process
-//! off as itself by a reused PID.
+//! The process is assumed to be hostile. Nothing that it controls (paths, files, counts) is trusted.
+//! It can neither hang us, nor lead us to files that it could not open itself, nor have us take
+//! another process for it by a reused PID.
 
 mod claim;
 mod cpu;

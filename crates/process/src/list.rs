@@ -1,4 +1,4 @@
-//! Which processes there are.
+//! Lists the processes of the machine, their parents and children.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,7 +7,7 @@ use crate::Process;
 use crate::procdir::ProcDir;
 use crate::stat::{Stat, decimal};
 
-/// The ids of all processes that we can see, ascending. Those of threads are not among them.
+/// The PIDs of all processes that we can see, ascending.
 ///
 /// # Errors
 /// The error of reading `/proc`.
@@ -22,15 +22,14 @@ pub fn pids() -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// The processes that these have forked, and what those have: as numbers, which may be others'
-/// once they are opened. Neither `without` nor what those alone have forked is among them.
-/// Processes that cannot be seen have no descendants.
+/// The PIDs of the descendants of these processes, but for `without` and their own descendants. A
+/// PID may be reused before it is opened. Invisible processes have no descendants.
 #[must_use]
 pub fn descendants(of: &[i32], without: &BTreeSet<i32>) -> Vec<i32> {
     descend(of, without, &by_parent())
 }
 
-/// All processes that we can see, by the one that has forked them or taken them over.
+/// The PIDs of all processes that we can see, by their parent's PID.
 #[must_use]
 pub fn by_parent() -> BTreeMap<i32, Vec<i32>> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
@@ -65,7 +64,7 @@ fn descend(of: &[i32], without: &BTreeSet<i32>, children: &BTreeMap<i32, Vec<i32
 }
 
 impl Process {
-    /// The process that forked it, or that has taken it over.
+    /// The PID of its parent, or of the process that adopted it.
     ///
     /// # Errors
     /// The system's error, `ESRCH` once the process is gone.
@@ -74,19 +73,19 @@ impl Process {
         Ok(stat.parent)
     }
 
-    /// The processes that this thread has forked, or taken over from a thread that ended: as
-    /// numbers, which may be others' once they are opened. Those that have ended and were not waited
-    /// for are among them. Some may be left out while others end: the next look has them.
+    /// The PIDs of the children that this thread has forked, or adopted from a thread that ended.
+    /// Zombies are among them. A PID may be reused before it is opened. Some children may be missing
+    /// while others exit: the next call returns them.
     ///
     /// # Errors
-    /// `ENOENT` or `ESRCH` once the thread is gone, or where the kernel [does not
-    /// list](lists_children) them.
+    /// `ENOENT` or `ESRCH` once the thread is gone, or where the kernel [does not list
+    /// children](lists_children).
     pub fn thread_children(&self, tid: i32) -> io::Result<Vec<i32>> {
         Ok(numbers(&self.dir.read(&format!("task/{tid}/children"))?))
     }
 
-    /// The path of its control group, such as `/system.slice/redis.service`: that of the unified
-    /// hierarchy, or where there is none, that of systemd's own. Empty where it has none.
+    /// The path of its control group, such as `/system.slice/redis.service`: in the unified
+    /// hierarchy or, without one, in systemd's. Empty where it has none.
     ///
     /// # Errors
     /// The system's error, `ESRCH` once the process is gone.
@@ -95,7 +94,7 @@ impl Process {
     }
 }
 
-/// Each with a blank after it: what has none is cut.
+/// Each number is followed by a blank; one without it is cut.
 fn numbers(text: &[u8]) -> Vec<i32> {
     let mut words: Vec<_> = text.split(|b| *b == b' ').collect();
     words.pop();
@@ -111,7 +110,7 @@ fn unified(text: &str) -> &str {
             wanted(id, controllers).then_some(path)
         })
     };
-    // In a mixed setup systemd's groups are in both, and the unified one is "/" at times.
+    // In a hybrid setup systemd's groups are in both, and the unified one is "/" at times.
     let new = path_of(|id, controllers| id == "0" && controllers.is_empty());
     let old = path_of(|_, controllers| controllers == "name=systemd");
     new.filter(|p| *p != "/").or(old).or(new).unwrap_or_default()

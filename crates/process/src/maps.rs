@@ -1,4 +1,6 @@
-//! `/proc/PID/maps` (layout: proc_pid_maps(5)).
+//! Parses `/proc/PID/maps` (layout: proc_pid_maps(5)).
+//!
+//! Not by procfs, which fails for a path that is not UTF-8 and copies the path of each row.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
@@ -26,7 +28,7 @@ pub struct Perms {
     pub shared: bool,
 }
 
-/// One row of `/proc/PID/maps`, or the like from an mmap event.
+/// One row of `/proc/PID/maps`, or an mmap event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapRow {
     /// First address.
@@ -35,12 +37,12 @@ pub struct MapRow {
     pub end: Avma,
     /// The access that it allows.
     pub perms: Perms,
-    /// Offset of `start` in the file; of no meaning without one.
+    /// Offset of `start` in the file, in bytes; meaningless without a file.
     pub offset: FileOffset,
     /// The device and inode, all zero without a file.
     pub file: FileId,
-    /// The path as the target sees it, or a name such as `[vdso]`; may be no UTF-8 and may be
-    /// empty. The kernel's ` (deleted)` is taken off.
+    /// The path as the process sees it, or a name such as `[vdso]`. It may be empty and need not be
+    /// UTF-8. The kernel's ` (deleted)` is removed.
     pub path: Box<[u8]>,
     /// The path ended in ` (deleted)`: the file was unlinked (or is really called that).
     pub deleted: bool,
@@ -51,7 +53,7 @@ pub struct MapRow {
 pub struct Maps {
     /// In the order of addresses.
     pub rows: Vec<MapRow>,
-    /// Rows that were looked at, those that were not asked for too.
+    /// Rows that were read, including those that were not asked for.
     pub read: usize,
     /// Rows that could not be parsed.
     pub malformed: usize,
@@ -121,7 +123,7 @@ impl MapRow {
         (self.kind() == MappingKind::File).then_some(self.file)
     }
 
-    /// What the mapping is, by its name and inode.
+    /// What kind of mapping it is, by its name and inode.
     #[must_use]
     pub fn kind(&self) -> MappingKind {
         match &*self.path {
@@ -142,8 +144,8 @@ impl MapRow {
 }
 
 impl Process {
-    /// All mappings. The kernel takes no snapshot: rows are right one page of text at a time, in
-    /// rising order.
+    /// All mappings. This is no snapshot: the rows are consistent within a page of text only, and
+    /// ascending.
     ///
     /// # Errors
     /// The error of reading `/proc/PID/maps`; `ESRCH` once the process is gone.
@@ -195,7 +197,7 @@ fn parse_maps(file: File, keep: impl Fn(u8) -> bool) -> io::Result<Maps> {
     Ok(out)
 }
 
-/// Takes the kernel's ` (deleted)` off a path.
+/// Removes the kernel's ` (deleted)` from a path.
 pub(crate) fn strip_deleted(mut path: Vec<u8>) -> (Vec<u8>, bool) {
     const MARK: &[u8] = b" (deleted)";
     let deleted = path.ends_with(MARK);

@@ -1,4 +1,4 @@
-//! Reading the memory of a live process.
+//! Reads the memory of a live process.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -15,8 +15,8 @@ use nix::unistd::Pid;
 use crate::procdir::ProcDir;
 use crate::process::readable_within;
 
-/// Memory of a live process, read while it runs: nothing is stopped, so a read of several words
-/// may see them at different moments.
+/// The memory of a live process, by addresses of its own address space. It is read while the process
+/// runs, so that a read of several words may see them at different moments.
 ///
 /// Reads by `process_vm_readv`; where that call is forbidden (a seccomp filter) or missing, by
 /// `/proc/PID/mem`. Both need `PTRACE_MODE_ATTACH_REALCREDS`.
@@ -34,8 +34,8 @@ impl ProcessMemory {
         Self { tid: Pid::from_raw(tid), pidfd, dir, mem: OnceLock::new() }
     }
 
-    /// Reads as much as is readable from `addr` on, up to the length of `buf`. Returns how many
-    /// bytes those are: at least one.
+    /// Reads from `addr` on until `buf` is full or the next byte is unreadable. Returns the number
+    /// of bytes: at least one.
     ///
     /// # Errors
     /// The system's error when not even the first byte can be read: `EFAULT` or `EIO` where
@@ -57,7 +57,7 @@ impl ProcessMemory {
                 other => other?,
             },
         };
-        // The call goes by number. Alive after the reading means that it was this process's.
+        // The call goes by PID. As the process is still alive, the memory was its own.
         if readable_within(self.pidfd.as_fd(), Some(Duration::ZERO))? {
             return Err(Errno::ESRCH.into());
         }
@@ -67,7 +67,7 @@ impl ProcessMemory {
     fn read_call(&self, addr: Avma, buf: &mut [u8]) -> Result<usize, Errno> {
         let base = usize::try_from(addr.0).map_err(|_| Errno::EFAULT)?;
         let mut done = 0;
-        // A partial transfer ends at the page that cannot be read; asking on confirms it.
+        // A partial transfer ends at an unreadable page; the next call confirms it.
         while done < buf.len() {
             let at = base.checked_add(done).ok_or(Errno::EFAULT)?;
             let remote = [RemoteIoVec { base: at, len: buf.len() - done }];
@@ -82,7 +82,7 @@ impl ProcessMemory {
         Ok(done)
     }
 
-    /// Whether memory can be read at all, tried on one byte at `addr`.
+    /// Checks whether memory can be read at all, with one byte at `addr`.
     ///
     /// # Errors
     /// As [`ProcessMemory::read_upto`].
@@ -111,8 +111,8 @@ fn read_file(file: &Result<File, Errno>, addr: Avma, buf: &mut [u8]) -> io::Resu
 const MAX_PARTS: usize = 1024;
 
 impl ProcessMemory {
-    /// One system call for parts that are all readable. Gives how many were read whole: less than
-    /// all where the next is not readable, or the call cannot be used.
+    /// Reads parts by one system call. Returns how many were read completely: fewer than all where
+    /// the next one is unreadable, or the call cannot be used.
     fn read_call_many(&self, parts: &mut [Part]) -> usize {
         let remote: Vec<RemoteIoVec> = parts
             .iter()
@@ -140,7 +140,7 @@ impl Memory for ProcessMemory {
             let gone = readable_within(self.pidfd.as_fd(), Some(Duration::ZERO)).unwrap_or(true);
             rest[..read].iter_mut().for_each(|p| p.readable = !gone);
             rest = &mut rest[read..];
-            // What stopped the call is read by itself, which finds another way or tells why not.
+            // The part that stopped the call is read alone, where there is a fallback.
             if let (Some(part), true) = (rest.first_mut(), read < most) {
                 part.readable = self.read(part.at, &mut part.bytes).is_ok();
                 rest = &mut rest[1..];

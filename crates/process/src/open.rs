@@ -1,12 +1,11 @@
-//! Opening the file behind a mapping of the target, without being led astray.
+//! Opens the file behind a mapping of a process that may be hostile.
 //!
-//! The target may be hostile: its paths can be symbolic links out of its container, its files
-//! FIFOs or devices whose mere opening blocks or has effects. So every candidate is first opened
-//! with `O_PATH`, which touches nothing, then looked at, and only then opened for reading through
-//! that very descriptor.
+//! Its paths can be symbolic links out of its container, its files FIFOs or devices that block or
+//! act when they are opened. So every candidate is first opened with `O_PATH`, which has no effect,
+//! then checked, and only then opened for reading, through the same descriptor.
 //!
-//! A file system in user space could still answer slowly; the kernel keeps those of other users
-//! away from us (fuse(4): no access without `allow_other`, and none across user namespaces).
+//! A file system in user space could still answer slowly, but the kernel denies us those of other
+//! users (fuse(4): no access without `allow_other`, and none across user namespaces).
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -23,14 +22,14 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, major, minor};
 use crate::procdir::c_path;
 use crate::{MapRow, Process};
 
-/// A larger file is no image that anyone has linked.
+/// No linker writes larger files.
 const MAX_FILE_SIZE: u64 = 16 << 30;
 /// `openat2` reports `EAGAIN` when a rename raced with it.
 const MAX_TRIES: usize = 8;
-/// Rows of maps that are read in a session to find [`Aliases`]: some two seconds' worth.
+/// Rows of maps that we read to find [`Aliases`] in total: about two seconds' worth.
 const MAX_ROWS_READ: usize = 4 << 20;
 
-/// What tells one state of one file from another, by our own `fstat`.
+/// Identifies a file and its state, by our own `fstat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Stamp {
     device: u64,
@@ -39,15 +38,15 @@ pub(crate) struct Stamp {
     modified: (i64, i64),
 }
 
-/// How sure the way is by which a file was reached.
+/// How a file was reached, which decides how its identity is checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// The kernel led to the file that is mapped there now.
+enum Route {
+    /// By the kernel's link to the file that is mapped there now.
     Mapping,
-    /// By a link or path in the target's own view: the inode must agree, and the device unless
+    /// By a link or path in the process' own root: the inode must agree, and the device too unless
     /// the file system shows several (btrfs subvolumes, overlayfs).
     Path,
-    /// By a path in another process's view: device and inode must agree.
+    /// By a path in another process' root: device and inode must agree.
     OtherRoot,
 }
 
@@ -55,7 +54,7 @@ enum Way {
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
-    /// Of a chroot: where we see it. The kernel gives the paths of its mappings as we see them.
+    /// Where we see the root of a chroot. The kernel gives the paths of its mappings as we see them.
     seen_at: Option<PathBuf>,
 }
 
@@ -63,19 +62,18 @@ impl Root {
     /// The root directory of a process that still runs.
     ///
     /// # Errors
-    /// The system's: gone, or not permitted.
+    /// The error of opening `/proc/PID/root`: the process is gone, or we lack the permission.
     pub fn of(process: &Process) -> io::Result<Self> {
         let fd = process.dir.open_path("root")?;
         let seen_at = process.dir.read_link("root").ok().map(PathBuf::from);
         Ok(Self { fd, seen_at: seen_at.filter(|p| p.is_absolute() && p.parent().is_some()) })
     }
 
-    /// Opens a regular file for reading by the path that the process would use, or, of a process
-    /// in a chroot, by the path that we would. Symbolic links are followed as they would lead the
-    /// process, never out of its root.
+    /// Opens a regular file for reading, by the path that the process would use or, for a chroot, by
+    /// the path that we would. Symbolic links are followed as for the process, never out of its root.
     ///
     /// # Errors
-    /// The system's; also for anything but a regular file.
+    /// The error of opening it, or one for anything but a regular file.
     pub fn open_file(&self, path: &Path) -> io::Result<File> {
         let fd = self.find(path)?;
         let stat = nix::sys::stat::fstat(&fd)?;
@@ -96,7 +94,7 @@ impl Root {
     /// Our own root directory.
     ///
     /// # Errors
-    /// The system's.
+    /// The error of opening `/`.
     pub fn own() -> io::Result<Self> {
         let fd = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         Ok(Self { fd, seen_at: None })
@@ -106,61 +104,61 @@ impl Root {
 /// Opens the file behind a mapping of the process, whatever kind of file it is.
 ///
 /// # Errors
-/// Why it cannot be had; also when the path leads to another file by now.
+/// Why it cannot be opened, or that the path leads to another file by now.
 pub fn open_mapped(process: &Process, row: &MapRow) -> Result<File, ImageAbsence> {
     open_row(Some(process), &[], row, &mut Aliases::default()).map(|(file, _)| file)
 }
 
-/// Opens the file of a row: the mapping itself, else the path in the target's root, else its
-/// `exe` link, else the path in one of `other_roots`.
+/// Opens the file of a row: by the mapping's link, else by the path in the process' root, else by its
+/// `exe` link, else by the path in one of `other_roots`.
 pub(crate) fn open_row(
     process: Option<&Process>,
     other_roots: &[Root],
     row: &MapRow,
     aliases: &mut Aliases,
 ) -> Result<(File, Stamp), ImageAbsence> {
-    let mut attempt = Attempt { row, replaced: false, unchecked: false, failure: None };
+    let mut lookup = Lookup { row, replaced: false, unchecked: false, failure: None };
     if let Some(process) = process {
         let tid = process.memory_thread();
         let link = format!("map_files/{:x}-{:x}", row.start.0, row.end.0);
         let by_mapping = || process.open_memory_dir(tid).and_then(|dir| dir.open_path(&link));
-        let vouched = |stat: &FileStat| aliases.vouch(process, row, stat);
-        if let Some(found) = attempt.take(Way::Mapping, by_mapping, vouched) {
+        let accepted = |stat: &FileStat| aliases.accepts(process, row, stat);
+        if let Some(found) = lookup.try_open(Route::Mapping, by_mapping, accepted) {
             return Ok(found);
         }
-        // Only the failure of the path is worth reporting.
-        attempt.failure = None;
+        // Only the failure of the path is reported.
+        lookup.failure = None;
         let by_path = || Root::of(process).and_then(|root| root.find_row(row));
-        if let Some(found) = attempt.take(Way::Path, by_path, never) {
+        if let Some(found) = lookup.try_open(Route::Path, by_path, reject) {
             return Ok(found);
         }
-        let failure = attempt.failure.take();
-        if row.deleted || failure.is_some() || attempt.replaced {
-            // Says "replaced" of every file but the program's own, which is no news.
-            let replaced = attempt.replaced;
+        let failure = lookup.failure.take();
+        if row.deleted || failure.is_some() || lookup.replaced {
+            // `exe` is another file for every row but the program's own.
+            let replaced = lookup.replaced;
             let by_exe = || process.dir.open_path("exe");
-            if let Some(found) = attempt.take(Way::Path, by_exe, never) {
+            if let Some(found) = lookup.try_open(Route::Path, by_exe, reject) {
                 return Ok(found);
             }
-            attempt.replaced = replaced;
+            lookup.replaced = replaced;
         }
-        attempt.failure = failure;
+        lookup.failure = failure;
     } else {
-        attempt.failure = Some(Errno::ESRCH.into());
+        lookup.failure = Some(Errno::ESRCH.into());
     }
     for root in other_roots {
-        let (failure, replaced) = (attempt.failure.take(), attempt.replaced);
+        let (failure, replaced) = (lookup.failure.take(), lookup.replaced);
         let by_path = || root.find_row(row);
-        if let Some(found) = attempt.take(Way::OtherRoot, by_path, never) {
+        if let Some(found) = lookup.try_open(Route::OtherRoot, by_path, reject) {
             return Ok(found);
         }
-        (attempt.failure, attempt.replaced) = (failure, replaced);
+        (lookup.failure, lookup.replaced) = (failure, replaced);
     }
-    Err(attempt.absence())
+    Err(lookup.absence())
 }
 
-/// Files that the kernel shows in maps under another identity than ours (overlayfs before Linux
-/// 6.8, btrfs), as far as they have been found.
+/// Files for which maps show another device or inode than `fstat` (overlayfs before Linux 6.8, btrfs),
+/// as far as they have been found.
 #[derive(Debug, Default)]
 pub(crate) struct Aliases {
     /// The identity in maps; device and inode by our own `fstat`.
@@ -170,13 +168,12 @@ pub(crate) struct Aliases {
 }
 
 impl Aliases {
-    /// Whether the file that the link of a row's range leads to is the row's, `None` if it would
-    /// take too long to tell: a process can have a hundred thousand mappings of as many files, and
-    /// all of them are read for each new file.
+    /// Whether the link of a row's range leads to the row's file. `None` if finding out would take too
+    /// long: a process can map a hundred thousand files, and all its rows are read for each new one.
     ///
-    /// An event may be about a mapping that another one has taken the place of since. So the row
-    /// has to be in the process' map still; then the same file is known in other rows too.
-    fn vouch(&mut self, process: &Process, row: &MapRow, stat: &FileStat) -> Option<bool> {
+    /// The mapping of an event may have been replaced since. So the row must still be in the process'
+    /// map; then the file is accepted for other rows too.
+    fn accepts(&mut self, process: &Process, row: &MapRow, stat: &FileStat) -> Option<bool> {
         let alias = (row.file, stat.st_dev, stat.st_ino);
         if self.known.contains(&alias) {
             return Some(true);
@@ -195,33 +192,33 @@ impl Aliases {
     }
 }
 
-/// Nobody vouches for a file that is not what was mapped by its numbers.
-fn never(_: &FileStat) -> Option<bool> {
+/// For ways that do not accept a file with another device or inode.
+fn reject(_: &FileStat) -> Option<bool> {
     Some(false)
 }
 
-struct Attempt<'a> {
+struct Lookup<'a> {
     row: &'a MapRow,
     replaced: bool,
-    /// Whether the mapping's link leads to the right file was not found out.
+    /// It is unknown whether the mapping's link leads to the right file.
     unchecked: bool,
     failure: Option<io::Error>,
 }
 
-impl Attempt<'_> {
-    fn take(
+impl Lookup<'_> {
+    fn try_open(
         &mut self,
-        way: Way,
+        route: Route,
         open: impl FnOnce() -> io::Result<OwnedFd>,
-        vouched: impl FnOnce(&FileStat) -> Option<bool>,
+        accepted: impl FnOnce(&FileStat) -> Option<bool>,
     ) -> Option<(File, Stamp)> {
         let result = open().and_then(|fd| {
             let stat = nix::sys::stat::fstat(&fd)?;
-            // Identity comes first: what lies at the path now may be no file at all.
-            if !self.agrees(&stat, way) {
-                let vouched = vouched(&stat);
-                self.unchecked |= vouched.is_none();
-                if vouched != Some(true) {
+            // Identity comes first: the path may lead to something else than a file by now.
+            if !self.agrees(&stat, route) {
+                let accepted = accepted(&stat);
+                self.unchecked |= accepted.is_none();
+                if accepted != Some(true) {
                     return Ok(None);
                 }
             }
@@ -235,18 +232,18 @@ impl Attempt<'_> {
         None
     }
 
-    fn agrees(&self, stat: &FileStat, way: Way) -> bool {
+    fn agrees(&self, stat: &FileStat, route: Route) -> bool {
         let id = self.row.file;
         let same_device =
             (major(stat.st_dev), minor(stat.st_dev)) == (id.major.into(), id.minor.into());
-        // Major 0 is that of devices without hardware, which those file systems hand out.
+        // Those file systems use devices without hardware, of major number 0.
         let several_devices = major(stat.st_dev) == 0 || id.major == 0;
-        stat.st_ino == id.inode && (same_device || (way == Way::Path && several_devices))
+        stat.st_ino == id.inode && (same_device || (route == Route::Path && several_devices))
     }
 
     fn absence(self) -> ImageAbsence {
         if self.unchecked {
-            let text = "too many files on a file system that shows them under other numbers";
+            let text = "too many files on a file system that shows another inode in maps";
             return ImageAbsence::Unopened(text.into());
         }
         if self.replaced {
@@ -255,16 +252,16 @@ impl Attempt<'_> {
         let missing = |e: &io::Error| e.raw_os_error() == Some(libc::ENOENT);
         match self.failure {
             Some(e) if self.row.deleted && missing(&e) => {
-                let text = "deleted, and the mapped file can only be opened with CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN";
+                let text = "deleted, and opening the mapped file requires CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN";
                 ImageAbsence::Unopened(text.into())
             }
             Some(e) => ImageAbsence::Unopened(e.to_string().into()),
-            None => ImageAbsence::Unopened("no way to the file".into()),
+            None => ImageAbsence::Unopened("no path leads to the file".into()),
         }
     }
 }
 
-/// Opens for reading what an `O_PATH` descriptor stands for, if that is a regular file.
+/// Opens the file of an `O_PATH` descriptor for reading if it is a regular one.
 fn reopen(fd: &OwnedFd, stat: &FileStat) -> io::Result<(File, Stamp)> {
     if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
         return Err(io::Error::other("not a regular file"));
@@ -285,7 +282,7 @@ fn reopen(fd: &OwnedFd, stat: &FileStat) -> io::Result<(File, Stamp)> {
     Ok((file, stamp))
 }
 
-/// Looks an absolute path up as a process with that root would, symbolic links included.
+/// Resolves an absolute path as a process with that root would, symbolic links included.
 fn open_in_root(root: &Root, path: &[u8]) -> io::Result<OwnedFd> {
     let path = c_path(path).ok_or(io::ErrorKind::InvalidInput)?;
     let how = OpenHow::new()
@@ -307,8 +304,8 @@ fn open_in_root(root: &Root, path: &[u8]) -> io::Result<OwnedFd> {
     Err(Errno::EAGAIN.into())
 }
 
-/// Goes down a path one name at a time, following no symbolic link: less than `openat2` finds,
-/// but never a step outside.
+/// Walks down a path one name at a time without following symbolic links. It finds less than
+/// `openat2`, but never leaves the root.
 fn walk(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     let mut at = root.try_clone_to_owned()?;
     for component in path.components() {
@@ -362,7 +359,7 @@ mod tests {
         assert!(root.open_file(&root_path.join("secret")).is_ok());
         assert!(root.open_file(&dir.path().join("secret")).is_err());
         assert!(root.open_file(&root_path.join("host")).is_err());
-        // The way for old kernels takes no link at all, and no step up.
+        // The fallback for old kernels follows no link and no `..`.
         let walked = |path: &str| walk(root.fd.as_fd(), Path::new(path)).map(|fd| inode(&fd));
         assert_eq!(walked("/secret").unwrap(), inside);
         assert_eq!(walked("/up").unwrap_err().raw_os_error(), Some(libc::ELOOP));
@@ -377,17 +374,17 @@ mod tests {
         let row = rows.iter().find(|r| r.file_id().is_some()).unwrap();
         let mut stat = nix::sys::stat::stat("/").unwrap();
         let mut aliases = Aliases::default();
-        assert_eq!(aliases.vouch(&process, row, &stat), Some(true));
+        assert_eq!(aliases.accepts(&process, row, &stat), Some(true));
         let read = aliases.rows;
         assert!(read > rows.len(), "{read}");
         let elsewhere = MapRow { start: image::Avma(0x1000), ..row.clone() };
-        assert_eq!(aliases.vouch(&process, &elsewhere, &stat), Some(true), "the same file");
+        assert_eq!(aliases.accepts(&process, &elsewhere, &stat), Some(true), "the same file");
         assert_eq!(aliases.rows, read);
         // Not the file that was found: whether the row is still there has to be seen.
         stat.st_ino += 1;
-        assert_eq!(aliases.vouch(&process, &elsewhere, &stat), Some(false));
+        assert_eq!(aliases.accepts(&process, &elsewhere, &stat), Some(false));
         assert!(aliases.rows > read);
         aliases.rows = MAX_ROWS_READ;
-        assert_eq!(aliases.vouch(&process, row, &stat), None, "the time for it is used up");
+        assert_eq!(aliases.accepts(&process, row, &stat), None, "the time for it is used up");
     }
 }

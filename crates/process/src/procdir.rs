@@ -1,5 +1,5 @@
-//! A directory below `/proc`, held by descriptor: once its process is gone every read fails, so a
-//! reused PID can never be taken for the old process.
+//! Reads files of a `/proc/PID` directory through a descriptor of it. Once the process is gone every
+//! read fails, so that a reused PID is never taken for the old process.
 
 use std::ffi::CString;
 use std::fmt::Write as _;
@@ -10,11 +10,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
+use procfs::process::Status;
 
-/// Most that is read of one small file below `/proc`; `cmdline` and `environ` may be large.
+/// `cmdline` may be large.
 const MAX_SMALL_FILE: u64 = 1 << 20;
 
-/// See the module.
+/// An open `/proc/PID` directory.
 #[derive(Debug)]
 pub(crate) struct ProcDir(OwnedFd);
 
@@ -48,20 +49,30 @@ impl ProcDir {
         Ok(File::from(openat(&self.0, name, flags, Mode::empty())?))
     }
 
-    /// Opens what a magic link leads to, without opening it in the sense of a device.
+    /// Opens the file that a link leads to with `O_PATH`: without effects, even for a device.
     pub(crate) fn open_path(&self, name: &str) -> io::Result<OwnedFd> {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         Ok(openat(&self.0, name, flags, Mode::empty())?)
     }
 
-    /// Reads a small file whole, cut at 1 MiB.
+    /// Reads a small file, at most 1 MiB of it.
     pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
         self.open_file(name)?.take(MAX_SMALL_FILE).read_to_end(&mut out)?;
         Ok(out)
     }
 
-    /// Where a symbolic link points.
+    /// Its `status` file.
+    pub(crate) fn status(&self) -> io::Result<Status> {
+        host::status::parse(&self.read("status")?)
+    }
+
+    /// The `status` file of a thread, which a long list of groups may make longer than a page.
+    pub(crate) fn thread_status(&self, tid: i32) -> io::Result<Status> {
+        host::status::parse(&self.read(&format!("task/{tid}/status"))?)
+    }
+
+    /// The target of a symbolic link.
     pub(crate) fn read_link(&self, name: &str) -> io::Result<std::ffi::OsString> {
         Ok(nix::fcntl::readlinkat(&self.0, name)?)
     }
@@ -92,7 +103,7 @@ impl ThreadFile {
     }
 }
 
-/// A path as the kernel takes it; `None` with an inner NUL.
+/// A path for a system call; `None` with an inner NUL.
 pub(crate) fn c_path(path: &[u8]) -> Option<CString> {
     CString::new(path).ok()
 }

@@ -1,4 +1,4 @@
-//! One process, held so that a reused PID cannot be taken for it.
+//! Opens a process so that a reused PID cannot be taken for it.
 
 use std::ffi::OsString;
 use std::io;
@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use procfs::process::Status;
 
 use crate::procdir::{ProcDir, ThreadFile};
-use crate::stat::{Stat, Status, container_id};
+use crate::stat::{Stat, container_id};
 use crate::{OpenError, ProcessMemory};
 
-/// Who a process is, at the moment it was read. An exec changes most of it.
+/// Name, program, user and container of a process when they were read. An exec changes most of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The name of the leading thread (at most 15 bytes, cut by the kernel).
     pub comm: String,
     /// The arguments; empty where the process wiped them.
     pub cmdline: Vec<OsString>,
-    /// The executable as the target sees it, without ` (deleted)`; `None` where unreadable.
+    /// The executable's path as the process sees it, without ` (deleted)`; `None` where unreadable.
     pub exe: Option<OsString>,
     /// The executable was unlinked or replaced since it was started.
     pub exe_deleted: bool,
@@ -27,20 +28,20 @@ pub struct Identity {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
-    /// The process's ids from our PID namespace down to its own; just one where they are the same.
+    /// Its PIDs from our namespace down to its own; one where these are the same.
     pub ns_pids: Vec<i32>,
-    /// 64 hex digits, where the process runs in a container.
+    /// The container's id, 64 hex digits; `None` outside of containers.
     pub container: Option<String>,
 }
 
-/// What a process executes, as far as it can be told at little cost: where two differ in their
-/// addresses, another program was executed between.
+/// Identifies the program that a process executes, cheaply: if the addresses of two differ, an exec
+/// came between them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Program {
     /// The name of the leading thread, which an exec sets, and the program itself may.
     pub comm: String,
-    /// Where its code and its stack begin, which an exec draws anew. Both are 0 in the midst of an
-    /// exec, and of a thread on its way out.
+    /// Addresses where its code and its stack begin, which each exec randomizes. Both are 0 during an
+    /// exec, and for an exiting thread.
     pub at: (u64, u64),
 }
 
@@ -62,37 +63,35 @@ impl AsFd for Process {
 }
 
 impl Process {
-    /// Takes hold of the process `pid`, as numbered in our PID namespace.
+    /// Opens the process `pid`, a PID of our PID namespace.
     ///
     /// Everything later goes through two descriptors, a pidfd and `/proc/PID`, which belong to
-    /// this process and to no later one of the same number.
+    /// this process and not to a later one of the same PID.
     ///
     /// # Errors
-    /// [`OpenError`], which tells apart a missing process, a thread, a zombie, a kernel thread
-    /// and a lack of rights. Rights are those of reading `/proc/PID/maps`
-    /// (`PTRACE_MODE_READ_FSCREDS`).
+    /// [`OpenError`]: no such process, a thread, a zombie, a kernel thread, or no permission to read
+    /// `/proc/PID/maps` (`PTRACE_MODE_READ_FSCREDS`).
     pub fn open(pid: i32) -> Result<Self, OpenError> {
         if pid <= 0 {
             return Err(OpenError::NoSuchProcess { pid });
         }
         let dir = ProcDir::open(pid).map_err(|e| open_failure(pid, e))?;
         let fail = |what, error| system_failure(pid, what, error);
-        let status = dir.read("status").map_err(|e| fail("read the status", e))?;
-        let malformed = |what| fail(what, io::ErrorKind::InvalidData.into());
-        let status = Status::parse(&status).ok_or_else(|| malformed("parse the status"))?;
+        let status = dir.status().map_err(|e| fail("read the status", e))?;
         if status.tgid != pid {
             return Err(OpenError::NotALeader { tid: pid, pid: status.tgid });
         }
         let pidfd = pidfd_open(pid).map_err(|e| fail("open a pidfd", e))?;
         // The directory was opened before the pidfd and still answers: both are one process.
         let stat = dir.read("stat").map_err(|e| fail("read the state", e))?;
-        let stat = Stat::parse(&stat).ok_or_else(|| malformed("parse the state"))?;
+        let stat = Stat::parse(&stat)
+            .ok_or_else(|| fail("parse the state", io::ErrorKind::InvalidData.into()))?;
         let comm = read_comm(&dir);
         if stat.kernel_thread {
             return Err(OpenError::KernelThread { pid, comm: comm.into() });
         }
         // The leading thread may have ended before the others: then it is a zombie, and the
-        // process is not. The pidfd tells, since it answers for the whole group.
+        // process is not. The pidfd answers for the whole process.
         if stat.is_zombie() && readable_within(pidfd.as_fd(), Some(Duration::ZERO)).unwrap_or(true)
         {
             return Err(OpenError::Zombie { pid, comm: comm.into() });
@@ -100,7 +99,7 @@ impl Process {
         if let Err(e) = dir.open_file("maps") {
             return Err(match e.raw_os_error() {
                 Some(libc::EACCES | libc::EPERM) => {
-                    OpenError::Permission { pid, comm: comm.into(), uid: status.uid }
+                    OpenError::Permission { pid, comm: comm.into(), uid: status.euid }
                 }
                 _ => system_failure(pid, "read the memory map", e),
             });
@@ -116,28 +115,27 @@ impl Process {
     }
 
     /// When it was started, in clock ticks since boot (field 22 of `/proc/PID/stat`). Together
-    /// with the pid this names a process for the uptime of the machine.
+    /// with the PID this identifies a process until the next boot.
     #[must_use]
     pub fn start_time(&self) -> u64 {
         self.start_time
     }
 
-    /// Who it was when it was opened.
+    /// Its identity when it was opened.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Who it is now: an exec may have come between.
+    /// Its identity now: it may have executed another program.
     ///
     /// # Errors
     /// The system's error, `ESRCH` once the process is gone.
     pub fn read_identity(&self) -> io::Result<Identity> {
-        let status = Status::parse(&self.dir.read("status")?).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(identity(&self.dir, read_comm(&self.dir), status))
+        Ok(identity(&self.dir, read_comm(&self.dir), self.dir.status()?))
     }
 
-    /// What it executes now.
+    /// The program that it executes now.
     ///
     /// # Errors
     /// The system's error, `ESRCH` once the process is gone.
@@ -152,7 +150,7 @@ impl Process {
         Ok(Program { comm, at: stat.program_at })
     }
 
-    /// Whether any thread of it still runs. A zombie is not alive.
+    /// Whether any of its threads still exists. A zombie is not alive.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         !readable_within(self.pidfd.as_fd(), Some(Duration::ZERO)).unwrap_or(true)
@@ -166,7 +164,7 @@ impl Process {
         readable_within(self.pidfd.as_fd(), timeout)
     }
 
-    /// Whether the number `pid` still stands for this process (as a zombie too).
+    /// Whether its PID still belongs to it (also as a zombie).
     #[must_use]
     pub fn same_process(&self) -> bool {
         let stat = self.dir.read("stat").ok().and_then(|text| Stat::parse(&text));
@@ -176,7 +174,7 @@ impl Process {
     /// Its memory.
     ///
     /// # Errors
-    /// When descriptors run out. A lack of rights shows on reading: see
+    /// When descriptors run out. Missing permissions only show on reading: see
     /// [`ProcessMemory::probe`].
     pub fn memory(&self) -> io::Result<ProcessMemory> {
         let tid = self.memory_thread();
@@ -201,8 +199,7 @@ impl Process {
             return ProcDir::reopen(&self.dir);
         }
         let dir = ProcDir::open(tid)?;
-        let status = Status::parse(&dir.read("status")?).ok_or(io::ErrorKind::InvalidData)?;
-        if status.tgid == self.pid { Ok(dir) } else { Err(Errno::ESRCH.into()) }
+        if dir.status()?.tgid == self.pid { Ok(dir) } else { Err(Errno::ESRCH.into()) }
     }
 }
 
@@ -223,7 +220,8 @@ fn identity(dir: &ProcDir, comm: String, status: Status) -> Identity {
         trimmed.split(|b| *b == 0).map(|a| os_string(a.to_vec())).collect()
     };
     let container = dir.read("cgroup").ok().and_then(|text| container_id(&text));
-    let Status { uid, gid, ns_pids, .. } = status;
+    let (uid, gid) = (status.euid, status.egid);
+    let ns_pids = status.nspid.unwrap_or_default();
     Identity { comm, cmdline, exe, exe_deleted, uid, gid, ns_pids, container }
 }
 
@@ -276,7 +274,7 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Whether the descriptor is readable, now or within the time; `None` waits without end.
+/// Waits until the descriptor is readable or the time has passed; `None` waits forever.
 pub(crate) fn readable_within(fd: BorrowedFd<'_>, time: Option<Duration>) -> io::Result<bool> {
     let timeout = match time {
         None => PollTimeout::NONE,

@@ -1,4 +1,4 @@
-//! A command that waits, forked and not yet executed, until a profiler is attached to it.
+//! Starts a command that waits before its exec until a profiler is attached to it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -24,7 +24,7 @@ pub enum SpawnError {
         error: io::Error,
     },
     /// No process or pipe could be made.
-    #[error("cannot fork for {program}: {error}")]
+    #[error("cannot start a process for {program}: {error}")]
     Fork {
         /// As it was given.
         program: String,
@@ -34,8 +34,8 @@ pub enum SpawnError {
     },
 }
 
-/// A child that stands before its exec. [`Spawned::release`] lets it go; dropping this instead
-/// makes it exit without having run anything. It exits also when we die.
+/// A child that waits before its exec. [`Spawned::release`] lets it continue; dropping this instead
+/// makes it exit without having run anything. It also exits when we die.
 ///
 /// The child has our user, working directory, environment and terminal; Ctrl-C reaches both.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub struct Spawned {
     starter: Option<JoinHandle<io::Result<Child>>>,
 }
 
-/// A command that was let go.
+/// A command that runs.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -84,7 +84,7 @@ impl Spawned {
                 let pid = i32::from_ne_bytes(pid);
                 Ok(Self { pid, program, gate: Some(gate), starter: Some(starter) })
             }
-            // The pipe closed without a word: there was no fork, and the thread knows why.
+            // The pipe was closed without a PID: there was no fork, and the thread knows why.
             Err(e) => {
                 drop(gate);
                 let error = match starter.join() {
@@ -103,7 +103,7 @@ impl Spawned {
         self.pid
     }
 
-    /// Lets the child execute the command, and returns once it does.
+    /// Has the child execute the command, and returns once it does.
     ///
     /// # Errors
     /// [`SpawnError::Exec`] where it cannot; the child is gone then.
@@ -125,8 +125,8 @@ impl Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
-        // A word and not just the end of the pipe: another child that was forked meanwhile and
-        // is held too has a copy of our end. The thread, as the parent, then reaps ours.
+        // A byte and not just the end of the pipe, of which another waiting child that was forked
+        // meanwhile has a copy. The thread then reaps the child.
         if let Some(gate) = self.gate.take() {
             let _ = File::from(gate).write_all(&[STOP]);
         }

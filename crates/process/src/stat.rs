@@ -1,5 +1,6 @@
-//! The texts of `/proc/PID/stat`, `status` and `cgroup` (layout: proc_pid_stat(5),
-//! proc_pid_status(5), cgroups(7)).
+//! Parses `/proc/PID/stat` and `cgroup` (layout: proc_pid_stat(5), cgroups(7)).
+//!
+//! Not by procfs, which fails for a name that is not UTF-8 and parses fifty fields for each thread.
 
 /// `PF_KTHREAD` of the task flags (linux/sched.h).
 const PF_KTHREAD: u64 = 0x0020_0000;
@@ -13,8 +14,8 @@ pub(crate) struct Stat {
     pub parent: i32,
     /// Field 9 has `PF_KTHREAD`.
     pub kernel_thread: bool,
-    /// Fields 14 and 15, clock ticks: this task (or process) in user mode and in the kernel.
-    pub own_ticks: u64,
+    /// Fields 14 and 15, clock ticks: this task (or process) in user mode, and in the kernel.
+    pub own_ticks: (u64, u64),
     /// Fields 16 and 17, clock ticks: children that were waited for.
     pub children_ticks: u64,
     /// Field 22, clock ticks since boot.
@@ -46,7 +47,7 @@ impl Stat {
             state,
             parent,
             kernel_thread: flags & PF_KTHREAD != 0,
-            own_ticks: utime.saturating_add(stime),
+            own_ticks: (utime, stime),
             children_ticks: cutime.saturating_add(cstime),
             start_time,
             program_at,
@@ -56,49 +57,6 @@ impl Stat {
     /// Dead, but for its entry in the table.
     pub(crate) fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
-    }
-}
-
-/// What is used of `/proc/PID/status`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Status {
-    pub tgid: i32,
-    /// The effective user id, which decides about permission.
-    pub uid: u32,
-    pub gid: u32,
-    /// From the outermost namespace (ours) to the innermost.
-    pub ns_pids: Vec<i32>,
-    pub cap_effective: u64,
-}
-
-impl Status {
-    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
-        let mut out = Self::default();
-        let mut seen_tgid = false;
-        for line in text.split(|b| *b == b'\n') {
-            let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
-            let (key, rest) = (&line[..colon], &line[colon + 1..]);
-            let mut words = rest.split(u8::is_ascii_whitespace).filter(|w| !w.is_empty());
-            let number = |w: Option<&[u8]>| w.and_then(decimal).and_then(|n| u32::try_from(n).ok());
-            match key {
-                b"Tgid" => {
-                    out.tgid = i32::try_from(number(words.next())?).ok()?;
-                    seen_tgid = true;
-                }
-                // Real, effective, saved, file system.
-                b"Uid" => out.uid = number(words.nth(1))?,
-                b"Gid" => out.gid = number(words.nth(1))?,
-                b"NSpid" => {
-                    out.ns_pids =
-                        words.filter_map(|w| i32::try_from(decimal(w)?).ok()).take(64).collect();
-                }
-                b"CapEff" => {
-                    out.cap_effective = u64::from_str_radix(text_of(words.next()?)?, 16).ok()?;
-                }
-                _ => {}
-            }
-        }
-        seen_tgid.then_some(out)
     }
 }
 
@@ -139,19 +97,10 @@ mod tests {
         let stat = Stat::parse(text).unwrap();
         assert_eq!(stat.state, b'S');
         assert!(stat.kernel_thread);
-        assert_eq!((stat.own_ticks, stat.children_ticks, stat.start_time), (56, 78, 9999));
+        assert_eq!((stat.own_ticks, stat.children_ticks, stat.start_time), ((50, 6), 78, 9999));
         assert_eq!(stat.program_at, (64, 66));
         assert_eq!(Stat::parse(b"12 (a) S 1 2"), None);
         assert_eq!(Stat::parse(b""), None);
-    }
-
-    #[test]
-    fn status_gives_the_effective_ids_and_all_namespaces() {
-        let text = b"Name:\tx\nTgid:\t7\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nNSpid:\t7\t1\nCapEff:\t00000000000000ff\n";
-        let status = Status::parse(text).unwrap();
-        assert_eq!((status.tgid, status.uid, status.gid), (7, 2, 6));
-        assert_eq!(status.ns_pids, [7, 1]);
-        assert_eq!(status.cap_effective, 0xff);
     }
 
     #[test]

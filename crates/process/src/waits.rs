@@ -1,4 +1,4 @@
-//! What a thread waits in, as `/proc` tells.
+//! Reads what a thread is blocked in from `/proc`.
 
 use std::io;
 
@@ -26,27 +26,27 @@ pub struct BlockedCall {
 pub struct ThreadWait {
     /// The state letter of proc_pid_stat(5): R, S, D, T, t, Z, I.
     pub state: char,
-    /// What it is blocked in; `None` while it runs, or where we may not know.
+    /// The system call that it is blocked in; `None` while it runs, or where we lack the permission.
     pub call: Option<BlockedCall>,
-    /// The kernel function that it sleeps in, where the kernel tells.
+    /// The kernel function that it sleeps in, where the kernel shows it.
     pub kernel_function: Option<Box<str>>,
 }
 
-/// What the scheduler counts of a thread (Documentation/scheduler/sched-stats.rst).
+/// The scheduler's counters of a thread (Documentation/scheduler/sched-stats.rst).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Schedule {
-    /// Nanoseconds on a CPU. Of a thread that runs up to one scheduler tick old.
+    /// Nanoseconds on a CPU; up to one scheduler tick old for a running thread.
     pub cpu_ns: u64,
-    /// How often it was put on a CPU: equal at two times for a thread that slept at both means
-    /// that it slept all the time between.
+    /// How often it was put on a CPU. If this is the same at two times at which it slept, it slept
+    /// all the time between.
     pub timeslices: u64,
 }
 
 impl Process {
-    /// What the scheduler counts of a thread.
+    /// The scheduler's counters of a thread.
     ///
     /// # Errors
-    /// `ENOENT` or `ESRCH` once the thread is gone, or where the kernel does not count.
+    /// `ENOENT` or `ESRCH` once the thread is gone, or for a kernel without these counters.
     pub fn thread_schedule(&self, tid: i32) -> io::Result<Schedule> {
         let mut file = ThreadFile::default();
         let text = file.read(&self.dir, tid, "schedstat")?;
@@ -58,7 +58,7 @@ impl Process {
         }
     }
 
-    /// What a thread does. The three parts are read one after the other.
+    /// State, system call and kernel function of a thread, read one after the other.
     ///
     /// # Errors
     /// `ENOENT` or `ESRCH` once the thread is gone.

@@ -1,4 +1,4 @@
-//! The process that puts back what we changed, if we cannot do it ourselves.
+//! Forks the process that restores what we changed if we are killed.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
@@ -17,7 +17,7 @@ pub(crate) struct Change {
     pub new: u64,
 }
 
-/// The watchdog, as we see it.
+/// Our side of the watchdog.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     pid: Pid,
@@ -33,9 +33,9 @@ const LOCK: RawFd = 3;
 impl Watchdog {
     /// Forks it. `lock` is a descriptor that it holds open as long as it lives.
     ///
-    /// It is no copy of us that runs on: it has a session and a process group of its own, so that
-    /// neither Ctrl-C nor `kill -9` of our group reaches it, blocks all signals, closes every
-    /// descriptor but its own, and makes system calls only.
+    /// It has a session and process group of its own, so that neither Ctrl-C nor `kill -9` of our
+    /// group reaches it. It blocks all signals, closes all descriptors but its own, and makes system
+    /// calls only.
     pub(crate) fn start(
         memory: RawFd,
         pidfd: RawFd,
@@ -52,7 +52,7 @@ impl Watchdog {
         Ok(Self { pid: forked?, socket: ours })
     }
 
-    /// Tells it that there is nothing to do any more, and reaps it.
+    /// Tells it that nothing is left to do, and reaps it.
     pub(crate) fn dismiss(self) {
         // Fails where it has ended before us, with the target.
         let _ = send(self.socket.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL);

@@ -8,6 +8,8 @@ mod answer;
 mod args;
 mod budget;
 mod endpoints;
+mod error;
+mod notice;
 mod pages;
 mod privileges;
 mod profile;
@@ -20,26 +22,28 @@ mod targets;
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow};
 use console::http::guard::{Guard, Token};
 use console::http::listen::{Listen, Socket};
 use console::http::server;
 use console::stop::StopSignal;
-use console::terminal::say;
-use console::usage::{UsageError, Verbosity};
+use console::usage::UsageError;
 use host::Rights;
-use process::Process;
+use process::{OpenError, Process};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use allow::Allow;
 use args::PushArgs;
 pub use args::ServeArgs;
+pub use error::ServeError;
+pub use notice::{Notice, Notify};
+pub use privileges::PrivilegeError;
+pub use push::PushError;
 use state::{Server, Settings};
 use targets::Targets;
 
-/// Runs the command.
-pub fn run(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<()> {
+/// Serves until a signal comes. What happens meanwhile goes to `notify`.
+pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
     check_exposure(args)?;
     let processes = open_all(&args.pid)?;
     let group = args.socket_group.as_deref().map(privileges::find_group).transpose()?;
@@ -50,13 +54,13 @@ pub fn run(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         let token = args.token_file.as_deref().map(Token::read).transpose()?;
         doors.push((listen.bind(group)?, Guard::new(listen, token)));
     }
-    let push = prepare_push(args, verbosity)?;
+    let push = prepare_push(args, notify)?;
     let push = push.map(|p| push::Push::open(p, user.as_ref())).transpose()?;
-    let stop = StopSignal::install().context("cannot handle signals")?;
+    let stop = StopSignal::install().map_err(ServeError::Signals)?;
     // Each served process takes descriptors. A lower limit only means fewer at a time.
     let _ = host::raise_nofile();
     privileges::drop_unneeded(user.as_ref())?;
-    let rights = Rights::read().context("cannot read /proc/self/status")?;
+    let rights = Rights::read().map_err(ServeError::Rights)?;
     let targets = Targets::new(processes, Allow(args.allow.clone()), rights);
     let settings = Settings {
         frequency: args.freq,
@@ -68,14 +72,12 @@ pub fn run(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         no_stop: args.no_stop,
     };
     let server = Arc::new(Server::new(targets, &settings));
-    if verbosity > Verbosity::Quiet {
-        announce(&doors, &server);
-    }
+    announce(&doors, &server, notify);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("cannot start")?;
+        .map_err(ServeError::Start)?;
     let push = push.map(Arc::new);
     // Threads begin only now: before, each would have kept its rights.
     let senders = push.as_ref().map(|p| p.start_senders()).transpose()?;
@@ -86,12 +88,12 @@ pub fn run(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     outcome
 }
 
-fn prepare_push(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<Option<push::Settings>> {
+fn prepare_push(args: &ServeArgs, notify: &Notify) -> Result<Option<push::Settings>, ServeError> {
     let given = &args.push;
     if given.push.is_empty() {
         return Ok(None);
     }
-    let usage = |text: String| anyhow::Error::from(UsageError(text));
+    let usage = |text: String| ServeError::from(UsageError(text));
     if args.pid.is_empty() && args.allow.is_empty() {
         return Err(usage("--push needs processes: give -p PID or --allow RULE".into()));
     }
@@ -103,7 +105,9 @@ fn prepare_push(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<Option
     let headers = push_headers(given)?;
     check_secrets(given)?;
     let trust = match &given.push_ca {
-        Some(path) if given.push.iter().any(push::Destination::is_tls) => push::Trust::read(path)?,
+        Some(path) if given.push.iter().any(push::Destination::is_tls) => {
+            push::Trust::read(path).map_err(PushError::from)?
+        }
         Some(_) => {
             return Err(usage("--push-ca needs TLS: give --push https://… or grpcs://…".into()));
         }
@@ -120,19 +124,19 @@ fn prepare_push(args: &ServeArgs, verbosity: Verbosity) -> anyhow::Result<Option
         trust,
         spool: given.spool.clone().unwrap_or_else(push::default_spool),
         spool_limit: given.spool_limit << 20,
-        verbosity,
+        notify: notify.clone(),
     }))
 }
 
-fn push_headers(given: &PushArgs) -> anyhow::Result<Vec<(String, String)>> {
+fn push_headers(given: &PushArgs) -> Result<Vec<(String, String)>, ServeError> {
     let mut headers = given.push_header.clone();
     if let Some(path) = &given.push_header_file {
-        let shown = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+        let failed = |source| ServeError::Headers { path: path.clone(), source };
+        let text = std::fs::read_to_string(path).map_err(failed)?;
         for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             // Without the line: it may be a secret.
-            let header = args::header(line);
-            headers.push(header.map_err(|e| anyhow!("line {} of {shown}: {e}", i + 1))?);
+            let failed = |why| ServeError::Header { path: path.clone(), line: i + 1, why };
+            headers.push(args::header(line).map_err(failed)?);
         }
     }
     if let Some(path) = &given.push_token_file {
@@ -143,7 +147,7 @@ fn push_headers(given: &PushArgs) -> anyhow::Result<Vec<(String, String)>> {
 }
 
 /// Whoever is on the way to another machine sees what goes there without TLS.
-fn check_secrets(given: &PushArgs) -> anyhow::Result<()> {
+fn check_secrets(given: &PushArgs) -> Result<(), UsageError> {
     let authorization = |(name, _): &(String, String)| name.eq_ignore_ascii_case("authorization");
     let for_all = given.push_token_file.is_some()
         || given.push_header_file.is_some()
@@ -155,27 +159,25 @@ fn check_secrets(given: &PushArgs) -> anyhow::Result<()> {
             "a token or password would go to {} without TLS: \
              use https:// or grpcs://, or give --push-insecure",
             destination.url
-        ))
-        .into()),
+        ))),
         None => Ok(()),
     }
 }
 
 /// Whoever can reach the server sees into processes: beyond this machine only with a token.
-fn check_exposure(args: &ServeArgs) -> anyhow::Result<()> {
+fn check_exposure(args: &ServeArgs) -> Result<(), UsageError> {
     let exposed = args.listen.iter().find(|l| !l.is_local());
     match exposed {
         Some(Listen::Tcp { address, .. }) if args.token_file.is_none() && !args.insecure => {
             Err(UsageError(format!(
                 "{address} can be reached from other machines: give --token-file FILE, or --insecure"
-            ))
-            .into())
+            )))
         }
         _ => Ok(()),
     }
 }
 
-fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Process>> {
+fn open_all(pids: &[i32]) -> Result<Vec<Process>, OpenError> {
     let mut processes: Vec<Process> = Vec::new();
     for &pid in pids {
         if processes.iter().all(|p| p.pid() != pid) {
@@ -185,17 +187,18 @@ fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Process>> {
     Ok(processes)
 }
 
-fn announce(doors: &[(Socket, Guard)], server: &Server) {
+fn announce(doors: &[(Socket, Guard)], server: &Server, notify: &Notify) {
     let path = if server.targets.is_single() { "/debug/pprof/" } else { "/" };
     for (socket, _) in doors {
         let what = match server.targets.fixed() {
             [] => "all processes that may be profiled".to_string(),
             some => some.iter().map(|e| e.shown()).collect::<Vec<_>>().join(", "),
         };
-        match socket {
-            Socket::Tcp(_) => say!("listening on {}{path}: {what}", socket.shown()),
-            Socket::Unix(..) => say!("listening on {}: {what}", socket.shown()),
-        }
+        let address = match socket {
+            Socket::Tcp(_) => format!("{}{path}", socket.shown()),
+            Socket::Unix(..) => socket.shown(),
+        };
+        notify(Notice::Listening { address, what });
     }
 }
 
@@ -204,7 +207,7 @@ async fn serve(
     doors: Vec<(Socket, Guard)>,
     push: Option<Arc<push::Push>>,
     stop: StopSignal,
-) -> anyhow::Result<()> {
+) -> Result<(), ServeError> {
     let mut running = JoinSet::new();
     for (socket, guard) in doors {
         let app = router::new(server.clone(), guard);
@@ -214,19 +217,19 @@ async fn serve(
     let pushing = push.map(|push| tokio::spawn(push.run(server.clone())));
     let watching = tokio::spawn(server.clone().watch_memory());
     let stop = stop.into_stream().and_then(UnixStream::from_std);
-    let stop = stop.context("cannot wait for signals")?;
+    let stop = stop.map_err(ServeError::Wait)?;
     tokio::select! {
-        ready = stop.readable() => ready.context("cannot wait for signals")?,
+        ready = stop.readable() => ready.map_err(ServeError::Wait)?,
         // A server ends by itself only for a failure.
-        Some(ended) = running.join_next() => ended?.context("cannot serve")?,
+        Some(ended) = running.join_next() => ended?.map_err(ServeError::Serve)?,
     }
     watching.abort();
     server.stop();
     while let Some(ended) = running.join_next().await {
-        ended?.context("cannot serve")?;
+        ended?.map_err(ServeError::Serve)?;
     }
     if let Some(pushing) = pushing {
-        pushing.await.context("cannot push")?;
+        pushing.await.map_err(ServeError::PushTask)?;
     }
     Ok(())
 }

@@ -1,5 +1,8 @@
-//! Measures a batch: `cargo run --release -p exoprof-symbolize --example speed -- /usr/bin/node 2000`; with
-//! a third argument also the list of kernel symbols.
+//! Measure how long a batch takes, and with a third argument also the look-up of kernel symbols:
+//!
+//! ```text
+//! cargo run --release -p exoprof-symbolize --example speed -- /usr/bin/node 2000
+//! ```
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Everything that an image tells of an address, put together.
+//! Symbolize a batch of addresses of one image from all sources: DWARF, symbol tables, Go's line
+//! table.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -6,8 +7,10 @@ use std::sync::{Arc, OnceLock};
 use image::{ElfImage, Svma};
 use rustc_hash::FxHashMap;
 
-use crate::dwarf::{self, Call, Finder, Hit, Location, Package, Plain, SplitFiles};
-use crate::files::{Attempt, DebugFiles, DebugSearch, has_dwarf};
+use crate::dwarf::{
+    self, DecompressedFiles, DwarfFrame, DwoFinder, DwpFile, Hit, Location, SplitFiles,
+};
+use crate::files::{DebugFiles, DebugSearch, RejectedFile, has_dwarf};
 use crate::intern::Interner;
 use crate::minidebug::{self, MiniDebug};
 use crate::symtab::{self, SHT_DYNSYM, SHT_SYMTAB, SymbolHit};
@@ -16,23 +19,23 @@ use crate::{demangle, golang, plt};
 /// One function at an address: the physical one, or one that was inlined there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// The name to show: see [`demangle()`].
+    /// The name to display: see [`demangle()`].
     pub name: Arc<str>,
-    /// The name as it is in DWARF's linkage name or in the symbol table, with suffixes such as
-    /// `.cold`, `.part.0` or `.llvm.123`.
+    /// DWARF's linkage name or the name in the symbol table, with suffixes such as `.cold`,
+    /// `.part.0` or `.llvm.123`.
     pub system_name: Arc<str>,
-    /// Path of the source file as the compiler was given it; absolute where it recorded its
-    /// working folder. Not normalized.
+    /// The path of the source file as it was given to the compiler; absolute if the compiler
+    /// recorded its working directory. Not normalized.
     pub file: Option<Arc<str>>,
-    /// The line in `file`, from 1: that of the address, or of the call into the frame before.
+    /// The line in `file`, from 1, of the address or of the call to the frame before.
     pub line: Option<u32>,
     /// The column, from 1.
     pub column: Option<u32>,
-    /// Where the function is declared (`DW_AT_decl_line`).
+    /// The line where the function is declared (`DW_AT_decl_line`), from 1.
     pub start_line: Option<u32>,
 }
 
-/// Where the name of the physical function is from.
+/// The source of the physical function's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NameSource {
     /// Debug information; lines and inlined calls are known.
@@ -41,145 +44,154 @@ pub enum NameSource {
     Symtab,
     /// The symbol table in `.gnu_debugdata`.
     MiniDebugInfo,
-    /// `.dynsym`: only exported functions have a name there.
+    /// `.dynsym`, which only holds exported functions.
     Dynsym,
     /// Go's line table; lines and inlined calls are known.
     Pclntab,
-    /// A linker's stub, named by its relocation: `memcpy@plt`.
+    /// A PLT stub, named after its relocation: `memcpy@plt`.
     Plt,
 }
 
-/// What an address is.
+/// The function at an address, with the calls that were inlined into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Symbolized {
     /// Innermost inlined call first, the physical function last; never empty.
     pub frames: Vec<Frame>,
-    /// Where the code of the physical function begins: its symbol, or in DWARF the contiguous
-    /// range that holds the address (`.cold` parts have one of their own).
+    /// The start of the physical function in the image: the address of its symbol, or in DWARF the
+    /// start of the contiguous range that holds the address (`.cold` parts have their own).
     pub start: Svma,
-    /// Where the physical function's name is from.
+    /// The source of the physical function's name.
     pub source: NameSource,
-    /// The function was generated to call the one that was meant (Go's method wrappers): Go's own
-    /// profiles leave it out, unless what it called is a panic.
+    /// Whether the function is a wrapper that Go generated to call a method. Go's own profiles omit
+    /// it, unless it called a panic.
     pub wrapper: bool,
 }
 
-/// Why an address has no name: expected, and worth telling the user.
+/// Why an address has no name. These causes are expected, not failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum NoSymbol {
-    /// The image is stripped of both, and no debug file was found.
+    /// The image has neither debug information nor symbols, and no debug file was found.
     #[error("no debug information and no symbol table")]
     NoTables,
-    /// There are tables, but no function in them covers the address.
+    /// No function in the tables covers the address.
     #[error("no function covers the address")]
     NotCovered,
-    /// The line table knows the place, but nothing names a function there.
+    /// The line table covers the address, but no function does.
     #[error("a source line but no function")]
     LineOnly,
-    /// The tables are so large or so twisted that the look-up was given up before.
-    #[error("the look-up was given up: the debug information exceeds the limits")]
+    /// The look-up ended before, because the debug information exceeds a limit of work or memory.
+    #[error("the debug information exceeds the limits of work and memory")]
     Limit,
 }
 
-/// What could not be read of an image. All zero for a sound one.
+/// What could not be read of an image; all zero for an undamaged one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Units of debug information that are broken, at least in part.
+    /// Units of debug information that are damaged, at least in part.
     pub broken_units: u32,
-    /// Compressed sections that cannot be decompressed, or are larger than 2 GiB.
+    /// Sections that cannot be decompressed, or only to more than 2 GiB.
     pub unreadable_sections: u32,
-    /// Units whose functions are described in a file that was not found (split DWARF): inlined
-    /// calls in them are unknown.
+    /// Units of split DWARF whose `.dwo` or `.dwp` file was not found, so that inlined calls in
+    /// them are unknown.
     pub missing_split_units: u32,
-    /// Inlined calls without a name, which are left out.
+    /// Inlined calls without a name, which were left out.
     pub nameless_inlines: u32,
-    /// A limit on work or memory was reached.
+    /// Whether a limit of work or memory was reached.
     pub limit_reached: bool,
 }
 
-/// The outcome for a batch of addresses.
+/// The result for a batch of addresses.
 #[derive(Debug)]
 pub struct Batch {
-    /// One for each address, in the order in which they were given.
+    /// One result for each address, in the order of the addresses.
     pub symbols: Vec<Result<Symbolized, NoSymbol>>,
-    /// What could not be read on the way.
+    /// What could not be read.
     pub losses: Losses,
-    /// Files with split debug information that were looked for in vain, up to 16 of them.
-    pub attempts: Vec<Attempt>,
+    /// Files of split DWARF that were not found or not accepted, up to 16 of them.
+    pub rejected: Vec<RejectedFile>,
 }
 
-/// The symbols and the debug information of one image. Nothing is read before it is asked; what
-/// had to be decompressed for a batch stays for the next one.
+/// The symbols and the debug information of an image. They are read on demand; decompressed
+/// sections are kept for the next batch.
 #[derive(Debug, Clone)]
 pub struct ImageSymbols {
     image: Arc<ElfImage>,
     debug: Option<Arc<ElfImage>>,
     debug_path: Option<PathBuf>,
     supplementary: Option<Arc<ElfImage>>,
-    plain: Arc<Plain>,
+    decompressed: Arc<DecompressedFiles>,
     mini: Arc<OnceLock<MiniDebug>>,
 }
 
 impl ImageSymbols {
-    /// What an image holds together with what [`crate::find_debug_file`] found for it;
-    /// `&DebugSearch::default()` for the image alone.
+    /// The symbols of an image and of the debug file that [`crate::find_debug_file`] found for it.
+    /// For those of the image alone pass `&DebugSearch::default()`.
     #[must_use]
     pub fn new(image: Arc<ElfImage>, found: &DebugSearch) -> Self {
         let debug = found.file.as_ref().map(|f| Arc::clone(&f.image));
         let of_debug = found.file.as_ref().and_then(|f| f.supplementary.clone());
         let supplementary = of_debug.or_else(|| found.supplementary.clone());
         let debug_path = found.file.as_ref().map(|f| f.path.clone());
-        let (plain, mini) = Default::default();
-        Self { image, debug, debug_path, supplementary, plain, mini }
+        let (decompressed, mini) = Default::default();
+        Self { image, debug, debug_path, supplementary, decompressed, mini }
     }
 
-    /// Names a batch of addresses, in any order. Ask for all addresses of a session at once: the
-    /// tables are searched anew for each batch.
+    /// Symbolizes addresses, in any order. Pass all addresses at once if possible: the tables are
+    /// searched for each batch.
     #[must_use]
     pub fn resolve(&self, addresses: &[Svma]) -> Batch {
         self.look_up(addresses, None)
     }
 
-    /// As [`Self::resolve`], for an image at `path` as the target sees it: debug information that
-    /// the compiler left beside the object files (split DWARF) is read as well, for the units
-    /// that hold the addresses.
+    /// As [`Self::resolve`], and also reads split DWARF, which the compiler left beside the object
+    /// files, for the units that hold the addresses. `path` is that of the image as the target sees
+    /// it.
     #[must_use]
     pub fn resolve_with(&self, addresses: &[Svma], path: &Path, files: &dyn DebugFiles) -> Batch {
-        self.look_up(addresses, Some(Place { path, files }))
+        self.look_up(addresses, Some(FileAccess { path, files }))
     }
 
-    fn look_up(&self, addresses: &[Svma], place: Option<Place<'_>>) -> Batch {
+    fn look_up(&self, addresses: &[Svma], access: Option<FileAccess<'_>>) -> Batch {
         let mut sorted: Vec<u64> = addresses.iter().map(|a| a.0).collect();
         sorted.sort_unstable();
         sorted.dedup();
-        let mut work = Work {
+        let mut resolver = Resolver {
             symbols: self,
-            place,
-            attempts: Vec::new(),
+            access,
+            rejected: Vec::new(),
             strings: Interner::default(),
             shown: FxHashMap::default(),
             demangling: MAX_DEMANGLED,
             losses: Losses::default(),
             has_tables: false,
         };
-        let resolved = work.resolve(&sorted);
-        work.losses.limit_reached |= work.strings.is_full();
+        let resolved = resolver.resolve(&sorted);
+        resolver.losses.limit_reached |= resolver.strings.is_full();
         let of = |a: &Svma| match sorted.binary_search(&a.0) {
             Ok(i) => resolved[i].clone(),
             Err(_) => Err(NoSymbol::NotCovered),
         };
         let symbols = addresses.iter().map(of).collect();
-        Batch { symbols, losses: work.losses, attempts: work.attempts }
+        let Resolver { losses, rejected, .. } = resolver;
+        tracing::debug!(
+            build_id = self.image.build_id_hex(),
+            path = ?access.map(|access| access.path),
+            addresses = sorted.len(),
+            unnamed = resolved.iter().filter(|r| r.is_err()).count(),
+            ?losses,
+            "symbolized an image"
+        );
+        Batch { symbols, losses, rejected }
     }
 
-    /// What was decompressed and is held in memory, in bytes.
+    /// Size of the decompressed sections that are kept in memory, in bytes.
     #[must_use]
     pub fn decompressed_bytes(&self) -> u64 {
         let mini = match self.mini.get() {
             Some(MiniDebug::Found(image)) => image.bytes().len() as u64,
             _ => 0,
         };
-        self.plain.bytes() + mini
+        self.decompressed.bytes() + mini
     }
 
     fn dwarf_image(&self) -> Option<&ElfImage> {
@@ -188,23 +200,23 @@ impl ImageSymbols {
     }
 }
 
-/// Mangled names of one batch, in bytes; some hundred times what a session asks for. The worst
-/// of them take microseconds a byte.
+/// Limit of mangled names of one batch, in bytes: some hundred times what a profile needs. The
+/// worst names take microseconds per byte to demangle.
 const MAX_DEMANGLED: usize = 16 << 20;
 
-/// Where an image is, and how to open files there.
+/// The path of an image, and how to open files near it.
 #[derive(Clone, Copy)]
-struct Place<'s> {
+struct FileAccess<'s> {
     path: &'s Path,
     files: &'s dyn DebugFiles,
 }
 
-struct Work<'s> {
+struct Resolver<'s> {
     symbols: &'s ImageSymbols,
-    place: Option<Place<'s>>,
-    attempts: Vec<Attempt>,
+    access: Option<FileAccess<'s>>,
+    rejected: Vec<RejectedFile>,
     strings: Interner,
-    /// By the mangled name.
+    /// Demangled names by mangled name.
     shown: FxHashMap<Arc<str>, Arc<str>>,
     /// Bytes that may still be demangled.
     demangling: usize,
@@ -219,7 +231,7 @@ struct ElfName {
     source: NameSource,
 }
 
-impl<'s> Work<'s> {
+impl<'s> Resolver<'s> {
     fn resolve(&mut self, sorted: &[u64]) -> Vec<Result<Symbolized, NoSymbol>> {
         let go = golang::resolve(&self.symbols.image, sorted);
         let others = sorted.iter().zip(&go).filter(|(_, found)| found.is_none());
@@ -246,38 +258,40 @@ impl<'s> Work<'s> {
         let sections = dwarf::Sections::read(
             image,
             self.symbols.supplementary.as_deref(),
-            &self.symbols.plain,
+            &self.symbols.decompressed,
         );
         let package = self.package(image);
         let split = SplitFiles {
-            package: package.as_deref().and_then(Package::read),
-            finder: self.place.map(|p| Finder::new(p.files, p.path)),
+            package: package.as_deref().and_then(DwpFile::read),
+            finder: self.access.map(|p| DwoFinder::new(p.files, p.path)),
         };
         let found = dwarf::resolve(&sections, split, sorted, &mut self.strings);
         self.losses.missing_split_units = found.missing_split;
-        self.attempts.extend(found.attempts);
+        self.rejected.extend(found.rejected);
         self.losses.unreadable_sections = sections.unreadable;
         self.losses.broken_units = found.broken_units;
         self.losses.limit_reached |= found.exhausted;
         found.hits
     }
 
-    /// The package with the split debug information of a program: beside it, or beside its debug
-    /// file. It needs no proof of its own, since each unit is looked up by its id.
+    /// Opens the `.dwp` file of a program, beside it or beside its debug file. It is not checked to
+    /// belong to the program, since each unit is looked up by its id.
     fn package(&self, dwarf: &ElfImage) -> Option<Arc<ElfImage>> {
-        let place = self.place?;
-        // Split units keep their addresses there. So do clang's others: then this is in vain.
+        let access = self.access?;
+        // Split units need this section. (clang also writes it for others.)
         dwarf.section(".debug_addr")?;
         let debug = self.symbols.debug_path.as_deref();
-        [Some(place.path), debug].into_iter().flatten().find_map(|path| {
+        [Some(access.path), debug].into_iter().flatten().find_map(|path| {
             let mut name = path.as_os_str().to_owned();
             name.push(".dwp");
-            let file = place.files.open(Path::new(&name)).ok()?;
-            place.files.map(&file).ok()
+            let file = access.files.open(Path::new(&name)).ok()?;
+            let package = access.files.map(&file);
+            tracing::debug!(path = ?name, usable = package.is_ok(), "opened a .dwp file");
+            package.ok()
         })
     }
 
-    /// Names from the tables, best first: `.symtab` of both files, `.dynsym`, PLT stubs.
+    /// Looks up names in all symbol tables, best first, and of PLT stubs.
     fn elf_names(&mut self, sorted: &[u64], hits: &[Hit]) -> Vec<Option<ElfName>> {
         let mut names: Vec<Option<ElfName>> = sorted.iter().map(|_| None).collect();
         let image = &*self.symbols.image;
@@ -292,14 +306,14 @@ impl<'s> Work<'s> {
         ];
         for (file, kind, source) in tables {
             let Some(file) = file else { continue };
-            // Where DWARF has the linkage name there is nothing to add.
+            // Where DWARF has the linkage name, none is needed.
             let open: Vec<usize> = (0..sorted.len())
                 .filter(|&i| names[i].is_none() && needs_elf_name(&hits[i]))
                 .collect();
             let wanted: Vec<u64> = open.iter().map(|&i| sorted[i]).collect();
             let preferred: Vec<Option<&str>> = open
                 .iter()
-                .map(|&i| hits[i].calls.last().and_then(|c| c.function.name.as_deref()))
+                .map(|&i| hits[i].frames.last().and_then(|c| c.function.name.as_deref()))
                 .collect();
             let found = symtab::resolve((image, file.bytes()), kind, &wanted, &preferred);
             self.has_tables |= found.has_functions;
@@ -311,8 +325,9 @@ impl<'s> Work<'s> {
                 });
             }
         }
-        let open: Vec<usize> =
-            (0..sorted.len()).filter(|&i| names[i].is_none() && hits[i].calls.is_empty()).collect();
+        let open: Vec<usize> = (0..sorted.len())
+            .filter(|&i| names[i].is_none() && hits[i].frames.is_empty())
+            .collect();
         let wanted: Vec<u64> = open.iter().map(|&i| sorted[i]).collect();
         for (&i, stub) in open.iter().zip(plt::resolve(image, &wanted)) {
             names[i] = stub.and_then(|s| {
@@ -323,7 +338,7 @@ impl<'s> Work<'s> {
         names
     }
 
-    /// Only where there is no full symbol table: it costs some milliseconds to decompress.
+    /// MiniDebugInfo, if there is no full symbol table: decompressing it takes milliseconds.
     fn mini_debug_info(&mut self) -> Option<&'s ElfImage> {
         let symbols = self.symbols;
         let full = |i: &ElfImage| i.section(".symtab").is_some_and(|s| !s.data.is_empty());
@@ -341,7 +356,7 @@ impl<'s> Work<'s> {
     }
 
     fn compose(&mut self, mut hit: Hit, elf: Option<ElfName>) -> Result<Symbolized, NoSymbol> {
-        let Some(physical) = hit.calls.pop() else {
+        let Some(physical) = hit.frames.pop() else {
             let Some(elf) = elf else { return Err(self.absence(&hit)) };
             let location = hit.line_only.unwrap_or_default();
             let name = self.shown(&elf.name, elf.source);
@@ -354,14 +369,14 @@ impl<'s> Work<'s> {
                 wrapper: false,
             });
         };
-        let mut frames = Vec::with_capacity(hit.calls.len() + 1);
-        for call in hit.calls {
+        let mut frames = Vec::with_capacity(hit.frames.len() + 1);
+        for call in hit.frames {
             match self.inlined(call) {
                 Some(frame) => frames.push(frame),
                 None => self.losses.nameless_inlines += 1,
             }
         }
-        let Call { function, location } = physical;
+        let DwarfFrame { function, location } = physical;
         let (name, system_name, source) = match (function.linkage_name, function.name, elf) {
             (Some(linkage), name, _) => (self.linked(&linkage, name), linkage, NameSource::Dwarf),
             (None, Some(name), elf) => self.without_linkage_name(name, elf),
@@ -372,9 +387,9 @@ impl<'s> Work<'s> {
         Ok(Symbolized { frames, start: Svma(hit.begin), source, wrapper: false })
     }
 
-    /// C and assembler: the name in DWARF is the symbol, unless the compiler made a variant of
-    /// it. C++ without a linkage name (a lambda, an anonymous namespace): only the symbol says
-    /// what the function belongs to.
+    /// The names (to display, of the system) of a function without a linkage name. In C and
+    /// assembly the name in DWARF is the symbol, apart from suffixes of variants. In C++ (lambdas,
+    /// anonymous namespaces) only the symbol has the enclosing scope.
     fn without_linkage_name(
         &mut self,
         name: Arc<str>,
@@ -389,8 +404,8 @@ impl<'s> Work<'s> {
         }
     }
 
-    fn inlined(&mut self, call: Call) -> Option<Frame> {
-        let Call { function, location } = call;
+    fn inlined(&mut self, call: DwarfFrame) -> Option<Frame> {
+        let DwarfFrame { function, location } = call;
         let (name, system_name) = match (function.linkage_name, function.name) {
             (Some(linkage), name) => (self.linked(&linkage, name), linkage),
             (None, Some(name)) => (Arc::clone(&name), name),
@@ -399,8 +414,8 @@ impl<'s> Work<'s> {
         Some(frame(name, system_name, location, function.decl_line))
     }
 
-    /// A function with a linkage name. Where that is no mangling, as by an asm label in C
-    /// (`__GI___read` for `__read`), its author's name for it is the other one.
+    /// The displayed name of a function with a linkage name. If that is not mangled, as with an asm
+    /// label in C (`__GI___read` for `__read`), the other name is the one in the source.
     fn linked(&mut self, linkage: &Arc<str>, name: Option<Arc<str>>) -> Arc<str> {
         match name {
             Some(name) if !is_mangled(linkage) => name,
@@ -418,7 +433,7 @@ impl<'s> Work<'s> {
         };
         self.demangling = left;
         let name = match source {
-            // The suffix is part of what it is.
+            // `@plt` is not a symbol version.
             NameSource::Plt => {
                 let (symbol, suffix) = mangled.split_at(mangled.len() - "@plt".len());
                 format!("{}{suffix}", demangle(symbol)).into()
@@ -448,7 +463,7 @@ fn is_mangled(name: &str) -> bool {
 }
 
 fn needs_elf_name(hit: &Hit) -> bool {
-    hit.calls.last().is_none_or(|physical| physical.function.linkage_name.is_none())
+    hit.frames.last().is_none_or(|physical| physical.function.linkage_name.is_none())
 }
 
 fn frame(

@@ -1,21 +1,21 @@
-//! Names as their authors wrote them.
+//! Demangle symbol names of C++ and Rust.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
-/// Longer names are shown as they are: demangling is superlinear in the worst case.
+/// Limit of the length of a mangled name: demangling is superlinear in the worst case.
 const MAX_MANGLED: usize = 4096;
-/// Substitutions let a short name expand without end.
+/// Limit of the length of a demangled name: substitutions let a short one grow without bound.
 const MAX_DEMANGLED: usize = 16 << 10;
-/// What the parser of C++ names recurses at most; each level costs up to a few kilobytes of stack.
+/// Limit of recursion in the demangler of C++; a level takes up to some kilobytes of stack.
 const MAX_CPP_DEPTH: u32 = 96;
 
 /// The readable form of a symbol's name: Rust without the hash, C++ with template arguments but
-/// without parameters and return type (as `go tool pprof` prints it), anything else unchanged but
-/// for a symbol version (`memcpy@@GLIBC_2.14`).
+/// without parameters and return type (as `go tool pprof` prints it). Other names only lose their
+/// symbol version (`memcpy@@GLIBC_2.14`).
 ///
-/// A name that is no valid mangling, is longer than 4 KiB or would expand to more than 16 KiB is
-/// returned as it is.
+/// Returns the name unchanged if it is not a valid mangling, is longer than 4 KiB, or would expand to
+/// more than 16 KiB.
 #[must_use]
 pub fn demangle(mangled: &str) -> Cow<'_, str> {
     if mangled.len() > MAX_MANGLED {
@@ -47,8 +47,8 @@ fn cpp(mangled: &str) -> Option<String> {
     let symbol = cpp_demangle::BorrowedSymbol::new_with_options(plain.as_bytes(), &parse).ok()?;
     let mut out = Bounded::default();
     symbol.structured_demangle(&mut out, &show).ok()?;
-    // Of what is local to a function (lambdas), the qualifiers are shown without the parameters
-    // that they would follow.
+    // For local entities (lambdas) cpp_demangle prints the qualifiers of the enclosing function,
+    // although it omits the parameters before them.
     if plain.starts_with("_ZZ") {
         while let Some(shorter) =
             [" const", " volatile"].iter().find_map(|q| out.text.strip_suffix(q))
@@ -59,7 +59,7 @@ fn cpp(mangled: &str) -> Option<String> {
     (!out.text.is_empty()).then_some(out.text)
 }
 
-/// Text that refuses to grow past [`MAX_DEMANGLED`].
+/// Text of at most [`MAX_DEMANGLED`] bytes.
 #[derive(Default)]
 struct Bounded {
     text: String,
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_language_reads_as_its_author_wrote_it() {
+    fn demangles_names_of_each_language() {
         let cases = [
             ("memcpy", "memcpy"),
             ("memcpy@@GLIBC_2.14", "memcpy"),
@@ -106,8 +106,8 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_expands_without_end_or_is_too_long_stays_as_it_is() {
-        // Each level doubles the text of the one before.
+    fn names_beyond_the_limits_stay_mangled() {
+        // Each level doubles the text.
         let mut bomb = String::from("_Z1fI1aE");
         for i in 0..40 {
             let _ =

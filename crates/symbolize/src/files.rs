@@ -1,7 +1,7 @@
-//! Finding the file that holds an image's debug information.
+//! Find the separate debug file of an image.
 //!
-//! The rules are gdb's: the build id first, since it cannot be wrong, then `.gnu_debuglink`
-//! beside the image, in `.debug/`, and under `/usr/lib/debug`.
+//! The rules are those of gdb: first by build id, which cannot be wrong, then by the name in
+//! `.gnu_debuglink`: beside the image, in `.debug/`, and under `/usr/lib/debug`.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,35 +11,36 @@ use std::sync::Arc;
 
 use image::{ElfError, ElfImage};
 
-/// A larger debug file is not read to the end for its checksum.
+/// Limit of a debug file whose checksum is computed, in bytes.
 const MAX_CRC_BYTES: u64 = 8 << 30;
 const DEBUG_ROOT: &str = "/usr/lib/debug";
 
-/// Opens files by the path that the target gives them. The caller decides what the root is and
-/// how symbolic links in it are followed.
+/// Opens files by their paths as the target sees them. The implementation decides what the root
+/// directory is and how symbolic links are followed.
 pub trait DebugFiles: Sync {
     /// Opens a regular file for reading.
     ///
     /// # Errors
-    /// Whatever keeps it from being opened; `NotFound` is the usual case.
+    /// The file cannot be opened; usually it does not exist (`NotFound`).
     fn open(&self, path: &Path) -> io::Result<File>;
 
-    /// Maps a file that was opened. The owner of the file may shorten it while it is mapped: who
-    /// opens files of a target guards against that here.
+    /// Maps a file that was opened. Its owner may truncate it while it is mapped: implementations
+    /// that open files of a target must guard against that.
     ///
     /// # Errors
-    /// The file cannot be mapped, or is no ELF image.
+    /// The file cannot be mapped, or is not an ELF image.
     fn map(&self, file: &File) -> Result<Arc<ElfImage>, ElfError> {
         Ok(Arc::new(ElfImage::open(file)?))
     }
 
-    /// Looks for a build's debug information outside of the target's root: in our own caches, or
-    /// on a server. Offers what it finds until `accept` takes it; the path is only for display.
+    /// Searches for a debug file by build id outside of the target's root: in the profiler's caches
+    /// or on a server. Calls `accept` with each candidate until it returns true. The path is only
+    /// for display.
     fn by_build_id(&self, _id: &[u8], _accept: &mut dyn FnMut(PathBuf, io::Result<File>) -> bool) {}
 }
 
-/// The files below one folder, `/` for our own. Links are followed as the kernel does from our
-/// own root: where the target chooses them, use the target's own opener.
+/// Opens files below a root directory. Symbolic links are followed by the kernel from the
+/// profiler's own root: for files that an untrusted target controls, use another implementation.
 #[derive(Debug, Clone)]
 pub struct RootedFiles {
     root: PathBuf,
@@ -63,7 +64,7 @@ impl DebugFiles for RootedFiles {
                 Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
             }
         }
-        // Without O_NONBLOCK a named pipe in the way would hold us up for ever.
+        // Without O_NONBLOCK, opening a named pipe could block forever.
         let file = File::options()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
@@ -82,26 +83,26 @@ pub enum DebugSource {
     BuildId,
     /// The name and checksum in `.gnu_debuglink`.
     DebugLink,
-    /// A cache or a server, by the build id: [`DebugFiles::by_build_id`].
+    /// By build id in a cache or on a server: [`DebugFiles::by_build_id`].
     Cache,
 }
 
-/// Why a candidate was not taken.
+/// Why a candidate was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
-    /// It cannot be opened or read; mostly, it is not there.
+    /// It cannot be opened or read; usually it does not exist.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It is no ELF file of ours.
+    /// It is not a usable ELF file.
     #[error("{0}")]
     Elf(#[from] ElfError),
-    /// It was made from another build.
-    #[error("its build id is another one")]
+    /// It belongs to another build.
+    #[error("its build id differs")]
     BuildId,
     /// The checksum in `.gnu_debuglink` is not that of the file.
-    #[error("its checksum is not the one in .gnu_debuglink")]
+    #[error("its checksum differs from the one in .gnu_debuglink")]
     Checksum,
-    /// It is not the split part of that unit: its `DW_AT_dwo_id` is another one.
+    /// It does not hold the split unit: the `DW_AT_dwo_id` differs.
     #[error("it is not the split debug information of this build")]
     SplitUnit,
     /// It holds neither debug information nor a symbol table.
@@ -109,16 +110,23 @@ pub enum Rejection {
     Empty,
 }
 
-/// A candidate that was tried in vain.
+/// A candidate that was rejected.
 #[derive(Debug)]
-pub struct Attempt {
+pub struct RejectedFile {
     /// The path as the target sees it.
     pub path: PathBuf,
-    /// Why it was not taken.
+    /// Why it was rejected.
     pub rejection: Rejection,
 }
 
-/// A separate debug file that belongs to an image.
+impl RejectedFile {
+    pub(crate) fn new(path: PathBuf, rejection: Rejection) -> Self {
+        tracing::debug!(path = %path.display(), %rejection, "rejected a debug file");
+        Self { path, rejection }
+    }
+}
+
+/// The separate debug file of an image.
 #[derive(Debug, Clone)]
 pub struct DebugFile {
     /// Its path as the target sees it.
@@ -127,43 +135,43 @@ pub struct DebugFile {
     pub image: Arc<ElfImage>,
     /// How it was found.
     pub source: DebugSource,
-    /// The file that `dwz` has moved common parts to (`.gnu_debugaltlink`).
+    /// The file to which `dwz` moved parts that several files share (`.gnu_debugaltlink`).
     pub supplementary: Option<Arc<ElfImage>>,
 }
 
-/// The outcome of a search: what was found, and what was tried in vain before.
+/// The result of a search: what was found, and which candidates were rejected before.
 #[derive(Debug, Default)]
 pub struct DebugSearch {
     /// The separate debug file.
     pub file: Option<DebugFile>,
-    /// The `dwz` file of the image itself, where it holds its own debug information.
+    /// The `dwz` file of the image, if the image itself holds debug information.
     pub supplementary: Option<Arc<ElfImage>>,
-    /// In the order of the attempts; tells a user where to put a file.
-    pub attempts: Vec<Attempt>,
+    /// The rejected candidates, in order: they tell where a debug file can be put.
+    pub rejected: Vec<RejectedFile>,
 }
 
-/// Looks for the debug file of an image, whose path is given as the target sees it.
+/// Searches for the debug file of an image. `path` is that of the image as the target sees it.
 ///
-/// An image that holds `.debug_info` itself needs none: then only its `dwz` file is looked for.
+/// An image that holds `.debug_info` itself needs none: only its `dwz` file is searched for.
 pub fn find_debug_file(image: &ElfImage, path: &Path, files: &dyn DebugFiles) -> DebugSearch {
     let mut search = DebugSearch::default();
     if has_dwarf(image) {
-        search.supplementary = supplementary(image, path, files, &mut search.attempts);
+        search.supplementary = supplementary(image, path, files, &mut search.rejected);
         return search;
     }
-    for (candidate, want) in candidates(image, path) {
-        let source = match want {
-            Want::BuildId => DebugSource::BuildId,
-            Want::Checksum(_) => DebugSource::DebugLink,
+    for (candidate, proof) in candidates(image, path) {
+        let source = match proof {
+            Proof::BuildId => DebugSource::BuildId,
+            Proof::Checksum(_) => DebugSource::DebugLink,
         };
         let file = files.open(&candidate);
-        if search.take(candidate, source, accept(image, file, &want, files), files) {
+        if search.take(candidate, source, accept(image, file, &proof, files), files) {
             return search;
         }
     }
     if let Some(id) = image.build_id() {
         files.by_build_id(id, &mut |path, file| {
-            let accepted = accept(image, file, &Want::BuildId, files);
+            let accepted = accept(image, file, &Proof::BuildId, files);
             search.take(path, DebugSource::Cache, accepted, files)
         });
     }
@@ -171,7 +179,7 @@ pub fn find_debug_file(image: &ElfImage, path: &Path, files: &dyn DebugFiles) ->
 }
 
 impl DebugSearch {
-    /// Takes a candidate, or notes why not.
+    /// Takes a candidate and returns true, or records why it was rejected.
     fn take(
         &mut self,
         path: PathBuf,
@@ -181,19 +189,20 @@ impl DebugSearch {
     ) -> bool {
         match accepted {
             Ok(debug) => {
-                let supplementary = supplementary(&debug, &path, files, &mut self.attempts);
+                tracing::debug!(path = %path.display(), ?source, "using a debug file");
+                let supplementary = supplementary(&debug, &path, files, &mut self.rejected);
                 self.file = Some(DebugFile { path, image: debug, source, supplementary });
                 true
             }
             Err(rejection) => {
-                self.attempts.push(Attempt { path, rejection });
+                self.rejected.push(RejectedFile::new(path, rejection));
                 false
             }
         }
     }
 }
 
-/// Whether the image holds DWARF itself.
+/// Whether the image holds DWARF.
 pub(crate) fn has_dwarf(image: &ElfImage) -> bool {
     [".debug_info", ".zdebug_info"]
         .iter()
@@ -201,23 +210,23 @@ pub(crate) fn has_dwarf(image: &ElfImage) -> bool {
 }
 
 /// What proves that a candidate belongs to the image.
-enum Want {
+enum Proof {
     BuildId,
     Checksum(u32),
 }
 
-fn candidates(image: &ElfImage, path: &Path) -> Vec<(PathBuf, Want)> {
+fn candidates(image: &ElfImage, path: &Path) -> Vec<(PathBuf, Proof)> {
     let mut all = Vec::new();
     if let Some(p) = image.build_id().and_then(build_id_path) {
-        all.push((p, Want::BuildId));
+        all.push((p, Proof::BuildId));
     }
     if let (Some((name, crc)), Some(dir)) = (debug_link(image), path.parent()) {
         let below = dir.strip_prefix("/").unwrap_or(dir);
         for folder in [dir.to_owned(), dir.join(".debug"), Path::new(DEBUG_ROOT).join(below)] {
             let candidate = folder.join(&name);
-            // A stripped file may name itself.
+            // The link of a stripped file may name the file itself.
             if candidate != path {
-                all.push((candidate, Want::Checksum(crc)));
+                all.push((candidate, Proof::Checksum(crc)));
             }
         }
     }
@@ -252,15 +261,15 @@ fn debug_link(image: &ElfImage) -> Option<(String, u32)> {
 fn accept(
     image: &ElfImage,
     file: io::Result<File>,
-    want: &Want,
+    proof: &Proof,
     files: &dyn DebugFiles,
 ) -> Result<Arc<ElfImage>, Rejection> {
     let file = file?;
     let debug = files.map(&file)?;
-    match (want, image.build_id(), debug.build_id()) {
+    match (proof, image.build_id(), debug.build_id()) {
         (_, Some(ours), Some(theirs)) if ours == theirs => {}
-        (_, Some(_), Some(_)) | (Want::BuildId, _, _) => return Err(Rejection::BuildId),
-        (Want::Checksum(crc), _, _) if crc32(file)? != *crc => return Err(Rejection::Checksum),
+        (_, Some(_), Some(_)) | (Proof::BuildId, _, _) => return Err(Rejection::BuildId),
+        (Proof::Checksum(crc), _, _) if crc32(file)? != *crc => return Err(Rejection::Checksum),
         _ => {}
     }
     let useful = has_dwarf(&debug) || debug.section(".symtab").is_some_and(|s| !s.data.is_empty());
@@ -284,7 +293,7 @@ fn supplementary(
     image: &ElfImage,
     path: &Path,
     files: &dyn DebugFiles,
-    attempts: &mut Vec<Attempt>,
+    rejected: &mut Vec<RejectedFile>,
 ) -> Option<Arc<ElfImage>> {
     let data = image.section(".gnu_debugaltlink")?.data;
     let end = data.iter().take(4096).position(|&b| b == 0)?;
@@ -297,7 +306,7 @@ fn supplementary(
         });
         match opened {
             Ok(image) => return Some(image),
-            Err(rejection) => attempts.push(Attempt { path: candidate, rejection }),
+            Err(rejection) => rejected.push(RejectedFile::new(candidate, rejection)),
         }
     }
     let mut found = None;
@@ -309,7 +318,8 @@ fn supplementary(
     found
 }
 
-/// Resolves `..` by the text alone: `dwz -m` writes relative paths such as `../../.dwz/name`.
+/// Resolves `..` without looking at the file system: `dwz -m` writes relative paths such as
+/// `../../.dwz/name`.
 pub(crate) fn normal(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {

@@ -1,5 +1,5 @@
-//! Go's own line table as a symbol source: it is in every Go program, stripped or not, and what it
-//! says is what Go's own profiles say. DWARF differs in small things (type arguments, wrappers).
+//! Symbolize Go code by Go's line table, which is in every Go program, stripped or not. It gives
+//! the names that Go's own profiles have; DWARF differs in details (type arguments, wrappers).
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use image::{ElfImage, Svma};
 
 use crate::compose::{Frame, NameSource, Symbolized};
 
-/// Names the Go code among the addresses; `None` for the rest, such as C code beside it.
+/// Symbolizes the addresses that are Go code; `None` for others, such as C code in the program.
 pub(crate) fn resolve(image: &Arc<ElfImage>, addresses: &[u64]) -> Vec<Option<Symbolized>> {
     let table = gopclntab::is_go(image).then(|| LineTable::from_image(image).ok()).flatten();
     let look = |a: &u64| look_up(table.as_ref()?, Svma(*a));
@@ -35,9 +35,9 @@ fn look_up(table: &LineTable, pc: Svma) -> Option<Symbolized> {
     (!frames.is_empty()).then_some(Symbolized { frames, start, source, wrapper })
 }
 
-/// Since Go 1.20 profiles hold the symbol's name, `main.F[go.shape.int]`, by which a profile
-/// guided build finds the function again (`runtime_FrameSymbolName` in runtime/pprof/proto.go);
-/// before, the name as it is printed.
+/// Since Go 1.20 profiles hold the symbol's name, `main.F[go.shape.int]`, by which profile-guided
+/// optimization finds the function (`runtime_FrameSymbolName` in runtime/pprof/proto.go); before
+/// that, the printed name.
 fn frame(table: &LineTable, f: &gopclntab::Frame<'_>) -> Frame {
     let (file, line) = match &f.position {
         Some((file, line)) => (Some(Arc::from(&**file)), Some(*line)),

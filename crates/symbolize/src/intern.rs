@@ -1,11 +1,11 @@
-//! Strings that are shared between frames, within a bound.
+//! Share equal strings between frames, up to a limit of memory.
 
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
-/// All names and paths of one batch. Real binaries with 100,000 functions stay below 20 MiB; a
-/// crafted file can make every DIE name a different part of one huge string.
+/// Limit of all names and paths of one batch, in bytes. Real binaries with 100,000 functions need
+/// less than 20 MiB; in a crafted file every DIE can name another part of one huge string.
 const MAX_TOTAL_BYTES: usize = 128 << 20;
 
 /// Gives equal strings the same allocation.
@@ -17,7 +17,7 @@ pub(crate) struct Interner {
 }
 
 impl Interner {
-    /// `None` where the batch already holds as much text as it may.
+    /// The shared copy of a string; `None` if it would exceed the limit.
     pub(crate) fn intern(&mut self, s: &str) -> Option<Arc<str>> {
         if let Some(known) = self.strings.get(s) {
             return Some(Arc::clone(known));
@@ -32,7 +32,7 @@ impl Interner {
         Some(new)
     }
 
-    /// Whether anything was refused.
+    /// Whether a string was refused.
     pub(crate) fn is_full(&self) -> bool {
         self.full
     }

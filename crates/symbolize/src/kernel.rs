@@ -1,19 +1,19 @@
-//! Kernel addresses, by `/proc/kallsyms`.
+//! Symbolize kernel addresses by `/proc/kallsyms`.
 //!
-//! The list is streamed past the addresses that are asked for: it is sorted within the kernel
-//! and within each module only, and its 120,000 lines are needed once. The kernel prints each line
-//! anew for every reader, which takes longer than reading it: where all addresses lie in the
-//! kernel's own text, reading ends behind the last of them.
+//! The list is read once, line by line, and not kept: it is only sorted within the kernel and
+//! within each module, and has 120,000 lines. The kernel formats each line for every reader, which
+//! takes longer than parsing it. So if all addresses are in the kernel's own text, reading ends
+//! after the last of them.
 
 use std::io::{self, BufRead};
 use std::sync::Arc;
 
-/// Longer than a line with any symbol of the kernel (`KSYM_NAME_LEN` is 512): it is none.
+/// Limit of the length of a line, in bytes; `KSYM_NAME_LEN` is 512.
 const MAX_LINE: usize = 2048;
-/// kallsyms has no sizes. Behind the last symbol of a module or of the kernel's text lies
-/// something else; no function of the kernel is this long.
+/// Limit of the size of a function, in bytes. kallsyms has no sizes, and after the last symbol of a
+/// module or of the kernel's text comes something else.
 const MAX_FUNCTION: u64 = 1 << 20;
-/// The mapping that perf and pprof know the kernel's own text by.
+/// The name of the kernel's own text as a mapping, as perf and pprof write it.
 pub const KERNEL: &str = "[kernel.kallsyms]";
 
 /// A function of the kernel.
@@ -23,52 +23,53 @@ pub struct KernelSymbol {
     pub name: Arc<str>,
     /// `[kernel.kallsyms]`, or the module in brackets: `[ext4]`, `[bpf]`.
     pub module: Arc<str>,
-    /// Where it starts.
+    /// Its start address.
     pub start: u64,
-    /// Where the next symbol starts, or as far as a function may reach.
+    /// Its end address: the start of the next symbol, or the largest size of a function.
     pub end: u64,
 }
 
 /// Why a kernel address has no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum NoKernelSymbol {
-    /// All addresses in the list are zero for this reader: `kernel.kptr_restrict` hides them from
-    /// processes without CAP_SYSLOG.
+    /// All addresses in the list are zero: `kernel.kptr_restrict` hides them from processes without
+    /// CAP_SYSLOG.
     #[error("kernel addresses are hidden (kernel.kptr_restrict)")]
     KptrRestricted,
     /// The list is empty.
     #[error("no kernel symbols")]
     NoSymbols,
-    /// No function starts close enough before the address.
+    /// No function contains the address.
     #[error("no kernel function covers the address")]
     NotCovered,
 }
 
-/// What a list of kernel symbols gave.
+/// The result of [`resolve`].
 #[derive(Debug)]
 pub struct KernelNames {
-    /// One for each address, in the order in which they were given.
+    /// One result for each address, in the order of the addresses.
     pub names: Vec<Result<KernelSymbol, NoKernelSymbol>>,
-    /// `_stext`, where the kernel's text begins.
+    /// The address of `_stext`, the start of the kernel's text.
     pub stext: Option<u64>,
-    /// `_etext`, where it ends; `None` where all addresses lie well before it.
+    /// The address of `_etext`, its end; `None` if reading ended before it.
     pub etext: Option<u64>,
-    /// Lines that could not be understood.
+    /// The number of malformed lines.
     pub malformed: u64,
 }
 
-/// The last symbol that starts between two of the addresses.
+/// The last symbol that starts between two adjacent addresses.
 #[derive(Debug, Clone, Default)]
 struct Nearest {
     start: u64,
     found: bool,
-    /// Empty for a symbol that is no code.
+    /// Empty for a symbol that is not code.
     name: Vec<u8>,
     module: Vec<u8>,
     global: bool,
 }
 
-/// Finds for each address the function that starts last before it.
+/// Finds the function of each address: the last one that starts at or before it. `kallsyms` has the
+/// format of `/proc/kallsyms`.
 ///
 /// # Errors
 /// The error of reading the list.
@@ -76,7 +77,7 @@ pub fn resolve(kallsyms: impl BufRead, addresses: &[u64]) -> io::Result<KernelNa
     let mut sorted = addresses.to_vec();
     sorted.sort_unstable();
     sorted.dedup();
-    let mut pass = Pass {
+    let mut pass = KallsymsPass {
         nearest: vec![Nearest::default(); sorted.len()],
         next: vec![u64::MAX; sorted.len()],
         sorted,
@@ -91,24 +92,24 @@ pub fn resolve(kallsyms: impl BufRead, addresses: &[u64]) -> io::Result<KernelNa
     Ok(pass.finish(addresses))
 }
 
-struct Pass {
+struct KallsymsPass {
     sorted: Vec<u64>,
     nearest: Vec<Nearest>,
-    /// The first symbol behind each address and before the next one.
+    /// The first symbol after each address and before the next address.
     next: Vec<u64>,
     stext: Option<u64>,
     etext: Option<u64>,
     malformed: u64,
     symbols: bool,
     visible: bool,
-    /// The last address of the kernel itself; `None` once they were out of order.
+    /// The last address of the kernel itself; `None` if the addresses were out of order.
     last: Option<u64>,
 }
 
-impl Pass {
-    /// Lines are taken where they lie; the kernel ends each reading with a whole one.
+impl KallsymsPass {
+    /// Lines are parsed in the buffer; the kernel ends each read with a whole line.
     fn read(&mut self, mut input: impl BufRead) -> io::Result<()> {
-        // A line whose end has not come yet.
+        // The start of a line whose end is not in the buffer.
         let mut begun = Vec::new();
         loop {
             let mut rest = match input.fill_buf() {
@@ -144,15 +145,15 @@ impl Pass {
         }
     }
 
-    /// Whether no more lines are needed.
+    /// Takes in a line. Returns whether no more lines are needed.
     fn line(&mut self, line: &[u8]) -> bool {
         if line.is_empty() {
             return false;
         }
         match parse(line) {
-            Some(row) if line.len() <= MAX_LINE => {
-                self.add(&row);
-                self.is_complete(&row)
+            Some(parsed) if line.len() <= MAX_LINE => {
+                self.add(&parsed);
+                self.is_complete(&parsed)
             }
             _ => {
                 self.malformed += 1;
@@ -161,55 +162,55 @@ impl Pass {
         }
     }
 
-    /// Whether no later row can be nearer to any of the addresses: those of the kernel come in
-    /// order, and its text is in one piece, so that no module lies in it.
-    fn is_complete(&mut self, row: &Row<'_>) -> bool {
-        let in_order = row.module.is_empty() && self.last.is_some_and(|last| last <= row.address);
-        self.last = in_order.then_some(row.address);
+    /// Whether no later line can be nearer to any of the addresses: the kernel's own symbols are
+    /// sorted, and its text is contiguous, without modules in it.
+    fn is_complete(&mut self, line: &KallsymsLine<'_>) -> bool {
+        let in_order = line.module.is_empty() && self.last.is_some_and(|last| last <= line.address);
+        self.last = in_order.then_some(line.address);
         let (Some(stext), true) = (self.stext, in_order) else { return false };
         let (first, last) = (self.sorted.first(), self.sorted.last());
-        // Behind another address than the last one, since aliases may follow.
-        first.is_some_and(|&a| a >= stext) && last.is_some_and(|&a| a < row.address)
+        // Strictly after the last address, since aliases may follow.
+        first.is_some_and(|&a| a >= stext) && last.is_some_and(|&a| a < line.address)
     }
 
-    fn add(&mut self, row: &Row<'_>) {
+    fn add(&mut self, line: &KallsymsLine<'_>) {
         self.symbols = true;
-        if row.address == 0 {
+        if line.address == 0 {
             return;
         }
-        self.visible |= row.kind != b'a' && row.kind != b'A';
-        match row.name {
-            b"_stext" => self.stext = Some(row.address),
-            b"_etext" => self.etext = Some(row.address),
+        self.visible |= line.kind != b'a' && line.kind != b'A';
+        match line.name {
+            b"_stext" => self.stext = Some(line.address),
+            b"_etext" => self.etext = Some(line.address),
             _ => {}
         }
-        let code = match row.kind {
-            // Where code ends, none begins.
-            _ if matches!(row.name, b"_etext" | b"_einittext") => false,
+        let code = match line.kind {
+            // These mark the end of code.
+            _ if matches!(line.name, b"_etext" | b"_einittext") => false,
             b't' | b'T' | b'w' | b'W' | b'i' => true,
-            // Absolute symbols are numbers; debugging ones mark no memory.
+            // Absolute symbols are numbers; debugging symbols mark no memory.
             b'a' | b'A' | b'n' | b'N' | b'u' | b'U' => return,
             _ => false,
         };
-        let i = self.sorted.partition_point(|&a| a < row.address);
+        let i = self.sorted.partition_point(|&a| a < line.address);
         if let Some(next) = i.checked_sub(1).and_then(|i| self.next.get_mut(i)) {
-            *next = row.address.min(*next);
+            *next = line.address.min(*next);
         }
         let Some(near) = self.nearest.get_mut(i) else { return };
-        let better = match (near.found, row.address.cmp(&near.start)) {
+        let better = match (near.found, line.address.cmp(&near.start)) {
             (false, _) | (_, std::cmp::Ordering::Greater) => true,
             (_, std::cmp::Ordering::Less) => false,
             (_, std::cmp::Ordering::Equal) => {
-                code && (near.name.is_empty() || rank(row.name, row.is_global()) < near.rank())
+                code && (near.name.is_empty() || rank(line.name, line.is_global()) < near.rank())
             }
         };
         if better {
-            (near.start, near.found, near.global) = (row.address, true, row.is_global());
+            (near.start, near.found, near.global) = (line.address, true, line.is_global());
             near.name.clear();
             near.module.clear();
             if code {
-                near.name.extend_from_slice(row.name);
-                near.module.extend_from_slice(row.module);
+                near.name.extend_from_slice(line.name);
+                near.module.extend_from_slice(line.module);
             }
         }
     }
@@ -230,7 +231,7 @@ impl Pass {
             }
             let near = last.as_ref().filter(|n| !n.name.is_empty());
             let near = near.filter(|n| address - n.start < MAX_FUNCTION);
-            // The first thing behind the kernel's text is no function of it.
+            // What follows the kernel's text is not a function of it.
             let ends = |n: &&Nearest| {
                 etext.is_none_or(|e| !(n.module.is_empty() && n.start < e && address >= e))
             };
@@ -273,34 +274,34 @@ impl Nearest {
     }
 }
 
-/// Of two names for one address the lower one is taken.
+/// Ranks names of the same address: the lowest one is used.
 fn rank(name: &[u8], global: bool) -> (bool, bool, usize, usize, &[u8]) {
     let mark = matches!(name, b"_text" | b"_stext" | b"_sinittext");
     let underscores = name.iter().take_while(|&&c| c == b'_').count();
     (mark, !global, underscores, name.len(), name)
 }
 
-struct Row<'a> {
+struct KallsymsLine<'a> {
     address: u64,
     kind: u8,
     name: &'a [u8],
-    /// With its brackets; empty for the kernel itself.
+    /// In brackets; empty for the kernel itself.
     module: &'a [u8],
 }
 
-impl Row<'_> {
+impl KallsymsLine<'_> {
     fn is_global(&self) -> bool {
         self.kind.is_ascii_uppercase()
     }
 }
 
 /// `ffffffff81000000 T _stext` or `ffffffffc0000000 t init\t[ext4]` (kernel/kallsyms.c, s_show).
-fn parse(line: &[u8]) -> Option<Row<'_>> {
+fn parse(line: &[u8]) -> Option<KallsymsLine<'_>> {
     let (digits, rest) = line.split_first_chunk::<16>()?;
     let (mut address, mut wrong) = (0u64, false);
     for &c in digits {
         wrong |= !matches!(c, b'0'..=b'9' | b'a'..=b'f');
-        // The letters' bit 6 stands for 9.
+        // Bit 6 is set in letters, whose low four bits are the value minus 9.
         address = address << 4 | u64::from((c & 15) + 9 * (c >> 6 & 1));
     }
     let [b' ', kind, b' ', rest @ ..] = rest else { return None };
@@ -310,5 +311,5 @@ fn parse(line: &[u8]) -> Option<Row<'_>> {
     if wrong || name.is_empty() || !kind.is_ascii_alphabetic() {
         return None;
     }
-    Some(Row { address, kind: *kind, name, module })
+    Some(KallsymsLine { address, kind: *kind, name, module })
 }

@@ -1,23 +1,23 @@
-//! MiniDebugInfo: the names of all functions in a stripped program, as Fedora and its like ship
-//! them: `.gnu_debugdata` is a whole ELF file, compressed by xz, with a `.symtab` of what
-//! `.dynsym` lacks (gdb manual, MiniDebugInfo).
+//! Read MiniDebugInfo, which names all functions of a stripped program: `.gnu_debugdata` is an ELF
+//! file, compressed by xz, with a `.symtab` of the functions that `.dynsym` lacks (gdb manual,
+//! MiniDebugInfo). Fedora and related distributions ship it.
 
 use std::io::Read;
 
 use image::{ElfImage, ImageBytes};
 use lzma_rust2::XzReader;
 
-/// That of a 100 MB program is some 10 MiB.
+/// Limit of the decompressed file, in bytes; that of a 100 MB program takes some 10 MiB.
 const MAX_BYTES: u64 = 256 << 20;
-/// `xz -9` needs 65 MiB to decompress.
+/// Limit of the decoder's memory; files made by `xz -9` need 65 MiB.
 const MAX_DECODER_KIB: u32 = 72 << 10;
 
-/// What became of `.gnu_debugdata`.
+/// The result of reading `.gnu_debugdata`.
 #[derive(Debug)]
 pub(crate) enum MiniDebug {
-    /// There is none.
+    /// There is no such section.
     Absent,
-    /// It cannot be decompressed, is larger than the limit, or is no ELF file.
+    /// It cannot be decompressed, is larger than the limit, or is not an ELF file.
     Unreadable,
     /// The file in it.
     Found(ElfImage),
@@ -32,10 +32,16 @@ pub(crate) fn read(image: &ElfImage) -> MiniDebug {
     let decoder = XzReader::new_mem_limit(section.data, true, MAX_DECODER_KIB);
     match decoder.take(MAX_BYTES + 1).read_to_end(&mut bytes) {
         Ok(n) if n as u64 <= MAX_BYTES => {}
-        _ => return MiniDebug::Unreadable,
+        result => {
+            tracing::debug!(?result, "cannot decompress MiniDebugInfo within the limit");
+            return MiniDebug::Unreadable;
+        }
     }
     match ElfImage::parse(ImageBytes::Owned(bytes)) {
         Ok(image) => MiniDebug::Found(image),
-        Err(_) => MiniDebug::Unreadable,
+        Err(why) => {
+            tracing::debug!(%why, "cannot use MiniDebugInfo");
+            MiniDebug::Unreadable
+        }
     }
 }

@@ -1,50 +1,50 @@
-//! Names for the linker's stubs, which have no symbols of their own: `memcpy@plt`.
+//! Name the linker's PLT stubs, which have no symbols: `memcpy@plt`.
 //!
-//! A stub jumps through a slot; the relocation of that slot names the function. Reading the slot
-//! from the instruction works for every layout that linkers make (`.plt`, `.plt.sec`, `.plt.got`,
-//! with and without endbr64 and bnd), where counting entries does not.
+//! A stub jumps through a slot, and the relocation of that slot names the function. The slot is
+//! read from the stub's instructions, which works for all layouts of linkers (`.plt`, `.plt.sec`,
+//! `.plt.got`, with and without endbr64 and bnd); counting stubs does not.
 
 use image::{Arch, ElfImage, Section};
 use rustc_hash::FxHashMap;
 
-/// `sizeof(Elf64_Rela)` and `sizeof(Elf64_Sym)`.
+/// `sizeof(Elf64_Rela)`, and `sizeof(Elf64_Sym)`, too.
 const ROW: usize = 24;
 const MAX_NAME: usize = 4096;
 
-/// A stub.
+/// A stub: its name, `memcpy@plt`, and its address in the image.
 #[derive(Debug, Clone)]
 pub(crate) struct Stub {
     pub(crate) name: String,
     pub(crate) start: u64,
 }
 
-/// The stubs at the given addresses.
+/// The stubs at the addresses, in their order.
 pub(crate) fn resolve(image: &ElfImage, addresses: &[u64]) -> Vec<Option<Stub>> {
-    let found: Vec<Option<(u64, Slot)>> = addresses.iter().map(|&a| stub_at(image, a)).collect();
-    let mut names: FxHashMap<Slot, Option<String>> =
+    let found: Vec<Option<(u64, PltSlot)>> = addresses.iter().map(|&a| stub_at(image, a)).collect();
+    let mut names: FxHashMap<PltSlot, Option<String>> =
         found.iter().flatten().map(|(_, slot)| (*slot, None)).collect();
     if !names.is_empty() {
         for section in [".rela.plt", ".rela.dyn"] {
             read_relocations(image, section, &mut names);
         }
     }
-    let stub = |(start, slot): (u64, Slot)| {
+    let stub = |(start, slot): (u64, PltSlot)| {
         let name = names.get(&slot)?.clone()?;
         Some(Stub { name, start })
     };
     found.into_iter().map(|f| f.and_then(stub)).collect()
 }
 
-/// How a stub says which relocation is its.
+/// How a stub identifies its relocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Slot {
-    /// The address that it jumps through.
+enum PltSlot {
+    /// By the address of the slot that it jumps through.
     At(u64),
-    /// The row of `.rela.plt` that it pushes for the dynamic linker.
+    /// By the row in `.rela.plt`, which it pushes for the dynamic linker.
     Row(u32),
 }
 
-fn stub_at(image: &ElfImage, address: u64) -> Option<(u64, Slot)> {
+fn stub_at(image: &ElfImage, address: u64) -> Option<(u64, PltSlot)> {
     let (section, entry) = [(".plt", 16), (".plt.sec", 16), (".plt.got", 16), (".plt.got", 8)]
         .into_iter()
         .filter_map(|(name, entry)| Some((image.section(name)?, entry)))
@@ -55,11 +55,11 @@ fn stub_at(image: &ElfImage, address: u64) -> Option<(u64, Slot)> {
     slot(image.arch(), &section, address, entry)
 }
 
-fn slot(arch: Arch, section: &Section<'_>, address: u64, entry: u64) -> Option<(u64, Slot)> {
+fn slot(arch: Arch, section: &Section<'_>, address: u64, entry: u64) -> Option<(u64, PltSlot)> {
     let index = address.checked_sub(section.svma.0)? / entry;
     let offset = match arch {
         Arch::X86_64 => index * entry,
-        // The first entry takes two.
+        // The first stub has the size of two.
         Arch::Aarch64 if index >= 2 => index * entry,
         Arch::Aarch64 => return None,
     };
@@ -75,20 +75,20 @@ fn slot(arch: Arch, section: &Section<'_>, address: u64, entry: u64) -> Option<(
 }
 
 /// `[endbr64] [bnd] jmp *disp32(%rip)`, or the lazy half `[endbr64] push imm32`.
-fn x86_slot(code: &[u8], start: u64) -> Option<Slot> {
+fn x86_slot(code: &[u8], start: u64) -> Option<PltSlot> {
     let mut rest = code.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(code);
     if let [0x68, a, b, c, d, ..] = rest {
-        return Some(Slot::Row(u32::from_le_bytes([*a, *b, *c, *d])));
+        return Some(PltSlot::Row(u32::from_le_bytes([*a, *b, *c, *d])));
     }
     rest = rest.strip_prefix(&[0xf2]).unwrap_or(rest);
     let [0xff, 0x25, a, b, c, d, after @ ..] = rest else { return None };
     let displacement = i64::from(i32::from_le_bytes([*a, *b, *c, *d]));
     let next = start.wrapping_add((code.len() - after.len()) as u64);
-    Some(Slot::At(next.wrapping_add_signed(displacement)))
+    Some(PltSlot::At(next.wrapping_add_signed(displacement)))
 }
 
 /// `[bti c] adrp x16, page; ldr x17, [x16, #offset]`.
-fn arm_slot(code: &[u8], start: u64) -> Option<Slot> {
+fn arm_slot(code: &[u8], start: u64) -> Option<PltSlot> {
     let word = |i: usize| Some(u32::from_le_bytes(code.get(i..i + 4)?.try_into().ok()?));
     let at = if word(0)? == 0xd503_245f { 4 } else { 0 };
     let (adrp, ldr) = (word(at)?, word(at + 4)?);
@@ -97,10 +97,10 @@ fn arm_slot(code: &[u8], start: u64) -> Option<Slot> {
     }
     let page = i64::from(((adrp >> 5 & 0x7_ffff) << 2 | adrp >> 29 & 3) as i32) << 43 >> 31;
     let base = start.wrapping_add(at as u64) & !0xfff;
-    Some(Slot::At(base.wrapping_add_signed(page).wrapping_add(u64::from(ldr >> 10 & 0xfff) * 8)))
+    Some(PltSlot::At(base.wrapping_add_signed(page).wrapping_add(u64::from(ldr >> 10 & 0xfff) * 8)))
 }
 
-fn read_relocations(image: &ElfImage, name: &str, wanted: &mut FxHashMap<Slot, Option<String>>) {
+fn read_relocations(image: &ElfImage, name: &str, wanted: &mut FxHashMap<PltSlot, Option<String>>) {
     let Some(section) = image.section(name) else { return };
     for (row, raw) in section.data.chunks_exact(ROW).enumerate() {
         let word = |i: usize| {
@@ -109,11 +109,11 @@ fn read_relocations(image: &ElfImage, name: &str, wanted: &mut FxHashMap<Slot, O
             u64::from_le_bytes(b)
         };
         let by_row = (name == ".rela.plt").then(|| u32::try_from(row).ok()).flatten();
-        for slot in [Some(Slot::At(word(0))), by_row.map(Slot::Row)].into_iter().flatten() {
+        for slot in [Some(PltSlot::At(word(0))), by_row.map(PltSlot::Row)].into_iter().flatten() {
             if let Some(found @ None) = wanted.get_mut(&slot) {
                 let symbol = word(8) >> 32;
                 *found = match symbol {
-                    // An indirect function of this file itself; binutils' way to write it.
+                    // An indirect function of this file, written as binutils do.
                     0 if word(16) != 0 => Some(format!("*ABS*+{:#x}@plt", word(16))),
                     0 => None,
                     n => dynamic_name(image, n).map(|n| format!("{n}@plt")),
@@ -137,21 +137,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slot_is_read_from_each_form_of_a_stub() {
+    fn reads_the_slot_from_all_forms_of_stubs() {
         let jmp = [0xff, 0x25, 0x10, 0, 0, 0, 0x68, 0, 0, 0, 0];
-        assert_eq!(x86_slot(&jmp, 0x1000), Some(Slot::At(0x1016)));
+        assert_eq!(x86_slot(&jmp, 0x1000), Some(PltSlot::At(0x1016)));
         let sec = [0xf3, 0x0f, 0x1e, 0xfa, 0xf2, 0xff, 0x25, 0xf0, 0xff, 0xff, 0xff, 0x90];
-        assert_eq!(x86_slot(&sec, 0x1000), Some(Slot::At(0x100b - 0x10)));
+        assert_eq!(x86_slot(&sec, 0x1000), Some(PltSlot::At(0x100b - 0x10)));
         let lazy = [0xf3, 0x0f, 0x1e, 0xfa, 0x68, 7, 0, 0, 0];
-        assert_eq!(x86_slot(&lazy, 0x1000), Some(Slot::Row(7)));
-        // The header: push 8(%rip); jmp *16(%rip).
+        assert_eq!(x86_slot(&lazy, 0x1000), Some(PltSlot::Row(7)));
+        // The first stub: push 8(%rip); jmp *16(%rip).
         assert_eq!(x86_slot(&[0xff, 0x35, 2, 0x2f, 0, 0, 0xff, 0x25], 0x1000), None);
         assert_eq!(x86_slot(&[], 0), None);
         // adrp x16, 0x20000 from 0x10000; ldr x17, [x16, #8]
         let arm = [0x90000090u32.to_le_bytes(), 0xf9400611u32.to_le_bytes()].concat();
-        assert_eq!(arm_slot(&arm, 0x10000), Some(Slot::At(0x20008)));
+        assert_eq!(arm_slot(&arm, 0x10000), Some(PltSlot::At(0x20008)));
         // adrp x16, one page down.
         let arm = [0xf0fffff0u32.to_le_bytes(), 0xf9400211u32.to_le_bytes()].concat();
-        assert_eq!(arm_slot(&arm, 0x10000), Some(Slot::At(0xf000)));
+        assert_eq!(arm_slot(&arm, 0x10000), Some(PltSlot::At(0xf000)));
     }
 }

@@ -1,7 +1,8 @@
-//! ELF symbols for a batch of addresses: one pass over the table, nothing sorted, nothing copied.
+//! Symbolize a batch of addresses by an ELF symbol table, in one pass that neither sorts nor copies
+//! it.
 //!
-//! Each symbol is held against the addresses that are asked for (some thousand) rather than the
-//! other way round, because tables have up to millions of rows and are needed once.
+//! Each symbol is looked up among the addresses (some thousands) rather than the other way round,
+//! because tables have up to millions of symbols and are needed once.
 
 use std::borrow::Cow;
 
@@ -9,19 +10,19 @@ use image::{Arch, ElfImage, Svma};
 use object::Endianness;
 use object::elf::{
     FileHeader64, SHF_EXECINSTR, SHN_LORESERVE, STB_GLOBAL, STB_WEAK, STT_FUNC, STT_GNU_IFUNC,
-    STT_NOTYPE,
+    STT_NOTYPE, SectionType, SymbolBind, SymbolType,
 };
 use object::read::elf::{FileHeader, SectionHeader};
 
-use crate::extent::end_of;
+use crate::extent::code_end;
 
 /// `sizeof(Elf64_Sym)`.
 const SYMBOL_SIZE: usize = 24;
-/// Pairs of a symbol and an address in it. Symbols of real files hardly overlap.
+/// Limit of pairs of a symbol and an address in it. Symbols of real files hardly overlap.
 const MAX_OVERLAPS: u64 = 1 << 26;
-/// A longer name is taken as none.
+/// Limit of the length of a name, in bytes; a symbol with a longer one has none.
 const MAX_NAME: usize = 64 << 10;
-/// What is compared to choose between aliases of the same address.
+/// Limit of what is compared of two names to choose between aliases, in bytes.
 const MAX_COMPARED: usize = 512;
 
 pub(crate) use object::elf::{SHT_DYNSYM, SHT_SYMTAB};
@@ -33,14 +34,14 @@ pub(crate) struct SymbolHit<'a> {
     pub(crate) start: u64,
 }
 
-/// What a table gave.
+/// The result of [`resolve`].
 #[derive(Debug, Default)]
 pub(crate) struct SymbolHits<'a> {
-    /// One for each address.
+    /// One result for each address.
     pub(crate) hits: Vec<Option<SymbolHit<'a>>>,
-    /// There is such a table, and it names functions.
+    /// Whether there is such a table and it names functions.
     pub(crate) has_functions: bool,
-    /// The table's symbols overlap beyond reason; the rest of it was not read.
+    /// Whether the table was not read to the end, since its symbols overlap too often.
     pub(crate) cut: bool,
 }
 
@@ -49,12 +50,12 @@ struct Symbol {
     start: u64,
     size: u64,
     name: u32,
-    binding: u8,
-    /// End of its section, where a symbol without a size ends at the latest.
+    binding: SymbolBind,
+    /// The end of its section, which is an upper bound for a symbol without a size.
     section_end: u64,
 }
 
-/// The symbol that starts last before an address, of whatever size.
+/// The last symbol that starts at or before an address, of any size.
 #[derive(Debug, Clone, Copy, Default)]
 struct Nearest {
     start: u64,
@@ -62,12 +63,12 @@ struct Nearest {
     sizeless: Option<Symbol>,
 }
 
-/// Looks up sorted, distinct addresses of an image in the table of one kind, its own or that of its
-/// file of debug information. `preferred` holds a name for
-/// each address that wins over its aliases, such as the one in DWARF.
+/// Looks up addresses of an image, which are sorted and distinct, in the table of one kind in
+/// `file`: the image itself or its debug file. `preferred` holds for each address a name that is
+/// preferred among aliases, such as the one in DWARF.
 pub(crate) fn resolve<'a>(
     (image, file): (&'a ElfImage, &'a [u8]),
-    table_kind: u32,
+    table_kind: SectionType,
     sorted: &[u64],
     preferred: &[Option<&str>],
 ) -> SymbolHits<'a> {
@@ -75,7 +76,7 @@ pub(crate) fn resolve<'a>(
     let (Some(table), Some(&last)) = (Table::find(image, file, table_kind), sorted.last()) else {
         return none;
     };
-    let mut pass = Pass {
+    let mut pass = SymbolPass {
         table: &table,
         sorted,
         preferred,
@@ -98,14 +99,14 @@ pub(crate) fn resolve<'a>(
 struct Table<'a> {
     symbols: &'a [u8],
     strings: &'a [u8],
-    /// For each section that holds code, where it ends.
+    /// The end of each section that holds code.
     code_ends: Vec<Option<u64>>,
-    /// The image that the code itself is in: the table may be that of a file of debug information.
+    /// The image that holds the code; the table may be from its debug file.
     image: &'a ElfImage,
 }
 
 impl<'a> Table<'a> {
-    fn find(image: &'a ElfImage, file: &'a [u8], kind: u32) -> Option<Self> {
+    fn find(image: &'a ElfImage, file: &'a [u8], kind: SectionType) -> Option<Self> {
         let e = Endianness::Little;
         let header = FileHeader64::<Endianness>::parse(file).ok()?;
         let sections = header.sections(e, file).ok()?;
@@ -116,19 +117,19 @@ impl<'a> Table<'a> {
         let code_ends = sections
             .iter()
             .map(|s| {
-                let code = s.sh_flags(e) & u64::from(SHF_EXECINSTR) != 0;
+                let code = s.sh_flags(e).contains(SHF_EXECINSTR);
                 code.then(|| s.sh_addr(e).saturating_add(s.sh_size(e)))
             })
             .collect();
         Some(Self { symbols, strings, code_ends, image })
     }
 
-    /// Reads a row (layout: gABI, `Elf64_Sym`), if it stands for code.
+    /// Parses a row (gABI, `Elf64_Sym`), if it is a symbol of code.
     fn function(&self, raw: &[u8]) -> Option<Symbol> {
         let [n0, n1, n2, n3, info, _other, x0, x1, value @ .., _, _, _, _, _, _, _, _] = raw else {
             return None;
         };
-        let kind = info & 0xf;
+        let kind = SymbolType(info & 0xf);
         let section = u16::from_le_bytes([*x0, *x1]);
         if !matches!(kind, STT_FUNC | STT_GNU_IFUNC | STT_NOTYPE)
             || section == 0
@@ -141,11 +142,11 @@ impl<'a> Table<'a> {
             start: u64::from_le_bytes(value.try_into().ok()?),
             size: u64::from_le_bytes(raw[16..].try_into().ok()?),
             name: u32::from_le_bytes([*n0, *n1, *n2, *n3]),
-            binding: info >> 4,
+            binding: SymbolBind(info >> 4),
             section_end,
         };
-        // Labels of hand-written code are functions; marks for the disassembler ($x, $d) and
-        // local labels are not.
+        // Labels in hand-written code are functions; mapping symbols ($x, $d) and local labels are
+        // not.
         let label = kind == STT_NOTYPE;
         if label && matches!(self.prefix(symbol, 2), [] | [b'$', ..] | [b'.', b'L', ..]) {
             return None;
@@ -153,21 +154,21 @@ impl<'a> Table<'a> {
         Some(symbol)
     }
 
-    /// Where a function without a size ends: where its code does, or at the latest its section.
+    /// The end of a function without a size: that of its code or of its section.
     fn end(&self, symbol: Symbol) -> u64 {
         let is_known = self.image.arch() == Arch::X86_64;
         let code = is_known.then(|| self.image.bytes_at(Svma(symbol.start))).flatten();
-        let end = code.and_then(|code| end_of(code, symbol.start));
+        let end = code.and_then(|code| code_end(code, symbol.start));
         end.unwrap_or(u64::MAX).min(symbol.section_end)
     }
 
-    /// The name; empty where it has none or is longer than is believable.
+    /// The name; empty if it has none or is longer than [`MAX_NAME`].
     fn name(&self, symbol: Symbol) -> &'a [u8] {
         let name = self.prefix(symbol, MAX_NAME);
         if name.len() == MAX_NAME { &[] } else { name }
     }
 
-    /// As much of the name as is looked at while there are many of them.
+    /// The first `max` bytes of the name.
     fn prefix(&self, symbol: Symbol, max: usize) -> &'a [u8] {
         let rest = self.strings.get(symbol.name as usize..).unwrap_or_default();
         let rest = &rest[..rest.len().min(max)];
@@ -176,18 +177,18 @@ impl<'a> Table<'a> {
     }
 }
 
-struct Pass<'t, 'a, 'b> {
+struct SymbolPass<'t, 'a, 'b> {
     table: &'t Table<'a>,
     sorted: &'b [u64],
     preferred: &'b [Option<&'b str>],
     covering: Vec<Option<Symbol>>,
-    /// For each address, among the symbols that start between the address before and it.
+    /// For each address, among the symbols that start after the address before.
     nearest: Vec<Nearest>,
     overlaps: u64,
 }
 
-impl<'a> Pass<'_, 'a, '_> {
-    /// Returns false when it is too much.
+impl<'a> SymbolPass<'_, 'a, '_> {
+    /// Takes in a symbol. Returns false if the limit of overlaps is exceeded.
     fn add(&mut self, symbol: Symbol) -> bool {
         let first = self.sorted.partition_point(|&a| a < symbol.start);
         let Some(near) = self.nearest.get(first).copied() else { return true };
@@ -218,7 +219,7 @@ impl<'a> Pass<'_, 'a, '_> {
         self.overlaps < MAX_OVERLAPS
     }
 
-    /// Whether `a` is the better name of the two for the address of that number.
+    /// Whether `a` is a better name than `b` for the address of that number.
     fn better(&self, address: usize, a: Symbol, b: Symbol) -> bool {
         let preferred = self.preferred.get(address).copied().flatten().map(str::as_bytes);
         let rank = |s: Symbol| {
@@ -234,7 +235,7 @@ impl<'a> Pass<'_, 'a, '_> {
                     STB_WEAK => 1,
                     _ => 2,
                 },
-                // `name@VERSION`: the plain one says the same.
+                // `name@VERSION`: the alias without the version is preferred.
                 name.contains(&b'@'),
                 underscores,
                 name.len(),
@@ -253,7 +254,7 @@ impl<'a> Pass<'_, 'a, '_> {
                 near = here;
                 end = near.sizeless.map_or(0, |symbol| self.table.end(symbol));
             }
-            // A symbol without a size goes on until the next one starts.
+            // A symbol without a size ends at the next one.
             let open = near.sizeless.filter(|_| address < end);
             let name = self.covering[i].or(open).and_then(|s| {
                 let name = self.table.name(s);

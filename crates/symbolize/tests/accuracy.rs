@@ -1,4 +1,4 @@
-//! Names, files and lines of real programs, against binutils and the addr2line crate.
+//! Symbolize real programs and compare with binutils and the addr2line crate.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::{
 };
 use symbolize::{Batch, DebugSearch, Frame, NameSource, NoSymbol, Symbolized};
 
-/// How far frames agree with what others print for the same addresses.
+/// How many frames agree with those of other symbolizers.
 #[derive(Default, Debug)]
 struct Agreement {
     addresses: usize,
@@ -29,13 +29,13 @@ impl Agreement {
     }
 }
 
-/// Compares each level of each address with binutils, and where that differs with
-/// llvm-symbolizer: binutils 2.40 gives the name of another level where an inlined call has
-/// several ranges, and the wrong file of two in some line tables. What is permitted to differ:
-/// - a variant (`.constprop.0`, `.cold`) of the same function is the same;
-/// - in padding, which neither a function in DWARF nor a symbol covers, both take the symbol
-///   before it, in one frame; here it has no name;
-/// - where the compilation folder is relative, it is put before folder 0 once or twice.
+/// Compares all frames of each address with binutils, and with llvm-symbolizer if they differ:
+/// binutils 2.40 prints the name of another frame if an inlined call has several ranges, and the
+/// wrong one of two files for some line tables. Permitted differences:
+/// - the name may be that of a variant (`.constprop.0`, `.cold`) of the function;
+/// - in padding, which neither a function in DWARF nor a symbol covers, both print one frame of the
+///   symbol before it, while here it has no name;
+/// - a relative compilation directory is put before directory 0 once or twice.
 fn compare(path: &Path, addresses: &[u64], batch: &Batch) -> Agreement {
     let mut all = Agreement::default();
     let others = binutils(path, addresses).into_iter().zip(llvm(path, addresses));
@@ -98,7 +98,7 @@ fn function<'a>(batch: &'a Batch, name: &str) -> &'a Symbolized {
 }
 
 #[test]
-fn every_address_of_a_c_program_agrees_in_each_format_of_the_debug_information() {
+fn all_addresses_of_a_c_program_agree_in_each_version_of_dwarf() {
     let dir = tempfile::tempdir().unwrap();
     for flags in [
         &["-g", "-gdwarf-5"][..],
@@ -138,7 +138,7 @@ fn clang_agrees_too() {
 }
 
 #[test]
-fn every_address_of_a_cpp_program_agrees_and_reads_well() {
+fn all_addresses_of_a_cpp_program_agree_and_are_demangled() {
     let dir = tempfile::tempdir().unwrap();
     for version in ["-gdwarf-5", "-gdwarf-4", "-gdwarf-3", "-gdwarf-2"] {
         let flags = ["-O2", "-g", version];
@@ -171,8 +171,8 @@ fn rust_names_have_no_hash_and_lines_agree() {
     let own = own.frames.last().unwrap();
     assert!(own.system_name.starts_with("_ZN") || own.system_name.starts_with("_R"));
     assert_eq!(own.start_line, Some(12));
-    // The standard library comes without full debug information in places, which binutils fills
-    // from its neighbours; the crate is the judge for all of it, below. The program is ours.
+    // Parts of the standard library lack full debug information, and binutils uses that of code
+    // nearby: compare only the program's own code with it, and all with the addr2line crate, below.
     let file = src.to_str().unwrap();
     let of_program = |s: &Symbolized| s.frames.last().unwrap().file.as_deref() == Some(file);
     let ours: Vec<u64> = all
@@ -186,7 +186,7 @@ fn rust_names_have_no_hash_and_lines_agree() {
     against_the_crate(&out, &all);
 }
 
-/// Compares with the addr2line crate, which reads the same DWARF in another way.
+/// Compares with the addr2line crate, which also reads DWARF by gimli.
 fn against_the_crate(path: &Path, addresses: &[u64]) -> usize {
     let image = open(path);
     let load = |id: gimli::SectionId| -> Result<Cow<'_, [u8]>, gimli::Error> {
@@ -228,7 +228,7 @@ fn against_the_crate(path: &Path, addresses: &[u64]) -> usize {
 }
 
 #[test]
-fn the_addr2line_crate_sees_the_same_frames_and_columns() {
+fn frames_and_columns_agree_with_the_addr2line_crate() {
     let dir = tempfile::tempdir().unwrap();
     for (compiler, sources) in [
         ("gcc", &["main.c", "other.c"][..]),
@@ -241,7 +241,7 @@ fn the_addr2line_crate_sees_the_same_frames_and_columns() {
 }
 
 #[test]
-fn functions_and_inlined_calls_know_where_they_are_declared() {
+fn functions_and_inlined_calls_have_the_line_of_their_declaration() {
     let dir = tempfile::tempdir().unwrap();
     let line_of = |file: &str, text: &str| {
         let all = std::fs::read_to_string(source(file)).unwrap();
@@ -275,7 +275,7 @@ fn functions_and_inlined_calls_know_where_they_are_declared() {
 }
 
 #[test]
-fn assembler_takes_its_name_from_the_symbols_and_its_line_from_dwarf() {
+fn assembly_has_names_from_symbols_and_lines_from_dwarf() {
     let dir = tempfile::tempdir().unwrap();
     let path = c_program(&["-g"], dir.path(), "program");
     let batch = at(open(&path), &DebugSearch::default(), &addresses_of(&path, ".text", 1));
@@ -285,7 +285,7 @@ fn assembler_takes_its_name_from_the_symbols_and_its_line_from_dwarf() {
         assert_eq!((f.line, s.frames.len()), (Some(first), 1), "{name}");
         assert!(f.file.as_deref().unwrap().ends_with("programs/asm.S"));
     }
-    // With no debug information at all, labels last until the next symbol.
+    // Without debug information, labels extend to the next symbol.
     let path = c_program(&[], dir.path(), "plain");
     let batch = at(open(&path), &DebugSearch::default(), &addresses_of(&path, ".text", 1));
     let bytes = |name: &str| {
@@ -301,7 +301,7 @@ fn assembler_takes_its_name_from_the_symbols_and_its_line_from_dwarf() {
 }
 
 #[test]
-fn symbols_are_those_of_readelf() {
+fn symbols_agree_with_readelf() {
     let dir = tempfile::tempdir().unwrap();
     let path = c_program(&[], dir.path(), "program");
     let table = run("readelf", &["-sW", path.to_str().unwrap()], dir.path());
@@ -327,7 +327,7 @@ fn symbols_are_those_of_readelf() {
 }
 
 #[test]
-fn a_stripped_program_has_reasons_and_plt_names() {
+fn stripped_programs_have_plt_names_and_reasons_for_missing_names() {
     let dir = tempfile::tempdir().unwrap();
     let path = c_program(&["-fcf-protection", "-Wl,-z,now,-z,ibtplt"], dir.path(), "now");
     let lazy = c_program(&["-fcf-protection", "-Wl,-z,lazy,-z,ibtplt"], dir.path(), "lazy");
@@ -386,7 +386,7 @@ fn a_stripped_program_has_reasons_and_plt_names() {
 }
 
 #[test]
-fn the_order_and_the_company_of_addresses_change_nothing() {
+fn results_do_not_depend_on_the_order_of_addresses_or_the_batch() {
     let dir = tempfile::tempdir().unwrap();
     let path = compile("g++", &["-O2", "-g"], &["shapes.cc"], dir.path(), "program");
     let addresses = addresses_of(&path, ".text", 29);
@@ -404,15 +404,15 @@ fn the_order_and_the_company_of_addresses_change_nothing() {
 }
 
 #[test]
-fn libc_by_its_build_id_agrees_with_binutils() {
+fn libc_with_a_debug_file_agrees_with_binutils() {
     let libc = Path::new("/lib/x86_64-linux-gnu/libc.so.6");
     let libc = std::fs::canonicalize(libc).expect("this test needs libc6");
     let addresses = addresses_of(&libc, ".text", 1999);
     let batch = resolve(&libc, Path::new("/"), &addresses);
     let all = compare(&libc, &addresses, &batch);
     assert!(all.addresses > 500, "this test needs libc6-dbg: {all:?}");
-    // Aliases of one address (read, __read, __libc_read) are named differently, and binutils
-    // guesses in padding. Lines and depth settle it: at most 1 in 50 may differ.
+    // Names of aliases (read, __read, __libc_read) differ, and binutils guesses in padding. So
+    // lines and depth are compared: at most 1 in 50 may differ.
     let shown = all.differing.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
     assert!(
         all.agreed() * 50 >= all.addresses * 49,

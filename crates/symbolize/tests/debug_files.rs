@@ -1,5 +1,4 @@
-//! Debug information outside of the image: found where gdb finds it, and never that of another
-//! build.
+//! Find separate debug files where gdb finds them, and reject those of other builds.
 
 mod common;
 
@@ -12,7 +11,7 @@ use symbolize::{
     find_debug_file,
 };
 
-/// A program under a root of its own: whole, and stripped with its debug file beside.
+/// A program below a root directory of its own: unstripped, and stripped with a debug file.
 struct Split {
     root: tempfile::TempDir,
     whole: PathBuf,
@@ -43,8 +42,8 @@ impl Split {
         addresses_of(&self.whole, ".text", 3)
     }
 
-    /// Whether what is found for the stripped program is what the whole one says.
-    fn tells_all(&self) {
+    /// Checks that the stripped program gives the same frames as the unstripped one.
+    fn assert_complete(&self) {
         let addresses = self.addresses();
         let whole = at(open(&self.whole), &DebugSearch::default(), &addresses);
         let found = resolve(&self.stripped, self.root.path(), &addresses);
@@ -67,7 +66,7 @@ fn same(a: &Batch, b: &Batch) {
 }
 
 #[test]
-fn a_debug_link_leads_to_each_of_its_three_places() {
+fn a_debug_link_is_searched_for_in_three_directories() {
     let program = split(&["-g", "-Wl,--build-id=none"]);
     let name = [
         "opt/app/program.debug",
@@ -81,24 +80,24 @@ fn a_debug_link_leads_to_each_of_its_three_places() {
             program.move_debug(place);
         }
         let found = program.search();
-        let file = found.file.as_ref().unwrap_or_else(|| panic!("{place}: {:?}", found.attempts));
+        let file = found.file.as_ref().unwrap_or_else(|| panic!("{place}: {:?}", found.rejected));
         assert_eq!(file.source, DebugSource::DebugLink);
         assert_eq!(file.path, Path::new("/").join(place));
-        program.tells_all();
+        program.assert_complete();
     }
 }
 
 #[test]
-fn a_build_id_leads_to_its_file() {
+fn a_debug_file_is_found_by_build_id() {
     let program = split(&["-g", "-Wl,--build-id"]);
     let id = open(&program.stripped).build_id_hex();
     program.move_debug(&format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]));
     assert_eq!(program.search().file.unwrap().source, DebugSource::BuildId);
-    program.tells_all();
+    program.assert_complete();
 }
 
 #[test]
-fn the_file_of_another_build_is_refused() {
+fn the_debug_file_of_another_build_is_rejected() {
     let program = split(&["-g", "-Wl,--build-id=none"]);
     let mut bytes = std::fs::read(&program.debug).unwrap();
     let last = bytes.len() - 1;
@@ -106,7 +105,7 @@ fn the_file_of_another_build_is_refused() {
     std::fs::write(&program.debug, bytes).unwrap();
     let found = program.search();
     assert!(found.file.is_none());
-    assert!(found.attempts.iter().any(|a| matches!(a.rejection, Rejection::Checksum)));
+    assert!(found.rejected.iter().any(|a| matches!(a.rejection, Rejection::Checksum)));
     let batch = resolve(&program.stripped, program.root.path(), &program.addresses());
     assert!(batch.symbols.iter().all(|s| *s == Err(NoSymbol::NoTables)));
 
@@ -114,11 +113,11 @@ fn the_file_of_another_build_is_refused() {
     std::fs::copy(&other.debug, &one.debug).unwrap();
     let found = one.search();
     assert!(found.file.is_none());
-    assert!(found.attempts.iter().any(|a| matches!(a.rejection, Rejection::BuildId)));
+    assert!(found.rejected.iter().any(|a| matches!(a.rejection, Rejection::BuildId)));
 }
 
 #[test]
-fn a_pipe_or_a_folder_in_the_place_of_a_debug_file_does_not_hold_us_up() {
+fn a_pipe_or_directory_instead_of_a_debug_file_does_not_block() {
     let program = split(&["-g", "-Wl,--build-id=none"]);
     std::fs::remove_file(&program.debug).unwrap();
     run("mkfifo", &[program.debug.to_str().unwrap()], program.root.path());
@@ -128,12 +127,12 @@ fn a_pipe_or_a_folder_in_the_place_of_a_debug_file_does_not_hold_us_up() {
     symlink("/dev/zero", below.join("program.debug")).unwrap();
     let found = program.search();
     assert!(found.file.is_none());
-    assert_eq!(found.attempts.len(), 3);
-    assert!(found.attempts.iter().all(|a| matches!(a.rejection, Rejection::Io(_))), "{found:?}");
+    assert_eq!(found.rejected.len(), 3);
+    assert!(found.rejected.iter().all(|a| matches!(a.rejection, Rejection::Io(_))), "{found:?}");
 }
 
 #[test]
-fn symbols_alone_in_a_debug_file_are_used() {
+fn a_debug_file_with_symbols_only_is_used() {
     let program = split(&["-Wl,--build-id=none"]);
     let batch = resolve(&program.stripped, program.root.path(), &program.addresses());
     let named = batch.symbols.iter().flatten();
@@ -143,7 +142,7 @@ fn symbols_alone_in_a_debug_file_are_used() {
 }
 
 #[test]
-fn parts_that_dwz_moved_to_a_common_file_are_followed() {
+fn references_to_the_common_file_of_dwz_are_followed() {
     let root = tempfile::tempdir().unwrap();
     let bin = root.path().join("opt");
     std::fs::create_dir_all(&bin).unwrap();
@@ -158,7 +157,7 @@ fn parts_that_dwz_moved_to_a_common_file_are_followed() {
     let found = find_debug_file(&open(&one), seen, &RootedFiles::new(root.path()));
     assert!(found.supplementary.is_some(), "{found:?}");
     same(&before, &at(open(&one), &found, &addresses));
-    // Without it, names may be missing; nothing is made up.
+    // Without it, names may be missing, but none may be wrong.
     let alone = at(open(&one), &DebugSearch::default(), &addresses);
     assert!(alone.symbols.iter().flatten().all(|s| !s.frames.is_empty()));
     assert_ne!(alone.symbols, before.symbols);
@@ -175,7 +174,7 @@ fn dwz_within_one_file_changes_nothing() {
 }
 
 #[test]
-fn compressed_sections_tell_the_same() {
+fn compressed_sections_give_the_same_results() {
     let root = tempfile::tempdir().unwrap();
     let one = c_program(&["-g"], root.path(), "one");
     let addresses = addresses_of(&one, ".text", 1);

@@ -1,4 +1,4 @@
-//! Images that lie. Each of these must end, without a panic, within bounded memory.
+//! Hostile images must cause neither panics nor unbounded time or memory.
 
 mod common;
 
@@ -9,7 +9,7 @@ use common::{addresses_of, at, compile, run};
 use image::{ElfImage, ImageBytes};
 use symbolize::{DebugSearch, Losses, NameSource, NoSymbol, RootedFiles, find_debug_file};
 
-/// A small generator with a fixed seed, so that a failure can be had again.
+/// A random number generator with a fixed seed, so that failures can be reproduced.
 struct Random(u64);
 
 impl Random {
@@ -25,7 +25,7 @@ impl Random {
     }
 }
 
-/// Flips bytes, mostly where structure is: headers and the sections that are read here.
+/// Flips bytes, mostly in headers and in the sections that this crate reads.
 fn mutate(bytes: &mut Vec<u8>, targets: &[(usize, usize)], random: &mut Random) {
     for _ in 0..=random.below(24) {
         let (start, len) = targets[random.below(targets.len())];
@@ -98,7 +98,7 @@ fn random_damage_to_an_image_never_panics() {
     survive_mutations(&path, 300, 0xfeed_f00d);
 }
 
-/// Assembles an object with just the sections that are given, without relocations.
+/// Assembles an object with only the given sections, without relocations.
 fn object(dir: &Path, text: &str) -> PathBuf {
     let (source, out) = (dir.join("bomb.S"), dir.join("bomb.o"));
     std::fs::write(&source, text).unwrap();
@@ -159,7 +159,7 @@ fn ask(path: &Path, address: u64) -> symbolize::Batch {
 }
 
 #[test]
-fn a_million_inlined_calls_within_each_other_do_not_end_the_stack() {
+fn a_million_nested_inlined_calls_do_not_overflow_the_stack() {
     let dir = tempfile::tempdir().unwrap();
     let info = r#"
         .byte 2
@@ -189,7 +189,7 @@ fn a_range_list_that_a_million_functions_share_is_not_read_a_million_times() {
         .long 0
         .endr
     "#;
-    // None of the ranges holds the address, so that each function's are looked at.
+    // No range holds the address, so that those of all functions are examined.
     let ranges = r#"
         .section .debug_ranges,"",@progbits
         .rept 100000
@@ -203,18 +203,18 @@ fn a_range_list_that_a_million_functions_share_is_not_read_a_million_times() {
 }
 
 #[test]
-fn an_origin_that_is_its_own_ends() {
+fn an_origin_that_refers_to_itself_ends() {
     let dir = tempfile::tempdir().unwrap();
-    // The first DIE behind the root, at 0x1c, is its own origin.
+    // The first DIE after the root, at 0x1c, is its own origin.
     let info = ".byte 5\n .long 0x1c\n .quad 0x1000\n .quad 0x1000\n .byte 0";
     let batch = ask(&dwarf(dir.path(), info, ""), 0x1800);
     assert_eq!(batch.symbols[0], Err(NoSymbol::LineOnly));
 }
 
-/// The DIEs at 0x1c and 0x31, behind the root, are each the other's origin; the function at 0x46
+/// The DIEs at 0x1c and 0x31, after the root, refer to each other as origin; the function at 0x46
 /// holds an inlined call of the first.
 #[test]
-fn origins_that_lead_in_a_circle_end() {
+fn a_circle_of_origins_ends() {
     let dir = tempfile::tempdir().unwrap();
     let info = r#"
         .byte 5
@@ -236,15 +236,15 @@ fn origins_that_lead_in_a_circle_end() {
         .byte 0, 0, 0
     "#;
     let batch = ask(&dwarf(dir.path(), info, ""), 0x1800);
-    // The call has no name and is left out; it costs no more than a few steps.
+    // The call has no name and is left out, after a few steps.
     let s = batch.symbols[0].as_ref().unwrap();
     assert_eq!(s.frames.iter().map(|f| &*f.name).collect::<Vec<_>>(), ["outer"]);
     assert_eq!((batch.losses.nameless_inlines, batch.losses.limit_reached), (1, false));
 }
 
-/// A hundred thousand DIEs, each of which is named by the next one; the last has a name.
+/// A hundred thousand DIEs, each with the next one as its origin; the last one has a name.
 #[test]
-fn a_chain_of_origins_is_not_followed_for_ever() {
+fn a_long_chain_of_origins_is_not_followed_to_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let chain = |length: u32| {
         let info = format!(
@@ -283,7 +283,7 @@ fn a_chain_of_origins_is_not_followed_for_ever() {
 }
 
 #[test]
-fn a_broken_unit_leaves_what_came_before_and_the_other_units() {
+fn a_damaged_unit_affects_neither_earlier_functions_nor_other_units() {
     let dir = tempfile::tempdir().unwrap();
     let unit = |n: u32, low: u32, die: &str| {
         format!(
@@ -291,7 +291,7 @@ fn a_broken_unit_leaves_what_came_before_and_the_other_units() {
              .byte 2\n .asciz \"name{n}\"\n .quad {low}\n .quad 0x800\n .byte 0\n {die}\nend{n}:\n"
         )
     };
-    // 99 is no abbreviation.
+    // There is no abbreviation 99.
     let info = format!(
         ".byte 0\nend:\n{}{}",
         unit(1, 0x2000000, ".byte 99, 1, 2, 3"),
@@ -309,7 +309,7 @@ fn a_broken_unit_leaves_what_came_before_and_the_other_units() {
 }
 
 #[test]
-fn symbols_that_all_cover_everything_end() {
+fn symbols_that_all_overlap_end() {
     let dir = tempfile::tempdir().unwrap();
     let text = r#"
         .text

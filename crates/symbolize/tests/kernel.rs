@@ -1,4 +1,4 @@
-//! Kernel addresses by a list of kernel symbols.
+//! Symbolize kernel addresses by lists of kernel symbols.
 
 use symbolize::kernel::{KernelSymbol, NoKernelSymbol, resolve};
 
@@ -29,7 +29,7 @@ fn names(list: &str, addresses: &[u64]) -> Vec<Result<(String, String, u64), NoK
 }
 
 #[test]
-fn each_address_takes_the_function_that_starts_before_it() {
+fn an_address_has_the_name_of_the_function_that_starts_before_it() {
     let kernel = "[kernel.kallsyms]";
     let cases = [
         (0xffffffff81000000, Ok(("startup_64", kernel, 0xffffffff81000000))),
@@ -61,7 +61,7 @@ fn each_address_takes_the_function_that_starts_before_it() {
 }
 
 #[test]
-fn functions_end_where_the_next_symbol_starts() {
+fn functions_end_at_the_next_symbol() {
     let ends = |addresses: &[u64]| -> Vec<u64> {
         let found = resolve(LIST.as_bytes(), addresses).unwrap().names;
         found.into_iter().map(|n| n.unwrap().end).collect()
@@ -77,14 +77,14 @@ fn functions_end_where_the_next_symbol_starts() {
 }
 
 #[test]
-fn hidden_and_absent_lists_have_reasons() {
+fn hidden_and_empty_lists_have_reasons() {
     let hidden: String = LIST.lines().map(|l| format!("0000000000000000{}\n", &l[16..])).collect();
     assert_eq!(names(&hidden, &[0xffffffff81000000]), [Err(NoKernelSymbol::KptrRestricted)]);
     assert_eq!(names("", &[0xffffffff81000000]), [Err(NoKernelSymbol::NoSymbols)]);
 }
 
 #[test]
-fn lines_that_are_none_are_counted() {
+fn malformed_lines_are_counted() {
     let long = format!("ffffffff81000900 T {}\n", "x".repeat(100_000));
     let bad = format!(
         "\u{0}\nzz T x\nffffffff81000000\nffffffff81000000 T\nffffffff8100000000 T x\n\n{long}{LIST}"
@@ -95,7 +95,7 @@ fn lines_that_are_none_are_counted() {
 }
 
 #[test]
-fn reading_ends_behind_the_last_address_of_the_kernel_s_text() {
+fn reading_ends_after_the_last_address_in_kernel_text() {
     let end = LIST.find("ffffffff81000300").unwrap();
     let end = end + LIST[end..].find('\n').unwrap() + 1;
     let tail = "no line\n";

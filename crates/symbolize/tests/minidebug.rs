@@ -1,4 +1,4 @@
-//! MiniDebugInfo, made as the gdb manual says (section MiniDebugInfo).
+//! Read MiniDebugInfo that was made as the gdb manual says (section MiniDebugInfo).
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use common::{addresses_of, at, c_program, open, run};
 use symbolize::{DebugSearch, NameSource, NoSymbol};
 
-/// A program whole, and stripped with its MiniDebugInfo in it.
+/// A program, unstripped and stripped with MiniDebugInfo.
 fn programs(dir: &Path) -> (PathBuf, PathBuf) {
     let whole = c_program(&["-g", "-rdynamic"], dir, "whole");
     let script = "
@@ -56,7 +56,7 @@ fn local_functions_of_a_stripped_program_have_names() {
 }
 
 #[test]
-fn damaged_or_endless_data_is_told_and_costs_little() {
+fn damaged_or_endless_data_is_reported_at_low_cost() {
     let dir = tempfile::tempdir().unwrap();
     let (_, program) = programs(dir.path());
     let addresses = addresses_of(&program, ".text", 7);

@@ -1,5 +1,5 @@
-//! Split DWARF: the same program built with its debug information in one file and in several must
-//! be told alike, address by address.
+//! Compare a program built with split DWARF to one built without: all addresses must have the same
+//! frames.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use common::{addresses_of, at, open, resolve, run, source};
 use symbolize::{Batch, DebugSearch, Losses, Rejection};
 
-/// A program with and without `-gsplit-dwarf`, under a root of its own.
+/// A program built with and without `-gsplit-dwarf`, below a root directory of its own.
 struct Built {
     root: tempfile::TempDir,
     split: PathBuf,
@@ -20,7 +20,7 @@ fn build(compiler: &str, flags: &[&str]) -> Built {
     let root = tempfile::tempdir().unwrap();
     let bin = root.path().join("build");
     std::fs::create_dir_all(&bin).unwrap();
-    // The compilation folder is that of the target's view, in which `root` is /.
+    // The compilation directory as the target sees it: its / is `root`.
     let map = format!("-fdebug-prefix-map={}=", root.path().display());
     let mut all = vec!["-O2", "-g", &map];
     all.extend(flags);
@@ -37,7 +37,7 @@ fn build(compiler: &str, flags: &[&str]) -> Built {
     Built { root, split, addresses, whole }
 }
 
-/// Each source apart, as a build does: clang puts the `.dwo` beside the object file.
+/// Compiles each source separately: clang writes the `.dwo` beside the object file.
 fn build_in(bin: &Path, compiler: &str, flags: &[&str], sources: &[&str]) -> PathBuf {
     let mut objects = Vec::new();
     for name in sources {
@@ -62,7 +62,7 @@ impl Built {
 
     fn tells_the_same(&self, how: &str) {
         let batch = self.resolve();
-        assert_eq!(batch.losses, Losses::default(), "{how}: {:?}", batch.attempts);
+        assert_eq!(batch.losses, Losses::default(), "{how}: {:?}", batch.rejected);
         for ((a, ours), whole) in self.addresses.iter().zip(&batch.symbols).zip(&self.whole.symbols)
         {
             assert_eq!(ours, whole, "{how}: {a:#x}");
@@ -91,7 +91,7 @@ const MATRIX: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn dwo_files_are_found_where_the_compiler_put_them() {
+fn dwo_files_are_found_where_the_compiler_wrote_them() {
     for (compiler, flags) in MATRIX {
         let built = build(compiler, flags);
         assert!(!built.split_files().is_empty(), "{compiler} {flags:?} made no .dwo");
@@ -100,7 +100,7 @@ fn dwo_files_are_found_where_the_compiler_put_them() {
 }
 
 #[test]
-fn a_package_beside_the_program_takes_their_place() {
+fn a_dwp_file_beside_the_program_replaces_dwo_files() {
     for (compiler, flags) in MATRIX {
         // Of Debian 12's packagers, binutils' knows no DWARF 5, and LLVM's never ends with gcc's.
         let tool = match (*compiler, flags[0]) {
@@ -145,7 +145,7 @@ fn dwo_files_that_moved_with_the_program_are_found_beside_it() {
 }
 
 #[test]
-fn without_them_lines_and_symbols_stay_and_the_loss_is_told() {
+fn without_dwo_files_lines_and_symbols_remain_and_the_loss_is_reported() {
     let built = build("gcc", &["-gdwarf-5"]);
     let files = built.split_files();
     for file in &files {
@@ -153,7 +153,7 @@ fn without_them_lines_and_symbols_stay_and_the_loss_is_told() {
     }
     let batch = built.resolve();
     assert_eq!(batch.losses.missing_split_units as usize, files.len());
-    let names: Vec<&Path> = batch.attempts.iter().map(|a| a.path.as_path()).collect();
+    let names: Vec<&Path> = batch.rejected.iter().map(|a| a.path.as_path()).collect();
     assert!(names.iter().any(|n| n.extension().is_some_and(|e| e == "dwo")), "{names:?}");
     let of = |b: &Batch, i: usize| {
         let symbol = b.symbols[i].as_ref().ok();
@@ -169,7 +169,7 @@ fn without_them_lines_and_symbols_stay_and_the_loss_is_told() {
 }
 
 #[test]
-fn those_of_another_build_are_refused() {
+fn dwo_files_of_another_build_are_rejected() {
     let (one, other) = (build("gcc", &["-gdwarf-5"]), build("gcc", &["-gdwarf-5", "-O1"]));
     for file in one.split_files() {
         std::fs::copy(other.split.parent().unwrap().join(file.file_name().unwrap()), &file)
@@ -177,5 +177,5 @@ fn those_of_another_build_are_refused() {
     }
     let batch = one.resolve();
     assert_eq!(batch.losses.missing_split_units, 2);
-    assert!(batch.attempts.iter().any(|a| matches!(a.rejection, Rejection::SplitUnit)));
+    assert!(batch.rejected.iter().any(|a| matches!(a.rejection, Rejection::SplitUnit)));
 }

@@ -1,28 +1,13 @@
-//! 64-bit Arm under Linux.
+//! The parts of unwinding that are specific to 64-bit Arm on Linux: see [`Arch`].
 
 use gopclntab::Function;
 use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
 use crate::arch::{Arch, Stage};
-use crate::follow::{Flow, State, Value};
+use crate::follow::state::{Flow, State, Value};
+use crate::numbers::aarch64::{FP, LR, PC, SP, X0};
 use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS};
-
-/// DWARF numbers (AADWARF64, section 4.1): x29.
-pub(crate) const FP: u16 = 29;
-/// A function's first argument, and what it, or a system call, gives.
-const X0: u16 = 0;
-/// x30.
-pub(crate) const LR: u16 = 30;
-/// The stack pointer.
-pub(crate) const SP: u16 = 31;
-/// The program counter.
-pub(crate) const PC: u16 = 32;
-
-/// `enum perf_event_arm_regs` counts x0 to x29, lr, sp, pc as DWARF does.
-pub(crate) fn perf_to_dwarf(bit: u16) -> Option<u16> {
-    (bit <= PC).then_some(bit)
-}
 
 /// See [`Arch`].
 pub(crate) struct Aarch64;
@@ -76,8 +61,9 @@ impl Arch for Aarch64 {
     }
 
     /// Go's frames on arm64 (cmd/internal/obj/arm64, `preprocess`): the link register is saved at
-    /// the stack pointer, the frame pointer *below* it, where a callee's frame begins; pcsp counts
-    /// the whole frame. A function without one has its return address in the link register.
+    /// the stack pointer and the frame pointer *below* it, where a callee's frame begins. `pcsp`
+    /// gives the size of the whole frame. A function without a frame has its return address in the
+    /// link register.
     fn go_rule(function: &Function<'_>, lookup: Svma) -> Option<Rule> {
         let name = function.name();
         let is_handler = ["runtime.sigtramp", "runtime.cgoSigtramp"].contains(&&*name);
@@ -107,7 +93,7 @@ impl Arch for Aarch64 {
     }
 
     fn sets_up_frame(before: &[u8]) -> bool {
-        // stp x29, x30, [sp, #-n]!; mov x29, sp; and ret, which ends a function
+        // stp x29, x30, [sp, #-n]!; mov x29, sp. A ret in between ends another function.
         const MOV_FP_SP: u32 = 0x9100_03fd;
         const RET: u32 = 0xd65f_03c0;
         let (_, words) = before.as_rchunks::<4>();
@@ -118,12 +104,12 @@ impl Arch for Aarch64 {
     }
 
     fn frame_size(_: &[u8]) -> Option<u64> {
-        // The record lies at the low end of the frame, wherever that began.
+        // The frame record is at the low end of the frame, so that it does not tell the size.
         None
     }
 
     fn is_epilogue(_: &[u8]) -> bool {
-        // Compilers restore the rules with the registers here.
+        // On aarch64 compilers update the rules in epilogues, too.
         false
     }
 
@@ -135,11 +121,7 @@ impl Arch for Aarch64 {
         const REGS: u64 = 128 + 176 + 8;
         let mut raw = [0; (PC as usize + 1) * 8];
         memory.read(sp.wrapping_add(REGS), &mut raw)?;
-        let mut registers = Registers::unknown(Self::ARCH);
-        for (number, word) in (0..=PC).zip(raw.as_chunks::<8>().0) {
-            registers.set(number, u64::from_le_bytes(*word));
-        }
-        Ok(registers)
+        Ok(Registers::from_words(Self::ARCH, 0..=PC, &raw))
     }
 
     fn frameless<M: Memory>(
@@ -177,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_and_their_targets() {
+    fn recognises_calls_and_their_targets() {
         let bl = 0x9400_0004_u32.to_le_bytes(); // bl .+16
         assert_eq!(Aarch64::direct_call_target(&bl), Some(12));
         let back = 0x97ff_ffff_u32.to_le_bytes(); // bl .-4

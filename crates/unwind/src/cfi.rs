@@ -1,7 +1,7 @@
-//! The call frame information of one image: from an address to its frame description entry.
+//! Find the call frame information (CFI) of an address in an image.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::io::Read as _;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,28 +10,28 @@ use gimli::{
     UnwindOffset, UnwindSection,
 };
 use gopclntab::LineTable;
-use image::{ElfImage, Section, Svma};
+use image::{ElfImage, Section, SectionReader, Svma};
 
 pub(crate) type Reader<'a> = EndianSlice<'a, LittleEndian>;
 pub(crate) type Fde<'a> = FrameDescriptionEntry<Reader<'a>>;
 
-/// More entries than this in one walked section are not indexed: 24 MiB of index. Sections of
-/// that size come with a search table.
+/// Limit of entries in an index that is built here, which takes 24 MiB then. Larger sections come
+/// with a search table.
 const MAX_ENTRIES: usize = 1 << 20;
-/// A compressed `.debug_frame` is inflated up to this size.
-const MAX_INFLATED: u64 = 64 << 20;
-/// More symbols than any program has.
+/// Limit of a decompressed `.debug_frame`, in bytes.
+const MAX_DECOMPRESSED: u64 = 64 << 20;
+/// Limit of symbols that are searched; no program has as many.
 const MAX_SYMBOLS: usize = 8 << 20;
-/// An entry's instructions; the largest seen in the wild are a few tens of KiB.
+/// Limit of the size of an entry, in bytes; real ones take up to some tens of KiB.
 const MAX_ENTRY: usize = 64 << 10;
 
-/// Where an image's tables lie and how they are searched.
+/// The unwind tables of an image and how they are searched.
 pub(crate) struct ImageCfi {
     image: Arc<ElfImage>,
     bases: BaseAddresses,
     eh_frame: Option<Table>,
     debug_frame: Option<Table>,
-    /// Go's own table, which tells the depth of the stack at every instruction.
+    /// Go's line table, which gives the depth of the stack at every instruction.
     go: Option<LineTable>,
     /// See [`ImageCfi::is_builtin`].
     builtins: OnceCell<Range<u64>>,
@@ -42,15 +42,25 @@ struct Table {
     search: Search,
 }
 
+impl Table {
+    /// How it is searched, for logs.
+    fn kind(&self) -> String {
+        match &self.search {
+            Search::Header { table, .. } => format!("header of {} entries", table.len() / 8),
+            Search::Index(entries) => format!("index of {} entries", entries.len()),
+        }
+    }
+}
+
 enum TableBytes {
     File(Range<usize>),
-    Inflated(Vec<u8>),
+    Decompressed(Vec<u8>),
 }
 
 enum Search {
     /// `.eh_frame_hdr`'s sorted table: pairs of 32-bit offsets from the header's address.
     Header { hdr: Svma, eh_frame: Svma, table: Range<usize> },
-    /// Made by a walk over all entries, sorted by start.
+    /// Built from all entries, sorted by start.
     Index(Vec<IndexEntry>),
 }
 
@@ -61,17 +71,17 @@ struct IndexEntry {
     offset: usize,
 }
 
-/// What the tables say of an address.
+/// The result of looking up an address.
 pub(crate) enum Lookup<T> {
-    /// The entry that covers it.
+    /// What was made of the entry that covers the address.
     Found(T),
-    /// No entry covers it.
+    /// No entry covers the address.
     None,
-    /// An entry was found but cannot be used.
+    /// The entry that covers the address is damaged or too large.
     Bad,
 }
 
-/// The builtins lie in one piece.
+/// The address range of V8's builtins, which are contiguous; see [`ImageCfi::is_builtin`].
 fn builtins(image: &ElfImage) -> Range<u64> {
     const NONE: Range<u64> = 0..0;
     const FUNCTION: u8 = 2;
@@ -113,10 +123,17 @@ impl ImageCfi {
         };
         cfi.load_eh_frame(vendor);
         cfi.load_debug_frame(vendor);
+        tracing::debug!(
+            build_id = cfi.image.build_id_hex(),
+            eh_frame = ?cfi.eh_frame.as_ref().map(Table::kind),
+            debug_frame = ?cfi.debug_frame.as_ref().map(Table::kind),
+            go = cfi.is_go(),
+            "loaded unwind tables"
+        );
         cfi
     }
 
-    /// Whether the image is Go's.
+    /// Whether the image has a Go line table.
     pub(crate) fn is_go(&self) -> bool {
         self.go.is_some()
     }
@@ -126,20 +143,20 @@ impl ImageCfi {
         self.eh_frame.is_some() || self.debug_frame.is_some()
     }
 
-    /// Whether code without an entry of its own is known to keep frame pointers.
+    /// Whether code without an entry is assumed to keep frame pointers.
     pub(crate) fn keeps_frame_pointers(&self) -> bool {
-        // Go's frame pointer is always kept, also where nothing else is said.
+        // Go functions always keep the frame pointer.
         self.is_go() || !self.has_tables()
     }
 
-    /// Whether the address is one of V8's builtins. They are compiled by its JIT when the program
-    /// is built: they keep frame pointers as all code of the JIT's does, and have no entries.
-    /// Their names are the only thing that tells.
+    /// Whether the address is in one of V8's builtins. V8's JIT compiles them when the program is
+    /// built: like all its code they keep frame pointers and have no entries. They are only
+    /// recognised by their names.
     pub(crate) fn is_builtin(&self, svma: Svma) -> bool {
         self.builtins.get_or_init(|| builtins(&self.image)).contains(&svma.0)
     }
 
-    /// The Go function that holds an address.
+    /// The Go function at an address.
     pub(crate) fn go_function(&self, svma: Svma) -> Option<gopclntab::Function<'_>> {
         self.go.as_ref()?.function_at(svma)
     }
@@ -153,8 +170,8 @@ impl ImageCfi {
         &self.bases
     }
 
-    /// Calls `use_entry` with the entry for an address: of `.eh_frame`, or of `.debug_frame`
-    /// where that has none.
+    /// Calls `use_entry` with the entry for an address, from `.eh_frame` or else from
+    /// `.debug_frame`.
     pub(crate) fn with_fde<T>(
         &self,
         svma: Svma,
@@ -184,7 +201,7 @@ impl ImageCfi {
         matches!(self.with_fde(svma, vendor, begins), Lookup::Found(true))
     }
 
-    /// Where the function that holds an address begins.
+    /// The start of the function at an address.
     fn function_start(&self, svma: Svma, vendor: gimli::Vendor) -> Option<Svma> {
         let start = |fde: &Fde<'_>, _: Frames<'_>| Some(Svma(fde.initial_address()));
         match self.with_fde(svma, vendor, start) {
@@ -213,7 +230,7 @@ impl ImageCfi {
     fn bytes<'a>(&'a self, table: &'a Table) -> &'a [u8] {
         match &table.bytes {
             TableBytes::File(range) => self.image.bytes().get(range.clone()).unwrap_or_default(),
-            TableBytes::Inflated(bytes) => bytes,
+            TableBytes::Decompressed(bytes) => bytes,
         }
     }
 
@@ -258,13 +275,10 @@ impl ImageCfi {
 
     fn load_debug_frame(&mut self, vendor: gimli::Vendor) {
         let image = Arc::clone(&self.image);
-        let Some(section) = image.section(".debug_frame").filter(|s| !s.data.is_empty()) else {
-            return;
-        };
-        let bytes = if section.compressed {
-            inflate(section.data).map(TableBytes::Inflated)
-        } else {
-            range_in(image.bytes(), section.data).map(TableBytes::File)
+        let bytes = match SectionReader::new(&image, MAX_DECOMPRESSED).read(".debug_frame") {
+            Cow::Owned(bytes) => Some(TableBytes::Decompressed(bytes)),
+            Cow::Borrowed([]) => return,
+            Cow::Borrowed(bytes) => range_in(image.bytes(), bytes).map(TableBytes::File),
         };
         let Some(bytes) = bytes else { return };
         let mut table = Table { bytes, search: Search::Index(Vec::new()) };
@@ -276,16 +290,18 @@ impl ImageCfi {
     }
 }
 
-/// The section that an entry came from.
+/// The section that an entry is from.
 #[derive(Clone, Copy)]
 pub(crate) enum Frames<'a> {
     Eh(&'a EhFrame<Reader<'a>>),
     Debug(&'a DebugFrame<Reader<'a>>),
 }
 
-/// Where the functions begin that hold these addresses, by the call frame information: it survives
-/// when an image is stripped of its names. A function that is split into parts has a start for
-/// each; the stubs of a procedure linkage table count as one function.
+/// The starts of the functions that hold the addresses, according to the call frame information,
+/// which stripped images keep. One result for each address; `None` if no entry covers it.
+///
+/// Each part of a function that the compiler split has a start of its own; all stubs of a procedure
+/// linkage table count as one function.
 #[must_use]
 pub fn function_starts(image: &Arc<ElfImage>, addresses: &[Svma]) -> Vec<Option<Svma>> {
     let vendor = match image.arch() {
@@ -325,7 +341,8 @@ fn range_in(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
 }
 
 /// `DW_EH_PE_pcrel | DW_EH_PE_sdata4`, `DW_EH_PE_udata4`, `DW_EH_PE_datarel | DW_EH_PE_sdata4`:
-/// what every linker writes (LSB 10.6.2). Another encoding means a walk over `.eh_frame`.
+/// what every linker writes (LSB 10.6.2). With another encoding the entries of `.eh_frame` are
+/// indexed here.
 const HEADER: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 
 fn eh_frame_address(hdr: &Section<'_>) -> Option<Svma> {
@@ -335,13 +352,14 @@ fn eh_frame_address(hdr: &Section<'_>) -> Option<Svma> {
     (head[..2] == HEADER[..2]).then(|| place.wrapping_add(i64::from(relative).cast_unsigned()))
 }
 
-/// The address in the `at`th half of a row: 0 is where the function starts, 4 its entry.
+/// One address of a row of the search table: at 0 the start of the function, at 4 that of its
+/// entry.
 fn header_address(hdr: Svma, row: &[u8; 8], at: usize) -> Svma {
     let word = [row[at], row[at + 1], row[at + 2], row[at + 3]];
     hdr.wrapping_add(i64::from(i32::from_le_bytes(word)).cast_unsigned())
 }
 
-/// The table of `.eh_frame_hdr`, if it is one: not empty, whole, and sorted.
+/// The search table of `.eh_frame_hdr`, if it is complete, sorted and not empty.
 fn search_table(image: &ElfImage, hdr: &Section<'_>, eh_frame: Svma) -> Option<Search> {
     let rest = hdr.data.strip_prefix(&HEADER)?;
     if eh_frame_address(hdr)? != eh_frame {
@@ -356,7 +374,7 @@ fn search_table(image: &ElfImage, hdr: &Section<'_>, eh_frame: Svma) -> Option<S
     Some(Search::Header { hdr: hdr.svma, eh_frame, table: range_in(image.bytes(), table)? })
 }
 
-/// Walks all entries. What follows a malformed entry cannot be found and is left out.
+/// Indexes all entries up to the first malformed one, after which no entry can be found.
 fn index<'a, S>(section: &S, bases: &BaseAddresses) -> Vec<IndexEntry>
 where
     S: UnwindSection<Reader<'a>>,
@@ -369,7 +387,7 @@ where
         let offset = partial.offset();
         let Ok(fde) = partial.parse(S::cie_from_offset) else { continue };
         let start = fde.initial_address();
-        // A linker that drops a function leaves its entry behind, at 0 or -1.
+        // A linker that drops a function leaves its entry at address 0 or -1.
         if let Some(end) = start.checked_add(fde.len()).filter(|_| start != 0) {
             found.push(IndexEntry { start, end, offset });
         }
@@ -377,19 +395,4 @@ where
     found.sort_unstable_by_key(|e| (e.start, e.end));
     found.shrink_to_fit();
     found
-}
-
-/// Inflates a `SHF_COMPRESSED` section: `Elf64_Chdr` (type, reserved, size, alignment), then a
-/// zlib stream. Another compression, or a stream that is broken or too large, gives nothing.
-fn inflate(data: &[u8]) -> Option<Vec<u8>> {
-    const ELFCOMPRESS_ZLIB: u32 = 1;
-    let (chdr, stream) = data.split_first_chunk::<24>()?;
-    let kind = u32::from_le_bytes(*chdr.first_chunk()?);
-    let size = u64::from_le_bytes(*chdr[8..].first_chunk()?);
-    if kind != ELFCOMPRESS_ZLIB || size > MAX_INFLATED {
-        return None;
-    }
-    let mut out = Vec::new();
-    flate2::read::ZlibDecoder::new(stream).take(size).read_to_end(&mut out).ok()?;
-    (out.len() as u64 == size).then_some(out)
 }

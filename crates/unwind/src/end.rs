@@ -1,80 +1,80 @@
-//! Why a stack ended.
+//! Why unwinding stopped: the root was reached, memory was missing, or the stack is broken.
 
 use std::fmt;
 
 use image::Avma;
 
-/// Why unwinding stopped. Everything but [`End::Root`] leaves a stack without its root.
+/// Why unwinding stopped. The stack is complete only with [`End::Root`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
-    /// The outermost frame of the thread.
+    /// The last frame is the outermost one of the thread.
     Root(RootReason),
-    /// The memory that was given ended before the stack did. The cursor stands at the last frame
-    /// that is complete; other memory can take it further ([`crate::Unwinder::resume`]).
+    /// Memory that is needed could not be read. The cursor is at the last complete frame;
+    /// [`crate::Unwinder::resume`] continues there with other memory.
     Truncated {
         /// The stack pointer of the last complete frame.
         sp: Avma,
-        /// The word that could not be read.
+        /// The address that could not be read.
         unreadable: Avma,
     },
-    /// The stack goes on, but not in a way that can be followed.
+    /// The stack continues, but its next frame cannot be found.
     Broken(BreakReason),
 }
 
 /// How the outermost frame was recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RootReason {
-    /// Call frame information states that there is no return address: `_start`, `clone`.
+    /// The call frame information says that there is no return address: `_start`, `clone`.
     Undefined,
-    /// The return address is null, as thread and coroutine starts leave it.
+    /// The return address is null, as at the start of threads and coroutines.
     NullReturn,
-    /// The entry point of the executable or the dynamic linker, without call frame information.
+    /// The entry point of the executable or the dynamic linker, which has no call frame
+    /// information.
     EntryPoint,
-    /// The return address is a function's first byte and comes after no call: `makecontext` and
-    /// its like put it there to begin a context.
+    /// The return address is the first byte of a function and follows no call: `makecontext` and
+    /// similar functions put it there to start a context.
     ContextStart,
-    /// The code does nothing but end the thread, without call frame information.
+    /// The code does nothing but end the thread, and has no call frame information.
     ThreadExit,
-    /// The thread has just been made, and nothing was called on its stack yet (glibc's `clone3` has
-    /// no call frame information where its system call returns).
+    /// The thread was just created and its stack is still empty. (glibc's `clone3` has no call
+    /// frame information where its system call returns.)
     ThreadBegin,
-    /// The chain of frame pointers ends with null, as both psABIs say the outermost frame does.
+    /// The saved frame pointer is null, which marks the outermost frame in both psABIs.
     FrameChainEnd,
-    /// The system stack of a thread of a Go program that has let go of its goroutine: Go's own
-    /// stacks end there, too.
+    /// The system stack of a Go thread that runs no goroutine. Stack traces of the Go runtime end
+    /// there, too.
     NoGoroutine,
 }
 
-/// What was wrong where the stack broke.
+/// Why the next frame could not be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BreakReason {
-    /// The registers that were given lack the program counter or the stack pointer.
+    /// The program counter or the stack pointer is not among the given registers.
     NoRegisters,
-    /// The interrupted program counter lies in no executable mapping.
+    /// The interrupted program counter is in no executable mapping.
     NoMapping,
-    /// Nothing says how to unwind this code, and no check confirmed a simpler way.
+    /// The code has no unwind information, and its instructions confirmed no frame.
     NoUnwindInfo,
-    /// Call frame information that cannot be parsed or executed, or is larger than any
-    /// compiler's.
+    /// The call frame information cannot be parsed or executed, or is implausibly large.
     BadCfi,
-    /// A DWARF expression that fails, or needs what a profiler does not have.
+    /// A DWARF expression fails, or needs data that is not available.
     BadExpression,
-    /// A rule needs a register whose value is not known in this frame.
+    /// A rule needs this register (DWARF number), whose value is unknown in the frame.
     UnknownRegister(u16),
-    /// The frame would lie below the one that it called.
+    /// The caller's frame would be below the frame that it called.
     CfaBelowSp,
-    /// The frame's address is misaligned or in the null page.
+    /// The address of the caller's frame is misaligned or in the null page.
     BadCfa,
-    /// The return address lies in no executable mapping.
+    /// The return address is in no executable mapping.
     ReturnAddressNotCode,
-    /// Neither program counter nor stack advanced.
+    /// The caller would be the same frame again.
     Loop,
-    /// The limit of frames was reached; the stack goes on.
+    /// The limit of frames was reached, and the stack continues.
     TooDeep,
 }
 
 impl End {
-    /// Whether the stack is complete.
+    /// Whether the stack is complete: its last frame is the outermost one.
     #[must_use]
     pub const fn is_root(self) -> bool {
         matches!(self, Self::Root(_))
@@ -96,7 +96,7 @@ impl fmt::Display for End {
 impl fmt::Display for RootReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Undefined => "no return address by its unwind information",
+            Self::Undefined => "no return address in its unwind information",
             Self::NullReturn => "null return address",
             Self::EntryPoint => "entry point",
             Self::ContextStart => "context start",
@@ -124,4 +124,19 @@ impl fmt::Display for BreakReason {
         };
         f.write_str(text)
     }
+}
+
+/// Size of the null page, which holds no frames.
+pub(crate) const NULL_PAGE: u64 = 4096;
+
+pub(crate) fn broken<T>(reason: BreakReason) -> Result<T, End> {
+    Err(End::Broken(reason))
+}
+
+/// Why a stack ends if memory could not be read while the frame at `sp` was unwound.
+pub(crate) fn unreadable(sp: Avma, unreadable: Avma) -> End {
+    if unreadable.0 < NULL_PAGE {
+        return End::Broken(BreakReason::BadCfa);
+    }
+    End::Truncated { sp, unreadable }
 }

@@ -1,27 +1,28 @@
-//! Evaluating DWARF expressions, within bounds.
+//! Evaluate DWARF expressions of call frame information, with a limit of operations.
 
 use gimli::{EvaluationResult, Location};
 use image::{Avma, Bias, Memory, Svma};
 
 use crate::cfi::Reader;
-use crate::end::BreakReason;
+use crate::end::{BreakReason, unreadable};
 use crate::{End, Registers};
 
-/// Operations that one expression may take: a hostile one loops for ever.
+/// Limit of operations: a hostile expression loops forever.
 const MAX_OPERATIONS: u32 = 1000;
 
-/// What an expression may look at.
-pub(crate) struct Surroundings<'a, M> {
+/// The inputs of an expression.
+pub(crate) struct EvaluationContext<'a, M> {
     pub(crate) registers: &'a Registers,
     pub(crate) memory: &'a M,
     pub(crate) bias: Bias,
     pub(crate) encoding: gimli::Encoding,
-    /// The CFA, which a register's expression begins with; `None` for the CFA's own.
+    /// The CFA, the initial value of a register's expression; `None` for the expression of the CFA
+    /// itself.
     pub(crate) cfa: Option<u64>,
 }
 
-impl<M: Memory> Surroundings<'_, M> {
-    /// The value (or address) that the expression leaves.
+impl<M: Memory> EvaluationContext<'_, M> {
+    /// The value (or address) that the expression results in.
     pub(crate) fn evaluate(&self, expression: &[u8]) -> Result<u64, End> {
         let failed = |_| End::Broken(BreakReason::BadExpression);
         let reader = Reader::new(expression, gimli::LittleEndian);
@@ -49,8 +50,8 @@ impl<M: Memory> Surroundings<'_, M> {
                 EvaluationResult::RequiresRelocatedAddress(svma) => {
                     evaluation.resume_with_relocated_address(self.bias.to_avma(Svma(svma)).0)
                 }
-                // Frame bases, thread-local storage and types take debug information that call
-                // frame information cannot refer to.
+                // Frame bases, thread-local storage and types need debug information, to which call
+                // frame information cannot refer.
                 _ => return Err(End::Broken(BreakReason::BadExpression)),
             };
             state = next.map_err(failed)?;
@@ -74,9 +75,7 @@ impl<M: Memory> Surroundings<'_, M> {
         let bytes =
             word.get_mut(..usize::from(size)).ok_or(End::Broken(BreakReason::BadExpression))?;
         let sp = self.registers.sp().unwrap_or_default();
-        self.memory
-            .read(Avma(address), bytes)
-            .map_err(|_| crate::step::unreadable(sp, Avma(address)))?;
+        self.memory.read(Avma(address), bytes).map_err(|_| unreadable(sp, Avma(address)))?;
         Ok(u64::from_le_bytes(word))
     }
 }

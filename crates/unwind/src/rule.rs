@@ -1,45 +1,45 @@
-//! Unwind rules: what a row of call frame information comes down to.
+//! Compile rows of call frame information (CFI) to unwind rules.
 //!
-//! Nearly every row of compiled code says the same few things, so that it fits half a cache line
-//! and is applied with a handful of reads:
+//! A row says how to find the caller's registers. Nearly all rows of compiled code have one form,
+//! which fits half a cache line and is applied with a few reads:
 //!
 //! ```text
 //!   CFA      = register + offset
 //!   saved[i] = [CFA + 8·n]      for the ABI's callee-saved registers and the return address
 //! ```
 //!
-//! Anything else becomes a [`WideRule`] on the side, which holds all that DWARF can say.
+//! Other rows become a [`WideRule`], which can express all of DWARF and is stored separately.
 
 use gimli::{CfaRule, Operation, RegisterRule, UnwindTableRow};
 
 use crate::arch::Arch;
 use crate::cfi::{Frames, Reader};
 
-/// Registers with a slot in a narrow rule.
+/// Number of registers with a slot in a narrow rule.
 pub(crate) const SLOTS: usize = 12;
 /// A slot's value for a register that keeps its value.
 pub(crate) const SAME: i16 = 0;
 /// A slot's value for a register whose value is lost.
 pub(crate) const LOST: i16 = i16::MIN;
-/// An expression longer than this is no compiler's.
+/// Limit of the length of an expression, in bytes; compilers write far shorter ones.
 const MAX_EXPRESSION: usize = 4096;
 
-/// What is cached per address.
+/// The cached rule of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
     /// The common case.
     Narrow(Narrow),
     /// An index into the wide rules.
     Wide(u32),
-    /// The kernel's signal frame lies at the stack pointer.
+    /// The stack pointer points to a signal frame of the kernel.
     SignalFrame,
     /// The return address is undefined: the outermost frame.
     Root,
-    /// A return address that no call made: where a context was set up to begin.
+    /// A return address that no call put there: a context starts here.
     ContextStart,
     /// No entry covers the address.
     NoEntry,
-    /// No entry covers it either, but the code says something: an index into what that is.
+    /// No entry covers the address, but following the code gave a result: its index.
     Followed(u32),
     /// The entry that covers the address is not usable.
     Bad,
@@ -52,38 +52,38 @@ impl Rule {
     }
 }
 
-/// See the module.
+/// The common form of a rule: see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Narrow {
-    /// The CFA is `register + offset`…
+    /// The CFA is `cfa_register + cfa_offset`…
     pub(crate) cfa_register: u8,
-    /// …and, if `plt`, 8 bytes more from this offset into the 16-byte slot on.
+    /// …plus 8 if `plt`, from this offset within the 16-byte stub on.
     pub(crate) plt_push: u8,
-    /// The code is an x86-64 procedure linkage table. (A `bool` also leaves [`Rule`] room for its
-    /// tag.)
+    /// The code is an x86-64 procedure linkage table. (The `bool` also leaves room for the tag of
+    /// [`Rule`].)
     pub(crate) plt: bool,
     /// See `cfa_register`.
     pub(crate) cfa_offset: i32,
-    /// By the order of [`Arch::SAVED`]: [`SAME`], [`LOST`] or the place in words from the CFA.
+    /// In the order of [`Arch::SAVED`]: [`SAME`], [`LOST`] or the offset from the CFA in words.
     pub(crate) saved: [i16; SLOTS],
 }
 
-/// A rule of any shape.
+/// A rule that can express any row.
 #[derive(Debug)]
 pub(crate) struct WideRule {
     /// The canonical frame address.
     pub(crate) cfa: Value,
-    /// The column that the return address is restored to.
+    /// The column of the return address.
     pub(crate) return_address: u16,
     /// The rules of all registers that have one.
     pub(crate) registers: Box<[(u16, Value)]>,
-    /// The frame is a signal trampoline's: its caller was interrupted.
+    /// The frame is that of a signal trampoline: its caller was interrupted.
     pub(crate) signal: bool,
-    /// How expressions are to be read.
+    /// The encoding of the expressions.
     pub(crate) encoding: gimli::Encoding,
 }
 
-/// Where a register's value in the calling frame comes from.
+/// How to find the value of a register in the calling frame.
 #[derive(Debug)]
 pub(crate) enum Value {
     /// Unchanged.
@@ -100,13 +100,13 @@ pub(crate) enum Value {
     AtRegister(u16, i64),
     /// A constant.
     Constant(u64),
-    /// In memory at what the expression gives.
+    /// In memory at the address that the expression evaluates to.
     AtExpression(Box<[u8]>),
-    /// What the expression gives.
+    /// The value that the expression evaluates to.
     Expression(Box<[u8]>),
 }
 
-/// A row compiled, with a wide rule still to be given its place.
+/// A compiled row; a wide rule has no index yet.
 pub(crate) enum Compiled {
     Rule(Rule),
     Wide(WideRule),
@@ -182,7 +182,7 @@ where
     };
     for (register, rule) in row.registers() {
         let Some(slot) = A::SAVED.iter().position(|saved| *saved == register.0) else {
-            // Vector registers and pseudo registers do not take part in unwinding.
+            // Vector registers and pseudo registers are not needed to unwind.
             if usize::from(register.0) < crate::registers::COUNT {
                 return None;
             }
@@ -200,8 +200,8 @@ where
     (A::HAS_LINK_REGISTER || narrow.saved[0] != SAME).then_some(narrow)
 }
 
-/// Linkers describe an x86-64 PLT slot by `rsp + 8 + ((rip & 15) >= n) * 8`: the slot's push has
-/// happened from its n'th byte on.
+/// The `n` of `rsp + 8 + ((rip & 15) >= n) * 8`, by which linkers describe an x86-64 PLT stub: from
+/// its byte `n` on, the stub has pushed a word.
 fn plt_push<A: Arch>(expression: &[u8]) -> Option<u8> {
     if A::ARCH != image::Arch::X86_64 {
         return None;
@@ -225,8 +225,8 @@ fn bytes_of<'a>(
     expression.ok().map(|e| e.0.slice()).filter(|bytes| bytes.len() <= MAX_EXPRESSION)
 }
 
-/// Recognises the expressions that compilers make for realigned stacks and glibc for signal
-/// frames, `register + n` and `[register + n]`; the rest is left to the evaluator.
+/// Recognises `register + n` and `[register + n]`, which compilers use for realigned stacks and
+/// glibc for signal frames. Other expressions are evaluated when they are needed.
 fn value_of(expression: &[u8], encoding: gimli::Encoding, indirect: bool) -> Value {
     let general = || match indirect {
         true => Value::AtExpression(expression.into()),

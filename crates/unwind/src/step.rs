@@ -1,42 +1,29 @@
-//! One step: from a frame to the frame that called it.
+//! Step from a frame to the frame that called it.
 
 use image::{AddressSpace, Avma, Bias, Memory};
 
 use crate::arch::Arch;
-use crate::end::{BreakReason, RootReason};
-use crate::expression::Surroundings;
-use crate::places::{Code, Place, Places};
+use crate::end::{BreakReason, NULL_PAGE, RootReason, broken, unreadable};
+use crate::expression::EvaluationContext;
+use crate::frame::{Cursor, FrameKind};
+use crate::modules::{Code, Module, Modules};
 use crate::registers::COUNT;
 use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS, Value};
 use crate::tables::Tables;
-use crate::{Cursor, End, FrameKind, Registers};
+use crate::{End, Registers};
 
-/// Jumps to a stack at a lower address, as rustc's `stacker` makes them, that one stack may hold
-/// besides its signal frames.
+/// Limit of changes to a stack at a lower address within one stack, apart from signal frames.
+/// rustc's `stacker` makes such changes.
 const MAX_SWITCHES: u8 = 8;
-/// No frame lies in the null page.
-const NULL_PAGE: u64 = 4096;
 
-pub(crate) fn broken<T>(reason: BreakReason) -> Result<T, End> {
-    Err(End::Broken(reason))
-}
-
-/// What to say of memory that could not be read while the frame at `sp` was being unwound.
-pub(crate) fn unreadable(sp: Avma, unreadable: Avma) -> End {
-    if unreadable.0 < NULL_PAGE {
-        return End::Broken(BreakReason::BadCfa);
-    }
-    End::Truncated { sp, unreadable }
-}
-
-/// What steps are taken with.
+/// The inputs of a step, and the caches for one stack.
 pub(crate) struct Stepper<'a, M> {
     pub(crate) tables: &'a mut Tables,
-    pub(crate) places: Places<'a>,
+    pub(crate) modules: Modules<'a>,
     pub(crate) memory: &'a M,
     pub(crate) pac_mask: u64,
-    /// The mapping of the cursor's look-up address.
-    here: Option<Place>,
+    /// The mapping at the cursor's look-up address.
+    current: Option<Module>,
 }
 
 impl<'a, M: Memory> Stepper<'a, M> {
@@ -46,59 +33,65 @@ impl<'a, M: Memory> Stepper<'a, M> {
         memory: &'a M,
         pac_mask: u64,
     ) -> Self {
-        Self { tables, places: Places::new(space), memory, pac_mask, here: None }
+        Self { tables, modules: Modules::new(space), memory, pac_mask, current: None }
     }
 
     /// The mapping at an address.
     #[inline]
-    pub(crate) fn place<A: Arch>(&mut self, addr: Avma) -> Option<Place> {
-        self.places.find::<A>(self.tables, addr)
+    pub(crate) fn module<A: Arch>(&mut self, addr: Avma) -> Option<Module> {
+        self.modules.find::<A>(self.tables, addr)
     }
 
-    /// The mapping of the cursor's look-up address, which is looked up once per frame.
+    /// The mapping at the cursor's look-up address, looked up once per frame.
     #[inline]
-    pub(crate) fn stand<A: Arch>(&mut self, cursor: &Cursor) -> Option<&Place> {
-        if !self.here.as_ref().is_some_and(|place| place.contains(cursor.lookup_address())) {
-            self.here = self.place::<A>(cursor.lookup_address());
+    pub(crate) fn current_module<A: Arch>(&mut self, cursor: &Cursor) -> Option<&Module> {
+        if !self.current.as_ref().is_some_and(|module| module.contains(cursor.lookup_address())) {
+            self.current = self.module::<A>(cursor.lookup_address());
         }
-        self.here.as_ref()
+        self.current.as_ref()
     }
 
-    /// Moves the cursor to the calling frame, or leaves it as it is and says why not.
+    /// Moves the cursor to the calling frame. If there is none, returns why and leaves the cursor
+    /// unchanged.
     #[inline]
     pub(crate) fn advance<A: Arch>(&mut self, cursor: &mut Cursor) -> Result<(), End> {
-        let Some(place) = self.stand::<A>(cursor) else {
+        let Some(module) = self.current_module::<A>(cursor) else {
             return self.without_rule::<A>(cursor, None, None);
         };
-        let Some((image, bias)) = place.image else {
-            return self.without_rule::<A>(cursor, self.here, None);
+        let Some((image, bias)) = module.image else {
+            return self.without_rule::<A>(cursor, self.current, None);
         };
         let svma = bias.to_svma(cursor.pc);
         // A branch of its own, so that no jump table is mispredicted for nearly every frame.
         match self.tables.rule::<A>(image, svma, cursor.kind.is_exact()) {
-            Rule::Narrow(rule) => self.narrow::<A>(&rule, cursor),
-            rule => self.rare::<A>(rule, bias, cursor),
+            Rule::Narrow(rule) => self.apply_narrow::<A>(&rule, cursor),
+            rule => self.apply_rare::<A>(rule, bias, cursor),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn rare<A: Arch>(&mut self, rule: Rule, bias: Bias, cursor: &mut Cursor) -> Result<(), End> {
+    fn apply_rare<A: Arch>(
+        &mut self,
+        rule: Rule,
+        bias: Bias,
+        cursor: &mut Cursor,
+    ) -> Result<(), End> {
         match rule {
-            Rule::Narrow(rule) => self.narrow::<A>(&rule, cursor),
-            Rule::Wide(index) => self.wide::<A>(index, bias, cursor),
+            Rule::Narrow(rule) => self.apply_narrow::<A>(&rule, cursor),
+            Rule::Wide(index) => self.apply_wide::<A>(index, bias, cursor),
             Rule::SignalFrame => self.signal_frame::<A>(cursor),
             Rule::Root => Err(End::Root(RootReason::Undefined)),
             Rule::ContextStart => Err(End::Root(RootReason::ContextStart)),
-            Rule::NoEntry => self.without_rule::<A>(cursor, self.here, None),
-            Rule::Followed(index) => self.without_rule::<A>(cursor, self.here, Some(index)),
+            Rule::NoEntry => self.without_rule::<A>(cursor, self.current, None),
+            Rule::Followed(index) => self.without_rule::<A>(cursor, self.current, Some(index)),
             Rule::Bad => broken(BreakReason::BadCfi),
         }
     }
 
     // Zipped iterators are not unrolled here, and this is the profiler's hottest loop.
     #[inline]
-    pub(crate) fn narrow<A: Arch>(
+    pub(crate) fn apply_narrow<A: Arch>(
         &mut self,
         rule: &Narrow,
         cursor: &mut Cursor,
@@ -118,7 +111,7 @@ impl<'a, M: Memory> Stepper<'a, M> {
             SAME => link_register::<A>(cursor)?,
             n => self.word(cursor, slot(n))?,
         };
-        let pc = self.admit::<A>(cursor, cfa, return_address)?;
+        let pc = self.check_return::<A>(cursor, cfa, return_address)?;
         let mut values = [0; SLOTS];
         let mut saved = rule.saved;
         for i in 1..A::SAVED.len() {
@@ -146,13 +139,13 @@ impl<'a, M: Memory> Stepper<'a, M> {
         Ok(())
     }
 
-    /// What to make of a register whose slot lies below the stack pointer. GCC goes on to name
-    /// the slot after it was popped: then the register has its value already. Otherwise the slot
-    /// is in the red zone, which is not recorded.
+    /// Handles a register whose slot is below the stack pointer. After a pop GCC still names the
+    /// slot, and the register already has the caller's value. Otherwise the slot is in the red
+    /// zone, which is not recorded.
     #[cold]
     fn below_stack<A: Arch>(&mut self, cursor: &Cursor) -> i16 {
-        let Some(place) = self.here else { return LOST };
-        let code = Code::around(self.tables, &place, cursor.pc, self.memory);
+        let Some(module) = self.current else { return LOST };
+        let code = Code::around(self.tables, &module, cursor.pc, self.memory);
         if A::is_epilogue(code.at()) { SAME } else { LOST }
     }
 
@@ -161,9 +154,9 @@ impl<'a, M: Memory> Stepper<'a, M> {
         self.memory.read_u64(at).map_err(|_| unreadable(cursor.floor, at))
     }
 
-    /// Checks the calling frame against all that is known, and gives its program counter.
+    /// Checks that the calling frame is plausible, and returns its program counter.
     #[inline]
-    pub(crate) fn admit<A: Arch>(
+    pub(crate) fn check_return<A: Arch>(
         &mut self,
         cursor: &Cursor,
         cfa: u64,
@@ -174,22 +167,22 @@ impl<'a, M: Memory> Stepper<'a, M> {
         }
         let pc = Avma(return_address & !self.pac_mask);
         let lookup = pc.wrapping_sub(1);
-        if !self.here.as_ref().is_some_and(|place| place.contains(lookup))
-            && self.place::<A>(lookup).is_none()
+        if !self.current.as_ref().is_some_and(|module| module.contains(lookup))
+            && self.module::<A>(lookup).is_none()
         {
             return broken(BreakReason::ReturnAddressNotCode);
         }
-        // On another stack, nothing but the call itself vouches for the frame.
+        // On another stack, only a call before the return address confirms the frame.
         if cfa < cursor.floor.0 && self.follows_call::<A>(pc) != Some(true) {
             return broken(BreakReason::CfaBelowSp);
         }
         Ok(pc)
     }
 
-    /// Whether a call lies right before the address; `None` if the code cannot be read.
+    /// Whether a call precedes the address; `None` if the code cannot be read.
     pub(crate) fn follows_call<A: Arch>(&mut self, pc: Avma) -> Option<bool> {
-        let place = self.place::<A>(pc.wrapping_sub(1))?;
-        let code = Code::around(self.tables, &place, pc, self.memory);
+        let module = self.module::<A>(pc.wrapping_sub(1))?;
+        let code = Code::around(self.tables, &module, pc, self.memory);
         (!code.before().is_empty()).then(|| A::ends_with_call(code.before()))
     }
 
@@ -204,9 +197,14 @@ impl<'a, M: Memory> Stepper<'a, M> {
     }
 
     #[cold]
-    fn wide<A: Arch>(&mut self, index: u32, bias: Bias, cursor: &mut Cursor) -> Result<(), End> {
+    fn apply_wide<A: Arch>(
+        &mut self,
+        index: u32,
+        bias: Bias,
+        cursor: &mut Cursor,
+    ) -> Result<(), End> {
         let Some(rule) = self.tables.wide(index) else { return broken(BreakReason::BadCfi) };
-        let mut from = Surroundings {
+        let mut from = EvaluationContext {
             registers: &cursor.registers,
             memory: self.memory,
             bias,
@@ -231,8 +229,8 @@ impl<'a, M: Memory> Stepper<'a, M> {
                     return_address = self.value(value, &from, cursor)?;
                     return_address
                 }
-                // GCC's epilogue of a realigned stack goes on to say that rbp is saved at
-                // [rbp] after `leave`: an address that need not exist. The frame stands without.
+                // In the epilogue of a realigned stack, GCC still says after `leave` that rbp is
+                // saved at [rbp], which may not exist. The frame is valid without it.
                 value => self.value(value, &from, cursor).unwrap_or(None),
             };
             match known {
@@ -250,7 +248,7 @@ impl<'a, M: Memory> Stepper<'a, M> {
             Some(address) if usize::from(rule.return_address) < COUNT => address,
             _ => link_register::<A>(cursor)?,
         };
-        let pc = self.admit::<A>(cursor, cfa, return_address)?;
+        let pc = self.check_return::<A>(cursor, cfa, return_address)?;
         let sp = registers.get(A::SP).unwrap_or(cfa);
         cursor.registers = registers;
         cursor.registers.set(A::RA, return_address);
@@ -262,7 +260,7 @@ impl<'a, M: Memory> Stepper<'a, M> {
     fn value(
         &self,
         value: &Value,
-        from: &Surroundings<'_, M>,
+        from: &EvaluationContext<'_, M>,
         cursor: &Cursor,
     ) -> Result<Option<u64>, End> {
         let cfa = from.cfa.unwrap_or(0);
@@ -285,8 +283,7 @@ impl<'a, M: Memory> Stepper<'a, M> {
     }
 }
 
-/// Whether the caller's frame can lie at the CFA: further up the stack than the callee's, or else
-/// on another stack.
+/// Checks that the caller's frame can be at the CFA: above the callee's, or else on another stack.
 #[inline]
 pub(crate) fn check_cfa<A: Arch>(cursor: &Cursor, cfa: u64, by_sp: bool) -> Result<(), End> {
     if cfa & 7 != 0 || cfa < NULL_PAGE {
@@ -306,7 +303,7 @@ pub(crate) fn check_cfa<A: Arch>(cursor: &Cursor, cfa: u64, by_sp: bool) -> Resu
     Ok(())
 }
 
-/// The return address in the link register, which only holds in a frame that calls nobody.
+/// The return address in the link register, which is only valid in a leaf.
 fn link_register<A: Arch>(cursor: &Cursor) -> Result<u64, End> {
     if !A::HAS_LINK_REGISTER {
         return broken(BreakReason::BadCfi);
@@ -317,8 +314,9 @@ fn link_register<A: Arch>(cursor: &Cursor) -> Result<u64, End> {
     cursor.registers.get(A::RA).ok_or(End::Broken(BreakReason::UnknownRegister(A::RA)))
 }
 
-/// A frame that would be its own caller. glibc's aarch64 `_start` is one where it does not say
-/// that its return address is undefined; it clears the frame pointer.
+/// Why a stack ends at a frame that would be its own caller. In some glibc versions aarch64's
+/// `_start` is one: it does not say that its return address is undefined, but clears the frame
+/// pointer.
 fn no_progress<A: Arch>(registers: &Registers) -> End {
     match registers.get(A::FP) {
         Some(0) if A::HAS_LINK_REGISTER => End::Root(RootReason::FrameChainEnd),

@@ -1,4 +1,4 @@
-//! The images' tables, and the rules that were made from them.
+//! Cache the unwind tables of images and the rules that were built from them.
 
 use std::sync::Arc;
 
@@ -8,22 +8,23 @@ use rustc_hash::FxHashMap;
 
 use crate::arch::Arch;
 use crate::cfi::{Fde, Frames, ImageCfi, Lookup};
+use crate::code::code_around;
 use crate::follow::{Followed, Follower};
 use crate::rule::{Compiled, Rule, WideRule, compile};
 
-/// Cached rules: at 48 bytes an entry, 24 MiB with the table's own slack.
+/// Limit of cached rules: 24 MiB at 48 bytes an entry, with the spare room of the hash table.
 const MAX_RULES: usize = 1 << 18;
-/// Wide rules hold expressions of their own, up to some KiB each in a hostile file.
+/// Limit of wide rules. Each holds its expressions, which take some KiB in a hostile file.
 const MAX_WIDE: usize = 1 << 12;
-/// What is known of so many places by their code: at most some 200 bytes each.
+/// Limit of results of following code, of up to some 200 bytes each.
 const MAX_FOLLOWED: usize = 1 << 16;
-/// Entries of the small cache in front, a power of two: 48 bytes each, so that it stays in L2.
+/// Entries of the first-level cache, a power of two: at 48 bytes each it fits into the L2 cache.
 const HOT: usize = 1 << 12;
-/// Images that are kept alive by their tables.
+/// Limit of images, which their tables keep alive.
 const MAX_IMAGES: usize = 1 << 12;
 
-/// Fixed storage for gimli: rules for the general, pseudo and vector registers that compilers
-/// mention, and more nested remember/restore pairs than they make.
+/// Fixed storage for gimli: rules for all registers that compilers mention (general, pseudo and
+/// vector registers), and more nested remember/restore pairs than they write.
 struct Storage;
 
 impl UnwindContextStorage<usize> for Storage {
@@ -35,23 +36,23 @@ impl UnwindContextStorage<usize> for Storage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ImageIndex(u32);
 
-/// How often rules were found ready, and how often made.
+/// How often rules were found in the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
     /// Rules taken from the cache.
     pub hits: u64,
     /// Rules compiled from call frame information.
     pub misses: u64,
-    /// Times that a full cache was emptied.
+    /// How often the cache was full and was cleared.
     pub cleared: u64,
 }
 
 pub(crate) struct Tables {
     images: Vec<ImageCfi>,
-    // By the address of the image, which the strong reference in `images` keeps from being reused.
+    // By the address of the image. The reference in `images` keeps the address from being reused.
     by_address: FxHashMap<usize, ImageIndex>,
     rules: FxHashMap<Key, Rule>,
-    /// The last rule for each of a key's places, of those in `rules`.
+    /// A direct-mapped first-level cache of `rules`.
     hot: Box<[Option<(Key, Rule)>]>,
     wide: Vec<WideRule>,
     follower: Follower,
@@ -60,8 +61,8 @@ pub(crate) struct Tables {
     pub(crate) stats: CacheStats,
 }
 
-/// An exact program counter and a return address may share the address that is looked up, but not
-/// the rule (see [`Tables::make`]).
+/// An exact program counter and a return address may have the same look-up address but different
+/// rules (see [`Tables::build_rule`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     lookup: u64,
@@ -70,9 +71,9 @@ struct Key {
 }
 
 impl Key {
-    /// Its place in the small cache.
+    /// The index in the first-level cache.
     #[inline]
-    fn place(self) -> usize {
+    fn slot(self) -> usize {
         let mixed = self.lookup ^ u64::from(self.image.0) << 40 ^ u64::from(self.exact) << 63;
         // Fibonacci hashing: the product's high bits depend on all of the address.
         (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HOT.trailing_zeros())) as usize
@@ -94,7 +95,7 @@ impl Tables {
         }
     }
 
-    /// Keeps within the bounds. Called between stacks: indices do not outlive it.
+    /// Clears what exceeds its limit. To be called between stacks, since it invalidates indices.
     pub(crate) fn trim(&mut self) {
         self.follower.next_stack();
         let too_many_images = self.images.len() >= MAX_IMAGES;
@@ -105,6 +106,7 @@ impl Tables {
             self.wide.clear();
             self.followed.clear();
             self.stats.cleared += 1;
+            tracing::debug!(stats = ?self.stats, too_many_images, too_many_wide, "cleared the rule cache");
         }
         if too_many_images {
             self.images.clear();
@@ -113,7 +115,7 @@ impl Tables {
         }
     }
 
-    /// The tables of an image, loaded when first asked for.
+    /// The index of an image's tables, which are loaded on first use.
     pub(crate) fn image<A: Arch>(&mut self, image: &Arc<ElfImage>) -> ImageIndex {
         let address = Arc::as_ptr(image).addr();
         if let Some(index) = self.by_address.get(&address) {
@@ -133,7 +135,7 @@ impl Tables {
         self.wide.get(index as usize)
     }
 
-    /// What a place's own code says ([`Rule::Followed`]).
+    /// The result of following code, for [`Rule::Followed`].
     pub(crate) fn followed(&self, index: u32) -> Option<&Followed> {
         self.followed.get(index as usize)
     }
@@ -143,40 +145,46 @@ impl Tables {
     pub(crate) fn rule<A: Arch>(&mut self, image: ImageIndex, pc: Svma, exact: bool) -> Rule {
         let lookup = pc.0.wrapping_sub(u64::from(!exact));
         let key = Key { lookup, image, exact };
-        let place = key.place();
-        match &self.hot[place] {
+        let slot = key.slot();
+        match &self.hot[slot] {
             Some((found, rule)) if *found == key => {
                 self.stats.hits += 1;
                 *rule
             }
-            _ => self.rule_behind::<A>(key, pc, place),
+            _ => self.rule_slow::<A>(key, pc, slot),
         }
     }
 
     #[inline(never)]
-    fn rule_behind<A: Arch>(&mut self, key: Key, pc: Svma, place: usize) -> Rule {
+    fn rule_slow<A: Arch>(&mut self, key: Key, pc: Svma, slot: usize) -> Rule {
         let rule = if let Some(rule) = self.rules.get(&key) {
             self.stats.hits += 1;
             *rule
         } else {
             self.stats.misses += 1;
-            let rule = self.make::<A>(key.image, pc, Svma(key.lookup), key.exact);
+            let rule = self.build_rule::<A>(key.image, pc, Svma(key.lookup), key.exact);
             self.rules.insert(key, rule);
             rule
         };
-        self.hot[place] = Some((key, rule));
+        self.hot[slot] = Some((key, rule));
         rule
     }
 
-    /// Finds and executes the call frame information.
+    /// Builds the rule of an address from the call frame information, or else from the code.
     ///
-    /// A handler returns to the *first* byte of the signal trampoline, so that the look-up one
-    /// byte before would miss it; glibc's entry starts one byte early for that reason, other
-    /// trampolines' do not. Hence the code itself is recognised, whatever the tables say. Any
-    /// other return address that is a function's first byte, and comes after no call, was put
-    /// there by hand: a context begins there (`makecontext` does so).
+    /// A signal handler returns to the *first* byte of the trampoline, which a look-up of the
+    /// return address minus one misses. glibc's entry starts one byte early for this reason, those
+    /// of other trampolines do not. So trampolines are recognised by their code, whatever the
+    /// tables say. Any other return address that is the first byte of a function and follows no
+    /// call was put there by hand: a context starts there (`makecontext`).
     #[cold]
-    fn make<A: Arch>(&mut self, index: ImageIndex, pc: Svma, lookup: Svma, exact: bool) -> Rule {
+    fn build_rule<A: Arch>(
+        &mut self,
+        index: ImageIndex,
+        pc: Svma,
+        lookup: Svma,
+        exact: bool,
+    ) -> Rule {
         let Self { images, wide, context, .. } = self;
         let Some(cfi) = images.get(index.0 as usize) else { return Rule::NoEntry };
         let (before, at) = code_around(cfi.image(), pc);
@@ -195,32 +203,32 @@ impl Tables {
         match cfi.with_fde(lookup, A::VENDOR, &mut used) {
             Lookup::Found(Compiled::Rule(rule)) => rule,
             Lookup::Found(Compiled::Wide(rule)) => {
-                let Ok(place) = u32::try_from(wide.len()) else { return Rule::Bad };
+                let Ok(index) = u32::try_from(wide.len()) else { return Rule::Bad };
                 wide.push(rule);
-                Rule::Wide(place)
+                Rule::Wide(index)
             }
             Lookup::None => self.follow::<A>(index, pc, exact),
             Lookup::Bad => Rule::Bad,
         }
     }
 
-    /// What the code says where no table does. Go and V8 keep frame pointers by which more is known:
-    /// their code changes stacks, and goes from function to function by jumps.
+    /// Follows the code, where no table covers the address. Not for Go and V8: their code changes
+    /// stacks and jumps between functions, but keeps frame pointers.
     fn follow<A: Arch>(&mut self, index: ImageIndex, pc: Svma, exact: bool) -> Rule {
         let Some(cfi) = self.images.get(index.0 as usize) else { return Rule::NoEntry };
         if cfi.is_go() || cfi.is_builtin(pc) {
             return Rule::NoEntry;
         }
         let found = self.follower.follow::<A>((cfi.image(), index.0), pc, exact);
-        if !found.ends_thread && found.ways.is_empty() {
+        if !found.ends_thread && found.rules.is_empty() {
             return Rule::NoEntry;
         }
-        let Ok(place) = u32::try_from(self.followed.len()) else { return Rule::NoEntry };
+        let Ok(index) = u32::try_from(self.followed.len()) else { return Rule::NoEntry };
         self.followed.push(found);
-        Rule::Followed(place)
+        Rule::Followed(index)
     }
 
-    /// The rule of a signal trampoline of unknown code that begins at `pc` itself.
+    /// The rule of a signal trampoline that starts at `pc` but whose code is unknown.
     fn signal_entry_at<A: Arch>(&mut self, index: ImageIndex, pc: Svma) -> Option<Rule> {
         let Self { images, wide, context, .. } = self;
         let cfi = images.get(index.0 as usize)?;
@@ -231,9 +239,9 @@ impl Tables {
         let Lookup::Found(Compiled::Wide(rule)) = cfi.with_fde(pc, A::VENDOR, &mut used) else {
             return None;
         };
-        let place = u32::try_from(wide.len()).ok()?;
+        let index = u32::try_from(wide.len()).ok()?;
         wide.push(rule);
-        Some(Rule::Wide(place))
+        Some(Rule::Wide(index))
     }
 }
 
@@ -252,31 +260,4 @@ fn row_of<A: Arch>(
     let cie = fde.cie();
     let return_address = cie.return_address_register().0;
     compile::<A, _>(row.ok()?, return_address, fde.is_signal_trampoline(), cie.encoding(), section)
-}
-
-/// Up to so many bytes of code that end at an address: less near the start of its segment.
-pub(crate) fn code_before(image: &ElfImage, pc: Svma, most: u32) -> &[u8] {
-    let of = |n: u32| image.bytes_at(Svma(pc.0.checked_sub(n.into())?))?.get(..n as usize);
-    let (mut best, mut too_much) = match of(most) {
-        Some(code) => return code,
-        None => (&[][..], most),
-    };
-    while let n @ 1.. = (too_much - best.len() as u32) / 2 {
-        let n = best.len() as u32 + n;
-        match of(n) {
-            Some(code) => best = code,
-            None => too_much = n,
-        }
-    }
-    best
-}
-
-/// The code up to an address (at most 16 bytes) and from it on (at most 16).
-pub(crate) fn code_around(image: &ElfImage, pc: Svma) -> (&[u8], &[u8]) {
-    let at = image.bytes_at(pc).unwrap_or_default();
-    // Fewer bytes where the address lies near its segment's start.
-    let before = (1..=16)
-        .rev()
-        .find_map(|n| image.bytes_at(Svma(pc.0.checked_sub(n)?))?.get(..usize::try_from(n).ok()?));
-    (before.unwrap_or_default(), &at[..at.len().min(16)])
 }

@@ -1,39 +1,18 @@
-//! x86-64 under Linux.
+//! The parts of unwinding that are specific to x86-64 on Linux: see [`Arch`].
 
 use gopclntab::Function;
 use image::{Avma, Memory, Svma, Unreadable};
 
 use crate::Registers;
 use crate::arch::{Arch, Stage};
-use crate::follow::{Flow, State, Value};
+use crate::follow::state::{Flow, State, Value};
+use crate::numbers::x86_64::{RAX, RBP, RDI, RIP, RSP};
 use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS};
 
-/// DWARF numbers (System V psABI AMD64, figure 3.36).
-pub(crate) const RBP: u16 = 6;
-/// What a function, or a system call, gives.
-pub(crate) const RAX: u16 = 0;
-/// A function's first argument.
-pub(crate) const RDI: u16 = 5;
-/// The stack pointer.
-pub(crate) const RSP: u16 = 7;
-/// The return address column, which stands for the program counter.
-pub(crate) const RIP: u16 = 16;
-
-/// `enum perf_event_x86_regs` to DWARF.
-pub(crate) fn perf_to_dwarf(bit: u16) -> Option<u16> {
-    // AX BX CX DX SI DI BP SP IP, FLAGS CS SS DS ES FS GS, R8..R15
-    const FIRST: [u16; 9] = [0, 3, 2, 1, 4, 5, RBP, RSP, RIP];
-    match bit {
-        0..=8 => Some(FIRST[usize::from(bit)]),
-        16..=23 => Some(bit - 8),
-        _ => None,
-    }
-}
-
-/// Bytes of stack that `PUSH_REGS_HOST_TO_ABI0` takes (Go's runtime/cgo/abi_amd64.h), at the entry of
-/// Go code that C calls. Upwards from there: rbx, r12 to r15, rbp.
+/// Bytes of stack that `PUSH_REGS_HOST_TO_ABI0` uses (Go's runtime/cgo/abi_amd64.h), where C enters
+/// Go code. From the lowest address up: rbx, r12 to r15, rbp.
 const REGISTERS_OF_C: i32 = 48;
-/// Room for the arguments of `cgocallback`, below.
+/// Bytes for the arguments of `cgocallback`, below those.
 const CALLBACK_ARGUMENTS: i32 = 24;
 
 /// See [`Arch`].
@@ -77,7 +56,7 @@ impl Arch for X86_64 {
             let (load, syscall) = code.split_at(code.len() - 2);
             at.starts_with(code)
                 || (at.starts_with(syscall) && before.ends_with(load))
-                // In the kernel, which has not restored the registers yet.
+                // In the system call, before the kernel restores the registers.
                 || before.ends_with(code)
         })
     }
@@ -91,19 +70,20 @@ impl Arch for X86_64 {
         before.ends_with(b"\x0f\x05") && registers.get(RAX) == Some(0)
     }
 
-    /// Go's stacks are laid out by the depth that pcsp gives for each instruction: the return
-    /// address lies there, and below it the frame pointer, if the function has a frame at all
-    /// (cmd/internal/obj/x86: `PUSHQ BP` or its older form). No other register is kept. A
-    /// function that writes SP by itself (`mcall`, `systemstack`) is left to frame pointers.
+    /// Go's line table gives the stack depth at each instruction (`pcsp`). At that depth is the
+    /// return address, and below it the frame pointer if the function has a frame
+    /// (cmd/internal/obj/x86: `PUSHQ BP` or its older form). No other register is saved. Functions
+    /// that change stacks (`mcall`, `systemstack`) are unwound by frame pointers: see
+    /// [`crate::go`].
     fn go_rule(function: &Function<'_>, lookup: Svma) -> Option<Rule> {
-        // `mcall` never returns: what is above it belongs to the goroutine that was parked.
+        // `mcall` never returns: what is above it belongs to the parked goroutine.
         let name = function.name();
-        // A signal handler is the top of its stack to Go, but returns to what it interrupted.
+        // For Go a signal handler is the top of its stack, but it returns to the interrupted code.
         let is_handler = ["runtime.sigtramp", "runtime.cgoSigtramp"].contains(&&*name);
         if (function.flags().is_top_frame() && !is_handler) || name == "runtime.mcall" {
             return Some(Rule::Root);
         }
-        // Whatever call frame information says of it (`.debug_frame` has an entry).
+        // Even if `.debug_frame` has an entry for it.
         if function.flags().writes_sp() {
             return Some(Rule::NoEntry);
         }
@@ -127,7 +107,7 @@ impl Arch for X86_64 {
     }
 
     fn sets_up_frame(before: &[u8]) -> bool {
-        // Padding after a return: int3, nop, or the longer nops' first bytes.
+        // Padding after a return: int3, nop, or the first byte of a longer nop.
         let boundary = |w: &[u8]| w[0] == 0xc3 && matches!(w[1], 0xcc | 0x90 | 0x66 | 0x0f);
         let last = before.windows(4).rposition(|w| SETUP.contains(&w));
         last.is_some_and(|at| !before[at..].windows(2).any(boundary))
@@ -179,17 +159,13 @@ impl Arch for X86_64 {
     }
 
     /// After the handler's `ret` has popped `pretcode` of `struct rt_sigframe`
-    /// (arch/x86/include/asm/sigframe.h), `sp` is at its `struct ucontext`: `uc_flags`,
-    /// `uc_link` (8 bytes each) and `uc_stack` (24) come before `uc_mcontext`.
+    /// (arch/x86/include/asm/sigframe.h), `sp` points to its `struct ucontext`: `uc_flags`,
+    /// `uc_link` (8 bytes each) and `uc_stack` (24) precede `uc_mcontext`.
     fn read_signal_frame<M: Memory>(sp: Avma, memory: &M) -> Result<Registers, Unreadable> {
         const MCONTEXT: u64 = 40;
         let mut raw = [0; SIGCONTEXT.len() * 8];
         memory.read(sp.wrapping_add(MCONTEXT), &mut raw)?;
-        let mut registers = Registers::unknown(Self::ARCH);
-        for (number, word) in SIGCONTEXT.iter().zip(raw.as_chunks::<8>().0) {
-            registers.set(*number, u64::from_le_bytes(*word));
-        }
-        Ok(registers)
+        Ok(Registers::from_words(Self::ARCH, SIGCONTEXT, &raw))
     }
 
     fn frameless<M: Memory>(_: &Registers, sp: Avma, memory: &M) -> Result<(u64, u64), Unreadable> {
@@ -223,7 +199,7 @@ impl Arch for X86_64 {
 }
 
 /// Whether the bytes are exactly one `call r/m64`: `[REX] FF /2` with its ModRM, SIB and
-/// displacement (Intel SDM volume 2, 2.1). The optional REX prefix lies before the slice.
+/// displacement (Intel SDM volume 2, 2.1). The optional REX prefix precedes the slice.
 fn is_indirect_call(code: &[u8]) -> bool {
     let [0xff, modrm, rest @ ..] = code else { return false };
     let (mode, opcode, rm) = (modrm >> 6, modrm >> 3 & 7, modrm & 7);
@@ -243,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_told_from_what_only_looks_like_one() {
+    fn recognises_all_forms_of_calls_and_nothing_else() {
         let calls: [&[u8]; 8] = [
             b"\xe8\x01\x02\x03\x04",
             b"\xff\xd0",                     // call *%rax
@@ -265,14 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_set_up_by_another_function_does_not_count() {
+    fn ignores_the_prologue_of_the_function_before() {
         assert!(X86_64::sets_up_frame(b"\xc3\xcc\xcc\x55\x48\x89\xe5\x41\x54\xff\xd0"));
         assert!(!X86_64::sets_up_frame(b"\x55\x48\x89\xe5\x5d\xc3\xcc\xcc\x50\xff\xd0"));
         assert!(!X86_64::sets_up_frame(b"\x50\xff\xd0"));
     }
 
     #[test]
-    fn the_size_of_a_frame_is_told_by_its_set_up() {
+    fn reads_the_size_of_a_frame_from_its_prologue() {
         let pushes = b"\x55\x48\x89\xe5\x41\x57\x41\x56\x53";
         let size = |rest: &[u8]| {
             X86_64::frame_size(&[b"\x55\x48\x89\xe5\xc3", &pushes[..], rest].concat())
@@ -286,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn epilogues() {
+    fn recognises_epilogues() {
         let yes: [&[u8]; 4] =
             [b"\xc3", b"\x5b\x5d\x41\x5c\xc3", b"\xc9\xc3", b"\x48\x83\xc4\x08\x5b\xe9abcd"];
         let no: [&[u8]; 4] = [b"\x5b\x5d", b"\x55\xc3", b"\x48\x89\xc7\xc3", b""];
@@ -295,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn perf_order_is_the_kernels() {
+    fn perf_registers_are_in_the_order_of_the_kernel() {
         // bits 0-8 and 16-23, value = bit
         let values: Vec<u64> = (0..=8).chain(16..=23).collect();
         let r = Registers::from_perf(image::Arch::X86_64, &values, 0x00ff_01ff);
@@ -305,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_register_that_was_not_recorded_is_unknown() {
+    fn registers_that_were_not_recorded_are_unknown() {
         let r = Registers::from_perf(image::Arch::X86_64, &[7, 8], 1 << 7 | 1 << 8);
         assert_eq!((r.sp(), r.pc(), r.fp()), (Some(Avma(7)), Some(Avma(8)), None));
     }

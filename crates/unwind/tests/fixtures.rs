@@ -1,8 +1,9 @@
-//! Recordings that are kept: registers, memory and module files of programs stopped by gdb, with the
-//! frames that gdb gave. They need no gdb, no compiler and no kernel of their time, so that what was
-//! right once stays right.
+//! Unwind the recordings in `tests/fixtures` and compare with gdb's frames.
 //!
-//! `tests/fixtures/README.md` tells how they are made: by this test, with EXOPROF_UPDATE_FIXTURES=NAME.
+//! A recording holds registers, memory and module files of a program stopped by gdb, with gdb's
+//! frames. It needs neither gdb nor a compiler, so that it guards against regressions on any
+//! machine. This test also makes recordings, with EXOPROF_UPDATE_FIXTURES=NAME: see
+//! `tests/fixtures/README.md`.
 
 mod common;
 
@@ -102,7 +103,7 @@ fn pack(path: &Path, bytes: &[u8]) {
     out.write_all(bytes).and_then(|()| out.finish()).expect("it can be written");
 }
 
-/// Modules are shared between fixtures: named by their build id, or by the program.
+/// Fixtures share modules, which are named after the file; programs after the fixture.
 fn module_path(name: &str, fixture: &str) -> PathBuf {
     let base = name.rsplit('/').next().unwrap_or(name);
     let base = if base == "program" { format!("{fixture}.program") } else { base.into() };
@@ -121,7 +122,7 @@ fn load(fixture: &Fixture) -> Recording {
     })
 }
 
-/// Records anew, with this machine's compiler, libraries and gdb.
+/// Makes a recording with this machine's compiler, libraries and gdb.
 fn update(fixture: &Fixture) {
     let dir = tempfile::tempdir().expect("a folder");
     let program = build_with(fixture.compiler, dir.path(), fixture.source, fixture.flags);
@@ -135,7 +136,7 @@ fn update(fixture: &Fixture) {
 }
 
 #[test]
-fn kept_recordings_give_the_frames_that_gdb_gave() {
+fn recordings_give_the_frames_of_gdb() {
     for fixture in &FIXTURES {
         if std::env::var("EXOPROF_UPDATE_FIXTURES").is_ok_and(|name| name == fixture.name) {
             update(fixture);
@@ -155,7 +156,6 @@ fn kept_recordings_give_the_frames_that_gdb_gave() {
     }
 }
 
-/// The fixtures stay small.
 #[test]
 fn fixtures_are_under_five_megabytes() {
     let sizes = |dir: PathBuf| {

@@ -1,4 +1,4 @@
-//! Hostile tables and memory: never a panic, never without bound.
+//! Hostile tables and memory must cause neither panics nor unbounded work.
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::{Recording, Regions, build, record};
 use image::{Arch, Avma, Memory, Unreadable};
 use unwind::{Registers, Unwinder};
 
-/// xorshift64*: seeded, so that a failure can be had again.
+/// xorshift64*, with a fixed seed so that failures can be reproduced.
 struct Random(u64);
 
 impl Random {
@@ -31,7 +31,7 @@ fn recording() -> Recording {
     record(dir.path(), &program, script)
 }
 
-/// Changes bytes within the unwind sections only, so that the image still loads.
+/// Garbles the unwind sections only, so that the image still loads.
 fn garble(random: &mut Random, file: &[u8], whole: bool) -> Vec<u8> {
     let image = image::ElfImage::parse(image::ImageBytes::Owned(file.to_vec())).unwrap();
     let base = image.bytes().as_ptr().addr();
@@ -69,7 +69,7 @@ fn garbled_tables() {
             ends.insert(end.to_string().split(" at ").next().unwrap().to_owned());
         }
     }
-    assert!(ends.len() >= 5, "the garbling hardly reached anything: {ends:?}");
+    assert!(ends.len() >= 5, "garbling had too few effects: {ends:?}");
 }
 
 /// Memory in which every word is plausible: a code address or a stack address.

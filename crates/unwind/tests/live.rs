@@ -1,5 +1,5 @@
-//! Real programs, stopped by gdb and unwound from what it recorded. The truth is gdb's own
-//! backtrace: every program counter of every frame must be the same, to the outermost frame.
+//! Unwind real programs that gdb stopped, and compare with gdb's own backtrace: the program
+//! counters of all frames must be equal, up to the outermost one.
 
 mod common;
 
@@ -29,9 +29,9 @@ fn assert_same_as_gdb(recording: &Recording, at_least: usize) {
     assert!(wrong.is_empty(), "{} of {} stops:\n{shown}", wrong.len(), recording.stops.len());
 }
 
-/// The same recording by framehop, which must agree at so many stops: the test of the truth
-/// itself, by an unwinder that shares only gimli with ours. It knows no aligned stacks and treats
-/// some interrupted program counters as return addresses, so that it cannot be right everywhere.
+/// Compares with framehop, an independent unwinder that checks gdb, too. It must agree at some
+/// number of stops; not at all of them, since it supports no realigned stacks and takes some
+/// interrupted program counters for return addresses.
 fn assert_framehop_agrees(recording: &Recording, at_least: usize) {
     let mut oracle = common::oracle::Framehop::new(recording);
     let mut unwinder = Unwinder::new(image::Arch::X86_64);
@@ -177,18 +177,18 @@ recorder.stop()
 ";
     let recording = record(dir.path(), &program, script);
     assert_same_as_gdb(&recording, 45);
-    // The reason for an engine of our own.
+    // The reason why exoprof does not unwind by framehop.
     let mut oracle = common::oracle::Framehop::new(&recording);
     let mut wrong = |stop: &Stop| oracle.frames(stop) != stop.pcs;
     assert!(recording.stops.iter().filter(|stop| wrong(stop)).count() > 10);
 }
 
-/// musl has no tables at all, nor has gdb a way through it: the truth are the calls that were stepped
-/// through. The last frame is what called `main`, or the thread's function.
+/// musl has no tables, and gdb cannot unwind it either: the expected frames are the calls that were
+/// stepped through. The last frame is the caller of `main`, or of the thread's function.
 ///
-/// Three instructions of `printf_core` are not followed: between those that load the address of a
-/// `switch`'s table and the jump by it, from where all ways lead through that jump. There the stack
-/// ends, and says so.
+/// Three instructions of `printf_core` are unknown: between those that load the address of a
+/// `switch`'s jump table and the jump itself, through which all paths lead. There the stack ends as
+/// broken.
 #[test]
 fn every_instruction_of_musl() {
     for flags in [&["-static"][..], &[]] {

@@ -1,4 +1,4 @@
-//! One recorded stack under other circumstances: less memory, other tables, or none.
+//! Unwind a recorded stack with less memory, with other tables, or with none.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use common::{Recording, Regions, Stop, build, build_with, record};
 use image::{AddressSpace, Arch, Avma, ElfImage, MappingId, MappingKind, NewMapping};
-use unwind::{BreakReason, End, Frame, Registers, RootReason, Unwinder};
+use unwind::{BreakReason, End, Frame, Registers, RootReason, Unwinder, function_starts};
 
 const AT_BOTTOM: &str = "recorder.run_to('bottom')\nrecorder.header()\nrecorder.stop()\n";
 
@@ -31,7 +31,7 @@ fn unwind_stop(stop: &Stop, space: &AddressSpace) -> (Vec<u64>, End) {
 }
 
 #[test]
-fn a_truncated_stack_goes_on_from_other_memory_at_every_length() {
+fn a_truncated_stack_continues_with_other_memory_at_every_length() {
     let dir = tempfile::tempdir().unwrap();
     let recording = deep(dir.path(), &[]);
     let stop = &recording.stops[0];
@@ -62,7 +62,7 @@ fn a_truncated_stack_goes_on_from_other_memory_at_every_length() {
 }
 
 #[test]
-fn a_deeper_stack_than_the_limit_is_said_to_be_too_deep() {
+fn a_stack_deeper_than_the_limit_ends_as_too_deep() {
     let dir = tempfile::tempdir().unwrap();
     let recording = deep(dir.path(), &[]);
     let stop = &recording.stops[0];
@@ -79,7 +79,7 @@ fn a_deeper_stack_than_the_limit_is_said_to_be_too_deep() {
 }
 
 #[test]
-fn the_cache_gives_the_rules_that_it_was_given() {
+fn cached_rules_give_the_same_frames() {
     let dir = tempfile::tempdir().unwrap();
     let recording = deep(dir.path(), &[]);
     let stop = &recording.stops[0];
@@ -120,23 +120,49 @@ fn tables_are_found_without_their_search_table_or_section_headers() {
     }
 }
 
+/// C functions that fill `.debug_frame`: a small section is not compressed.
+fn many_functions(dir: &Path) -> String {
+    let path = dir.join("many.c");
+    let function = |i| format!("int many_{i}(int *a) {{ return *a + {i}; }}\n");
+    std::fs::write(&path, (0..200).map(function).collect::<String>()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 #[test]
-fn debug_frame_serves_where_there_is_no_eh_frame_also_compressed() {
-    for compress in ["none", "zlib"] {
+fn debug_frame_is_used_without_eh_frame_however_it_is_compressed() {
+    let methods = [("none", None), ("zlib", Some([1, 0, 0, 0])), ("zstd", Some([2, 0, 0, 0]))];
+    for (compress, ch_type) in methods {
         let dir = tempfile::tempdir().unwrap();
-        let compress = format!("-Wl,--compress-debug-sections={compress}");
-        let flags = ["-g", "-fno-asynchronous-unwind-tables", "-fno-exceptions", &compress];
+        let many = many_functions(dir.path());
+        let option = format!("-Wl,--compress-debug-sections={compress}");
+        let flags = ["-g", "-fno-asynchronous-unwind-tables", "-fno-exceptions", &option, &many];
         let recording = deep(dir.path(), &flags);
-        let image = recording.space.iter().find_map(|m| m.image.as_ref().ok()).unwrap();
-        assert!(image.0.section(".debug_frame").is_some());
+        let program = recording.space.iter().find(|m| m.name.ends_with("/program")).unwrap();
+        let (image, bias) = program.image.as_ref().unwrap();
+        let section = image.section(".debug_frame").unwrap();
+        let found = section.compressed.then(|| section.data[..4].try_into().unwrap());
+        assert_eq!(found, ch_type, "{compress}");
         let (frames, end) = unwind_in(&recording, &recording.space);
-        assert_eq!(frames, recording.stops[0].pcs);
-        assert!(end.is_root(), "{end}");
+        assert_eq!(frames, recording.stops[0].pcs, "{compress}");
+        assert!(end.is_root(), "{compress}: {end}");
+
+        // Following the code would find the same frames; this asks the tables alone.
+        let pc = [bias.to_svma(recording.stops[0].registers.pc().unwrap())];
+        assert!(function_starts(image, &pc)[0].is_some(), "{compress}");
+        let spoiled = recording.with_images(|name, file| {
+            let at = section.data.as_ptr().addr() - image.bytes().as_ptr().addr();
+            let mut file = file.to_vec();
+            file.get_mut(at..at + section.data.len())?.fill(0xff);
+            name.ends_with("/program").then_some(file)
+        });
+        let program = spoiled.iter().find(|m| m.name.ends_with("/program")).unwrap();
+        let (image, _) = program.image.as_ref().unwrap();
+        assert_eq!(function_starts(image, &pc), [None], "{compress}");
     }
 }
 
 #[test]
-fn code_without_any_tables_is_followed_by_its_frame_pointers() {
+fn code_without_any_tables_is_unwound_by_frame_pointers() {
     let dir = tempfile::tempdir().unwrap();
     let mut recording = deep(dir.path(), &["-fno-omit-frame-pointer"]);
     let program = recording.space.iter().find(|m| m.name.ends_with("/program")).unwrap();
@@ -145,7 +171,7 @@ fn code_without_any_tables_is_followed_by_its_frame_pointers() {
     let code = (program.start.0, code);
     recording.stops[0].memory.0.push(code);
     let stop = &recording.stops[0];
-    // As if a just-in-time compiler had made the program: no image at all.
+    // No image at all, as for code of a just-in-time compiler.
     let space = recording.with_images(|name, _| name.ends_with("/program").then(Vec::new));
     let (frames, end) = unwind_in(&recording, &space);
     // `_start` has no frame record: it clears rbp and never returns.
@@ -154,21 +180,21 @@ fn code_without_any_tables_is_followed_by_its_frame_pointers() {
 }
 
 #[test]
-fn a_frame_without_tables_is_followed_by_its_code_or_ends_the_stack() {
+fn a_frame_without_tables_is_unwound_by_its_code_or_ends_the_stack() {
     let dir = tempfile::tempdir().unwrap();
     let program = build(dir.path(), "deep.c", &["-fno-asynchronous-unwind-tables"]);
     let recording = record(dir.path(), &program, AT_BOTTOM);
     let (frames, end) = unwind_in(&recording, &recording.space);
-    // gdb loses itself after two frames. The C library's tables take over where `main` was called.
+    // gdb gives up after two frames. From the caller of `main` on the C library has tables.
     assert!(end.is_root(), "{end}");
     let callers = frames[1..17].iter().collect::<std::collections::BTreeSet<_>>();
     assert_eq!(
         (frames.len(), callers.len()),
         (21, 3),
-        "16 calls by turns, from 3 places: {frames:x?}"
+        "16 alternating calls, from 3 places: {frames:x?}"
     );
 
-    // The leaf is as its caller's call left it. Where the caller goes on from there, it traps.
+    // The leaf is as the call left it. Now its caller traps where the call returns.
     let traps = |name: &str, file: &[u8]| {
         let program = recording.space.iter().find(|m| &*m.name == name)?;
         let (image, bias) = program.image.as_ref().ok()?;
@@ -184,7 +210,7 @@ fn a_frame_without_tables_is_followed_by_its_code_or_ends_the_stack() {
 }
 
 #[test]
-fn starts_without_tables_are_known_by_their_code_or_place() {
+fn roots_without_tables_are_recognised_by_code_or_entry_point() {
     let dir = tempfile::tempdir().unwrap();
     let program = build_with("musl-gcc", dir.path(), "musl.c", &["-static"]);
     let script = "
@@ -203,10 +229,10 @@ recorder.stop()
     assert_eq!((frames.len(), end), (3, End::Root(RootReason::EntryPoint)));
 }
 
-/// Where glibc's `clone3` returns, there is no entry: to its caller the call before confirms the
-/// way, and the new thread has none.
+/// Where the system call of glibc's `clone3` returns, there is no entry. In the caller a call
+/// confirms the return address; in the new thread there is none.
 #[test]
-fn a_thread_that_has_just_been_made_is_its_own_root() {
+fn a_new_thread_is_its_own_root() {
     let dir = tempfile::tempdir().unwrap();
     let program = build(dir.path(), "born.c", &[]);
     let script = "
@@ -229,7 +255,7 @@ for result in (7, 0):
 }
 
 #[test]
-fn registers_that_are_missing_or_wild_break_the_stack_with_a_reason() {
+fn missing_or_wild_registers_break_the_stack_with_a_reason() {
     let memory = Regions(vec![(0x7000, vec![0; 64])]);
     let mut space = AddressSpace::default();
     let image = Err(image::ImageAbsence::Anonymous);
@@ -264,7 +290,7 @@ fn registers_that_are_missing_or_wild_break_the_stack_with_a_reason() {
     assert_eq!(end_of(Some(0x10_0010), Some(0x7000), 0x9000), (truncated, 1));
 }
 
-/// aarch64 by hand: there is no such machine here. Code of a just-in-time compiler, in memory.
+/// JIT code for aarch64, with a stack laid out by hand, since the test also runs on x86-64.
 #[test]
 fn aarch64_link_register_records_and_authentication_codes() {
     const CODE: u64 = 0x40_0000;
@@ -282,7 +308,7 @@ fn aarch64_link_register_records_and_authentication_codes() {
     put(0x7fc, &[BL_BACK]);
     let mut stack = vec![0; 0x800];
     let mut word = |at: usize, value: u64| stack[at..][..8].copy_from_slice(&value.to_le_bytes());
-    // The frame record of the function around 0x400, whose caller's is the last.
+    // The frame record of the function around 0x400; its caller's is the last one.
     word(0x40, STACK + 0x80);
     word(0x48, (CODE + 0x800) | 0x0055_0000_0000_0000);
     let memory = Regions(vec![(CODE, code), (STACK, stack)]);
@@ -311,8 +337,8 @@ fn aarch64_link_register_records_and_authentication_codes() {
     assert_eq!(unwinder.cursor().registers().sp(), None, "a record does not tell the CFA");
 }
 
-/// A Go program for arm64, which this machine cannot run: its frames are laid out by hand as the
-/// compiler's prologue leaves them. The link register is saved at the stack pointer.
+/// A Go program for arm64, with a stack laid out by hand as the compiler's prologue leaves it,
+/// since the test also runs on x86-64. The link register is saved at the stack pointer.
 #[test]
 fn aarch64_go_frames_by_the_line_table() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
@@ -334,7 +360,7 @@ fn aarch64_go_frames_by_the_line_table() {
     let image = std::sync::Arc::new(image);
     assert_eq!(image.arch(), Arch::Aarch64);
     let table = gopclntab::LineTable::from_image(&image).unwrap();
-    // Inside of a function, where its frame is `depth` bytes or has not begun.
+    // An address in a function, with its frame set up or not.
     let place = |name: &str, framed: bool| {
         let f = table.function_named(name).unwrap();
         let pcs = (f.entry().0..f.end().0).step_by(4);

@@ -16,6 +16,17 @@ use super::completion::Completion;
 const MAX_LINE: u64 = 1 << 20;
 const HISTORY_LENGTH: usize = 1000;
 
+/// Why no line can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// The terminal.
+    #[error(transparent)]
+    Terminal(#[from] ReadlineError),
+    /// Standard input.
+    #[error(transparent)]
+    Plain(#[from] io::Error),
+}
+
 /// Where lines come from.
 pub enum Input {
     /// A terminal.
@@ -32,7 +43,7 @@ pub struct Edited {
 
 impl Input {
     /// Lines of standard input.
-    pub fn new(completion: Completion) -> anyhow::Result<Self> {
+    pub fn new(completion: Completion) -> Result<Self, InputError> {
         if !io::stdin().is_terminal() {
             return Ok(Self::Plain);
         }
@@ -56,7 +67,7 @@ impl Input {
     }
 
     /// The next line; `None` at the end.
-    pub fn line(&mut self, prompt: &str) -> anyhow::Result<Option<String>> {
+    pub fn line(&mut self, prompt: &str) -> Result<Option<String>, InputError> {
         match self {
             Self::Plain => plain_line(prompt),
             Self::Edited(edited) => loop {
@@ -83,7 +94,7 @@ impl Drop for Edited {
     }
 }
 
-fn plain_line(prompt: &str) -> anyhow::Result<Option<String>> {
+fn plain_line(prompt: &str) -> Result<Option<String>, InputError> {
     // As pprof: also without a terminal, so that a script sees where answers end.
     let mut out = io::stdout().lock();
     if out.write_all(prompt.as_bytes()).and_then(|()| out.flush()).is_err() {

@@ -5,18 +5,23 @@
 
 mod commands;
 mod completion;
+mod error;
 mod help;
 mod input;
 mod order;
 mod settings;
 mod shell;
 pub mod source;
+mod terminal;
 mod web;
 
 use clap::Args;
 use console::usage::Verbosity;
 
-use source::SourceArgs;
+pub use error::ViewError;
+pub use terminal::{Terminal, WriteReport};
+
+use source::{SourceArgs, Watcher};
 
 /// Options of `view`.
 #[derive(Debug, Args)]
@@ -34,15 +39,27 @@ pub struct ViewArgs {
     web: web::WebArgs,
 }
 
-/// Runs the command.
-pub fn run(args: &ViewArgs, verbosity: Verbosity) -> anyhow::Result<()> {
+/// Reads the profile and lets the user look at it, in the shell or on a page.
+///
+/// # Errors
+/// What cannot be read or served. What goes wrong with a command is shown, and the shell goes on.
+pub fn run(
+    args: &ViewArgs,
+    verbosity: Verbosity,
+    watcher: &mut dyn Watcher,
+    terminal: &mut dyn Terminal,
+) -> Result<(), ViewError> {
     if args.web.http.is_some() {
         // What cannot be served is found out before anything is fetched.
         args.web.listen()?;
     }
-    let profile = args.sources.read(verbosity)?;
+    let profile = args.sources.read(watcher)?;
     if args.web.http.is_some() {
-        return web::serve(profile, &args.web, verbosity);
+        return web::serve(profile, &args.web, |address| {
+            if verbosity > Verbosity::Quiet {
+                terminal.say(&format!("serving the profile on {address}/ (Ctrl-C ends it)"));
+            }
+        });
     }
-    shell::run(&profile, verbosity)
+    shell::run(&profile, verbosity > Verbosity::Quiet, terminal)
 }

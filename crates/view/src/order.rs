@@ -1,61 +1,80 @@
 //! Carrying out an order: a report, to the terminal or into a file.
 
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
-use anyhow::{Context as _, anyhow, bail};
-use console::terminal::{Printable, say};
 use console::user::User;
 use pprof::Profile;
-use report::Report;
+use report::{Report, ReportError};
 
-use super::commands::{Makes, Order};
+use crate::commands::{Makes, Order};
+use crate::terminal::Terminal;
 
-/// Carries out an order. Warnings go to stderr.
-pub fn carry_out(profile: &Profile, order: &Order) -> anyhow::Result<()> {
+/// Why an order is not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// The options make no sense.
+    #[error("{0}")]
+    Settings(String),
+    /// There is no such report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// A file is needed.
+    #[error("where to? proto >file")]
+    NoFile,
+    /// The file cannot be written.
+    #[error("{path}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Carries out an order. Warnings are said before.
+pub fn carry_out(
+    profile: &Profile,
+    order: &Order,
+    terminal: &mut dyn Terminal,
+) -> Result<(), OrderError> {
     let Order { command, on, settings } = order;
     let form = match command.makes {
         Makes::Report(form) => form(),
         Makes::ReportOn(form) => form(on.clone()),
-        Makes::Profile => return save(profile, &settings.output),
+        Makes::Profile => return save(profile, &settings.output, terminal),
     };
-    let options = settings.options(form).map_err(|e| anyhow!(e))?;
+    let options = settings.options(form).map_err(OrderError::Settings)?;
     let report = Report::new(profile, options)?;
-    report.warnings().iter().for_each(|w| say!("warning: {w}"));
+    report.warnings().iter().for_each(|w| terminal.say(&format!("warning: {w}")));
     if settings.output.is_empty() {
-        let stdout = io::stdout().lock();
-        let is_terminal = stdout.is_terminal();
-        let mut out = BufWriter::new(stdout);
-        match is_terminal {
-            true => report.write(&mut Printable(&mut out))?,
-            false => report.write(&mut out)?,
-        }
-        // A failure here is the reader's leave, of which the next prompt hears.
-        let _ = out.flush();
-        return Ok(());
+        return Ok(terminal.show(&|out| report.write(out))?);
     }
-    into_file(&settings.output, |out| Ok(report.write(out)?))
+    into_file(&settings.output, terminal, |out| Ok(report.write(out)?))
 }
 
-fn save(profile: &Profile, path: &str) -> anyhow::Result<()> {
+fn save(profile: &Profile, path: &str, terminal: &mut dyn Terminal) -> Result<(), OrderError> {
     if path.is_empty() {
-        bail!("where to? proto >file");
+        return Err(OrderError::NoFile);
     }
-    into_file(path, |out| pprof::write_gz(profile, out).map_err(Into::into))
+    let failed = |source| OrderError::File { path: path.to_owned(), source };
+    into_file(path, terminal, |out| pprof::write_gz(profile, out).map_err(failed))
 }
 
 fn into_file(
     path: &str,
-    write: impl FnOnce(&mut BufWriter<File>) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    say!("Generating report in {path}");
+    terminal: &mut dyn Terminal,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), OrderError>,
+) -> Result<(), OrderError> {
+    terminal.say(&format!("Generating report in {path}"));
+    let failed = |source| OrderError::File { path: path.to_owned(), source };
     let is_new = Path::new(path).symlink_metadata().is_err();
-    let file = File::create(path).with_context(|| path.to_owned())?;
+    let file = File::create(path).map_err(failed)?;
     if is_new {
-        User::invoking().give(&file).with_context(|| path.to_owned())?;
+        User::invoking().give(&file).map_err(failed)?;
     }
     let mut out = BufWriter::new(file);
     write(&mut out)?;
-    out.flush().with_context(|| path.to_owned())
+    out.flush().map_err(failed)
 }

@@ -1,14 +1,15 @@
 //! The interactive shell.
 
-use console::terminal::{in_one_line, say};
-use console::usage::Verbosity;
+use console::terminal::in_one_line;
 use pprof::Profile;
-use report::{Form, Report};
+use report::{Form, Report, ReportError};
 
-use super::completion::Completion;
-use super::input::Input;
-use super::settings::{self, Settings};
-use super::{commands, help, order};
+use crate::completion::Completion;
+use crate::error::ViewError;
+use crate::input::Input;
+use crate::settings::{self, Settings};
+use crate::terminal::Terminal;
+use crate::{commands, help, order};
 
 const PROMPT: &str = "(exoprof) ";
 
@@ -22,13 +23,13 @@ enum Next {
     Leave,
 }
 
-/// Reads and carries out commands until the end.
-pub fn run(profile: &Profile, verbosity: Verbosity) -> anyhow::Result<()> {
-    if verbosity > Verbosity::Quiet {
-        greet(profile)?;
+/// Reads and carries out commands until the end; with `greets` it says first what the profile is.
+pub fn run(profile: &Profile, greets: bool, terminal: &mut dyn Terminal) -> Result<(), ViewError> {
+    let mut shell = Shell { profile, settings: Settings::default(), terminal };
+    if greets {
+        shell.greet()?;
     }
     let mut input = Input::new(Completion::new(profile))?;
-    let mut shell = Shell { profile, settings: Settings::default() };
     while let Some(line) = input.line(PROMPT)? {
         if shell.line(&line) == Next::Leave {
             break;
@@ -37,59 +38,66 @@ pub fn run(profile: &Profile, verbosity: Verbosity) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn greet(profile: &Profile) -> anyhow::Result<()> {
-    let options = Settings::default().options(Form::Top).map_err(anyhow::Error::msg)?;
-    let report = Report::new(profile, options)?;
-    for line in report.about() {
-        say(&line);
-    }
-    if report.total() == 0 && profile.sample_types.len() > 1 {
-        say("No samples were found with the default sample value type.");
-        say("Try \"sample_index\" command to analyze different sample values.\n");
-    }
-    say("Entering interactive mode (type \"help\" for commands, \"o\" for options)");
-    Ok(())
-}
-
-/// Prints what is no report: standard output is kept for those.
-fn say(text: &str) {
-    let safe = |c: char| if c.is_control() && c != '\n' && c != '\t' { '?' } else { c };
-    say!("{}", text.chars().map(safe).collect::<String>());
-}
-
 struct Shell<'p> {
     profile: &'p Profile,
     settings: Settings,
+    terminal: &'p mut dyn Terminal,
 }
 
 impl Shell<'_> {
+    fn greet(&mut self) -> Result<(), ReportError> {
+        // What is set at first divides by 1: there are always options.
+        let options = self.settings.options(Form::Top).unwrap_or_default();
+        let report = Report::new(self.profile, options)?;
+        for line in report.about() {
+            self.say(&line);
+        }
+        if report.total() == 0 && self.profile.sample_types.len() > 1 {
+            self.say("No samples were found with the default sample value type.");
+            self.say("Try \"sample_index\" command to analyze different sample values.\n");
+        }
+        self.say("Entering interactive mode (type \"help\" for commands, \"o\" for options)");
+        Ok(())
+    }
+
+    /// Shows what is no report. Names in a profile may be any bytes.
+    fn say(&mut self, text: &str) {
+        let safe = |c: char| if c.is_control() && c != '\n' && c != '\t' { '?' } else { c };
+        self.terminal.say(&text.chars().map(safe).collect::<String>());
+    }
+
     fn line(&mut self, line: &str) -> Next {
         for command in self.expand(line.trim()) {
             if let Some(done) = self.assign(&command) {
                 if let Err(e) = done {
-                    say(&e);
+                    self.say(&e);
                 }
                 continue;
             }
             let words: Vec<&str> = command.split_whitespace().collect();
             match words.as_slice() {
                 [] => {}
-                ["o" | "options", ..] => say(&help::options(self.profile, &self.settings)),
+                ["o" | "options", ..] => {
+                    self.say(&help::options(self.profile, &self.settings));
+                }
                 ["exit" | "quit" | "q", ..] => return Next::Leave,
                 ["help", rest @ ..] => match help::help(&rest.join(" ")) {
-                    Ok(text) | Err(text) => say(&text),
+                    Ok(text) | Err(text) => self.say(&text),
                 },
                 words => {
-                    let done = commands::parse(words, &self.settings)
-                        .map_err(anyhow::Error::msg)
-                        .and_then(|order| order::carry_out(self.profile, &order));
-                    if let Err(e) = done {
-                        say(&in_one_line(&e));
+                    if let Err(e) = self.carry_out(words) {
+                        self.say(&e);
                     }
                 }
             }
         }
         Next::GoOn
+    }
+
+    fn carry_out(&mut self, words: &[&str]) -> Result<(), String> {
+        let order = commands::parse(words, &self.settings)?;
+        let done = order::carry_out(self.profile, &order, self.terminal);
+        done.map_err(|e| in_one_line(&e))
     }
 
     /// A line that stands for others: `:`, or the name of a sample type.

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use events::{Chain, ChainEnd, ChainError, ChainFrame, ChainLayout, Chains, SampleProgram};
+use events::{BpfError, Chain, ChainEnd, ChainFrame, ChainLayout, Chains, SampleProgram};
 use process::ProcessMemory;
 use rustc_hash::FxHashMap;
 
@@ -77,7 +77,7 @@ impl ChainQueues {
         pid: i32,
         runtime: RuntimeIndex,
         layout: ChainLayout,
-    ) -> Result<(), ChainError> {
+    ) -> Result<(), BpfError> {
         if let Some(chains) = &mut self.chains {
             chains.follow(pid, &layout)?;
         }
@@ -105,14 +105,14 @@ impl ChainQueues {
     }
 
     /// Loads the program for sampling events.
-    pub fn load(&mut self) -> Result<SampleProgram, ChainError> {
+    pub fn load(&mut self) -> Result<SampleProgram, BpfError> {
         let chains = Chains::load()?;
         let program = chains.program()?;
         self.follow_by(chains).map(|()| program)
     }
 
     /// Has chains followed by programs that run already.
-    pub fn follow_by(&mut self, mut chains: Chains) -> Result<(), ChainError> {
+    pub fn follow_by(&mut self, mut chains: Chains) -> Result<(), BpfError> {
         let followed = self.by_pid.iter().map(|(pid, f)| chains.follow(*pid, &f.layout));
         let done = followed.fold(Ok(()), Result::and);
         self.chains = Some(chains);

@@ -1,6 +1,5 @@
 //! Sampling by perf events: attach, read, detach.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use aggregate::contexts::Counts;
 use aggregate::family::Family;
 use aggregate::recorder::Recorder;
 use aggregate::times;
+use events::BpfError;
 
 use super::attach::{self, AttachError, Attached};
 use crate::collector::Progress;
@@ -85,8 +85,7 @@ impl Sampling {
         Ok(sampling)
     }
 
-    /// Searches what was mapped for runtimes, and has the BPF programs that they need run with each
-    /// sample.
+    /// Searches what was mapped for runtimes, and runs the BPF programs that they need with each sample.
     fn look_for_runtimes(&mut self) {
         let Recorder { runtimes, processes, .. } = &mut self.recorder;
         runtimes.look_to_sample(processes);
@@ -97,7 +96,7 @@ impl Sampling {
         }
     }
 
-    fn run_with_each_sample(&mut self, program: OwnedFd) -> io::Result<()> {
+    fn run_with_each_sample(&mut self, program: OwnedFd) -> Result<(), BpfError> {
         if self.attached.sampler.run_with_each_sample(program)? {
             let same = self.attached.sampler.stack_bytes();
             if let Err(e) = self.attached.regrow(same, &mut self.recorder) {

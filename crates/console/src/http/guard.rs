@@ -5,10 +5,9 @@
 //! name as its Host; ours carries an address, `localhost`, or this machine's name.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, Version, header};
 use axum::middleware::Next;
@@ -21,20 +20,42 @@ use crate::http::listen::Listen;
 /// The longest token that is read.
 const MAX_TOKEN: usize = 4096;
 
+/// Why a file gives no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// It cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is empty.
+    #[error("{} holds no token", .0.display())]
+    Empty(PathBuf),
+    /// It holds something that no request can carry.
+    #[error(
+        "{} must hold one word of at most {} printable ASCII characters",
+        .0.display(), MAX_TOKEN
+    )]
+    Form(PathBuf),
+}
+
 /// A secret that requests must carry.
 pub struct Token(Vec<u8>);
 
 impl Token {
     /// Reads a file that holds the token alone; white space around it does not count.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let shown = path.display();
-        let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+    pub fn read(path: &Path) -> Result<Self, TokenError> {
+        let failed = |source| TokenError::Read { path: path.into(), source };
+        let text = std::fs::read(path).map_err(failed)?;
         let token = text.trim_ascii();
         if token.is_empty() {
-            bail!("{shown} holds no token");
+            return Err(TokenError::Empty(path.into()));
         }
         if token.len() > MAX_TOKEN || !token.iter().all(u8::is_ascii_graphic) {
-            bail!("{shown} must hold one word of at most {MAX_TOKEN} printable ASCII characters");
+            return Err(TokenError::Form(path.into()));
         }
         Ok(Self(token.to_vec()))
     }

@@ -6,11 +6,56 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 
 /// What to think of when an address cannot be had.
 const BUSY: &str = "is another server running there?";
+
+/// Why a server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address is not to be had.
+    #[error("cannot listen on {address} ({})", BUSY)]
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket cannot be made.
+    #[error("cannot listen on {}", .path.display())]
+    Unix {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another server listens there.
+    #[error("cannot listen on {} ({})", .0.display(), BUSY)]
+    InUse(PathBuf),
+    /// Something else is in its place.
+    #[error("{} exists and is no socket", .0.display())]
+    NoSocket(PathBuf),
+    /// The socket of a server that is gone cannot be removed.
+    #[error("cannot replace {}", .path.display())]
+    Replace {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The group cannot have it.
+    #[error("cannot give {} to group {group}", .path.display())]
+    Group {
+        /// The socket's path.
+        path: PathBuf,
+        /// The group.
+        group: nix::unistd::Gid,
+        /// Why.
+        source: Errno,
+    },
+}
 
 /// An address as given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,22 +107,22 @@ impl Listen {
     }
 
     /// Binds it. The file of a unix socket is for its owner only, or for `group` too.
-    pub fn bind(&self, group: Option<nix::unistd::Gid>) -> anyhow::Result<Socket> {
+    pub fn bind(&self, group: Option<nix::unistd::Gid>) -> Result<Socket, ListenError> {
         match self {
             Self::Tcp { address, .. } => {
-                let listener = TcpListener::bind(address)
-                    .with_context(|| format!("cannot listen on {address} ({BUSY})"))?;
-                listener.set_nonblocking(true)?;
+                let failed = |source| ListenError::Tcp { address: *address, source };
+                let listener = TcpListener::bind(address).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
                 Ok(Socket::Tcp(listener))
             }
             Self::Unix(path) => {
-                let shown = path.display();
+                let failed = |source| ListenError::Unix { path: path.clone(), source };
                 remove_stale(path)?;
                 // Nobody may connect between the bind and a chmod.
                 let mask = umask(Mode::from_bits_truncate(0o177));
                 let listener = UnixListener::bind(path);
                 umask(mask);
-                let listener = listener.with_context(|| format!("cannot listen on {shown}"))?;
+                let listener = listener.map_err(failed)?;
                 let file = SocketFile(path.clone());
                 if let Some(group) = group {
                     nix::unistd::chown(path, None, Some(group))
@@ -86,9 +131,13 @@ impl Listen {
                             let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
                             nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, path, mode, flags)
                         })
-                        .with_context(|| format!("cannot give {shown} to group {group}"))?;
+                        .map_err(|source| ListenError::Group {
+                            path: path.clone(),
+                            group,
+                            source,
+                        })?;
                 }
-                listener.set_nonblocking(true)?;
+                listener.set_nonblocking(true).map_err(failed)?;
                 Ok(Socket::Unix(listener, file))
             }
         }
@@ -97,17 +146,15 @@ impl Listen {
 
 /// Removes the socket of a server that is gone. One that answers is left alone, and so is
 /// whatever is no socket.
-fn remove_stale(path: &Path) -> anyhow::Result<()> {
-    let shown = path.display();
+fn remove_stale(path: &Path) -> Result<(), ListenError> {
     let Ok(found) = path.symlink_metadata() else { return Ok(()) };
     if !found.file_type().is_socket() {
-        bail!("{shown} exists and is no socket");
+        return Err(ListenError::NoSocket(path.into()));
     }
     match UnixStream::connect(path) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).with_context(|| format!("cannot replace {shown}"))
-        }
-        _ => bail!("cannot listen on {shown} ({BUSY})"),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
+            .map_err(|source| ListenError::Replace { path: path.into(), source }),
+        _ => Err(ListenError::InUse(path.into())),
     }
 }
 

@@ -1,62 +1,33 @@
-//! What the BPF programs and we tell each other: the mirror of `bpf/waits.h`.
+//! Parses the samples of waiting that BPF programs write (`bpf/waits.h`).
 
-use crate::USER_REGISTERS;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
-/// Frames of a kernel stack, `KERNEL_FRAMES`.
-const KERNEL_FRAMES: usize = 32;
-/// Words of a register set.
-const REGISTERS: usize = USER_REGISTERS.count_ones() as usize;
+use crate::bpf::waits::{
+    COUNTERS, FLAG_STACK_CHANGED, FLAG_WOKEN, KERNEL_FRAMES, RECORD_WAIT, RECORD_WAKER, RecordHead,
+    Waiting as ListedWait,
+};
 
-/// `settings.flags`.
-pub(super) mod flags {
-    pub const WANT_BLOCK: u32 = 1;
-    pub const WANT_MUTEX: u32 = 2;
-    pub const FUTEX_ONLY: u32 = 4;
-    /// All that say what is wanted.
-    pub const WANTS: u32 = WANT_BLOCK | WANT_MUTEX | FUTEX_ONLY;
-    pub const CHILDREN: u32 = 8;
-    pub const RUNNING: u32 = 16;
-    pub const SEEDING: u32 = 32;
-}
-
-/// `struct settings`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Settings {
-    pub block_rate: u64,
-    pub mutex_rate: u64,
-    pub begin: u64,
-    pub flags: u32,
-    pub pid_level: u32,
-}
-
-// SAFETY: plain integers without padding; every bit pattern is valid.
-#[allow(unsafe_code)]
-unsafe impl aya::Pod for Settings {}
-
-/// What the programs have counted.
+/// Counters of the BPF programs since they were attached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitCounters {
     /// Waits that were sampled.
     pub picked: u64,
     /// Records that were written.
     pub emitted: u64,
-    /// Records that found no room in the ring.
+    /// Records that were lost: the ring had no space.
     pub failed: u64,
     /// Wakings that were sampled.
     pub wakes_picked: u64,
-    /// Threads to be sampled that have no restartable sequences.
+    /// Sampled threads without restartable sequences.
     pub no_rseq: u64,
-    /// Waits for a futex that the table had no room for.
+    /// Waits for a futex that were not tracked: the table had no space.
     pub untracked: u64,
-    /// Threads that there was no memory to follow.
+    /// Threads that could not be followed: the kernel had no memory.
     pub unfollowed: u64,
 }
 
 impl WaitCounters {
-    pub(super) const COUNT: usize = 7;
-
-    pub(super) fn from_array(n: [u64; Self::COUNT]) -> Self {
+    pub(super) fn from_array(n: [u64; COUNTERS]) -> Self {
         let [picked, emitted, failed, wakes_picked, no_rseq, untracked, unfollowed] = n;
         Self { picked, emitted, failed, wakes_picked, no_rseq, untracked, unfollowed }
     }
@@ -65,7 +36,7 @@ impl WaitCounters {
 /// What a thread waits in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitPlace {
-    /// The system call's number; `None` outside of any: a page fault, or preemption.
+    /// The system call's number; `None` in a page fault, or when preempted.
     pub syscall: Option<u32>,
     /// The task's state (linux/sched.h); 0 where it was preempted.
     pub state: u32,
@@ -85,7 +56,7 @@ impl Fixed {
     }
 }
 
-/// A wait by the thread that waited and when it began: joins the two sides.
+/// Identifies a wait by its thread and its begin, to join the waiting and the waking side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaitId {
     /// The thread, in the first PID namespace.
@@ -103,35 +74,35 @@ pub enum WaitSample<'a> {
     Woke(Woke),
 }
 
-/// A thread's own waits since its last sample, unsampled: what they stand for.
+/// The waits of a thread since its last sample, scaled up by the sampling rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waited<'a> {
-    /// What in.
+    /// Where it waited.
     pub place: WaitPlace,
-    /// How long and how often.
+    /// Total nanoseconds and number of waits.
     pub wait: (u64, Fixed),
-    /// How long it waited for a CPU, after waking or preemption.
+    /// Nanoseconds that it was runnable, after waking or preemption.
     pub run: u64,
-    /// Earlier ones, whose stacks were never taken.
+    /// Nanoseconds and number of earlier waits whose stacks were not taken.
     pub lost: (u64, Fixed),
-    /// The thread has gone on before the sample was taken: the stack is not that of the wait.
+    /// The thread ran on before the sample was taken: the stack is not that of the wait.
     pub stack_changed: bool,
     /// The wait that ended with a [`WaitSample::Woke`].
     pub woken: Option<WaitId>,
     /// The time of the thread's [`crate::Chain`].
     pub chain: Option<u64>,
-    /// Where in the kernel it waited, innermost first: little-endian words.
+    /// The kernel stack of the wait, innermost first.
     pub kernel: crate::Words<'a>,
 }
 
-/// What a thread is charged with that woke another.
+/// The waits that a waking thread is charged for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Woke {
     /// The wait that it ended.
     pub woken: WaitId,
     /// Where that thread waited.
     pub place: WaitPlace,
-    /// How long all that waited there did since the last charge, and how many it stands for.
+    /// Nanoseconds of all waiters since the last charge, and the number of wakings, scaled up.
     pub wait: (u64, Fixed),
     /// The time of the waking thread's [`crate::Chain`].
     pub chain: Option<u64>,
@@ -148,81 +119,47 @@ pub struct Waiting {
     pub place: WaitPlace,
     /// The wait.
     pub id: WaitId,
-    /// When this was read, CLOCK_MONOTONIC, in nanoseconds.
+    /// When this was read (CLOCK_MONOTONIC, nanoseconds).
     pub now: u64,
     /// The thread pointer (`fs` base, `tpidr_el0`).
     pub thread_pointer: u64,
     /// User registers in the order of [`crate::USER_REGISTERS`].
     pub registers: Vec<u64>,
-    /// Where in the kernel, innermost first.
+    /// Its kernel stack, innermost first.
     pub kernel: Vec<u64>,
 }
 
-const KIND_WAIT: u32 = 1;
-const KIND_WAKER: u32 = 2;
-const FLAG_STACK_CHANGED: u32 = 1;
-const FLAG_WOKEN: u32 = 2;
-/// Bytes of `struct record_head`.
-const HEAD: usize = 8 * 4 + 9 * 8;
-
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, tail) = self.0.split_first_chunk::<N>()?;
-        self.0 = tail;
-        Some(*head)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-
-    /// The words of a kernel stack; `bytes` is negative where it could not be taken.
-    fn kernel(&mut self, bytes: u32) -> Option<&'a [u8]> {
-        let room = self.0.get(..KERNEL_FRAMES * 8)?;
-        self.0 = &self.0[KERNEL_FRAMES * 8..];
-        let bytes = usize::try_from(bytes.cast_signed()).unwrap_or(0).min(room.len());
-        Some(&room[..bytes & !7])
-    }
+/// The frames of a kernel stack of `room` bytes; `bytes` is negative where it could not be taken.
+fn kernel_stack(room: &[u8], bytes: i32) -> crate::Words<'_> {
+    let bytes = usize::try_from(bytes).unwrap_or(0).min(room.len());
+    crate::Words::new(&room[..bytes & !7])
 }
 
-fn place(syscall: u32, state: u32, futex: (u32, u32)) -> WaitPlace {
-    WaitPlace { syscall: i32::try_from(syscall).ok().map(i32::cast_unsigned), state, futex }
+fn place(syscall: i32, state: u32, futex: (u32, u32)) -> WaitPlace {
+    WaitPlace { syscall: u32::try_from(syscall).ok(), state, futex }
 }
 
 impl<'a> WaitSample<'a> {
-    /// Reads the raw part of a sample; `None` where it is not what the programs write.
+    /// Parses the raw part of a sample; `None` where it is not what the programs write.
     #[must_use]
     pub fn parse(raw: &'a [u8]) -> Option<Self> {
-        let mut f = Fields(raw);
-        let (kind, flags, tid, syscall) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
-        let (state, op, value, bytes) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
-        let woken = WaitId { tid, out: f.u64()? };
-        let wait = (f.u64()?, Fixed(f.u64()?));
-        let run = f.u64()?;
-        let lost = (f.u64()?, Fixed(f.u64()?));
-        let chain = Some(f.u64()?).filter(|time| *time != 0);
-        let place = place(syscall, state, (op, value));
-        match kind {
-            KIND_WAKER => Some(Self::Woke(Woke { woken, place, wait, chain })),
-            KIND_WAIT => {
-                let mut f = Fields(raw.get(HEAD..)?);
-                Some(Self::Waited(Waited {
-                    place,
-                    wait,
-                    run,
-                    lost,
-                    stack_changed: flags & FLAG_STACK_CHANGED != 0,
-                    woken: (flags & FLAG_WOKEN != 0).then_some(woken),
-                    chain,
-                    kernel: crate::Words::new(f.kernel(bytes)?),
-                }))
-            }
+        let (head, rest) = RecordHead::read_from_prefix(raw).ok()?;
+        let woken = WaitId { tid: head.tid, out: head.out };
+        let wait = (head.wait_ns, Fixed(head.wait_count));
+        let chain = Some(head.chain).filter(|time| *time != 0);
+        let place = place(head.syscall, head.state, (head.futex_op, head.futex_value));
+        match head.kind {
+            RECORD_WAKER => Some(Self::Woke(Woke { woken, place, wait, chain })),
+            RECORD_WAIT => Some(Self::Waited(Waited {
+                place,
+                wait,
+                run: head.run_ns,
+                lost: (head.lost_ns, Fixed(head.lost_count)),
+                stack_changed: head.flags & FLAG_STACK_CHANGED != 0,
+                woken: (head.flags & FLAG_WOKEN != 0).then_some(woken),
+                chain,
+                kernel: kernel_stack(rest.get(..KERNEL_FRAMES * 8)?, head.kernel_bytes),
+            })),
             _ => None,
         }
     }
@@ -238,38 +175,34 @@ impl<'a> WaitSample<'a> {
 }
 
 impl Waiting {
-    /// Reads what the iterator wrote, as far as it is whole.
+    /// Parses the complete records of what the iterator wrote.
     pub(super) fn parse_all(bytes: &[u8]) -> Vec<Self> {
-        let size = 8 * 4 + 3 * 8 + (REGISTERS + KERNEL_FRAMES) * 8;
-        bytes.chunks_exact(size).filter_map(Self::parse).collect()
+        let records = bytes.chunks_exact(size_of::<ListedWait>());
+        records.filter_map(|b| ListedWait::read_from_bytes(b).ok()).map(Self::from).collect()
     }
+}
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut f = Fields(bytes);
-        let (tid, pid, root_tid, syscall) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
-        let (state, op, value, kernel_bytes) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
-        let (out, now, thread_pointer) = (f.u64()?, f.u64()?, f.u64()?);
-        let mut registers = Vec::with_capacity(REGISTERS);
-        for _ in 0..REGISTERS {
-            registers.push(f.u64()?);
+impl From<ListedWait> for Waiting {
+    fn from(wait: ListedWait) -> Self {
+        Self {
+            pid: wait.tgid.cast_signed(),
+            tid: wait.tid.cast_signed(),
+            place: place(wait.syscall, wait.state, (wait.futex_op, wait.futex_value)),
+            id: WaitId { tid: wait.root_tid, out: wait.out },
+            now: wait.now,
+            thread_pointer: wait.thread_pointer,
+            registers: wait.registers.to_vec(),
+            kernel: kernel_stack(wait.kernel.as_bytes(), wait.kernel_bytes).iter().collect(),
         }
-        let kernel = crate::Words::new(f.kernel(kernel_bytes)?).iter().collect();
-        Some(Self {
-            pid: pid.cast_signed(),
-            tid: tid.cast_signed(),
-            place: place(syscall, state, (op, value)),
-            id: WaitId { tid: root_tid, out },
-            now,
-            thread_pointer,
-            registers,
-            kernel,
-        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpf::waits::{RECORD_WAIT as KIND_WAIT, RECORD_WAKER as KIND_WAKER};
+
+    const HEAD: usize = size_of::<RecordHead>();
 
     fn record(kind: u32, flags: u32, kernel_bytes: i32, chain: u64) -> Vec<u8> {
         let mut raw = Vec::new();
@@ -286,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_taken_apart() {
+    fn a_wait_is_parsed() {
         let mut raw = record(KIND_WAIT, FLAG_WOKEN, 16, 1500);
         raw.extend((0..KERNEL_FRAMES as u64).flat_map(u64::to_le_bytes));
         let Some(WaitSample::Waited(w)) = WaitSample::parse(&raw) else { panic!("a wait") };
@@ -308,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_has_no_kernel_stack_and_nonsense_is_refused() {
+    fn a_waker_has_no_kernel_stack_and_malformed_records_are_rejected() {
         let raw = record(KIND_WAKER, 0, 0, 1500);
         let woke = WaitSample::parse(&raw).unwrap();
         assert!(matches!(woke, WaitSample::Woke(_)) && woke.chain() == Some(1500));

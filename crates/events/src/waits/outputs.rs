@@ -1,26 +1,27 @@
-//! The events that the programs write to, one per CPU, with their rings.
+//! Opens the perf events that the BPF programs write to, one per CPU, with their rings.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use super::{WaitError, WaitOptions, syscall};
-use crate::attr::{self, OUTPUT_SAMPLE_TYPE, USER_REGISTERS};
+use crate::attr::{self, OUTPUT_SAMPLE_TYPE};
+use crate::bpf::{BpfStep, Loaded};
 use crate::record::Layout;
 use crate::ringset::RingSet;
 use crate::sampler::{MIN_RING_BYTES, map_rings, open_event, redirect};
 
-/// The events of all CPUs. What happens to threads and mappings is in their rings from the moment
-/// that they are open, before there are any programs: [`super::WaitSampler::attach`].
+/// The events of all CPUs. Their rings record threads and mappings as soon as they are open, before
+/// [`super::WaitSampler::attach`] loads the programs.
 pub struct WaitOutputs {
     pub(super) options: WaitOptions,
     cpus: Vec<u32>,
     /// The event of each CPU that owns its ring.
     leaders: Vec<OwnedFd>,
-    /// The events that the programs write to now, where they are not the leaders.
+    /// The events that the programs write to now, if these are not the leaders.
     grown: Vec<OwnedFd>,
 }
 
 impl WaitOutputs {
-    /// Opens them.
+    /// Opens the events.
     ///
     /// # Errors
     /// [`WaitError`].
@@ -28,25 +29,21 @@ impl WaitOutputs {
         let leaders = open_events(cpus, options.stack_bytes, true)?;
         let mut ring_bytes = options.ring_bytes.next_power_of_two().max(MIN_RING_BYTES);
         let rings = map_rings(&leaders, &mut ring_bytes)?;
-        let layout = Layout {
-            sample_type: OUTPUT_SAMPLE_TYPE,
-            registers: USER_REGISTERS.count_ones() as usize,
-            stack_bytes: options.stack_bytes,
-        };
+        let layout = Layout::new(OUTPUT_SAMPLE_TYPE, options.stack_bytes);
         let (options, cpus) = (options.clone(), cpus.to_vec());
         let this = Self { options, cpus, leaders, grown: Vec::new() };
         Ok((this, RingSet::new(rings, layout)))
     }
 
-    /// Has programs write to them, through their map of events.
-    pub(super) fn publish(&self, map: BorrowedFd<'_>) -> Result<(), WaitError> {
-        publish(&self.cpus, &self.leaders, map)
+    /// Has the programs of this object write to the events.
+    pub(super) fn publish(&self, object: &Loaded) -> Result<(), WaitError> {
+        publish(&self.cpus, &self.leaders, object)
     }
 
-    /// Has programs write to others, that copy `stack_bytes` of stack, into the same rings.
+    /// Has the programs write to new events that copy `stack_bytes` of stack, into the same rings.
     pub(super) fn grow_stack(
         &mut self,
-        map: BorrowedFd<'_>,
+        object: &Loaded,
         rings: &mut RingSet,
         stack_bytes: u32,
     ) -> Result<(), WaitError> {
@@ -56,7 +53,7 @@ impl WaitOutputs {
                 .map_err(|source| WaitError::Event { cpu, source })?;
         }
         rings.set_stack_bytes(stack_bytes);
-        publish(&self.cpus, &grown, map)?;
+        publish(&self.cpus, &grown, object)?;
         self.grown = grown;
         Ok(())
     }
@@ -70,10 +67,11 @@ fn open_events(cpus: &[u32], stack_bytes: u32, side_band: bool) -> Result<Vec<Ow
     cpus.iter().map(open).collect()
 }
 
-fn publish(cpus: &[u32], events: &[OwnedFd], map: BorrowedFd<'_>) -> Result<(), WaitError> {
+fn publish(cpus: &[u32], events: &[OwnedFd], object: &Loaded) -> Result<(), WaitError> {
+    let map = object.map_fd("events")?;
     for (fd, &cpu) in events.iter().zip(cpus) {
         syscall::set_element(map, cpu, fd.as_raw_fd().cast_unsigned())
-            .map_err(|source| WaitError::Map { map: "events", source })?;
+            .map_err(object.failed(BpfStep::Map("events")))?;
     }
     Ok(())
 }

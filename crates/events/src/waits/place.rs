@@ -1,11 +1,11 @@
-//! What kind of waiting a system call is.
+//! Classifies waits by their system call.
 
 use super::WaitPlace;
 
-/// `__TASK_STOPPED | __TASK_TRACED` (linux/sched.h): by job control or a debugger.
+/// `__TASK_STOPPED | __TASK_TRACED` (linux/sched.h): stopped by job control or a debugger.
 const STOPPED: u32 = 4 | 8;
 
-/// What a thread waits for, as coarse as a label.
+/// What a thread waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WaitKind {
     /// Another thread: locks, condition variables, joins.
@@ -22,7 +22,7 @@ pub enum WaitKind {
     Signal,
     /// A page of memory.
     PageFault,
-    /// To be continued, by job control or a debugger.
+    /// Being resumed by job control or a debugger.
     Stopped,
     /// Some other system call.
     Other,
@@ -31,7 +31,7 @@ pub enum WaitKind {
 }
 
 impl WaitKind {
-    /// As the label `wait` has it.
+    /// The value of the label `wait`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -50,7 +50,7 @@ impl WaitKind {
 }
 
 impl WaitPlace {
-    /// What is waited for there.
+    /// What a thread waits for at this place.
     #[must_use]
     pub fn kind(self) -> WaitKind {
         if self.state & STOPPED != 0 {

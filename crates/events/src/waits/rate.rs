@@ -1,24 +1,24 @@
-//! How densely waiting is sampled.
+//! Adapts the sampling rate of waiting to the number of samples.
 
-/// More samples a second than this make the rate coarser at once…
+/// More samples per second than this make the rate coarser at once…
 const MOST_PER_SECOND: f64 = 1900.0;
-/// …so that about so many come.
+/// …so that there are about this many.
 const AIM_PER_SECOND: f64 = 1400.0;
 /// Fewer than this make it finer, slowly.
 const LEAST_PER_SECOND: f64 = 700.0;
-/// Where a recording begins, unless it is to be coarser: 10 ms.
+/// The rate at the beginning, unless it must be coarser: 10 ms.
 const FIRST_NS: u64 = 10_000_000;
-/// Rates are thought over once in this time…
+/// Rates are reviewed once in this time…
 const LOOK_NS: u64 = 100_000_000;
-/// …or when so many samples have come in less.
+/// …or earlier, when this many samples were taken.
 const BURST: u64 = 300;
-/// The coarsest: with this, a thousand threads that wait all the time give 10 samples a second.
+/// The coarsest rate: a thousand threads that always wait give 10 samples per second.
 const COARSEST_NS: u64 = 100_000_000_000;
 
-/// Mean nanoseconds of waiting between two samples, adapted to what comes.
+/// Mean nanoseconds of waiting between two samples.
 ///
-/// A wait longer than the rate is always sampled, and so a fixed rate does not bound how many
-/// samples come: a thousand threads that sleep for 100 ms each have 10,000 such waits a second.
+/// A wait longer than the rate is always sampled, so that a fixed rate does not bound the number of
+/// samples: a thousand threads that sleep for 100 ms each have 10,000 such waits per second.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rate {
     finest: u64,
@@ -28,14 +28,14 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// A rate that never becomes finer than `finest`.
+    /// A rate that is never finer than `finest`.
     pub fn new(finest: u64) -> Self {
         let finest = finest.clamp(1, COARSEST_NS);
         Self { finest, now: FIRST_NS.max(finest), picked: 0, at: 0 }
     }
 
-    /// Begins so coarsely that `threads` cannot give more than 1000 samples a second, even if all
-    /// of them wait all the time: at the rate r, waiting for t gives t/r samples at the most.
+    /// Begins so coarsely that `threads` give at most 1000 samples per second, even if all of them
+    /// always wait: at rate r, waiting for t gives at most t/r samples.
     pub fn begin(&mut self, threads: u64) {
         self.now = self.now.max(threads.saturating_mul(1_000_000)).min(COARSEST_NS);
     }
@@ -44,7 +44,7 @@ impl Rate {
         self.now
     }
 
-    /// Looks at how many samples were taken up to the time `now`; true where the rate changed.
+    /// Adapts to the number of samples taken until `now`. Returns whether the rate changed.
     pub fn review(&mut self, picked: u64, now: u64) -> bool {
         let taken = picked.saturating_sub(self.picked);
         let elapsed = now.saturating_sub(self.at);
@@ -55,7 +55,7 @@ impl Rate {
         let per_second = taken as f64 * 1e9 / elapsed as f64;
         let before = self.now;
         if elapsed < LOOK_NS && taken <= BURST {
-            // Too short a time: many threads that wake together are no rate yet.
+            // Too early: many threads that wake at once are no rate yet.
             return false;
         }
         if per_second > MOST_PER_SECOND {
@@ -75,7 +75,7 @@ impl Rate {
 mod tests {
     use super::*;
 
-    /// Plays a program whose waits, of `wait` nanoseconds each, come `per_second` times.
+    /// Simulates a program whose waits, of `wait` nanoseconds each, come `per_second` times.
     fn settle(rate: &mut Rate, wait: u64, per_second: f64, seconds: u64) -> f64 {
         let (mut picked, mut last) = (0.0, 0.0);
         for step in 1..=seconds * 50 {

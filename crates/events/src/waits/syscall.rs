@@ -1,4 +1,4 @@
-//! The system call `bpf(2)`, for what aya has no types for: task storage, and events of our own.
+//! Calls bpf(2) directly where aya has no types: task storage, and arrays of our own perf events.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};

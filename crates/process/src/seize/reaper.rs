@@ -1,10 +1,9 @@
-//! Keeps an exec of the target from waiting for us while we wait for it.
+//! Reaps seized threads when `PTRACE_SEIZE` deadlocks with an exec of the process.
 //!
-//! A thread that executes a program waits until all others of its process are gone, and a traced
-//! one is gone only when its tracer has taken note of its end. The tracer meanwhile may be inside
-//! `PTRACE_SEIZE` of the next thread, which the kernel makes wait for the exec to be over
-//! (`cred_guard_mutex`): neither would ever go on. So another thread watches, and takes note of
-//! ended threads in the tracer's place when a `PTRACE_SEIZE` does not return.
+//! An exec waits until all other threads of the process are gone, and a traced thread is gone only
+//! when its tracer has reaped it. The tracer may meanwhile wait in `PTRACE_SEIZE` of another thread
+//! for the exec to finish (`cred_guard_mutex`), so that neither would ever continue. So another
+//! thread watches, and reaps ended threads when a `PTRACE_SEIZE` does not return.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -18,14 +17,14 @@ const INTERVAL: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Default)]
 pub(super) struct Reaper {
-    /// Odd while a call is under way; each call has numbers of its own.
+    /// Odd during a call, and different for each call.
     call: AtomicU64,
-    /// Threads that are seized. Leaders are none of them at first: no exec waits for their end.
+    /// Seized threads but for leaders, whose end no exec waits for at first.
     seized: Mutex<Vec<i32>>,
 }
 
 impl Reaper {
-    /// Makes the call that may wait for an exec. `seizes` is seized by it.
+    /// Makes a call that may wait for an exec, and that seizes the thread `seizes`.
     pub fn guarded<T>(&self, seizes: Option<i32>, call: impl FnOnce() -> T) -> T {
         self.call.fetch_add(1, Ordering::SeqCst);
         let result = call();
@@ -36,7 +35,7 @@ impl Reaper {
         result
     }
 
-    /// Only these are seized still.
+    /// Forgets all seized threads but these.
     pub fn keep_only(&self, tids: impl Iterator<Item = i32>) {
         let mut seized = self.seized.lock().unwrap_or_else(PoisonError::into_inner);
         seized.clear();

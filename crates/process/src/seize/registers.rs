@@ -1,4 +1,4 @@
-//! General registers as ptrace gives them.
+//! Reads the general registers of a stopped thread by ptrace.
 
 use image::Avma;
 
@@ -47,10 +47,10 @@ const SP: usize = 31;
 #[cfg(target_arch = "aarch64")]
 const PC: usize = 32;
 
-/// Why a stopped thread's registers cannot be had.
+/// Why a thread's registers cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRegisters {
-    /// It is not stopped (any more): killed, or never was.
+    /// It is not stopped: it was killed, or never stopped.
     #[error("the thread is gone")]
     Gone,
     /// A 32-bit program.
@@ -68,7 +68,7 @@ impl UserRegisters {
     pub(super) fn read(tid: i32) -> Result<Self, NoRegisters> {
         let mut words = [0; WORDS];
         let len = sys::registers(tid, &mut words).map_err(|_| NoRegisters::Gone)?;
-        // The kernel gives the set of the thread's own mode, which is shorter for 32 bits.
+        // The kernel returns the registers of the thread's own mode, which are fewer for 32 bits.
         if len == size_of_val(&words) { Ok(Self { words }) } else { Err(NoRegisters::Compat) }
     }
 
@@ -90,15 +90,15 @@ impl UserRegisters {
         THREAD_POINTER.map(|at| self.words[at])
     }
 
-    /// The registers by their DWARF numbers, as unwinding counts them: with the program counter
-    /// at x86_64's 16 and aarch64's 32.
+    /// The registers by their DWARF numbers; the program counter has number 16 on x86_64 and 32 on
+    /// aarch64.
     #[cfg(target_arch = "x86_64")]
     pub fn by_dwarf_number(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
         DWARF.iter().map(|(number, at)| (*number, self.words[*at]))
     }
 
-    /// The registers by their DWARF numbers, as unwinding counts them: with the program counter
-    /// at x86_64's 16 and aarch64's 32.
+    /// The registers by their DWARF numbers; the program counter has number 16 on x86_64 and 32 on
+    /// aarch64.
     #[cfg(target_arch = "aarch64")]
     pub fn by_dwarf_number(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
         (0u16..).zip(self.words[..=PC].iter().copied())

@@ -1,5 +1,5 @@
-//! The system calls: ptrace(2) and waitid(2), bare. nix knows neither real-time signals nor the
-//! stops of `PTRACE_SEIZE`.
+//! Calls ptrace(2) and waitid(2) directly: nix supports neither real-time signals nor the stops of
+//! `PTRACE_SEIZE`.
 
 use nix::errno::Errno;
 
@@ -8,19 +8,19 @@ use super::Stop;
 /// linux/ptrace.h
 const PTRACE_EVENT_STOP: i32 = 128;
 
-/// What waiting for a thread told.
+/// The state of a seized thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waited {
-    /// Nothing new: it runs.
+    /// It runs.
     Nothing,
-    /// It stands.
+    /// It is stopped.
     Stopped(Stop),
-    /// It has ended (and is reaped, as far as that is ours), or its number is another thread's.
+    /// It has ended (and was reaped, if we are to), or its id is another thread's.
     Ended,
 }
 
-/// Becomes the thread's tracer, without stopping it. No options: the death of the tracer then
-/// detaches without harm, and exec, clone and exit are not held up.
+/// Becomes the thread's tracer without stopping it. Without options, the death of the tracer detaches
+/// without harm, and exec, clone and exit do not stop.
 pub(super) fn seize(tid: i32) -> Result<(), Errno> {
     request(libc::PTRACE_SEIZE as i64, tid, 0, 0)
 }
@@ -30,12 +30,12 @@ pub(super) fn interrupt(tid: i32) -> Result<(), Errno> {
     request(libc::PTRACE_INTERRUPT as i64, tid, 0, 0)
 }
 
-/// Lets a stopped thread go, with a signal for it, or 0.
+/// Detaches from a stopped thread, which gets the signal unless it is 0.
 pub(super) fn detach(tid: i32, signal: i32) -> Result<(), Errno> {
     request(libc::PTRACE_DETACH as i64, tid, 0, signal as usize)
 }
 
-/// Reads the general registers (`NT_PRSTATUS`) into `words`; gives the length in bytes.
+/// Reads the general registers (`NT_PRSTATUS`) into `words`. Returns the length in bytes.
 pub(super) fn registers(tid: i32, words: &mut [u64]) -> Result<usize, Errno> {
     let len = std::mem::size_of_val(words);
     let mut out = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: len };
@@ -52,8 +52,7 @@ fn request(request: i64, tid: i32, addr: usize, data: usize) -> Result<(), Errno
     if rc < 0 { Err(Errno::last()) } else { Ok(()) }
 }
 
-/// Looks whether a seized thread has stopped or ended, and takes note of it. With `reap` an end
-/// is taken note of as well.
+/// Checks whether a seized thread has stopped or ended. With `reap`, reaps one that has ended.
 pub(super) fn look(tid: i32, reap: bool) -> Waited {
     let ended = if reap { libc::WEXITED } else { 0 };
     let Ok(info) = wait_for(tid, libc::WSTOPPED | ended) else { return Waited::Ended };
@@ -64,12 +63,12 @@ pub(super) fn look(tid: i32, reap: bool) -> Waited {
     }
 }
 
-/// Takes note of a seized thread's end, if it has ended. Any thread of the tracer's process may.
+/// Reaps a seized thread if it has ended. Any thread of the tracer's process may do so.
 pub(super) fn reap(tid: i32) {
     let _ = wait_for(tid, libc::WEXITED);
 }
 
-/// `si_code` and `si_status`, if there is something new of that kind.
+/// `si_code` and `si_status` of a new change of that kind.
 #[allow(unsafe_code)]
 fn wait_for(tid: i32, what: i32) -> Result<Option<(i32, i32)>, Errno> {
     let options = what | libc::__WALL | libc::WNOHANG;
@@ -85,7 +84,7 @@ fn wait_for(tid: i32, what: i32) -> Result<Option<(i32, i32)>, Errno> {
     }
 }
 
-/// `status` is the signal, with the event above it.
+/// `status` is the signal, with the ptrace event in the byte above.
 fn stop(status: i32) -> Stop {
     match (status >> 8, status & 0xff) {
         (PTRACE_EVENT_STOP, libc::SIGTRAP) => Stop::Interrupted,
@@ -93,13 +92,6 @@ fn stop(status: i32) -> Stop {
         (0, signal) => Stop::Signal(signal),
         _ => Stop::Interrupted,
     }
-}
-
-/// Lets short sleeps of this thread be short: whatever it waits for lengthens the target's stop.
-#[allow(unsafe_code)]
-pub(super) fn sleep_exactly() {
-    // SAFETY: integers only.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1u64) };
 }
 
 #[cfg(test)]

@@ -41,6 +41,27 @@ fn a_process_is_known_until_it_exits_and_never_after() {
 }
 
 #[test]
+fn a_name_that_is_no_text_hides_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"a) R\xd0\xff:\n1");
+    let path = dir.path().join(name);
+    std::fs::rename(copy_of_cat(dir.path()), &path).unwrap();
+    let target = Target::cat(&path);
+    let process = Process::open(target.pid()).unwrap();
+    assert_eq!(process.identity().ns_pids, [target.pid()]);
+    assert_eq!(TargetRights::read(target.pid()).unwrap().uid, 0);
+    assert!(process.thread_mode_ticks(target.pid()).is_ok());
+    assert!(process.thread_switches(target.pid()).unwrap() > 0);
+    assert_eq!(process.threads_by_own_number().unwrap()[&target.pid()], target.pid());
+    // It has answered and is about to read again. The name must not pass for its state.
+    let mut states = (0..2000).map(|_| {
+        std::thread::sleep(Duration::from_millis(1));
+        process.thread_state_letter(target.pid()).unwrap()
+    });
+    assert!(states.any(|state| state == 'S'));
+}
+
+#[test]
 fn reading_stops_at_the_end_of_what_is_mapped() {
     let script = "import mmap,ctypes\n\
         m = mmap.mmap(-1, 3*4096)\n\

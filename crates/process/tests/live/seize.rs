@@ -238,7 +238,7 @@ fn another_tracer_is_named() {
 }
 
 #[test]
-fn without_the_right_the_remedy_is_named() {
+fn without_permission_the_fix_is_named() {
     let busy = Busy::start(1);
     let process = busy.process();
     let error = as_nobody(|| {
@@ -247,7 +247,7 @@ fn without_the_right_the_remedy_is_named() {
     });
     let text = error.to_string();
     assert!(matches!(error, SeizeError::NotPermitted { .. }), "{text}");
-    assert!(text.contains("to mend it: sudo"), "{text}");
+    assert!(text.contains("; fix: sudo setcap cap_bpf,"), "{text}");
 }
 
 #[test]

@@ -1,12 +1,12 @@
-//! The addresses of variables, read off the code that uses them (x86-64).
+//! Finds the addresses of runtime variables in the code that uses them (x86-64 only).
 //!
-//! Optimised Go code reaches package variables by RIP-relative operands. In a few small
-//! functions it is clear which reference is which variable: measured on 1.21 to 1.27, plain, PIE,
-//! cgo, GOAMD64=v3 and race. Unoptimised code differs and is caught by the witnesses: other
-//! functions that must refer to the same address.
+//! Optimised Go code accesses package variables with RIP-relative operands. In a few small functions
+//! it is clear which operand is which variable: verified on Go 1.21 to 1.27, plain, PIE, cgo,
+//! GOAMD64=v3 and race builds. Unoptimised code differs, which the witnesses detect: other functions
+//! that must refer to the same address.
 //!
-//! There is no such reader for arm64 yet: there the symbol table is the only source, so that
-//! nothing is written, and stripped programs do not tell where their state is.
+//! On arm64 the symbol table is the only source so far. So nothing is written there, and the state
+//! of stripped programs cannot be found.
 
 use gopclntab::LineTable;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
@@ -14,44 +14,46 @@ use image::{Arch, ElfImage, Svma};
 
 use crate::{Source, Variable};
 
-/// Larger than any function of the runtime that is looked at (`selectgo` has 5 KiB).
+/// Bytes of a function that are decoded, more than any of them has (`selectgo` has 5 KiB).
 const MAX_CODE: usize = 64 << 10;
-/// How far apart `stkbucket` takes its three addresses, into one register: arms of one `if`.
-const ARMS: u64 = 64;
+/// `stkbucket` loads one of three addresses into a register, in the branches of one `if`: the code
+/// from the first to the third is shorter than this many bytes.
+const MAX_BRANCHES_SIZE: u64 = 64;
 
-/// A reference of an instruction to memory by RIP.
+/// An instruction's RIP-relative reference to memory.
 #[derive(Debug, Clone, Copy)]
 struct Reference {
     at: u64,
     to: Svma,
     kind: Kind,
-    /// The destination, for an address that is taken.
+    /// The destination register of [`Kind::Address`].
     register: Register,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// The address itself is taken.
+    /// The address is loaded (`lea`).
     Address,
-    /// So many bytes are read or written.
+    /// This many bytes are read or written.
     Access(usize),
 }
 
-/// What code says of a variable: the function that it was learnt from, and those that must agree.
+/// What a function's code says about the address of a variable. `None` for a witness that should
+/// refer to the address but does not.
 pub(crate) struct Claim {
     pub variable: Variable,
     pub source: Source,
     pub address: Option<Svma>,
 }
 
-/// Reads addresses off the code of known functions.
+/// Decodes known functions and identifies the variables that they refer to.
 pub(crate) struct CodeReader<'a> {
     image: &'a ElfImage,
     table: &'a LineTable,
     functions: Vec<(&'static str, Vec<Reference>)>,
 }
 
-/// All functions that are looked at.
+/// All functions that are decoded.
 const FUNCTIONS: [&str; 18] = [
     "runtime.stkbucket",
     "runtime.mProf_FlushLocked",
@@ -77,7 +79,7 @@ impl<'a> CodeReader<'a> {
     pub(crate) fn new(image: &'a ElfImage, table: &'a LineTable) -> Self {
         let mut reader = Self { image, table, functions: Vec::new() };
         if image.arch() == Arch::X86_64 {
-            // One pass over all names, for all functions.
+            // One pass over the line table finds all functions.
             for f in reader.table.functions() {
                 let name = f.name();
                 if let Some(known) = FUNCTIONS.iter().find(|known| **known == name) {
@@ -119,7 +121,7 @@ impl<'a> CodeReader<'a> {
         self.functions.iter().find(|(name, _)| *name == function).map_or(&[], |(_, r)| r)
     }
 
-    /// References to data that the program may write, in the order of the code.
+    /// References to writable data, in the order of the code.
     fn data<'r>(&'r self, function: &str) -> impl Iterator<Item = &'r Reference> {
         self.of(function).iter().filter(|r| self.is_data(r.to))
     }
@@ -139,7 +141,7 @@ impl<'a> CodeReader<'a> {
         self.data(function).any(|r| r.to == to)
     }
 
-    /// Everything that the code says.
+    /// The claims of all functions.
     pub(crate) fn claims(&self) -> Vec<Claim> {
         let mut claims = Vec::new();
         self.rates(&mut claims);
@@ -148,7 +150,7 @@ impl<'a> CodeReader<'a> {
         claims
     }
 
-    /// Adds what `function` says, and whether the witnesses say so too.
+    /// Adds the claim of `function`, and those of the witnesses that the program contains.
     fn add(
         &self,
         claims: &mut Vec<Claim>,
@@ -169,7 +171,7 @@ impl<'a> CodeReader<'a> {
 
     fn rates(&self, claims: &mut Vec<Claim>) {
         let word = Kind::Access(8);
-        // profilealloc also reads mcache0, so the other one is asked first.
+        // profilealloc also reads mcache0, so it is only the witness.
         let rate = self.first("runtime.allocmcache", word);
         let witness = ["runtime.profilealloc"];
         self.add(claims, Variable::MemProfileRate, "runtime.allocmcache", rate, &witness);
@@ -178,8 +180,8 @@ impl<'a> CodeReader<'a> {
         let witness = ["runtime.semacquire1", "runtime.chansend", "runtime.chanrecv"];
         self.add(claims, Variable::BlockProfileRate, "runtime.blockevent", rate, &witness);
 
-        // The linker keeps one of them: mutexevent is inlined into its only caller, which is
-        // sync.event by linkname, until 1.24.
+        // A program contains one of these: until 1.24 mutexevent is inlined into its only caller,
+        // sync.event (by linkname).
         let function = ["runtime.mutexevent", "sync.event"];
         if let Some(function) = function.into_iter().find(|f| !self.of(f).is_empty()) {
             let rate = self.first(function, word);
@@ -189,19 +191,19 @@ impl<'a> CodeReader<'a> {
     }
 
     fn buckets(&self, claims: &mut Vec<Claim>) {
-        let taken: Vec<&Reference> =
+        let loads: Vec<&Reference> =
             self.data("runtime.stkbucket").filter(|r| r.kind == Kind::Address).collect();
         // if memProfile {&mbuckets} else if mutexProfile {&xbuckets} else {&bbuckets}
-        let arms = taken.windows(3).find(|w| {
+        let branches = loads.windows(3).find(|w| {
             let same_register = w.iter().all(|r| r.register == w[0].register);
             let distinct = w[0].to != w[1].to && w[1].to != w[2].to && w[0].to != w[2].to;
-            same_register && distinct && w[2].at - w[0].at < ARMS
+            same_register && distinct && w[2].at - w[0].at < MAX_BRANCHES_SIZE
         });
-        let arm = |i: usize| arms.map(|w| w[i].to);
+        let branch = |i: usize| branches.map(|w| w[i].to);
         let (function, flush) = ("runtime.stkbucket", ["runtime.mProf_FlushLocked"]);
-        self.add(claims, Variable::Mbuckets, function, arm(0), &flush);
-        self.add(claims, Variable::Xbuckets, function, arm(1), &[]);
-        self.add(claims, Variable::Bbuckets, function, arm(2), &[]);
+        self.add(claims, Variable::Mbuckets, function, branch(0), &flush);
+        self.add(claims, Variable::Xbuckets, function, branch(1), &[]);
+        self.add(claims, Variable::Bbuckets, function, branch(2), &[]);
 
         let function = "runtime.mProf_Malloc";
         let cycle = self
@@ -215,7 +217,7 @@ impl<'a> CodeReader<'a> {
     }
 
     fn scheduler(&self, claims: &mut Vec<Claim>) {
-        // allgs = append(allgs, gp): pointer, length and capacity are read.
+        // allgs = append(allgs, gp) reads pointer, length and capacity.
         let function = "runtime.allgadd";
         let read = |to: Svma| self.data(function).any(|r| r.to == to && r.kind == Kind::Access(8));
         let slice = |r: &&Reference| {
@@ -232,7 +234,7 @@ impl<'a> CodeReader<'a> {
         });
         self.add(claims, Variable::Allgptr, function, allgptr, &[]);
 
-        // mp.alllink = allm; atomicstorep(&allm, mp): read once, taken twice.
+        // mp.alllink = allm; atomicstorep(&allm, mp): one read, two address loads.
         let function = "runtime.mcommoninit";
         let count =
             |to: Svma, kind| self.data(function).filter(|r| r.to == to && r.kind == kind).count();

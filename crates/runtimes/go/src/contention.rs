@@ -1,7 +1,7 @@
-//! What the runtime sampled of blocking and lock contention (runtime/mprof.go).
+//! Reads the runtime's block and mutex profiles (runtime/mprof.go).
 //!
 //! ```text
-//!  record: {count f64, cycles i64}
+//!  blockRecord: {count f64, cycles i64}
 //! ```
 
 use std::sync::Arc;
@@ -14,33 +14,35 @@ use crate::{ReadError, Runtime, Variable};
 
 const BLOCK_PROFILE: u64 = 2;
 const MUTEX_PROFILE: u64 = 3;
-const RECORD: u64 = 16;
+/// Size of a `blockRecord` in bytes.
+const RECORD_SIZE: u64 = 16;
 
-/// One place that waited, or let others wait.
+/// A stack that waited, or that made others wait.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContentionRecord {
-    /// The number of its place: the same in each reading of a program.
+    /// Index of its bucket, the same for every reading by one reader.
     pub place: usize,
-    /// The return addresses, innermost first: see [`Runtime::recorded_frames`].
+    /// The return addresses, innermost first. [`Runtime::recorded_frames`] names them.
     pub stack: Arc<[Avma]>,
-    /// Contentions; the runtime scales them up by the rate when it records them.
+    /// The number of contentions, which the runtime scales by the rate when it records them (but see
+    /// [`Runtime::mutex_is_unscaled`]).
     pub count: f64,
-    /// Time waited, in ticks: see [`TicksClock`].
+    /// The total wait time in ticks: see [`TicksClock`].
     pub ticks: i64,
 }
 
-/// The block or mutex profile since the program began.
+/// A block or mutex profile since the start of the program.
 #[derive(Debug, Clone, Default)]
 pub struct Contention {
     /// The records, newest first.
     pub records: Vec<ContentionRecord>,
-    /// Records that made no sense and were left out.
+    /// The number of implausible records, which are omitted.
     pub implausible: usize,
 }
 
 impl Contention {
-    /// What was added since `before`, which must be of the same process. Records are permanent
-    /// and only grow, so that this is a profile of the time between.
+    /// The profile of the time since `before`, a reading of the same reader. Records are permanent
+    /// and only grow, so their difference is that profile.
     #[must_use]
     pub fn since(mut self, before: &Self) -> Self {
         let mut old: Vec<_> = before.records.iter().collect();
@@ -56,8 +58,8 @@ impl Contention {
     }
 }
 
-/// Converts the runtime's ticks to time. They are those of the TSC on x86-64, whose rate was
-/// measured by the caller; `runtime.ticks` is stripped from some programs.
+/// Converts the runtime's ticks to time. On x86-64 they are TSC ticks, whose rate the caller measures,
+/// because some programs do not have `runtime.ticks`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TicksClock {
     /// Ticks per second.
@@ -65,14 +67,15 @@ pub struct TicksClock {
 }
 
 impl TicksClock {
-    /// Nanoseconds, as `printCountCycleProfile` in runtime/pprof computes them.
+    /// Converts ticks to nanoseconds as `printCountCycleProfile` in runtime/pprof does.
     #[must_use]
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
     pub fn nanoseconds(self, ticks: i64) -> i64 {
         (ticks as f64 / (self.per_second / 1e9)) as i64
     }
 
-    /// The ticks for `SetBlockProfileRate(nanoseconds)` (runtime/mprof.go).
+    /// The `blockprofilerate`, in ticks, that `SetBlockProfileRate(nanoseconds)` sets
+    /// (runtime/mprof.go).
     #[must_use]
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub fn block_rate(self, nanoseconds: u64) -> u64 {
@@ -83,28 +86,28 @@ impl TicksClock {
     }
 }
 
-/// Reads the block or the mutex records of one program again and again: see
-/// [`HeapReader`](crate::HeapReader).
+/// Reads the block or mutex records of one program repeatedly. Like
+/// [`HeapReader`](crate::HeapReader), reads only the counts of known records again.
 pub struct ContentionReader(BucketList);
 
 impl ContentionReader {
-    /// Of the block profile: where goroutines waited.
+    /// Creates a reader of the block profile: stacks that waited.
     #[must_use]
     pub fn block() -> Self {
-        Self(BucketList::new(Variable::Bbuckets, BLOCK_PROFILE, RECORD))
+        Self(BucketList::new(Variable::Bbuckets, BLOCK_PROFILE, RECORD_SIZE))
     }
 
-    /// Of the mutex profile: where locks were released that others waited for. See
+    /// Creates a reader of the mutex profile: stacks that released a lock for which others waited. See
     /// [`Runtime::mutex_is_unscaled`].
     #[must_use]
     pub fn mutex() -> Self {
-        Self(BucketList::new(Variable::Xbuckets, MUTEX_PROFILE, RECORD))
+        Self(BucketList::new(Variable::Xbuckets, MUTEX_PROFILE, RECORD_SIZE))
     }
 
-    /// Reads the records.
+    /// Reads all records.
     ///
     /// # Errors
-    /// [`ReadError`] when the list cannot be found or read.
+    /// [`ReadError`] if the list is not found or cannot be read.
     pub fn read(
         &mut self,
         runtime: &Runtime,
@@ -137,7 +140,7 @@ impl Runtime {
     /// Reads the block profile once.
     ///
     /// # Errors
-    /// [`ReadError`] when the list cannot be found or read.
+    /// [`ReadError`] if the list is not found or cannot be read.
     pub fn block_profile(&self, memory: &dyn Memory) -> Result<Contention, ReadError> {
         ContentionReader::block().read(self, memory)
     }
@@ -145,13 +148,13 @@ impl Runtime {
     /// Reads the mutex profile once.
     ///
     /// # Errors
-    /// [`ReadError`] when the list cannot be found or read.
+    /// [`ReadError`] if the list is not found or cannot be read.
     pub fn mutex_profile(&self, memory: &dyn Memory) -> Result<Contention, ReadError> {
         ContentionReader::mutex().read(self, memory)
     }
 
-    /// Whether mutex counts and delays are as sampled, to be multiplied by the fraction: before
-    /// Go 1.20.
+    /// Whether mutex counts and delays are unscaled, so that the caller has to multiply them by
+    /// `mutexprofilerate`: before Go 1.20.
     #[must_use]
     pub fn mutex_is_unscaled(&self) -> bool {
         self.layout.mutex_is_unscaled()
@@ -163,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_difference_keeps_only_what_was_added() {
+    fn since_keeps_only_added_counts() {
         let record = |place, count, ticks| {
             let stack = Arc::from([Avma(0x40_0000 + place as u64)]);
             ContentionRecord { place, stack, count, ticks }

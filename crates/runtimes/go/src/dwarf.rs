@@ -1,23 +1,31 @@
-//! Offsets of fields as the program's own DWARF has them, for versions of Go whose layout was
-//! never measured. Stripped programs have none.
+//! Read the offsets of the Go runtime's fields from a program's DWARF, for versions of Go whose
+//! layout is not in the table of offsets. Stripped programs have no DWARF.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::Read as _;
+use std::convert::Infallible;
 
-use gimli::{EndianSlice, LittleEndian, Unit};
-use image::ElfImage;
+use gimli::{DwarfSections, EndianSlice, LittleEndian, SectionId, Unit};
+use image::{ElfImage, SectionReader};
 
-/// What all sections of one file may take when they are decompressed; those of Kubernetes take
-/// 200 MB.
+/// Limit of the decompressed sections of a file, in bytes; those of Kubernetes take 200 MB.
 const MAX_SECTIONS: u64 = 1 << 30;
-/// More entries are not looked at: that of Kubernetes has some ten million.
+/// Limit of entries that are read; Kubernetes has some ten million.
 const MAX_ENTRIES: usize = 64 << 20;
-/// `Elf64_Chdr` {type u32, reserved u32, size u64, align u64} before a compressed section.
-const HEADER: usize = 24;
-const ZLIB: u32 = 1;
 
-/// The structs that are looked for, and the newer or older names of one.
+/// The sections that hold structs and their members.
+const SECTIONS: [SectionId; 7] = [
+    SectionId::DebugInfo,
+    SectionId::DebugAbbrev,
+    SectionId::DebugStr,
+    SectionId::DebugLineStr,
+    SectionId::DebugStrOffsets,
+    // A unit cannot be opened without these two.
+    SectionId::DebugLine,
+    SectionId::DebugAddr,
+];
+
+/// The structs that are needed, some by names of several versions of Go.
 const STRUCTS: [&str; 11] = [
     "runtime.g",
     "runtime.gobuf",
@@ -34,7 +42,7 @@ const STRUCTS: [&str; 11] = [
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
-/// Sizes and members of structs.
+/// The sizes and members of structs, by their names.
 #[derive(Debug, Default)]
 pub(crate) struct Structs(HashMap<String, Struct>);
 
@@ -45,33 +53,17 @@ struct Struct {
 }
 
 impl Structs {
-    /// Reads them; empty where there is no DWARF, or none that can be understood.
-    pub(crate) fn of(image: &ElfImage) -> Self {
-        let mut left = MAX_SECTIONS;
-        let mut sections: HashMap<&'static str, Cow<'_, [u8]>> = HashMap::new();
-        let wanted = [
-            gimli::SectionId::DebugInfo,
-            gimli::SectionId::DebugAbbrev,
-            gimli::SectionId::DebugStr,
-            gimli::SectionId::DebugLineStr,
-            gimli::SectionId::DebugStrOffsets,
-            // A unit cannot be opened without them.
-            gimli::SectionId::DebugLine,
-            gimli::SectionId::DebugAddr,
-        ];
-        for id in wanted {
-            let bytes = section(image, id.name(), &mut left).unwrap_or_default();
-            sections.insert(id.name(), bytes);
-        }
-        let dwarf = gimli::Dwarf::load(|id| {
-            let bytes = sections.get(id.name()).map(|b| &**b).unwrap_or_default();
-            Ok::<_, gimli::Error>(EndianSlice::new(bytes, LittleEndian))
+    /// Reads the structs of a program; none if it has no usable DWARF.
+    pub(crate) fn read_from(image: &ElfImage) -> Self {
+        let mut reader = SectionReader::new(image, MAX_SECTIONS);
+        let Ok(sections) = DwarfSections::load(|id| -> Result<Cow<'_, [u8]>, Infallible> {
+            let needed = SECTIONS.contains(&id);
+            Ok(if needed { reader.read(id.name()) } else { Cow::Borrowed(&[]) })
         });
+        let dwarf = sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian));
         let mut found = Self::default();
-        if let Ok(dwarf) = dwarf {
-            // What is damaged ends the reading; what was found before is checked by its users.
-            let _ = found.read(&dwarf);
-        }
+        // Damage ends the reading. Callers check what was found before.
+        let _ = found.read(&dwarf);
         found
     }
 
@@ -132,8 +124,8 @@ impl Structs {
         self.0.get(of)?.members.get(name).copied()
     }
 
-    /// The value of a row of the table of offsets, by its name there: `runtime.g.sched.sp`,
-    /// `sizeof.bucket`.
+    /// The offset or size of a row of the table of offsets, by its name there:
+    /// `runtime.g.sched.sp`, `sizeof.bucket`.
     pub(crate) fn offset(&self, name: &str) -> Option<u64> {
         if let Some(of) = name.strip_prefix("sizeof.") {
             return self.0.get(&format!("runtime.{of}")).map(|s| s.size).filter(|s| *s > 0);
@@ -159,22 +151,4 @@ impl Structs {
             None => self.member(&of, member),
         }
     }
-}
-
-/// A section's bytes, decompressed where the linker compressed it (`-compressdwarf`).
-fn section<'a>(image: &'a ElfImage, name: &str, left: &mut u64) -> Option<Cow<'a, [u8]>> {
-    let section = image.section(name)?;
-    if !section.compressed {
-        return Some(Cow::Borrowed(section.data));
-    }
-    let (header, stream) = section.data.split_at_checked(HEADER)?;
-    let method = u32::from_le_bytes(header[..4].try_into().ok()?);
-    let size = u64::from_le_bytes(header[8..16].try_into().ok()?);
-    if method != ZLIB || size > *left {
-        return None;
-    }
-    *left -= size;
-    let mut out = Vec::new();
-    flate2::read::ZlibDecoder::new(stream).take(size).read_to_end(&mut out).ok()?;
-    (out.len() as u64 == size).then_some(Cow::Owned(out))
 }

@@ -1,50 +1,49 @@
-//! Finding the Go runtime of an image that is mapped in some address space.
+//! Finds the Go runtime of a mapped image and verifies its layout.
 
 use std::sync::Arc;
 
 use gopclntab::{GoVersion, LineTable, PclntabError, gofunc_offset};
-use image::{Avma, Bias, ElfImage, Memory, Svma, Unreadable};
+use image::{Avma, Bias, ElfImage, Memory, StructCopy, Svma, Unreadable};
 
 use crate::code::CodeReader;
 use crate::goroutine::Status;
-use crate::raw::Block;
 use crate::{Evidence, Layout, ReadError, Refusal, Source, Variable, WritePermit, symbols};
 
-/// How much of a segment is searched for the module's description.
+/// Bytes of a segment that are searched for the `moduledata`.
 const MAX_SEARCH: u64 = 256 << 20;
 const CHUNK: usize = 1 << 20;
-/// How often goroutines are looked at before their layout is called wrong.
+/// Attempts to read plausible goroutines before the layout is called wrong.
 const CHECKS: usize = 64;
 
-/// Why there is no runtime to read.
+/// Why no Go runtime was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FindError {
-    /// The image holds no Go program.
+    /// The image is not a Go program.
     #[error("not a Go program")]
     NotGo,
-    /// It has Go code, but does not say of which version.
-    #[error("a Go program that does not tell its version")]
+    /// The image has Go code but does not state its version.
+    #[error("the Go program does not state its Go version")]
     NoVersion,
-    /// The layout of this version was never measured.
+    /// The layout of this version is not in the table, and could not be derived either.
     #[error(
-        "{0} is not supported: its runtime's layout is not known (supported: Go 1.19, 1.21 to 1.27)"
+        "{0} is not supported: the layout of its runtime is unknown (supported: Go 1.19, 1.21 to 1.27)"
     )]
     Unsupported(GoVersion),
-    /// The line table is there, but cannot be used.
+    /// The line table is present but unusable.
     #[error(transparent)]
     LineTable(PclntabError),
     /// `runtime.firstmoduledata` was not found.
-    #[error("the Go module's description was not found in memory")]
+    #[error("runtime.firstmoduledata was not found in memory")]
     NoModule,
-    /// What was found contradicts itself.
-    #[error("the Go runtime found is implausible: {0}")]
+    /// The state that was found is inconsistent.
+    #[error("the Go runtime is implausible: {0}")]
     Implausible(&'static str),
-    /// Memory that must be there is not.
-    #[error("the Go runtime: {0}")]
+    /// Memory that the runtime requires cannot be read.
+    #[error("reading the Go runtime: {0}")]
     Unreadable(#[from] Unreadable),
 }
 
-/// A Go runtime whose version, layout and variables are known.
+/// A Go runtime with known version, layout and variables.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     pub(crate) image: Arc<ElfImage>,
@@ -57,23 +56,24 @@ pub struct Runtime {
     evidence: Vec<Evidence>,
 }
 
-/// Where the offsets of fields come from.
+/// Where the field offsets come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayoutSource {
-    /// The table of measured versions.
+    /// The table in `offsets.rs`, which was measured for this version.
     Measured,
     /// The program's own DWARF.
     Dwarf,
-    /// The nearest measured version; the goroutines that are found make sense by it. Good enough
-    /// to read by, never to write.
+    /// The nearest measured version, by which the goroutines look plausible. Sufficient for
+    /// reading, never for writing.
     Guessed,
 }
 
 impl Runtime {
-    /// Finds the runtime in an image that is mapped under `bias` in `memory`.
+    /// Finds the runtime of `image`, which is mapped with `bias` in `memory`.
     ///
     /// # Errors
-    /// [`FindError`]: not Go, a version that is not known, or a state that makes no sense.
+    /// [`FindError`] if the image is not Go, its version is not supported or its state is
+    /// implausible.
     pub fn find(image: &Arc<ElfImage>, bias: Bias, memory: &dyn Memory) -> Result<Self, FindError> {
         let table = LineTable::from_image(image).map_err(|e| match e {
             PclntabError::Absent => FindError::NotGo,
@@ -81,7 +81,7 @@ impl Runtime {
         })?;
         let version = GoVersion::of_image(image).ok_or(FindError::NoVersion)?;
         let module = locate_module(image, bias, &table, memory)?;
-        let evidence = gather(image, bias, &table);
+        let evidence = collect_evidence(image, bias, &table);
         let attempt = |layout: Layout, source| {
             let (image, table) = (image.clone(), table.clone());
             let (version, evidence) = (version.clone(), evidence.clone());
@@ -91,127 +91,137 @@ impl Runtime {
         if let Some(layout) = Layout::of_minor(version.minor) {
             return attempt(layout, LayoutSource::Measured);
         }
-        let told = Layout::of_dwarf(version.minor, image);
-        let told = told.map(|layout| attempt(layout, LayoutSource::Dwarf));
-        if let Some(Ok(runtime)) = told {
+        let from_dwarf = Layout::of_dwarf(version.minor, image);
+        let from_dwarf = from_dwarf.map(|layout| attempt(layout, LayoutSource::Dwarf));
+        if let Some(Ok(runtime)) = from_dwarf {
             return Ok(runtime);
         }
         let guess = attempt(Layout::nearest(version.minor), LayoutSource::Guessed);
         guess.map_err(|_| FindError::Unsupported(version.clone()))
     }
 
-    /// Itself, if what it finds makes sense.
+    /// Returns the runtime if the state that it finds is plausible.
     fn verified(self, memory: &dyn Memory) -> Result<Self, FindError> {
         let Self { layout, bias, table, .. } = &self;
         let module = self.module;
         let text = Avma(memory.read_u64(module.wrapping_add(layout.module_text))?);
         if text != bias.to_avma(table.text()) {
-            return Err(FindError::Implausible("the module's text is not that of the line table"));
+            return Err(FindError::Implausible(
+                "its text address differs from that of the line table",
+            ));
         }
         let measured = self.source == LayoutSource::Measured;
         if measured && gofunc_offset(&self.version) != Some(layout.module_gofunc) {
-            return Err(FindError::Implausible("two tables of offsets differ"));
+            return Err(FindError::Implausible(
+                "the offset of moduledata.gofunc differs between two tables",
+            ));
         }
         self.check(memory)?;
         Ok(self)
     }
 
-    /// Whether the first goroutines look like goroutines: catches a wrong layout. They change
-    /// while they are looked at, so that one plausible view is enough.
+    /// Checks that the first goroutines are plausible, which detects a wrong layout. They change
+    /// while they are read, so one plausible attempt is enough.
     fn check(&self, memory: &dyn Memory) -> Result<(), FindError> {
         let all = match self.goroutine_addresses(memory) {
             Ok(all) if !all.is_empty() => all,
             _ if self.source == LayoutSource::Measured => return Ok(()),
-            _ => return Err(FindError::Implausible("there are no goroutines to check it by")),
+            _ => {
+                return Err(FindError::Implausible(
+                    "there are no goroutines to verify the layout with",
+                ));
+            }
         };
-        let mut seen = Ok(());
+        let mut result = Ok(());
         for _ in 0..CHECKS {
-            seen = self.check_goroutines(memory, &all[..all.len().min(64)]);
-            if seen.is_ok() {
+            result = self.check_goroutines(memory, &all[..all.len().min(64)]);
+            if result.is_ok() {
                 break;
             }
         }
-        seen
+        result
     }
 
     fn check_goroutines(&self, memory: &dyn Memory, all: &[Avma]) -> Result<(), FindError> {
         let layout = &self.layout;
         let mut ids = Vec::new();
         for at in all {
-            let g = Block::read(memory, *at, layout.g_size())?;
-            // Those without a goroutine keep the fields of their last one.
+            let g = StructCopy::read(memory, *at, layout.g_size())?;
+            // An unused `g` keeps the fields of its last goroutine.
             let Some(status) = Status::of(g.u32(layout.g_status)) else { continue };
             let id = g.u64(layout.g_goid);
             if matches!(status, Status::Other(_)) || id == 0 || ids.contains(&id) {
-                return Err(FindError::Implausible("a goroutine's status or number"));
+                return Err(FindError::Implausible("the status or id of a goroutine"));
             }
             ids.push(id);
             let (low, high) = (g.u64(0), g.u64(8));
             let sp = g.u64(layout.g_sched_sp);
             let parked = matches!(status, Status::Waiting | Status::Runnable);
             if low >= high || (parked && !(low..high).contains(&sp)) {
-                return Err(FindError::Implausible("a goroutine's stack"));
+                return Err(FindError::Implausible("the stack of a goroutine"));
             }
-            if self.source != LayoutSource::Measured && !self.begins_a_function(&g) {
-                return Err(FindError::Implausible("a goroutine's function"));
+            if self.source != LayoutSource::Measured && !self.starts_at_function(&g) {
+                return Err(FindError::Implausible("the start function of a goroutine"));
             }
             let m = g.u64(layout.g_m);
             if status == Status::Syscall && m != 0 {
                 let current = memory.read_u64(Avma(m).wrapping_add(layout.m_curg))?;
                 if current != at.0 {
-                    return Err(FindError::Implausible("a thread does not know its goroutine"));
+                    return Err(FindError::Implausible(
+                        "a goroutine and its thread do not refer to each other",
+                    ));
                 }
             }
         }
         Ok(())
     }
 
-    /// A goroutine starts at the entry of a function, and was created within one.
-    fn begins_a_function(&self, g: &Block) -> bool {
+    /// Whether the goroutine starts at the entry of a function and was created within one.
+    fn starts_at_function(&self, g: &StructCopy) -> bool {
         let at = |offset| self.bias.to_svma(Avma(g.u64(offset)));
         let (start, created) = (at(self.layout.g_startpc), at(self.layout.g_gopc));
         let starts = self.table.function_at(start).is_some_and(|f| f.entry() == start);
-        // The first goroutine is created by assembly at the program's entry, all others by `go`.
+        // Assembly at the program's entry creates the first goroutine, `go` statements the others.
         starts && self.table.function_at(created).is_some()
     }
 
-    /// How sure its layout is.
+    /// Where the layout comes from, which determines how far it can be trusted.
     #[must_use]
     pub fn layout_source(&self) -> LayoutSource {
         self.source
     }
 
-    /// Which Go it is.
+    /// The Go version of the program.
     #[must_use]
     pub fn version(&self) -> &GoVersion {
         &self.version
     }
 
-    /// The layout in use.
+    /// The field offsets in use.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The line table of its image; its addresses are stated ones.
+    /// The line table of the image. Its addresses are [`Svma`]s.
     #[must_use]
     pub fn line_table(&self) -> &LineTable {
         &self.table
     }
 
-    /// The bias of its image.
+    /// The bias of the image.
     #[must_use]
     pub fn bias(&self) -> Bias {
         self.bias
     }
 
-    /// Where `runtime.firstmoduledata` lies.
+    /// The address of `runtime.firstmoduledata`.
     #[must_use]
     pub fn module_data(&self) -> Avma {
         self.module
     }
 
-    /// What the sources say of a variable's address; `None` where none says anything.
+    /// What each source says about the address of a variable. `None` if no source names it.
     #[must_use]
     pub fn evidence(&self, variable: Variable) -> Option<&Evidence> {
         self.evidence.iter().find(|e| e.variable == variable)
@@ -223,9 +233,9 @@ impl Runtime {
         known.ok_or(ReadError::NoAddress(variable))
     }
 
-    /// The address of a variable that two sources agree on, in a program whose code is understood
-    /// throughout. Code that was compiled in another way (`-N -l`) may by chance look right in
-    /// two places; it does not in all.
+    /// The address of a variable if two sources agree on it and no variable of the program is
+    /// disputed. Code that was compiled differently (`-N -l`) may match the patterns by chance in
+    /// two places, but not in all.
     pub(crate) fn agreed(&self, variable: Variable) -> Result<Avma, Refusal> {
         if self.source == LayoutSource::Guessed {
             return Err(Refusal::Guessed(self.version.text.clone()));
@@ -238,12 +248,12 @@ impl Runtime {
     }
 
     /// The permission to write a word-sized variable: two sources agree on its address, it lies
-    /// in the image's writable data, and its value is at most `most`.
+    /// in the image's writable data, and its value is at most `max`.
     pub(crate) fn permit(
         &self,
         memory: &dyn Memory,
         variable: Variable,
-        most: u64,
+        max: u64,
     ) -> Result<WritePermit, Refusal> {
         let address = self.agreed(variable)?;
         let at = self.bias.to_svma(address);
@@ -252,19 +262,19 @@ impl Runtime {
         });
         let implausible = |reason| Err(Refusal::Implausible { variable, reason });
         if !writable || !at.0.is_multiple_of(8) {
-            return implausible("not a word of the program's data");
+            return implausible("it is not an aligned word of writable data");
         }
         let Ok(current) = memory.read_u64(address) else {
             return Err(Refusal::Unreadable(variable));
         };
-        if current > most {
+        if current > max {
             return implausible("its value is out of range");
         }
         Ok(WritePermit::new(variable, address, current))
     }
 }
 
-/// Finds the module by its place in the file, or by its first two words in memory.
+/// Finds the `moduledata` by its address in the file, or by its first two words in memory.
 fn locate_module(
     image: &ElfImage,
     bias: Bias,
@@ -302,14 +312,14 @@ fn search(memory: &dyn Memory, start: Avma, size: u64, head: &[u8; 16]) -> Optio
                 return here.checked_add(i as u64);
             }
         }
-        // Overlaps, so that a module across two chunks is seen.
+        // Chunks overlap so that a `moduledata` across two of them is found.
         at += if part == CHUNK { (CHUNK - 16) as u64 } else { part as u64 };
     }
     None
 }
 
-/// Collects what the symbol table and the code say, the symbol table first.
-fn gather(image: &ElfImage, bias: Bias, table: &LineTable) -> Vec<Evidence> {
+/// Collects the claims of the symbol table, then those of the code.
+fn collect_evidence(image: &ElfImage, bias: Bias, table: &LineTable) -> Vec<Evidence> {
     let mut evidence: Vec<Evidence> = Vec::new();
     let mut add = |variable, source, address: Option<Svma>| {
         let claim = (source, address.map(|a| bias.to_avma(a)));
@@ -318,7 +328,7 @@ fn gather(image: &ElfImage, bias: Bias, table: &LineTable) -> Vec<Evidence> {
             None => evidence.push(Evidence { variable, claims: vec![claim] }),
         }
     };
-    for (variable, address) in symbols::of_symbol_table(image) {
+    for (variable, address) in symbols::from_symbol_table(image) {
         add(variable, Source::SymbolTable, Some(address));
     }
     for claim in CodeReader::new(image, table).claims() {

@@ -1,4 +1,4 @@
-//! From addresses to the functions of the source.
+//! Names the source functions at an address or on a stack.
 
 use std::borrow::Cow;
 
@@ -7,47 +7,45 @@ use image::Avma;
 
 use crate::{Runtime, Stack};
 
-/// One function of the source on a stack; several share an address where calls were inlined.
+/// One source function on a stack. Several share an address where calls were inlined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogicalFrame<'a> {
-    /// The full name, type arguments included; see [`gopclntab::printed_name`]. Empty for
-    /// code that is not Go's.
+    /// The full name, including type arguments: see [`gopclntab::printed_name`].
     pub function: Cow<'a, str>,
     /// File and line.
     pub position: Option<(Cow<'a, str>, u32)>,
-    /// The line of the `func` keyword; `None` before Go 1.20.
+    /// The line of the `func` keyword. `None` before Go 1.20.
     pub start_line: Option<u32>,
-    /// The instruction that is executed, or that of the call: never a return address.
+    /// The executing instruction, or the call: never a return address.
     pub pc: Avma,
-    /// The entry of the function that has the code.
+    /// The entry of the function that contains the code.
     pub entry: Avma,
-    /// The function has no code of its own here: it shares the next frame's.
+    /// Whether the function is inlined into the next frame's function.
     pub inlined: bool,
     pub(crate) id: u8,
-    /// Which frame of the [`Stack`] it belongs to.
+    /// Index of the frame in [`Stack::frames`], or of the address in a recorded stack.
     pub physical: usize,
 }
 
 impl<'a> LogicalFrame<'a> {
-    /// Cuts a stack into what shares one address each: an inlined chain with the function that
-    /// has the code. A pprof location is such a piece, one line per frame; its address is that
-    /// of the first frame, as Go's own profiles have it.
+    /// Groups the frames that share an address: inlined calls with the function that contains the
+    /// code. Each group is one pprof location with one line per frame. As in Go's own profiles, its
+    /// address is that of the first frame.
     pub fn locations(frames: &[Self]) -> impl Iterator<Item = &[Self]> {
         frames.chunk_by(|a, b| a.inlined && a.entry == b.entry)
     }
 }
 
 impl Runtime {
-    /// How many frames Go's own goroutine, heap, block and mutex profiles keep of a stack, inlined
-    /// ones included: 32, and 128 since 1.23 (unless GODEBUG=profstackdepth says otherwise).
+    /// The frames per stack, including inlined ones, that Go's own goroutine, heap, block and mutex
+    /// profiles keep by default: 32 before Go 1.23, 128 since. `GODEBUG=profstackdepth` changes it.
     #[must_use]
     pub fn profile_depth(&self) -> usize {
         if self.layout.minor >= 23 { 128 } else { 32 }
     }
 
-    /// The frames that Go's heap profile and `debug=1` texts show: without the leading ones of the
-    /// runtime itself, unless there is nothing else. (`internal/runtime/…` counts as runtime
-    /// since 1.24.)
+    /// Removes leading frames of the runtime unless there are no others, as Go's heap profile and
+    /// `debug=1` texts do. Since Go 1.24 `internal/runtime/…` belongs to the runtime too.
     #[must_use]
     pub fn without_runtime<'f, 'a>(
         &self,
@@ -76,8 +74,8 @@ impl Runtime {
         }
     }
 
-    /// The frames at one instruction, innermost first; none for code that is not Go's. Wrappers
-    /// are included.
+    /// The frames at one instruction, innermost first, including wrappers. Empty if `pc` is not in
+    /// Go code.
     #[must_use]
     pub fn frames_at(&self, pc: Avma) -> Vec<LogicalFrame<'_>> {
         let pc = self.bias.to_svma(pc);
@@ -85,8 +83,8 @@ impl Runtime {
         f.frames(pc).map(|frame| self.logical(frame, 0)).collect()
     }
 
-    /// The functions on a stack as Go's own profiles have them: inlined calls made visible,
-    /// generated wrappers left out (`tracebackPCs` in runtime/traceback.go).
+    /// The functions on a stack as in Go's own profiles, innermost first: with inlined calls, without
+    /// generated wrappers (`tracebackPCs` in runtime/traceback.go).
     #[must_use]
     pub fn logical_frames(&self, stack: &Stack) -> Vec<LogicalFrame<'_>> {
         let (mut frames, mut callee) = (Vec::new(), 0);

@@ -1,10 +1,9 @@
-//! One goroutine.
+//! Describes one goroutine: its status, stack, labels and thread.
 
 use std::sync::Arc;
 
-use image::Avma;
+use image::{Avma, StructCopy};
 
-use crate::raw::Block;
 use crate::{Layout, Runtime, Stack};
 
 /// `g.atomicstatus` without its scan bit (Go's runtime/runtime2.go).
@@ -18,19 +17,19 @@ pub enum Status {
     Syscall,
     /// `_Gwaiting`.
     Waiting,
-    /// `_Gcopystack`: its stack is being moved.
+    /// `_Gcopystack`: the runtime is moving its stack.
     CopyStack,
-    /// `_Gpreempted`: stopped itself for the garbage collector.
+    /// `_Gpreempted`: it stopped itself for the garbage collector.
     Preempted,
     /// `_Gleaked` (1.26+): the garbage collector found that nothing can ever wake it.
     Leaked,
-    /// A number that is not known.
+    /// An unknown status.
     Other(u32),
 }
 
 impl Status {
-    /// `None` for a `g` that is no goroutine: not yet (0), no more (6), or kept for a thread of
-    /// C (11).
+    /// `None` for a `g` without a goroutine: not started (0), ended (6) or reserved for a C thread
+    /// (11).
     pub(crate) fn of(raw: u32) -> Option<Self> {
         match raw & 0xfff {
             0 | 6 | 11 => None,
@@ -45,7 +44,7 @@ impl Status {
         }
     }
 
-    /// As Go prints it (`gStatusStrings` in runtime/traceback.go).
+    /// The status as Go prints it (`gStatusStrings` in runtime/traceback.go).
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -61,7 +60,7 @@ impl Status {
     }
 }
 
-/// A thread that a goroutine is tied to.
+/// The thread of a goroutine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ThreadRef {
     /// The address of its `m`.
@@ -70,13 +69,13 @@ pub struct ThreadRef {
     pub tid: u64,
 }
 
-/// Why a goroutine has no stack: expected, not an error.
+/// Why a goroutine has no stack. Expected, not an error.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum StackAbsence {
-    /// It is running on this thread; its registers are needed.
+    /// It is running on this thread, whose registers are required.
     Running(Option<ThreadRef>),
-    /// Its thread was stopped where the goroutine's registers are nowhere: in a signal handler,
-    /// or while switching. Another try will do better.
+    /// Its thread was stopped where the goroutine's registers are not available: in a signal
+    /// handler or while switching goroutines. A later attempt usually succeeds.
     NoContext,
     /// The saved stack pointer is not on its stack.
     Implausible,
@@ -84,48 +83,49 @@ pub enum StackAbsence {
     Unreadable,
 }
 
-/// A goroutine as it was at one moment.
+/// A goroutine at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Goroutine {
-    /// The address of its `g`.
+    /// The address of the `g`.
     pub address: Avma,
-    /// Its number.
+    /// The goroutine id that Go prints.
     pub id: u64,
-    /// What it does.
+    /// The status.
     pub status: Status,
-    /// The garbage collector was scanning its stack (`_Gscan`).
+    /// Whether the garbage collector was scanning its stack (`_Gscan`).
     pub scanned: bool,
-    /// Why it waits, in the runtime's words; `None` unless it does.
+    /// The wait reason as the runtime words it. `None` unless the goroutine is waiting.
     pub wait_reason: Option<Arc<str>>,
-    /// Since when, in nanoseconds of CLOCK_MONOTONIC. Approximate: the garbage collector sets
-    /// it. `None` until it has.
+    /// When the wait began, in nanoseconds of CLOCK_MONOTONIC. Approximate, because the garbage
+    /// collector sets it; `None` until it does.
     pub waiting_since: Option<u64>,
-    /// The goroutine that created it; `None` before Go 1.21, and for the first.
+    /// The id of the goroutine that created it. `None` before Go 1.21 and for the first one.
     pub parent: Option<u64>,
     /// The return address of the `go` statement (`gopc`).
     pub created_at: Avma,
-    /// Its function (`startpc`).
+    /// The entry of its first function (`startpc`).
     pub start: Avma,
-    /// Its profiler labels, sorted by key.
+    /// The profiler labels, sorted by key.
     pub labels: Vec<(String, String)>,
-    /// Labels were cut or left out, because they were too many, too long or not readable.
+    /// Whether labels were truncated or omitted: too many, too long or not readable.
     pub labels_incomplete: bool,
-    /// `runtime.LockOSThread` was called.
+    /// Whether `runtime.LockOSThread` was called.
     pub locked_to_thread: bool,
-    /// The thread that runs it, or that it is in a system call on.
+    /// The thread that runs it or that is in a system call for it.
     pub thread: Option<ThreadRef>,
     /// Its bubble of testing/synctest (1.25+).
     pub bubble: Option<u64>,
-    /// The runtime's own (`isSystemGoroutine`): left out of Go's profiles and dumps.
+    /// Whether it belongs to the runtime (`isSystemGoroutine`). Go omits such goroutines from
+    /// profiles and dumps.
     pub system: bool,
-    /// Its stack.
+    /// The stack, or why there is none.
     pub stack: Result<Stack, StackAbsence>,
 }
 
-/// What must not change while the stack is read. `trackingSeq` is raised whenever the goroutine
-/// stops running: without it, a goroutine that ran and parked again in the same place looks as
-/// if it had never moved (1,770 of 20,600 reads under churn were then wrong; with it none of
-/// 82,000).
+/// The fields that reveal whether a goroutine ran while its stack was read. `trackingSeq`
+/// increases whenever the goroutine stops running. Without it, a goroutine that ran and parked again
+/// in the same place looks unchanged: 1,770 of 20,600 reads under churn were wrong, none of 82,000
+/// with it.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Fingerprint {
     words: [u64; 9],
@@ -135,7 +135,7 @@ pub(crate) struct Fingerprint {
 }
 
 impl Fingerprint {
-    pub(crate) fn of(g: &Block, l: &Layout) -> Self {
+    pub(crate) fn of(g: &StructCopy, l: &Layout) -> Self {
         let word = |offset| g.u64(offset);
         Self {
             words: [
@@ -149,7 +149,7 @@ impl Fingerprint {
                 word(l.g_goid),
                 word(l.g_labels),
             ],
-            // The scan bit comes and goes with the garbage collector, and moves nothing.
+            // The garbage collector's scan bit does not mean that the goroutine ran.
             status: g.u32(l.g_status) & 0xfff,
             sequence: g.u8(l.g_tracking_seq),
             reason: g.u8(l.g_waitreason),
@@ -158,12 +158,12 @@ impl Fingerprint {
 }
 
 impl Runtime {
-    /// Whether Go leaves the goroutine out of profiles and dumps: it starts in the runtime, and
-    /// is not one of those that run the user's code (`isSystemGoroutine`).
+    /// Whether Go omits the goroutine from profiles and dumps: it starts in the runtime and does
+    /// not run user code (`isSystemGoroutine` in runtime/traceback.go).
     ///
-    /// The goroutine of finalizers is a user's while it runs one. Go looks that up in a
-    /// variable; here it shows by what it waits for, which stripped programs tell as well.
-    pub(crate) fn is_system(&self, g: &Block, start: Avma, reason: Option<&str>) -> bool {
+    /// The finalizer goroutine is a user goroutine while it runs a finalizer. Go checks a variable
+    /// for that; the wait reason used here is also available in stripped programs.
+    pub(crate) fn is_system(&self, g: &StructCopy, start: Avma, reason: Option<&str>) -> bool {
         let Some(f) = self.table.function_at(self.bias.to_svma(start)) else { return false };
         let (id, special) = (Some(f.id()), self.table.special());
         let users = [special.runtime_main, special.corostart, special.handle_async_event];

@@ -1,7 +1,7 @@
-//! What the runtime sampled of allocations (runtime/mprof.go).
+//! Reads the runtime's heap profile (runtime/mprof.go).
 //!
 //! ```text
-//!  record: active, future[0], future[1], future[2], each {allocs, frees} (and bytes, before 1.27)
+//!  memRecord: active, future[0], future[1], future[2], each {allocs, frees} (and bytes, before 1.27)
 //! ```
 
 use std::sync::Arc;
@@ -13,34 +13,34 @@ use crate::raw::{u64_at, words};
 use crate::{ReadError, Runtime, Variable};
 
 const MEM_PROFILE: u64 = 1;
-/// How often the records are read, at most, until no garbage collection falls into it; and how many
-/// buckets that may be in all.
-const ATTEMPTS: usize = 64;
-const MOST_READ: usize = 4 << 20;
+/// Attempts to read the records without a garbage collection in between.
+const MAX_ATTEMPTS: usize = 64;
+/// Buckets that all attempts may read together.
+const MAX_BUCKETS_READ: usize = 4 << 20;
 
-/// Which of the runtime's counts are taken.
+/// Which of the runtime's counts to report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeapView {
-    /// What Go's own profile shows: the state as of the end of the last garbage collection, so
-    /// that allocations that are not yet collected do not look like leaks.
+    /// What Go's own profile shows: the state after the last completed garbage collection, so that
+    /// garbage that is not collected yet does not look like a leak.
     Published,
-    /// Everything counted so far, also before any garbage collection; garbage that is not swept
-    /// yet counts as in use.
+    /// Everything counted so far. Available before any garbage collection, but garbage that is not
+    /// swept yet counts as in use.
     Live,
 }
 
-/// Allocations of one size at one place. Unscaled: see [`scale_heap_sample`].
+/// Allocations of one size with one stack. The counts are unscaled: see [`scale_heap_sample`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeapRecord {
-    /// The number of its place: the same in each reading of a program.
+    /// Index of its bucket, the same for every reading by one reader.
     pub place: usize,
-    /// The return addresses, innermost first; inlined calls are listed one by one.
+    /// The return addresses, innermost first. Inlined calls have addresses of their own.
     pub stack: Arc<[Avma]>,
     /// The size of each object, in bytes.
     pub object_size: u64,
     /// Sampled allocations.
     pub allocated: u64,
-    /// How many of these were freed.
+    /// Sampled allocations that were freed.
     pub freed: u64,
 }
 
@@ -52,21 +52,23 @@ impl HeapRecord {
     }
 }
 
-/// The heap profile, as sampled.
+/// A heap profile with unscaled counts.
 #[derive(Debug, Clone, Default)]
 pub struct HeapProfile {
-    /// `MemProfileRate` now: mean bytes between samples. 0: nothing is sampled.
+    /// `MemProfileRate`: mean bytes between samples. 0 if nothing is sampled.
     pub rate: u64,
     /// The records, newest first.
     pub records: Vec<HeapRecord>,
-    /// Records that made no sense and were left out.
+    /// The number of implausible records, which are omitted.
     pub implausible: usize,
-    /// The runtime was writing at every attempt: sums may be off by what it was about to write.
+    /// Whether the runtime was updating the records during every attempt. The totals may then lack
+    /// that update.
     pub unsettled: bool,
 }
 
-/// What a sampled count of objects stands for: (objects, bytes). A sample of size `s` is taken
-/// with probability 1 − e^(−s/rate): `scaleHeapSample` in Go's runtime/pprof/protomem.go.
+/// Estimates the (objects, bytes) that `count` sampled objects stand for. An object of size `s` is
+/// sampled with probability 1 − e^(−s/rate) (`scaleHeapSample` in Go's runtime/pprof/protomem.go).
+/// Sizes and the rate are in bytes.
 #[must_use]
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub fn scale_heap_sample(count: u64, object_size: u64, rate: u64) -> (u64, u64) {
@@ -92,23 +94,23 @@ pub struct HeapReading {
 }
 
 impl HeapReading {
-    /// `MemProfileRate` then.
+    /// `MemProfileRate` at the time of the reading, in bytes.
     #[must_use]
     pub fn rate(&self) -> u64 {
         self.rate
     }
 }
 
-/// Reads the heap records of one program again and again. Where they are is kept: what they count
-/// is all that is read of those that were there before.
+/// Reads the heap records of one program repeatedly. Remembers the buckets that it knows, and reads
+/// only their counts again.
 pub struct HeapReader {
     list: BucketList,
-    /// The size of one of a record's four parts.
+    /// Size of each of a record's four parts, in bytes.
     part: usize,
 }
 
 impl HeapReader {
-    /// Of a program that has this runtime.
+    /// Creates a reader for the program of `runtime`.
     #[must_use]
     pub fn new(runtime: &Runtime) -> Self {
         let part = runtime.layout.sizeof_cycle;
@@ -116,10 +118,10 @@ impl HeapReader {
         Self { list, part: usize::try_from(part).unwrap_or(0) }
     }
 
-    /// Reads the counts.
+    /// Reads the counts of all records.
     ///
     /// # Errors
-    /// [`ReadError`] when the list cannot be found or read.
+    /// [`ReadError`] if the list is not found or cannot be read.
     pub fn read(
         &mut self,
         runtime: &Runtime,
@@ -127,8 +129,8 @@ impl HeapReader {
     ) -> Result<HeapReading, ReadError> {
         let cycle_at = runtime.address(Variable::MProfCycle)?;
         let mut reading = self.attempt(runtime, memory, cycle_at)?;
-        let most = (MOST_READ / self.list.len().max(1)).clamp(2, ATTEMPTS);
-        for _ in 1..most {
+        let attempts = (MAX_BUCKETS_READ / self.list.len().max(1)).clamp(2, MAX_ATTEMPTS);
+        for _ in 1..attempts {
             if !reading.unsettled {
                 break;
             }
@@ -147,13 +149,13 @@ impl HeapReader {
         let cycle = memory.read_u32(cycle_at)?;
         let locked = runtime.heap_is_locked(memory);
         let records = self.list.read(runtime, memory)?;
-        // A garbage collection moves counts from one cycle to the next.
+        // A garbage collection has moved counts between cycles.
         let moved = memory.read_u32(cycle_at)? != cycle;
         let unsettled = moved || locked || runtime.heap_is_locked(memory);
         Ok(HeapReading { records, cycle, rate: 0, unsettled })
     }
 
-    /// The profile by a reading.
+    /// Builds the profile of a reading.
     #[must_use]
     pub fn profile(&self, reading: &HeapReading, view: HeapView) -> HeapProfile {
         let sum = |record: &[u8], parts: &[usize]| {
@@ -161,17 +163,18 @@ impl HeapReader {
             let add = |at| parts.iter().fold(0u64, |n, part| n.wrapping_add(count(*part, at)));
             (add(0), add(8))
         };
-        // mProfCycle: the cycle's number, and in the lowest bit whether it was added to active.
-        let (flushed, due) = (reading.cycle & 1 != 0, (reading.cycle >> 1) as usize % 3);
-        let published = [0, 1 + due];
+        // mProfCycle: the number of the cycle, with a flag in the lowest bit that its counts were
+        // added to active.
+        let (flushed, current) = (reading.cycle & 1 != 0, (reading.cycle >> 1) as usize % 3);
+        let published = [0, 1 + current];
         let published = if flushed { &published[..1] } else { &published[..] };
         let places = 0..reading.records.len();
-        // Before the first garbage collection Go shows everything, too (memProfileInternal).
-        let counts_nothing = |place| {
+        // Go also shows everything before the first garbage collection (memProfileInternal).
+        let is_empty = |place| {
             let record = reading.records.get(place);
             record.is_none_or(|r| sum(r, published) == (0, 0))
         };
-        let everything = view == HeapView::Live || places.clone().all(counts_nothing);
+        let everything = view == HeapView::Live || places.clone().all(is_empty);
         let parts = if everything { &[0, 1, 2, 3][..] } else { published };
         let (rate, unsettled) = (reading.rate, reading.unsettled);
         let mut profile = HeapProfile { rate, unsettled, ..Default::default() };
@@ -189,10 +192,10 @@ impl HeapReader {
 }
 
 impl Runtime {
-    /// Reads the heap profile once: see [`HeapReader`].
+    /// Reads the heap profile once. For repeated readings, use [`HeapReader`].
     ///
     /// # Errors
-    /// [`ReadError`] when the list cannot be found or read.
+    /// [`ReadError`] if the list is not found or cannot be read.
     pub fn heap_profile(
         &self,
         memory: &dyn Memory,
@@ -203,8 +206,9 @@ impl Runtime {
         Ok(reader.profile(&reading, view))
     }
 
-    /// Whether a thread is moving counts between cycles. The locks are `runtime.mutex`, whose
-    /// key is 0 when free; stripped programs may not tell where they are.
+    /// Whether a thread is moving counts between cycles: whether one of the locks, a
+    /// `runtime.mutex` each, has a key other than 0. Unknown locks of a stripped program count as
+    /// free.
     fn heap_is_locked(&self, memory: &dyn Memory) -> bool {
         let held = |variable, count| {
             let locks = self.address(variable).ok().and_then(|a| words(memory, a, count).ok());
@@ -219,10 +223,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scaling_is_that_of_runtime_pprof() {
+    fn scaling_matches_runtime_pprof() {
         assert_eq!(scale_heap_sample(0, 16, 524_288), (0, 0));
         assert_eq!(scale_heap_sample(3, 16, 1), (3, 48));
-        // What scaleHeapSample itself printed.
+        // Expected values were printed by scaleHeapSample.
         assert_eq!(scale_heap_sample(100, 1 << 20, 512 << 10), (115, 121_269_664));
         assert_eq!(scale_heap_sample(1, 16, 524_288), (32_768, 524_296));
     }

@@ -1,15 +1,15 @@
-//! Profiler labels of a goroutine (Go's runtime/pprof/label.go).
+//! Reads the profiler labels of a goroutine (Go's runtime/pprof/label.go).
 
 use image::{Avma, Memory, Unreadable};
 
 use crate::Layout;
 use crate::raw;
 
-/// More labels, or longer ones, are cut.
+/// Limits per goroutine and, in bytes, per key or value. Longer labels are truncated.
 const MAX_LABELS: u64 = 256;
 const MAX_TEXT: usize = 4096;
 
-/// Labels sorted by key, and whether some are missing or cut.
+/// Labels sorted by key, and whether some are missing or truncated.
 type Labels = (Vec<(String, String)>, bool);
 
 /// Reads the labels that `g.labels` points to.
@@ -35,7 +35,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// 1.24 and later: a slice {array, length, capacity} of {key, value}.
+    /// Reads the labels of Go 1.24 and later: a slice {array, length, capacity} of {key, value}.
     fn slice(&mut self, at: Avma) -> Result<(), Unreadable> {
         let header = raw::words(self.memory, at, 2)?;
         let count = header[1].min(MAX_LABELS);
@@ -47,15 +47,16 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Up to 1.23: a `map[string]string`, that is `runtime.hmap` (runtime/map.go):
+    /// Reads the labels of Go 1.23 and earlier: a `map[string]string`, that is a `runtime.hmap`
+    /// (runtime/map.go):
     ///
     /// ```text
     /// hmap: 0 count   8 flags u8   9 B u8   10 noverflow u16   12 hash0   16 buckets   24 oldbuckets
     /// bmap: 0 tophash [8]u8   8 keys [8]string   136 values [8]string   264 overflow
     /// ```
     ///
-    /// A map that is growing keeps some entries in the old array; a label map is never written
-    /// to again once it is set, and may stay in that state for good.
+    /// A growing map keeps some entries in the old array. A label map is never modified once it is
+    /// set, so it may remain in that state.
     fn map(&mut self, at: Avma) -> Result<(), Unreadable> {
         let map = self.memory.read_u64(at)?;
         if map == 0 {
@@ -80,14 +81,14 @@ impl Reader<'_> {
     fn buckets(&mut self, array: u64, buckets: u64, count: u64) -> Result<(), Unreadable> {
         for i in 0..buckets {
             let mut bucket = Avma(array).wrapping_add(i * 272);
-            // A chain of overflow buckets holds eight entries each.
+            // Each overflow bucket holds eight entries.
             for _ in 0..=count.min(MAX_LABELS) / 8 + 1 {
                 if bucket.0 == 0 || self.labels.len() as u64 >= MAX_LABELS {
                     break;
                 }
                 let words = raw::words(self.memory, bucket, 34)?;
                 for (slot, top) in words[0].to_le_bytes().into_iter().enumerate() {
-                    // Below 5: empty, or moved to the new array.
+                    // Below 5 (minTopHash) the slot is empty or was moved to the new array.
                     if top >= 5 {
                         let (key, value) = (1 + 2 * slot, 17 + 2 * slot);
                         let pair = |at: usize| [words[at], words[at + 1]];
@@ -101,9 +102,9 @@ impl Reader<'_> {
     }
 
     fn add(&mut self, key: [u64; 2], value: [u64; 2]) -> Result<(), Unreadable> {
-        let (key, cut_key) = raw::string(self.memory, key[0], key[1], MAX_TEXT)?;
-        let (value, cut_value) = raw::string(self.memory, value[0], value[1], MAX_TEXT)?;
-        self.incomplete |= cut_key || cut_value;
+        let (key, key_truncated) = raw::string(self.memory, key[0], key[1], MAX_TEXT)?;
+        let (value, value_truncated) = raw::string(self.memory, value[0], value[1], MAX_TEXT)?;
+        self.incomplete |= key_truncated || value_truncated;
         self.labels.push((key, value));
         Ok(())
     }

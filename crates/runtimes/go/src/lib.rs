@@ -1,5 +1,5 @@
-//! The state of a Go runtime in another address space: goroutines with their stacks, what it
-//! sampled of heap, locks and threads, and where the rates of that sampling lie.
+//! Reads the state of the Go runtime in another process: goroutines and their stacks, the heap,
+//! block, mutex and thread profiles that it keeps, and its sampling rates.
 //!
 //! ```text
 //!  image ─► Go version, line table, moduledata ─┐
@@ -9,12 +9,12 @@
 //!                                                      └─► Patch: what to write, and where
 //! ```
 //!
-//! Nothing here makes a system call or writes: reading goes through [`image::Memory`], and a
-//! [`Patch`] only says what somebody else may write. Reading needs no stop of the target: what
-//! changed while it was read is noticed and read again.
+//! This crate makes no system calls and never writes. It reads through [`image::Memory`], and a
+//! [`Patch`] only describes what the caller may write. The target keeps running: state that
+//! changed while it was read is detected and read again.
 //!
-//! Sources of layouts and formulas are named by file and version of the Go sources. How a new Go
-//! version is added: docs/new-go-version.md.
+//! Layouts and formulas name the file and version of the Go sources that they come from. To add a
+//! Go version, see docs/new-go-version.md.
 
 mod buckets;
 mod code;
@@ -61,16 +61,17 @@ use image::Unreadable;
 /// Why the runtime's state could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// Memory that the runtime must have is not there.
-    #[error("the Go runtime's state: {0}")]
+    /// Memory that the runtime requires cannot be read.
+    #[error("reading the state of the Go runtime: {0}")]
     Unreadable(#[from] Unreadable),
-    /// A variable could not be located: the program is stripped and its code was not understood.
-    #[error("the address of {0} is not known")]
+    /// A variable was not found: the program is stripped and its code does not match a known
+    /// pattern.
+    #[error("the address of {0} is unknown")]
     NoAddress(Variable),
-    /// The state contradicts itself; more often a wrong layout than damage.
-    #[error("the Go runtime's state is implausible: {0}")]
+    /// The state is inconsistent, most likely because the layout is wrong.
+    #[error("the state of the Go runtime is implausible: {0}")]
     Implausible(&'static str),
-    /// It changed at each attempt to read it.
-    #[error("the Go runtime's state changed at every attempt: {0}")]
+    /// The state changed during every attempt to read it.
+    #[error("the state of the Go runtime changed during every attempt to read it: {0}")]
     Unsettled(&'static str),
 }

@@ -1,22 +1,22 @@
-//! All goroutines, read without stopping anything.
+//! Lists all goroutines with their stacks while the target keeps running.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use image::{Avma, Memory, Part};
+use image::{Avma, Memory, Part, StructCopy};
 
 use crate::goroutine::{Fingerprint, Goroutine, StackAbsence, Status, ThreadRef};
 use crate::offsets::present;
-use crate::raw::{self, Block};
-use crate::unwind::{MAX_FRAMES, StackWords, Start};
+use crate::raw;
+use crate::unwind::{MAX_FRAMES, StackReader, Start};
 use crate::{ReadError, Runtime, Stack, StackEnd, Variable, labels};
 
-/// A `g` is never freed, so this bounds how many a program ever had at once.
+/// Bounds the list of goroutines. A `g` is never freed, so this is the most that ever coexisted.
 const MAX_GOROUTINES: u64 = 50_000_000;
-/// `waitReasonStrings` has 40 entries in 1.27; the reason is one byte.
+/// In bytes; longer than any entry of `waitReasonStrings`.
 const MAX_REASON: usize = 96;
-/// How often a goroutine is read before it is called unsettled: one that comes and goes in
-/// microseconds may change each time.
+/// Attempts to read a goroutine before it is reported as unsettled. One that lives for microseconds
+/// may change each time.
 const ATTEMPTS: usize = 16;
 
 /// Registers of a stopped thread.
@@ -30,32 +30,32 @@ pub struct ThreadContext {
     pub link: Option<Avma>,
 }
 
-/// The frames of all stacks together, so that a target cannot fill our memory: 1.5 GB. A million
+/// Frames of all stacks together, so that a target cannot exhaust our memory: 1.5 GB. A million
 /// goroutines of common depth have half of that.
-const MAX_FRAMES_IN_ALL: usize = 32 << 20;
+const MAX_TOTAL_FRAMES: usize = 32 << 20;
 
-/// What was read.
+/// All goroutines of a program.
 #[derive(Debug, Clone, Default)]
 pub struct GoroutineList {
-    /// The goroutines, system ones included.
+    /// The goroutines, including those of the runtime ([`Goroutine::system`]).
     pub goroutines: Vec<Goroutine>,
-    /// Each `g` without a goroutine.
+    /// The number of `g`s without a goroutine.
     pub dead: usize,
-    /// Each `g` that changed at every attempt: read them again.
+    /// The address of each `g` that changed during every attempt. Reading it again may succeed.
     pub unsettled: Vec<Avma>,
-    /// Each `g` that cannot be read.
+    /// The number of `g`s that cannot be read.
     pub unreadable: usize,
 }
 
-/// What became of an attempt to read one.
+/// The result of one attempt to read a goroutine.
 enum Attempt {
     Got(Box<Goroutine>),
     Dead,
     Changed,
 }
 
-/// What is known of a goroutine before its stack is walked.
-struct Begin {
+/// A goroutine's state before its stack is unwound.
+struct Unwindable {
     status: Status,
     thread: Option<ThreadRef>,
     start: Result<Start, StackAbsence>,
@@ -63,21 +63,21 @@ struct Begin {
     bubble: Option<u64>,
 }
 
-impl Begin {
-    /// The part of its stack that is copied at once.
-    fn window(&self, g: &Block) -> Option<Part> {
+impl Unwindable {
+    /// The part of the stack to copy with one read.
+    fn window(&self, g: &StructCopy) -> Option<Part> {
         let start = self.start.as_ref().ok()?;
         let size = g.u64(8).checked_sub(start.sp.0)?.min(WINDOW);
         Some(Part::new(start.sp, usize::try_from(size).ok()?))
     }
 }
 
-/// How many are read at once: few enough that hardly one changes meanwhile.
+/// Goroutines that are read together: few enough that they rarely change in between.
 const BATCH: usize = 64;
-/// Most parked goroutines use less of their stack.
+/// Bytes of each stack that are copied first. Most parked goroutines use less.
 const WINDOW: u64 = 2048;
 
-/// Reads goroutines, keeping what does not change between them.
+/// Reads goroutines of one program, and caches the texts of wait reasons between them.
 pub struct GoroutineReader<'a> {
     runtime: &'a Runtime,
     memory: &'a dyn Memory,
@@ -87,29 +87,29 @@ pub struct GoroutineReader<'a> {
 }
 
 impl Runtime {
-    /// A reader of goroutines. `arguments`: also those of each call, for dumps in the form of
-    /// Go's `debug=2`.
+    /// Creates a reader of goroutines. With `arguments` it also reads the arguments of each call, as
+    /// Go's `debug=2` shows them.
     #[must_use]
     pub fn goroutine_reader<'a>(
         &'a self,
         memory: &'a dyn Memory,
         arguments: bool,
     ) -> GoroutineReader<'a> {
-        let (reasons, frames_left) = (HashMap::new(), MAX_FRAMES_IN_ALL);
+        let (reasons, frames_left) = (HashMap::new(), MAX_TOTAL_FRAMES);
         GoroutineReader { runtime: self, memory, reasons, arguments, frames_left }
     }
 
-    /// The goroutine that a thread runs now, by the address of its `m` (see
-    /// [`Runtime::threads`]); `None` for none, or where that cannot be read. For CPU samples,
-    /// which know their thread.
+    /// The address of the `g` that a thread is running, for CPU samples. `m` is the address of the
+    /// thread's `m` (see [`Runtime::threads`]). `None` if it runs none or cannot be read.
     #[must_use]
     pub fn current_goroutine(&self, memory: &dyn Memory, m: Avma) -> Option<Avma> {
         let g = memory.read_u64(m.wrapping_add(self.layout.m_curg)).ok()?;
         (g != 0).then_some(Avma(g))
     }
 
-    /// The profiler labels of a goroutine now, and whether some were cut or unreadable. Not
-    /// validated against change: a goroutine sets its own labels, whole sets at a time.
+    /// The current profiler labels of a goroutine, sorted by key, and whether some were truncated
+    /// or unreadable. Changes during the read are not detected: a goroutine replaces its labels as
+    /// a whole.
     #[must_use]
     pub fn goroutine_labels(&self, memory: &dyn Memory, g: Avma) -> (Vec<(String, String)>, bool) {
         match memory.read_u64(g.wrapping_add(self.layout.g_labels)) {
@@ -118,10 +118,10 @@ impl Runtime {
         }
     }
 
-    /// The address of every `g` that ever was.
+    /// The address of every `g` that was ever created.
     ///
     /// # Errors
-    /// [`ReadError`] when the list is unknown, unreadable or absurdly long.
+    /// [`ReadError`] if the list is not found, unreadable or implausibly long.
     pub fn goroutine_addresses(&self, memory: &dyn Memory) -> Result<Vec<Avma>, ReadError> {
         let (array, length) = self.all_goroutines(memory)?;
         let length = Some(length).filter(|l| *l <= MAX_GOROUTINES);
@@ -138,12 +138,13 @@ impl Runtime {
         if let (Ok(pointer), Ok(length)) =
             (self.address(Variable::Allgptr), self.address(Variable::Allglen))
         {
-            // The runtime writes the pointer before the length: read in the other order, the
-            // array is at least that long (runtime/proc.go, allgadd).
+            // The runtime writes the pointer before the length. Read in the opposite order, the
+            // array is at least that long (allgadd in runtime/proc.go).
             let length = memory.read_u64(length)?;
             return Ok((memory.read_u64(pointer)?, length));
         }
-        // The slice {array, length, capacity} is guarded by a lock, so it must hold still.
+        // A lock that we cannot take guards the slice {array, length, capacity}: accept it once two
+        // reads agree.
         let slice = self.address(Variable::Allgs)?;
         for _ in 0..ATTEMPTS {
             let (a, b) = (raw::words(memory, slice, 3)?, raw::words(memory, slice, 3)?);
@@ -156,19 +157,20 @@ impl Runtime {
 }
 
 impl GoroutineReader<'_> {
-    /// Reads all goroutines. Those that run have no stack yet: see [`GoroutineReader::running`].
+    /// Reads all goroutines. Running ones have no stack: see [`GoroutineReader::running`].
     ///
     /// # Errors
-    /// [`ReadError`] when there is no list; a single goroutine that cannot be read is counted.
+    /// [`ReadError`] if the list cannot be read. A single goroutine that cannot be read is counted
+    /// in [`GoroutineList::unreadable`].
     pub fn list(&mut self) -> Result<GoroutineList, ReadError> {
         let mut list = GoroutineList::default();
-        self.frames_left = MAX_FRAMES_IN_ALL;
+        self.frames_left = MAX_TOTAL_FRAMES;
         for batch in self.runtime.goroutine_addresses(self.memory)?.chunks(BATCH) {
             for (g, attempt) in batch.iter().zip(self.batch(batch)) {
                 let read = match attempt {
                     Some(Attempt::Got(goroutine)) => Ok(Some(*goroutine)),
                     Some(Attempt::Dead) => Ok(None),
-                    // It has changed meanwhile, or its stack is deep: by itself, then.
+                    // It changed, or its stack is deeper than the copied part.
                     Some(Attempt::Changed) | None => self.read(*g),
                 };
                 match read {
@@ -186,37 +188,37 @@ impl GoroutineReader<'_> {
         Ok(list)
     }
 
-    /// Reads several goroutines with three system calls: each `g`, the used part of each stack,
-    /// and each `g` again. `None` for one that cannot be read in this way.
+    /// Reads several goroutines with three system calls: each `g`, the used part of each stack and
+    /// each `g` again. `None` for a goroutine that needs [`Self::read`].
     fn batch(&mut self, all: &[Avma]) -> Vec<Option<Attempt>> {
         let layout = &self.runtime.layout;
         let parts = |size| all.iter().map(|g| Part::new(*g, size)).collect::<Vec<_>>();
         let mut first = parts(layout.g_size());
         self.memory.read_many(&mut first);
-        let first: Vec<Option<Block>> =
-            first.into_iter().map(|p| p.readable.then(|| Block::of(p.bytes))).collect();
-        let mut begun = Vec::with_capacity(all.len());
+        let first: Vec<Option<StructCopy>> =
+            first.into_iter().map(|p| p.readable.then(|| StructCopy::from(p.bytes))).collect();
+        let mut states = Vec::with_capacity(all.len());
         let mut stacks = Vec::new();
         for g in &first {
-            let begin = g.as_ref().map(|g| self.begin(g));
-            let window = match (g, &begin) {
-                (Some(g), Some(Some(b))) => b.window(g),
+            let state = g.as_ref().map(|g| self.state(g));
+            let window = match (g, &state) {
+                (Some(g), Some(Some(state))) => state.window(g),
                 _ => None,
             };
-            begun.push((begin, window.as_ref().map(|_| stacks.len())));
+            states.push((state, window.as_ref().map(|_| stacks.len())));
             stacks.extend(window);
         }
         self.memory.read_many(&mut stacks);
         let mut again = parts(layout.g_size());
         self.memory.read_many(&mut again);
         let mut attempts = Vec::with_capacity(all.len());
-        let rows = all.iter().zip(&first).zip(begun).zip(again);
-        for (((at, g), (begin, window)), again) in rows {
+        let rows = all.iter().zip(&first).zip(states).zip(again);
+        for (((at, g), (state, window)), again) in rows {
             let window = window.map(|i| std::mem::replace(&mut stacks[i], Part::new(Avma(0), 0)));
-            attempts.push(match (g, begin) {
+            attempts.push(match (g, state) {
                 (Some(_), Some(None)) => Some(Attempt::Dead),
-                (Some(g), Some(Some(begin))) if again.readable => {
-                    self.conclude(*at, g, begin, window, &Block::of(again.bytes))
+                (Some(g), Some(Some(state))) if again.readable => {
+                    self.unwind_copied(*at, g, state, window, &StructCopy::from(again.bytes))
                 }
                 _ => None,
             });
@@ -224,51 +226,52 @@ impl GoroutineReader<'_> {
         attempts
     }
 
-    /// What is read of a goroutine beside its `g` and its stack; `None` where there is none.
-    fn begin(&mut self, g: &Block) -> Option<Begin> {
+    /// Reads what a `g` refers to apart from its stack. `None` for a `g` without a goroutine.
+    fn state(&mut self, g: &StructCopy) -> Option<Unwindable> {
         let layout = &self.runtime.layout;
         let status = Status::of(g.u32(layout.g_status))?;
         let thread = self.thread(g.u64(layout.g_m));
         let start = self.start(g, status, thread, None);
         let labels = labels::read(self.memory, layout, g.u64(layout.g_labels));
-        Some(Begin { status, thread, start, labels, bubble: self.bubble(g) })
+        Some(Unwindable { status, thread, start, labels, bubble: self.bubble(g) })
     }
 
-    /// Walks the copied stack, if nothing has changed. `None` where not enough of it was copied.
-    fn conclude(
+    /// Unwinds the copied part of the stack, unless the goroutine has changed. `None` if the part
+    /// was too short.
+    fn unwind_copied(
         &mut self,
         at: Avma,
-        g: &Block,
-        begin: Begin,
+        g: &StructCopy,
+        state: Unwindable,
         window: Option<Part>,
-        again: &Block,
+        again: &StructCopy,
     ) -> Option<Attempt> {
         let layout = &self.runtime.layout;
         if Fingerprint::of(g, layout) != Fingerprint::of(again, layout) {
             return Some(Attempt::Changed);
         }
-        let stack = match (begin.start.clone(), window) {
+        let stack = match (state.start.clone(), window) {
             (Err(absence), _) => Err(absence),
             (Ok(start), Some(part)) if part.readable => {
                 let (low, high) = (Avma(g.u64(0)), Avma(g.u64(8)));
-                let mut words = StackWords::copied(self.memory, low, high, part.at, part.bytes);
-                let most = self.frames_left.min(MAX_FRAMES);
-                let stack = self.runtime.unwind(&mut words, start, self.arguments, most);
-                if words.fell_short {
+                let mut words = StackReader::of_copy(self.memory, low, high, part.at, part.bytes);
+                let max = self.frames_left.min(MAX_FRAMES);
+                let stack = self.runtime.unwind(&mut words, start, self.arguments, max);
+                if words.left_copy {
                     return None;
                 }
                 Ok(stack)
             }
             _ => return None,
         };
-        Some(Attempt::Got(Box::new(self.goroutine(at, g, begin, stack))))
+        Some(Attempt::Got(Box::new(self.goroutine(at, g, state, stack))))
     }
 
-    /// Reads one goroutine: the `g`, its stack, and the `g` again, until nothing changed between.
-    /// `None` where there is none at the moment.
+    /// Reads one goroutine: the `g`, its stack and the `g` again, until nothing changed in between.
+    /// `None` if the `g` has no goroutine at the moment.
     ///
     /// # Errors
-    /// [`ReadError`] when it cannot be read, or changed at each attempt.
+    /// [`ReadError`] if it cannot be read or changed during every attempt.
     pub fn read(&mut self, g: Avma) -> Result<Option<Goroutine>, ReadError> {
         for _ in 0..ATTEMPTS {
             match self.attempt(g, None)? {
@@ -280,9 +283,9 @@ impl GoroutineReader<'_> {
         Err(ReadError::Unsettled("a goroutine"))
     }
 
-    /// Reads a goroutine whose thread is stopped, with that thread's registers. `None` where it
-    /// is gone; a goroutine that is on no or on another thread by now is read as
-    /// [`GoroutineReader::read`] would.
+    /// Reads a goroutine whose thread is stopped, given that thread's id and registers. `None` if
+    /// the goroutine has ended. A goroutine that has left the thread is read as by
+    /// [`GoroutineReader::read`].
     ///
     /// # Errors
     /// As [`GoroutineReader::read`].
@@ -305,30 +308,30 @@ impl GoroutineReader<'_> {
         stopped: Option<(u64, ThreadContext)>,
     ) -> Result<Attempt, ReadError> {
         let layout = &self.runtime.layout;
-        let g = Block::read(self.memory, at, layout.g_size())?;
+        let g = StructCopy::read(self.memory, at, layout.g_size())?;
         let Some(status) = Status::of(g.u32(layout.g_status)) else { return Ok(Attempt::Dead) };
         let thread = self.thread(g.u64(layout.g_m));
         let context = stopped.filter(|(tid, _)| thread.is_some_and(|t| t.tid == *tid));
         let start = self.start(&g, status, thread, context.map(|(_, c)| c));
         let stack = start.clone().and_then(|start| self.stack(&g, start));
         let labels = labels::read(self.memory, layout, g.u64(layout.g_labels));
-        let begin = Begin { status, thread, start, labels, bubble: self.bubble(&g) };
+        let state = Unwindable { status, thread, start, labels, bubble: self.bubble(&g) };
 
-        let again = Block::read(self.memory, at, layout.g_size())?;
+        let again = StructCopy::read(self.memory, at, layout.g_size())?;
         if Fingerprint::of(&g, layout) != Fingerprint::of(&again, layout) {
             return Ok(Attempt::Changed);
         }
-        Ok(Attempt::Got(Box::new(self.goroutine(at, &g, begin, stack))))
+        Ok(Attempt::Got(Box::new(self.goroutine(at, &g, state, stack))))
     }
 
     fn goroutine(
         &mut self,
         at: Avma,
-        g: &Block,
-        begin: Begin,
+        g: &StructCopy,
+        state: Unwindable,
         stack: Result<Stack, StackAbsence>,
     ) -> Goroutine {
-        let Begin { status, thread, labels: (labels, labels_incomplete), bubble, .. } = begin;
+        let Unwindable { status, thread, labels: (labels, labels_incomplete), bubble, .. } = state;
         let reason = matches!(status, Status::Waiting | Status::Leaked)
             .then(|| self.reason(g.u8(self.runtime.layout.g_waitreason)))
             .flatten();
@@ -360,18 +363,18 @@ impl GoroutineReader<'_> {
         Some(ThreadRef { m, tid })
     }
 
-    fn bubble(&self, g: &Block) -> Option<u64> {
+    fn bubble(&self, g: &StructCopy) -> Option<u64> {
         let layout = &self.runtime.layout;
         let bubble = g.u64(present(layout.g_bubble)?);
         let id = present(layout.bubble_id)?;
         self.memory.read_u64(Avma(Some(bubble).filter(|b| *b != 0)?).wrapping_add(id)).ok()
     }
 
-    /// Where the goroutine's registers are: see `unwinder.initAt`, and for a running goroutine
-    /// `traceback1` and the comments on g.sched in Go's runtime.
+    /// Finds the registers to start unwinding from: see `unwinder.initAt`, and for a running
+    /// goroutine `traceback1` and the comments on `g.sched`, in Go's runtime.
     fn start(
         &self,
-        g: &Block,
+        g: &StructCopy,
         status: Status,
         thread: Option<ThreadRef>,
         context: Option<ThreadContext>,
@@ -403,8 +406,9 @@ impl GoroutineReader<'_> {
         if on_stack(start.sp) { Ok(start) } else { Err(StackAbsence::Implausible) }
     }
 
-    /// The goroutine's thread is on another stack: the vdso's caller is noted in the `m`; on the
-    /// thread's own stack the goroutine's state was saved before; in a signal handler it is lost.
+    /// Finds the registers of a goroutine whose thread is on another stack. In the vdso the `m`
+    /// records the caller; on the thread's system stack `g.sched` has the saved state; in a signal
+    /// handler they are lost.
     fn off_stack(
         &self,
         thread: Option<ThreadRef>,
@@ -429,18 +433,18 @@ impl GoroutineReader<'_> {
         if on_stack(sched.sp) { Ok(sched) } else { Err(StackAbsence::NoContext) }
     }
 
-    fn stack(&self, g: &Block, start: Start) -> Result<Stack, StackAbsence> {
-        let mut words = StackWords::new(self.memory, Avma(g.u64(0)), Avma(g.u64(8)));
-        let most = self.frames_left.min(MAX_FRAMES);
-        let stack = self.runtime.unwind(&mut words, start, self.arguments, most);
+    fn stack(&self, g: &StructCopy, start: Start) -> Result<Stack, StackAbsence> {
+        let mut words = StackReader::new(self.memory, Avma(g.u64(0)), Avma(g.u64(8)));
+        let max = self.frames_left.min(MAX_FRAMES);
+        let stack = self.runtime.unwind(&mut words, start, self.arguments, max);
         if stack.end == StackEnd::Unreadable && stack.frames.len() <= 1 {
             return Err(StackAbsence::Unreadable);
         }
         Ok(stack)
     }
 
-    /// The text of a wait reason, from the runtime's own table: they are renumbered in almost
-    /// every version. The first, empty, stands for none.
+    /// The text of a wait reason, from the runtime's own table, because almost every Go version
+    /// renumbers them. Reason 0 is empty and means none.
     fn reason(&mut self, number: u8) -> Option<Arc<str>> {
         if let Some(known) = self.reasons.get(&number) {
             return known.clone();

@@ -1,34 +1,34 @@
-//! Where the fields of the runtime's types lie: the one table to extend for a new Go version.
+//! The offsets of the runtime's struct fields, per Go version. A new version is a new column here.
 //!
-//! `scripts/go-offsets GOROOT` prints the column of a toolchain from its DWARF; a test compares
-//! it with this table. Every row names the field in Go's sources (`g`, `m`, `p`:
+//! `scripts/go-offsets GOROOT` prints the column of a toolchain from its DWARF, and a test compares
+//! its output with this table. Every row names the field in Go's sources (`g`, `m`, `p`:
 //! runtime/runtime2.go; `mcache`: runtime/mcache.go; `memRecordCycle`, `bucket`: runtime/mprof.go;
-//! `synctestBubble`: runtime/synctest.go). The column for 1.19 was read off the sources and
-//! checked against Debian's prometheus; all others were printed by the script. Offsets are in
-//! bytes, and the same on amd64 and arm64.
+//! `synctestBubble`: runtime/synctest.go). The script printed all columns but 1.19, which was taken
+//! from the sources and checked against Debian's prometheus. Offsets are in bytes and equal on
+//! amd64 and arm64.
 
 use image::ElfImage;
 
 use crate::dwarf::Structs;
 
-/// The version has no such field.
+/// This version does not have the field.
 const NO: u64 = u64::MAX;
 
-/// The columns: the minor versions that are known.
+/// The minor versions of the columns.
 const VERSIONS: [u32; 8] = [19, 21, 22, 23, 24, 25, 26, 27];
 
 macro_rules! layout {
     ($($field:ident = $go:literal [$($offset:expr),* $(,)?];)*) => {
-        /// Offsets of the fields that are read, for one Go version.
+        /// Byte offsets of the fields that this crate reads, for one Go version.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct Layout {
-            /// 24 for Go 1.24.
+            /// The minor version: 24 for Go 1.24.
             pub minor: u32,
             $(pub(crate) $field: u64,)*
         }
 
         impl Layout {
-            /// The layout of Go 1.`minor`; `None` where it was never measured.
+            /// The measured layout of Go 1.`minor`. `None` if the table has no such column.
             #[must_use]
             pub fn of_minor(minor: u32) -> Option<Self> {
                 let column = VERSIONS.iter().position(|v| *v == minor)?;
@@ -36,8 +36,8 @@ macro_rules! layout {
                 Some(Self { minor, $($field: $field[column],)* })
             }
 
-            /// The layout of any version, as `lookup` tells it by the names in Go's sources. `None`
-            /// where it lacks a field that every measured version has.
+            /// The layout of any version. `lookup` returns the offset of a field by its name in Go's
+            /// sources. `None` if it lacks a field that every measured version has.
             #[must_use]
             pub fn of_names(minor: u32, lookup: impl Fn(&str) -> Option<u64>) -> Option<Self> {
                 $(
@@ -47,8 +47,8 @@ macro_rules! layout {
                 Some(Self { minor, $($field,)* })
             }
 
-            /// The layout of the measured version that is nearest to one that is not: a guess, to
-            /// be checked against what is found there.
+            /// The layout of the measured version that is nearest to `minor`: a guess that the
+            /// caller must verify.
             #[must_use]
             pub fn nearest(minor: u32) -> Self {
                 let distance = |column: &usize| VERSIONS[*column].abs_diff(minor);
@@ -57,7 +57,8 @@ macro_rules! layout {
                 Self { minor, $($field: $field[column],)* }
             }
 
-            /// All rows: the name in Go's sources, and the offset, if this version has the field.
+            /// All rows: the name of the field in Go's sources and its offset, or `None` if this
+            /// version does not have the field.
             #[must_use]
             pub fn rows(&self) -> Vec<(&'static str, Option<u64>)> {
                 vec![$(($go, present(self.$field)),)*]
@@ -115,33 +116,33 @@ layout! {
 }
 
 impl Layout {
-    /// The layout of a program by its own DWARF.
+    /// The layout that the program's own DWARF describes. `None` without (complete) DWARF.
     #[must_use]
     pub fn of_dwarf(minor: u32, image: &ElfImage) -> Option<Self> {
-        let structs = Structs::of(image);
+        let structs = Structs::read_from(image);
         Self::of_names(minor, |name| structs.offset(name))
     }
 }
 
-/// The offset, if the version has the field.
+/// The offset, or `None` if the version does not have the field.
 pub(crate) fn present(offset: u64) -> Option<u64> {
     (offset != NO).then_some(offset)
 }
 
 impl Layout {
-    /// How much of a `g` is read: up to the last field that is needed.
+    /// How many bytes of a `g` are read: up to the end of the last field in use.
     pub(crate) fn g_size(&self) -> usize {
         let last = present(self.g_bubble).unwrap_or(0).max(self.g_labels);
         usize::try_from(last + 8).unwrap_or(0)
     }
 
-    /// Labels are a map before 1.24 and a slice of pairs since (runtime/pprof/label.go).
+    /// Whether labels are a map (before Go 1.24) or a slice of pairs (runtime/pprof/label.go).
     pub(crate) fn labels_are_a_map(&self) -> bool {
         self.minor < 24
     }
 
-    /// Whether mutex counts and delays are kept unscaled, to be multiplied by the fraction by the
-    /// reader: `scaleMutexProfile` in runtime/pprof of 1.19.
+    /// Whether the runtime stores mutex counts and delays unscaled, so that the reader has to
+    /// multiply them by the fraction (`scaleMutexProfile` in runtime/pprof of Go 1.19).
     pub(crate) fn mutex_is_unscaled(&self) -> bool {
         self.minor < 20
     }

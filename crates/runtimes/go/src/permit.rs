@@ -1,4 +1,4 @@
-//! What is known of an address, and the permission to write there.
+//! Weighs the evidence for the address of a variable, and permits writes only if it is conclusive.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use image::Avma;
 
 use crate::Variable;
 
-/// Where an address was learnt.
+/// A source of a variable's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// The symbol table.
     SymbolTable,
-    /// The code of this function refers to it.
+    /// The code of this function.
     Code(&'static str),
 }
 
@@ -24,24 +24,24 @@ impl fmt::Display for Source {
     }
 }
 
-/// What the sources say of the address of one variable.
+/// What the sources say about the address of one variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
     /// The variable.
     pub variable: Variable,
-    /// Each source with the address that it names; `None` for one that should have named the
-    /// address, but does not.
+    /// Each source and the address that it names, the most trusted first. `None` for a source that
+    /// should name the address but does not.
     pub claims: Vec<(Source, Option<Avma>)>,
 }
 
-/// Why nothing may be written.
+/// Why a variable must not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Not even one source knows the address.
-    #[error("the address of {0} is not known")]
+    /// No source names the address.
+    #[error("the address of {0} is unknown")]
     Unknown(Variable),
-    /// One source alone may be wrong.
-    #[error("the address of {variable} is known from {source_name} alone")]
+    /// Only one source names the address, and it may be wrong.
+    #[error("only {source_name} gives the address of {variable}")]
     OneSource {
         /// The variable.
         variable: Variable,
@@ -53,44 +53,44 @@ pub enum Refusal {
     Disputed {
         /// The variable.
         variable: Variable,
-        /// Who says what.
+        /// What each source says.
         claims: String,
     },
-    /// The address cannot be that of this variable.
+    /// The address or the value there does not fit the variable.
     #[error("the address of {variable} is implausible: {reason}")]
     Implausible {
         /// The variable.
         variable: Variable,
-        /// Why.
+        /// What does not fit.
         reason: &'static str,
     },
-    /// The version of Go is not known, and its layout only a guess.
-    #[error("{0} is not known, and its runtime's layout was only guessed")]
+    /// The Go version is unknown, so that the layout is only a guess.
+    #[error("{0} is unknown, and the layout of its runtime is only a guess")]
     Guessed(String),
-    /// Memory that should be there is not.
+    /// The value of the variable, or what it refers to, cannot be read.
     #[error("the value of {0} cannot be read")]
     Unreadable(Variable),
 }
 
 impl Refusal {
-    /// Whether sources contradict each other, rather than being silent.
+    /// Whether sources contradict each other, as opposed to lacking the address.
     pub(crate) fn is_dispute(&self) -> bool {
         matches!(self, Self::Disputed { .. })
     }
 }
 
 impl Evidence {
-    /// The address to read from: what the most trusted source says. Reading a wrong address does
-    /// no harm to the target, and what is read is checked.
+    /// The address that the most trusted source names, for reading only. Reading a wrong address does
+    /// not harm the target, and the values are checked.
     #[must_use]
     pub fn address(&self) -> Option<Avma> {
         self.claims.iter().find_map(|(_, a)| *a)
     }
 
-    /// The address, if two sources agree and none disagrees.
+    /// The address if at least two sources agree on it and none disagrees.
     ///
     /// # Errors
-    /// [`Refusal`]: what is missing.
+    /// [`Refusal`] if fewer than two sources name the address, or if they disagree.
     pub fn agreed(&self) -> Result<Avma, Refusal> {
         let variable = self.variable;
         if self.claims.is_empty() {
@@ -112,29 +112,29 @@ impl Evidence {
     }
 }
 
-/// One word to write, with what must be there before.
+/// A write of one word, and the value that it replaces.
 ///
-/// `old` is what was read when the patch was made. The writer reads it again, writes only if it
-/// is still there, and keeps the patch to undo it.
+/// `old` was read when the patch was created. The writer reads the word again, writes only if it is
+/// unchanged, and keeps the patch to undo it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patch {
-    /// Where: 8 bytes, aligned.
+    /// The address of 8 aligned bytes.
     pub address: Avma,
-    /// What is there.
+    /// The value to replace.
     pub old: u64,
-    /// What is to be there.
+    /// The value to write.
     pub new: u64,
 }
 
 impl Patch {
-    /// The patch that takes this one back.
+    /// The patch that reverts this one.
     #[must_use]
     pub fn undo(self) -> Self {
         Self { old: self.new, new: self.old, ..self }
     }
 }
 
-/// The permission to write one variable: there is no other way to an address for writing.
+/// The permission to write one variable. Addresses for writing are only available from a permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WritePermit {
     variable: Variable,
@@ -143,24 +143,24 @@ pub struct WritePermit {
 }
 
 impl WritePermit {
-    /// Only for an address that was agreed on and whose current value was found plausible.
+    /// Create one only for an address that sources agree on and whose value is plausible.
     pub(crate) fn new(variable: Variable, address: Avma, current: u64) -> Self {
         Self { variable, address, current }
     }
 
-    /// What may be written.
+    /// The variable that may be written.
     #[must_use]
     pub fn variable(&self) -> Variable {
         self.variable
     }
 
-    /// What was there when the permit was given.
+    /// The value of the variable when the permit was created.
     #[must_use]
     pub fn current(&self) -> u64 {
         self.current
     }
 
-    /// The write of a new value.
+    /// The patch that writes `new`.
     #[must_use]
     pub fn patch(&self, new: u64) -> Patch {
         Patch { address: self.address, old: self.current, new }

@@ -1,40 +1,40 @@
-//! Reading fields, strings and arrays of a hostile address space.
+//! Reads struct fields, strings and arrays from an address space that may be hostile.
 
 use std::cell::RefCell;
 
 use image::{Avma, Memory, Unreadable};
 
 const PAGE: u64 = 4096;
-/// Enough for a list whose nodes were allocated one after the other, by several processors of Go's.
-const KEPT: usize = 16;
+/// Pages in the cache. Enough for a list whose nodes several of Go's processors allocated in turn.
+const CACHED_PAGES: usize = 16;
 
-/// Memory as it was when each page was first asked for; only the last few pages are kept. For
-/// lists of many small nodes side by side: one system call per page, not two per node.
-pub(crate) struct Paged<'a> {
+/// Memory that caches the most recent pages as they were when first read. For lists of many small
+/// adjacent nodes: one system call per page instead of two per node.
+pub(crate) struct PageCache<'a> {
     memory: &'a dyn Memory,
-    kept: RefCell<Vec<(u64, Vec<u8>)>>,
+    pages: RefCell<Vec<(u64, Vec<u8>)>>,
 }
 
-impl<'a> Paged<'a> {
+impl<'a> PageCache<'a> {
     pub(crate) fn new(memory: &'a dyn Memory) -> Self {
-        Self { memory, kept: RefCell::default() }
+        Self { memory, pages: RefCell::default() }
     }
 }
 
-impl Memory for Paged<'_> {
+impl Memory for PageCache<'_> {
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
-        let mut kept = self.kept.borrow_mut();
+        let mut pages = self.pages.borrow_mut();
         let (mut at, mut rest) = (addr.0, buf);
         while !rest.is_empty() {
             let (start, skip) = (at - at % PAGE, (at % PAGE) as usize);
             let part = rest.len().min(PAGE as usize - skip);
-            if !kept.iter().any(|(page, _)| *page == start) {
-                let full = kept.len() == KEPT;
-                let mut page = if full { kept.remove(0).1 } else { vec![0; PAGE as usize] };
+            if !pages.iter().any(|(page, _)| *page == start) {
+                let full = pages.len() == CACHED_PAGES;
+                let mut page = if full { pages.remove(0).1 } else { vec![0; PAGE as usize] };
                 self.memory.read(Avma(start), &mut page)?;
-                kept.push((start, page));
+                pages.push((start, page));
             }
-            let page = kept.iter().find(|(page, _)| *page == start);
+            let page = pages.iter().find(|(page, _)| *page == start);
             let bytes = page.and_then(|(_, p)| p.get(skip..skip + part));
             let (head, tail) = rest.split_at_mut(part);
             head.copy_from_slice(bytes.ok_or(Unreadable(addr))?);
@@ -45,42 +45,7 @@ impl Memory for Paged<'_> {
     }
 }
 
-/// A copied struct.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Block(Vec<u8>);
-
-impl Block {
-    pub(crate) fn read(memory: &dyn Memory, at: Avma, size: usize) -> Result<Self, Unreadable> {
-        let mut bytes = vec![0; size];
-        memory.read(at, &mut bytes)?;
-        Ok(Self(bytes))
-    }
-
-    /// A struct that was copied already.
-    pub(crate) fn of(bytes: Vec<u8>) -> Self {
-        Self(bytes)
-    }
-
-    /// The word at an offset; 0 past the end, which callers size blocks to avoid.
-    pub(crate) fn u64(&self, offset: u64) -> u64 {
-        self.bytes(offset).map_or(0, u64::from_le_bytes)
-    }
-
-    pub(crate) fn u32(&self, offset: u64) -> u32 {
-        self.bytes(offset).map_or(0, u32::from_le_bytes)
-    }
-
-    pub(crate) fn u8(&self, offset: u64) -> u8 {
-        self.bytes(offset).map_or(0, |[b]: [u8; 1]| b)
-    }
-
-    fn bytes<const N: usize>(&self, offset: u64) -> Option<[u8; N]> {
-        let at = usize::try_from(offset).ok()?;
-        self.0.get(at..at.checked_add(N)?)?.try_into().ok()
-    }
-}
-
-/// The word at an offset; 0 past the end.
+/// The word at a byte offset, or 0 past the end.
 pub(crate) fn u64_at(bytes: &[u8], offset: u64) -> u64 {
     let word = || {
         let at = usize::try_from(offset).ok()?;
@@ -89,7 +54,7 @@ pub(crate) fn u64_at(bytes: &[u8], offset: u64) -> u64 {
     word().map_or(0, u64::from_le_bytes)
 }
 
-/// Reads `count` words.
+/// Reads `count` 64-bit words.
 pub(crate) fn words(memory: &dyn Memory, at: Avma, count: usize) -> Result<Vec<u64>, Unreadable> {
     let size = count.checked_mul(8).ok_or(Unreadable(at))?;
     let mut bytes = vec![0; size];
@@ -98,14 +63,14 @@ pub(crate) fn words(memory: &dyn Memory, at: Avma, count: usize) -> Result<Vec<u
     Ok(bytes.chunks_exact(8).map(word).collect())
 }
 
-/// Reads a Go string {pointer, length}, cut at `most` bytes. The flag says whether it was cut.
+/// Reads a Go string {pointer, length} of at most `max` bytes, and whether it was truncated.
 pub(crate) fn string(
     memory: &dyn Memory,
     pointer: u64,
     length: u64,
-    most: usize,
+    max: usize,
 ) -> Result<(String, bool), Unreadable> {
-    let size = usize::try_from(length).unwrap_or(usize::MAX).min(most);
+    let size = usize::try_from(length).unwrap_or(usize::MAX).min(max);
     let mut bytes = vec![0; size];
     if size > 0 {
         memory.read(Avma(pointer), &mut bytes)?;

@@ -1,14 +1,11 @@
-//! What has to be known to read a goroutine in the moment of a CPU sample.
+//! Provides the offsets with which BPF reads the goroutine of a CPU sample.
 
 use image::{Avma, Memory};
 
-use crate::{ReadError, Runtime, Variable, labels};
+use crate::{ReadError, Runtime, labels};
 
-/// More threads than this are no Go program's.
-const MAX_THREADS: usize = 1 << 20;
-
-/// Where the fields lie that tell a thread's goroutine, the stacks that it has left, and its labels;
-/// offsets in bytes.
+/// Byte offsets of the fields that lead from a thread to its goroutine, to its suspended stacks and
+/// to its labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the runtime's fields")]
 pub struct SampleLayout {
@@ -22,12 +19,12 @@ pub struct SampleLayout {
     pub g_sched_pc: u64,
     pub g_goid: u64,
     pub g_labels: u64,
-    /// Labels are a map (before Go 1.24), not a slice.
+    /// Whether labels are a map (before Go 1.24) instead of a slice.
     pub labels_are_a_map: bool,
 }
 
 impl Runtime {
-    /// See [`SampleLayout`].
+    /// The offsets for this program's Go version.
     #[must_use]
     pub fn sample_layout(&self) -> SampleLayout {
         let l = &self.layout;
@@ -46,34 +43,27 @@ impl Runtime {
         }
     }
 
-    /// Whether C code can call into this program: it was linked with cgo.
+    /// Whether the program was linked with cgo, so that C code can call into Go.
     #[must_use]
     pub fn has_cgo(&self) -> bool {
         self.table.function_named("crosscall2").is_some()
     }
 
-    /// The address of each thread's `m`, with `m.procid`: the thread's id in the target's own pid
-    /// namespace. Those that have not begun yet have none and are left out.
+    /// Lists the started threads: `m.procid`, which is the thread id in the target's PID namespace,
+    /// and the address of the `m`.
     ///
     /// # Errors
-    /// [`ReadError`] when the list cannot be found, read, or has no end.
+    /// [`ReadError`] if the list is not found, cannot be read or does not end.
     pub fn machines(&self, memory: &dyn Memory) -> Result<Vec<(u64, Avma)>, ReadError> {
-        let layout = &self.layout;
-        let mut next = memory.read_u64(self.address(Variable::Allm)?)?;
-        let mut machines = Vec::new();
-        while next != 0 {
-            if machines.len() >= MAX_THREADS {
-                return Err(ReadError::Implausible("a list of threads without end"));
-            }
-            let m = Avma(next);
-            machines.push((memory.read_u64(m.wrapping_add(layout.m_procid))?, m));
-            next = memory.read_u64(m.wrapping_add(layout.m_alllink))?;
-        }
+        let mut machines = self
+            .each_m(memory, |m| Ok((memory.read_u64(m.wrapping_add(self.layout.m_procid))?, m)))?;
+        // A thread that has not started has no id.
         machines.retain(|(procid, _)| *procid != 0);
         Ok(machines)
     }
 
-    /// The labels that `g.labels` pointed to, sorted by key, and whether some are missing or cut.
+    /// Reads the labels at `pointer`, a value of `g.labels`: sorted by key, and whether some are
+    /// missing or truncated.
     #[must_use]
     pub fn labels_at(&self, memory: &dyn Memory, pointer: Avma) -> (Vec<(String, String)>, bool) {
         labels::read(memory, &self.layout, pointer.0)

@@ -1,4 +1,4 @@
-//! The runtime's variables, and the symbol table as one source of their addresses.
+//! Names the runtime's variables and looks their addresses up in the symbol table.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ macro_rules! variables {
         }
 
         impl Variable {
-            /// All of them.
+            /// All variables.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The name of its symbol.
+            /// The name of the variable's symbol.
             #[must_use]
             pub fn symbol(self) -> &'static str {
                 match self {
@@ -28,33 +28,33 @@ macro_rules! variables {
 }
 
 variables! {
-    /// `allgs`: a slice of all goroutines that ever were; guarded by a lock, hence for checks.
+    /// `allgs`: a slice of every `g` that was ever created. A lock guards it.
     Allgs = "runtime.allgs",
-    /// `allglen`: its length, for readers without the lock. Read before `allgptr`.
+    /// `allglen`: the length of `allgs` for readers without the lock. Read before `allgptr`.
     Allglen = "runtime.allglen",
-    /// `allgptr`: its array, for readers without the lock.
+    /// `allgptr`: the array of `allgs` for readers without the lock.
     Allgptr = "runtime.allgptr",
     /// `allm`: the list of all threads.
     Allm = "runtime.allm",
     /// `allp`: a slice of all processors.
     Allp = "runtime.allp",
-    /// `mbuckets`: heap profile.
+    /// `mbuckets`: the list of heap profile buckets.
     Mbuckets = "runtime.mbuckets",
-    /// `bbuckets`: block profile.
+    /// `bbuckets`: the list of block profile buckets.
     Bbuckets = "runtime.bbuckets",
-    /// `xbuckets`: mutex profile.
+    /// `xbuckets`: the list of mutex profile buckets.
     Xbuckets = "runtime.xbuckets",
-    /// `mProfCycle`: the cycle of the heap profile, and whether it is flushed.
+    /// `mProfCycle`: the current cycle of the heap profile, and whether it was flushed.
     MProfCycle = "runtime.mProfCycle",
-    /// `profMemActiveLock`.
+    /// `profMemActiveLock`: guards the published counts of the heap profile.
     ProfMemActiveLock = "runtime.profMemActiveLock",
-    /// `profMemFutureLock`, three of them.
+    /// `profMemFutureLock`: three locks, one per cycle of the heap profile.
     ProfMemFutureLock = "runtime.profMemFutureLock",
-    /// `MemProfileRate`, in bytes.
+    /// `MemProfileRate`: mean bytes between samples.
     MemProfileRate = "runtime.MemProfileRate",
-    /// `blockprofilerate`, in ticks.
+    /// `blockprofilerate`: mean ticks of blocking between samples.
     BlockProfileRate = "runtime.blockprofilerate",
-    /// `mutexprofilerate`, one in so many.
+    /// `mutexprofilerate`: one in this many contentions is sampled.
     MutexProfileRate = "runtime.mutexprofilerate",
     /// `waitReasonStrings`: an array of strings.
     WaitReasonStrings = "runtime.waitReasonStrings",
@@ -66,35 +66,20 @@ impl fmt::Display for Variable {
     }
 }
 
-/// More symbols than any program has.
-const MAX_SYMBOLS: usize = 16 << 20;
-
-/// Looks the variables up in `.symtab`; empty in a stripped program. A name that occurs twice
-/// with different addresses is left out: a source that contradicts itself is none.
-pub(crate) fn of_symbol_table(image: &ElfImage) -> Vec<(Variable, Svma)> {
-    let (Some(symbols), Some(strings)) = (image.section(".symtab"), image.section(".strtab"))
-    else {
-        return Vec::new();
-    };
+/// Looks the variables up in `.symtab`. Empty for a stripped program. Omits a name that occurs twice
+/// with different addresses, because such a table cannot be trusted.
+pub(crate) fn from_symbol_table(image: &ElfImage) -> Vec<(Variable, Svma)> {
     let mut found: Vec<(Variable, Svma)> = Vec::new();
-    let mut twice = Vec::new();
-    // Elf64_Sym: name u32, info u8, other u8, section u16, value u64, size u64.
-    for symbol in symbols.data.chunks_exact(24).take(MAX_SYMBOLS) {
-        let name = u32::from_le_bytes([symbol[0], symbol[1], symbol[2], symbol[3]]) as usize;
-        let Some(text) = strings.data.get(name..).filter(|t| t.starts_with(b"runtime.")) else {
-            continue;
-        };
-        let is = |v: &&Variable| {
-            text.starts_with(v.symbol().as_bytes()) && text.get(v.symbol().len()) == Some(&0)
-        };
+    let mut ambiguous = Vec::new();
+    for symbol in image.symbols(".symtab", ".strtab").filter(|s| s.starts_with(b"runtime.")) {
+        let is = |v: &&Variable| symbol.is_named(v.symbol().as_bytes());
         let Some(variable) = Variable::ALL.iter().find(is) else { continue };
-        let value = Svma(u64::from_le_bytes(symbol[8..16].try_into().unwrap_or_default()));
         match found.iter().find(|(v, _)| v == variable) {
-            Some((_, other)) if *other != value => twice.push(*variable),
+            Some((_, other)) if *other != symbol.value => ambiguous.push(*variable),
             Some(_) => {}
-            None => found.push((*variable, value)),
+            None => found.push((*variable, symbol.value)),
         }
     }
-    found.retain(|(v, _)| !twice.contains(v));
+    found.retain(|(v, _)| !ambiguous.contains(v));
     found
 }

@@ -1,4 +1,4 @@
-//! Goroutines as text, in the forms of Go's own `debug=1` and `debug=2`.
+//! Formats goroutines as Go's own `debug=1` and `debug=2` texts.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -8,16 +8,16 @@ use image::Avma;
 
 use crate::{Goroutine, LogicalFrame, Runtime, StackAbsence, Status};
 
-/// How many frames Go prints from each end of a stack (`tracebackInnerFrames`).
+/// Frames that Go prints from each end of a stack (`tracebackInnerFrames`, `tracebackOuterFrames`).
 const INNER: usize = 50;
 const OUTER: usize = 50;
 
-/// All goroutines one by one, as `debug=2` and an unrecovered panic print them
-/// (`goroutineheader` and `traceback2` in Go's runtime/traceback.go). `now` is the
-/// CLOCK_MONOTONIC time of the reading in nanoseconds, for how long each has waited.
+/// Formats each goroutine as `debug=2` and an unrecovered panic do (`goroutineheader` and
+/// `traceback2` in Go's runtime/traceback.go). `now` is the CLOCK_MONOTONIC time in nanoseconds at
+/// which the goroutines were read; wait times count up to it.
 ///
-/// System goroutines are left out, as Go does. Goroutines without a stack are printed with the
-/// reason why.
+/// Like Go, omits system goroutines. A goroutine without a stack is printed with Go's own text for
+/// that.
 #[must_use]
 pub fn format_goroutines(runtime: &Runtime, goroutines: &[Goroutine], now: u64) -> String {
     let mut text = String::new();
@@ -72,12 +72,12 @@ fn stack(text: &mut String, runtime: &Runtime, g: &Goroutine) {
             shown.push(f);
         }
     }
-    // Runtime frames only show where there is nothing else.
+    // Show runtime frames only if there are no others.
     if shown.is_empty() {
         shown = all.iter().collect();
     }
     let hidden = shown.len().saturating_sub(INNER + OUTER);
-    // Before 1.21 the outer frames were not printed at all.
+    // Go before 1.21 does not print the outer frames at all.
     let outer = runtime.layout().minor >= 21;
     for (i, f) in shown.iter().enumerate() {
         if hidden > 0 && i == INNER && outer {
@@ -113,7 +113,8 @@ fn name_in_traceback(name: &str) -> String {
     if name == "runtime.gopanic" { "panic".to_owned() } else { printed_name(name).into_owned() }
 }
 
-/// `showfuncinfo`: no runtime internals, except where they say what happens.
+/// Whether a traceback shows the frame (`showfuncinfo`): runtime internals only if they explain what
+/// happens.
 fn is_shown(runtime: &Runtime, f: &LogicalFrame<'_>, first: bool) -> bool {
     let special = runtime.line_table().special();
     let is = |which: Option<u8>| f.id != 0 && which == Some(f.id);
@@ -128,7 +129,7 @@ fn is_shown(runtime: &Runtime, f: &LogicalFrame<'_>, first: bool) -> bool {
     name.contains('.') && (!name.starts_with("runtime.") || is_exported(name, minor))
 }
 
-/// `isExportedRuntime`; since 1.23 it knows methods, too.
+/// Whether the function is exported by package runtime (`isExportedRuntime`; with methods since 1.23).
 fn is_exported(name: &str, minor: u32) -> bool {
     let upper = |s: &str| s.starts_with(|c: char| c.is_ascii_uppercase());
     let Some(name) = name.strip_prefix("runtime.") else { return false };
@@ -141,7 +142,7 @@ fn is_exported(name: &str, minor: u32) -> bool {
     upper(name) && (receiver.is_empty() || upper(receiver))
 }
 
-/// `printcreatedby`.
+/// Appends the `created by` lines (`printcreatedby`).
 fn created_by(text: &mut String, runtime: &Runtime, g: &Goroutine) {
     let pc = runtime.bias().to_svma(g.created_at);
     let Some(f) = runtime.line_table().function_at(pc) else { return };
@@ -164,10 +165,9 @@ fn created_by(text: &mut String, runtime: &Runtime, g: &Goroutine) {
     text.push('\n');
 }
 
-/// Goroutines with equal stacks and labels together, as `debug=1` prints them
-/// (`printCountProfile` in Go's runtime/pprof). `name` is "goroutine" or "goroutineleak". Only
-/// the innermost `depth` frames count: Go itself has no more than
-/// [`Runtime::profile_depth`](crate::Runtime::profile_depth).
+/// Formats goroutines as `debug=1` does, grouped by equal stacks and labels (`printCountProfile` in
+/// Go's runtime/pprof). `name` is "goroutine" or "goroutineleak". Uses only the innermost `depth`
+/// frames; Go's own limit is [`Runtime::profile_depth`](crate::Runtime::profile_depth).
 #[must_use]
 pub fn format_goroutines_grouped(
     runtime: &Runtime,
@@ -216,7 +216,7 @@ fn group_key(g: &Goroutine, frames: &[LogicalFrame<'_>]) -> String {
     key
 }
 
-/// As Go's `%q` (strconv.Quote), for the text that labels hold.
+/// Quotes a label as Go's `%q` (strconv.Quote) does.
 fn quoted(s: &str) -> String {
     let mut quoted = String::from("\"");
     for c in s.chars() {
@@ -242,7 +242,8 @@ fn quoted(s: &str) -> String {
     quoted
 }
 
-/// `printStackRecord`: without leading frames of the runtime, unless there is nothing else.
+/// Appends the frames of a group (`printStackRecord`), without leading runtime frames unless there
+/// are no others.
 fn record(text: &mut String, runtime: &Runtime, frames: &[LogicalFrame<'_>]) {
     let rows: Vec<[String; 4]> = runtime
         .without_runtime(frames)
@@ -257,7 +258,7 @@ fn record(text: &mut String, runtime: &Runtime, frames: &[LogicalFrame<'_>]) {
     text.push('\n');
 }
 
-/// Columns padded by tabs, as text/tabwriter does with a tab width of 8 and a padding of 1.
+/// Pads columns with tabs, as text/tabwriter does with a tab width of 8 and a padding of 1.
 fn aligned(text: &mut String, rows: &[[String; 4]]) {
     let length = |cell: &str| cell.chars().count();
     let width = |column: usize| {

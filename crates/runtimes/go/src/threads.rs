@@ -1,4 +1,4 @@
-//! Threads and what created them.
+//! Lists the runtime's threads (`runtime.allm`) and the stacks that created them.
 
 use std::collections::HashSet;
 
@@ -7,48 +7,59 @@ use image::{Avma, Memory};
 use crate::raw::words;
 use crate::{ReadError, Runtime, Variable};
 
-/// The kernel allows 4 million threads.
+/// The kernel allows no more threads.
 const MAX_THREADS: usize = 4 << 20;
 /// `m.createstack` is `[32]uintptr`.
 const STACK: usize = 32;
 
-/// A thread that the runtime knows.
+/// A thread of the runtime (`m`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThreadCreation {
-    /// The address of its `m`.
+    /// The address of the `m`.
     pub m: Avma,
-    /// Its kernel thread id in the target's own pid namespace; 0 before it has begun.
+    /// The kernel thread id in the target's PID namespace. 0 until the thread has started.
     pub tid: u64,
-    /// `m.id`.
+    /// The runtime's own number of the thread (`m.id`).
     pub id: u64,
-    /// The return addresses where it was created. Empty for most threads: the runtime notes only
-    /// those that are created from a goroutine.
+    /// The return addresses of the stack that created the thread, innermost first. Empty for most
+    /// threads: the runtime records a stack only for creation from a goroutine.
     pub stack: Vec<Avma>,
 }
 
 impl Runtime {
-    /// All threads, newest first (`threadCreateProfileInternal` in runtime/mprof.go).
+    /// Lists all threads, newest first (`threadCreateProfileInternal` in runtime/mprof.go).
     ///
     /// # Errors
-    /// [`ReadError`] when the list cannot be found, read, or has no end.
+    /// [`ReadError`] if the list is not found, cannot be read or does not end.
     pub fn threads(&self, memory: &dyn Memory) -> Result<Vec<ThreadCreation>, ReadError> {
         let layout = &self.layout;
-        let mut next = memory.read_u64(self.address(Variable::Allm)?)?;
-        let (mut threads, mut seen) = (Vec::new(), HashSet::new());
-        while next != 0 {
-            if !seen.insert(next) || threads.len() >= MAX_THREADS {
-                return Err(ReadError::Implausible("a list of threads without end"));
-            }
-            let m = Avma(next);
+        self.each_m(memory, |m| {
             let stack = words(memory, m.wrapping_add(layout.m_createstack), STACK)?;
-            threads.push(ThreadCreation {
+            Ok(ThreadCreation {
                 m,
                 tid: memory.read_u64(m.wrapping_add(layout.m_procid))?,
                 id: memory.read_u64(m.wrapping_add(layout.m_id))?,
                 stack: stack.into_iter().take_while(|pc| *pc != 0).map(Avma).collect(),
-            });
-            next = memory.read_u64(m.wrapping_add(layout.m_alllink))?;
+            })
+        })
+    }
+
+    /// Reads something of every `m`, newest first.
+    pub(crate) fn each_m<T>(
+        &self,
+        memory: &dyn Memory,
+        read: impl Fn(Avma) -> Result<T, ReadError>,
+    ) -> Result<Vec<T>, ReadError> {
+        let mut next = memory.read_u64(self.address(Variable::Allm)?)?;
+        let (mut found, mut seen) = (Vec::new(), HashSet::new());
+        while next != 0 {
+            if !seen.insert(next) || found.len() >= MAX_THREADS {
+                return Err(ReadError::Implausible("the list of threads does not end"));
+            }
+            let m = Avma(next);
+            found.push(read(m)?);
+            next = memory.read_u64(m.wrapping_add(self.layout.m_alllink))?;
         }
-        Ok(threads)
+        Ok(found)
     }
 }

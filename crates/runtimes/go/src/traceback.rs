@@ -1,4 +1,4 @@
-//! The arguments of a call, as Go's tracebacks print them.
+//! Formats the arguments of a call as Go's tracebacks do.
 
 use std::fmt::Write as _;
 
@@ -6,23 +6,23 @@ use gopclntab::Function;
 use image::Avma;
 
 use crate::Runtime;
-use crate::unwind::{PhysicalFrame, StackWords};
+use crate::unwind::{PhysicalFrame, StackReader};
 
 const FUNCDATA_ARG_INFO: usize = 5;
 const FUNCDATA_ARG_LIVE_INFO: usize = 6;
 const PCDATA_ARG_LIVE_INDEX: usize = 3;
 
-/// `abi.TraceArgsMaxLen` in Go's internal/abi/funcpc.go and stack.go is 41 operations at most.
+/// More than the longest program has bytes (`abi.TraceArgsMaxLen`: 171 in Go 1.27).
 const MAX_OPERATIONS: usize = 256;
 
-// internal/abi: TraceArgsEndSeq and the operations below it.
+// Operations of Go's internal/abi: TraceArgsEndSeq, TraceArgsStartAgg and so on.
 const END: u8 = 0xff;
 const START_AGGREGATE: u8 = 0xfe;
 const END_AGGREGATE: u8 = 0xfd;
 const DOTS: u8 = 0xfc;
 const TOO_FAR: u8 = 0xfb;
 
-/// Which argument words still hold the argument.
+/// Which argument slots still hold their argument.
 struct Liveness<'a> {
     info: Option<&'a [u8]>,
     index: usize,
@@ -41,17 +41,18 @@ impl Liveness<'_> {
 }
 
 impl Runtime {
-    /// `printArgs` in Go's runtime/traceback.go: a little program of offsets and sizes, with a
-    /// bitmap of what is live at this instruction. `None` where the function has none.
+    /// Runs a function's argument program: offsets and sizes, with a bitmap of the arguments that
+    /// are live at this instruction (`printArgs` in Go's runtime/traceback.go). `None` if the
+    /// function has no such program.
     pub(crate) fn arguments(
         &self,
-        stack: &mut StackWords<'_>,
+        stack: &mut StackReader<'_>,
         f: &Function<'_>,
         frame: &PhysicalFrame,
     ) -> Option<Box<str>> {
         let program = f.funcdata_bytes(FUNCDATA_ARG_INFO)?;
         let mut pc = self.bias.to_svma(frame.call_pc());
-        // Before 1.21 (gentraceback) the place of the outermost inlined call, if there is one.
+        // Before 1.21 (gentraceback) liveness is that at the outermost inlined call.
         if self.layout.minor < 21 {
             pc = f.frames(pc).last().map_or(pc, |outermost| outermost.pc);
         }

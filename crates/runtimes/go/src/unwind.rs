@@ -1,4 +1,4 @@
-//! Goroutine stacks, unwound by the line table's stack depths.
+//! Unwinds goroutine stacks with the line table's stack depths.
 //!
 //! Follows `unwinder` in Go's runtime/traceback.go (with `unwindSilentErrors`). x86-64:
 //!
@@ -11,55 +11,55 @@
 //!   stack.lo └──────────────┘
 //! ```
 //!
-//! On arm64 the return address lies at sp instead, and in the link register before that.
+//! On arm64 the return address is at sp instead, and in the link register until it is saved there.
 
 use image::{Arch, Avma, Memory};
 
 use crate::Runtime;
 
-/// Deeper stacks are cut; a Go stack of 1 GiB has room for 30 million frames.
+/// Frames per stack. A Go stack of 1 GiB has room for 30 million.
 pub(crate) const MAX_FRAMES: usize = 100_000;
-/// Stacks are read in pieces that grow from the first to the second size, in bytes.
+/// Bytes of the first and of the largest read of a stack; each read doubles the size.
 const FIRST_CHUNK: u64 = 4 << 10;
 const LAST_CHUNK: u64 = 256 << 10;
 
-/// Why a stack has no more frames.
+/// Why unwinding stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StackEnd {
-    /// At a function that is the first of every stack: nothing is missing.
+    /// At a top frame, such as `runtime.goexit`: no frame is missing.
     Complete,
-    /// At a return address that is not in Go code.
+    /// At this return address, which is not in Go code.
     NotGo(Avma),
-    /// At a function that changes SP in ways that are not recorded.
+    /// At a function that changes SP in ways that the line table does not describe.
     WritesSp,
-    /// At a function without recorded stack depths, such as C code of the race detector.
+    /// At a function without stack depths, such as C code of the race detector.
     NoDepth,
     /// The stack pointer left the stack.
     OffStack,
     /// The stack cannot be read.
     Unreadable,
-    /// The limit of frames was reached.
+    /// The stack has more frames than the limit.
     TooDeep,
 }
 
-/// One call on a stack.
+/// One call on a stack; inlined calls share it (see [`crate::LogicalFrame`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PhysicalFrame {
-    /// Where it will go on, or was interrupted.
+    /// The return address, or the instruction where the function was interrupted.
     pub pc: Avma,
-    /// Its stack pointer.
+    /// The stack pointer in this frame.
     pub sp: Avma,
-    /// Its caller's stack pointer, as it was before the call.
+    /// The caller's stack pointer before the call.
     pub cfa: Avma,
-    /// `pc` follows a call: the position is that of the instruction before. Not so where a
-    /// signal or a fault interrupted the function, and at its entry.
+    /// Whether `pc` follows a call, so that the frame's position is that of the instruction before.
+    /// False if a signal or fault interrupted the function, and at its entry.
     pub after_call: bool,
-    /// The arguments as Go prints them, where asked for: `0xc000012345, 0x5`.
+    /// The arguments as Go prints them (`0xc000012345, 0x5`), if they were requested.
     pub arguments: Option<Box<str>>,
 }
 
 impl PhysicalFrame {
-    /// The instruction whose position it is (`symPC` in runtime/traceback.go).
+    /// The address to look the frame's position up by (`symPC` in runtime/traceback.go).
     #[must_use]
     pub fn call_pc(&self) -> Avma {
         if self.after_call { self.pc.wrapping_sub(1) } else { self.pc }
@@ -71,71 +71,71 @@ impl PhysicalFrame {
 pub struct Stack {
     /// The frames.
     pub frames: Vec<PhysicalFrame>,
-    /// Why there are no more.
+    /// Why unwinding stopped.
     pub end: StackEnd,
 }
 
-/// Where to begin.
+/// The registers to start from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Start {
     pub pc: Avma,
     pub sp: Avma,
-    /// From a thread that was stopped, not from saved words: `pc` is exact.
+    /// Whether these are a stopped thread's registers, so that `pc` is not a return address.
     pub interrupted: bool,
-    /// From `g.syscallpc`: saved before the function changed SP.
+    /// Whether they come from `g.syscallpc`, which is saved before the function changes SP.
     pub syscall: bool,
-    /// The link register, on arm64, of a thread that was stopped.
+    /// The link register of a stopped thread on arm64.
     pub link: Option<Avma>,
 }
 
-/// The used part of a stack, read piece by piece.
-pub(crate) struct StackWords<'a> {
+/// Reads words of a stack in growing chunks.
+pub(crate) struct StackReader<'a> {
     memory: &'a dyn Memory,
     low: u64,
     high: u64,
     start: u64,
     bytes: Vec<u8>,
     chunk: u64,
-    /// Only what was copied may be looked at.
-    copied: bool,
-    /// More was asked for than was copied.
-    pub(crate) fell_short: bool,
+    /// Whether reads are limited to the bytes that were copied before.
+    is_copy: bool,
+    /// Whether a word outside the copied bytes was requested.
+    pub(crate) left_copy: bool,
 }
 
-impl<'a> StackWords<'a> {
+impl<'a> StackReader<'a> {
     pub(crate) fn new(memory: &'a dyn Memory, low: Avma, high: Avma) -> Self {
         let (low, high) = (low.0, high.0);
         let (start, bytes, chunk) = (0, Vec::new(), FIRST_CHUNK);
-        Self { memory, low, high, start, bytes, chunk, copied: false, fell_short: false }
+        Self { memory, low, high, start, bytes, chunk, is_copy: false, left_copy: false }
     }
 
-    /// A stack of which the part from `start` on was copied before. Nothing else of it is read.
-    pub(crate) fn copied(
+    /// A stack whose part from `start` on was copied before. No other part is read.
+    pub(crate) fn of_copy(
         memory: &'a dyn Memory,
         low: Avma,
         high: Avma,
         start: Avma,
         bytes: Vec<u8>,
     ) -> Self {
-        Self { start: start.0, bytes, copied: true, ..Self::new(memory, low, high) }
+        Self { start: start.0, bytes, is_copy: true, ..Self::new(memory, low, high) }
     }
 
     fn contains(&self, at: u64) -> bool {
         at >= self.low && at < self.high
     }
 
-    /// The word at an address of the stack.
+    /// The word at an address of the stack. `None` outside the stack or if it cannot be read.
     pub(crate) fn word(&mut self, at: Avma) -> Option<u64> {
         if !self.contains(at.0) || self.high - at.0 < 8 {
             return None;
         }
         let inside = at.0 >= self.start && at.0 - self.start + 8 <= self.bytes.len() as u64;
-        if !inside && self.copied {
-            self.fell_short = true;
+        if !inside && self.is_copy {
+            self.left_copy = true;
             return None;
         }
         if !inside {
-            // Unwinding goes up, arguments lie a little further: read from here on.
+            // Unwinding moves to higher addresses, and so do the arguments: read from here on.
             let size = (self.high - at.0).min(self.chunk);
             self.bytes.resize(usize::try_from(size).ok()?, 0);
             self.start = at.0;
@@ -150,34 +150,35 @@ impl<'a> StackWords<'a> {
     }
 }
 
-/// Where the caller is.
+/// The caller of a frame, or why it has none.
 enum Caller {
     At { pc: Avma, sp: Avma },
     None(StackEnd),
 }
 
 impl Runtime {
-    /// Unwinds from `start` to the stack's end, or to `most` frames. `arguments`: also read those.
+    /// Unwinds from `start`, at most `max` frames, and formats the arguments of calls if
+    /// `arguments` is set.
     pub(crate) fn unwind(
         &self,
-        stack: &mut StackWords<'_>,
+        stack: &mut StackReader<'_>,
         start: Start,
         arguments: bool,
-        most: usize,
+        max: usize,
     ) -> Stack {
         let mut frames = Vec::new();
         let (mut pc, mut sp) = (start.pc, start.sp);
         let mut exact = start.interrupted;
         let mut link = start.link;
         if pc.0 == 0 {
-            // A call of a nil function: begin in the caller, as the runtime does.
+            // A call of a nil function: start in the caller, as the runtime does.
             match stack.word(sp) {
                 Some(word) => (pc, sp, exact) = (Avma(word), sp.wrapping_add(8), false),
                 None => return Stack { frames, end: StackEnd::Unreadable },
             }
         }
         let end = loop {
-            if frames.len() >= most {
+            if frames.len() >= max {
                 break StackEnd::TooDeep;
             }
             let Some(f) = self.table.function_at(self.bias.to_svma(pc)) else {
@@ -195,7 +196,7 @@ impl Runtime {
             exact = self.table.special().is_injected_call(f.id());
             match caller {
                 Caller::None(end) => break end,
-                // No progress.
+                // A hostile stack could loop forever.
                 Caller::At { pc: p, sp: s } if s <= sp && p == pc => break StackEnd::OffStack,
                 Caller::At { pc: p, sp: s } if exact && self.image.arch() == Arch::Aarch64 => {
                     // The signal handler saved the link register in a frame of 16 bytes.
@@ -208,10 +209,11 @@ impl Runtime {
         Stack { frames, end }
     }
 
-    /// `resolveInternal`: the caller of the frame at (pc, sp), and its CFA.
+    /// The caller of the frame at (pc, sp), and the frame's CFA (`resolveInternal` in
+    /// runtime/traceback.go).
     fn caller(
         &self,
-        stack: &mut StackWords<'_>,
+        stack: &mut StackReader<'_>,
         f: &gopclntab::Function<'_>,
         (pc, sp): (Avma, Avma),
         innermost: bool,
@@ -231,8 +233,8 @@ impl Runtime {
         if flags.is_top_frame() {
             return (Caller::None(StackEnd::Complete), cfa);
         }
-        // cgocallback keeps both stacks in a state that can be unwound through; a system call
-        // saved its state before it touched SP.
+        // cgocallback keeps both stacks unwindable, and a system call saves its state before it
+        // changes SP.
         let harmless = self.table.special().cgocallback == Some(f.id()) || (innermost && syscall);
         if flags.writes_sp() && !harmless {
             return (Caller::None(StackEnd::WritesSp), cfa);
@@ -247,7 +249,7 @@ impl Runtime {
         };
         let caller = match saved {
             None => Caller::None(StackEnd::Unreadable),
-            // The bottom of a stack that nothing marks.
+            // The end of a stack without a top frame.
             Some(0) => Caller::None(StackEnd::Complete),
             Some(pc) => Caller::At { pc: Avma(pc), sp: cfa },
         };

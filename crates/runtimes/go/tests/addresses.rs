@@ -1,5 +1,5 @@
-//! Addresses of variables: read off the code, compared with the symbol table; and what may be
-//! written.
+//! Compares the addresses that the code gives for variables with the symbol table, and checks which
+//! variables may be written.
 
 mod common;
 
@@ -8,11 +8,11 @@ use std::process::Command;
 use common::{BUILDS, Build, Target, VERSIONS, build, for_each_version, installed};
 use goruntime::{Evidence, Refusal, Source, Variable};
 
-/// What stripped programs do not tell, and readers do without.
+/// Variables that cannot be found in stripped programs and that readers do not require.
 const ONLY_IN_SYMBOLS: [Variable; 2] = [Variable::Allglen, Variable::ProfMemActiveLock];
 
 #[test]
-fn code_and_symbol_table_name_the_same_addresses() {
+fn code_and_symbol_table_agree_on_addresses() {
     for_each_version(|version| {
         for how in [Build::Plain, Build::Pie, Build::Cgo] {
             let target = Target::start(version, "plain", how);
@@ -31,10 +31,10 @@ fn code_and_symbol_table_name_the_same_addresses() {
 }
 
 #[test]
-fn a_stripped_program_has_the_addresses_of_its_unstripped_twin() {
+fn stripped_and_unstripped_programs_have_equal_addresses() {
     for_each_version(|version| {
         for how in [Build::Plain, Build::Cgo] {
-            // -ldflags=-s moves data a little, since the flags are recorded; strip moves nothing.
+            // -ldflags=-s shifts data, because the program records its flags; strip does not.
             let path = build(version, "plain", how);
             let stripped = path.with_extension("strip");
             let status = Command::new("strip").arg("-o").arg(&stripped).arg(&path).status();
@@ -52,7 +52,7 @@ fn a_stripped_program_has_the_addresses_of_its_unstripped_twin() {
 }
 
 #[test]
-fn every_build_may_be_written_to() {
+fn every_build_permits_writes() {
     for_each_version(|version| {
         for how in BUILDS {
             let target = Target::start(version, "plain", how);
@@ -73,7 +73,7 @@ fn every_build_may_be_written_to() {
 }
 
 #[test]
-fn unoptimised_code_without_symbols_is_never_written_to() {
+fn unoptimised_stripped_code_permits_no_writes() {
     for version in installed(&VERSIONS) {
         let target = Target::start(version, "plain", Build::UnoptimisedStripped);
         let (runtime, memory) = (&target.runtime, &target.memory);
@@ -82,7 +82,7 @@ fn unoptimised_code_without_symbols_is_never_written_to() {
             runtime.block_rate_permit(memory),
             runtime.mutex_rate_permit(memory),
         ] {
-            let refusal = permit.expect_err("unoptimised code is not understood");
+            let refusal = permit.expect_err("unoptimised code does not match the patterns");
             eprintln!("{version}: {refusal}");
         }
         assert!(matches!(

@@ -1,5 +1,5 @@
-//! Debian's programs of Go 1.19, stripped and position independent: the only ones of that
-//! version, and real ones.
+//! Reads Debian's prometheus and etcd: stripped, position-independent programs of Go 1.19, a version
+//! that no test program is built with.
 
 mod common;
 
@@ -34,7 +34,7 @@ fn get(port: u16, path: &str) -> Option<String> {
     head.contains(" 200 ").then(|| body.to_owned())
 }
 
-/// Waits until the server answers. There is nothing else to wait for.
+/// Waits until the server answers.
 fn wait_for(port: u16, path: &str) {
     for _ in 0..600 {
         if get(port, path).is_some() {
@@ -45,7 +45,7 @@ fn wait_for(port: u16, path: &str) {
     panic!("no answer at {path}");
 }
 
-/// Goroutines by number: the state and the text of the stack.
+/// The header and stack text of each goroutine, by id.
 fn by_id(dump: &str) -> HashMap<u64, String> {
     dump.split("\n\n")
         .filter_map(|g| {
@@ -65,14 +65,14 @@ fn compare(server: &Server, port: u16, name: &str) {
     let theirs = by_id(&get(port, "/debug/pprof/goroutine?debug=2").expect("a dump"));
     let mut reader = runtime.goroutine_reader(&memory, true);
     let list = reader.list().expect("goroutines");
-    let whole = list.goroutines.iter().filter_map(|g| g.stack.as_ref().ok());
-    assert!(whole.clone().all(|s| s.end == StackEnd::Complete), "{name}: incomplete stacks");
+    let mut stacks = list.goroutines.iter().filter_map(|g| g.stack.as_ref().ok());
+    assert!(stacks.all(|s| s.end == StackEnd::Complete), "{name}: incomplete stacks");
     let ours = by_id(&format_goroutines(&runtime, &list.goroutines, 0));
     let both = || theirs.iter().filter_map(|(id, text)| Some((ours.get(id)?, text)));
     let same = both().filter(|(a, b)| a == b).count();
     eprintln!("{name}: {} of theirs, {} of ours, {same} equal", theirs.len(), ours.len());
-    // The server works on while it is looked at: what answers the request differs, and what a
-    // timer wakes. Everything else must be equal.
+    // The server keeps running: goroutines that answer the request or that a timer wakes differ. All
+    // others must be equal.
     assert!(same >= 20 && same * 100 >= theirs.len() * 85, "{name}: {same} of {}", theirs.len());
 
     let heap = runtime.heap_profile(&memory, HeapView::Published).expect("a heap profile");
@@ -81,7 +81,7 @@ fn compare(server: &Server, port: u16, name: &str) {
         let frames = runtime.recorded_frames(&r.stack);
         !frames.is_empty() && frames.iter().all(|f| f.position.is_some())
     });
-    assert_eq!(server_frames.count(), heap.records.len(), "{name}: every stack has its names");
+    assert_eq!(server_frames.count(), heap.records.len(), "{name}: every stack has names");
     runtime.block_profile(&memory).expect("a block profile");
     runtime.mutex_profile(&memory).expect("a mutex profile");
     assert!(!runtime.threads(&memory).expect("threads").is_empty());
@@ -92,11 +92,15 @@ fn compare(server: &Server, port: u16, name: &str) {
 
 fn quiet(command: &mut Command) -> Server {
     let command = command.stdout(Stdio::null()).stderr(Stdio::null());
-    Server(command.spawn().expect("Debian's prometheus and etcd-server: run scripts/setup-tests"))
+    Server(
+        command
+            .spawn()
+            .expect("Debian's prometheus and etcd-server are missing; fix: scripts/setup-tests"),
+    )
 }
 
 #[test]
-fn prometheus_is_read_as_it_reads_itself() {
+fn prometheus_matches_its_own_profiles() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = folder.path().join("prometheus.yml");
     std::fs::write(&config, "global:\n  scrape_interval: 1h\n").expect("a configuration");
@@ -112,7 +116,7 @@ fn prometheus_is_read_as_it_reads_itself() {
 }
 
 #[test]
-fn etcd_is_read_as_it_reads_itself() {
+fn etcd_matches_its_own_profiles() {
     let folder = tempfile::tempdir().expect("a folder");
     let (port, peer) = (free_port(), free_port());
     let client = format!("http://127.0.0.1:{port}");

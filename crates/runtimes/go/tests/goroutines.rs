@@ -1,4 +1,4 @@
-//! Goroutines against the program's own profiles and dumps.
+//! Compares goroutines with the program's own profiles and dumps.
 
 mod common;
 
@@ -8,16 +8,16 @@ use goruntime::{Goroutine, GoroutineList, Status, format_goroutines, format_goro
 fn list(target: &Target, arguments: bool) -> GoroutineList {
     let mut reader = target.runtime.goroutine_reader(&target.memory, arguments);
     let list = reader.list().expect("goroutines");
-    assert!(list.unsettled.is_empty() && list.unreadable == 0, "at rest: {list:?}");
+    assert!(list.unsettled.is_empty() && list.unreadable == 0, "the program is idle: {list:?}");
     list
 }
 
-/// Those but the one that answers us, which does something else while it dumps.
+/// All goroutines except the one that answers commands, which is busy while it dumps.
 fn others(list: GoroutineList) -> Vec<Goroutine> {
     list.goroutines.into_iter().filter(|g| g.id != 1).collect()
 }
 
-/// Drops the records whose stack holds `main.run`: the goroutine that dumps.
+/// Removes records whose stack contains `main.run`: the goroutine that dumps.
 fn without_dumper(text: &str, separator: &str) -> Vec<String> {
     text.split(separator)
         .map(|r| r.trim_end().to_owned())
@@ -26,7 +26,7 @@ fn without_dumper(text: &str, separator: &str) -> Vec<String> {
 }
 
 #[test]
-fn grouped_goroutines_equal_debug_1_of_the_program() {
+fn grouped_goroutines_match_debug_1() {
     for_each_version(|version| {
         for how in BUILDS {
             let mut target = Target::start(version, "truth", how);
@@ -53,7 +53,7 @@ fn grouped_goroutines_equal_debug_1_of_the_program() {
 }
 
 #[test]
-fn dumped_goroutines_equal_debug_2_of_the_program() {
+fn dumped_goroutines_match_debug_2() {
     for_each_version(|version| {
         for how in BUILDS {
             let mut target = Target::start(version, "truth", how);
@@ -63,7 +63,7 @@ fn dumped_goroutines_equal_debug_2_of_the_program() {
             let theirs = target.ask("goroutine 2");
             let all = others(list(&target, true));
             let ours = format_goroutines(&target.runtime, &all, 0);
-            // Go prints minutes of waiting: none of these has waited one.
+            // Go prints wait times in minutes, and none of these has waited for one.
             let (ours, theirs) = (without_dumper(&ours, "\n\n"), without_dumper(&theirs, "\n\n"));
             assert!(ours.len() > 40, "{version} {how:?}: only {} goroutines", ours.len());
             assert_same_text(
@@ -76,7 +76,7 @@ fn dumped_goroutines_equal_debug_2_of_the_program() {
 }
 
 #[test]
-fn what_goroutines_wait_for_and_who_they_are() {
+fn wait_reasons_ids_labels_and_statuses_are_read() {
     for_each_version(|version| {
         let target = Target::start(version, "truth", Build::Stripped);
         let all = list(&target, false);
@@ -110,9 +110,9 @@ fn what_goroutines_wait_for_and_who_they_are() {
     });
 }
 
-/// Go 1.27 knows which goroutines nothing can ever wake, once it was asked to look.
+/// Go 1.27 detects goroutines that nothing can wake, on request.
 #[test]
-fn leaked_goroutines_are_told_apart() {
+fn leaked_goroutines_match_the_leak_profile() {
     let mut target = Target::start("1.27.3", "truth", Build::Stripped);
     let theirs = target.ask("goroutineleak 1");
     let leaked: Vec<Goroutine> =

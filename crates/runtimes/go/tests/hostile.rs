@@ -1,4 +1,4 @@
-//! Recorded memory, true and false.
+//! Reads recorded memory, intact and corrupted.
 
 mod common;
 
@@ -11,13 +11,13 @@ use image::{Avma, Memory, Unreadable};
 
 const PAGE: u64 = 4096;
 
-/// Reads whole pages of a live target and keeps them.
+/// Reads whole pages of a live target and stores them.
 struct Recorder<'a> {
     live: &'a ProcMemory,
     pages: RefCell<BTreeMap<u64, Vec<u8>>>,
 }
 
-/// Kept pages; every so many bytes that are handed out, one is wrong.
+/// Stored pages, of which about one in `wrong_every` bytes reads wrong; 0 for none.
 struct Replay {
     pages: BTreeMap<u64, Vec<u8>>,
     wrong_every: u64,
@@ -112,7 +112,7 @@ fn everything(runtime: &Runtime, memory: &dyn Memory) -> String {
 }
 
 #[test]
-fn recorded_memory_tells_the_same_as_the_live_one_and_false_memory_does_no_harm() {
+fn recorded_memory_reads_like_live_memory_and_corrupted_memory_is_harmless() {
     // Labels in a map, labels in a slice.
     for version in installed(&["1.23.9", "1.27.3"]) {
         let mut target = Target::start(version, "truth", Build::Stripped);
@@ -137,18 +137,21 @@ fn recorded_memory_tells_the_same_as_the_live_one_and_false_memory_does_no_harm(
         assert_eq!(everything(&found, &replay), recorded, "{version}");
         assert!(recorded.contains("main.descend") && recorded.len() > 20_000, "{}", recorded.len());
 
-        let (honest, mut noticed) = (replay.reads.get(), 0);
+        let (intact_reads, mut affected) = (replay.reads.get(), 0);
         for round in 0..60u64 {
             replay.wrong_every = [30, 300, 3_000][round as usize % 3];
             replay.random.set(round * 977 + 5);
             replay.reads.set(0);
             let _ = Runtime::find(&target.image, target.bias, &replay);
             let text = everything(&runtime, &replay);
-            noticed += usize::from(text != recorded);
+            affected += usize::from(text != recorded);
             let reads = replay.reads.get();
-            assert!(reads < honest * 50, "{version}: {reads} reads, {honest} without falsehoods");
+            assert!(
+                reads < intact_reads * 50,
+                "{version}: {reads} reads of corrupted memory, {intact_reads} of intact memory"
+            );
         }
-        // A rare wrong byte may lie where it does not matter; frequent ones cannot.
-        assert!(noticed >= 40, "{version}: only {noticed} of 60 falsehoods changed the result");
+        // A rare wrong byte may be irrelevant; frequent ones cannot all be.
+        assert!(affected >= 40, "{version}: only {affected} of 60 corruptions changed the result");
     }
 }

@@ -1,11 +1,11 @@
-//! The table of offsets against the DWARF of each toolchain.
+//! Compares the table of offsets with the DWARF of each toolchain.
 
 mod common;
 
 use std::collections::HashMap;
 use std::process::Command;
 
-use common::{Build, build, for_each_version, goroot, workspace};
+use common::{Build, VERSIONS, build, for_each_version, goroot, workspace};
 use goruntime::Layout;
 use image::ElfImage;
 
@@ -15,7 +15,7 @@ fn image_at(path: &std::path::Path) -> ElfImage {
 }
 
 #[test]
-fn offsets_are_those_that_the_toolchain_has() {
+fn offsets_match_the_toolchain() {
     for_each_version(|version| {
         let output = Command::new(workspace().join("scripts/go-offsets"))
             .arg(goroot(version))
@@ -43,21 +43,43 @@ fn offsets_are_those_that_the_toolchain_has() {
     });
 }
 
-/// Versions that are not in the table are read by their DWARF: it must say the same of those that
-/// are.
+/// For versions that are not in the table the layout comes from DWARF, so for versions in the table
+/// both must agree.
 #[test]
-fn dwarf_tells_the_layout() {
+fn offsets_match_dwarf() {
     for_each_version(|version| {
         let minor: u32 = version.split('.').nth(1).and_then(|m| m.parse().ok()).expect("a version");
         for how in [Build::Plain, Build::Pie] {
-            let told = Layout::of_dwarf(minor, &image_at(&build(version, "plain", how)));
-            // Rows that this version does not have, or that its DWARF leaves out since nothing of
-            // the program refers to them, are absent.
-            let told = told.unwrap_or_else(|| panic!("{version} {how:?}"));
+            let from_dwarf = Layout::of_dwarf(minor, &image_at(&build(version, "plain", how)));
+            // A row is `None` if the version lacks the field, or if DWARF omits it because the program
+            // does not refer to it.
+            let from_dwarf = from_dwarf.unwrap_or_else(|| panic!("{version} {how:?}"));
             let measured = Layout::of_minor(minor).expect("a layout");
-            for (told, measured) in told.rows().into_iter().zip(measured.rows()) {
-                assert!(told == measured || told.1.is_none(), "{version}: {told:?} {measured:?}");
+            for (row, measured) in from_dwarf.rows().into_iter().zip(measured.rows()) {
+                assert!(row == measured || row.1.is_none(), "{version}: {row:?} {measured:?}");
             }
         }
     });
+}
+
+/// `ld` and `objcopy` compress by zstd where Go's linker compresses by zlib.
+#[test]
+fn dwarf_compressed_by_zstd_tells_the_same_layout() {
+    let version = VERSIONS[VERSIONS.len() - 1];
+    let minor: u32 = version.split('.').nth(1).and_then(|m| m.parse().ok()).expect("a version");
+    let program = build(version, "plain", Build::Plain);
+    let dir = tempfile::tempdir().expect("a folder");
+    let (plain, zstd) = (dir.path().join("plain"), dir.path().join("zstd"));
+    for (option, from, to) in [
+        ("--decompress-debug-sections", &program, &plain),
+        ("--compress-debug-sections=zstd", &plain, &zstd),
+    ] {
+        let status = Command::new("objcopy").arg(option).arg(from).arg(to).status();
+        assert!(status.expect("objcopy").success(), "objcopy {option}");
+    }
+    let (original, zstd) = (image_at(&program), image_at(&zstd));
+    let section = zstd.section(".debug_info").expect("debug information");
+    assert!(section.compressed && section.data.starts_with(&[2, 0, 0, 0]), "ELFCOMPRESS_ZSTD");
+    let expected = Layout::of_dwarf(minor, &original).expect("a layout").rows();
+    assert_eq!(Layout::of_dwarf(minor, &zstd).expect("a layout").rows(), expected);
 }

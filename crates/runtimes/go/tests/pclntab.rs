@@ -1,4 +1,4 @@
-//! The line table of running programs against what Go's runtime says.
+//! Compares the line table of running programs with what Go's runtime reports.
 
 mod common;
 
@@ -7,7 +7,7 @@ use gopclntab::{LineTable, printed_name};
 use image::{Avma, Svma};
 
 #[test]
-fn every_instruction_has_the_function_file_and_line_that_the_runtime_tells() {
+fn functions_files_and_lines_match_the_runtime() {
     for_each_version(|version| {
         for how in BUILDS {
             let mut target = Target::start(version, "truth", how);
@@ -31,7 +31,7 @@ fn every_instruction_has_the_function_file_and_line_that_the_runtime_tells() {
 }
 
 #[test]
-fn a_table_read_from_memory_equals_that_of_the_file() {
+fn a_table_from_memory_equals_the_one_in_the_file() {
     for version in installed(&["1.21.13", "1.26.6", "1.27.3"]) {
         for how in [Build::Plain, Build::StrippedPieCgo] {
             let target = Target::start(version, "truth", how);

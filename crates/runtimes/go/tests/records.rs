@@ -1,5 +1,5 @@
-//! Records that are read again and again by one reader: as exact as by a new one, cheaper, and no
-//! harm where the list is not what it was.
+//! Reads records repeatedly with one reader: as exact as with a new reader, cheaper, and safe if the
+//! list changes.
 
 mod common;
 
@@ -11,41 +11,41 @@ use common::{Build, ProcMemory, Target, for_each_version, installed};
 use goruntime::{ContentionReader, HeapReader, HeapRecord, HeapView, ReadError, Runtime, Variable};
 use image::{Avma, Memory, Unreadable};
 
-// `runtime.bucket`, the same in all versions: crates/goruntime/src/offsets.rs.
+// Offsets in `runtime.bucket`, equal in all versions: see src/offsets.rs.
 const ALLNEXT: u64 = 8;
 const TYP: u64 = 16;
 const NSTK: u64 = 40;
 const STACK: u64 = 48;
 
-/// Live memory, parts of which read as something else, or not at all.
-struct Falsified<'a> {
+/// Live memory with some words replaced and one range unreadable.
+struct Corrupted<'a> {
     live: &'a ProcMemory,
     words: RefCell<BTreeMap<u64, u64>>,
-    gone: Cell<(u64, u64)>,
-    /// Bytes asked for.
+    unreadable: Cell<(u64, u64)>,
+    /// Bytes read so far.
     read: Cell<usize>,
 }
 
-impl<'a> Falsified<'a> {
+impl<'a> Corrupted<'a> {
     fn new(live: &'a ProcMemory) -> Self {
-        Self { live, words: RefCell::default(), gone: Cell::new((0, 0)), read: Cell::new(0) }
+        Self { live, words: RefCell::default(), unreadable: Cell::new((0, 0)), read: Cell::new(0) }
     }
 
     fn set(&self, at: u64, word: u64) {
         self.words.borrow_mut().insert(at, word);
     }
 
-    fn mend(&self) {
+    fn restore(&self) {
         self.words.borrow_mut().clear();
-        self.gone.set((0, 0));
+        self.unreadable.set((0, 0));
     }
 }
 
-impl Memory for Falsified<'_> {
+impl Memory for Corrupted<'_> {
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
         self.read.set(self.read.get() + buf.len());
         let end = addr.0 + buf.len() as u64;
-        let (from, to) = self.gone.get();
+        let (from, to) = self.unreadable.get();
         if addr.0 < to && from < end {
             return Err(Unreadable(addr));
         }
@@ -76,7 +76,7 @@ fn heap(reader: &mut HeapReader, target: &Target, memory: &dyn Memory) -> Vec<He
 }
 
 #[test]
-fn reading_on_tells_the_same_as_reading_anew() {
+fn repeated_readings_equal_new_ones() {
     for_each_version(|version| {
         let mut target = Target::start(version, "truth", Build::Stripped);
         let mut reader = HeapReader::new(&target.runtime);
@@ -103,25 +103,25 @@ fn reading_on_tells_the_same_as_reading_anew() {
             });
             sizes.push(places);
         }
-        // Both lists and the counts have grown while the readers knew a part of them.
+        // Both lists and the counts grew between the readings.
         assert!(sizes[0].0 < sizes[1].0 && sizes[1].2 < sizes[2].2, "{version}: {sizes:?}");
         assert!(sizes[0].1 < sizes[1].1, "{version}: {sizes:?}");
     });
 }
 
 #[test]
-fn what_is_known_is_not_read_again() {
+fn known_buckets_are_not_read_again() {
     for version in installed(&["1.21.13", "1.27.3"]) {
         let mut target = Target::start(version, "truth", Build::Plain);
         target.ask("alloc 20");
-        let memory = Falsified::new(&target.memory);
+        let memory = Corrupted::new(&target.memory);
         target.while_stopped(|| {
             let mut reader = HeapReader::new(&target.runtime);
             let first = heap(&mut reader, &target, &memory);
             let (_, list) = list_of(&target.runtime, &target.memory, Variable::Mbuckets);
             memory.read.set(0);
             assert_eq!(heap(&mut reader, &target, &memory), first, "{version}");
-            // The buckets, the little that lies between them, and some variables.
+            // The buckets, small gaps between them, and some variables.
             let most: usize = first.iter().map(|r| 48 + 8 * r.stack.len() + 128 + 512).sum();
             let read = memory.read.get();
             assert!(read <= most + 256, "{version}: {read} bytes for {} buckets", list.len());
@@ -129,17 +129,17 @@ fn what_is_known_is_not_read_again() {
     }
 }
 
-/// Which bytes a bucket takes, of the sizes that records have.
+/// The address range of a bucket with the largest record.
 fn bucket(record: &HeapRecord, at: u64) -> Range<u64> {
     at..at + STACK + 8 * record.stack.len() as u64 + 128
 }
 
 #[test]
-fn a_list_that_changes_does_no_harm() {
+fn changed_lists_are_detected() {
     for version in installed(&["1.21.13", "1.27.3"]) {
         let mut target = Target::start(version, "truth", Build::Plain);
         target.ask("alloc 20");
-        let memory = Falsified::new(&target.memory);
+        let memory = Corrupted::new(&target.memory);
         let runtime = &target.runtime;
         target.while_stopped(|| {
             let (head, list) = list_of(runtime, &target.memory, Variable::Mbuckets);
@@ -155,66 +155,70 @@ fn a_list_that_changes_does_no_harm() {
                     records.iter().enumerate().filter(|(i, _)| *i != lost).map(|(_, r)| r.clone());
                 assert_eq!(profile.implausible, 1, "{version} {what}");
                 assert_eq!(profile.records, others.collect::<Vec<_>>(), "{version} {what}");
-                memory.mend();
+                memory.restore();
             };
             memory.set(list[1] + NSTK, 1000);
             one_is_missing("another depth", 1);
             memory.set(list[2] + TYP, 3);
             one_is_missing("another kind", 2);
-            // Only its end, so that its neighbour is whole.
+            // Only its start, so that its neighbour remains readable.
             let gone = bucket(&records[0], list[0]);
-            memory.gone.set((gone.start, gone.start + 8));
+            memory.unreadable.set((gone.start, gone.start + 8));
             one_is_missing("unreadable", 0);
 
-            let mut refused = |what: &str| {
+            let mut rejected = |what: &str| {
                 let error = reader.read(runtime, &memory).expect_err(what);
-                memory.mend();
+                memory.restore();
                 assert_eq!(reader.profile(&before, HeapView::Live).records, records, "{what}");
                 error
             };
             let implausible = |error| matches!(error, ReadError::Implausible(_));
             memory.set(head, 0);
-            assert!(implausible(refused("the list is empty")), "{version}");
+            assert!(implausible(rejected("the list is empty")), "{version}");
             memory.set(head, list[1]);
-            assert!(implausible(refused("the newest is gone")), "{version}");
+            assert!(implausible(rejected("the newest is gone")), "{version}");
             let whole = (list.iter().min().copied(), list.iter().max().copied());
-            memory.gone.set((whole.0.unwrap_or(0), whole.1.unwrap_or(0) + 1));
-            assert!(implausible(refused("all are gone")), "{version}");
+            memory.unreadable.set((whole.0.unwrap_or(0), whole.1.unwrap_or(0) + 1));
+            assert!(implausible(rejected("all are gone")), "{version}");
             memory.set(head, 8);
-            assert!(matches!(refused("nowhere"), ReadError::Unreadable(_)), "{version}");
-            assert_eq!(heap(&mut reader, &target, &memory), records, "{version}: it reads on");
+            assert!(matches!(rejected("nowhere"), ReadError::Unreadable(_)), "{version}");
+            assert_eq!(
+                heap(&mut reader, &target, &memory),
+                records,
+                "{version}: the reader recovers"
+            );
         });
     }
 }
 
 #[test]
-fn lists_without_end_are_given_up() {
+fn endless_lists_are_rejected() {
     let mut target = Target::start("1.27.3", "truth", Build::Plain);
     target.ask("alloc 20");
-    let memory = Falsified::new(&target.memory);
+    let memory = Corrupted::new(&target.memory);
     let runtime = &target.runtime;
     target.while_stopped(|| {
         let (head, list) = list_of(runtime, &target.memory, Variable::Mbuckets);
         let endless = || {
             let error = HeapReader::new(runtime).read(runtime, &memory).map(drop);
-            assert_eq!(error, Err(ReadError::Implausible("a list of samples without end")));
+            assert_eq!(error, Err(ReadError::Implausible("the list of samples does not end")));
         };
-        // Round by round, whatever leads into the circle.
+        // Cycles that start at different points of the list.
         for (from, to) in [(list.len() - 1, 0), (list.len() - 1, list.len() - 1), (2, 1)] {
             memory.set(list[from] + ALLNEXT, list[to]);
             endless();
-            memory.mend();
+            memory.restore();
         }
-        // Buckets one in the stack of the other. With the deepest of stacks, all of them would
-        // take gigabytes of our memory, and a hundredth of that of the target's.
-        struct Overlapping<'a>(&'a Falsified<'a>, u64);
+        // Buckets that overlap with the stack of the previous one. With the deepest stacks, all of
+        // them would take gigabytes of our memory, and a hundredth of that of the target's.
+        struct Overlapping<'a>(&'a Corrupted<'a>, u64);
         impl Memory for Overlapping<'_> {
             fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
                 if addr.0 < 1 << 40 {
                     return self.0.read(addr, buf);
                 }
                 for (at, byte) in (addr.0..).zip(buf) {
-                    // 48 bytes: at 8 the address of the next ones, at 16 the kind, at 40 the depth.
+                    // 48 bytes: the next address at 8, the kind at 16, the depth at 40.
                     let (bucket, field) = (at - at % 48, at % 48);
                     let word = match field / 8 {
                         1 => bucket + 48,
@@ -232,7 +236,7 @@ fn lists_without_end_are_given_up() {
         for depth in [0, 1032] {
             let memory = Overlapping(&memory, depth);
             let error = HeapReader::new(runtime).read(runtime, &memory).map(drop);
-            assert_eq!(error, Err(ReadError::Implausible("a list of samples without end")));
+            assert_eq!(error, Err(ReadError::Implausible("the list of samples does not end")));
         }
     });
 }

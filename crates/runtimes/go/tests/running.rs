@@ -1,4 +1,4 @@
-//! Goroutines that run or come and go while they are read.
+//! Reads goroutines that run, start or end while they are read.
 
 mod common;
 
@@ -9,8 +9,8 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-/// A thread that is stopped until this is dropped. A signal that was under way is handed on:
-/// without its SIGURG a Go thread would never again be asked to give way.
+/// A thread that is stopped until this is dropped. Delivers a pending signal on drop: Go does not
+/// repeat a lost SIGURG, and the thread would never be preempted again.
 struct Stopped(Pid, Option<nix::sys::signal::Signal>);
 
 impl Stopped {
@@ -43,7 +43,7 @@ fn names(target: &Target, g: &Goroutine) -> Vec<String> {
     target.runtime.logical_frames(stack).iter().map(|f| f.function.to_string()).collect()
 }
 
-/// The goroutine that spins, and its thread.
+/// The goroutine that is running, and its thread.
 fn spinning(target: &Target) -> (Goroutine, ThreadRef) {
     let mut reader = target.runtime.goroutine_reader(&target.memory, false);
     for _ in 0..1000 {
@@ -60,7 +60,7 @@ fn spinning(target: &Target) -> (Goroutine, ThreadRef) {
 }
 
 #[test]
-fn running_goroutines_are_unwound_from_registers_and_leaves_repaired() {
+fn running_goroutines_are_unwound_and_leaf_callers_found() {
     for_each_version(|version| {
         let mut target = Target::start(version, "truth", Build::Stripped);
         target.ask("spin 1");
@@ -78,7 +78,7 @@ fn running_goroutines_are_unwound_from_registers_and_leaves_repaired() {
             let stack = g.stack.as_ref().expect("a stack");
             assert_eq!(stack.end, StackEnd::Complete, "{version}");
             let mut names = names(&target, &g);
-            // The moment may be one of the runtime's own, called from the spinning function.
+            // The thread may be in the runtime, called from the spinning function.
             while names.first().is_some_and(|n| n.starts_with("runtime.") && n != "runtime.goexit")
             {
                 names.remove(0);
@@ -105,8 +105,8 @@ fn running_goroutines_are_unwound_from_registers_and_leaves_repaired() {
     });
 }
 
-/// Whether the functions are those of a goroutine that `churn` made, at some moment of its life:
-/// the runtime, then any depth of `churned`, then what the `go` statement started.
+/// Whether the functions are a possible stack of a goroutine that `churn` started: the runtime, any
+/// depth of `churned`, then the function of the `go` statement.
 fn is_churn_stack(names: &[String]) -> bool {
     let user: Vec<&str> = names
         .iter()
@@ -119,13 +119,13 @@ fn is_churn_stack(names: &[String]) -> bool {
 }
 
 #[test]
-fn nothing_wrong_is_accepted_while_goroutines_come_and_go() {
+fn no_wrong_stack_is_accepted_while_goroutines_come_and_go() {
     for_each_version(|version| {
         let mut target = Target::start(version, "truth", Build::Plain);
         let addresses = |t: &Target| t.runtime.goroutine_addresses(&t.memory).expect("a list");
         let before = addresses(&target);
         target.ask("churn 4");
-        // Those that were there before wait for ever or are the runtime's own.
+        // Older goroutines wait forever or belong to the runtime.
         let churning: Vec<Avma> =
             addresses(&target).into_iter().filter(|g| !before.contains(g)).collect();
         let mut reader = target.runtime.goroutine_reader(&target.memory, false);
@@ -141,12 +141,13 @@ fn nothing_wrong_is_accepted_while_goroutines_come_and_go() {
             }
             let (names, stack) = (names(&target, &g), g.stack.as_ref().expect("a stack"));
             assert_eq!(stack.end, StackEnd::Complete, "{version}: {g:?} {names:?}");
-            // One that has not run yet may be in the wrapper of its go statement, which Go hides.
+            // A goroutine that has not run yet may be in the wrapper of its go statement, which Go
+            // hides.
             let new = names == ["runtime.goexit"] && stack.frames[0].pc == g.start;
-            // One that has returned may be asked to give way at the entry of goexit1.
-            let over =
+            // One that has returned may be preempted at the entry of goexit1.
+            let ended =
                 names == ["runtime.goexit1", "runtime.goexit"] && g.status == Status::Runnable;
-            assert!(new || over || is_churn_stack(&names), "{version}: {names:?} {:?}", g.status);
+            assert!(new || ended || is_churn_stack(&names), "{version}: {names:?} {:?}", g.status);
             accepted += 1;
         }
         eprintln!("{version}: {accepted} accepted, {rejected} unsettled, of {}", churning.len());
@@ -154,11 +155,11 @@ fn nothing_wrong_is_accepted_while_goroutines_come_and_go() {
     });
 }
 
-/// The share of stops at which a goroutine has no complete stack. 0.1 to 0.2 % were measured over
-/// 16,650 stops: in signal handlers and while switching, where Go itself cannot tell. Among 1,500
-/// stops, ten are more than five standard deviations above that.
+/// Stops at which a goroutine has no complete stack: 0.1 to 0.2 % of 16,650 measured stops, in signal
+/// handlers and while switching goroutines, where Go itself cannot unwind either. Ten of 1,500 stops
+/// are more than five standard deviations above that.
 #[test]
-fn few_stacks_are_lost_under_stress() {
+fn few_stacks_are_incomplete_under_stress() {
     for version in installed(&["1.21.13", "1.24.11", "1.27.3"]) {
         let mut target = Target::start(version, "truth", Build::Stripped);
         target.ask("stress 4");
@@ -170,7 +171,7 @@ fn few_stacks_are_lost_under_stress() {
             let Ok(Some(g)) = reader.running(g.address, thread.tid, stopped.context()) else {
                 continue;
             };
-            // It may have been moved to another thread before the stop.
+            // The goroutine may have moved to another thread before the stop.
             if g.status != Status::Running || g.thread != Some(thread) {
                 continue;
             }

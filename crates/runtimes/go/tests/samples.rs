@@ -1,4 +1,4 @@
-//! Heap, block, mutex and thread records against the program's own profiles.
+//! Compares heap, block, mutex and thread records with the program's own profiles.
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::{BUILDS, Build, Target, for_each_version};
 use goruntime::{Contention, HeapView};
 use image::Avma;
 
-/// The lines of a `debug=1` profile that hold records, as (numbers, return addresses).
+/// The records of a `debug=1` profile as (numbers, return addresses), sorted.
 fn records(text: &str) -> Vec<(Vec<i64>, Vec<u64>)> {
     let number = |c: char| !c.is_ascii_digit();
     let record = |line: &str| {
@@ -42,7 +42,7 @@ fn heap(target: &Target, view: HeapView) -> Vec<(Vec<i64>, Vec<u64>)> {
 }
 
 #[test]
-fn heap_records_equal_those_of_the_program() {
+fn heap_records_match_the_program() {
     for_each_version(|version| {
         for how in BUILDS {
             let mut target = Target::start(version, "truth", how);
@@ -53,10 +53,10 @@ fn heap_records_equal_those_of_the_program() {
             target.ask("gc");
             let mut theirs = records(&target.ask("heap 1"));
             let mut ours = heap(&target, HeapView::Published);
-            // What the dump itself allocates may have a place by now, but no published count.
+            // The dump's own allocations may have a bucket by now, but no published count.
             ours.retain(|(numbers, _)| numbers[2] != 0);
             theirs.retain(|(numbers, _)| numbers[2] != 0);
-            // Of two places with twenty MiB each, both are sampled; of the small objects perhaps.
+            // Both stacks that allocated 20 MiB are sampled; those of small objects may not be.
             assert!(ours.len() >= 2, "{version} {how:?}: {ours:?}");
             assert_eq!(ours, theirs, "{version} {how:?}");
         }
@@ -79,7 +79,7 @@ fn contention(target: &Target, profile: &Contention, block: bool) -> Vec<(Vec<i6
 }
 
 #[test]
-fn block_and_mutex_records_equal_those_of_the_program() {
+fn block_and_mutex_records_match_the_program() {
     for_each_version(|version| {
         for how in BUILDS {
             let mut target = Target::start(version, "truth", how);
@@ -105,16 +105,16 @@ fn block_and_mutex_records_equal_those_of_the_program() {
 }
 
 #[test]
-fn threads_equal_those_of_the_program() {
+fn threads_match_the_program() {
     for_each_version(|version| {
         for how in BUILDS {
             let mut target = Target::start(version, "truth", how);
-            // A thread may be started at any moment: the same ones before and after.
+            // A thread may start at any moment: repeat until the threads before and after are equal.
             let read = |t: &Target| t.runtime.threads(&t.memory).expect("threads");
             let mut attempts =
                 (0..20).map(|_| (read(&target), target.ask("threadcreate 1"), read(&target)));
             let (threads, theirs, _) =
-                attempts.find(|(a, _, b)| a == b).expect("threads that stay the same");
+                attempts.find(|(a, _, b)| a == b).expect("an unchanged list of threads");
             let total = theirs.lines().next().and_then(|l| l.rsplit(' ').next()?.parse().ok());
             assert_eq!(Some(threads.len()), total, "{version} {how:?}: {theirs}");
             for t in threads.iter().filter(|t| t.tid != 0) {
@@ -136,7 +136,7 @@ fn threads_equal_those_of_the_program() {
 }
 
 #[test]
-fn rates_are_those_that_the_program_set() {
+fn rates_match_the_program() {
     for_each_version(|version| {
         let mut target = Target::start(version, "truth", Build::StrippedPieCgo);
         let rates = target.runtime.rates(&target.memory).expect("rates");

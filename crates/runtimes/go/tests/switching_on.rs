@@ -1,4 +1,4 @@
-//! Sampling switched on from outside, in a program that imports no profiling package.
+//! Switches sampling on in a program that imports no profiling package.
 
 mod common;
 
@@ -22,7 +22,7 @@ fn set_heap_rate(target: &Target, rate: u64, mut seed: u64) -> Patch {
 }
 
 #[test]
-fn allocations_are_sampled_in_a_program_without_profiling() {
+fn heap_sampling_works_in_a_program_without_profiling() {
     for_each_version(|version| {
         for how in [Build::Plain, Build::Stripped] {
             let mut target = Target::start(version, "plain", how);
@@ -44,8 +44,8 @@ fn allocations_are_sampled_in_a_program_without_profiling() {
                 });
                 bytes.sum::<u64>() as f64 / f64::from(1 << 20)
             };
-            // 4,096 objects, each sampled with probability 1−1/e: one standard deviation is
-            // 1.2 %, so 5 % are four of them; a wrong reset or scale is off by far more.
+            // 4,096 objects, each sampled with probability 1−1/e, have a standard deviation of 1.2 %,
+            // so 5 % is four of them. A wrong reset or scale differs by far more.
             let kept = mib("main.keep", true);
             assert!((kept - 64.0).abs() < 3.2, "{version} {how:?}: 64 MiB kept, not {kept}");
             let dropped = (mib("main.drop", false), mib("main.drop", true));
@@ -58,7 +58,7 @@ fn allocations_are_sampled_in_a_program_without_profiling() {
 }
 
 #[test]
-fn contention_is_recorded_in_a_program_without_profiling() {
+fn contention_profiles_work_in_a_program_without_profiling() {
     for_each_version(|version| {
         for how in [Build::Plain, Build::Stripped] {
             let mut target = Target::start(version, "plain", how);
@@ -101,16 +101,16 @@ fn contention_is_recorded_in_a_program_without_profiling() {
     });
 }
 
-/// 512 MiB at one sample in 112 MiB are 4.6 samples, so six runs have 27 ± 5. Without a reset each
-/// of eight caches adds one at once: 75 ± 5.
+/// 512 MiB at one sample per 112 MiB give 4.6 samples, so six runs give 27 ± 5. Without the reset
+/// each of eight caches immediately adds one: 75 ± 5.
 #[test]
-fn no_cache_contributes_a_sample_of_its_own() {
+fn reset_caches_add_no_samples() {
     for version in installed(&["1.21.13", "1.24.11", "1.27.3"]) {
         let path = build(version, "plain", Build::Stripped);
         let mut samples = 0;
         for run in 0..6 {
             let mut target = Target::run(&path, &[("GOMAXPROCS", "8")]);
-            // All eight processors have worked before.
+            // Use all eight processors, so that their caches exist.
             target.ask("spread 1");
             set_heap_rate(&target, 0x700_0000, run * 1_000_003 + 7);
             target.ask("spread 64");

@@ -1,45 +1,45 @@
-//! Code objects: what a frame executes.
+//! Reads code objects: the name, file and lines of the function that a frame executes.
 
 use std::sync::Arc;
 
-use image::{Avma, Memory};
+use image::{Avma, Memory, StructCopy};
 
 use crate::lines::{Format, LineTable};
-use crate::raw::Block;
 use crate::{FrameStyle, Layout, ReadError, text};
 
-/// Larger line tables are those of generated code; lines are then not told.
+/// Bytes of a line table. Only generated code has larger ones; it is rejected.
 const MAX_LINE_TABLE: u64 = 4 << 20;
 
-/// A function, method, class body or module as it was compiled.
+/// The code of a function, method, class body or module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Code {
-    /// The qualified name (`Server.handle`) from 3.11 on, the name alone before.
+    /// The qualified name (`Server.handle`) from 3.11 on, the unqualified name before.
     pub name: Arc<str>,
-    /// The file as the compiler was told.
+    /// The path of the source file as it was given to the compiler.
     pub file: Arc<str>,
-    /// The line that it begins on.
+    /// The first line of the definition.
     pub first_line: u32,
     style: FrameStyle,
     minor: u32,
-    /// Where the bytecode begins, where instructions are told by address.
+    /// The address of the bytecode, for versions whose frames hold the address of an instruction.
     bytecode: u64,
     lines: LineTable,
-    header: Block,
+    header: StructCopy,
 }
 
 impl Code {
-    /// The line of a frame by its instruction word; `None` for code that belongs to no line.
+    /// The line that a frame is on. `instruction` is the word at [`Layout::frame_instruction`] of the
+    /// frame. `None` for code without a line.
     #[must_use]
     pub fn line(&self, instruction: u64) -> Option<u32> {
         let offset = match self.style {
-            // `int f_lasti`, followed by another int; -1 before the first instruction.
+            // `int f_lasti` and another int in one word; -1 before the first instruction.
             FrameStyle::Objects => match (instruction as u32).cast_signed() {
                 ..0 => return Some(self.first_line),
                 lasti if self.minor == 10 => u64::from(lasti.cast_unsigned()) * 2,
                 lasti => u64::from(lasti.cast_unsigned()),
             },
-            // One before the first while the frame is made.
+            // The frame is being created.
             _ if instruction < self.bytecode => return Some(self.first_line),
             _ => instruction - self.bytecode,
         };
@@ -47,11 +47,11 @@ impl Code {
     }
 }
 
-/// Reads code objects.
+/// Reads the code objects of one interpreter.
 #[derive(Debug, Clone)]
 pub struct CodeReader {
     layout: Layout,
-    /// `PyCode_Type`, where the image names it.
+    /// The address of `PyCode_Type`, if the image has its symbol.
     code_type: Option<Avma>,
 }
 
@@ -60,35 +60,35 @@ impl CodeReader {
         Self { layout, code_type }
     }
 
-    /// Whether a code object is still what it was when it was read.
+    /// Whether the code object at `at` is still the one that was read into `code`.
     #[must_use]
     pub fn is_unchanged<M: Memory + ?Sized>(&self, memory: &M, at: Avma, code: &Code) -> bool {
         self.header(memory, at).is_ok_and(|header| header == code.header)
     }
 
-    /// What of a code object never changes: not its count of references, its caches or its
-    /// bytecode, which specializes itself.
-    fn header<M: Memory + ?Sized>(&self, memory: &M, at: Avma) -> Result<Block, ReadError> {
+    /// The fields of a code object that never change, unlike its reference count, caches and
+    /// (specialising) bytecode.
+    fn header<M: Memory + ?Sized>(&self, memory: &M, at: Avma) -> Result<StructCopy, ReadError> {
         let l = &self.layout;
-        let whole = Block::read(memory, at, l.code_size())?;
+        let whole = StructCopy::read(memory, at, l.code_size())?;
         let fields =
             [l.object_type, l.code_name, l.code_file, l.code_lines, l.code_qualname, l.bytes_size];
         let of_version = fields.into_iter().filter(|f| Layout::has(*f));
-        let mut words: Vec<u64> = of_version.map(|f| whole.u64(f)).collect();
-        words.push(u64::from(whole.u32(l.code_first_line)));
-        Ok(Block::of_words(&words))
+        let mut bytes: Vec<u8> = of_version.flat_map(|f| whole.u64(f).to_le_bytes()).collect();
+        bytes.extend(whole.u32(l.code_first_line).to_le_bytes());
+        Ok(StructCopy::from(bytes))
     }
 
-    /// Reads the code object at an address.
+    /// Reads the code object at the address `at`.
     ///
     /// # Errors
-    /// [`ReadError`]: it is gone, or something else is in its place.
+    /// [`ReadError`] if it was freed or another object is in its place.
     pub fn read<M: Memory + ?Sized>(&self, memory: &M, at: Avma) -> Result<Code, ReadError> {
         let l = &self.layout;
-        let block = Block::read(memory, at, l.code_size())?;
+        let block = StructCopy::read(memory, at, l.code_size())?;
         let of_type = Avma(block.u64(l.object_type));
         if self.code_type.is_some_and(|t| t != of_type) {
-            return Err(ReadError::Implausible("an object that is no code"));
+            return Err(ReadError::Implausible("an object is not a code object"));
         }
         let name_at = if Layout::has(l.code_qualname) { l.code_qualname } else { l.code_name };
         let name = text::read(memory, l, Avma(block.u64(name_at)))?;
@@ -110,20 +110,21 @@ impl CodeReader {
             lines: LineTable { format, bytes, first_line },
             header: self.header(memory, at)?,
         };
-        // Freed and used again while it was read?
+        // It may have been freed, and its memory reused, while it was read.
         if self.is_unchanged(memory, at, &code) {
             Ok(code)
         } else {
-            Err(ReadError::Implausible("a code object that changes"))
+            Err(ReadError::Implausible("a code object changed while it was read"))
         }
     }
 
     fn bytes<M: Memory + ?Sized>(&self, memory: &M, at: Avma) -> Result<Vec<u8>, ReadError> {
         let l = &self.layout;
-        let field = |offset| at.checked_add(offset).ok_or(ReadError::Implausible("an address"));
+        let field =
+            |offset| at.checked_add(offset).ok_or(ReadError::Implausible("an address overflows"));
         let size = memory.read_u64(field(l.bytes_size)?)?;
         if size > MAX_LINE_TABLE {
-            return Err(ReadError::Implausible("a line table of more than 4 MiB"));
+            return Err(ReadError::Implausible("a line table is larger than 4 MiB"));
         }
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
         memory.read(field(l.bytes_data)?, &mut bytes)?;

@@ -1,35 +1,33 @@
-//! Recognizing an interpreter in an image.
+//! Recognises a Python interpreter in a mapped image and finds its layout.
 
 use image::{Avma, Bias, ElfImage, Memory, Svma, Unreadable};
 
 use crate::layout::minor_of_hex;
 use crate::{CodeReader, Layout};
 
-/// `_Py_Debug_Cookie`.
+/// `_Py_Debug_Cookie`, with which `_PyRuntime` begins from 3.13 on.
 const COOKIE: &[u8; 8] = b"xdebugpy";
-/// Words of the table of offsets that are looked at: more than any version has.
+/// Words of the table of offsets (`_Py_DebugOffsets`) that are read: more than any version has.
 const DEBUG_WORDS: usize = 128;
-/// More symbols than any program has.
-const MAX_SYMBOLS: usize = 4 << 20;
 
-/// Why an interpreter cannot be followed.
+/// Why the frames of an interpreter cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FindError {
-    /// Its memory cannot be read.
-    #[error("the interpreter's state: {0}")]
+    /// The memory of `_PyRuntime` or `Py_Version` cannot be read.
+    #[error("reading the state of the Python interpreter: {0}")]
     Unreadable(#[from] Unreadable),
-    /// Only its file name and symbols could tell, and they do not.
-    #[error("a Python interpreter of unknown version")]
+    /// Neither a symbol nor the file name states the version.
+    #[error("the version of the Python interpreter is unknown")]
     NoVersion,
-    /// A version that nobody has looked at yet.
-    #[error("Python 3.{0} is not known")]
+    /// The layout of this version is unknown.
+    #[error("Python 3.{0} is not supported")]
     UnknownVersion(u32),
-    /// Its threads use the same code at the same time (3.13t and later).
-    #[error("Python 3.{0} without global lock is not known")]
+    /// A free-threaded build (3.13t and later), whose layout differs.
+    #[error("free-threaded Python 3.{0} is not supported")]
     FreeThreaded(u32),
 }
 
-/// An interpreter in a process.
+/// A Python interpreter in a process.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     layout: Layout,
@@ -47,11 +45,11 @@ struct Symbols {
 }
 
 impl Runtime {
-    /// Looks for an interpreter in an image that is mapped with this bias from a file of this
-    /// name. `Ok(None)` for all other images.
+    /// Looks for an interpreter in an image that is mapped with `bias` from the file `file_name` (a
+    /// path or a name). `Ok(None)` if the image is not a Python interpreter.
     ///
     /// # Errors
-    /// [`FindError`] for an interpreter that cannot be followed.
+    /// [`FindError`] for an interpreter whose frames cannot be read.
     pub fn find<M: Memory + ?Sized>(
         image: &ElfImage,
         bias: Bias,
@@ -63,8 +61,8 @@ impl Runtime {
             return Ok(None);
         }
         let mut symbols = Symbols::default();
-        symbols.look(image, ".dynsym", ".dynstr");
-        symbols.look(image, ".symtab", ".strtab");
+        symbols.add_table(image, ".dynsym", ".dynstr");
+        symbols.add_table(image, ".symtab", ".strtab");
         let Some(at) = section.or(symbols.runtime) else { return Ok(None) };
         let address = bias.to_avma(at);
         let layout = match debug_offsets(memory, address)? {
@@ -77,9 +75,9 @@ impl Runtime {
                 Layout::of_debug_offsets(&words).ok_or(FindError::UnknownVersion(minor))?
             }
             None => {
-                let stated = symbols.version.map(|at| memory.read_u32(bias.to_avma(at)));
-                let stated = stated.transpose()?.and_then(|hex| minor_of_hex(u64::from(hex)));
-                let minor = stated.or_else(|| minor_of_name(file_name));
+                let version = symbols.version.map(|at| memory.read_u32(bias.to_avma(at)));
+                let version = version.transpose()?.and_then(|hex| minor_of_hex(u64::from(hex)));
+                let minor = version.or_else(|| minor_of_name(file_name));
                 let minor = minor.ok_or(FindError::NoVersion)?;
                 Layout::of_minor(minor).ok_or(FindError::UnknownVersion(minor))?
             }
@@ -96,26 +94,26 @@ impl Runtime {
         }))
     }
 
-    /// Where the fields are.
+    /// The field offsets of this interpreter.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Where `_PyRuntime` lies.
+    /// The address of `_PyRuntime`.
     #[must_use]
     pub fn address(&self) -> Avma {
         self.address
     }
 
-    /// Whether the address lies in the evaluation loop, as far as symbols tell: in a stripped
-    /// program not in those parts that the compiler has put elsewhere.
+    /// Whether `at` is in the evaluation loop (`_PyEval_EvalFrameDefault`), as far as symbols show.
+    /// A stripped program lacks the symbols of parts that the compiler moved away (`.cold`).
     #[must_use]
     pub fn evaluates(&self, at: Avma) -> bool {
         self.evaluation.iter().any(|(start, end)| *start <= at && at < *end)
     }
 
-    /// What reads its code objects.
+    /// A reader of the interpreter's code objects.
     #[must_use]
     pub fn code_reader(&self) -> CodeReader {
         CodeReader::new(self.layout.clone(), self.code_type)
@@ -123,29 +121,17 @@ impl Runtime {
 }
 
 impl Symbols {
-    fn look(&mut self, image: &ElfImage, table: &str, strings: &str) {
-        let (Some(symbols), Some(strings)) = (image.section(table), image.section(strings)) else {
-            return;
-        };
-        // Elf64_Sym: name u32, info u8, other u8, section u16, value u64, size u64.
-        for symbol in symbols.data.chunks_exact(24).take(MAX_SYMBOLS) {
-            let name = u32::from_le_bytes([symbol[0], symbol[1], symbol[2], symbol[3]]) as usize;
-            let Some(text) = strings.data.get(name..) else { continue };
-            if !text.starts_with(b"_Py") && !text.starts_with(b"Py") {
-                continue;
-            }
-            let text = text.split(|b| *b == 0).next().unwrap_or_default();
-            let word = |at: usize| symbol[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-            let (value, size) = (Svma(word(8)), word(16));
-            match text {
-                _ if value.0 == 0 => {}
-                b"_PyRuntime" => self.runtime = Some(value),
-                b"Py_Version" => self.version = Some(value),
-                b"PyCode_Type" => self.code_type = Some(value),
-                _ if text.starts_with(b"_PyEval_EvalFrameDefault") => {
-                    self.evaluation.push((value, size));
-                }
-                _ => {}
+    fn add_table(&mut self, image: &ElfImage, table: &str, strings: &str) {
+        // A value of 0 is an import.
+        for symbol in image.symbols(table, strings).filter(|s| s.value.0 != 0) {
+            if symbol.is_named(b"_PyRuntime") {
+                self.runtime = Some(symbol.value);
+            } else if symbol.is_named(b"Py_Version") {
+                self.version = Some(symbol.value);
+            } else if symbol.is_named(b"PyCode_Type") {
+                self.code_type = Some(symbol.value);
+            } else if symbol.starts_with(b"_PyEval_EvalFrameDefault") {
+                self.evaluation.push((symbol.value, symbol.size));
             }
         }
     }
@@ -162,13 +148,13 @@ fn debug_offsets<M: Memory + ?Sized>(memory: &M, at: Avma) -> Result<Option<Vec<
     Ok(Some(words.iter().map(|w| u64::from_le_bytes(*w)).collect()))
 }
 
-/// Only such images are searched for `_PyRuntime`: `/usr/bin/python3.9`, `libpython3.11.so.1.0`.
-/// From 3.13 on a section of its own tells.
+/// Whether the file name looks like an interpreter's: `/usr/bin/python3.9`, `libpython3.11.so.1.0`.
+/// Only such images are searched for `_PyRuntime`, unless they have its section (3.13 and later).
 fn may_be_python(file_name: &str) -> bool {
     file_name.rsplit('/').next().is_some_and(|name| name.contains("python"))
 }
 
-/// `libpython3.11.so.1.0`, `python3.9`, `python3.12-config`: 11, 9, 12.
+/// The minor version in a file name: 11 for `libpython3.11.so.1.0`, 9 for `python3.9`.
 fn minor_of_name(file_name: &str) -> Option<u32> {
     let name = file_name.rsplit('/').next()?;
     let (_, rest) = name.split_once("python3.")?;
@@ -181,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_of_file_names() {
+    fn file_names_state_the_version() {
         for (name, minor) in [
             ("/usr/lib/libpython3.11.so.1.0", Some(11)),
             ("/usr/bin/python3.9", Some(9)),

@@ -1,21 +1,20 @@
-//! The state of a CPython interpreter in another address space: which version it is, where its
-//! frames hang, and what function and line a frame is in. CPython 3.9 to 3.14.
+//! Reads the state of a CPython 3.9 to 3.14 interpreter in another process: its version, the
+//! offsets for walking its frames, and the function and line of a frame.
 //!
 //! ```text
-//!  image ─► _PyRuntime ─┬─ 3.13+: the offsets that it carries itself ─┐
-//!                       └─ before: a table per version ───────────────┴─► Layout
+//!  image ─► _PyRuntime ─┬─ 3.13+: the offsets that it states itself ─┐
+//!                       └─ before: a table per version ──────────────┴─► Layout
 //!  frame ─► code object ─► name, file, line table ─► Code ─► line
 //! ```
 //!
-//! Nothing here makes a system call: memory is read through [`image::Memory`]. It belongs to the
-//! target and may hold anything: lengths are bounded, and a code object is taken for one only if
-//! its type is `code`.
+//! This crate makes no system calls: it reads memory through [`image::Memory`]. The memory belongs to
+//! the target and may be hostile: lengths are bounded, and a code object is accepted only if its type
+//! is `code`.
 
 mod code;
 mod find;
 mod layout;
 mod lines;
-mod raw;
 mod text;
 
 pub use code::{Code, CodeReader};
@@ -27,10 +26,10 @@ use image::Unreadable;
 /// Why an object could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// Its memory is not there any more.
-    #[error("the interpreter's state: {0}")]
+    /// The memory of the object cannot be read, most often because it was freed.
+    #[error("reading the state of the Python interpreter: {0}")]
     Unreadable(#[from] Unreadable),
-    /// It is not what it was taken for: its memory was used again.
-    #[error("the interpreter's state is implausible: {0}")]
+    /// The object has a wrong type or implausible fields, most often because its memory was reused.
+    #[error("the state of the Python interpreter is implausible: {0}")]
     Implausible(&'static str),
 }

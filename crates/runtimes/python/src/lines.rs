@@ -1,4 +1,4 @@
-//! From a place in the bytecode to a line: three formats in six versions.
+//! Maps bytecode offsets to lines: three table formats in Python 3.9 to 3.14.
 
 /// A code object's line table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,17 +10,17 @@ pub(crate) struct LineTable {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// 3.9: pairs of an advance in bytes and a signed one in lines (Objects/lnotab_notes.txt).
+    /// 3.9: pairs of an increment in bytes and a signed one in lines (Objects/lnotab_notes.txt).
     Lnotab,
-    /// 3.10: pairs of the range's length in bytes and the signed advance in lines before it; -128
-    /// is no line (PEP 626).
+    /// 3.10: pairs of a range's length in bytes and the signed increment in lines before it; -128
+    /// means no line (PEP 626).
     Ranges,
     /// 3.11 and later: entries with columns (Objects/locations.md).
     Locations,
 }
 
 impl LineTable {
-    /// The line at an offset of the bytecode, in bytes; `None` where the code has none.
+    /// The line at a byte offset of the bytecode. `None` if the code there has no line.
     pub(crate) fn line(&self, offset: u64) -> Option<u32> {
         let line = match self.format {
             Format::Lnotab => Some(self.lnotab(offset)),
@@ -95,7 +95,7 @@ impl LineTable {
     }
 }
 
-/// Six bits a byte, the lowest first; bit 6 says that there are more.
+/// Reads a varint: six bits per byte, lowest first; bit 6 means that more bytes follow.
 fn unsigned(bytes: &mut impl Iterator<Item = u8>) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..60).step_by(6) {
@@ -108,7 +108,7 @@ fn unsigned(bytes: &mut impl Iterator<Item = u8>) -> Option<u64> {
     None
 }
 
-/// The sign is the lowest bit.
+/// Reads a signed varint, whose lowest bit is the sign.
 fn signed(bytes: &mut impl Iterator<Item = u8>) -> Option<i64> {
     let value = unsigned(bytes)?;
     let size = i64::try_from(value >> 1).ok()?;
@@ -124,7 +124,8 @@ mod tests {
         at.iter().map(|at| table.line(*at)).collect()
     }
 
-    // What CPython 3.9.18, 3.10.13, 3.11.7 and 3.13.0 made of this, and the lines of their `dis`:
+    // The tables that CPython 3.9.18, 3.10.13, 3.11.7 and 3.13.0 compile this to, and the lines that
+    // their `dis` prints:
     //   def f(x):                # line 10
     //       y = x + 1
     //       for i in range(3):
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn torn_tables_end_without_a_line() {
+    fn truncated_tables_give_no_line() {
         for format in [Format::Ranges, Format::Locations] {
             assert_eq!(lines(format, &[], 10, &[0]), [None]);
             assert_eq!(lines(format, &[0xf0], 10, &[5]), [None]);

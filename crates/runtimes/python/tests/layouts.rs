@@ -1,4 +1,4 @@
-//! The tables of offsets against the interpreters themselves.
+//! Compares the tables of offsets with interpreters.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,10 +10,10 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
 }
 
-/// The columns of 3.9 to 3.12 are what the DWARF of builds with debug information says; says for
-/// which there is none here.
+/// The columns of 3.9 to 3.12 equal the DWARF of builds with debug information. Names the versions
+/// without such a build on this machine.
 #[test]
-fn tables_are_those_of_dwarf() {
+fn offsets_match_dwarf() {
     for minor in 9..=12 {
         let layout = Layout::of_minor(minor).unwrap();
         let name = format!("libpython3.{minor}.so.1.0");
@@ -65,7 +65,7 @@ fn tables_are_those_of_dwarf() {
     }
 }
 
-/// An image as if it were mapped where it says, without relocations.
+/// An image as if it were mapped at its own addresses, without relocations.
 struct Mapped<'a>(&'a ElfImage);
 
 impl Memory for Mapped<'_> {
@@ -85,10 +85,10 @@ fn debian(suite: &str, minor: u32) -> Option<ElfImage> {
     file.map(|f| ElfImage::open(&f).unwrap())
 }
 
-/// What an interpreter of 3.13 or later states itself; the words after the cookie are those that
-/// its headers name (`libpython3.14-dev`).
+/// Interpreters of 3.13 and later state their offsets, in the order of the headers of
+/// `libpython3.14-dev`.
 #[test]
-fn stated_offsets() {
+fn debug_offsets_are_read() {
     for (suite, minor, head, owner, code) in
         [("trixie", 13, 632, 70, 200), ("sid", 14, 808, 74, 208)]
     {
@@ -103,10 +103,10 @@ fn stated_offsets() {
     }
 }
 
-/// The cookie and a known version, and nonsense after them: small numbers, as offsets are.
-struct Nonsense(u64);
+/// The cookie and a known version, followed by random small numbers, as offsets are.
+struct Random(u64);
 
-impl Memory for Nonsense {
+impl Memory for Random {
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
         let mut state = self.0 ^ addr.0;
         for (i, byte) in buf.iter_mut().enumerate() {
@@ -122,14 +122,14 @@ impl Memory for Nonsense {
     }
 }
 
-/// A target that lies in every word: what it says is refused, or read within bounds.
+/// A target that makes up every word is rejected.
 #[test]
-fn nonsense_is_refused() {
+fn random_memory_is_rejected() {
     let Some(image) = debian("trixie", 13) else { return };
     for seed in 0..2000 {
-        let memory = Nonsense(seed);
+        let memory = Random(seed);
         let runtime = Runtime::find(&image, Bias(0), &memory, "python3.13").unwrap();
-        let reader = runtime.expect("the section is there").code_reader();
+        let reader = runtime.expect("the image has the section").code_reader();
         assert!(reader.read(&memory, Avma(seed * 8)).is_err());
     }
 }

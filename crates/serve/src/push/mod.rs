@@ -13,26 +13,26 @@ mod spool;
 mod tls;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
 use collect::{Ended, RecordError};
-use console::terminal::say;
-use console::usage::Verbosity;
+use nix::errno::Errno;
 use process::Process;
 
 use crate::endpoints::{Endpoint, ProfileSource};
+use crate::notice::{Notice, Notify};
 use crate::record::{Answer, Recorded, Trouble, Wanted};
 use crate::state::Server;
 
 pub use destination::{Destination, label_name};
 use message::Message;
-use send::Sender;
-use spool::Spool;
-pub use tls::Trust;
+use send::{NoCertificates, Sender};
+use spool::{Spool, SpoolError};
+pub use tls::{Trust, TrustError};
 
 /// How often new processes are looked for.
 const DISCOVERY: Duration = Duration::from_secs(5);
@@ -61,8 +61,40 @@ pub struct Settings {
     pub spool: PathBuf,
     /// The size of each spool, in bytes.
     pub spool_limit: u64,
-    /// How much to say.
-    pub verbosity: Verbosity,
+    /// Who is told.
+    pub notify: Notify,
+}
+
+/// Why nothing can be pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The file of authorities is of no use.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// Messages have no place to wait.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The user that the server becomes cannot have the spool.
+    #[error("cannot give {} to {user}", .path.display())]
+    Give {
+        /// The folder, or a file in it.
+        path: PathBuf,
+        /// The user.
+        user: String,
+        /// Why.
+        source: Errno,
+    },
+    /// Nothing can be sent.
+    #[error("cannot push to {url}")]
+    Sender {
+        /// The server.
+        url: String,
+        /// Why.
+        source: NoCertificates,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start")]
+    Start(#[source] io::Error),
 }
 
 /// Profiles on their way.
@@ -89,7 +121,7 @@ pub fn default_spool() -> PathBuf {
 
 impl Push {
     /// Opens the spools. This is done before rights are given up; `owner` gets the folders.
-    pub fn open(settings: Settings, owner: Option<&nix::unistd::User>) -> anyhow::Result<Self> {
+    pub fn open(settings: Settings, owner: Option<&nix::unistd::User>) -> Result<Self, PushError> {
         let mut spools = Vec::new();
         for destination in &settings.destinations {
             let folder = settings.spool.join(destination.folder());
@@ -103,15 +135,17 @@ impl Push {
     }
 
     /// Begins to send what waits.
-    pub fn start_senders(&self) -> anyhow::Result<Senders> {
+    pub fn start_senders(&self) -> Result<Senders, PushError> {
         let mut threads = Vec::new();
         for (destination, spool) in self.settings.destinations.iter().zip(&self.spools) {
-            let Settings { headers, trust, verbosity, .. } = &self.settings;
-            let sender = Sender::new(destination.clone(), headers.clone(), trust, *verbosity);
-            let sender = sender.with_context(|| format!("cannot push to {}", destination.url))?;
+            let Settings { headers, trust, notify, .. } = &self.settings;
+            let sender = Sender::new(destination.clone(), headers.clone(), trust, notify.clone());
+            let failed = |source| PushError::Sender { url: destination.url.clone(), source };
+            let sender = sender.map_err(failed)?;
             let spool = spool.clone();
             let thread = std::thread::Builder::new().name("push".into());
-            threads.push(thread.spawn(move || sender.run(&spool)).context("cannot start")?);
+            let thread = thread.spawn(move || sender.run(&spool));
+            threads.push(thread.map_err(PushError::Start)?);
         }
         Ok(Senders(threads))
     }
@@ -166,9 +200,7 @@ impl Push {
     }
 
     fn say(&self, what: &str) {
-        if self.settings.verbosity > Verbosity::Quiet {
-            say!("push: {what}");
-        }
+        (self.settings.notify)(Notice::Push(what.to_owned()));
     }
 
     fn put(&self, message: &Message) {
@@ -195,11 +227,12 @@ impl Senders {
     }
 }
 
-fn give(folder: &Path, user: &nix::unistd::User) -> anyhow::Result<()> {
+fn give(folder: &Path, user: &nix::unistd::User) -> Result<(), PushError> {
     let folders = [folder.to_path_buf(), folder.join("lock")];
     for path in folders {
-        nix::unistd::chown(&path, Some(user.uid), Some(user.gid))
-            .with_context(|| format!("cannot give {} to {}", path.display(), user.name))?;
+        let failed =
+            |source| PushError::Give { path: path.clone(), user: user.name.clone(), source };
+        nix::unistd::chown(&path, Some(user.uid), Some(user.gid)).map_err(failed)?;
     }
     Ok(())
 }

@@ -4,11 +4,9 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use console::terminal::say;
-use console::usage::Verbosity;
 use rustls::ClientConfig;
 
+use crate::notice::{Notice, Notify};
 use crate::push::destination::{Destination, Outgoing, Protocol};
 use crate::push::grpc;
 use crate::push::message::Message;
@@ -33,8 +31,13 @@ pub struct Sender {
     agent: ureq::Agent,
     /// For gRPC with TLS.
     http2: Option<Arc<ClientConfig>>,
-    verbosity: Verbosity,
+    notify: Notify,
 }
+
+/// There are no authorities whose certificates could be believed.
+#[derive(Debug, thiserror::Error)]
+#[error("no certificates to trust: give --push-ca FILE")]
+pub struct NoCertificates(#[source] rustls::Error);
 
 /// What became of a request.
 #[derive(Debug)]
@@ -53,8 +56,8 @@ impl Sender {
         destination: Destination,
         mut headers: Vec<(String, String)>,
         trust: &Trust,
-        verbosity: Verbosity,
-    ) -> anyhow::Result<Self> {
+        notify: Notify,
+    ) -> Result<Self, NoCertificates> {
         if let Some(value) = &destination.authorization {
             // A URL's own user stands before the token for all.
             headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
@@ -70,8 +73,8 @@ impl Sender {
             .new_agent();
         // Tried for HTTP too: that a system has no authorities should be known at the start.
         let http2 = destination.is_tls().then(|| trust.for_http2()).transpose();
-        let http2 = http2.context("no certificates to trust: give --push-ca FILE")?;
-        Ok(Self { destination, headers, agent, http2, verbosity })
+        let http2 = http2.map_err(NoCertificates)?;
+        Ok(Self { destination, headers, agent, http2, notify })
     }
 
     /// Sends until the spool is closed and empty, or its time is over.
@@ -131,9 +134,8 @@ impl Sender {
     }
 
     fn say(&self, what: &str) {
-        if self.verbosity > Verbosity::Quiet {
-            say!("push to {}: {what}", self.destination.url);
-        }
+        let url = self.destination.url.clone();
+        (self.notify)(Notice::PushTo { url, what: what.to_owned() });
     }
 
     fn send(&self, message: &Message) -> Sent {

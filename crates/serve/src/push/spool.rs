@@ -8,11 +8,45 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 
 /// The end of a waiting message's file name.
 const SUFFIX: &str = ".push";
+
+/// Why a folder cannot be a spool.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// It is not there and cannot be made.
+    #[error("cannot make the spool {}", .folder.display())]
+    Make {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing can be written there.
+    #[error("cannot write to the spool {}", .folder.display())]
+    Write {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another server sends what is in it.
+    #[error(
+        "the spool {} is in use by another exoprof: give --spool another folder",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// What waits there cannot be read.
+    #[error("cannot read the spool {}", .folder.display())]
+    Read {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
 
 /// A folder of messages, oldest first.
 pub struct Spool {
@@ -46,20 +80,19 @@ pub enum Next {
 
 impl Spool {
     /// Opens the folder, which it makes if need be, and what waits in it from earlier.
-    pub fn open(folder: &Path, limit: u64) -> anyhow::Result<Self> {
-        let shown = folder.display();
+    pub fn open(folder: &Path, limit: u64) -> Result<Self, SpoolError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(folder)
-            .with_context(|| format!("cannot make the spool {shown}"))?;
+            .map_err(|source| SpoolError::Make { folder: folder.into(), source })?;
         let lock = File::create(folder.join("lock"))
-            .with_context(|| format!("cannot write to the spool {shown}"))?;
+            .map_err(|source| SpoolError::Write { folder: folder.into(), source })?;
         let Ok(lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
-            bail!("the spool {shown} is in use by another exoprof: give --spool another folder");
+            return Err(SpoolError::InUse(folder.into()));
         };
-        let state =
-            State::read(folder).with_context(|| format!("cannot read the spool {shown}"))?;
+        let state = State::read(folder)
+            .map_err(|source| SpoolError::Read { folder: folder.into(), source })?;
         let (state, changed) = (Mutex::new(state), Condvar::new());
         Ok(Self { folder: folder.into(), limit, state, changed, _lock: lock })
     }

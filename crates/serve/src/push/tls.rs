@@ -4,15 +4,46 @@
 //! connection of its own: there is one TLS in the binary.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+/// Why a file names no authorities.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// It cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It has another form.
+    #[error("{} is no PEM file: {why}", .path.display())]
+    NotPem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: pem::Error,
+    },
+    /// It holds something else.
+    #[error("{} holds no certificate", .0.display())]
+    Empty(PathBuf),
+    /// No authority in it can be used.
+    #[error("{} holds no usable authority: {why}", .path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: Error,
+    },
+}
 
 /// The authorities whose certificates are believed.
 #[derive(Debug, Clone)]
@@ -25,16 +56,16 @@ pub enum Trust {
 
 impl Trust {
     /// Reads a PEM file of authorities.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let shown = path.display();
-        let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+    pub fn read(path: &Path) -> Result<Self, TrustError> {
+        let failed = |source| TrustError::Read { path: path.into(), source };
+        let text = std::fs::read(path).map_err(failed)?;
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-        let found = found.map_err(|e| anyhow::anyhow!("{shown} is no PEM file: {e}"))?;
+        let found = found.map_err(|why| TrustError::NotPem { path: path.into(), why })?;
         if found.is_empty() {
-            bail!("{shown} holds no certificate");
+            return Err(TrustError::Empty(path.into()));
         }
         // One that cannot be used would be noticed only by what it does not admit.
-        roots(&found).map_err(|e| anyhow::anyhow!("{shown} holds no usable authority: {e}"))?;
+        roots(&found).map_err(|why| TrustError::Unusable { path: path.into(), why })?;
         Ok(Self::Own(found))
     }
 
@@ -121,7 +152,7 @@ mod tests {
     fn what_is_no_authority_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
-        let said = || format!("{:#}", Trust::read(&path).unwrap_err());
+        let said = || Trust::read(&path).unwrap_err().to_string();
         assert!(said().contains("cannot read"), "{}", said());
         for (text, words) in [
             ("", "holds no certificate"),

@@ -1,19 +1,19 @@
-//! One walk over the DIEs of a unit: which function holds each address, and which inlined calls.
+//! Walk the DIEs of a unit to find the function and the inlined calls at each address.
 
 use std::ops::Range;
 
 use gimli::{AttributeValue, EntriesRaw, UnitOffset};
 
+use super::fuel::{Dwarf, Fuel, Reader, Stop, Unit};
 use super::ranges::{Ranges, inside};
-use super::{Dwarf, Fuel, Reader, Stop, Unit};
 
-/// Functions and inlined calls within each other. Compilers stop inlining long before.
+/// Limit of the nesting of functions and inlined calls. Compilers stop inlining long before.
 const MAX_DEPTH: usize = 256;
 
 /// Where an inlined function was called.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CallSite {
-    /// `DW_AT_call_file`, an index into the files of the line program.
+    /// `DW_AT_call_file`: an index into the files of the line program.
     pub(crate) file: Option<u64>,
     /// `DW_AT_call_line`.
     pub(crate) line: Option<u32>,
@@ -26,7 +26,7 @@ pub(crate) struct CallSite {
 pub(crate) struct Node {
     parent: Option<u32>,
     pub(crate) die: UnitOffset,
-    /// Of an inlined call: where the caller is.
+    /// For an inlined call: its position in the caller.
     pub(crate) call: CallSite,
 }
 
@@ -36,7 +36,7 @@ struct Leaf {
     node: u32,
     /// The node of the physical function.
     function: u32,
-    /// Inlined calls around the address.
+    /// The number of inlined calls around the address.
     inlined: usize,
     begin: u64,
 }
@@ -46,14 +46,14 @@ struct Scope {
     depth: isize,
     die: UnitOffset,
     call: CallSite,
-    /// Made when an address needs it, so that memory follows what is asked.
+    /// Created when an address needs it, so that memory is in proportion to the addresses.
     node: Option<u32>,
-    /// The node of the physical function; `None` in one that holds no address.
+    /// The node of the physical function; `None` if that holds no address.
     function: Option<u32>,
     inlined: usize,
 }
 
-/// The walk, and what it found.
+/// A walk and its results.
 pub(crate) struct Walk<'b> {
     sorted: &'b [u64],
     nodes: Vec<Node>,
@@ -63,7 +63,7 @@ pub(crate) struct Walk<'b> {
 }
 
 impl<'b> Walk<'b> {
-    /// For sorted, distinct addresses.
+    /// A walk for addresses that are sorted and distinct.
     pub(crate) fn new(sorted: &'b [u64]) -> Self {
         Self {
             sorted,
@@ -74,12 +74,11 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// Walks until each address has its function. Addresses that were found before an error stay.
+    /// Walks until each address has its function. Results from before an error are kept.
     ///
-    /// What lies within types and within functions that hold no address is passed over first,
-    /// where the compiler states where it ends: that is most of a unit. Functions in there
-    /// (nested ones, those of local classes) are what is looked for in a second walk, if an
-    /// address is left.
+    /// The first walk skips the children of types and of functions that hold no address, if the
+    /// compiler says where they end: that is most of a unit. There may be functions among them
+    /// (nested ones, those of local classes), which a second walk finds if an address is left.
     pub(crate) fn run<'a>(
         &mut self,
         dwarf: &Dwarf<'a>,
@@ -93,18 +92,18 @@ impl<'b> Walk<'b> {
         Ok(())
     }
 
-    /// One walk; tells whether anything was passed over.
+    /// One walk. Returns whether anything was skipped.
     fn walk<'a>(
         &mut self,
         dwarf: &Dwarf<'a>,
         unit: &Unit<'a>,
-        may_pass: bool,
+        may_skip: bool,
         fuel: &mut Fuel,
     ) -> Result<bool, Stop> {
         let mut entries = unit.entries_raw(None)?;
-        // The depth where `entries` was begun anew.
+        // The depth at which `entries` was restarted.
         let mut base = 0;
-        let mut passed = false;
+        let mut skipped = false;
         while !entries.is_empty() {
             let (die, depth) = (entries.next_offset(), base + entries.next_depth());
             let Some(abbrev) = entries.read_abbreviation()? else { continue };
@@ -113,7 +112,7 @@ impl<'b> Walk<'b> {
                 self.scopes.pop();
             }
             if self.missing == 0 && self.scopes.is_empty() {
-                return Ok(passed);
+                return Ok(skipped);
             }
             let inside_hit = self.scopes.last().is_some_and(|s| s.function.is_some());
             let (is_function, is_inlined) = match abbrev.tag() {
@@ -121,11 +120,11 @@ impl<'b> Walk<'b> {
                 gimli::DW_TAG_inlined_subroutine => (false, inside_hit),
                 _ => (false, false),
             };
-            let opaque = may_pass && !inside_hit && abbrev.has_children() && !is_open(abbrev.tag());
+            let opaque = may_skip && !inside_hit && abbrev.has_children() && !is_open(abbrev.tag());
             if !(is_function || is_inlined) || self.scopes.len() >= MAX_DEPTH {
                 let sibling = skip(&mut entries, abbrev, opaque)?;
                 if let Some(next) = sibling.filter(|next| *next >= entries.next_offset()) {
-                    (entries, base, passed) = (unit.entries_raw(Some(next))?, depth, true);
+                    (entries, base, skipped) = (unit.entries_raw(Some(next))?, depth, true);
                 }
                 continue;
             }
@@ -144,19 +143,19 @@ impl<'b> Walk<'b> {
             })?;
             let sibling = sibling.filter(|next| *next >= entries.next_offset());
             if let (true, None, Some(next)) = (opaque, scope.function, sibling) {
-                (entries, base, passed) = (unit.entries_raw(Some(next))?, depth, true);
+                (entries, base, skipped) = (unit.entries_raw(Some(next))?, depth, true);
             } else if abbrev.has_children() {
                 self.scopes.push(scope);
             }
         }
-        Ok(passed)
+        Ok(skipped)
     }
 
-    /// The scope covers some of the addresses.
+    /// Records that the scope covers some addresses.
     fn take(&mut self, scope: &mut Scope, hit: Range<usize>, begin: u64) {
         for i in hit {
             let wanted = match (self.leaves[i], scope.inlined) {
-                // Folded functions share their code; the first one is as good as any.
+                // Folded functions share their code; the first one is used.
                 (None, 0) => true,
                 (Some(_), 0) | (None, _) => false,
                 (Some(leaf), n) => scope.function == Some(leaf.function) && n > leaf.inlined,
@@ -176,7 +175,7 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// The node of a scope whose parents, if it is an inlined call, are the open scopes.
+    /// The node of a scope. If it is an inlined call, its parents are the open scopes.
     fn node_of(&mut self, scope: &mut Scope) -> u32 {
         if let Some(node) = scope.node {
             return node;
@@ -199,8 +198,8 @@ impl<'b> Walk<'b> {
         node
     }
 
-    /// For the address of that number: the start of its function's contiguous code, and the nodes
-    /// from the innermost inlined call out to the physical function.
+    /// For the address of that number: the start of the function's contiguous code, and the nodes
+    /// from the innermost inlined call to the physical function.
     pub(crate) fn chain(&self, number: usize) -> Option<(u64, impl Iterator<Item = &Node>)> {
         let leaf = self.leaves.get(number)?.as_ref()?;
         let node = |n: u32| self.nodes.get(n as usize);
@@ -209,7 +208,7 @@ impl<'b> Walk<'b> {
     }
 }
 
-/// Whether functions are commonly found within: these are never passed over.
+/// Whether such a DIE commonly contains functions, so that it is never skipped.
 fn is_open(tag: gimli::DwTag) -> bool {
     matches!(
         tag,
@@ -220,7 +219,7 @@ fn is_open(tag: gimli::DwTag) -> bool {
     )
 }
 
-/// Passes over the attributes of a DIE; where asked, gives where its children end.
+/// Skips the attributes of a DIE. If `sibling`, returns where its children end, if that is known.
 fn skip(
     entries: &mut EntriesRaw<'_, Reader<'_>>,
     abbrev: &gimli::Abbreviation,
@@ -257,7 +256,7 @@ fn attributes<'a>(
         match attr.name() {
             gimli::DW_AT_call_file => {
                 if let AttributeValue::FileIndex(file) = attr.value() {
-                    // Before DWARF 5, 0 stands for no file.
+                    // Before DWARF 5, 0 means no file.
                     call.file = (file > 0 || unit.header.version() >= 5).then_some(file);
                 }
             }

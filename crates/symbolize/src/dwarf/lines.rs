@@ -1,25 +1,34 @@
-//! One run of a unit's line program: the row for each address, and the paths of its files.
+//! Run a unit's line program to find the row of each address, and the paths of files.
 
 use std::sync::Arc;
 
 use gimli::{ColumnType, DebugLineOffset, IncompleteLineProgram, Section};
 use rustc_hash::FxHashMap;
 
+use super::fuel::{Dwarf, Fuel, Reader, Stop, Unit, text};
 use super::units::Loaded;
-use super::{Dwarf, Fuel, Location, Reader, Stop, Unit, text};
 use crate::intern::Interner;
 
-/// The tables of folders and files of one unit; each entry takes up to 100 times its bytes.
+/// A position in a source file.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Location {
+    pub(crate) file: Option<Arc<str>>,
+    pub(crate) line: Option<u32>,
+    pub(crate) column: Option<u32>,
+}
+
+/// Limit of the header of a line program, in bytes. Each of its directories and files takes up to
+/// 100 times its bytes in memory.
 const MAX_HEADER: u64 = 4 << 20;
-/// One line program.
+/// Limit of a line program, in bytes.
 const MAX_PROGRAM: u64 = 128 << 20;
-/// A byte of a program can be a row, which takes about as long as three attributes.
+/// Fuel for a byte of a program, which can be a row: that takes about as long as three attributes.
 const BYTE_COST: u64 = 3;
-/// The kernel's PATH_MAX.
+/// Limit of a part of a path, in bytes: the kernel's PATH_MAX.
 const MAX_PATH: usize = 4096;
 
 #[derive(Debug, Clone, Copy)]
-struct Row {
+struct SourceRow {
     file: u64,
     line: Option<u32>,
     column: Option<u32>,
@@ -30,7 +39,7 @@ pub(crate) struct Lines<'a, 'u> {
     unit: &'u Unit<'a>,
     program: Option<IncompleteLineProgram<Reader<'a>>>,
     length: u64,
-    rows: Vec<Option<Row>>,
+    rows: Vec<Option<SourceRow>>,
     paths: FxHashMap<u64, Option<Arc<str>>>,
 }
 
@@ -46,15 +55,15 @@ impl<'a, 'u> Lines<'a, 'u> {
         Self { unit, program, length, rows: Vec::new(), paths: FxHashMap::default() }
     }
 
-    /// Finds the row of each of the sorted addresses: the last one at or before it in a sequence
-    /// that goes on behind it.
+    /// Finds the row of each of the sorted addresses: the last one at or before it, in a sequence
+    /// that ends after it.
     pub(crate) fn run(&mut self, sorted: &[u64], fuel: &mut Fuel) -> Result<(), Stop> {
         self.rows = vec![None; sorted.len()];
         let Some(program) = self.program.clone() else { return Ok(()) };
         fuel.spend(self.length.saturating_mul(BYTE_COST))?;
         let mut state = program.rows();
-        let mut before: Option<(u64, Row)> = None;
-        // The address that comes next: almost all rows end before it.
+        let mut before: Option<(u64, SourceRow)> = None;
+        // The number of the next address: almost all rows end before it.
         let mut upcoming = 0;
         let mut missing = sorted.len();
         while let Some((_, row)) = state.next_row()? {
@@ -76,10 +85,10 @@ impl<'a, 'u> Lines<'a, 'u> {
                     }
                 }
                 None => upcoming = sorted.partition_point(|&a| a < address),
-                // A program that goes backwards has said what it had to say before.
+                // Rows that go backwards were already handled.
                 Some(_) => {}
             }
-            before = (!row.end_sequence()).then(|| (address, Row::of(row)));
+            before = (!row.end_sequence()).then(|| (address, SourceRow::of(row)));
         }
         Ok(())
     }
@@ -113,8 +122,9 @@ impl<'a, 'u> Lines<'a, 'u> {
         Ok(path)
     }
 
-    /// Compilation folder, then the file's folder, then its name; an absolute part begins anew.
-    /// Nothing is normalized: `..` may lead through a symbolic link.
+    /// Joins the compilation directory, the file's directory and its name; an absolute part
+    /// discards those before. The path is not normalised, since `..` may lead through a symbolic
+    /// link.
     fn render(
         &self,
         dwarf: &Dwarf<'a>,
@@ -123,10 +133,10 @@ impl<'a, 'u> Lines<'a, 'u> {
     ) -> Result<Option<String>, Stop> {
         let Some(header) = self.program.as_ref().map(|p| p.header()) else { return Ok(None) };
         let Some(file) = header.file(index) else { return Ok(None) };
-        // Folder 0 is the compilation folder.
-        let folder = file.directory(header).filter(|_| file.directory_index() != 0);
+        // Directory 0 is the compilation directory.
+        let directory = file.directory(header).filter(|_| file.directory_index() != 0);
         let mut parts = vec![self.unit.comp_dir];
-        for part in folder.into_iter().chain([file.path_name()]) {
+        for part in directory.into_iter().chain([file.path_name()]) {
             match text(dwarf, self.unit, part, fuel)? {
                 Some(part) => parts.push(Some(part)),
                 None => return Ok(None),
@@ -149,7 +159,7 @@ impl<'a, 'u> Lines<'a, 'u> {
     }
 }
 
-impl Row {
+impl SourceRow {
     fn of(row: &gimli::LineRow) -> Self {
         let line = row.line().and_then(|l| u32::try_from(l.get()).ok());
         let column = match row.column() {
@@ -160,7 +170,8 @@ impl Row {
     }
 }
 
-/// The length of a line program, if that and its header's are believable (DWARF 5, 6.2.4).
+/// The length of a line program, if it and that of the header are within the limits (DWARF 5,
+/// 6.2.4).
 fn size_at(dwarf: &Dwarf<'_>, offset: DebugLineOffset<usize>) -> Option<u64> {
     let mut input = *dwarf.debug_line.reader();
     gimli::Reader::skip(&mut input, offset.0).ok()?;

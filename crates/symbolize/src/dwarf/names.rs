@@ -1,48 +1,60 @@
-//! What a function is called and where it is declared: often in another DIE, unit or file.
+//! Read a function's name and declaration, which are often in another DIE, unit or file.
 
 use std::sync::Arc;
 
 use gimli::{AttributeValue, UnitOffset};
 use rustc_hash::FxHashMap;
 
-use super::units::{Side, Units};
-use super::{Described, Dwarf, Fuel, Reader, Stop, Unit, text};
+use super::fuel::{Dwarf, Fuel, Reader, Stop, Unit, text};
+use super::units::{FileKind, Units};
 use crate::intern::Interner;
 
-/// From an inlined call to its abstract origin to its declaration is two. A crafted file may lead
-/// in a circle.
+/// The attributes of a function.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FunctionInfo {
+    /// `DW_AT_name`.
+    pub(crate) name: Option<Arc<str>>,
+    /// `DW_AT_linkage_name`.
+    pub(crate) linkage_name: Option<Arc<str>>,
+    /// `DW_AT_decl_line`.
+    pub(crate) decl_line: Option<u32>,
+}
+
+/// Limit of references that are followed. From an inlined call to its abstract origin to its
+/// declaration there are two; in a crafted file they can form a circle.
 const MAX_HOPS: usize = 16;
-/// A longer name is taken as none: a part of it would be a wrong one.
+/// Limit of a name, in bytes. A function with a longer name has none: a part of it would be wrong.
 const MAX_NAME: usize = 64 << 10;
 
-/// A DIE: file, number of the unit, offset in the unit.
-pub(crate) type DieAt = (Side, usize, UnitOffset);
+/// The position of a DIE: file, number of the unit, offset in the unit.
+pub(crate) type DieAt = (FileKind, usize, UnitOffset);
 
-/// Descriptions that were read already.
+/// A cache of the attributes of functions.
 #[derive(Default)]
 pub(crate) struct Names {
-    known: FxHashMap<DieAt, Described>,
+    known: FxHashMap<DieAt, FunctionInfo>,
 }
 
 impl Names {
-    /// Follows `DW_AT_abstract_origin` and `DW_AT_specification`; what is nearer to the code wins.
+    /// The attributes of a function. Follows `DW_AT_abstract_origin` and `DW_AT_specification`; the
+    /// DIE nearer to the code takes precedence.
     pub(crate) fn describe<'a>(
         &mut self,
         at: DieAt,
         units: &mut Units<'a>,
         strings: &mut Interner,
         fuel: &mut Fuel,
-    ) -> Result<Described, Stop> {
+    ) -> Result<FunctionInfo, Stop> {
         if let Some(known) = self.known.get(&at) {
             return Ok(known.clone());
         }
-        let mut found = Described::default();
+        let mut found = FunctionInfo::default();
         let mut next = Some(at);
         for _ in 0..MAX_HOPS {
             let Some(here) = next.take() else { break };
             match read_die(here, units, strings, fuel, &mut found) {
                 Ok(further) => next = further,
-                // Half a name is better than none, and the rest of the unit is not to blame.
+                // What was found is still useful, and the rest of the unit may be fine.
                 Err(Stop::Broken) => units.broken += 1,
                 Err(Stop::Exhausted) => return Err(Stop::Exhausted),
             }
@@ -57,7 +69,7 @@ fn read_die<'a>(
     units: &mut Units<'a>,
     strings: &mut Interner,
     fuel: &mut Fuel,
-    found: &mut Described,
+    found: &mut FunctionInfo,
 ) -> Result<Option<DieAt>, Stop> {
     let loaded = units.load(side, number, fuel)?;
     let unit = &loaded.unit;
@@ -89,8 +101,8 @@ fn read_die<'a>(
                         units.find(side, o.0).map(|(n, o)| (side, n, o))
                     }
                     AttributeValue::DebugInfoRefSup(o) => units
-                        .find(Side::Supplementary, o.0)
-                        .map(|(n, o)| (Side::Supplementary, n, o)),
+                        .find(FileKind::Supplementary, o.0)
+                        .map(|(n, o)| (FileKind::Supplementary, n, o)),
                     _ => None,
                 };
             }

@@ -1,17 +1,17 @@
-//! Several threads for a batch that lies in many or in large units.
+//! Look up a batch with several threads, if its units are large or many.
 
-use super::{Batch, Finder, Fuel, Hit, Interner, Names, Stop, Units};
-use crate::files::Attempt;
+use super::{DwoFinder, Fuel, Hit, Interner, Lookup, Names, Stop, Units};
+use crate::files::RejectedFile;
 
-/// Below, a thread costs more than it helps.
+/// Bytes of units for each thread; with fewer, a thread costs more than it saves.
 const MIN_BYTES: usize = 8 << 20;
-/// The target needs its CPUs, too.
+/// Limit of threads: the target needs CPUs, too.
 const MAX_THREADS: usize = 4;
 
 /// The claims of one unit.
 type Group<'c> = &'c [(u32, u32)];
 
-/// Cuts groups into parts of about the same work, one for each thread.
+/// Divides groups into parts of about equal work, one for each thread.
 pub(super) fn parts<'c>(
     groups: &[Group<'c>],
     size: impl Fn(Group<'c>) -> usize,
@@ -30,35 +30,36 @@ pub(super) fn parts<'c>(
     parts
 }
 
-/// What a thread found.
-struct Found {
+/// The results of a thread.
+struct ThreadResult {
     hits: Vec<Hit>,
     broken_units: u32,
     missing_split: u32,
-    attempts: Vec<Attempt>,
+    rejected: Vec<RejectedFile>,
     fuel: Fuel,
     exhausted: bool,
-    /// It could not hold more names.
+    /// Whether the limit of names was reached.
     full: bool,
 }
 
-impl Batch<'_, '_> {
-    /// As [`Batch::look_one_by_one`]. Where several units claim an address the first one that has
-    /// it wins, as there: the parts are in order.
-    pub(super) fn look_in_parallel(&mut self, parts: &[Vec<Group<'_>>]) -> Result<(), Stop> {
+impl Lookup<'_, '_> {
+    /// As [`Lookup::look_up_in_order`], with a thread for each part. If several units claim an
+    /// address, the first one that holds it takes precedence here, too, since parts are merged in
+    /// order.
+    pub(super) fn look_up_in_parallel(&mut self, parts: &[Vec<Group<'_>>]) -> Result<(), Stop> {
         let share = self.fuel.0 / parts.len() as u64;
         self.fuel.0 = 0;
         let this = &*self;
-        let all: Vec<Found> = std::thread::scope(|scope| {
+        let all: Vec<ThreadResult> = std::thread::scope(|scope| {
             let threads: Vec<_> = parts
                 .iter()
                 .map(|part| {
                     let headers = this.units.headers();
-                    let finder = this.finder.as_ref().map(Finder::again);
+                    let finder = this.finder.as_ref().map(DwoFinder::fork);
                     let (package, pages, sorted) = (this.package, this.pages, this.sorted);
                     scope.spawn(move || {
                         let mut strings = Interner::default();
-                        let mut batch = Batch {
+                        let mut lookup = Lookup {
                             units: Units::of(headers),
                             names: Names::default(),
                             pages,
@@ -71,13 +72,13 @@ impl Batch<'_, '_> {
                             broken_units: 0,
                             missing_split: 0,
                         };
-                        let exhausted = batch.look_one_by_one(part).is_err();
-                        Found {
-                            broken_units: batch.broken_units + batch.units.broken,
-                            missing_split: batch.missing_split,
-                            attempts: batch.finder.map(|f| f.attempts).unwrap_or_default(),
-                            fuel: batch.fuel,
-                            hits: batch.hits,
+                        let exhausted = lookup.look_up_in_order(part).is_err();
+                        ThreadResult {
+                            broken_units: lookup.broken_units + lookup.units.broken,
+                            missing_split: lookup.missing_split,
+                            rejected: lookup.finder.map(|f| f.rejected).unwrap_or_default(),
+                            fuel: lookup.fuel,
+                            hits: lookup.hits,
                             exhausted,
                             full: strings.is_full(),
                         }
@@ -94,16 +95,16 @@ impl Batch<'_, '_> {
         if exhausted { Err(Stop::Exhausted) } else { Ok(()) }
     }
 
-    fn merge(&mut self, found: Found, exhausted: &mut bool) {
+    fn merge(&mut self, found: ThreadResult, exhausted: &mut bool) {
         self.broken_units += found.broken_units;
         self.missing_split += found.missing_split;
         self.fuel.0 += found.fuel.0;
         *exhausted |= found.exhausted | found.full;
         if let Some(finder) = &mut self.finder {
-            finder.add_attempts(found.attempts);
+            finder.add_rejected(found.rejected);
         }
         for (ours, theirs) in self.hits.iter_mut().zip(found.hits) {
-            if !ours.calls.is_empty() {
+            if !ours.frames.is_empty() {
                 continue;
             }
             let line_only = ours.line_only.take().or(theirs.line_only);

@@ -1,11 +1,10 @@
-//! The code that a unit, a function or an inlined call states for itself, against the addresses
-//! that are asked for.
+//! Match addresses against the code ranges of units, functions and inlined calls.
 
 use gimli::{Attribute, AttributeValue, DebugAddrIndex};
 
-use super::{Dwarf, Fuel, Reader, Stop, Unit};
+use super::fuel::{Dwarf, Fuel, Reader, Stop, Unit};
 
-/// A range takes about as long as four attributes.
+/// Fuel for a range, which takes about as long as four attributes.
 const RANGE_COST: u64 = 4;
 
 /// `DW_AT_low_pc`, `DW_AT_high_pc` and `DW_AT_ranges` of one DIE.
@@ -17,7 +16,7 @@ pub(crate) struct Ranges<'a> {
 }
 
 impl<'a> Ranges<'a> {
-    /// Takes note of an attribute, if it is one of the three.
+    /// Stores an attribute, if it is one of the three.
     pub(crate) fn note(&mut self, attr: &Attribute<Reader<'a>>) {
         match attr.name() {
             gimli::DW_AT_low_pc => self.low = Some(attr.value()),
@@ -27,7 +26,7 @@ impl<'a> Ranges<'a> {
         }
     }
 
-    /// Calls `f` with each non-empty range [begin, end); tells whether there was any.
+    /// Calls `f` with each non-empty range [begin, end). Returns whether there was any.
     pub(crate) fn each(
         &self,
         dwarf: &Dwarf<'a>,
@@ -87,12 +86,12 @@ pub(crate) fn inside(sorted: &[u64], begin: u64, end: u64) -> std::ops::Range<us
     first..first + count
 }
 
-/// Which units say that they hold which addresses.
+/// Which units claim to contain which addresses.
 pub(crate) struct Claims<'b> {
     sorted: &'b [u64],
     pairs: Vec<(u32, u32)>,
     counts: Vec<u8>,
-    /// Addresses that were claimed in an earlier round take no more claims.
+    /// Addresses that were claimed in an earlier round, which take no more claims.
     closed: Vec<bool>,
     limit: u8,
 }
@@ -103,7 +102,8 @@ impl<'b> Claims<'b> {
         Self { sorted, pairs: Vec::new(), counts, closed, limit }
     }
 
-    /// A unit claims [begin, end). Claims beyond the limit for an address are dropped.
+    /// Adds the claim of a unit to [begin, end). Claims beyond the limit for an address are
+    /// dropped.
     pub(crate) fn add(
         &mut self,
         unit: usize,
@@ -122,7 +122,7 @@ impl<'b> Claims<'b> {
         Ok(())
     }
 
-    /// Ends a round: gives its pairs (unit, address), each once.
+    /// Ends a round. Returns its distinct pairs (unit, address), sorted.
     pub(crate) fn take(&mut self) -> Vec<(u32, u32)> {
         self.closed = self.counts.iter().map(|&c| c > 0).collect();
         let mut pairs = std::mem::take(&mut self.pairs);
@@ -131,7 +131,7 @@ impl<'b> Claims<'b> {
         pairs
     }
 
-    /// The addresses without a unit.
+    /// The numbers of the addresses that no unit claims.
     pub(crate) fn unclaimed(&self) -> Vec<u32> {
         (0..self.counts.len() as u32).filter(|&i| self.counts[i as usize] == 0).collect()
     }

@@ -1,6 +1,6 @@
-//! Split DWARF: the program holds skeleton units with ranges and lines, and each names the file
-//! that holds its DIEs: a `.dwo` beside the object file, or one `.dwp` for the whole program
-//! (DWARF 5, 7.3.2; before that a GNU extension, <https://gcc.gnu.org/wiki/DebugFission>).
+//! Read split DWARF: the program holds skeleton units with ranges and lines, and each names the
+//! file with its DIEs, a `.dwo` beside the object file. One `.dwp` can hold those of the whole
+//! program (DWARF 5, 7.3.2; before that a GNU extension, <https://gcc.gnu.org/wiki/DebugFission>).
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -8,36 +8,35 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gimli::{DwarfPackageSections, DwarfSections, DwoId, EndianSlice, LittleEndian, SectionId};
-use image::ElfImage;
+use image::{ElfImage, SectionReader};
 
-use super::units::{Side, Units};
-use super::{Dwarf, Fuel, Reader, Stop};
-use crate::files::{Attempt, DebugFiles, Rejection, normal};
-use crate::sections::SectionReader;
+use super::fuel::{Dwarf, Fuel, Reader, Stop};
+use super::units::{FileKind, Units};
+use crate::files::{DebugFiles, RejectedFile, Rejection, normal};
+use crate::sections::reader;
 
-/// Files that were looked for in vain and are named to the user.
-const MAX_ATTEMPTS: usize = 16;
-/// Of a path that a skeleton unit states: the kernel's PATH_MAX.
+/// Limit of files that were not found and are reported.
+const MAX_REJECTED: usize = 16;
+/// Limit of a path in a skeleton unit, in bytes: the kernel's PATH_MAX.
 const MAX_PATH: usize = 4096;
-/// Decompressing so many bytes takes about as long as reading an attribute.
+/// Bytes to decompress for a unit of fuel: they take about as long as reading an attribute.
 const BYTES_PER_FUEL: u64 = 16;
 
-/// The package of a program, if it has one.
-pub(crate) struct Package<'a>(DwarfPackageSections<Cow<'a, [u8]>>);
+/// The sections of a `.dwp` file.
+pub(crate) struct DwpFile<'a>(DwarfPackageSections<Cow<'a, [u8]>>);
 
-impl<'a> Package<'a> {
+impl<'a> DwpFile<'a> {
     /// Reads the sections of a `.dwp` file.
     pub(crate) fn read(image: &'a ElfImage) -> Option<Self> {
-        let mut reader = SectionReader::new(image);
-        // All of them: gimli cuts a unit's part out of each, and takes one that is not there for an
-        // error.
+        let mut reader = reader(image);
+        // All of them: gimli takes a unit's part of each, and fails if one is missing.
         let sections = DwarfPackageSections::load(|id| -> gimli::Result<_> {
             Ok(id.dwo_name().map_or(Cow::Borrowed(&[][..]), |name| reader.read(name)))
         });
         sections.ok().map(Self)
     }
 
-    /// The contribution of a unit, as sections of its own.
+    /// The contributions of a unit, as sections of their own.
     pub(crate) fn unit<'s>(&'s self, id: DwoId, parent: &Dwarf<'s>) -> Option<Dwarf<'s>> {
         let borrow = |bytes: &'s Cow<'a, [u8]>| EndianSlice::new(bytes, LittleEndian);
         let package = self.0.borrow(borrow, EndianSlice::new(&[], LittleEndian)).ok()?;
@@ -46,12 +45,12 @@ impl<'a> Package<'a> {
 }
 
 /// The sections of one `.dwo` file.
-pub(crate) struct Split<'a>(DwarfSections<Cow<'a, [u8]>>);
+pub(crate) struct DwoFile<'a>(DwarfSections<Cow<'a, [u8]>>);
 
-impl<'a> Split<'a> {
+impl<'a> DwoFile<'a> {
     /// Reads the sections of a `.dwo` file.
     pub(crate) fn read(image: &'a ElfImage, fuel: &mut Fuel) -> Result<Self, Stop> {
-        let mut reader = SectionReader::new(image);
+        let mut reader = reader(image);
         let loaded = DwarfSections::load(|id| -> Result<_, Infallible> {
             Ok(read_section(&mut reader, id))
         });
@@ -60,7 +59,7 @@ impl<'a> Split<'a> {
         Ok(Self(sections))
     }
 
-    /// What is in it, seen from the unit in the program.
+    /// The DWARF in the file; `parent` is that of the program.
     pub(crate) fn dwarf<'s>(&'s self, parent: &Dwarf<'s>) -> Dwarf<'s> {
         let mut dwarf = self.0.borrow(|bytes| EndianSlice::new(bytes, LittleEndian));
         dwarf.make_dwo(parent);
@@ -70,7 +69,7 @@ impl<'a> Split<'a> {
 
 fn read_section<'a>(reader: &mut SectionReader<'a>, id: SectionId) -> Cow<'a, [u8]> {
     match id {
-        // With -fdebug-types-section each type has one of its own.
+        // With -fdebug-types-section each type has its own section.
         SectionId::DebugInfo => reader.read_all(".debug_info.dwo"),
         SectionId::DebugAbbrev
         | SectionId::DebugStr
@@ -82,14 +81,14 @@ fn read_section<'a>(reader: &mut SectionReader<'a>, id: SectionId) -> Cow<'a, [u
     }
 }
 
-/// The number of the compilation unit with that id among the units of a split file.
+/// The number of the compilation unit with that id in a file of split DWARF.
 pub(crate) fn find_unit(
     units: &mut Units<'_>,
     id: DwoId,
     fuel: &mut Fuel,
 ) -> Result<Option<usize>, Stop> {
     for number in 0..units.count() {
-        match units.load(Side::Main, number, fuel) {
+        match units.load(FileKind::Main, number, fuel) {
             Ok(loaded) if loaded.unit.dwo_id == Some(id) => return Ok(Some(number)),
             Err(Stop::Exhausted) => return Err(Stop::Exhausted),
             Ok(_) | Err(Stop::Broken) => {}
@@ -98,34 +97,34 @@ pub(crate) fn find_unit(
     Ok(None)
 }
 
-/// Finds `.dwo` files.
-pub(crate) struct Finder<'f> {
+/// Searches for `.dwo` files.
+pub(crate) struct DwoFinder<'f> {
     files: &'f dyn DebugFiles,
-    /// The folder of the program, as the target sees it.
+    /// The directory of the program, as the target sees it.
     folder: Option<PathBuf>,
-    /// What was tried in vain.
-    pub(crate) attempts: Vec<Attempt>,
+    /// Candidates that were rejected.
+    pub(crate) rejected: Vec<RejectedFile>,
 }
 
-impl<'f> Finder<'f> {
-    /// For the program at `path`.
+impl<'f> DwoFinder<'f> {
+    /// A finder for the program at `path`.
     pub(crate) fn new(files: &'f dyn DebugFiles, path: &Path) -> Self {
-        Self { files, folder: path.parent().map(Path::to_owned), attempts: Vec::new() }
+        Self { files, folder: path.parent().map(Path::to_owned), rejected: Vec::new() }
     }
 
-    /// Another one, for another thread.
-    pub(crate) fn again(&self) -> Self {
-        Self { files: self.files, folder: self.folder.clone(), attempts: Vec::new() }
+    /// A finder for another thread.
+    pub(crate) fn fork(&self) -> Self {
+        Self { files: self.files, folder: self.folder.clone(), rejected: Vec::new() }
     }
 
-    /// Adds what another one tried in vain.
-    pub(crate) fn add_attempts(&mut self, attempts: Vec<Attempt>) {
-        let left = MAX_ATTEMPTS.saturating_sub(self.attempts.len());
-        self.attempts.extend(attempts.into_iter().take(left));
+    /// Adds the candidates that another finder rejected.
+    pub(crate) fn add_rejected(&mut self, rejected: Vec<RejectedFile>) {
+        let left = MAX_REJECTED.saturating_sub(self.rejected.len());
+        self.rejected.extend(rejected.into_iter().take(left));
     }
 
     /// Opens the candidates for a name in a skeleton unit, one after the other, until `accept`
-    /// finds in one what was looked for.
+    /// returns true. Returns whether it did.
     pub(crate) fn each(
         &mut self,
         comp_dir: Option<Reader<'_>>,
@@ -141,14 +140,15 @@ impl<'f> Finder<'f> {
                 Ok(_) => Rejection::SplitUnit,
                 Err(rejection) => rejection,
             };
-            if self.attempts.len() < MAX_ATTEMPTS {
-                self.attempts.push(Attempt { path, rejection });
+            if self.rejected.len() < MAX_REJECTED {
+                self.rejected.push(RejectedFile::new(path, rejection));
             }
         }
         Ok(false)
     }
 
-    /// Where the compiler put it; else where the program was moved to together with it.
+    /// The path where the compiler wrote it, then paths beside the program, in case both were
+    /// moved.
     fn candidates(&self, comp_dir: Option<Reader<'_>>, name: Reader<'_>) -> Vec<PathBuf> {
         let text = |r: Reader<'_>| {
             let text = (r.len() <= MAX_PATH).then(|| r.to_string().ok()).flatten();
@@ -157,7 +157,7 @@ impl<'f> Finder<'f> {
         let Some(name) = text(name) else { return Vec::new() };
         let stated = comp_dir.and_then(text).unwrap_or_default().join(&name);
         let mut all = Vec::with_capacity(3);
-        // A relative compilation folder leads nowhere.
+        // A relative compilation directory does not lead anywhere.
         if stated.is_absolute() {
             all.push(normal(&stated));
         }

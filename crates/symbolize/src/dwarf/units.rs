@@ -1,4 +1,4 @@
-//! The units of a file: where they are, what they cover, and their abbreviations.
+//! Load the units of a file: their positions, ranges and abbreviations.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,31 +10,32 @@ use gimli::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::pages::{AROUND, Pages};
+use super::fuel::{Dwarf, Fuel, Reader, Stop, Unit, text};
+use super::pages::{AROUND, ResidentPages};
 use super::ranges::{Claims, Ranges, address};
-use super::{Dwarf, Fuel, Reader, Stop, Unit, text};
 
-/// A longer table of abbreviations is cut; the largest in the field take some 100 KiB.
+/// Limit of a table of abbreviations, in bytes; the largest real ones take some 100 KiB.
 const MAX_ABBREV_TABLE: usize = 4 << 20;
-/// Parsed tables take about six times their bytes; the cache starts anew beyond this.
+/// Limit of cached tables, in bytes before parsing; parsed tables take about six times as much.
 const MAX_CACHED_ABBREVS: usize = 2 << 20;
 const MAX_CACHED_UNITS: usize = 1024;
 
-/// Which of the two files.
+/// The main file, or the one to which `dwz` moved common parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Side {
+pub(crate) enum FileKind {
     /// The debug information itself.
     Main,
     /// The `dwz` file.
     Supplementary,
 }
 
-/// A unit whose root DIE was read. Its line program is left aside until it is needed.
+/// A unit whose root DIE was read, but not its line program.
 pub(crate) struct Loaded<'a> {
     pub(crate) unit: Unit<'a>,
     pub(crate) ranges: Ranges<'a>,
     pub(crate) lines: Option<DebugLineOffset<usize>>,
-    /// Of a skeleton unit: the name of the file with its DIEs, relative to the compilation folder.
+    /// For a skeleton unit: the path of the file with its DIEs, relative to the compilation
+    /// directory.
     pub(crate) split_name: Option<Reader<'a>>,
 }
 
@@ -43,14 +44,14 @@ struct File<'a> {
     dwarf: Arc<Dwarf<'a>>,
     /// Offsets of the units in `.debug_info`, ascending.
     offsets: Arc<[usize]>,
-    /// Distinct offsets of their tables in `.debug_abbrev`, ascending. A table ends at the latest
-    /// where the next one begins: so all of them together are parsed in linear time, even when a
-    /// crafted file has units point at each byte of one long table.
+    /// Distinct offsets of their tables in `.debug_abbrev`, ascending. A table ends where the next
+    /// one starts, at the latest. So all of them are parsed in linear time, even if in a crafted
+    /// file units refer to every byte of one long table.
     tables: Arc<[usize]>,
 }
 
 impl<'a> File<'a> {
-    fn new(dwarf: Dwarf<'a>, pages: &Pages<'_>, broken: &mut u32) -> Self {
+    fn new(dwarf: Dwarf<'a>, pages: &ResidentPages<'_>, broken: &mut u32) -> Self {
         let (mut offsets, mut tables) = (Vec::new(), Vec::new());
         let mut units = dwarf.units();
         loop {
@@ -85,7 +86,7 @@ impl<'a> File<'a> {
     }
 }
 
-/// Where the units of the main and the supplementary file are.
+/// The positions of the units, for another thread.
 pub(crate) struct Headers<'a> {
     main: File<'a>,
     supplementary: Option<File<'a>>,
@@ -95,22 +96,22 @@ pub(crate) struct Headers<'a> {
 pub(crate) struct Units<'a> {
     main: File<'a>,
     supplementary: Option<File<'a>>,
-    cache: FxHashMap<(Side, usize), Rc<Loaded<'a>>>,
-    abbreviations: FxHashMap<(Side, usize), Arc<Abbreviations>>,
+    cache: FxHashMap<(FileKind, usize), Rc<Loaded<'a>>>,
+    abbreviations: FxHashMap<(FileKind, usize), Arc<Abbreviations>>,
     cached_bytes: usize,
-    /// Units that cannot be read at all.
+    /// The number of units that could not be read.
     pub(crate) broken: u32,
 }
 
 impl<'a> Units<'a> {
-    pub(crate) fn new(dwarf: &Dwarf<'a>, pages: &Pages<'_>) -> Self {
+    pub(crate) fn new(dwarf: &Dwarf<'a>, pages: &ResidentPages<'_>) -> Self {
         let mut broken = 0;
         let supplementary = dwarf.sup().map(|s| File::new(share(s), pages, &mut broken));
         let main = File::new(share(dwarf), pages, &mut broken);
         Self { broken, ..Self::of(Headers { main, supplementary }) }
     }
 
-    /// With what another one has found out already.
+    /// The units whose positions are already known.
     pub(crate) fn of(headers: Headers<'a>) -> Self {
         let Headers { main, supplementary } = headers;
         Self {
@@ -123,17 +124,17 @@ impl<'a> Units<'a> {
         }
     }
 
-    /// Where the units are, for another thread.
+    /// The positions of the units, for another thread.
     pub(crate) fn headers(&self) -> Headers<'a> {
         Headers { main: self.main.clone(), supplementary: self.supplementary.clone() }
     }
 
-    /// What looking for some names may make resident of the strings.
+    /// Bytes of strings that reading so many names may make resident.
     pub(crate) fn names_touched(&self, names: usize) -> usize {
         self.main.dwarf.debug_str.reader().len().min(names.saturating_mul(AROUND))
     }
 
-    /// The bytes of a unit of the main file.
+    /// The size of a unit of the main file, in bytes.
     pub(crate) fn size(&self, number: usize) -> usize {
         let offsets = &self.main.offsets;
         let Some(start) = offsets.get(number) else { return 0 };
@@ -147,29 +148,29 @@ impl<'a> Units<'a> {
         self.main.offsets.len()
     }
 
-    fn file(&self, side: Side) -> Option<&File<'a>> {
+    fn file(&self, side: FileKind) -> Option<&File<'a>> {
         match side {
-            Side::Main => Some(&self.main),
-            Side::Supplementary => self.supplementary.as_ref(),
+            FileKind::Main => Some(&self.main),
+            FileKind::Supplementary => self.supplementary.as_ref(),
         }
     }
 
-    /// The sections of a file; of the main one where there is no other.
-    pub(crate) fn dwarf(&self, side: Side) -> Arc<Dwarf<'a>> {
+    /// The sections of a file, or of the main one if it does not exist.
+    pub(crate) fn dwarf(&self, side: FileKind) -> Arc<Dwarf<'a>> {
         Arc::clone(&self.file(side).unwrap_or(&self.main).dwarf)
     }
 
-    /// The number of the unit that holds an offset in `.debug_info`, and the offset in the unit.
-    pub(crate) fn find(&self, side: Side, offset: usize) -> Option<(usize, gimli::UnitOffset)> {
+    /// The number of the unit at an offset in `.debug_info`, and the offset in that unit.
+    pub(crate) fn find(&self, side: FileKind, offset: usize) -> Option<(usize, gimli::UnitOffset)> {
         let offsets = &self.file(side)?.offsets;
         let number = offsets.partition_point(|&o| o <= offset).checked_sub(1)?;
         Some((number, gimli::UnitOffset(offset - offsets[number])))
     }
 
-    /// A unit by its number.
+    /// The unit of that number.
     pub(crate) fn load(
         &mut self,
-        side: Side,
+        side: FileKind,
         number: usize,
         fuel: &mut Fuel,
     ) -> Result<Rc<Loaded<'a>>, Stop> {
@@ -184,14 +185,14 @@ impl<'a> Units<'a> {
         Ok(loaded)
     }
 
-    /// Gives a unit of a split file what only its skeleton states.
+    /// Copies to a unit of split DWARF the attributes that only its skeleton has.
     pub(crate) fn relocate(&mut self, number: usize, skeleton: &Unit<'a>) {
-        if let Some(loaded) = self.cache.get_mut(&(Side::Main, number)).and_then(Rc::get_mut) {
+        if let Some(loaded) = self.cache.get_mut(&(FileKind::Main, number)).and_then(Rc::get_mut) {
             loaded.unit.copy_relocated_attributes(skeleton);
         }
     }
 
-    fn read(&mut self, side: Side, number: usize, fuel: &mut Fuel) -> Result<Loaded<'a>, Stop> {
+    fn read(&mut self, side: FileKind, number: usize, fuel: &mut Fuel) -> Result<Loaded<'a>, Stop> {
         let file = self.file(side).ok_or(Stop::Broken)?;
         let offset = *file.offsets.get(number).ok_or(Stop::Broken)?;
         let header = file.dwarf.debug_info.header_from_offset(DebugInfoOffset(offset))?;
@@ -216,15 +217,15 @@ impl<'a> Units<'a> {
         read_root(&self.dwarf(side), header, abbreviations, fuel)
     }
 
-    /// Claims from `.debug_aranges`; gives the units that are listed there.
-    pub(crate) fn claims_by_index(
+    /// Adds claims from `.debug_aranges`. Returns the units that are listed there.
+    pub(crate) fn claim_by_index(
         &self,
         claims: &mut Claims<'_>,
         fuel: &mut Fuel,
     ) -> Result<FxHashSet<usize>, Stop> {
         let mut listed = FxHashSet::default();
         let mut headers = self.main.dwarf.debug_aranges.headers();
-        // An index that breaks off is no loss: what it does not list is found the long way.
+        // Damage in the index loses nothing: units that it does not list are read themselves.
         while let Ok(Some(header)) = headers.next() {
             let Ok(unit) = self.main.offsets.binary_search(&header.debug_info_offset().0) else {
                 continue;
@@ -242,20 +243,20 @@ impl<'a> Units<'a> {
         Ok(listed)
     }
 
-    /// Claims from the root DIEs of units that are not in `known`; gives those that state no
-    /// ranges but have lines.
-    pub(crate) fn claims_by_root(
+    /// Adds claims from the root DIEs of units that are not in `known`. Returns those that have
+    /// lines but no ranges.
+    pub(crate) fn claim_by_units(
         &mut self,
         known: &FxHashSet<usize>,
         claims: &mut Claims<'_>,
-        pages: &Pages<'_>,
+        pages: &ResidentPages<'_>,
         fuel: &mut Fuel,
     ) -> Result<Vec<u32>, Stop> {
-        let mut rangeless = Vec::new();
+        let mut without_ranges = Vec::new();
         for number in (0..self.main.offsets.len()).filter(|n| !known.contains(n)) {
             fuel.spend(1)?;
             pages.touch_within(self.size(number));
-            let loaded = match self.read(Side::Main, number, fuel) {
+            let loaded = match self.read(FileKind::Main, number, fuel) {
                 Ok(loaded) => loaded,
                 Err(Stop::Broken) => {
                     self.broken += 1;
@@ -274,17 +275,17 @@ impl<'a> Units<'a> {
                 claims.add(number, begin, end, fuel)
             });
             match any {
-                Ok(false) if loaded.lines.is_some() => rangeless.push(number as u32),
+                Ok(false) if loaded.lines.is_some() => without_ranges.push(number as u32),
                 Ok(_) => {}
                 Err(Stop::Broken) => self.broken += 1,
                 Err(Stop::Exhausted) => return Err(Stop::Exhausted),
             }
         }
-        Ok(rangeless)
+        Ok(without_ranges)
     }
 }
 
-/// The same sections again. The supplementary file is kept, since strings are looked up there.
+/// Another reference to the sections, and to the supplementary file, where strings are looked up.
 fn share<'a>(dwarf: &Dwarf<'a>) -> Dwarf<'a> {
     let mut copy = gimli::Dwarf {
         debug_abbrev: dwarf.debug_abbrev,
@@ -303,8 +304,8 @@ fn share<'a>(dwarf: &Dwarf<'a>) -> Dwarf<'a> {
     copy
 }
 
-/// What `gimli::Unit::new` does, but for the line program: its header holds all files of the
-/// unit, and most units are loaded for a name or a range.
+/// As `gimli::Unit::new`, but without the line program: its header holds all files of the unit,
+/// while most units are only loaded for a name or a range.
 fn read_root<'a>(
     dwarf: &Dwarf<'a>,
     header: gimli::UnitHeader<Reader<'a>>,
@@ -349,7 +350,7 @@ fn read_root<'a>(
             _ => {}
         }
     }
-    // The bases that these need may come after them.
+    // These need the bases, which may come after them.
     unit.comp_dir = match comp_dir {
         Some(v) => text(dwarf, &unit, v, fuel)?,
         None => None,

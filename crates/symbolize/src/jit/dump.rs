@@ -1,5 +1,9 @@
-//! The jitdump (Linux, tools/perf/Documentation/jitdump-specification.txt): a header, then
-//! records with the time of each piece of code.
+//! Parse jitdump files (Linux, tools/perf/Documentation/jitdump-specification.txt): a header, then
+//! records of code, lines and moves, each with a time.
+//!
+//! The parser takes any pieces of the file, keeps at most one partial record, and skips the code
+//! itself. The crate `linux-perf-data` also reads jitdumps, but is not made for hostile ones: see
+//! docs/architecture.md.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +14,7 @@ use rustc_hash::FxHashMap;
 use super::{JitFunction, split_name};
 
 const MAGIC: u32 = 0x4a69_5444;
-/// Times in the file are those of the processor's counter, not of CLOCK_MONOTONIC.
+/// The flag for times from the CPU's timestamp counter instead of CLOCK_MONOTONIC.
 const ARCH_TIMESTAMP: u64 = 1;
 
 const CODE_LOAD: u32 = 0;
@@ -22,28 +26,28 @@ const CODE_CLOSE: u32 = 3;
 const HEADER: usize = 40;
 /// `id`, `total_size`, `timestamp`.
 const RECORD_HEADER: usize = 16;
-/// What is taken of a code record: its fields and its name. The code itself is passed over.
+/// Bytes that are read of a code record: its fields and its name, not the code.
 const MAX_LOAD_HEAD: usize = RECORD_HEADER + 40 + 4096;
-/// Larger debug records are passed over.
+/// Limit of a debug record, in bytes; larger ones are skipped.
 const MAX_DEBUG_INFO: usize = 4 << 20;
-/// All pieces of code, also earlier ones at the same address.
+/// Limit of pieces of code, including earlier ones at the same address.
 const MAX_CODES: usize = 1 << 20;
-/// All line entries.
+/// Limit of all line entries.
 const MAX_LINES: usize = 4 << 20;
-/// All names.
+/// Limit of all names together, in bytes.
 const MAX_TEXT: usize = 96 << 20;
-/// V8 counts the addresses of lines from the ELF header that `perf inject` would put before the
+/// V8's addresses of lines include the size of the ELF header that `perf inject` puts before the
 /// code (src/diagnostics/perf-jit.cc).
 const V8_LINE_BIAS: u64 = 0x40;
 
-/// A piece of code from one time on.
+/// A piece of code, at its address from one time on.
 #[derive(Debug, Clone)]
 struct Code {
     from: u64,
     size: u64,
     name: Arc<str>,
     lines: Option<Arc<Lines>>,
-    /// Where it was compiled to: lines count from there.
+    /// The address to which it was compiled, on which its lines are based.
     compiled_at: u64,
 }
 
@@ -57,18 +61,18 @@ struct Line {
 #[derive(Debug)]
 struct Lines(Vec<Line>);
 
-/// What a jitdump says, at each time.
+/// The functions in a jitdump, by address and time.
 #[derive(Debug, Default)]
 pub struct JitDump {
-    header: Option<Header>,
+    header: Option<FileHeader>,
     refused: Option<&'static str>,
     pending: Vec<u8>,
-    /// Bytes of the current record that are passed over.
+    /// Bytes of the current record that are still to be skipped.
     skip: u64,
-    /// By start address; for each in the order of times.
+    /// By start address, each in the order of times.
     codes: BTreeMap<u64, Vec<Code>>,
     by_index: FxHashMap<u64, u64>,
-    /// Lines for the code record that comes next.
+    /// The lines of the next code record, with its start address.
     next_lines: Option<(u64, Arc<Lines>)>,
     largest: u64,
     count: usize,
@@ -79,41 +83,41 @@ pub struct JitDump {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Header {
+struct FileHeader {
     timed: bool,
 }
 
 impl JitDump {
-    /// Takes in what was appended to the file; it may end anywhere.
+    /// Parses what was appended to the file, which may end anywhere.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while self.refused.is_none() && !self.closed {
-            let passed = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
-            bytes = &bytes[passed..];
-            self.skip -= passed as u64;
+            let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
+            bytes = &bytes[skipped..];
+            self.skip -= skipped as u64;
             if self.skip > 0 || bytes.is_empty() && self.pending.is_empty() {
                 return;
             }
-            let wanted = self.wanted();
-            let missing = wanted.saturating_sub(self.pending.len());
+            let needed = self.needed();
+            let missing = needed.saturating_sub(self.pending.len());
             let taken = missing.min(bytes.len());
             self.pending.extend_from_slice(&bytes[..taken]);
             bytes = &bytes[taken..];
-            if self.pending.len() < wanted {
+            if self.pending.len() < needed {
                 return;
             }
-            if self.wanted() <= self.pending.len() {
+            if self.needed() <= self.pending.len() {
                 self.step();
             }
         }
     }
 
-    /// How many bytes of the file need not be fed: they are taken as fed.
+    /// The number of bytes that the caller need not read: they count as fed from now on.
     pub fn pass_over(&mut self) -> u64 {
         std::mem::take(&mut self.skip)
     }
 
-    /// How many bytes are needed for the next step.
-    fn wanted(&self) -> usize {
+    /// The number of pending bytes that the next step needs.
+    fn needed(&self) -> usize {
         if self.header.is_none() {
             return HEADER;
         }
@@ -138,14 +142,14 @@ impl JitDump {
                     self.header = Some(header);
                     self.skip = u64::from(size).saturating_sub(HEADER as u64);
                 }
-                Err(why) => self.refused = Some(why),
+                Err(why) => self.refuse(why),
             }
             return;
         }
         let (Some(id), Some(size)) = (word32(&bytes, 0), word32(&bytes, 4)) else { return };
         if (size as usize) < RECORD_HEADER {
-            // Where the next record begins cannot be known.
-            self.refused = Some("a record shorter than its header");
+            // The start of the next record is unknown.
+            self.refuse("a record is shorter than its header");
             return;
         }
         self.skip = u64::from(size).saturating_sub(bytes.len() as u64);
@@ -158,6 +162,11 @@ impl JitDump {
             CODE_CLOSE => self.closed = true,
             _ => {}
         }
+    }
+
+    fn refuse(&mut self, why: &'static str) {
+        tracing::debug!(why, codes = self.count, "rejected a jitdump");
+        self.refused = Some(why);
     }
 
     /// pid, tid: u32; vma, address, size, index: u64; the name; the code.
@@ -224,13 +233,13 @@ impl JitDump {
         self.next_lines = Some((start, Arc::new(Lines(lines))));
     }
 
-    /// The function at an address at a time (CLOCK_MONOTONIC, nanoseconds). Where the file's own
-    /// times are of another clock, the code that came last.
+    /// The function at an address at a time (CLOCK_MONOTONIC, in nanoseconds). If the file's times
+    /// are of another clock, the last function at the address.
     #[must_use]
     pub fn find(&self, addr: Avma, time: u64) -> Option<JitFunction> {
         let timed = self.header?.timed;
         let lowest = addr.0.saturating_sub(self.largest);
-        // Whatever came last before the time has overwritten what it overlaps.
+        // The last code before the time has overwritten what it overlaps.
         let mut found: Option<(u64, &Code)> = None;
         for (start, codes) in self.codes.range(lowest..=addr.0).rev().take(4096) {
             let holds = |c: &&Code| addr.0 - start < c.size && (!timed || c.from <= time);
@@ -244,25 +253,25 @@ impl JitDump {
         Some(code.function(addr.0 - start))
     }
 
-    /// Why the file is of no use, if it is not.
+    /// Why the file was rejected, if it was. What was read before remains.
     #[must_use]
     pub fn refused(&self) -> Option<&'static str> {
         self.refused
     }
 
-    /// Pieces of code and lines for which there was no room.
+    /// The number of pieces of code and lines that were dropped because a limit was reached.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.left_out
     }
 
-    /// How many pieces of code it tells of.
+    /// The number of pieces of code.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether it tells of none.
+    /// Whether there is no code.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -283,7 +292,8 @@ impl Code {
         JitFunction {
             name: split.function.into(),
             raw: self.name.clone(),
-            // Code that was inlined from another file keeps its function's file.
+            // For code that was inlined from another file the line in the function's file is
+            // unknown.
             line: match (line, split.file) {
                 (Some(l), Some(file)) if !l.file.ends_with(file) => 0,
                 (Some(l), _) => l.line,
@@ -295,17 +305,17 @@ impl Code {
     }
 }
 
-/// The header, and its size by its own account.
-fn parse_header(bytes: &[u8]) -> Result<(Header, u32), &'static str> {
+/// The header, and its size according to itself.
+fn parse_header(bytes: &[u8]) -> Result<(FileHeader, u32), &'static str> {
     if word32(bytes, 0) != Some(MAGIC) {
-        return Err("no jitdump of this byte order");
+        return Err("not a jitdump of this byte order");
     }
     if word32(bytes, 4) != Some(1) {
-        return Err("a jitdump of an unknown version");
+        return Err("unknown version of jitdump");
     }
-    let flags = word64(bytes, 32).ok_or("a header that is too short")?;
-    let size = word32(bytes, 8).ok_or("a header that is too short")?;
-    Ok((Header { timed: flags & ARCH_TIMESTAMP == 0 }, size))
+    let flags = word64(bytes, 32).ok_or("the header is too short")?;
+    let size = word32(bytes, 8).ok_or("the header is too short")?;
+    Ok((FileHeader { timed: flags & ARCH_TIMESTAMP == 0 }, size))
 }
 
 fn word32(bytes: &[u8], at: usize) -> Option<u32> {
@@ -378,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_told_apart_by_time() {
+    fn finds_code_by_address_and_time() {
         let bytes = sample(0);
         for cut in 0..bytes.len() {
             let mut dump = JitDump::default();
@@ -407,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_ends_the_reading() {
+    fn damaged_files_are_rejected() {
         let mut dump = JitDump::default();
         dump.feed(b"not a jitdump at all, whatever it is called by its owner");
         assert!(dump.refused().is_some());

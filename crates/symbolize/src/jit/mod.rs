@@ -1,12 +1,12 @@
-//! Names of code that a runtime compiles while it runs, as the runtime itself writes them down.
+//! Symbolize JIT-compiled code by the files that runtimes write for profilers.
 //!
-//! There are two forms, both appended to as code comes into being:
+//! There are two formats. Runtimes append to both as they compile:
 //!
 //! * the *perf map*, `/tmp/perf-PID.map` ([`PerfMap`]): address, size and name, without times;
-//! * the *jitdump*, `jit-PID.dump` ([`JitDump`]): with times, lines, and moves of code.
+//! * the *jitdump*, `jit-PID.dump` ([`JitDump`]): also times, lines, and moves of code.
 //!
-//! Both are written by the target and may hold anything. They are fed piece by piece, as they
-//! grow; nothing is read here.
+//! Both belong to the target and may hold anything. Callers read the files and feed them here piece
+//! by piece as they grow; all memory has limits.
 
 mod dump;
 mod names;
@@ -18,17 +18,17 @@ pub use dump::JitDump;
 pub use names::split_name;
 pub use perfmap::PerfMap;
 
-/// Compiled code by its name.
+/// A JIT-compiled function, at an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct JitFunction {
-    /// The function's name, without what the runtime adds to it.
+    /// The name of the function, without what the runtime adds to it: see [`split_name`].
     pub name: Arc<str>,
-    /// What the runtime wrote.
+    /// The name as the runtime wrote it.
     pub raw: Arc<str>,
-    /// The source file, where the runtime names it.
+    /// The source file, if the runtime names it.
     pub file: Option<Arc<str>>,
-    /// The line of the address in it; 0 where unknown.
+    /// The line of the address; 0 if unknown.
     pub line: u32,
-    /// The line where the function begins; 0 where unknown.
+    /// The line where the function starts; 0 if unknown.
     pub start_line: u32,
 }

@@ -1,23 +1,22 @@
-//! What runtimes put into the one name that a perf map has room for.
+//! Split the names in perf maps and jitdumps, into which runtimes also put tiers, files and lines.
 
-/// A name taken apart.
+/// The parts of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SplitName<'a> {
     /// The function.
     pub function: &'a str,
-    /// The file that it is in.
+    /// The source file.
     pub file: Option<&'a str>,
-    /// The line where it begins; 0 where unknown.
+    /// The line where the function starts; 0 if unknown.
     pub line: u32,
 }
 
-/// Takes the names of V8, CPython and .NET apart; leaves all others as they are.
+/// Splits names of V8, CPython and .NET; other names are returned as `function`.
 ///
 /// * V8 (`Logger::…`, src/logging/log.cc): `JS:*hot /srv/app.js:3:14`. The sign is the compiler's
-///   tier, which is no part of the function: `~` interpreted, `^` baseline, `+` Maglev, `*`
-///   Turbofan; `o` before it where a loop was entered (on-stack replacement), `'` behind it where
-///   the code is of one context (`CodeKindToMarker`, src/objects/code-kind.cc). Functions without
-///   a name leave it out.
+///   tier, which is not part of the name: `~` interpreted, `^` baseline, `+` Maglev, `*` Turbofan;
+///   `o` before it means on-stack replacement, `'` after it code that is specific to a context
+///   (`CodeKindToMarker`, src/objects/code-kind.cc). The name of anonymous functions is empty.
 /// * CPython's trampolines (`python -X perf`): `py::handler:/srv/app.py`.
 /// * .NET (`PerfMap::LogJITCompiledMethod`, src/coreclr/vm/perfmap.cpp):
 ///   `int32 [App] App.Cart::Total(int32)[OptimizedTier1]`, with the tier in the last brackets.
@@ -42,8 +41,8 @@ fn v8(raw: &str) -> Option<SplitName<'_>> {
         return None;
     }
     let rest = without_tier(rest);
-    // Names have no blanks unless computed ones do; paths may have: the line and column tell
-    // the end, and the first blank the begin.
+    // Names have no blanks, apart from computed ones; paths may have. So the path starts after the
+    // first blank, and ends before the line and column.
     let (function, place) = rest.split_once(' ').unwrap_or((rest, ""));
     let function = if function.is_empty() { "(anonymous)" } else { function };
     let mut file = None;
@@ -77,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lose_their_tier() {
+    fn splits_names_of_each_runtime() {
         for (raw, function, file, line) in [
             ("JS:*hot /srv/app.js:3:14", "hot", Some("/srv/app.js"), 3),
             ("JS:~ file:///a b/x.mjs:1:1", "(anonymous)", Some("/a b/x.mjs"), 1),

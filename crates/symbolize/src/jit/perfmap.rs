@@ -1,4 +1,4 @@
-//! The perf map: `START SIZE NAME` lines, both numbers hexadecimal (Linux,
+//! Parse perf maps: lines of `START SIZE NAME`, with hexadecimal numbers (Linux,
 //! tools/perf/Documentation/jit-interface.txt).
 
 use std::collections::BTreeMap;
@@ -8,13 +8,13 @@ use image::Avma;
 
 use super::{JitFunction, split_name};
 
-/// More functions than any program has compiled at a time.
+/// Limit of functions; no program has as many at a time.
 const MAX_ENTRIES: usize = 1 << 20;
-/// What all names together may take.
+/// Limit of all names together, in bytes.
 const MAX_TEXT: usize = 96 << 20;
-/// A longer line is no entry.
+/// Limit of a line, in bytes; longer ones are malformed.
 const MAX_LINE: usize = 16 << 10;
-/// No function is larger.
+/// Limit of the size of a function, in bytes.
 const MAX_SIZE: u64 = 1 << 30;
 
 #[derive(Debug, Clone, Copy)]
@@ -24,21 +24,21 @@ struct Entry {
     name_len: u32,
 }
 
-/// What a perf map says now. A later line replaces what it overlaps: that code is gone.
+/// The functions in a perf map. A line replaces the functions that it overlaps, whose code is gone.
 #[derive(Debug, Default)]
 pub struct PerfMap {
     by_start: BTreeMap<u64, Entry>,
     text: Vec<u8>,
-    /// The begin of a line whose end was not fed yet.
+    /// The start of a line whose end was not fed yet.
     partial: Vec<u8>,
-    /// The line is longer than any may be: it is skipped up to its end.
+    /// Whether the rest of the line is skipped, since it is too long.
     skipping: bool,
     malformed: u64,
     left_out: u64,
 }
 
 impl PerfMap {
-    /// Takes in what was appended to the file; it may end within a line.
+    /// Parses what was appended to the file, which may end within a line.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             let (line, rest) = bytes.split_at(end);
@@ -62,7 +62,7 @@ impl PerfMap {
         }
     }
 
-    /// What is fed next begins within a line, which is to be passed over.
+    /// Skips the rest of a line: what is fed next starts within it.
     pub fn skip_line(&mut self) {
         self.skipping = true;
     }
@@ -122,25 +122,25 @@ impl PerfMap {
         })
     }
 
-    /// How many functions it names now.
+    /// The number of functions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_start.len()
     }
 
-    /// Whether it names none.
+    /// Whether there are no functions.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_start.is_empty()
     }
 
-    /// Lines that could not be understood.
+    /// The number of malformed lines.
     #[must_use]
     pub fn malformed(&self) -> u64 {
         self.malformed
     }
 
-    /// Lines for which there was no room.
+    /// The number of lines that were dropped because a limit was reached.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.left_out
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_may_be_fed_in_any_pieces() {
+    fn maps_can_be_fed_in_any_pieces() {
         let text = b"1000 20 JS:*hot /a.js:1:2\n1020 10 plain name\n0x2000 5 dotnet\n";
         for cut in 0..text.len() {
             let mut map = PerfMap::default();
@@ -191,16 +191,16 @@ mod tests {
     }
 
     #[test]
-    fn later_code_takes_the_place_of_earlier() {
+    fn later_code_replaces_earlier_code() {
         let mut map = PerfMap::default();
         map.feed(b"1000 100 old\n1100 100 kept\n1080 10 new\n");
-        assert_eq!(name(&map, 0x1000), None, "half overwritten is gone");
+        assert_eq!(name(&map, 0x1000), None, "partly overwritten");
         assert_eq!(name(&map, 0x1085).as_deref(), Some("new"));
         assert_eq!(name(&map, 0x1180).as_deref(), Some("kept"));
     }
 
     #[test]
-    fn what_is_no_map_names_nothing() {
+    fn malformed_lines_are_counted_and_name_nothing() {
         let mut map = PerfMap::default();
         map.feed(b"root:x:0:0:root:/root:/bin/bash\n1000\n1000 \n1000 zz a\n 1 1 a\n");
         map.feed(b"ffffffffffffffff 2 wraps\n11111111111111111 1 long\n1000 0 empty\n\n");

@@ -1,4 +1,4 @@
-//! Programs built for the tests, and what binutils says of them.
+//! Build programs for the tests, and run binutils on them.
 
 #![allow(dead_code)]
 
@@ -15,7 +15,7 @@ pub fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name)
 }
 
-/// Runs a command that has to succeed.
+/// Runs a command, which must succeed.
 pub fn run(program: &str, args: &[&str], dir: &Path) -> String {
     let out = Command::new(program).args(args).current_dir(dir).output().expect(program);
     let err = String::from_utf8_lossy(&out.stderr);
@@ -53,7 +53,7 @@ pub fn open(path: &Path) -> Arc<ElfImage> {
     Arc::new(ElfImage::open(&file).unwrap())
 }
 
-/// Resolves with debug files looked for below `root`.
+/// Symbolizes, with debug files below `root`.
 pub fn resolve(path: &Path, root: &Path, addresses: &[u64]) -> Batch {
     let image = open(path);
     let seen = Path::new("/").join(path.strip_prefix(root).unwrap());
@@ -63,7 +63,7 @@ pub fn resolve(path: &Path, root: &Path, addresses: &[u64]) -> Batch {
     ImageSymbols::new(image, &found).resolve_with(&addresses, &seen, &files)
 }
 
-/// Resolves with what was found.
+/// Symbolizes with the debug file that was found.
 pub fn at(image: Arc<ElfImage>, found: &DebugSearch, addresses: &[u64]) -> Batch {
     let addresses: Vec<Svma> = addresses.iter().map(|&a| Svma(a)).collect();
     ImageSymbols::new(image, found).resolve(&addresses)
@@ -87,12 +87,12 @@ pub struct Told {
     pub line: u32,
 }
 
-/// What `addr2line -ifa` says.
+/// The output of `addr2line -ifa`.
 pub fn binutils(path: &Path, addresses: &[u64]) -> Vec<Vec<Told>> {
     ask("addr2line", &["-ifa"], path, addresses)
 }
 
-/// What `llvm-symbolizer` says, in the same form.
+/// The output of `llvm-symbolizer`, in the same form.
 pub fn llvm(path: &Path, addresses: &[u64]) -> Vec<Vec<Told>> {
     let args = ["--output-style=GNU", "--no-demangle", "--inlines", "-f", "-a"];
     ask("llvm-symbolizer", &args, path, addresses)

@@ -1,16 +1,16 @@
-//! aarch64's instructions, as far as they matter to a frame (Arm ARM, C4.1 and C6.2).
+//! Apply aarch64 instructions to the symbolic state of a frame (Arm ARM, C4.1 and C6.2).
 
 use image::Svma;
 
-use super::{Flow, State, Value};
-use crate::aarch64::{LR, SP};
+use super::state::{Flow, State, Value};
+use crate::numbers::aarch64::{LR, SP};
 
-/// x0 to x18: what a function need not keep (AAPCS64, 6.1.1).
-const OF_CALLEES: std::ops::RangeInclusive<u16> = 0..=18;
-/// What the linker's stubs jump by.
+/// x0 to x18 (AAPCS64, 6.1.1).
+const CALLER_SAVED: std::ops::RangeInclusive<u16> = 0..=18;
+/// The register that the linker's stubs jump to.
 const IP1: u16 = 17;
 
-/// Executes the instruction that begins `code`.
+/// Applies the first instruction of `code`: see [`crate::arch::Arch::execute`].
 pub(crate) fn execute(code: &[u8], at: Svma, state: &mut State) -> Flow {
     let Some(word) = code.first_chunk::<4>().map(|word| u32::from_le_bytes(*word)) else {
         return Flow::End;
@@ -19,10 +19,10 @@ pub(crate) fn execute(code: &[u8], at: Svma, state: &mut State) -> Flow {
     if let Some(flow) = branch(word, at, next, state) {
         return flow;
     }
-    if !keeps_track(word, state) {
+    if !track_frame(word, state) {
         forget_written(word, state);
     }
-    Flow::On(next)
+    Flow::Next(next)
 }
 
 /// The CFA and the return address, if the function returns here.
@@ -31,7 +31,7 @@ pub(crate) fn leave(state: &State) -> (Value, Value) {
 }
 
 fn branch(word: u32, at: Svma, next: Svma, state: &mut State) -> Option<Flow> {
-    // A field of words, sign-extended.
+    // A sign-extended field that counts words.
     let to = |shift: u32, bits: u32| {
         let words = (word << (32 - bits - shift)).cast_signed() >> (32 - bits);
         at.wrapping_add((i64::from(words) * 4).cast_unsigned())
@@ -60,31 +60,31 @@ fn branch(word: u32, at: Svma, next: Svma, state: &mut State) -> Option<Flow> {
         }
         _ if word & 0x7e00_0000 == 0x3600_0000 => Flow::Branch(next, to(5, 14)),
         // ret, retaa, retab
-        _ if word == 0xd65f_03c0 || word & 0xffff_fbff == 0xd65f_0bff => Flow::Leave,
+        _ if word == 0xd65f_03c0 || word & 0xffff_fbff == 0xd65f_0bff => Flow::Return,
         // br, and its forms with authentication
         _ if word & 0xfeff_f000 == 0xd61f_0000 => match register {
-            IP1 => Flow::Leave,
-            _ => Flow::Somewhere,
+            IP1 => Flow::Return,
+            _ => Flow::IndirectJump,
         },
         // svc
         _ if word & 0xffe0_001f == 0xd400_0001 => {
             state.forget(0);
-            Flow::On(next)
+            Flow::Next(next)
         }
         _ => return None,
     })
 }
 
 fn called(state: &mut State) {
-    OF_CALLEES.for_each(|register| state.forget(register));
+    CALLER_SAVED.for_each(|register| state.forget(register));
     state.forget(LR);
 }
 
-/// The instructions that frames are made of. Whether it was one of them.
-fn keeps_track(word: u32, state: &mut State) -> bool {
+/// Applies an instruction that sets up or tears down frames. Returns false for others.
+fn track_frame(word: u32, state: &mut State) -> bool {
     let (first, base, second) =
         ((word & 31) as u16, (word >> 5 & 31) as u16, (word >> 10 & 31) as u16);
-    // add and sub of 12 bits, whose 31st register is the stack pointer
+    // add and sub of a 12-bit immediate, in which register 31 is the stack pointer
     if word & 0xbf80_0000 == 0x9100_0000 {
         let n = i64::from(word >> 10 & 0xfff) << if word >> 22 & 1 == 1 { 12 } else { 0 };
         let n = if word >> 30 & 1 == 1 { -n } else { n };
@@ -99,7 +99,7 @@ fn keeps_track(word: u32, state: &mut State) -> bool {
         return true;
     }
     let is_load = word >> 22 & 1 == 1;
-    // ldp, stp: of general registers of 64 bits, else only what they do to the base
+    // ldp, stp of 64-bit general registers; of others only the effect on the base
     if word & 0x3a00_0000 == 0x2800_0000 {
         let is_vector = word >> 26 & 1 == 1;
         let scale = match (word >> 30, is_vector) {
@@ -120,7 +120,7 @@ fn keeps_track(word: u32, state: &mut State) -> bool {
         access(state, base, (word >> 23 & 3, n), is_load, of);
         return true;
     }
-    // ldr, str with a base that is changed, of any size; or with 9 bits unscaled, of 64
+    // ldr, str that change the base, of any size; or of 64 bits with an unscaled 9-bit offset
     let is_long = word >> 30 == 3 && word >> 26 & 1 == 0 && word >> 23 & 1 == 0;
     let mode = word >> 10 & 3;
     if word & 0x3b20_0000 == 0x3800_0000 && (mode & 1 == 1 || is_long && mode == 0) {
@@ -142,8 +142,7 @@ fn keeps_track(word: u32, state: &mut State) -> bool {
     false
 }
 
-/// Loads or stores registers of 64 bits. The mode is that of `ldp`: 1 adds to the base afterwards, 3
-/// before.
+/// Loads or stores 64-bit registers. The mode is that of `ldp`: 1 is post-indexed, 3 pre-indexed.
 fn access(
     state: &mut State,
     base: u16,
@@ -168,15 +167,16 @@ fn access(
     }
 }
 
-/// Sets a register, of which the 31st is always zero.
+/// Sets a register; number 31 is always zero here.
 fn set(state: &mut State, register: u16, value: Value) {
     if register != SP {
         state.set(register, value);
     }
 }
 
-/// Nearly all instructions have what they write in their lowest bits. What is forgotten of those that
-/// do not does no harm: a function that uses a register of its caller's has it kept, and gets it back.
+/// Makes the register unknown that the instruction writes: nearly always the one in its lowest
+/// bits. For other instructions a wrong register is forgotten, which does no harm: a function that
+/// changes a callee-saved register restores it before it returns.
 fn forget_written(word: u32, state: &mut State) {
     let register = (word & 31) as u16;
     // add and sub of an extended register; and, orr, eor of an immediate; none that sets flags
@@ -205,7 +205,7 @@ mod tests {
     fn an_epilogue() {
         // ldp x19, x20, [sp, #16]; ldp d8, d9, [sp, #32]; ldp x29, x30, [sp], #48; ret
         let (state, flow) = run(&[0xa941_53f3, 0x6d42_27e8, 0xa8c3_7bfd, 0xd65f_03c0]);
-        assert_eq!(flow, Flow::Leave);
+        assert_eq!(flow, Flow::Return);
         assert_eq!(leave(&state), (Value::Start(SP, 48), Value::Word(SP, 8)));
         assert_eq!(state.get(29), Value::Word(SP, 0));
         assert_eq!(state.get(20), Value::Word(SP, 24));
@@ -217,7 +217,7 @@ mod tests {
         // stp x29, x30, [sp, #-32]!; str x19, [sp, #16]; mov x29, sp; bl .; mov sp, x29
         let set_up = [0xa9be_7bfd, 0xf900_0bf3, 0x9100_03fd, 0x9400_0000, 0x9100_03bf];
         let (state, flow) = run(&set_up);
-        assert_eq!(flow, Flow::On(Svma(0x1004)));
+        assert_eq!(flow, Flow::Next(Svma(0x1004)));
         assert_eq!(state.get(SP), Value::Start(SP, -32));
         assert_eq!(leave(&state).1, Value::Unknown, "bl has changed the link register");
         // ldr x19, [sp, #16]; ldp x29, x30, [sp], #32
@@ -244,11 +244,11 @@ mod tests {
         assert_eq!(flow(0xb4ff_ffe0), Flow::Branch(Svma(0x1004), Svma(0xffc)), "cbz x0, .-4");
         assert_eq!(flow(0x3707_ffe0), Flow::Branch(Svma(0x1004), Svma(0xffc)), "tbnz w0, #0, .-4");
         assert_eq!(flow(0xd63f_0060), Flow::Call(None, Svma(0x1004)), "blr x3");
-        assert_eq!(flow(0xd61f_0220), Flow::Leave, "br x17");
-        assert_eq!(flow(0xd61f_0060), Flow::Somewhere, "br x3");
+        assert_eq!(flow(0xd61f_0220), Flow::Return, "br x17");
+        assert_eq!(flow(0xd61f_0060), Flow::IndirectJump, "br x3");
         assert_eq!(flow(0xd420_0020), Flow::End, "brk #1");
-        assert_eq!(flow(0xd400_0001), Flow::On(Svma(0x1004)), "svc #0");
+        assert_eq!(flow(0xd400_0001), Flow::Next(Svma(0x1004)), "svc #0");
         assert_eq!(flow(0), Flow::End, "udf #0");
-        assert_eq!(flow(0xd503_201f), Flow::On(Svma(0x1004)), "nop");
+        assert_eq!(flow(0xd503_201f), Flow::Next(Svma(0x1004)), "nop");
     }
 }

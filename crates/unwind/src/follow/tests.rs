@@ -1,4 +1,4 @@
-//! What code says, against what tables say: of all instructions of a C library that has tables.
+//! Compare rules found by following code with those of tables, for a C library that has tables.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use crate::rule::Rule;
 use crate::tables::Tables;
 use crate::x86_64::X86_64;
 
-/// How many places there are of which the code says…
+/// Number of addresses for which following the code gave…
 #[derive(Debug, Default)]
 struct Tally {
-    /// …the same CFA as the tables,
+    /// …the CFA of the tables,
     right: u64,
-    /// the CFA by another register, which need not be wrong,
+    /// a CFA by another register, which may be right, too,
     other: u64,
     /// another CFA,
     wrong: u64,
     /// nothing, or more than one thing;
     unknown: u64,
-    /// and of the right ones, registers that are elsewhere than the tables say.
+    /// and among the right ones, registers whose slots differ from the tables.
     registers: u64,
 }
 
-/// The functions of an image that has tables, as they tell.
+/// The functions of an image (start, length), according to its tables.
 fn functions<A: Arch>(image: &Arc<ElfImage>) -> Vec<(Svma, usize)> {
     let cfi = ImageCfi::new(Arc::clone(image), A::VENDOR);
     let text = image.section(".text").unwrap();
@@ -44,7 +44,7 @@ fn functions<A: Arch>(image: &Arc<ElfImage>) -> Vec<(Svma, usize)> {
     found
 }
 
-/// The instructions of a function that may be executed: what fills up behind a jump is not.
+/// The instructions of a function without the padding after jumps.
 fn instructions(code: &[u8], at: Svma) -> Vec<Instruction> {
     let mut ends = false;
     let decoder = Decoder::with_ip(64, code, at.0, DecoderOptions::NONE);
@@ -63,12 +63,12 @@ fn compare<A: Arch>(image: &Arc<ElfImage>, pcs: &[Svma], exact: bool) -> Tally {
     for pc in pcs {
         follower.next_stack();
         let Rule::Narrow(table) = tables.rule::<A>(index, *pc, exact) else { continue };
-        match &follower.follow::<A>((image, 0), *pc, exact).ways[..] {
-            [way] if way.cfa_register != table.cfa_register => tally.other += 1,
-            [way] if way.cfa_offset != table.cfa_offset => tally.wrong += 1,
-            [way] => {
+        match &follower.follow::<A>((image, 0), *pc, exact).rules[..] {
+            [rule] if rule.cfa_register != table.cfa_register => tally.other += 1,
+            [rule] if rule.cfa_offset != table.cfa_offset => tally.wrong += 1,
+            [rule] => {
                 tally.right += 1;
-                let pairs = way.saved.iter().zip(table.saved).take(A::SAVED.len());
+                let pairs = rule.saved.iter().zip(table.saved).take(A::SAVED.len());
                 tally.registers +=
                     pairs.filter(|(code, table)| **code != LOST && *code != table).count() as u64;
             }
@@ -87,7 +87,7 @@ fn libc() -> Arc<ElfImage> {
 }
 
 #[test]
-fn code_agrees_with_tables() {
+fn rules_found_in_code_agree_with_tables() {
     let image = libc();
     let all: Vec<Instruction> = functions::<X86_64>(&image)
         .into_iter()
@@ -97,12 +97,12 @@ fn code_agrees_with_tables() {
     let calls = all.iter().filter(|i| i.mnemonic() == Mnemonic::Call);
     let returns: Vec<Svma> = calls.map(|i| Svma(i.next_ip())).collect();
     let returns = compare::<X86_64>(&image, &returns, false);
-    // A tenth of the instructions: all take ten seconds.
+    // Every tenth instruction: all of them take ten seconds.
     let leaves: Vec<Svma> = all.iter().step_by(10).map(|i| Svma(i.ip())).collect();
     let leaves = compare::<X86_64>(&image, &leaves, true);
-    // Calls that do not return, but go through the linker's table; `vfprintf`, which jumps by a table
-    // of its own; functions that never return. Where registers differ, the code has not yet changed
-    // them, or has put them back, and tables go on to name their slots.
+    // Wrong ones: calls through the linker's table that do not return; `vfprintf`, which jumps by a
+    // table of its own; functions that never return. Where registers differ, the code has not yet
+    // changed or has already restored them, but the tables name their slots.
     for (tally, wrong) in [(&returns, 0.005), (&leaves, 0.01)] {
         let of_all =
             |n: u64| n as f64 / (tally.right + tally.other + tally.wrong + tally.unknown) as f64;
@@ -113,7 +113,7 @@ fn code_agrees_with_tables() {
     assert_eq!(returns.registers, 0, "{returns:?}");
 }
 
-/// An executable that is nothing but code, at this address.
+/// The address of the code in the image of [`image_of`].
 const CODE: u64 = 0x1000;
 
 fn image_of(code: &[u8]) -> ElfImage {
@@ -132,11 +132,11 @@ fn image_of(code: &[u8]) -> ElfImage {
     ElfImage::parse(image::ImageBytes::Owned(file)).unwrap()
 }
 
-/// The way from an offset into the code: CFA's register and offset.
-fn way(image: &ElfImage, at: u64, exact: bool) -> Option<(u8, i32)> {
+/// The rule at an offset into the code: the register and the offset of the CFA.
+fn rule_at(image: &ElfImage, at: u64, exact: bool) -> Option<(u8, i32)> {
     let found = Follower::new().follow::<X86_64>((image, 0), Svma(CODE + at), exact);
-    assert!(found.ways.len() < 2, "{found:?}");
-    found.ways.first().map(|way| (way.cfa_register, way.cfa_offset))
+    assert!(found.rules.len() < 2, "{found:?}");
+    found.rules.first().map(|rule| (rule.cfa_register, rule.cfa_offset))
 }
 
 /// Functions of 16 bytes that do nothing but call the next one; the last one jumps to itself.
@@ -151,37 +151,38 @@ fn chain(length: u8) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_found_out_deep_within_calls_is_not_the_last_word() {
+fn a_result_at_a_call_depth_is_improved_at_a_lower_depth() {
     let image = image_of(&chain(8));
     let mut follower = Follower::new();
     let mut ends = |at: u64| {
-        follower.follow::<X86_64>((&image, 0), Svma(CODE + at + 5), false).ways.is_empty()
+        follower.follow::<X86_64>((&image, 0), Svma(CODE + at + 5), false).rules.is_empty()
     };
-    // After the call in the first function its `ret`, which is never come to.
-    assert!(!ends(0), "as deep as that it is not looked");
+    // After the call in the first function is its `ret`, which is never reached.
+    assert!(!ends(0), "beyond the limit of depth");
     assert!(ends(16 * 4));
-    assert!(ends(16 * 2), "now it is known");
+    assert!(ends(16 * 2), "known by now");
 }
 
 #[test]
-fn ways_out() {
+fn rules_at_exits() {
     // pop %rbx; test; je to the call; add $24, %rsp; pop %rbp; ret; call to itself; ret
     let image = image_of(b"\x5b\x85\xc0\x74\x06\x48\x83\xc4\x18\x5d\xc3\xe8\xfb\xff\xff\xff\xc3");
-    assert_eq!(way(&image, 0, true), Some((7, 48)));
+    assert_eq!(rule_at(&image, 0, true), Some((7, 48)));
     // leave; ret
-    assert_eq!(way(&image_of(b"\xc9\xc3"), 0, true), Some((6, 16)));
+    assert_eq!(rule_at(&image_of(b"\xc9\xc3"), 0, true), Some((6, 16)));
     // sub %rax, %rsp; ret
-    assert_eq!(way(&image_of(b"\x48\x29\xc4\xc3"), 0, true), None);
+    assert_eq!(rule_at(&image_of(b"\x48\x29\xc4\xc3"), 0, true), None);
     // push %rbx; jmp *x(%rip), of a procedure linkage table: what is on top was put there.
-    assert_eq!(way(&image_of(b"\x53\xff\x25\0\0\0\0"), 0, true), None);
-    // lea table, %rsi; movslq (%rsi,%rax,4), %rax; add %rsi, %rax; jmp *%rax; add $8, %rsp; ret; table
+    assert_eq!(rule_at(&image_of(b"\x53\xff\x25\0\0\0\0"), 0, true), None);
+    // lea table, %rsi; movslq (%rsi,%rax,4), %rax; add %rsi, %rax; jmp *%rax; add $8, %rsp; ret;
+    // table
     let switch = b"\x48\x8d\x35\x0e\0\0\0\x48\x63\x04\x86\x48\x01\xf0\xff\xe0\x48\x83\xc4\x08\xc3";
     let image = image_of(&[&switch[..], b"\xfb\xff\xff\xff"].concat());
-    assert_eq!(way(&image, 0, true), Some((7, 16)));
+    assert_eq!(rule_at(&image, 0, true), Some((7, 16)));
 }
 
 #[test]
-fn what_ends_a_thread() {
+fn recognises_calls_that_end_the_thread() {
     let ends = |code: &[u8]| {
         let image = image_of(code);
         Follower::new().follow::<X86_64>((&image, 0), Svma(CODE + 2), false).ends_thread
@@ -189,6 +190,6 @@ fn what_ends_a_thread() {
     // call *%rax; mov %eax, %edi; call to a function that jumps to itself, or to one that returns
     assert!(ends(b"\xff\xd0\x89\xc7\xe8\x01\0\0\0\xf4\xeb\xfe"));
     assert!(!ends(b"\xff\xd0\x89\xc7\xe8\x01\0\0\0\xf4\xc3\x90"));
-    // Not with what was returned.
+    // Another value than the result is passed.
     assert!(!ends(b"\xff\xd0\x89\xdf\xe8\x01\0\0\0\xf4\xeb\xfe"));
 }

@@ -1,4 +1,4 @@
-//! x86-64's instructions, as far as they matter to a frame.
+//! Apply x86-64 instructions to the symbolic state of a frame.
 
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
@@ -6,15 +6,15 @@ use iced_x86::{
 };
 use image::Svma;
 
-use super::{Flow, State, Value};
-use crate::x86_64::{RAX, RBP, RDI, RSP};
+use super::state::{Flow, State, Value};
+use crate::numbers::x86_64::{RAX, RBP, RDI, RSP};
 
 /// The longest instruction (Intel SDM volume 2, 2.3.11).
 const LONGEST: usize = 15;
-/// rax, rdx, rcx, rsi, rdi, r8 to r11: what a function need not keep (psABI AMD64, figure 3.4).
-const OF_CALLEES: [u16; 9] = [0, 1, 2, 4, 5, 8, 9, 10, 11];
+/// rax, rdx, rcx, rsi, rdi, r8 to r11 (psABI AMD64, figure 3.4), in DWARF numbers.
+const CALLER_SAVED: [u16; 9] = [0, 1, 2, 4, 5, 8, 9, 10, 11];
 
-/// Executes the instruction that begins `code`.
+/// Applies the first instruction of `code`: see [`crate::arch::Arch::execute`].
 pub(crate) fn execute(code: &[u8], at: Svma, state: &mut State) -> Flow {
     let code = &code[..code.len().min(LONGEST)];
     let mut decoder = Decoder::with_ip(64, code, at.0, DecoderOptions::NONE);
@@ -33,27 +33,27 @@ pub(crate) fn execute(code: &[u8], at: Svma, state: &mut State) -> Flow {
             };
         }
         FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
-            return Flow::Leave;
+            return Flow::Return;
         }
         FlowControl::IndirectBranch => {
             let to = number(instruction.op0_register()).map(|register| state.get(register));
             return match to {
                 Some(Value::Case(table)) => Flow::Switch(Svma(table.into())),
-                _ => Flow::Somewhere,
+                _ => Flow::IndirectJump,
             };
         }
-        FlowControl::Return if instruction.mnemonic() == Mnemonic::Ret => return Flow::Leave,
+        FlowControl::Return if instruction.mnemonic() == Mnemonic::Ret => return Flow::Return,
         FlowControl::Call | FlowControl::IndirectCall => return call(&instruction, state),
-        FlowControl::XbeginXabortXend => return Flow::On(next),
+        FlowControl::XbeginXabortXend => return Flow::Next(next),
         FlowControl::Return | FlowControl::Interrupt | FlowControl::Exception => return Flow::End,
     }
     if instruction.mnemonic() == Mnemonic::Hlt {
         return Flow::End;
     }
-    if !switches(&instruction, state) && !keeps_track(&instruction, state) {
+    if !track_switch(&instruction, state) && !track_frame(&instruction, state) {
         forget_written(&instruction, state);
     }
-    Flow::On(next)
+    Flow::Next(next)
 }
 
 /// The CFA and the return address, if the function returns here.
@@ -73,20 +73,20 @@ fn call(instruction: &Instruction, state: &mut State) -> Flow {
     let next = Svma(instruction.next_ip());
     match instruction.mnemonic() {
         Mnemonic::Call => {}
-        // The kernel keeps all but these.
+        // rax, rcx and r11: the kernel preserves all others.
         Mnemonic::Syscall => {
             [RAX, 2, 11].iter().for_each(|register| state.forget(*register));
-            return Flow::On(next);
+            return Flow::Next(next);
         }
         _ => return Flow::End,
     }
-    OF_CALLEES.iter().for_each(|register| state.forget(*register));
+    CALLER_SAVED.iter().for_each(|register| state.forget(*register));
     let direct = instruction.op0_kind() == OpKind::NearBranch64;
     Flow::Call(direct.then(|| Svma(instruction.near_branch_target())), next)
 }
 
-/// The instructions that frames are made of. Whether it was one of them.
-fn keeps_track(instruction: &Instruction, state: &mut State) -> bool {
+/// Applies an instruction that sets up or tears down frames. Returns false for others.
+fn track_frame(instruction: &Instruction, state: &mut State) -> bool {
     let sp = state.get(RSP);
     match instruction.mnemonic() {
         Mnemonic::Push if instruction.stack_pointer_increment() == -8 => {
@@ -130,7 +130,7 @@ fn keeps_track(instruction: &Instruction, state: &mut State) -> bool {
                     state.store(address(instruction, state), value);
                 }
                 (_, Some(register)) => state.set(register, operand(instruction, 1, state)),
-                // `exit` takes the half of the register that `main` has returned.
+                // `main` returns 32 bits, which are passed to `exit`.
                 _ if (to, instruction.op1_register()) == (Register::EDI, Register::EAX) => {
                     state.set(RDI, state.get(RAX));
                 }
@@ -148,12 +148,12 @@ fn keeps_track(instruction: &Instruction, state: &mut State) -> bool {
     true
 }
 
-/// The instructions that compilers make of a `switch`. Whether it was one of them.
+/// Applies an instruction of a `switch` as compilers write it. Returns false for others.
 ///
 /// ```text
 /// lea table(%rip), %rsi;  movslq (%rsi,%rax,4), %rax;  add %rsi, %rax;  jmp *%rax
 /// ```
-fn switches(instruction: &Instruction, state: &mut State) -> bool {
+fn track_switch(instruction: &Instruction, state: &mut State) -> bool {
     let Some(register) = number(instruction.op0_register()) else { return false };
     let before = state.get(register);
     let base = |state: &State| number(instruction.memory_base()).map(|base| state.get(base));
@@ -180,7 +180,7 @@ fn switches(instruction: &Instruction, state: &mut State) -> bool {
     value.inspect(|value| state.set(register, *value)).is_some()
 }
 
-/// Whatever else the instruction writes is not known any more.
+/// Makes all registers unknown that the instruction writes.
 fn forget_written(instruction: &Instruction, state: &mut State) {
     let mut factory = InstructionInfoFactory::new();
     for used in factory.info(instruction).used_registers() {
@@ -192,7 +192,7 @@ fn forget_written(instruction: &Instruction, state: &mut State) {
     }
 }
 
-/// The value of an operand of 64 bits.
+/// The value of a 64-bit operand.
 fn operand(instruction: &Instruction, index: u32, state: &State) -> Value {
     match instruction.op_kind(index) {
         OpKind::Register => number(instruction.op_register(index))
@@ -204,7 +204,7 @@ fn operand(instruction: &Instruction, index: u32, state: &State) -> Value {
     }
 }
 
-/// The address of an operand in memory that is a register and a displacement.
+/// The address of a memory operand, if it is a register plus a displacement.
 fn address(instruction: &Instruction, state: &State) -> Value {
     let has_segment = matches!(instruction.segment_prefix(), Register::FS | Register::GS);
     if has_segment || instruction.memory_index() != Register::None {
@@ -221,7 +221,7 @@ fn immediate(instruction: &Instruction) -> Option<i64> {
     is_one.then(|| instruction.immediate(1).cast_signed())
 }
 
-/// The DWARF number of a general register of 64 bits.
+/// The DWARF number of a 64-bit general register.
 fn number(register: Register) -> Option<u16> {
     // In the order of their encoding: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15.
     const DWARF: [u16; 16] = [0, 2, 1, 3, RSP, RBP, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15];

@@ -1,5 +1,5 @@
-//! Recordings of real programs: built and run under gdb, which writes registers, memory and its
-//! own backtrace at each stop (`gdb_dump.py`), and read back here.
+//! Record programs that run under gdb, and read recordings. gdb writes registers, memory and its
+//! own backtrace at each stop (`gdb_dump.py`).
 #![allow(dead_code)] // each test uses a part
 
 pub mod oracle;
@@ -95,8 +95,8 @@ pub fn dump(dir: &Path, program: &Path, script: &str) -> Vec<u8> {
 }
 
 impl Recording {
-    /// The same space with other images: `other` is asked for each image that there is, by the
-    /// mapping's name and the bytes of its file.
+    /// The same space with other images: `other` is called for each image, with the mapping's name
+    /// and the bytes of the file.
     pub fn with_images(
         &self,
         mut other: impl FnMut(&str, &[u8]) -> Option<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! framehop as a second opinion: an unwinder that shares only gimli with ours.
+//! framehop as an oracle: an unwinder that shares no code with ours.
 
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, Module, Unwinder as _};

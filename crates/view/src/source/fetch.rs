@@ -1,17 +1,15 @@
-//! Fetching a profile over HTTP, with progress.
+//! Fetching a profile over HTTP.
 
-use std::io::{IsTerminal as _, Read};
+use std::io::{self, Read};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use console::terminal::say;
-use console::usage::Verbosity;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ureq::http::{HeaderMap, StatusCode};
 use ureq::tls::{RootCerts, TlsConfig};
 
 use super::address::Url;
+use super::error::FetchError;
 use super::read_within;
+use super::watcher::Watcher;
 
 /// No more of an answer is read: some hundred times what servers send.
 const MAX_ANSWER: u64 = 256 << 20;
@@ -22,23 +20,27 @@ const GRACE: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Fetches what is at a URL.
-pub fn fetch(url: &Url, timeout: Duration, verbosity: Verbosity) -> anyhow::Result<Vec<u8>> {
-    if verbosity > Verbosity::Quiet {
-        say!("Fetching profile over HTTP from {url}");
-        if let Some(seconds) = url.seconds() {
-            say!("Please wait... ({seconds}s)");
-        }
-    }
-    let bar = Bar::new(verbosity);
+pub fn fetch(
+    url: &Url,
+    timeout: Duration,
+    watcher: &mut dyn Watcher,
+) -> Result<Vec<u8>, FetchError> {
+    watcher.fetching(&url.to_string(), url.seconds());
+    let fetched = read(url, timeout, watcher);
+    watcher.fetched();
+    fetched
+}
+
+fn read(url: &Url, timeout: Duration, watcher: &mut dyn Watcher) -> Result<Vec<u8>, FetchError> {
     let response = agent(url, timeout).get(url.request()).call()?;
     let (status, headers) = (response.status(), response.headers().clone());
     let mut body = response.into_body().into_reader();
     if status != StatusCode::OK {
-        bail!("{}", refusal(status, &headers, &mut body));
+        return Err(FetchError::Refused(refusal(status, &headers, &mut body)));
     }
     let mut bytes = Vec::new();
-    read_within(bar.0.wrap_read(body), MAX_ANSWER, &mut bytes)
-        .context("the answer was cut short")?;
+    let body = Counted { from: body, watcher };
+    read_within(body, MAX_ANSWER, &mut bytes).map_err(FetchError::CutShort)?;
     Ok(bytes)
 }
 
@@ -82,26 +84,16 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &mut dyn Read) -> Stri
     line
 }
 
-/// Time and bytes, on a terminal.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new(verbosity: Verbosity) -> Self {
-        if verbosity == Verbosity::Quiet || !std::io::stderr().is_terminal() {
-            return Self(ProgressBar::hidden());
-        }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {bytes}") {
-            bar.set_style(style);
-        }
-        // It turns while the server records and nothing comes.
-        bar.enable_steady_tick(Duration::from_millis(200));
-        Self(bar)
-    }
+/// Tells of what is read.
+struct Counted<'w, R> {
+    from: R,
+    watcher: &'w mut dyn Watcher,
 }
 
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(bytes)?;
+        self.watcher.received(read);
+        Ok(read)
     }
 }

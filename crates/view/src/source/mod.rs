@@ -1,22 +1,24 @@
 //! Where profiles come from: files and URLs.
 
 mod address;
+mod error;
 mod fetch;
 mod saved;
+mod watcher;
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, ensure};
 use clap::Args;
-use console::terminal::{in_one_line, say};
-use console::usage::Verbosity;
 use pprof::{DecodeError, Profile};
 use report::combine;
 
 use address::Source;
+pub use error::{FetchError, ReadError, SourceError};
+pub use saved::SaveError;
+pub use watcher::Watcher;
 
 /// No larger file is read. The decoder takes no larger profiles either.
 const MAX_BYTES: u64 = 1 << 30;
@@ -43,20 +45,20 @@ pub struct SourceArgs {
 
 impl SourceArgs {
     /// Reads all profiles and makes one of them. What was fetched is saved.
-    pub fn read(&self, verbosity: Verbosity) -> anyhow::Result<Profile> {
+    ///
+    /// # Errors
+    /// When one cannot be read, or they measure different things.
+    pub fn read(&self, watcher: &mut dyn Watcher) -> Result<Profile, SourceError> {
         let mut is_remote = false;
         let mut read = |sources: &[String]| {
-            let each = sources.iter().map(|s| self.read_one(s, &mut is_remote, verbosity));
-            each.collect::<anyhow::Result<Vec<Profile>>>()
+            let each = sources.iter().map(|s| self.read_one(s, &mut is_remote, watcher));
+            each.collect::<Result<Vec<Profile>, SourceError>>()
         };
         let profile = combine(read(&self.sources)?, read(&self.diff_base)?)?;
         if is_remote {
             match saved::save(&profile) {
-                Ok(path) if verbosity > Verbosity::Quiet => {
-                    say!("Saved profile in {}", path.display());
-                }
-                Ok(_) => {}
-                Err(e) => say!("warning: the profile could not be saved: {}", in_one_line(&e)),
+                Ok(path) => watcher.saved(&path),
+                Err(e) => watcher.not_saved(&e),
             }
         }
         Ok(profile)
@@ -66,47 +68,49 @@ impl SourceArgs {
         &self,
         source: &str,
         is_remote: &mut bool,
-        verbosity: Verbosity,
-    ) -> anyhow::Result<Profile> {
+        watcher: &mut dyn Watcher,
+    ) -> Result<Profile, SourceError> {
         let bytes = match Source::of(source) {
-            Source::File(path) => read_file(path).with_context(|| path.display().to_string())?,
+            Source::File(path) => {
+                read_file(path).map_err(|source| SourceError::File { path: path.into(), source })?
+            }
             Source::Url(url) => {
                 *is_remote = true;
                 let seconds = |n: u32| Duration::from_secs(u64::from(n));
                 let url = url.recording_for(self.seconds);
                 let timeout = self.timeout.map_or_else(|| url.timeout(), seconds);
-                fetch::fetch(&url, timeout, verbosity).with_context(|| url.to_string())?
+                fetch::fetch(&url, timeout, watcher)
+                    .map_err(|source| SourceError::Url { url: url.to_string(), source })?
             }
         };
-        let profile = pprof::decode(&bytes).map_err(|e| match e {
+        let name = source.to_owned();
+        pprof::decode(&bytes).map_err(|e| match e {
             // The bounds follow from the size of what was read.
             DecodeError::TooLarge { .. } | DecodeError::TooMuchMemory { .. }
                 if bytes.starts_with(&GZIP) =>
             {
-                let kib = bytes.len().div_ceil(1024);
-                anyhow!("{e}, too many for {kib} KiB of gzip; gunzip it first if you trust it")
+                SourceError::TooDense { name, why: e, kib: bytes.len().div_ceil(1024) }
             }
-            e => e.into(),
-        });
-        profile.with_context(|| source.to_owned())
+            source => SourceError::NoProfile { name, source },
+        })
     }
 }
 
-fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+fn read_file(path: &Path) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::new();
     let file = File::open(path)?;
     let size = file.metadata().map_or(0, |m| m.len());
     if size <= MAX_BYTES {
         // Room for all of it at once: growing would need twice as much.
-        bytes.try_reserve_exact(usize::try_from(size)?.saturating_add(1))?;
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        bytes.try_reserve_exact(size.saturating_add(1))?;
     }
     read_within(file, MAX_BYTES, &mut bytes)?;
     Ok(bytes)
 }
 
 /// Reads to the end, which must come within `limit` bytes.
-fn read_within(from: impl Read, limit: u64, bytes: &mut Vec<u8>) -> anyhow::Result<()> {
+fn read_within(from: impl Read, limit: u64, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
     from.take(limit + 1).read_to_end(bytes)?;
-    ensure!(bytes.len() as u64 <= limit, "there are more than {} MiB", limit >> 20);
-    Ok(())
+    if bytes.len() as u64 > limit { Err(ReadError::TooLong(limit)) } else { Ok(()) }
 }

@@ -1,34 +1,52 @@
 //! The folder of fetched profiles, as `go tool pprof` keeps it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use console::output::{Output, Place};
+use console::output::{Output, OutputError, Place};
 use console::user::User;
 use pprof::Profile;
 
+/// Why a profile is not saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// No folder can be made.
+    #[error("{}", .folder.display())]
+    Folder {
+        /// The last one that was tried.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing can be written there.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
 /// Saves a profile as `pprof.FILE.TYPE.TYPE.NNN.pb.gz`, and returns its path.
-pub fn save(profile: &Profile) -> anyhow::Result<PathBuf> {
+pub fn save(profile: &Profile) -> Result<PathBuf, SaveError> {
     let folder = folder()?;
-    let place = Place::Numbered { folder, stem: stem(profile) };
-    let path = Output::prepare(place)?.write(profile)?;
-    path.context("a file has a path")
+    let place = Place::Numbered { folder: folder.clone(), stem: stem(profile) };
+    let path = Output::prepare(place)?.write(|out| pprof::write_gz(profile, out))?;
+    // A file in a folder has a name.
+    Ok(path.unwrap_or(folder))
 }
 
 /// The first folder that can be made: `PPROF_TMPDIR`, `~/pprof`, the temporary one.
-fn folder() -> anyhow::Result<PathBuf> {
+fn folder() -> Result<PathBuf, SaveError> {
     let user = User::invoking();
     let given = std::env::var_os("PPROF_TMPDIR").filter(|p| !p.is_empty()).map(PathBuf::from);
     let at_home = user.home.as_ref().map(|home| home.join("pprof"));
-    let mut last = None;
-    for folder in given.into_iter().chain(at_home).chain([std::env::temp_dir()]) {
-        match user.make_folder(&folder) {
-            Ok(()) => return Ok(folder),
-            Err(e) => last = Some((folder, e)),
+    for folder in given.into_iter().chain(at_home) {
+        if user.make_folder(&folder).is_ok() {
+            return Ok(folder);
         }
     }
-    let (folder, e) = last.context("no folder")?;
-    Err(e).with_context(|| folder.display().to_string())
+    let folder = std::env::temp_dir();
+    match user.make_folder(&folder) {
+        Ok(()) => Ok(folder),
+        Err(source) => Err(SaveError::Folder { folder, source }),
+    }
 }
 
 fn stem(profile: &Profile) -> String {

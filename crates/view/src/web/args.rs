@@ -22,15 +22,15 @@ pub struct WebArgs {
 
 impl WebArgs {
     /// The address, if it may be served there.
-    pub fn listen(&self) -> anyhow::Result<Listen> {
+    pub fn listen(&self) -> Result<Listen, UsageError> {
         let text = self.http.as_deref().unwrap_or_default();
-        let usage = |text: String| anyhow::Error::from(UsageError(text));
-        let listen = Listen::parse(&completed(text)).map_err(|e| usage(format!("--http: {e}")))?;
+        let wrong = |e| UsageError(format!("--http: {e}"));
+        let listen = Listen::parse(&completed(text)).map_err(wrong)?;
         if !listen.is_local() && self.token_file.is_none() && !self.insecure {
             let text = format!(
                 "{text} can be reached from other machines: give --token-file FILE, or --insecure"
             );
-            return Err(usage(text));
+            return Err(UsageError(text));
         }
         Ok(listen)
     }

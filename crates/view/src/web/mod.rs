@@ -5,7 +5,6 @@ mod args;
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -13,12 +12,11 @@ use axum::routing::get;
 use console::http::guard::{self, Guard, Token};
 use console::http::server;
 use console::stop::StopSignal;
-use console::terminal::say;
-use console::usage::Verbosity;
 use pprof::Profile;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
+use crate::error::ViewError;
 use answers::Shared;
 pub use args::WebArgs;
 
@@ -32,30 +30,32 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 
 const PAGE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("app.js");
 
-/// Serves the profile until a signal comes.
-pub fn serve(profile: Profile, args: &WebArgs, verbosity: Verbosity) -> anyhow::Result<()> {
+/// Serves the profile until a signal comes. `serving` hears where.
+pub fn serve(
+    profile: Profile,
+    args: &WebArgs,
+    serving: impl FnOnce(&str),
+) -> Result<(), ViewError> {
     let listen = args.listen()?;
     let token = args.token_file.as_deref().map(Token::read).transpose()?;
     let guard = Guard::new(&listen, token);
     let socket = listen.bind(None)?;
-    let stop = StopSignal::install().context("cannot handle signals")?;
-    if verbosity > Verbosity::Quiet {
-        say!("serving the profile on {}/ (Ctrl-C ends it)", socket.shown());
-    }
+    let stop = StopSignal::install().map_err(ViewError::Signals)?;
+    serving(&socket.shown());
     let shared = Arc::new(Shared { profile, slots: Semaphore::new(REPORTS) });
     let app = router(shared, guard);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start")?;
+        .map_err(ViewError::Start)?;
     runtime.block_on(async {
         let stop = stop.into_stream().and_then(UnixStream::from_std);
-        let stop = stop.context("cannot wait for signals")?;
+        let stop = stop.map_err(ViewError::Wait)?;
         let stopped = async {
             // Whatever ends the wait ends the server.
             let _ = stop.readable().await;
         };
-        server::serve(socket, app, stopped).await.context("cannot serve")
+        server::serve(socket, app, stopped).await.map_err(ViewError::Serve)
     })?;
     // A report that is still being made is of no use to anybody.
     runtime.shutdown_background();

@@ -12,9 +12,7 @@ mod still;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use events::{
-    Capture, CaptureError, FieldOffsets, GoThread, GoroutineCapture, Part, SampleProgram,
-};
+use events::{Capture, FieldOffsets, GoThread, GoroutineCapture, Part, SampleProgram};
 use image::{Arch, Avma, Bias, ElfImage, Memory as _};
 use process::{Process, ProcessMemory};
 use rustc_hash::FxHashMap;
@@ -149,8 +147,8 @@ impl Runtime for Go {
     }
 
     fn then(&mut self, next: &SampleProgram) -> Result<(), Refused> {
-        let no_program = || CaptureError::Load("it is not loaded".into());
-        Ok(self.capture.as_mut().ok_or_else(no_program)?.then(next)?)
+        let capture = self.capture.as_mut().ok_or("its BPF program is not loaded")?;
+        Ok(capture.then(next)?)
     }
 
     fn program_refused(&mut self, why: &str) {

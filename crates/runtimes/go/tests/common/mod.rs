@@ -1,4 +1,4 @@
-//! Go programs of known behaviour, and their memory.
+//! Go programs with known behaviour, and access to their memory.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::fs::File;
@@ -30,7 +30,7 @@ impl ProcMemory {
     }
 
     pub fn write(&self, patch: &goruntime::Patch) {
-        assert_eq!(self.read_u64(patch.address), Ok(patch.old), "the patch is out of date");
+        assert_eq!(self.read_u64(patch.address), Ok(patch.old), "the patched word changed");
         self.0.write_all_at(&patch.new.to_le_bytes(), patch.address.0).expect("a write to memory");
     }
 }
@@ -41,7 +41,7 @@ impl Memory for ProcMemory {
     }
 }
 
-/// A running program; it dies with this.
+/// A running program, which is killed on drop.
 pub struct Target {
     child: Child,
     input: ChildStdin,
@@ -98,13 +98,13 @@ impl Target {
     }
 
     /// Sends a command without waiting for its answer.
-    pub fn tell(&mut self, command: &str) {
+    pub fn send(&mut self, command: &str) {
         writeln!(self.input, "{command}").expect("a command");
     }
 
     /// Sends a command and returns what the program printed.
     pub fn ask(&mut self, command: &str) -> String {
-        self.tell(command);
+        self.send(command);
         answer(&mut self.output)
     }
 }
@@ -121,7 +121,7 @@ fn answer(output: &mut impl BufRead) -> String {
     }
 }
 
-/// The main image of a process, with its bias.
+/// The executable of a process and its bias.
 pub fn image_of(pid: u32) -> (Arc<ElfImage>, Bias) {
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).expect("its exe");
     let file = File::open(format!("/proc/{pid}/exe")).expect("its exe");
@@ -141,7 +141,7 @@ pub fn image_of(pid: u32) -> (Arc<ElfImage>, Bias) {
     (image, bias.expect("an executable mapping of the image"))
 }
 
-/// The first difference of two texts, with some lines before it.
+/// Panics at the first difference of two texts and shows the lines around it.
 pub fn assert_same_text(ours: &str, theirs: &str, what: &str) {
     for (i, (a, b)) in ours.lines().zip(theirs.lines()).enumerate() {
         if a != b {

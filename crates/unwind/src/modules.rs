@@ -1,16 +1,17 @@
-//! Which mapping an address lies in, and the image's tables there.
+//! Find the mapping at an address, and the unwind tables of its image.
 
 use image::{AddressSpace, Avma, Bias, MappingId, MappingKind, Memory, Svma};
 
 use crate::arch::Arch;
-use crate::tables::{ImageIndex, Tables, code_around};
+use crate::code::code_around;
+use crate::tables::{ImageIndex, Tables};
 
-/// A stack seldom alternates between more mappings.
+/// Mappings that are remembered; stacks rarely alternate between more.
 const RECENT: usize = 4;
 
-/// One executable mapping with its tables.
+/// An executable mapping and the tables of its image.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Module {
     start: Avma,
     end: Avma,
     pub(crate) id: MappingId,
@@ -18,54 +19,54 @@ pub(crate) struct Place {
     pub(crate) image: Option<(ImageIndex, Bias)>,
 }
 
-impl Place {
-    /// Whether the address lies in it.
+impl Module {
+    /// Whether the mapping contains the address.
     #[inline]
     pub(crate) fn contains(&self, addr: Avma) -> bool {
         self.start <= addr && addr < self.end
     }
 
-    /// What the image calls the address.
+    /// The image at an address, and the address in the image.
     pub(crate) fn svma(&self, addr: Avma) -> Option<(ImageIndex, Svma)> {
         let (image, bias) = self.image?;
         Some((image, bias.to_svma(addr)))
     }
 }
 
-/// Look-ups in one address space, remembered for one stack: a look-up that outlived the borrow of
-/// the address space could be out of date.
-pub(crate) struct Places<'s> {
+/// Look-ups in one address space, cached while one stack is unwound. The borrow of the address
+/// space keeps the cache from becoming stale.
+pub(crate) struct Modules<'s> {
     space: &'s AddressSpace,
-    recent: [Option<Place>; RECENT],
+    recent: [Option<Module>; RECENT],
     last: usize,
     oldest: usize,
 }
 
-impl<'s> Places<'s> {
+impl<'s> Modules<'s> {
     pub(crate) fn new(space: &'s AddressSpace) -> Self {
         Self { space, recent: [None; RECENT], last: 0, oldest: 0 }
     }
 
     /// The mapping at an address.
     #[inline]
-    pub(crate) fn find<A: Arch>(&mut self, tables: &mut Tables, addr: Avma) -> Option<Place> {
-        let hit = |place: &Option<Place>| place.filter(|p| p.contains(addr));
-        if let Some(place) = hit(&self.recent[self.last]) {
-            return Some(place);
+    pub(crate) fn find<A: Arch>(&mut self, tables: &mut Tables, addr: Avma) -> Option<Module> {
+        let hit = |module: &Option<Module>| module.filter(|p| p.contains(addr));
+        if let Some(module) = hit(&self.recent[self.last]) {
+            return Some(module);
         }
-        for (i, place) in self.recent.iter().enumerate() {
-            if let Some(place) = hit(place) {
+        for (i, module) in self.recent.iter().enumerate() {
+            if let Some(module) = hit(module) {
                 self.last = i;
-                return Some(place);
+                return Some(module);
             }
         }
         self.look_up::<A>(tables, addr)
     }
 
-    fn look_up<A: Arch>(&mut self, tables: &mut Tables, addr: Avma) -> Option<Place> {
+    fn look_up<A: Arch>(&mut self, tables: &mut Tables, addr: Avma) -> Option<Module> {
         let mapping = self.space.find(addr)?;
         let image = mapping.image.as_ref().ok().filter(|(image, _)| image.arch() == A::ARCH);
-        let place = Place {
+        let module = Module {
             start: mapping.start,
             end: mapping.end,
             id: mapping.id,
@@ -73,22 +74,27 @@ impl<'s> Places<'s> {
             image: image.map(|(image, bias)| (tables.image::<A>(image), *bias)),
         };
         self.last = self.oldest;
-        self.recent[self.last] = Some(place);
+        self.recent[self.last] = Some(module);
         self.oldest = (self.oldest + 1) % RECENT;
-        Some(place)
+        Some(module)
     }
 }
 
-/// Up to 16 bytes of code on each side of an address: from the image, else from memory.
+/// Up to 16 bytes of code on each side of an address, from the image or else from memory.
 pub(crate) struct Code {
     before: Vec<u8>,
     at: Vec<u8>,
 }
 
 impl Code {
-    pub(crate) fn around<M: Memory>(tables: &Tables, place: &Place, pc: Avma, memory: &M) -> Self {
+    pub(crate) fn around<M: Memory>(
+        tables: &Tables,
+        module: &Module,
+        pc: Avma,
+        memory: &M,
+    ) -> Self {
         if let Some((cfi, svma)) =
-            place.svma(pc).and_then(|(image, svma)| Some((tables.cfi(image)?, svma)))
+            module.svma(pc).and_then(|(image, svma)| Some((tables.cfi(image)?, svma)))
         {
             let (before, at) = code_around(cfi.image(), svma);
             return Self { before: before.into(), at: at.into() };
