@@ -17,27 +17,30 @@ pub struct ThreadId {
 /// A thread under one of its names.
 pub type ThreadIndex = u32;
 
-/// A set of goroutine labels; 0 is the empty one.
+/// A set of labels that a program has set itself; 0 is the empty one.
 pub type LabelsIndex = u32;
 
 /// Keys and values.
 pub type LabelSet = Arc<[(Arc<str>, Arc<str>)]>;
 
-/// Index of a name, or of a frame that waits for one.
-pub type JitIndex = u32;
-
-/// Index of a function and line.
-pub type PythonIndex = u32;
+/// A language runtime: its row in the recorder's table.
+pub type RuntimeIndex = u8;
 
 /// Where a frame's address belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
     /// In a mapping of a target; the address is an [`Avma`].
     User(MappingId),
-    /// In code that the target has compiled itself; the address is an [`Avma`].
-    Jit(MappingId, JitIndex),
-    /// In a Python function.
-    Python(PythonIndex),
+    /// In a function of a language runtime, which names it.
+    Runtime {
+        /// The runtime.
+        runtime: RuntimeIndex,
+        /// The mapping that the address, an [`Avma`], lies in; none for functions that lie at no
+        /// address.
+        mapping: Option<MappingId>,
+        /// The runtime's number of it.
+        index: u32,
+    },
     /// In executable memory of the target that no mapping accounts for.
     Unmapped,
     /// In the kernel.
@@ -71,7 +74,7 @@ pub struct CountKey {
     pub thread: ThreadIndex,
     /// The stack.
     pub stack: NodeIndex,
-    /// The labels of its goroutine.
+    /// The labels that the program has set.
     pub labels: LabelsIndex,
 }
 

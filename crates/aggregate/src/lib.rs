@@ -12,6 +12,7 @@ pub mod contexts;
 pub mod cputime;
 pub mod family;
 pub mod ids;
+pub mod labels;
 mod live_stack;
 pub mod processes;
 pub mod recorder;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aggregate::contexts::StackTree;
 use aggregate::ids::{FrameKey, Function, NodeIndex, Place};
 use aggregate::processes::NamedThread;
+use aggregate::runtimes::Runtimes;
 use image::{AddressSpace, Mapping, MappingId};
 use pprof::{
     BuildError, FunctionSpec, Label, Line, LocationIndex, MappingIndex, MappingSpec, Profile,
@@ -17,8 +18,10 @@ use crate::symbols::Resolved;
 const PAGE: u64 = 4096;
 /// Frames that are no code get addresses of their own from here on.
 const MARKER_BASE: u64 = 0x1000;
-/// A line of a Python function has no address: it gets one out of reach of user space.
-const PYTHON_BASE: u64 = 1 << 62;
+/// Functions of a runtime that lie at no address get one out of reach of user space: for each
+/// runtime, the numbers of its frames from here on.
+const RUNTIME_BASE: u64 = 1 << 62;
+const RUNTIME_SIZE: u64 = 1 << 32;
 
 /// A stack with its values.
 pub struct Valued {
@@ -40,6 +43,8 @@ pub struct Tables<'a> {
     pub resolved: &'a [Resolved],
     /// What each mapping was.
     pub mappings: &'a BTreeMap<MappingId, Arc<Mapping>>,
+    /// Whose frames lie in mappings of their own.
+    pub runtimes: &'a Runtimes,
     /// The mapping of the (first) target's executable, to be the profile's first.
     pub main: Option<MappingId>,
     /// Add `pid` and `process` to the labels.
@@ -152,15 +157,18 @@ impl<'a> Assembler<'a> {
     fn place(&mut self, frame: FrameKey) -> Result<(MappingIndex, u64), BuildError> {
         let at = frame.address.0;
         Ok(match frame.place {
-            Place::User(id) | Place::Jit(id, _) if self.tables.mappings.contains_key(&id) => {
+            Place::User(id) | Place::Runtime { mapping: Some(id), .. }
+                if self.tables.mappings.contains_key(&id) =>
+            {
                 (self.mapping(id)?, at)
             }
-            Place::User(_) | Place::Jit(..) | Place::Unmapped => {
+            Place::User(_) | Place::Runtime { mapping: Some(_), .. } | Place::Unmapped => {
                 (self.whole("[unmapped]", 0, 1 << 63)?, at)
             }
-            Place::Python(index) => {
-                let limit = PYTHON_BASE + (1 << 32);
-                (self.whole("[python]", PYTHON_BASE, limit)?, PYTHON_BASE + u64::from(index))
+            Place::Runtime { runtime, mapping: None, index } => {
+                let start = RUNTIME_BASE + u64::from(runtime) * RUNTIME_SIZE;
+                let file = self.tables.runtimes.mapping(runtime);
+                (self.whole(file, start, start + RUNTIME_SIZE)?, start + u64::from(index))
             }
             Place::Kernel => (self.whole("[kernel.kallsyms]", 1 << 63, !(PAGE - 1))?, at),
             Place::Marker => (self.whole("[exoprof]", MARKER_BASE, 1 << 20)?, MARKER_BASE + at),

@@ -25,7 +25,7 @@ pub struct Named {
 
 /// Looks up the names of all frames that were recorded.
 pub fn name(recorder: &mut Recorder, roots: &[Arc<Process>], files: &TargetFiles) -> Named {
-    recorder.jit.finish();
+    recorder.runtimes.finish();
     let main = roots.first().and_then(|root| {
         let tracked = recorder.processes.get(root.pid())?;
         let exe = tracked.identity.as_ref().and_then(|i| i.exe.as_ref()?.to_str());
@@ -40,8 +40,7 @@ pub fn name(recorder: &mut Recorder, roots: &[Arc<Process>], files: &TargetFiles
         frames,
         &recorder.markers,
         &recorder.mappings,
-        &recorder.jit,
-        &recorder.python,
+        Some(&recorder.runtimes),
         files,
     );
     Named { resolved, losses, main: main.map(|m| m.id) }
@@ -85,6 +84,7 @@ pub fn build(
         tree: &about.recorder.tree,
         resolved: &about.named.resolved,
         mappings: &about.recorder.mappings,
+        runtimes: &about.recorder.runtimes,
         main: about.named.main,
         label_processes: about.children || about.roots.len() > 1,
     };

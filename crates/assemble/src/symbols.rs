@@ -6,9 +6,8 @@ use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
-use aggregate::ids::{FrameKey, Function, JitIndex, Place};
-use aggregate::runtimes::jit::Jit;
-use aggregate::runtimes::python::Python;
+use aggregate::ids::{FrameKey, Function, Place};
+use aggregate::runtimes::Runtimes;
 use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
 use symbolize::kernel::{KernelSymbol, NoKernelSymbol};
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
@@ -132,14 +131,14 @@ impl Known {
     }
 }
 
-/// Names all frames. `mappings` tells what each mapping was.
+/// Names all frames. `mappings` tells what each mapping was; of frames without a recording, there
+/// are no `runtimes`.
 pub fn resolve(
     known: &mut Known,
     frames: &[FrameKey],
     markers: &[String],
     mappings: &BTreeMap<MappingId, Arc<Mapping>>,
-    jit: &Jit,
-    python: &Python,
+    runtimes: Option<&Runtimes>,
     files: &dyn DebugFiles,
 ) -> (Vec<Resolved>, SymbolLosses) {
     let mut out = vec![Resolved::default(); frames.len()];
@@ -154,8 +153,9 @@ pub fn resolve(
             },
             Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
             Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
-            Place::Python(index) => out[i].functions = vec![python.function(index)],
-            Place::Jit(_, index) => out[i].functions = vec![compiled(jit, index)],
+            Place::Runtime { runtime, index, .. } => {
+                out[i].functions = runtimes.map_or_else(Vec::new, |r| r.functions(runtime, index));
+            }
             Place::User(id) => {
                 match mappings.get(&id) {
                     Some(m) => match m.image_at(frame.address) {
@@ -196,18 +196,6 @@ fn nameless_memory(m: &Mapping) -> Option<Function> {
         MappingKind::Vdso => Some(Function::named("[vdso]")),
         MappingKind::Vsyscall => Some(Function::named("[vsyscall]")),
         MappingKind::Anonymous => Some(Function::named("[anonymous code]")),
-    }
-}
-
-fn compiled(jit: &Jit, index: JitIndex) -> Function {
-    let Some(f) = jit.function(index) else { return Function::named("[anonymous code]") };
-    Function {
-        name: f.name.clone(),
-        system_name: f.raw.clone(),
-        file: f.file.clone(),
-        line: f.line,
-        column: 0,
-        start_line: f.start_line,
     }
 }
 

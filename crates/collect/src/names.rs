@@ -6,8 +6,6 @@ use std::sync::Arc;
 use aggregate::clock::monotonic_now;
 use aggregate::ids::{FrameKey, Place};
 use aggregate::processes::Processes;
-use aggregate::runtimes::jit::Jit;
-use aggregate::runtimes::python::Python;
 use assemble::debugfiles::TargetFiles;
 use assemble::symbols::{self, Known};
 use gopclntab::LineTable;
@@ -53,15 +51,8 @@ fn locate(process: &Arc<Process>, addresses: &[u64]) -> Located {
 pub fn function_names(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<Arc<str>>> {
     let Located { frames, mappings } = locate(process, addresses);
     let files = TargetFiles(Root::of(process).ok().into_iter().collect());
-    let (resolved, _) = symbols::resolve(
-        &mut Known::default(),
-        &frames,
-        &[],
-        &mappings,
-        &Jit::default(),
-        &Python::default(),
-        &files,
-    );
+    let (resolved, _) =
+        symbols::resolve(&mut Known::default(), &frames, &[], &mappings, None, &files);
     let named = resolved.into_iter().zip(&frames).map(|(mut r, frame)| {
         let known = frame.place != Place::Unmapped && !r.nameless;
         r.functions.pop().filter(|_| known).map(|f| f.name)

@@ -6,13 +6,12 @@
 //! sample waiting (`bpf/waits_chains.bpf.c`). It knows no particular interpreter: a [`ChainLayout`]
 //! per process tells it where the links are.
 
-use std::os::fd::OwnedFd;
-
 use aya::EbpfLoader;
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent, ProgramFd};
+use aya::programs::PerfEvent;
 use zerocopy::{FromBytes as _, Immutable, IntoBytes, transmute};
 
+use crate::SampleProgram;
 use crate::bpf::interpreter::{self as abi, LayoutBytes, OBJECT};
 use crate::bpf::{self, BpfError, BpfStep, Loaded};
 
@@ -177,22 +176,13 @@ impl Chains {
         })
     }
 
-    /// A descriptor of the program, for [`crate::Sampler::run_with_each_sample`].
+    /// The program, to run with each sample.
     ///
     /// # Errors
     /// [`BpfError`] when descriptors run out, or when there is no program for sampling events.
-    pub fn program(&self) -> Result<OwnedFd, BpfError> {
-        self.object()?.program_fd(PROGRAM)
-    }
-
-    /// The loaded program.
-    pub(crate) fn loaded(&self) -> Result<&ProgramFd, BpfError> {
-        self.object()?.loaded_program(PROGRAM)
-    }
-
-    fn object(&self) -> Result<&Loaded, BpfError> {
+    pub fn program(&self) -> Result<SampleProgram, BpfError> {
         let missing = || BpfError::missing(OBJECT.name, BpfStep::Attach(PROGRAM));
-        self.object.as_ref().ok_or_else(missing)
+        self.object.as_ref().ok_or_else(missing)?.sample_program(PROGRAM)
     }
 
     /// Follows the chains of a process from now on.

@@ -12,13 +12,12 @@
 //! The two are matched by thread and time: a sample is written right after its capture.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 
 use aya::maps::{Array, HashMap, MapData, ProgramArray, RingBuf};
 use aya::programs::PerfEvent;
 use zerocopy::{FromBytes as _, Immutable, IntoBytes, transmute};
 
-use crate::Chains;
+use crate::SampleProgram;
 use crate::bpf::goroutine::{self as abi, MAX_THREADS, OBJECT, ThreadBytes};
 use crate::bpf::{self, BpfError, BpfStep, Loaded};
 
@@ -164,22 +163,22 @@ impl GoroutineCapture {
         })
     }
 
-    /// A descriptor of the program, for [`crate::Sampler::run_with_each_sample`].
+    /// The program, to run with each sample.
     ///
     /// # Errors
     /// [`BpfError`] when descriptors run out.
-    pub fn program(&self) -> Result<OwnedFd, BpfError> {
-        self.object.program_fd(PROGRAM)
+    pub fn program(&self) -> Result<SampleProgram, BpfError> {
+        self.object.sample_program(PROGRAM)
     }
 
-    /// Has the program that follows interpreters run right after this one at the same samples, until
-    /// this is dropped: an event runs one program only.
+    /// Runs `next` right after this program at the same samples, until this is dropped: an event
+    /// takes one program only.
     ///
     /// # Errors
     /// [`BpfError`] when the kernel does not let one program call the other.
-    pub fn then(&mut self, chains: &Chains) -> Result<(), BpfError> {
+    pub fn then(&mut self, next: &SampleProgram) -> Result<(), BpfError> {
         let failed = self.object.failed(BpfStep::Map("next"));
-        self.next.set(0, chains.loaded()?, 0).map_err(failed)
+        self.next.set(0, next.loaded(), 0).map_err(failed)
     }
 
     /// Captures the goroutines of this thread from now on. Returns whether the table had space.

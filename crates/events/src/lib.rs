@@ -15,6 +15,7 @@ mod online;
 mod record;
 mod ring;
 mod ringset;
+mod sample_program;
 mod sampler;
 mod stacks;
 mod tracefs;
@@ -31,6 +32,7 @@ pub use online::online_cpus;
 pub use record::{Comm, Event, EventKind, Fork, MmapEvent, Sample, Words};
 pub use ring::RingError;
 pub use ringset::{Losses, RingSet};
+pub use sample_program::SampleProgram;
 pub use sampler::{OpenError, Opened, Sampler, Scope, try_open};
 pub use stacks::{Looked, LookedCopy, StackCopier, ThreadLook};
 pub use waits::{

@@ -9,7 +9,9 @@ use perf_event_open_sys::bindings as b;
 pub struct Words<'a>(&'a [u8]);
 
 impl<'a> Words<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    /// Of bytes; what is left over of the last word is ignored.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 

@@ -11,12 +11,15 @@ use unwind::{End, Frame, Registers, Unwinder};
 
 pub use self::still::Copied;
 use crate::contexts::{Counts, StackTree};
-use crate::ids::{CountKey, FrameIndex, FrameKey, LabelsIndex, NodeIndex, Place, ROOT, ThreadId};
+use crate::ids::{
+    CountKey, FrameIndex, FrameKey, LabelsIndex, NodeIndex, Place, ROOT, RuntimeIndex, ThreadId,
+};
+use crate::labels::LabelSets;
 use crate::live_stack::LiveStacks;
 use crate::processes::Processes;
-use crate::runtimes::go::{self, GoMemory, GoSampling};
-use crate::runtimes::jit::Jit;
-use crate::runtimes::python::{MergedFrame, Python, WhichChain};
+use crate::runtimes::{
+    CodeAddress, MergedFrame, Native, RUNTIMES, Row, Runtimes, SampledThread, WhichChain,
+};
 use crate::window::StackWindow;
 
 /// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
@@ -70,10 +73,11 @@ pub struct Recorder {
     pub mappings: BTreeMap<MappingId, Arc<Mapping>>,
     /// Names of [`Place::Marker`] frames.
     pub markers: Vec<String>,
-    /// Names of code that targets compile while they run.
-    pub jit: Jit,
-    /// The interpreters among the targets.
-    pub python: Python,
+    /// Labels that programs have set.
+    pub labels: LabelSets,
+    /// The language runtimes among the targets.
+    pub runtimes: Runtimes,
+    /// The merged stack, where a runtime has merged its frames.
     merged: Vec<MergedFrame>,
     unwinder: Unwinder,
     frames: Vec<Frame>,
@@ -89,8 +93,6 @@ pub struct Recorder {
     pub doubled: Vec<i32>,
     recent: Recent,
     live: LiveStacks,
-    /// Go programs.
-    pub go: GoSampling,
 }
 
 /// How the stack window does lately.
@@ -106,6 +108,11 @@ const ATTACH_MARGIN_NS: u64 = 2_000_000;
 impl Recorder {
     /// Nobody is followed yet. `period` is the weight of a sample that does not say its own.
     pub fn new(follow_children: bool, period: u64) -> Self {
+        Self::with_runtimes(follow_children, period, RUNTIMES)
+    }
+
+    /// As [`Recorder::new`], with another table of runtimes.
+    pub fn with_runtimes(follow_children: bool, period: u64, rows: &[Row]) -> Self {
         let mut unwinder = Unwinder::new(Arch::host());
         unwinder.set_max_frames(MAX_FRAMES);
         Self {
@@ -115,8 +122,8 @@ impl Recorder {
             stats: SampleStats::default(),
             mappings: BTreeMap::new(),
             markers: Vec::new(),
-            jit: Jit::default(),
-            python: Python::default(),
+            labels: LabelSets::default(),
+            runtimes: Runtimes::new(rows),
             merged: Vec::new(),
             unwinder,
             frames: Vec::new(),
@@ -128,7 +135,6 @@ impl Recorder {
             doubled: Vec::new(),
             recent: Recent::default(),
             live: LiveStacks::default(),
-            go: GoSampling::default(),
         }
     }
 
@@ -163,24 +169,24 @@ impl Recorder {
     /// A new reading of the rings begins; `now` is CLOCK_MONOTONIC in nanoseconds.
     pub fn next_round(&mut self, now: u64) {
         self.live.next_round(now);
-        self.go.drain();
-        self.jit.next_round();
-        self.python.next_round();
+        self.runtimes.next_round();
     }
 
     /// Another process has the number now, or the process runs another program; where all is read
     /// while its threads stand.
     pub fn forget(&mut self, pid: i32) {
-        self.jit.forget(pid);
-        self.python.forget(pid);
-        self.go.forget(pid);
+        self.runtimes.forget(pid);
     }
 
-    /// What is to be said of runtimes and compiled code.
+    /// Searches what was mapped since the last time for language runtimes.
+    pub fn look_for_runtimes(&mut self) {
+        self.runtimes.look(&self.processes);
+    }
+
+    /// What is to be said of runtimes and their frames and labels.
     pub fn runtime_notes(&self) -> Vec<String> {
-        let mut notes = self.go.notes();
-        notes.extend(self.jit.notes().iter().cloned());
-        notes.extend(self.python.notes());
+        let mut notes = self.runtimes.notes();
+        notes.extend(self.labels.note());
         let lost = self.unwinder.c_frames_lost();
         if lost > 0 {
             notes.push(format!("{lost} stacks lack frames of C code between those of Go"));
@@ -195,20 +201,16 @@ impl Recorder {
             EventKind::Mmap(ref m) => self.processes.mapped(e.pid, m, e.time),
             EventKind::Comm(c) => {
                 if c.exec {
-                    self.jit.forget(e.pid);
-                    self.python.forget(e.pid);
+                    self.runtimes.forget(e.pid);
                 }
                 self.processes.named(e.pid, e.tid, c, e.time);
-                if c.exec && self.processes.get(e.pid).is_some() {
-                    self.go.look_at(e.pid);
-                }
             }
             EventKind::Fork(f) => {
                 let since = self.attached.get(&f.parent_tid).copied();
                 let inherited = since.is_none_or(|t| t + ATTACH_MARGIN_NS < e.time);
                 self.processes.forked(f, e.time, inherited);
                 if f.pid == f.parent_pid {
-                    self.go.thread_created(f.pid);
+                    self.runtimes.thread_created(f.pid);
                 }
                 if inherited && self.attached.remove(&f.tid).is_some() {
                     self.doubled.push(f.tid);
@@ -216,7 +218,7 @@ impl Recorder {
             }
             EventKind::Exit(f) => {
                 self.processes.exited(f);
-                self.go.thread_ended(f.pid, f.tid);
+                self.runtimes.thread_ended(ThreadId { pid: f.pid, tid: f.tid });
             }
             EventKind::Lost { .. }
             | EventKind::Switch { .. }
@@ -240,7 +242,7 @@ impl Recorder {
         self.stats.contexts_cut = self.tree.is_full();
     }
 
-    /// The node of the user's frames, and the labels of the goroutine.
+    /// The node of the user's frames, and the labels that the program has set.
     pub fn user_stack(
         &mut self,
         id: ThreadId,
@@ -260,16 +262,14 @@ impl Recorder {
         self.registers.extend(s.registers.iter());
         let registers = Registers::from_perf(Arch::host(), &self.registers, USER_REGISTERS);
         let Some(tracked) = self.processes.get(id.pid) else { return (ROOT, 0) };
-        let capture = self.go.take(id.pid, id.tid, time, &registers);
-        let labels = capture.as_ref().map_or(0, |c| self.go.labels(id.pid, tracked, c));
+        let at = self.runtimes.attached(id.pid);
+        let thread = SampledThread { id, tracked, time, registers: &registers };
+        let captured = self.runtimes.captured(at, &thread);
         let window = StackWindow::new(&registers, s.stack);
         self.frames.clear();
         let (unwinder, frames) = (&mut self.unwinder, &mut self.frames);
-        let mut end = match &capture {
-            Some(capture) => {
-                let (stacks, memory) = (go::stacks(capture), GoMemory { window: &window, capture });
-                unwinder.unwind_go(&tracked.space, &registers, &stacks, &memory, frames)
-            }
+        let mut end = match &captured {
+            Some(c) => c.unwind(unwinder, tracked, &registers, &window, frames),
             None => unwinder.unwind(&tracked.space, &registers, &window, frames),
         };
         if let End::Truncated { unreadable, .. } = end {
@@ -280,27 +280,12 @@ impl Recorder {
                 end = root;
             }
         }
-        let whole = end.is_root();
+        let (frames, is_whole) = (&*frames, end.is_root());
+        let native = Native { pid: id.pid, tracked, frames, is_whole, memory: &window };
+        let merged = self.runtimes.merge_sampled(at, (id, chain), &native, &mut self.merged);
+        let labels = captured.map_or(0, |c| self.labels.intern(c.labels));
         let root = self.outermost(end);
-        self.merge_python(id, chain, whole);
-        (self.intern_user_frames(id.pid, root, time), labels)
-    }
-
-    /// Puts Python's functions in place of the interpreter's frames, where there are any.
-    fn merge_python(&mut self, id: ThreadId, chain: WhichChain, whole: bool) {
-        let tracked = self.processes.get(id.pid);
-        let merged = tracked.is_some_and(|tracked| {
-            self.python.merge(id, chain, tracked, &self.frames, whole, &mut self.merged)
-        });
-        if !merged {
-            self.take_native_frames();
-        }
-    }
-
-    /// The unwound frames are the stack as they are.
-    fn take_native_frames(&mut self) {
-        self.merged.clear();
-        self.merged.extend((0..self.frames.len()).map(MergedFrame::Native));
+        (self.intern_user_frames(id.pid, root, merged, time), labels)
     }
 
     /// The node above the outermost frame, by how the stack ended.
@@ -321,39 +306,57 @@ impl Recorder {
         node
     }
 
-    /// The node of the merged frames above `root`.
-    fn intern_user_frames(&mut self, pid: i32, root: NodeIndex, time: u64) -> NodeIndex {
+    /// The node of the user's frames above `root`: as they were unwound, or as a runtime has merged
+    /// its own with them.
+    fn intern_user_frames(
+        &mut self,
+        pid: i32,
+        root: NodeIndex,
+        merged: Option<RuntimeIndex>,
+        time: u64,
+    ) -> NodeIndex {
         self.indices.clear();
-        let tracked = self.processes.get(pid);
-        for frame in &self.merged {
-            let frame = match *frame {
-                MergedFrame::Native(i) => self.frames[i],
-                MergedFrame::Python(index) => {
-                    let key = FrameKey { place: Place::Python(index), address: Avma(0) };
-                    self.indices.push(self.tree.frame(key));
-                    continue;
+        match merged {
+            None => (0..self.frames.len()).for_each(|i| self.intern_native(pid, i, time)),
+            Some(runtime) => {
+                for i in 0..self.merged.len() {
+                    match self.merged[i] {
+                        MergedFrame::Native(i) => self.intern_native(pid, i, time),
+                        MergedFrame::Own(index) => {
+                            let place = Place::Runtime { runtime, mapping: None, index };
+                            let key = FrameKey { place, address: Avma(0) };
+                            self.indices.push(self.tree.frame(key));
+                        }
+                    }
                 }
-            };
-            let address = frame.lookup_address();
-            let mapping = tracked.and_then(|t| t.space.find(address));
-            let mut place = frame.mapping.map_or(Place::Unmapped, Place::User);
-            if let (Some(t), Some(m), Place::User(id)) = (tracked, mapping, place)
-                && is_compiled_code(m)
-                && let Some(index) = self.jit.lookup(pid, t, address, time)
-            {
-                place = Place::Jit(id, index);
             }
-            let known = self.tree.frames().len();
-            let index = self.tree.frame(FrameKey { place, address });
-            if self.tree.frames().len() > known
-                && let Some(mapping) = mapping
-            {
-                self.mappings.entry(mapping.id).or_insert_with(|| mapping.clone());
-            }
-            self.indices.push(index);
         }
         let tree = &mut self.tree;
         self.indices.iter().rev().fold(root, |node, &frame| tree.child(node, frame))
+    }
+
+    fn intern_native(&mut self, pid: i32, i: usize, time: u64) {
+        let frame = self.frames[i];
+        let tracked = self.processes.get(pid);
+        let address = frame.lookup_address();
+        let mapping = tracked.and_then(|t| t.space.find(address));
+        let mut place = frame.mapping.map_or(Place::Unmapped, Place::User);
+        if let (Some(tracked), Some(m), Place::User(id)) = (tracked, mapping, place)
+            && is_compiled_code(m)
+        {
+            let code = CodeAddress { pid, tracked, address, time };
+            if let Some((runtime, index)) = self.runtimes.code_at(&code) {
+                place = Place::Runtime { runtime, mapping: Some(id), index };
+            }
+        }
+        let known = self.tree.frames().len();
+        let index = self.tree.frame(FrameKey { place, address });
+        if self.tree.frames().len() > known
+            && let Some(mapping) = mapping
+        {
+            self.mappings.entry(mapping.id).or_insert_with(|| mapping.clone());
+        }
+        self.indices.push(index);
     }
 
     /// The node of the kernel's frames above `node`, the system call or interrupt.

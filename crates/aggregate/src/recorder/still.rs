@@ -1,14 +1,13 @@
 //! Stacks of threads that stand still: they wait, or were stopped when they were copied.
 
-use events::{Capture, USER_REGISTERS};
+use events::USER_REGISTERS;
 use image::{Arch, Avma, Memory, Unreadable};
 use unwind::{End, Registers};
 
 use super::Recorder;
 use crate::clock::monotonic_now;
-use crate::ids::{LabelsIndex, NodeIndex, ROOT};
-use crate::runtimes::go::{self, GoMemory};
-use crate::runtimes::python::OwnedChain;
+use crate::ids::{LabelsIndex, NodeIndex, ROOT, RuntimeIndex};
+use crate::runtimes::{Native, OwnedChain, Standing};
 use crate::window::StackWindow;
 
 /// How much of the stack of a thread that waits is read at once.
@@ -20,10 +19,8 @@ pub struct Copied<'a> {
     pub registers: &'a Registers,
     /// From the stack pointer on.
     pub bytes: &'a [u8],
-    /// The interpreter's frames at that time.
-    pub chain: Option<&'a OwnedChain>,
-    /// The stacks that a thread of Go's has left.
-    pub go: Option<&'a Capture>,
+    /// What was read of the thread besides at that time: see [`crate::runtimes::Runtimes::read`].
+    pub standing: Option<&'a Standing>,
 }
 
 impl Recorder {
@@ -45,10 +42,10 @@ impl Recorder {
         let live = Live { window: &window, memory };
         self.frames.clear();
         let end = self.unwinder.unwind(&tracked.space, &registers, &live, &mut self.frames);
-        let chain = self.python.read_chain(pid, memory, thread_pointer);
+        let chain = self.runtimes.read_chain(pid, memory, thread_pointer);
+        let merged = self.merge_chain(pid, &window, chain.as_ref(), end.is_root());
         let root = self.outermost(end);
-        self.merge_chain(pid, chain.as_ref(), end.is_root());
-        Some(self.intern_user_frames(pid, root, monotonic_now()))
+        Some(self.intern_user_frames(pid, root, merged, monotonic_now()))
     }
 
     /// As [`Recorder::copied_stack`], but `None` and nothing counted where the stack does not
@@ -56,20 +53,20 @@ impl Recorder {
     pub fn whole_stack(&mut self, pid: i32, copy: &Copied<'_>) -> Option<(NodeIndex, LabelsIndex)> {
         let end = self.unwind_copied(pid, copy)?;
         end.is_root().then(|| {
-            self.merge_chain(pid, copy.chain, true);
-            let node = self.intern_user_frames(pid, ROOT, monotonic_now());
-            (node, self.copied_labels(pid, copy))
+            let merged = self.merge_copied(pid, copy, true);
+            let node = self.intern_user_frames(pid, ROOT, merged, monotonic_now());
+            (node, self.copied_labels(copy))
         })
     }
 
-    /// The node of a stack that was copied while its thread stood, and the labels of its goroutine.
+    /// The node of a stack that was copied while its thread stood, and the labels that the program
+    /// had set.
     pub fn copied_stack(&mut self, pid: i32, copy: &Copied<'_>) -> (NodeIndex, LabelsIndex) {
         let Some(end) = self.unwind_copied(pid, copy) else { return (ROOT, 0) };
-        let whole = end.is_root();
+        let merged = self.merge_copied(pid, copy, end.is_root());
         let root = self.outermost(end);
-        self.merge_chain(pid, copy.chain, whole);
-        let node = self.intern_user_frames(pid, root, monotonic_now());
-        (node, self.copied_labels(pid, copy))
+        let node = self.intern_user_frames(pid, root, merged, monotonic_now());
+        (node, self.copied_labels(copy))
     }
 
     /// `None` where the process is not followed.
@@ -77,30 +74,41 @@ impl Recorder {
         let tracked = self.processes.get(pid)?;
         let window = StackWindow::new(copy.registers, copy.bytes);
         self.frames.clear();
-        let (space, frames) = (&tracked.space, &mut self.frames);
-        Some(match copy.go {
-            Some(capture) => {
-                let (stacks, memory) = (go::stacks(capture), GoMemory { window: &window, capture });
-                self.unwinder.unwind_go(space, copy.registers, &stacks, &memory, frames)
-            }
-            None => self.unwinder.unwind(space, copy.registers, &window, frames),
+        let (unwinder, frames) = (&mut self.unwinder, &mut self.frames);
+        Some(match copy.standing.and_then(|s| s.captured.as_ref()) {
+            Some(c) => c.unwind(unwinder, tracked, copy.registers, &window, frames),
+            None => unwinder.unwind(&tracked.space, copy.registers, &window, frames),
         })
     }
 
-    fn copied_labels(&mut self, pid: i32, copy: &Copied<'_>) -> LabelsIndex {
-        let tracked = self.processes.get(pid).zip(copy.go);
-        tracked.map_or(0, |(tracked, capture)| self.go.labels(pid, tracked, capture))
+    fn copied_labels(&mut self, copy: &Copied<'_>) -> LabelsIndex {
+        let captured = copy.standing.and_then(|s| s.captured.as_ref());
+        captured.map_or(0, |c| self.labels.intern(c.labels.clone()))
     }
 
-    /// As [`Recorder::merge_python`], with a chain that was read.
-    fn merge_chain(&mut self, pid: i32, chain: Option<&OwnedChain>, whole: bool) {
-        let (tracked, python) = (self.processes.get(pid), &mut self.python);
-        let merged = tracked.zip(chain).is_some_and(|(tracked, chain)| {
-            python.merge_chain(pid, chain, tracked, &self.frames, whole, &mut self.merged)
-        });
-        if !merged {
-            self.take_native_frames();
-        }
+    fn merge_copied(
+        &mut self,
+        pid: i32,
+        copy: &Copied<'_>,
+        is_whole: bool,
+    ) -> Option<RuntimeIndex> {
+        let window = StackWindow::new(copy.registers, copy.bytes);
+        let chain = copy.standing.and_then(|s| s.chain.as_ref());
+        self.merge_chain(pid, &window, chain, is_whole)
+    }
+
+    /// Merges frames of runtimes, with a chain that was read.
+    fn merge_chain(
+        &mut self,
+        pid: i32,
+        memory: &dyn Memory,
+        chain: Option<&OwnedChain>,
+        is_whole: bool,
+    ) -> Option<RuntimeIndex> {
+        let at = self.runtimes.attached(pid);
+        let tracked = self.processes.get(pid)?;
+        let native = Native { pid, tracked, frames: &self.frames, is_whole, memory };
+        self.runtimes.merge(at, &native, chain, &mut self.merged)
     }
 }
 

@@ -16,7 +16,8 @@ use process::Root;
 use rustc_hash::FxHashMap;
 use symbolize::jit::{JitDump, JitFunction, PerfMap};
 
-use crate::ids::JitIndex;
+use super::{CodeAddress, Presence, Roles, Runtime};
+use crate::ids::Function;
 use crate::processes::Tracked;
 
 /// Of a larger perf map only so much is read, the newest part, and so much of a file at a time.
@@ -32,6 +33,9 @@ const FEW_NAMELESS: usize = 8;
 /// Notes for the profile's comments.
 const MAX_NOTES: usize = 32;
 
+/// Index of a name, or of a frame that waits for one.
+type JitIndex = u32;
+
 enum Slot {
     Known(JitFunction),
     Pending { source: usize, address: Avma, time: u64 },
@@ -40,7 +44,7 @@ enum Slot {
 
 /// All compiled code that frames were found in.
 #[derive(Default)]
-pub struct Jit {
+struct Jit {
     slots: Vec<Slot>,
     known: FxHashMap<JitFunction, JitIndex>,
     sources: Vec<Sources>,
@@ -73,25 +77,58 @@ struct Growing<T> {
     content: T,
 }
 
-impl Jit {
-    /// A new reading of the rings begins.
-    pub(crate) fn next_round(&mut self) {
-        self.round += 1;
+/// The compiled code of a recording.
+pub(super) fn new() -> Box<dyn Runtime> {
+    Box::new(Jit::default())
+}
+
+impl Runtime for Jit {
+    /// Any process may compile code; its files are looked for when it has executed some.
+    fn attach(&mut self, _pid: i32, _tracked: &Tracked) -> Presence {
+        Presence::Attached(Roles { code: true, ..Roles::default() })
     }
 
-    /// The process runs another program now.
-    pub(crate) fn forget(&mut self, pid: i32) {
+    fn detach(&mut self, pid: i32) {
         self.by_pid.remove(&pid);
     }
 
+    fn next_round(&mut self) {
+        self.round += 1;
+    }
+
+    fn code_at(&mut self, code: &CodeAddress<'_>) -> Option<u32> {
+        self.lookup(code)
+    }
+
+    fn finish(&mut self) {
+        self.name_pending();
+    }
+
+    fn functions(&self, index: u32) -> Vec<Function> {
+        vec![match self.slots.get(index as usize) {
+            Some(Slot::Known(f)) => Function {
+                name: f.name.clone(),
+                system_name: f.raw.clone(),
+                file: f.file.clone(),
+                line: f.line,
+                column: 0,
+                start_line: f.start_line,
+            },
+            Some(Slot::Pending { .. } | Slot::Unknown) | None => {
+                Function::named("[anonymous code]")
+            }
+        }]
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+}
+
+impl Jit {
     /// The name of the code at an address of anonymous memory, at the time of a sample.
-    pub(crate) fn lookup(
-        &mut self,
-        pid: i32,
-        tracked: &Tracked,
-        at: Avma,
-        time: u64,
-    ) -> Option<JitIndex> {
+    fn lookup(&mut self, code: &CodeAddress<'_>) -> Option<JitIndex> {
+        let CodeAddress { pid, tracked, address: at, time } = *code;
         let source = *self.by_pid.entry(pid).or_insert_with(|| {
             self.sources.push(Sources::of(pid, tracked));
             self.sources.len() - 1
@@ -143,7 +180,7 @@ impl Jit {
     }
 
     /// Reads what has come since, and names what waits for a name.
-    pub fn finish(&mut self) {
+    fn name_pending(&mut self) {
         let mut notes = Vec::new();
         for source in &mut self.sources {
             source.refresh(MAX_FINAL_READ, &mut notes);
@@ -159,19 +196,6 @@ impl Jit {
         let mapless = self.sources.iter().zip(nameless);
         notes.extend(mapless.filter_map(|(source, n)| source.remedy(n)));
         note(&mut self.notes, notes);
-    }
-
-    /// The function of an index; `None` where no file names it.
-    pub fn function(&self, index: JitIndex) -> Option<&JitFunction> {
-        match self.slots.get(index as usize)? {
-            Slot::Known(function) => Some(function),
-            Slot::Pending { .. } | Slot::Unknown => None,
-        }
-    }
-
-    /// What a reader of the profile should know.
-    pub(crate) fn notes(&self) -> &[String] {
-        &self.notes
     }
 }
 

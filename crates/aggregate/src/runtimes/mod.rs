@@ -1,5 +1,27 @@
-//! What language runtimes and compilers in the targets tell of their code.
+//! The language runtimes, and other sources of names, that take part in a recording: each is an
+//! implementation of [`Runtime`] and a row of [`RUNTIMES`].
 
-pub mod go;
-pub mod jit;
-pub mod python;
+mod chains;
+mod contract;
+mod go;
+mod jit;
+mod programs;
+mod python;
+mod set;
+mod walk;
+
+pub use self::chains::{OwnedChain, WhichChain};
+pub use self::contract::{
+    Captured, CodeAddress, MergedFrame, Presence, Refused, Roles, Row, Runtime, SampledThread,
+    StandingThread, UnwoundStack,
+};
+pub use self::programs::Owner;
+pub(crate) use self::set::Native;
+pub use self::set::{Runtimes, Standing};
+
+/// All runtimes. Where several take part in a sample, they are asked in this order.
+pub const RUNTIMES: &[Row] = &[
+    Row { name: "Go", mapping: "[go]", new: go::new },
+    Row { name: "compiled code", mapping: "[jit]", new: jit::new },
+    Row { name: "Python", mapping: "[python]", new: python::new },
+];

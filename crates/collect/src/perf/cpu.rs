@@ -116,16 +116,14 @@ fn finish(
 /// does not run takes no sample: what somebody else's probe costs is then in no stack.
 fn overdue(recording: &Recording, samples: &[Valued], period: u64) -> Option<String> {
     let recorder = &recording.recorder;
-    if !recorder.go.captures() && recorder.python.chains().is_none() {
-        return None;
-    }
+    let programs = recorder.runtimes.with_programs()?;
     let sum = |i: usize| samples.iter().filter_map(|s| s.values.get(i)).sum::<i64>();
     let (taken, ns) = (sum(0), sum(1));
     let due = ns / i64::try_from(period.max(1)).ok()?;
     let missing = due - taken;
     (missing >= MANY_MISSING && missing * 5 > due).then(|| {
         format!(
-            "{missing} of {due} samples were not taken: the kernel takes none of Go and Python \
+            "{missing} of {due} samples were not taken: the kernel takes none of {programs} \
              programs where a BPF program of another tool's probe runs"
         )
     })
@@ -178,7 +176,7 @@ fn valued_samples(recording: &mut Recording, period: u64) -> Vec<Valued> {
         let ns = exact.round().max(0.0);
         *rest = exact - ns;
         let values = vec![i64::try_from(count.samples).unwrap_or(i64::MAX), ns as i64];
-        let labels = recording.recorder.go.label_set(key.labels).to_vec();
+        let labels = recording.recorder.labels.get(key.labels).to_vec();
         samples.push(Valued { thread: thread.clone(), stack: key.stack, labels, values });
     }
     samples.extend(without_samples(recording, &weights.unsampled, UNSAMPLED));

@@ -115,14 +115,14 @@ impl Creations {
     /// The threads that are there, but for the first of the process: nobody created that as a
     /// thread.
     fn take_existing(&mut self, process: &Process) -> Result<(), RecordError> {
-        let snapshot = self.means.take(process, &self.recorder.python)?;
+        let snapshot = self.means.take(process, &mut self.recorder.runtimes)?;
         self.stops.add(process, &snapshot);
         let comm: Arc<str> = process.identity().comm.as_str().into();
         let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
         for t in snapshot.threads.iter().filter(|t| t.tid != process.pid()) {
             let stack = match &t.registers {
                 Ok(registers) => {
-                    let copy = Copied { registers, bytes: &t.stack, chain: None, go: None };
+                    let copy = Copied { registers, bytes: &t.stack, standing: None };
                     let (whole, _) = self.recorder.copied_stack(process.pid(), &copy);
                     self.start_function(whole)
                 }

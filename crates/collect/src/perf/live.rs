@@ -119,6 +119,7 @@ impl Live {
             tree: &recorder.tree,
             resolved: &self.names.resolved,
             mappings: &recorder.mappings,
+            runtimes: &recorder.runtimes,
             main: None,
             label_processes: self.options.children,
         };
@@ -180,7 +181,7 @@ fn valued(
     };
     let valued = counts.iter().map(|(key, count)| {
         let thread = named[key.thread as usize].clone();
-        let labels = recorder.go.label_set(key.labels).to_vec();
+        let labels = recorder.labels.get(key.labels).to_vec();
         let ns = (count.weight as f64 * factor(thread.id.pid)).round();
         let values = vec![i64::try_from(count.samples).unwrap_or(i64::MAX), ns as i64];
         Valued { thread, stack: key.stack, labels, values }
@@ -235,8 +236,7 @@ impl Names {
             &wanted,
             &recorder.markers,
             &recorder.mappings,
-            &recorder.jit,
-            &recorder.python,
+            Some(&recorder.runtimes),
             files,
         );
         for (at, name) in waiting.into_iter().zip(names) {
@@ -249,8 +249,12 @@ impl Names {
 /// What a frame is called until its name is looked up.
 fn place_holder(recorder: &Recorder, frame: &FrameKey) -> String {
     let file = match frame.place {
-        Place::User(id) | Place::Jit(id, _) => recorder.mappings.get(&id).map(|m| &*m.name),
-        Place::Python(_) => Some("python"),
+        Place::User(id) | Place::Runtime { mapping: Some(id), .. } => {
+            recorder.mappings.get(&id).map(|m| &*m.name)
+        }
+        Place::Runtime { runtime, mapping: None, .. } => {
+            Some(recorder.runtimes.mapping(runtime).trim_matches(['[', ']']))
+        }
         Place::Kernel => Some("kernel"),
         Place::Unmapped | Place::Marker => None,
     };

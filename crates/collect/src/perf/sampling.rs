@@ -71,9 +71,6 @@ impl Sampling {
         for process in recorder.processes.living() {
             recorder.processes.refresh_maps(&process, monotonic_now());
         }
-        for root in roots {
-            recorder.go.look_at(root.pid());
-        }
         let mut sampling = Self {
             recorder,
             attached,
@@ -84,34 +81,19 @@ impl Sampling {
             reviewed: 0,
             elapsed: Duration::ZERO,
         };
-        sampling.look_for_go();
-        sampling.look_for_interpreters();
+        sampling.look_for_runtimes();
         Ok(sampling)
     }
 
-    /// Has the goroutines of Go programs captured with each sample, once there is such a program.
-    fn look_for_go(&mut self) {
-        let Recorder { go, processes, python, .. } = &mut self.recorder;
-        let Some(program) = go.refresh(processes) else { return };
-        // An event takes one program: that for Go comes first, and leads to the other one.
-        let led = python.chains().map_or(Ok(()), |chains| go.then(chains));
-        let running = led.and_then(|()| self.run_with_each_sample(program));
-        if let Err(e) = running {
-            self.recorder.go.refuse(&e);
-        }
-    }
-
-    /// Has the frames of interpreters followed with each sample, once there is an interpreter:
-    /// they show when they are mapped, at the start, after an exec, by dlopen.
-    fn look_for_interpreters(&mut self) {
-        let Recorder { go, processes, python, .. } = &mut self.recorder;
-        let Some(program) = python.look(processes) else { return };
-        let running = match python.chains() {
-            Some(chains) if go.captures() => go.then(chains),
-            _ => self.run_with_each_sample(program),
-        };
-        if let Err(e) = running {
-            self.recorder.python.set_unavailable(&e);
+    /// Searches what was mapped for runtimes, and has the BPF programs that they need run with each
+    /// sample.
+    fn look_for_runtimes(&mut self) {
+        let Recorder { runtimes, processes, .. } = &mut self.recorder;
+        runtimes.look_to_sample(processes);
+        while let Some((owner, program)) = self.recorder.runtimes.program_for_events() {
+            if let Err(e) = self.run_with_each_sample(program) {
+                self.recorder.runtimes.refused(owner, &e);
+            }
         }
     }
 
@@ -140,13 +122,12 @@ impl Sampling {
     /// Reads what has come; to be called several times within what a ring holds.
     pub fn poll(&mut self) -> Progress {
         self.read(monotonic_now().saturating_sub(SETTLE_NS));
-        self.look_for_interpreters();
         // The kernel adds up all threads for it.
         if self.recorder.processes.thread_count() <= CLOCKS_WATCHED {
             times::look_at_clocks(&mut self.recorder.processes);
         }
         self.attached.drop_doubled(&mut self.recorder);
-        self.look_for_go();
+        self.look_for_runtimes();
         if monotonic_now() - self.reviewed >= REVIEW_INTERVAL.as_nanos() as u64 {
             self.reviewed = monotonic_now();
             self.review_window();

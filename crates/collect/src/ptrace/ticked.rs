@@ -231,7 +231,7 @@ impl Ticked {
 fn wall_samples(ticker: &mut Ticker) -> Vec<Valued> {
     let named = ticker.recorder.processes.named_threads();
     let valued = |((thread, (stack, labels, state)), sum): (&sums::Key, &sums::Sum)| {
-        let mut labels = ticker.recorder.go.label_set(*labels).to_vec();
+        let mut labels = ticker.recorder.labels.get(*labels).to_vec();
         let ours = ("state".into(), ticker.states[*state].as_str().into());
         // The program's own meaning of it goes first, as everywhere.
         if labels.iter().all(|(key, _)| **key != *"state") {
@@ -273,7 +273,7 @@ fn cpu_samples(ticker: &mut Ticker, period: u64) -> Vec<Valued> {
             let thread = named[*thread as usize].clone();
             let ns = weights.per_unit(thread.id) * sum.samples as f64;
             let values = vec![sum.samples as i64, ns.round() as i64];
-            let labels = ticker.recorder.go.label_set(*labels).to_vec();
+            let labels = ticker.recorder.labels.get(*labels).to_vec();
             Valued { thread, stack: *stack, labels, values }
         })
         .collect();

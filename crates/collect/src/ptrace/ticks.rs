@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use aggregate::clock::monotonic_now;
 use aggregate::ids::{LabelsIndex, NodeIndex, ROOT, ThreadId};
 use aggregate::recorder::{Copied, Recorder};
+use aggregate::runtimes::StandingThread;
 use aggregate::times;
 use events::Comm;
 use image::{Arch, Avma};
@@ -130,7 +131,7 @@ impl Ticker {
         mut recorder: Recorder,
         children: Wanted,
     ) -> Self {
-        recorder.python.look_to_read(&recorder.processes);
+        recorder.look_for_runtimes();
         Self {
             recorder,
             sums: BTreeMap::new(),
@@ -210,7 +211,7 @@ impl Ticker {
         self.recorder.next_round(monotonic_now());
         self.let_go_of_ended();
         self.offspring.next_tick(self.began);
-        self.recorder.go.look_to_read(&self.recorder.processes);
+        self.recorder.look_for_runtimes();
         let ns = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
         let mut i = 0;
         // Children that are found on the way come last, and are looked at in the same tick.
@@ -263,7 +264,7 @@ impl Ticker {
             self.followed.push(Followed::new(child));
         }
         // It goes through all processes.
-        self.look_for_runtimes();
+        self.recorder.look_for_runtimes();
     }
 
     /// Reads the mappings again: a library may have been loaded, or a program executed.
@@ -275,12 +276,7 @@ impl Ticker {
         if let Some(tracked) = self.recorder.processes.get_mut(process.pid()) {
             tracked.memory = process.memory().ok();
         }
-        self.look_for_runtimes();
-    }
-
-    fn look_for_runtimes(&mut self) {
-        self.recorder.go.look_to_read(&self.recorder.processes);
-        self.recorder.python.look_to_read(&self.recorder.processes);
+        self.recorder.look_for_runtimes();
     }
 
     /// The leading thread was on a CPU: it may have executed another program.
@@ -325,7 +321,7 @@ impl Ticker {
         if let (Some(memory), true) =
             (&self.followed[i].memory, wait.state == 'R' || self.count == Count::Wall)
         {
-            self.recorder.go.meet(process, memory, id.tid);
+            self.recorder.runtimes.prepare_to_read(process, memory, id.tid);
         }
         if wait.state == 'R' {
             let state = self.state("running".into());
@@ -371,7 +367,7 @@ impl Ticker {
         let (pc, sp) = call?;
         let (process, memory) = (&self.followed[i].process, self.followed[i].memory.as_ref()?);
         let pid = process.pid();
-        if pointer.is_none() && self.recorder.python.runs_in(pid) {
+        if pointer.is_none() && self.recorder.runtimes.need_thread_pointers_of(pid) {
             return None;
         }
         let mut registers = Registers::unknown(Arch::host());
@@ -379,10 +375,10 @@ impl Ticker {
         registers.set_sp(sp);
         let mut bytes = vec![0; window];
         let got = memory.read_upto(sp, &mut bytes).ok()?;
-        let chain = pointer.and_then(|at| self.recorder.python.read_chain(pid, memory, at));
-        let go = self.recorder.go.read(process, memory, tid, sp);
-        let (bytes, chain, go) = (&bytes[..got], chain.as_ref(), go.as_ref());
-        self.recorder.whole_stack(pid, &Copied { registers: &registers, bytes, chain, go })
+        let thread = StandingThread { process, memory, tid, sp, thread_pointer: pointer };
+        let standing = Some(&self.recorder.runtimes.read(&thread));
+        let copy = Copied { registers: &registers, bytes: &bytes[..got], standing };
+        self.recorder.whole_stack(pid, &copy)
     }
 
     /// Stops threads, copies, and counts them.
@@ -407,21 +403,21 @@ impl Ticker {
             let got = memory.and_then(|m| m.read_upto(user.sp(), &mut bytes).ok()).unwrap_or(0);
             let full = got == bytes.len();
             bytes.truncate(got);
-            let chain = user.thread_pointer().zip(memory);
-            let chain = chain.and_then(|(at, m)| self.recorder.python.read_chain(pid, m, at));
-            let go = &mut self.recorder.go;
-            let go = memory.and_then(|m| go.read(&process, m, tid, user.sp()));
-            copies.push((tid, state, user, bytes, full, chain, go));
+            let (sp, thread_pointer) = (user.sp(), user.thread_pointer());
+            let thread =
+                |memory| StandingThread { process: &process, memory, tid, sp, thread_pointer };
+            let standing = memory.map(|m| self.recorder.runtimes.read(&thread(m)));
+            copies.push((tid, state, user, bytes, full, standing));
         }
         let stood = seized.release();
         self.stood += stood;
         self.stops.push(u32::try_from(stood.as_micros()).unwrap_or(u32::MAX));
-        for (tid, state, user, bytes, full, chain, go) in copies {
+        for (tid, state, user, bytes, full, standing) in copies {
             let mut registers = Registers::unknown(Arch::host());
             user.by_dwarf_number().for_each(|(number, value)| registers.set(number, value));
             let before = self.recorder.stats.truncated;
-            let (chain, go) = (chain.as_ref(), go.as_ref());
-            let copy = Copied { registers: &registers, bytes: &bytes, chain, go };
+            let standing = standing.as_ref();
+            let copy = Copied { registers: &registers, bytes: &bytes, standing };
             let (node, labels) = self.recorder.copied_stack(pid, &copy);
             let id = ThreadId { pid, tid };
             if let Some(seen) = self.followed[i].threads.get_mut(&tid) {

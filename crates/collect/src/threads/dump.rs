@@ -61,8 +61,8 @@ impl Threads {
         self.time = unix_now();
         for root in self.roots.clone() {
             self.recorder.processes.refresh_maps(&root, monotonic_now());
-            self.recorder.python.look_to_read(&self.recorder.processes);
-            let snapshot = self.means.take(&root, &self.recorder.python)?;
+            self.recorder.look_for_runtimes();
+            let snapshot = self.means.take(&root, &mut self.recorder.runtimes)?;
             self.stops.add(&root, &snapshot);
             self.unwind(&root, &snapshot.threads);
         }
@@ -81,8 +81,8 @@ impl Threads {
         for t in threads {
             let stack = match &t.registers {
                 Ok(registers) => {
-                    let chain = t.chain.as_ref();
-                    let copy = Copied { registers, bytes: &t.stack, chain, go: None };
+                    let standing = t.standing.as_ref();
+                    let copy = Copied { registers, bytes: &t.stack, standing };
                     self.recorder.copied_stack(process.pid(), &copy).0
                 }
                 Err(why) => self.recorder.marker(ROOT, format!("[no stack: {why}]")),

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use aggregate::runtimes::python::Python;
+use aggregate::runtimes::{Runtimes, StandingThread};
 use events::{Looked, LookedCopy, StackCopier, ThreadLook, USER_REGISTERS};
 use image::{Arch, Avma};
 use process::{BlockedCall, MapRow, Process, ProcessMemory, SeizeError, ThreadWait};
@@ -60,7 +60,7 @@ struct Looks<'a> {
     process: &'a Process,
     memory: ProcessMemory,
     rows: Vec<MapRow>,
-    python: &'a Python,
+    runtimes: &'a mut Runtimes,
     threads: BTreeMap<i32, Seen>,
     look: u32,
     /// Bytes that may yet be copied.
@@ -71,14 +71,17 @@ struct Looks<'a> {
 pub(super) fn take(
     copier: &mut StackCopier,
     process: &Process,
-    python: &Python,
+    runtimes: &mut Runtimes,
 ) -> Result<Snapshot, RecordError> {
     let pid = process.pid();
     let system = |what| move |source| SeizeError::System { pid, what, source };
     let memory = process.memory().map_err(system("open the memory"))?;
     let rows = process.maps().map_err(system("read the mappings"))?.rows;
+    for tid in process.threads().unwrap_or_default() {
+        runtimes.prepare_to_read(process, &memory, tid);
+    }
     let (threads, left) = (BTreeMap::new(), MAX_COPIED);
-    let mut looks = Looks { process, memory, rows, python, threads, look: 0, left };
+    let mut looks = Looks { process, memory, rows, runtimes, threads, look: 0, left };
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
@@ -128,8 +131,9 @@ impl Looks<'_> {
             let kept = copy.stack.len().min(self.left);
             self.left -= kept;
             let caught = caught(look, &copy, kept);
-            let of_interpreter = self.python.runs_in(self.process.pid());
-            let is_pending = caught.needs_more(of_interpreter);
+            let pid = self.process.pid();
+            let in_runtimes = self.runtimes.read_threads_of(pid, caught.pointer());
+            let is_pending = caught.needs_more(in_runtimes);
             seen.caught = Some(Caught { is_pending, ..caught });
             seen.stands = true;
         }
@@ -150,6 +154,7 @@ impl Looks<'_> {
             if !caught.is_pending {
                 continue;
             }
+            let thread_pointer = caught.pointer();
             let copy = &mut caught.copy;
             if let (true, Ok(registers)) = (caught.is_full, &copy.registers)
                 && let Some(sp) = registers.sp()
@@ -168,8 +173,13 @@ impl Looks<'_> {
                 let now = self.process.thread_wait(copy.tid).unwrap_or_default();
                 wait.kernel_function = now.kernel_function;
             }
-            if caught.thread_pointer != 0 {
-                copy.chain = self.python.read_chain(pid, &self.memory, caught.thread_pointer);
+            if let Ok(registers) = &copy.registers
+                && self.runtimes.read_threads_of(pid, thread_pointer)
+            {
+                let (process, memory, tid) = (self.process, &self.memory, copy.tid);
+                let sp = registers.sp().unwrap_or_default();
+                let thread = StandingThread { process, memory, tid, sp, thread_pointer };
+                copy.standing = Some(self.runtimes.read(&thread));
             }
         }
     }
@@ -240,10 +250,15 @@ impl Looks<'_> {
 }
 
 impl Caught {
+    fn pointer(&self) -> Option<u64> {
+        Some(self.thread_pointer).filter(|at| *at != 0)
+    }
+
     /// Whether there is more to read than could be copied at once.
-    fn needs_more(&self, of_interpreter: bool) -> bool {
-        let chain = of_interpreter && self.thread_pointer != 0;
-        self.is_full || chain || self.copy.wait.as_ref().is_some_and(waiting::tells_kernel_function)
+    fn needs_more(&self, in_runtimes: bool) -> bool {
+        self.is_full
+            || in_runtimes
+            || self.copy.wait.as_ref().is_some_and(waiting::tells_kernel_function)
     }
 
     /// What is known to be right.
@@ -251,7 +266,7 @@ impl Caught {
         let mut copy = self.copy;
         if self.is_pending {
             copy.stack.truncate(self.at_once);
-            copy.chain = None;
+            copy.standing = None;
             if let Some(wait) = &mut copy.wait {
                 wait.kernel_function = None;
             }
@@ -266,7 +281,7 @@ fn blank(
     registers: Result<Registers, &'static str>,
 ) -> ThreadCopy {
     let name = String::new();
-    ThreadCopy { tid, name, wait, registers, stack: Vec::new(), lock: None, chain: None }
+    ThreadCopy { tid, name, wait, registers, stack: Vec::new(), lock: None, standing: None }
 }
 
 fn caught(look: &ThreadLook<'_>, copy: &LookedCopy<'_>, kept: usize) -> Caught {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aggregate::runtimes::python::{OwnedChain, Python};
+use aggregate::runtimes::{Runtimes, Standing, StandingThread};
 use events::StackCopier;
 use host::rights::{Obstacle, Rights};
 use image::{Arch, Avma};
@@ -34,8 +34,8 @@ pub(crate) struct ThreadCopy {
     pub stack: Vec<u8>,
     /// What is at the address that it waits at, if it waits in futex(2).
     pub lock: Option<[u8; LOCK_BYTES]>,
-    /// The interpreter's frames.
-    pub chain: Option<OwnedChain>,
+    /// What language runtimes keep elsewhere.
+    pub standing: Option<Standing>,
 }
 
 /// All threads of a process.
@@ -82,10 +82,14 @@ impl Means {
     }
 
     /// Copies all threads of a process.
-    pub fn take(&mut self, process: &Process, python: &Python) -> Result<Snapshot, RecordError> {
+    pub fn take(
+        &mut self,
+        process: &Process,
+        runtimes: &mut Runtimes,
+    ) -> Result<Snapshot, RecordError> {
         match self {
-            Self::Stop => Ok(Snapshot::stop(process, python)?),
-            Self::Look(copier) => looks::take(copier, process, python),
+            Self::Stop => Ok(Snapshot::stop(process, runtimes)?),
+            Self::Look(copier) => looks::take(copier, process, runtimes),
         }
     }
 }
@@ -157,21 +161,23 @@ impl Stops {
 
 impl Snapshot {
     /// Stops all threads, copies, and lets them go.
-    fn stop(process: &Process, python: &Python) -> Result<Self, SeizeError> {
+    fn stop(process: &Process, runtimes: &mut Runtimes) -> Result<Self, SeizeError> {
         let pid = process.pid();
         let system = |what| move |source| SeizeError::System { pid, what, source };
         let memory = process.memory().map_err(system("open the memory"))?;
         let rows = process.maps().map_err(system("read the mappings"))?.rows;
         let mut before: Vec<(i32, String, ThreadWait)> = Vec::new();
         for tid in process.threads().map_err(system("list the threads"))? {
+            runtimes.prepare_to_read(process, &memory, tid);
             let wait = process.thread_wait(tid).unwrap_or_default();
             before.push((tid, process.thread_name(tid).unwrap_or_default(), wait));
         }
         before.sort_unstable_by_key(|(tid, ..)| *tid);
         let taken = Tracer::run(|tracer| {
             let seized = tracer.seize(process, Threads::All)?;
-            let chain = |pointer| python.read_chain(pid, &memory, pointer);
-            Ok(copy(seized, (&memory, &rows), &before, &chain))
+            let (memory, rows) = (&memory, &rows[..]);
+            let copier = Copier { process, memory, rows, runtimes, left: MAX_COPIED };
+            Ok(copy(seized, &before, copier))
         });
         let mut snapshot = taken.map_err(system("start a thread to trace"))??;
         for thread in snapshot.threads.iter_mut().filter(|t| t.name.is_empty()) {
@@ -184,13 +190,7 @@ impl Snapshot {
 
 type Before = (i32, String, ThreadWait);
 
-fn copy(
-    seized: Seized<'_>,
-    (memory, rows): (&ProcessMemory, &[MapRow]),
-    before: &[Before],
-    chain: &dyn Fn(u64) -> Option<OwnedChain>,
-) -> Snapshot {
-    let mut copier = Copier { memory, rows, chain, left: MAX_COPIED };
+fn copy(seized: Seized<'_>, before: &[Before], mut copier: Copier<'_>) -> Snapshot {
     let mut threads = Vec::new();
     let known = |tid: i32| {
         let at = before.binary_search_by_key(&tid, |(tid, ..)| *tid).ok()?;
@@ -236,14 +236,15 @@ fn without(tid: i32, known: Option<&Before>, why: &'static str) -> ThreadCopy {
         registers: Err(why),
         stack: Vec::new(),
         lock: None,
-        chain: None,
+        standing: None,
     }
 }
 
 struct Copier<'a> {
+    process: &'a Process,
     memory: &'a ProcessMemory,
     rows: &'a [MapRow],
-    chain: &'a dyn Fn(u64) -> Option<OwnedChain>,
+    runtimes: &'a mut Runtimes,
     /// Bytes that may yet be copied.
     left: usize,
 }
@@ -258,8 +259,12 @@ impl Copier<'_> {
         let wait = known.map(|k| &k.2).filter(same).cloned();
         let lock = wait.as_ref().and_then(|w| self.lock(w));
         let name = known.map(|k| k.1.clone()).unwrap_or_default();
-        let chain = user.thread_pointer().and_then(self.chain);
-        ThreadCopy { tid, name, wait, registers: Ok(registers), stack: self.stack(sp), lock, chain }
+        let Self { process, memory, .. } = *self;
+        let thread_pointer = user.thread_pointer();
+        let thread = StandingThread { process, memory, tid, sp, thread_pointer };
+        let standing = Some(self.runtimes.read(&thread));
+        let stack = self.stack(sp);
+        ThreadCopy { tid, name, wait, registers: Ok(registers), stack, lock, standing }
     }
 
     /// A thread that the kernel holds so that it cannot be stopped does not touch its stack

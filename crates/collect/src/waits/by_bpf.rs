@@ -8,7 +8,7 @@ use std::time::Duration;
 use aggregate::clock::{monotonic_now, unix_now};
 use aggregate::ids::{NodeIndex, ROOT, ThreadId, ThreadIndex};
 use aggregate::recorder::Recorder;
-use aggregate::runtimes::python::WhichChain;
+use aggregate::runtimes::WhichChain;
 use assemble::Stats;
 use events::{
     Event, EventKind, RingSet, WaitChains, WaitCounters, WaitError, WaitId, WaitOptions,
@@ -125,7 +125,7 @@ impl Waits {
         let now = monotonic_now();
         self.read(now.saturating_sub(SETTLE_NS), sink);
         if self.no_chains.is_none() {
-            self.look_for_interpreters();
+            self.recorder.look_for_runtimes();
         }
         let counters = match self.sampler.review(now) {
             Ok(counters) => counters,
@@ -143,12 +143,6 @@ impl Waits {
             samples: self.recorder.stats.kept,
             lost: counters.failed,
         }
-    }
-
-    /// They show when they are mapped: in a child that is forked, after an exec.
-    fn look_for_interpreters(&mut self) {
-        let Recorder { python, processes, .. } = &mut self.recorder;
-        python.look_to_read(processes);
     }
 
     fn read(&mut self, until: u64, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
@@ -199,7 +193,7 @@ impl Waits {
     /// waits that began at its very end afterwards.
     pub fn end(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
         self.read(u64::MAX, sink);
-        self.look_for_interpreters();
+        self.recorder.look_for_runtimes();
         let before = self.list();
         let mut stacks = self.stacks_of(&before, &BTreeMap::new());
         // Every wait that goes on has lasted until here, however long it takes to list them.
@@ -295,20 +289,20 @@ impl Waits {
     }
 }
 
-/// Has waits sampled, and interpreters followed where there are any: of a command that has not begun
-/// nobody knows yet. All other targets are spared what that costs. Gives why none are followed, too.
+/// Samples waits, and follows the chains of interpreters' frames if there are interpreters: of a
+/// command that has not begun nobody knows yet. All other targets are spared that cost. Returns why
+/// none are followed, too.
 fn attach_programs(
     outputs: WaitOutputs,
     request: &Request<'_>,
     recorder: &mut Recorder,
 ) -> Result<(WaitSampler, Option<String>), RecordError> {
-    let Recorder { python, processes, .. } = recorder;
-    python.look_to_read(processes);
-    let wanted = request.before_exec || python.is_there();
+    recorder.look_for_runtimes();
+    let wanted = request.before_exec || recorder.runtimes.have_chains();
     let (sampler, chains) = WaitSampler::attach(outputs, wanted)?;
     let why = match chains {
         WaitChains::Followed(chains) => {
-            python.follow_by(*chains);
+            recorder.runtimes.follow_chains_by(*chains);
             None
         }
         WaitChains::Refused(e) => Some(e.to_string()),
@@ -319,10 +313,11 @@ fn attach_programs(
 
 /// What is missing where an interpreter's chains are not followed while threads wait, and why.
 pub(super) fn without_functions(recorder: &Recorder, why: &str) -> Option<String> {
-    recorder.python.is_there().then(|| {
+    recorder.runtimes.have_chains().then(|| {
         format!(
-            "stacks of waits that ended are those of Python's interpreter, without the functions that \
-             it executes: {why}"
+            "stacks of waits that ended are those of the {} interpreter, without the functions that \
+             it executes: {why}",
+            recorder.runtimes.with_chains()
         )
     })
 }

@@ -139,8 +139,7 @@ impl Joint for ByPerf {
         let named = self.named.get_or_insert_with(|| {
             let period = switches.period;
             switches.finish(&mut |_, ended| add(sums, period, ended));
-            let Recorder { python, processes, .. } = &mut switches.recorder;
-            python.look_to_read(processes);
+            switches.recorder.look_for_runtimes();
             conclude::name(&mut switches.recorder, &switches.roots, &self.files)
         });
         let scope = self.scopes.get(number).copied().unwrap_or(Scope::All);

@@ -171,8 +171,9 @@ pub(super) fn classify<'a>(
     }
 }
 
-/// What Python's functions stand in the place of: what they are called says nothing of locks.
-const EVALUATION_LOOP: &str = "_PyEval_EvalFrameDefault";
+/// What stands for functions of an interpreted program: what they are called says nothing of
+/// locks.
+const INTERPRETED: &str = "[interpreted]";
 
 /// The functions of a user stack, innermost first, as far as [`classify`] looks.
 pub(super) fn names<'a>(
@@ -184,7 +185,7 @@ pub(super) fn names<'a>(
     for frame in recorder.tree.stack(stack).take(REACH + CONDVAR_REACH) {
         let resolved = &named.resolved[frame as usize];
         match recorder.tree.frames()[frame as usize].place {
-            Place::Python(_) => names.push(Some(EVALUATION_LOOP)),
+            Place::Runtime { mapping: None, .. } => names.push(Some(INTERPRETED)),
             Place::Marker => names.push(None),
             _ if resolved.nameless || resolved.functions.is_empty() => names.push(None),
             _ => names.extend(resolved.functions.iter().map(|f| Some(&*f.name))),

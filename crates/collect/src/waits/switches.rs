@@ -12,7 +12,7 @@ use std::time::Duration;
 use aggregate::clock::{monotonic_now, unix_now};
 use aggregate::ids::{NodeIndex, ThreadId, ThreadIndex};
 use aggregate::recorder::Recorder;
-use aggregate::runtimes::python::WhichChain;
+use aggregate::runtimes::WhichChain;
 use assemble::Stats;
 use events::{Event, EventKind};
 use process::Process;

@@ -14,11 +14,13 @@ pub(crate) mod waits;
 mod btf;
 
 use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::maps::{Map, MapData, MapError};
 use aya::programs::{Iter, Program, ProgramError, ProgramFd};
 use aya::{Btf, Ebpf, EbpfLoader};
+
+use crate::SampleProgram;
 
 pub use error::{BpfError, BpfObstacle, BpfStep};
 
@@ -101,10 +103,10 @@ impl Loaded {
         program.fd().map_err(self.failed(step))
     }
 
-    /// A descriptor of its own of a program that was loaded.
-    pub fn program_fd(&self, name: &'static str) -> Result<OwnedFd, BpfError> {
-        let fd = self.loaded_program(name)?.as_fd();
-        fd.try_clone_to_owned().map_err(self.failed(BpfStep::Attach(name)))
+    /// A program that was loaded, to run with samples.
+    pub fn sample_program(&self, name: &'static str) -> Result<SampleProgram, BpfError> {
+        let loaded = self.loaded_program(name)?;
+        SampleProgram::of(loaded).map_err(self.failed(BpfStep::Attach(name)))
     }
 
     /// Starts an iterator that was loaded; what it writes is read from the file.

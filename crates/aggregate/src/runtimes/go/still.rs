@@ -1,14 +1,13 @@
 //! The same where no BPF program is needed: of threads that stand, or sleep, everything is still
 //! there to be read.
 
-use events::{Capture, CapturedLabels, StackCopy};
+use events::{Capture, StackCopy};
 use goruntime::SampleLayout;
 use image::{Avma, Memory as _, Unreadable};
 use process::{Process, ProcessMemory};
 use rustc_hash::FxHashMap;
 
-use super::{Found, GoProgram, GoSampling, MAX_REFRESHES, MAX_TRIES, find};
-use crate::processes::Processes;
+use super::{Captured, Go, MAX_REFRESHES, StandingThread, captured};
 
 /// What is copied of a stack that the thread has left, in bytes, while it may have to stand.
 const MAX_STACK: u64 = 256 << 10;
@@ -28,52 +27,10 @@ pub(super) struct Machines {
     unlisted: FxHashMap<i32, u32>,
 }
 
-impl GoSampling {
-    /// Looks for Go programs in what is mapped now.
-    pub fn look_to_read(&mut self, processes: &Processes) {
-        self.round += 1;
-        for (pid, tracked) in processes.iter() {
-            let generation = tracked.space.generation();
-            if self.looked.insert(pid, generation) == Some(generation)
-                && !self.undecided.contains_key(&pid)
-            {
-                continue;
-            }
-            let mut mapped = tracked.space.iter().filter_map(|m| m.image.as_ref().ok());
-            let same = |program: &GoProgram| mapped.any(|(image, bias)| program.is(image, *bias));
-            if self.programs.get(&pid).is_some_and(same) {
-                continue;
-            }
-            self.programs.remove(&pid);
-            match find(tracked) {
-                Found::Go(program) => {
-                    self.undecided.remove(&pid);
-                    self.programs.insert(pid, *program);
-                }
-                Found::NotYet => {
-                    let tries = self.undecided.entry(pid).or_default();
-                    *tries += 1;
-                    if *tries > MAX_TRIES {
-                        self.undecided.remove(&pid);
-                    }
-                }
-                Found::NotGo => {
-                    self.undecided.remove(&pid);
-                }
-            }
-        }
-    }
-
-    /// Another process has the number now, or the process runs another program.
-    pub(crate) fn forget(&mut self, pid: i32) {
-        self.looked.remove(&pid);
-        self.undecided.remove(&pid);
-        self.programs.remove(&pid);
-    }
-
+impl Go {
     /// Looks the thread up in the runtime's list, which is read at most once a round: not while
     /// threads stand.
-    pub fn meet(&mut self, process: &Process, memory: &ProcessMemory, tid: i32) {
+    pub(super) fn meet(&mut self, process: &Process, memory: &ProcessMemory, tid: i32) {
         let Some(program) = self.programs.get_mut(&process.pid()) else { return };
         let Some(inner) = inner_id(process, tid) else { return };
         let machines = &mut program.machines;
@@ -96,29 +53,23 @@ impl GoSampling {
     }
 
     /// Where a thread has left its stacks, and what is on them. `None` where it is not a thread of
-    /// Go's. The caller sees to it that the thread does not run meanwhile.
-    pub fn read(
-        &mut self,
-        process: &Process,
-        memory: &ProcessMemory,
-        tid: i32,
-        sp: Avma,
-    ) -> Option<Capture> {
+    /// Go's.
+    pub(super) fn read_standing(&mut self, thread: &StandingThread<'_>) -> Option<Captured> {
+        let StandingThread { process, memory, tid, sp, .. } = *thread;
         let program = self.programs.get_mut(&process.pid())?;
         let inner = inner_id(process, tid)?;
         let m = *program.machines.by_inner.get(&inner)?;
         let layout = program.runtime.sample_layout();
         let read = Reader { memory, layout, has_cgo: program.has_cgo };
         match read.capture(m, inner, sp) {
-            Ok(Some(mut capture)) => {
-                capture.tid = tid;
+            Ok(Some(capture)) => {
+                let mut labels = Vec::new();
                 if capture.labels_at != 0 {
                     let at = Avma(capture.labels_at);
-                    let (labels, incomplete) = program.runtime.labels_at(memory, at);
-                    capture.labels = Some(CapturedLabels { labels, incomplete });
+                    let (read, incomplete) = program.runtime.labels_at(memory, at);
+                    labels = self.count_labels(read, incomplete);
                 }
-                self.stats.samples += 1;
-                Some(capture)
+                Some(captured(capture, labels))
             }
             // That thread has ended, and its `m` is another's.
             Ok(None) | Err(_) => {

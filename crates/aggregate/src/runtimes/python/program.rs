@@ -1,41 +1,24 @@
 //! One interpreter in one process.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use events::{Chain, ChainEnd, ChainFrame, ChainLayout};
+use events::{ChainFrame, ChainLayout};
 use image::{Avma, MappingKind};
-use process::ProcessMemory;
 use pyruntime::{Code, CodeReader, FindError, FrameStyle, Layout, Runtime};
 use rustc_hash::FxHashMap;
 
-use super::{NamedLine, Names, WhichChain, read};
-use crate::ids::PythonIndex;
+use super::{NamedLine, Names, PythonIndex};
 use crate::processes::Tracked;
 
-/// A chain and its sample are written in one interrupt; a hypervisor may take the CPU away
-/// between them, but seldom for long. Half the shortest period that one would sample with.
-const MAX_APART_NS: u64 = 50_000;
-/// Chains of a thread that wait for their samples.
-const MAX_WAITING: usize = 16_384;
 /// Code objects that are remembered.
 const MAX_CODES: usize = 65_536;
 /// Places in one code object that are remembered.
 const MAX_PLACES: usize = 8192;
 
-/// The chain of a sample.
-pub struct OwnedChain {
-    time: u64,
-    pub(super) end: ChainEnd,
-    pub(super) frames: Vec<ChainFrame>,
-}
-
 pub(super) struct Program {
     runtime: Runtime,
     reader: CodeReader,
-    waiting: FxHashMap<i32, VecDeque<OwnedChain>>,
     codes: FxHashMap<u64, KnownCode>,
-    followed: bool,
 }
 
 struct KnownCode {
@@ -65,13 +48,7 @@ pub(super) fn find(tracked: &Tracked) -> Result<Option<Runtime>, FindError> {
 impl Program {
     pub(super) fn new(runtime: Runtime) -> Self {
         let reader = runtime.code_reader();
-        Self {
-            runtime,
-            reader,
-            waiting: FxHashMap::default(),
-            codes: FxHashMap::default(),
-            followed: false,
-        }
+        Self { runtime, reader, codes: FxHashMap::default() }
     }
 
     pub(super) fn style(&self) -> FrameStyle {
@@ -107,57 +84,6 @@ impl Program {
             frame_instruction: field(l.frame_instruction),
             frame_owner: field(l.frame_owner),
         }
-    }
-
-    /// The chain of a thread that stands still.
-    pub(super) fn read_chain(&self, memory: &ProcessMemory, thread_pointer: u64) -> OwnedChain {
-        let (end, frames) = read::chain(memory, &self.chain_layout(), thread_pointer);
-        OwnedChain { time: 0, end, frames }
-    }
-
-    pub(super) fn add_chain(&mut self, chain: &Chain<'_>) {
-        self.followed = true;
-        if self.waiting.len() > 65_536 {
-            self.waiting.clear();
-        }
-        let waiting = self.waiting.entry(chain.tid).or_default();
-        if waiting.len() >= MAX_WAITING {
-            waiting.pop_front();
-        }
-        let (time, end) = (chain.time, chain.end);
-        waiting.push_back(OwnedChain { time, end, frames: chain.frames().collect() });
-    }
-
-    /// Whether any chain has come yet.
-    pub(super) fn has_chains(&self) -> bool {
-        self.followed
-    }
-
-    /// The chain that was read for a sample.
-    pub(super) fn take_chain(&mut self, tid: i32, which: WhichChain) -> Option<OwnedChain> {
-        let (time, apart_at_most) = match which {
-            WhichChain::Near(time) => (time, MAX_APART_NS),
-            WhichChain::At(time) => (time, 0),
-            WhichChain::None => return None,
-        };
-        let waiting = self.waiting.get_mut(&tid)?;
-        while let Some(first) = waiting.front() {
-            if first.time + apart_at_most >= time {
-                break;
-            }
-            waiting.pop_front();
-        }
-        let apart = |c: &OwnedChain| c.time.abs_diff(time);
-        while let (Some(first), Some(second)) = (waiting.front(), waiting.get(1)) {
-            if apart(second) >= apart(first) {
-                break;
-            }
-            waiting.pop_front();
-        }
-        if waiting.front().is_some_and(|c| apart(c) <= apart_at_most) {
-            return waiting.pop_front();
-        }
-        None
     }
 
     /// The function and line of a frame; `None` where its code is gone.

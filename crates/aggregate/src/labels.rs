@@ -1,0 +1,76 @@
+//! Sets of labels that programs set themselves, each kept once.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::ids::{LabelSet, LabelsIndex};
+
+/// Different sets of labels that are kept.
+const MAX_LABEL_SETS: usize = 100_000;
+
+/// All sets of labels of a recording, by index; 0 is the empty one.
+#[derive(Default)]
+pub struct LabelSets {
+    sets: Vec<LabelSet>,
+    index: FxHashMap<LabelSet, LabelsIndex>,
+    /// Samples whose labels were left out.
+    left_out: u64,
+}
+
+impl LabelSets {
+    /// The index of a set. Of several labels with one key, the one whose value sorts first counts.
+    pub fn intern(&mut self, mut labels: Vec<(String, String)>) -> LabelsIndex {
+        if labels.is_empty() {
+            return 0;
+        }
+        labels.sort();
+        labels.dedup_by(|a, b| a.0 == b.0);
+        let set: LabelSet = labels.into_iter().map(|(k, v)| (Arc::from(k), Arc::from(v))).collect();
+        if let Some(index) = self.index.get(&set) {
+            return *index;
+        }
+        if self.sets.len() >= MAX_LABEL_SETS {
+            self.left_out += 1;
+            return 0;
+        }
+        self.sets.push(set.clone());
+        let index = self.sets.len() as LabelsIndex;
+        self.index.insert(set, index);
+        index
+    }
+
+    /// The labels behind an index.
+    pub fn get(&self, index: LabelsIndex) -> &[(Arc<str>, Arc<str>)] {
+        let at = (index as usize).checked_sub(1);
+        at.and_then(|i| self.sets.get(i)).map_or(&[], |set| set)
+    }
+
+    /// Whether labels were left out, for the profile's comments.
+    pub(crate) fn note(&self) -> Option<String> {
+        (self.left_out > 0).then(|| {
+            format!(
+                "labels of {} samples were left out: more than {MAX_LABEL_SETS} different sets",
+                self.left_out
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_sets_have_one_index() {
+        let mut sets = LabelSets::default();
+        let label = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        let first = sets.intern(vec![label("b", "2"), label("a", "1")]);
+        assert_eq!(sets.intern(vec![label("a", "1"), label("b", "2"), label("b", "3")]), first);
+        assert_ne!(sets.intern(vec![label("a", "1")]), first);
+        assert_eq!(sets.intern(Vec::new()), 0);
+        assert_eq!(sets.get(0), []);
+        assert_eq!(sets.get(first)[1], ("b".into(), "2".into()));
+        assert_eq!(sets.note(), None);
+    }
+}
