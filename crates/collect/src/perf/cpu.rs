@@ -137,24 +137,15 @@ fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
     };
     Stats {
         backend: recording.attached.backend(),
-        samples: r.stats.clone(),
-        lost: recording.lost,
-        throttled: recording.throttled,
-        malformed: recording.malformed,
-        unreadable_maps: r.processes.unreadable_maps as u64,
-        nameless_frames: symbols.nameless,
-        damaged_images: symbols.damaged.clone(),
-        unread_images: symbols.unread(),
         kernel_names: symbols.kernel.clone(),
         reattach_failed: recording.reattach_failed.clone(),
-        file_faults: host::sigbus::faults(),
-        elapsed: recording.elapsed,
         notes: uncovered
             .into_iter()
             .chain(r.runtime_notes())
             .chain(r.processes.family_notes().iter().cloned())
             .chain(assemble::debuginfod::failures())
             .collect(),
+        ..Stats::new(recording.facts.clone(), symbols)
     }
 }
 

@@ -11,6 +11,7 @@ use aggregate::cputime::{self, CpuTime, ThreadUse};
 use aggregate::family::Family;
 use aggregate::ids::{Count, ThreadId};
 use aggregate::recorder::Recorder;
+use aggregate::rings::RecordingFacts;
 use aggregate::times;
 use assemble::Stats;
 use assemble::builder::Valued;
@@ -151,15 +152,8 @@ impl Collector for Ticked {
         let named = conclude::name(&mut ticker.recorder, &self.roots, &self.files);
         let stats = Stats {
             backend: self.backend(),
-            samples: ticker.recorder.stats.clone(),
-            unreadable_maps: ticker.recorder.processes.unreadable_maps as u64,
-            nameless_frames: named.losses.nameless,
-            damaged_images: named.losses.damaged.clone(),
-            unread_images: named.losses.unread(),
-            file_faults: host::sigbus::faults(),
-            elapsed: self.elapsed,
             notes: self.notes(&ticker),
-            ..Stats::default()
+            ..Stats::new(RecordingFacts::of(&ticker.recorder, self.elapsed), &named.losses)
         };
         let kind = match self.count {
             sums::Count::Cpu => ("cpu", "nanoseconds"),
