@@ -141,6 +141,7 @@ impl Sampling {
         if wanted <= now || self.reattach_failed.is_some() {
             return;
         }
+        tracing::info!(from = now, to = wanted, "stack window grows");
         if let Err(e) = self.attached.regrow(wanted, &mut self.reader.recorder) {
             self.reattach_failed = Some(e.to_string());
         }

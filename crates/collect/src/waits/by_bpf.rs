@@ -139,6 +139,7 @@ impl Waits {
         if wanted <= self.stack_bytes || !self.reader.recorder.window_is_too_small() {
             return;
         }
+        tracing::info!(from = self.stack_bytes, to = wanted, "stack window grows");
         match self.sampler.grow_stack(&mut self.rings, wanted) {
             Ok(()) => self.stack_bytes = wanted,
             Err(e) => {
