@@ -1,6 +1,7 @@
 //! The house stands: which crate may import which, and one gimli for all who read DWARF.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 use exoprof_tests::imports::Crate;
@@ -79,6 +80,27 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 const MOST_IN_A_CIRCLE: usize = 3;
 /// Crates that have a larger circle, and of how many files: no more is added to it.
 const LARGER_CIRCLES: &[(&str, usize)] = &[("pprof", 5)];
+
+/// What names a particular language runtime, and the folders or files that may: its part in a
+/// recording, which is a row of a table to all others, and the profiles that it records itself.
+const RUNTIMES: &[(&str, &[&str])] = &[
+    ("runtimes::go", &[]),
+    ("runtimes::jit", &[]),
+    ("runtimes::python", &[]),
+    (
+        "goruntime::",
+        &[
+            "aggregate/src/runtimes/go/",
+            "collect/src/go/",
+            "collect/src/outcome.rs",
+            "runtimes/go/",
+        ],
+    ),
+    ("pyruntime::", &["aggregate/src/runtimes/python/", "runtimes/python/"]),
+    ("symbolize::jit", &["aggregate/src/runtimes/jit.rs", "symbolize/"]),
+    ("GoroutineCapture", &["aggregate/src/runtimes/go/", "events/"]),
+    ("GoStacks", &["aggregate/src/runtimes/", "unwind/"]),
+];
 
 fn metadata() -> Metadata {
     // Packages for other platforms were never downloaded.
@@ -193,4 +215,41 @@ fn no_circle_of_more_than_three_files() {
         wrong.extend(circles.into_iter().map(|files| format!("{name}: {} {files:?}", files.len())));
     }
     assert!(wrong.is_empty(), "files that all need each other:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_runtime_is_known_by_its_row_only() {
+    let crates = exoprof_tests::repository().join("crates");
+    let mut files = Vec::new();
+    list_sources(&crates, &mut files);
+    assert!(files.len() > 100, "{} files", files.len());
+    let mut wrong = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(&path).expect("source");
+        let code: Vec<&str> = text.lines().filter_map(|line| line.split("//").next()).collect();
+        let code = code.join("\n");
+        let file = path.strip_prefix(&crates).expect("below").display().to_string();
+        let named = RUNTIMES.iter().filter(|(name, _)| code.contains(name));
+        let named = named.filter(|(_, homes)| !homes.iter().any(|home| file.starts_with(home)));
+        wrong.extend(named.map(|(name, _)| format!("{file}: {name}")));
+    }
+    assert!(wrong.is_empty(), "files that name a runtime:\n{}", wrong.join("\n"));
+    let table = std::fs::read_to_string(crates.join("aggregate/src/runtimes/mod.rs"));
+    let table = table.expect("the table of runtimes");
+    for module in ["go", "jit", "python"] {
+        assert!(table.contains(&format!("\nmod {module};")), "{module} is for the table only");
+    }
+}
+
+/// The sources of all crates, without their tests.
+fn list_sources(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("folder") {
+        let path = entry.expect("entry").path();
+        let is_test = path.file_name().is_some_and(|name| name == "tests");
+        if path.is_dir() && !is_test {
+            list_sources(&path, into);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            into.push(path);
+        }
+    }
 }

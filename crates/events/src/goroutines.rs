@@ -172,7 +172,7 @@ impl GoroutineCapture {
     }
 
     /// Runs `next` right after this program at the same samples, until this is dropped: an event
-    /// takes one program only.
+    /// runs one program only.
     ///
     /// # Errors
     /// [`BpfError`] when the kernel does not let one program call the other.

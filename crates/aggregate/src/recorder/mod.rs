@@ -16,7 +16,7 @@ use crate::ids::{
 };
 use crate::labels::LabelSets;
 use crate::live_stack::LiveStacks;
-use crate::processes::Processes;
+use crate::processes::{Processes, Tracked};
 use crate::runtimes::{
     CodeAddress, MergedFrame, Native, RUNTIMES, Row, Runtimes, SampledThread, WhichChain,
 };
@@ -189,7 +189,7 @@ impl Recorder {
         notes.extend(self.labels.note());
         let lost = self.unwinder.c_frames_lost();
         if lost > 0 {
-            notes.push(format!("{lost} stacks lack frames of C code between those of Go"));
+            notes.push(format!("{lost} stacks lack frames of C code between those of a runtime"));
         }
         notes
     }
@@ -315,48 +315,18 @@ impl Recorder {
         merged: Option<RuntimeIndex>,
         time: u64,
     ) -> NodeIndex {
-        self.indices.clear();
+        let Self { processes, runtimes, tree, mappings, frames, indices, .. } = self;
+        let tracked = processes.get(pid);
+        let mut interner = Interner { pid, tracked, time, runtimes, tree, mappings };
+        indices.clear();
         match merged {
-            None => (0..self.frames.len()).for_each(|i| self.intern_native(pid, i, time)),
-            Some(runtime) => {
-                for i in 0..self.merged.len() {
-                    match self.merged[i] {
-                        MergedFrame::Native(i) => self.intern_native(pid, i, time),
-                        MergedFrame::Own(index) => {
-                            let place = Place::Runtime { runtime, mapping: None, index };
-                            let key = FrameKey { place, address: Avma(0) };
-                            self.indices.push(self.tree.frame(key));
-                        }
-                    }
-                }
-            }
+            None => indices.extend(frames.iter().map(|frame| interner.native(frame))),
+            Some(runtime) => indices.extend(self.merged.iter().map(|frame| match *frame {
+                MergedFrame::Native(i) => interner.native(&frames[i]),
+                MergedFrame::Own(index) => interner.own(runtime, index),
+            })),
         }
-        let tree = &mut self.tree;
-        self.indices.iter().rev().fold(root, |node, &frame| tree.child(node, frame))
-    }
-
-    fn intern_native(&mut self, pid: i32, i: usize, time: u64) {
-        let frame = self.frames[i];
-        let tracked = self.processes.get(pid);
-        let address = frame.lookup_address();
-        let mapping = tracked.and_then(|t| t.space.find(address));
-        let mut place = frame.mapping.map_or(Place::Unmapped, Place::User);
-        if let (Some(tracked), Some(m), Place::User(id)) = (tracked, mapping, place)
-            && is_compiled_code(m)
-        {
-            let code = CodeAddress { pid, tracked, address, time };
-            if let Some((runtime, index)) = self.runtimes.code_at(&code) {
-                place = Place::Runtime { runtime, mapping: Some(id), index };
-            }
-        }
-        let known = self.tree.frames().len();
-        let index = self.tree.frame(FrameKey { place, address });
-        if self.tree.frames().len() > known
-            && let Some(mapping) = mapping
-        {
-            self.mappings.entry(mapping.id).or_insert_with(|| mapping.clone());
-        }
-        self.indices.push(index);
+        indices.iter().rev().fold(root, |node, &frame| tree.child(node, frame))
     }
 
     /// The node of the kernel's frames above `node`, the system call or interrupt.
@@ -391,5 +361,45 @@ fn is_compiled_code(mapping: &Mapping) -> bool {
         MappingKind::Anonymous => true,
         MappingKind::File => mapping.image.is_err() && mapping.name.starts_with("/memfd:"),
         MappingKind::Vdso | MappingKind::Vsyscall => false,
+    }
+}
+
+/// Finds the indices of a sample's user frames.
+struct Interner<'a> {
+    pid: i32,
+    tracked: Option<&'a Tracked>,
+    time: u64,
+    runtimes: &'a mut Runtimes,
+    tree: &'a mut StackTree,
+    mappings: &'a mut BTreeMap<MappingId, Arc<Mapping>>,
+}
+
+impl Interner<'_> {
+    fn own(&mut self, runtime: RuntimeIndex, index: u32) -> FrameIndex {
+        let place = Place::Runtime { runtime, mapping: None, index };
+        self.tree.frame(FrameKey { place, address: Avma(0) })
+    }
+
+    fn native(&mut self, frame: &Frame) -> FrameIndex {
+        let Self { pid, tracked, time, .. } = *self;
+        let address = frame.lookup_address();
+        let mapping = tracked.and_then(|t| t.space.find(address));
+        let mut place = frame.mapping.map_or(Place::Unmapped, Place::User);
+        if let (Some(tracked), Some(m), Place::User(id)) = (tracked, mapping, place)
+            && is_compiled_code(m)
+        {
+            let code = CodeAddress { pid, tracked, address, time };
+            if let Some((runtime, index)) = self.runtimes.code_at(&code) {
+                place = Place::Runtime { runtime, mapping: Some(id), index };
+            }
+        }
+        let known = self.tree.frames().len();
+        let index = self.tree.frame(FrameKey { place, address });
+        if self.tree.frames().len() > known
+            && let Some(mapping) = mapping
+        {
+            self.mappings.entry(mapping.id).or_insert_with(|| mapping.clone());
+        }
+        index
     }
 }

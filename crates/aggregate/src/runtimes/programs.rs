@@ -13,20 +13,19 @@ pub enum Owner {
     Chains,
 }
 
+pub(super) type Entry = (Owner, SampleProgram);
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct SamplePrograms {
-    list: Vec<(Owner, SampleProgram)>,
+    list: Vec<Entry>,
     /// The one that events have.
     running: Option<Owner>,
 }
 
 impl SamplePrograms {
     /// The programs between which a new one of `owner` runs.
-    pub fn neighbors(
-        &self,
-        owner: Owner,
-    ) -> (Option<&(Owner, SampleProgram)>, Option<&(Owner, SampleProgram)>) {
+    pub fn neighbors(&self, owner: Owner) -> (Option<&Entry>, Option<&Entry>) {
         let at = self.list.partition_point(|(o, _)| *o < owner);
         (at.checked_sub(1).and_then(|before| self.list.get(before)), self.list.get(at))
     }

@@ -17,12 +17,12 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::maps::{Map, MapData, MapError};
-use aya::programs::{Iter, Program, ProgramError, ProgramFd};
+use aya::programs::{Iter, Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 
-use crate::SampleProgram;
-
 pub use error::{BpfError, BpfObstacle, BpfStep};
+
+use crate::SampleProgram;
 
 /// A compiled object with the name of its source, and the Linux version that its programs require.
 pub(crate) struct Object {
@@ -95,18 +95,13 @@ impl Loaded {
         self.ebpf.program_mut(name).ok_or(missing)?.try_into().map_err(failed)
     }
 
-    /// A program that was loaded.
-    pub fn loaded_program(&self, name: &'static str) -> Result<&ProgramFd, BpfError> {
+    /// A program for sampling events that was loaded.
+    pub fn sample_program(&self, name: &'static str) -> Result<SampleProgram, BpfError> {
         let step = BpfStep::Attach(name);
         let program = self.ebpf.program(name);
         let program = program.ok_or_else(|| BpfError::missing(self.name, step))?;
-        program.fd().map_err(self.failed(step))
-    }
-
-    /// A program that was loaded, to run with samples.
-    pub fn sample_program(&self, name: &'static str) -> Result<SampleProgram, BpfError> {
-        let loaded = self.loaded_program(name)?;
-        SampleProgram::of(loaded).map_err(self.failed(BpfStep::Attach(name)))
+        let descriptor = program.fd().map_err(self.failed(step))?;
+        SampleProgram::of(descriptor).map_err(self.failed(step))
     }
 
     /// Starts an iterator that was loaded; what it writes is read from the file.

@@ -59,6 +59,18 @@ struct GoProgram {
 }
 
 impl GoProgram {
+    /// Whether the process has the threads of another one in its runtime's list: a copy.
+    fn was_forked(&self, tracked: &Tracked) -> bool {
+        let (Some(process), Some(memory)) = (&tracked.process, &tracked.memory) else {
+            return true;
+        };
+        let Ok(machines) = self.runtime.machines(memory) else { return false };
+        let own: Vec<u64> =
+            thread_ids(process).iter().map(|(_, inner)| u64::from(inner.cast_unsigned())).collect();
+        // A runtime that has just begun does not know its first thread's number yet.
+        !machines.is_empty() && machines.iter().all(|(id, _)| *id != 0 && !own.contains(id))
+    }
+
     /// Whether the process still has the image where it was.
     fn is_mapped(&self, tracked: &Tracked) -> bool {
         let (own, own_bias) = &self.image;
@@ -91,9 +103,9 @@ impl Runtime for Go {
             return Presence::Attached(roles);
         }
         self.programs.remove(&pid);
-        // A child of a Go program has no goroutines until it executes another program.
+        // A child of a Go program has no goroutines until it executes a program, perhaps the same.
         let parent = tracked.parent.and_then(|parent| self.programs.get(&parent));
-        if parent.is_some_and(|program| program.is_mapped(tracked)) {
+        if parent.is_some_and(|program| program.is_mapped(tracked) && program.was_forked(tracked)) {
             return Presence::Absent;
         }
         match find(tracked) {
@@ -147,7 +159,8 @@ impl Runtime for Go {
     }
 
     fn then(&mut self, next: &SampleProgram) -> Result<(), Refused> {
-        Ok(self.capture.as_mut().ok_or("its BPF program is not loaded")?.then(next)?)
+        let capture = self.capture.as_mut().ok_or("its BPF program is not loaded")?;
+        Ok(capture.then(next)?)
     }
 
     fn program_refused(&mut self, why: &str) {
