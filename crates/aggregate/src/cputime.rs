@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 
 use crate::ids::{Count, ThreadId};
 
+/// The marker of CPU time of which no sample was taken.
+pub const UNSAMPLED: &str = "[cpu time without samples]";
+
 /// How a thread's CPU time during the recording is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CpuTime {

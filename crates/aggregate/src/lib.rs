@@ -2,7 +2,7 @@
 //! sample has, and how often it was seen.
 //!
 //! ```text
-//!   events ─► recorder ─┬─► processes   who is followed, what is mapped where
+//!   rings ──► recorder ─┬─► processes   who is followed, what is mapped where
 //!                       ├─► unwind, runtimes/, live_stack   the frames of a sample
 //!                       └─► contexts    calling contexts, and counts on them
 //! ```
@@ -16,6 +16,7 @@ pub mod labels;
 mod live_stack;
 pub mod processes;
 pub mod recorder;
+pub mod rings;
 pub mod runtimes;
 pub mod times;
 mod window;

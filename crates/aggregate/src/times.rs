@@ -1,11 +1,12 @@
 //! How much CPU time each thread took during the recording.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use process::Process;
 
-use crate::cputime::CpuTime;
-use crate::ids::ThreadId;
+use crate::cputime::{CpuTime, ThreadUse};
+use crate::ids::{Count, ThreadId};
 use crate::processes::{Processes, Tracked};
 
 /// Notes where the threads stand as the recording begins; with `modes`, also how their time
@@ -58,6 +59,25 @@ pub fn look_at_clocks(processes: &mut Processes) {
         let now = tracked.process.as_ref().and_then(|p| p.process_cpu_time().ok());
         tracked.clock_at_end = now.or(tracked.clock_at_end);
     }
+}
+
+/// The CPU times of threads with what was sampled of each, grouped by the threads' names: see
+/// [`ThreadUse::group`]. Threads that are not followed are a group.
+pub fn thread_uses(
+    processes: &Processes,
+    times: impl IntoIterator<Item = (ThreadId, CpuTime)>,
+    counts: &BTreeMap<ThreadId, Count>,
+) -> Vec<ThreadUse> {
+    let mut groups: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+    let mut uses = Vec::new();
+    for (id, time) in times {
+        let count = counts.get(&id).copied().unwrap_or_default();
+        let thread = processes.get(id.pid).and_then(|p| p.threads.get(&id.tid));
+        let next = groups.len() as u32;
+        let group = thread.map_or(u32::MAX, |t| *groups.entry(t.name.clone()).or_insert(next));
+        uses.push(ThreadUse { id, group, time, count });
+    }
+    uses
 }
 
 /// The CPU time of every thread, as far as it is known. `weights` are the samples' own weights,

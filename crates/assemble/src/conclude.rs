@@ -1,6 +1,7 @@
 //! The last steps of a recording, the same for all kinds: names, header, profile.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use aggregate::recorder::Recorder;
 use image::MappingId;
@@ -25,6 +26,7 @@ pub struct Named {
 
 /// Looks up the names of all frames that were recorded.
 pub fn name(recorder: &mut Recorder, roots: &[Arc<Process>], files: &TargetFiles) -> Named {
+    let began = Instant::now();
     recorder.runtimes.finish();
     let main = roots.first().and_then(|root| {
         let tracked = recorder.processes.get(root.pid())?;
@@ -42,6 +44,13 @@ pub fn name(recorder: &mut Recorder, roots: &[Arc<Process>], files: &TargetFiles
         &recorder.mappings,
         Some(&recorder.runtimes),
         files,
+    );
+    tracing::info!(
+        frames = frames.len(),
+        images = recorder.mappings.len(),
+        nameless = losses.nameless,
+        took = ?began.elapsed(),
+        "symbolized"
     );
     Named { resolved, losses, main: main.map(|m| m.id) }
 }

@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aggregate::recorder::SampleStats;
+use aggregate::rings::RecordingFacts;
+
+use crate::symbols::SymbolLosses;
 
 /// What a recording is made of, and what is missing from it.
 #[derive(Debug, Clone, Default)]
@@ -37,4 +40,33 @@ pub struct Stats {
     /// What else a reader of the profile should know, one line each: it goes into the profile's
     /// comments, and is shown.
     pub notes: Vec<String>,
+}
+
+impl From<RecordingFacts> for Stats {
+    fn from(facts: RecordingFacts) -> Self {
+        Self {
+            samples: facts.samples,
+            lost: facts.lost,
+            throttled: facts.throttled,
+            malformed: facts.malformed,
+            unreadable_maps: facts.unreadable_maps,
+            file_faults: facts.file_faults,
+            elapsed: facts.elapsed,
+            ..Self::default()
+        }
+    }
+}
+
+impl Stats {
+    /// The statistics that every recording has: what it shares with others, and what could not be
+    /// named.
+    #[must_use]
+    pub fn new(facts: RecordingFacts, losses: &SymbolLosses) -> Self {
+        Self {
+            nameless_frames: losses.nameless,
+            damaged_images: losses.damaged.clone(),
+            unread_images: losses.unread(),
+            ..Self::from(facts)
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aggregate::clock::monotonic_now;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -25,6 +25,7 @@ pub fn record(
     // Where the target has every CPU we would read its counters seconds apart, and rings too late.
     // It is little work; the rest of ours, from the end on, takes its turn.
     let ahead = host::RealtimePriority::raise();
+    let attaching = Instant::now();
     let mut running: Vec<Result<Box<dyn Collector>, RecordError>> =
         kinds.iter().map(|k| (k.prepare)(request)).collect();
     for slot in &mut running {
@@ -34,6 +35,7 @@ pub fn record(
         }
     }
     let ended = if running.iter().any(Result::is_ok) {
+        tracing::info!(took = ?attaching.elapsed(), "attached, recording begins");
         watcher.attached();
         listen(&mut running, request, watcher)
     } else {
@@ -43,7 +45,25 @@ pub fn record(
         collector.end();
     }
     drop(ahead);
-    running.into_iter().map(|slot| slot.and_then(|c| c.finish(ended))).collect()
+    tracing::info!(?ended, "recording ended");
+    let finish = |(kind, slot): (&&Kind, Result<Box<dyn Collector>, RecordError>)| {
+        let finishing = Instant::now();
+        let outcome = slot.and_then(|c| c.finish(ended));
+        let took = finishing.elapsed();
+        match &outcome {
+            Ok(o) => tracing::info!(
+                kind = kind.name,
+                backend = o.stats.backend,
+                samples = o.stats.samples.kept,
+                lost = o.stats.lost,
+                ?took,
+                "profile made"
+            ),
+            Err(error) => tracing::info!(kind = kind.name, %error, "no profile"),
+        }
+        outcome
+    };
+    kinds.iter().zip(running).map(finish).collect()
 }
 
 fn listen(

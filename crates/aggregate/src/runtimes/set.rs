@@ -129,6 +129,7 @@ impl Runtimes {
             at.code = with(at.code, i, roles.code);
             at.all = with(at.all, i, present);
             if present {
+                tracing::info!(pid, runtime = self.rows[i].0.name, "runtime found");
                 self.found |= 1 << i;
                 self.follow_chains(pid, i);
             } else if self.chains.get(pid).is_some_and(|f| usize::from(f.runtime) == i) {
@@ -203,6 +204,7 @@ impl Runtimes {
 
     /// A BPF program does not run.
     pub fn refused(&mut self, owner: Owner, why: &dyn std::error::Error) {
+        tracing::info!(?owner, %why, "BPF program refused");
         self.programs.remove(owner);
         match owner {
             Owner::Runtime(i) => self.rows[i].1.program_refused(&why.to_string()),

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aggregate::cputime::{self, CpuTime, ThreadUse};
+use aggregate::cputime::{self, CpuTime, ThreadUse, UNSAMPLED};
 use aggregate::ids::{Count, CountKey, ROOT, ThreadId};
 use aggregate::processes::NamedThread;
+use aggregate::times;
 use assemble::Stats;
 use assemble::builder::Valued;
 use assemble::conclude::{self, About, Header};
@@ -19,9 +20,6 @@ use crate::collector::{Collector, Progress, Request};
 use crate::options::{Backend, RecordOptions};
 use crate::outcome::{Ended, Outcome, RecordError};
 use crate::ptrace::ticked;
-
-/// The marker of CPU time of which no sample was taken.
-const UNSAMPLED: &str = "[cpu time without samples]";
 
 /// The marker of CPU time in the kernel where only user mode may be sampled.
 const KERNEL_TIME: &str = "[kernel, not sampled]";
@@ -137,24 +135,15 @@ fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
     };
     Stats {
         backend: recording.attached.backend(),
-        samples: r.stats.clone(),
-        lost: recording.lost,
-        throttled: recording.throttled,
-        malformed: recording.malformed,
-        unreadable_maps: r.processes.unreadable_maps as u64,
-        nameless_frames: symbols.nameless,
-        damaged_images: symbols.damaged.clone(),
-        unread_images: symbols.unread(),
         kernel_names: symbols.kernel.clone(),
         reattach_failed: recording.reattach_failed.clone(),
-        file_faults: host::sigbus::faults(),
-        elapsed: recording.elapsed,
         notes: uncovered
             .into_iter()
             .chain(r.runtime_notes())
             .chain(r.processes.family_notes().iter().cloned())
             .chain(assemble::debuginfod::failures())
             .collect(),
+        ..Stats::new(recording.facts.clone(), symbols)
     }
 }
 
@@ -238,21 +227,9 @@ fn thread_uses(
     }
     let weights = by_thread.iter().map(|(id, c)| (*id, c.weight)).collect();
     let processes = &recording.recorder.processes;
-    let mut times = aggregate::times::tally(processes, &weights);
+    let mut times = times::tally(processes, &weights);
     for id in by_thread.keys() {
         times.entry(*id).or_insert(CpuTime::Unknown);
     }
-    let mut groups: BTreeMap<Arc<str>, u32> = BTreeMap::new();
-    let mut uses = Vec::with_capacity(times.len());
-    for (id, time) in times {
-        let count = by_thread.get(&id).copied().unwrap_or_default();
-        let thread = processes.get(id.pid).and_then(|p| p.threads.get(&id.tid));
-        let next = groups.len() as u32;
-        let group = match thread {
-            Some(t) => *groups.entry(t.name.clone()).or_insert(next),
-            None => u32::MAX,
-        };
-        uses.push(ThreadUse { id, group, time, count });
-    }
-    uses
+    times::thread_uses(processes, times, &by_thread)
 }

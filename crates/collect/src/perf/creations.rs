@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::Duration;
 
-use aggregate::clock::{monotonic_now, unix_now};
 use aggregate::ids::{NodeIndex, Place, ROOT, ThreadId};
 use aggregate::processes::NamedThread;
-use aggregate::recorder::{Copied, Recorder};
+use aggregate::recorder::Copied;
+use aggregate::rings::{KnownThreads, RingReader};
 use assemble::Stats;
 use assemble::builder::Valued;
 use assemble::conclude::{self, About, Header};
@@ -30,8 +29,6 @@ const TYPES: &[(&str, &str)] = &[("threadcreate", "count")];
 const STACK_BYTES: u32 = 32 << 10;
 /// Two seconds of a program that creates 100 threads a second on one CPU.
 const RING_BYTES: usize = 8 << 20;
-/// Records of different CPUs become visible within this time of their own time stamps.
-const SETTLE_NS: u64 = 3_000_000;
 /// Frames below a thread's start function in a program that is linked statically:
 /// `clone`, `start_thread`.
 const STATIC_START: usize = 2;
@@ -44,31 +41,23 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
     let means = Means::new(request.options.no_stop)?;
     let cpus = events::online_cpus()
         .map_err(|source| super::attach::AttachError::System { what: "list the cpus", source })?;
-    let (sampler, rings) =
-        CreationSampler::open(&cpus, STACK_BYTES, RING_BYTES).map_err(why_refused)?;
-    let mut recorder = Recorder::new(request.options.children, 1);
-    recorder.processes.add_family(request.family());
-    for process in recorder.processes.living() {
-        recorder.processes.refresh_maps(&process, monotonic_now());
-        for tid in process.threads().unwrap_or_default() {
-            recorder.processes.add_thread(process.pid(), tid, 0);
-        }
-    }
+    let (family, children) = (request.family(), request.options.children);
+    let (reader, (sampler, rings)) =
+        RingReader::attach(family, children, 1, KnownThreads::All, |_| {
+            CreationSampler::open(&cpus, STACK_BYTES, RING_BYTES).map_err(why_refused)
+        })?;
     Ok(Box::new(Creations {
         roots,
         followed,
         files,
         options: request.options.clone(),
         before_exec: request.before_exec,
-        recorder,
+        reader,
         sampler,
         rings,
         existing: Vec::new(),
         means,
         stops: Stops::default(),
-        begin: 0,
-        time: 0,
-        elapsed: Duration::ZERO,
     }))
 }
 
@@ -79,7 +68,7 @@ struct Creations {
     files: TargetFiles,
     options: RecordOptions,
     before_exec: bool,
-    recorder: Recorder,
+    reader: RingReader,
     sampler: CreationSampler,
     rings: RingSet,
     /// Threads that were there before, with their stacks.
@@ -87,9 +76,6 @@ struct Creations {
     /// How those are looked at.
     means: Means,
     stops: Stops,
-    begin: u64,
-    time: i64,
-    elapsed: Duration,
 }
 
 /// What the system's refusal comes from, and what mends it.
@@ -107,15 +93,14 @@ fn why_refused(e: CreationError) -> RecordError {
 }
 
 impl Creations {
-    fn read(&mut self, until: u64) {
-        let recorder = &mut self.recorder;
-        self.rings.drain(until, |e| recorder.event(e));
+    fn read_all(&mut self) {
+        self.reader.read_all(&mut self.rings, &mut |recorder, e| recorder.event(e));
     }
 
     /// The threads that are there, but for the first of the process: nobody created that as a
     /// thread.
     fn take_existing(&mut self, process: &Process) -> Result<(), RecordError> {
-        let snapshot = self.means.take(process, &mut self.recorder.runtimes)?;
+        let snapshot = self.means.take(process, &mut self.reader.recorder.runtimes)?;
         self.stops.add(process, &snapshot);
         let comm: Arc<str> = process.identity().comm.as_str().into();
         let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
@@ -123,10 +108,10 @@ impl Creations {
             let stack = match &t.registers {
                 Ok(registers) => {
                     let copy = Copied { registers, bytes: &t.stack, standing: None };
-                    let (whole, _) = self.recorder.copied_stack(process.pid(), &copy);
+                    let (whole, _) = self.reader.recorder.copied_stack(process.pid(), &copy);
                     self.start_function(whole)
                 }
-                Err(why) => self.recorder.marker(ROOT, format!("[no stack: {why}]")),
+                Err(why) => self.reader.recorder.marker(ROOT, format!("[no stack: {why}]")),
             };
             let id = ThreadId { pid: process.pid(), tid: t.tid };
             let name = t.name.as_str().into();
@@ -139,14 +124,14 @@ impl Creations {
     /// The outermost part of a stack, up to the function that the thread was created for: the
     /// first outside of the library that starts threads.
     fn start_function(&self, stack: NodeIndex) -> NodeIndex {
-        let tree = &self.recorder.tree;
+        let tree = &self.reader.recorder.tree;
         let path = tree.path_from_root(stack);
         let place = |node: &NodeIndex| tree.frame_of(*node).map(|f| f.place);
         let library: Option<MappingId> = match path.first().and_then(place) {
             Some(Place::User(id)) => Some(id),
             _ => None,
         };
-        let file = |id: MappingId| self.recorder.mappings.get(&id).and_then(|m| m.file);
+        let file = |id: MappingId| self.reader.recorder.mappings.get(&id).and_then(|m| m.file);
         let outside = |node: &NodeIndex| match (place(node), library) {
             (Some(Place::User(id)), Some(library)) => file(id) != file(library),
             _ => false,
@@ -173,8 +158,8 @@ impl Creations {
     }
 
     fn samples(&mut self) -> Vec<Valued> {
-        let named = self.recorder.processes.named_threads().to_vec();
-        let counts = std::mem::take(&mut self.recorder.counts).sorted();
+        let named = self.reader.recorder.processes.named_threads().to_vec();
+        let counts = std::mem::take(&mut self.reader.recorder.counts).sorted();
         let mut samples: Vec<Valued> = counts
             .into_iter()
             .map(|(key, count)| Valued {
@@ -200,9 +185,7 @@ impl Creations {
 
 impl Collector for Creations {
     fn begin(&mut self) -> Result<(), RecordError> {
-        self.begin = monotonic_now();
-        self.time = unix_now();
-        self.recorder.start = self.begin;
+        self.reader.begin(self.rings.losses().lost);
         if !self.before_exec {
             for process in self.followed.clone() {
                 match self.take_existing(&process) {
@@ -216,48 +199,41 @@ impl Collector for Creations {
     }
 
     fn poll(&mut self) -> Progress {
-        self.read(monotonic_now().saturating_sub(SETTLE_NS));
-        let samples = self.recorder.stats.kept;
-        Progress { samples, lost: self.rings.losses().lost, ..Progress::default() }
+        self.reader.read_settled(&mut self.rings, &mut |recorder, e| recorder.event(e));
+        let samples = self.reader.recorder.stats.kept;
+        let lost = self.reader.lost(self.rings.losses().lost);
+        Progress { samples, lost, ..Progress::default() }
     }
 
     fn someone_lives(&mut self) -> bool {
-        let mut all = self.recorder.processes.iter();
-        all.any(|(_, t)| t.process.as_ref().is_some_and(|p| p.is_alive()))
+        self.read_all();
+        self.reader.someone_lives()
     }
 
     fn end(&mut self) {
         self.sampler.disable();
-        self.elapsed = Duration::from_nanos(monotonic_now() - self.begin);
+        self.reader.end();
     }
 
     fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
-        self.read(u64::MAX);
-        let created = self.recorder.stats.kept;
+        self.read_all();
+        let created = self.reader.recorder.stats.kept;
         let samples = self.samples();
-        self.recorder.stats.kept += self.existing.len() as u64;
-        let named = conclude::name(&mut self.recorder, &self.roots, &self.files);
+        self.reader.recorder.stats.kept += self.existing.len() as u64;
+        let named = conclude::name(&mut self.reader.recorder, &self.roots, &self.files);
         let losses = self.rings.losses();
+        let facts = self.reader.facts(losses, self.reader.lost(losses.lost));
         let mut notes = self.stops.notes();
-        notes.extend_from_slice(self.recorder.processes.family_notes());
+        notes.extend_from_slice(self.reader.recorder.processes.family_notes());
         notes.push(self.account(created));
         let stats = Stats {
             backend: "perf_event tracepoint task:task_newtask, whole cpus, filtered".into(),
-            samples: self.recorder.stats.clone(),
-            lost: losses.lost,
-            malformed: losses.malformed,
-            unreadable_maps: self.recorder.processes.unreadable_maps as u64,
-            nameless_frames: named.losses.nameless,
-            damaged_images: named.losses.damaged.clone(),
-            unread_images: named.losses.unread(),
-            file_faults: host::sigbus::faults(),
-            elapsed: self.elapsed,
             notes,
-            ..Stats::default()
+            ..Stats::new(facts, &named.losses)
         };
-        let header = Header { types: TYPES, period: (TYPES[0], 1), time: self.time };
+        let header = Header { types: TYPES, period: (TYPES[0], 1), time: self.reader.time };
         let about = About {
-            recorder: &self.recorder,
+            recorder: &self.reader.recorder,
             named: &named,
             roots: &self.roots,
             children: self.options.children,

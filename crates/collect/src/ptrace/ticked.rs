@@ -7,10 +7,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aggregate::clock::{monotonic_now, unix_now};
-use aggregate::cputime::{self, CpuTime, ThreadUse};
+use aggregate::cputime::{self, CpuTime, UNSAMPLED};
 use aggregate::family::Family;
 use aggregate::ids::{Count, ThreadId};
 use aggregate::recorder::Recorder;
+use aggregate::rings::RecordingFacts;
 use aggregate::times;
 use assemble::Stats;
 use assemble::builder::Valued;
@@ -24,9 +25,6 @@ use super::ticks::{Shared, Ticker};
 use crate::collector::{Collector, Progress, Request};
 use crate::options::RecordOptions;
 use crate::outcome::{Ended, Outcome, RecordError};
-
-/// The marker of CPU time of which no sample was taken.
-const UNSAMPLED: &str = "[cpu time without samples]";
 
 /// The CPU time of children is added up in ticks of 10 ms, by each of their parents: less than this
 /// says nothing.
@@ -151,15 +149,8 @@ impl Collector for Ticked {
         let named = conclude::name(&mut ticker.recorder, &self.roots, &self.files);
         let stats = Stats {
             backend: self.backend(),
-            samples: ticker.recorder.stats.clone(),
-            unreadable_maps: ticker.recorder.processes.unreadable_maps as u64,
-            nameless_frames: named.losses.nameless,
-            damaged_images: named.losses.damaged.clone(),
-            unread_images: named.losses.unread(),
-            file_faults: host::sigbus::faults(),
-            elapsed: self.elapsed,
             notes: self.notes(&ticker),
-            ..Stats::default()
+            ..Stats::new(RecordingFacts::of(&ticker.recorder, self.elapsed), &named.losses)
         };
         let kind = match self.count {
             sums::Count::Cpu => ("cpu", "nanoseconds"),
@@ -252,19 +243,8 @@ fn cpu_samples(ticker: &mut Ticker, period: u64) -> Vec<Valued> {
         count.samples += sum.samples;
         count.weight += sum.samples;
     }
-    let processes = &ticker.recorder.processes;
-    let name_of = |id: ThreadId| {
-        let thread = processes.get(id.pid).and_then(|p| p.threads.get(&id.tid));
-        thread.map(|t| t.name.clone())
-    };
-    let mut groups: BTreeMap<Arc<str>, u32> = BTreeMap::new();
-    let mut uses = Vec::new();
-    for (id, ns) in ticker.cpu_times() {
-        let next = groups.len() as u32;
-        let group = name_of(id).map_or(u32::MAX, |name| *groups.entry(name).or_insert(next));
-        let count = counts.get(&id).copied().unwrap_or_default();
-        uses.push(ThreadUse { id, group, time: CpuTime::Known(ns), count });
-    }
+    let times = ticker.cpu_times().into_iter().map(|(id, ns)| (id, CpuTime::Known(ns)));
+    let uses = times::thread_uses(&ticker.recorder.processes, times, &counts);
     let weights = cputime::weigh(&uses, period as f64, period);
     let mut samples: Vec<Valued> = ticker
         .sums

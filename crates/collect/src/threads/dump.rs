@@ -8,6 +8,7 @@ use aggregate::clock::{monotonic_now, unix_now};
 use aggregate::ids::{ROOT, ThreadId};
 use aggregate::processes::NamedThread;
 use aggregate::recorder::{Copied, Recorder};
+use aggregate::rings::RecordingFacts;
 use assemble::Stats;
 use assemble::builder::Valued;
 use assemble::conclude::{self, About, Header, Named};
@@ -111,14 +112,8 @@ impl Threads {
     fn stats(&self, named: &Named) -> Stats {
         Stats {
             backend: self.means.name().into(),
-            samples: self.recorder.stats.clone(),
-            unreadable_maps: self.recorder.processes.unreadable_maps as u64,
-            nameless_frames: named.losses.nameless,
-            damaged_images: named.losses.damaged.clone(),
-            unread_images: named.losses.unread(),
-            file_faults: host::sigbus::faults(),
             notes: [self.notes(), self.recorder.runtime_notes()].concat(),
-            ..Stats::default()
+            ..Stats::new(RecordingFacts::of(&self.recorder, Duration::ZERO), &named.losses)
         }
     }
 

@@ -5,9 +5,10 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aggregate::clock::{monotonic_now, unix_now};
+use aggregate::clock::monotonic_now;
 use aggregate::ids::{NodeIndex, ROOT, ThreadId, ThreadIndex};
 use aggregate::recorder::Recorder;
+use aggregate::rings::{KnownThreads, RingReader};
 use aggregate::runtimes::WhichChain;
 use assemble::Stats;
 use events::{
@@ -20,9 +21,7 @@ use crate::collector::{Progress, Request};
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
 
-/// Records of different CPUs become visible within this time of their own time stamps.
-const SETTLE_NS: u64 = 3_000_000;
-/// How often the size of the stack window is thought over.
+/// How often the size of the stack window is reviewed.
 const REVIEW_INTERVAL_NS: u64 = 200_000_000;
 /// The first window of copied stack; it grows where too many stacks do not fit.
 const FIRST_STACK_BYTES: u32 = 16 << 10;
@@ -50,14 +49,10 @@ pub(super) struct Unfinished {
 
 /// A running recording of waiting.
 pub(super) struct Waits {
-    pub recorder: Recorder,
+    pub reader: RingReader,
     pub roots: Vec<Arc<Process>>,
     sampler: WaitSampler,
     rings: RingSet,
-    begin: u64,
-    /// When it began, since the Unix epoch.
-    pub time: i64,
-    pub elapsed: Duration,
     stack_bytes: u32,
     reviewed: u64,
     /// What went wrong on the way.
@@ -80,27 +75,19 @@ impl Waits {
             ring_bytes: RING_BYTES,
             finest_rate: u64::try_from(options.block_rate.as_nanos()).unwrap_or(u64::MAX),
         };
-        let (outputs, rings) = WaitOutputs::open(&cpus, &wanted)?;
-        let mut recorder = Recorder::new(options.children, 1);
-        recorder.processes.add_family(request.family());
-        // Only now: whatever is mapped from here on is reported by an event.
-        for process in recorder.processes.living() {
-            recorder.processes.refresh_maps(&process, monotonic_now());
-            for tid in process.threads().unwrap_or_default() {
-                recorder.processes.add_thread(process.pid(), tid, 0);
-            }
-        }
-        let (mut sampler, no_chains) = attach_programs(outputs, request, &mut recorder)?;
+        let family = request.family();
+        let (mut reader, (outputs, rings)) =
+            RingReader::attach(family, options.children, 1, KnownThreads::All, |_| {
+                WaitOutputs::open(&cpus, &wanted)
+            })?;
+        let (mut sampler, no_chains) = attach_programs(outputs, request, &mut reader.recorder)?;
         let pidfds: Vec<_> = request.family().processes.iter().map(|p| p.as_fd()).collect();
         sampler.follow(&pidfds)?;
         Ok(Self {
-            recorder,
+            reader,
             roots: request.roots.to_vec(),
             sampler,
             rings,
-            begin: 0,
-            time: 0,
-            elapsed: Duration::ZERO,
             stack_bytes: FIRST_STACK_BYTES,
             reviewed: 0,
             problems: Vec::new(),
@@ -111,21 +98,19 @@ impl Waits {
 
     /// The recording of what is wanted begins.
     pub fn begin(&mut self, wants: WaitWants) -> Result<(), RecordError> {
-        self.begin = monotonic_now();
-        self.time = unix_now();
-        self.reviewed = self.begin;
-        self.recorder.start = self.begin;
-        let threads = self.recorder.processes.thread_count() as u64;
-        self.sampler.begin(self.begin, threads, wants)?;
+        let begin = self.reader.begin(self.rings.losses().lost);
+        self.reviewed = begin;
+        let threads = self.reader.recorder.processes.thread_count() as u64;
+        self.sampler.begin(begin, threads, wants)?;
         Ok(())
     }
 
     /// Reads what has come.
     pub fn poll(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) -> Progress {
         let now = monotonic_now();
-        self.read(now.saturating_sub(SETTLE_NS), sink);
+        self.reader.read_settled(&mut self.rings, &mut |recorder, e| take(recorder, e, sink));
         if self.no_chains.is_none() {
-            self.recorder.look_for_runtimes();
+            self.reader.recorder.look_for_runtimes();
         }
         let counters = match self.sampler.review(now) {
             Ok(counters) => counters,
@@ -140,29 +125,21 @@ impl Waits {
         }
         Progress {
             elapsed: Duration::ZERO,
-            samples: self.recorder.stats.kept,
+            samples: self.reader.recorder.stats.kept,
             lost: counters.failed,
         }
     }
 
-    fn read(&mut self, until: u64, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
-        let recorder = &mut self.recorder;
-        recorder.next_round(monotonic_now());
-        self.rings.drain(until, |e| match take(recorder, e) {
-            Some(taken) => sink(recorder, &taken),
-            None => {
-                if !matches!(e.kind, EventKind::Sample(_)) {
-                    recorder.event(e);
-                }
-            }
-        });
+    fn read_all(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
+        self.reader.read_all(&mut self.rings, &mut |recorder, e| take(recorder, e, sink));
     }
 
     fn review_window(&mut self) {
         let wanted = self.stack_bytes.saturating_mul(4).min(u32::from(u16::MAX) & !7);
-        if wanted <= self.stack_bytes || !self.recorder.window_is_too_small() {
+        if wanted <= self.stack_bytes || !self.reader.recorder.window_is_too_small() {
             return;
         }
+        tracing::info!(from = self.stack_bytes, to = wanted, "stack window grows");
         match self.sampler.grow_stack(&mut self.rings, wanted) {
             Ok(()) => self.stack_bytes = wanted,
             Err(e) => {
@@ -181,9 +158,9 @@ impl Waits {
     }
 
     /// Whether a followed process still runs.
-    pub fn someone_lives(&self) -> bool {
-        let mut all = self.recorder.processes.iter();
-        all.any(|(_, t)| t.process.as_ref().is_some_and(|p| p.is_alive()))
+    pub fn someone_lives(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) -> bool {
+        self.read_all(sink);
+        self.reader.someone_lives()
     }
 
     /// The recording ends: what still waits is listed, with stacks.
@@ -192,8 +169,8 @@ impl Waits {
     /// both before and after: so most are read while the recording still runs, only those of
     /// waits that began at its very end afterwards.
     pub fn end(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
-        self.read(u64::MAX, sink);
-        self.recorder.look_for_runtimes();
+        self.read_all(sink);
+        self.reader.recorder.look_for_runtimes();
         let before = self.list();
         let mut stacks = self.stacks_of(&before, &BTreeMap::new());
         // Every wait that goes on has lasted until here, however long it takes to list them.
@@ -201,7 +178,7 @@ impl Waits {
         if let Err(e) = self.sampler.end() {
             self.problem(&e);
         }
-        self.elapsed = Duration::from_nanos(end - self.begin);
+        self.reader.end_at(end);
         let mut at_end = self.list();
         at_end.retain(|w| w.id.out < end);
         at_end.iter_mut().for_each(|w| w.now = end);
@@ -214,11 +191,12 @@ impl Waits {
         }
         for waiting in at_end {
             let user = stacks.get(&waiting.id).copied();
-            let user = user.unwrap_or_else(|| self.recorder.marker(ROOT, NO_STACK.into()));
-            let Some(thread) = self.recorder.processes.sampled(waiting.pid, waiting.tid) else {
+            let user = user.unwrap_or_else(|| self.reader.recorder.marker(ROOT, NO_STACK.into()));
+            let Some(thread) = self.reader.recorder.processes.sampled(waiting.pid, waiting.tid)
+            else {
                 continue;
             };
-            let stack = self.recorder.kernel_stack(user, waiting.kernel.iter().copied());
+            let stack = self.reader.recorder.kernel_stack(user, waiting.kernel.iter().copied());
             self.unfinished.push(Unfinished { thread, user, stack, waiting });
         }
     }
@@ -239,7 +217,7 @@ impl Waits {
         waiting: &[Waiting],
         known: &BTreeMap<WaitId, NodeIndex>,
     ) -> BTreeMap<WaitId, NodeIndex> {
-        let recorder = &mut self.recorder;
+        let recorder = &mut self.reader.recorder;
         let unknown = waiting.iter().filter(|w| !known.contains_key(&w.id));
         let mut stack = |w: &Waiting| recorder.waiting_stack(w.pid, &w.registers, w.thread_pointer);
         unknown.filter_map(|w| Some((w.id, stack(w)?))).collect()
@@ -252,34 +230,30 @@ impl Waits {
 
     /// What is left in the rings; then nothing more comes.
     pub fn finish(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
-        self.read(u64::MAX, sink);
+        self.read_all(sink);
     }
 
     /// What was recorded by what means, and what is missing. `rate` names the rate in force.
     pub fn stats(&self) -> Stats {
         let counters = self.sampler.counters();
         let losses = self.rings.losses();
+        // The programs see each failure, while the last losses of a ring are never reported.
+        let lost = counters.failed.max(self.reader.lost(losses.lost));
         let hook = if self.sampler.hooks_every_syscall() { "sys_exit" } else { "rseq" };
         let mut notes = self.problems.clone();
         notes.extend(shortages(&counters));
-        notes.extend(self.recorder.runtime_notes());
-        notes.extend_from_slice(self.recorder.processes.family_notes());
-        notes
-            .extend(self.no_chains.as_ref().and_then(|why| without_functions(&self.recorder, why)));
+        notes.extend(self.reader.recorder.runtime_notes());
+        notes.extend_from_slice(self.reader.recorder.processes.family_notes());
+        notes.extend(
+            self.no_chains.as_ref().and_then(|why| without_functions(&self.reader.recorder, why)),
+        );
         Stats {
             backend: format!(
                 "bpf, scheduler tracepoints, stacks at {hook}, {} KiB of stack",
                 self.stack_bytes.min(u32::from(u16::MAX)).div_ceil(1024)
             ),
-            samples: self.recorder.stats.clone(),
-            // The programs see each failure, while the last losses of a ring are never reported.
-            lost: counters.failed.max(losses.lost),
-            malformed: losses.malformed,
-            unreadable_maps: self.recorder.processes.unreadable_maps as u64,
-            file_faults: host::sigbus::faults(),
-            elapsed: self.elapsed,
             notes,
-            ..Stats::default()
+            ..Stats::from(self.reader.facts(losses, lost))
         }
     }
 
@@ -336,8 +310,17 @@ fn shortages(counters: &WaitCounters) -> Vec<String> {
     notes
 }
 
+/// Passes on the sample of waiting in an event; all other events but samples are the recorder's.
+fn take(recorder: &mut Recorder, e: &Event<'_>, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
+    match sample_of(recorder, e) {
+        Some(taken) => sink(recorder, &taken),
+        None if matches!(e.kind, EventKind::Sample(_)) => {}
+        None => recorder.event(e),
+    }
+}
+
 /// The sample of waiting in an event of a followed process, with its stack.
-fn take<'a>(recorder: &mut Recorder, e: &Event<'a>) -> Option<Taken<'a>> {
+fn sample_of<'a>(recorder: &mut Recorder, e: &Event<'a>) -> Option<Taken<'a>> {
     let EventKind::Sample(s) = e.kind else { return None };
     if e.time < recorder.start {
         return None;

@@ -126,8 +126,9 @@ impl Joint for ByPerf {
         self.switches.poll(&mut |_, ended| add(sums, period, ended))
     }
 
-    fn someone_lives(&self) -> bool {
-        self.switches.someone_lives()
+    fn someone_lives(&mut self) -> bool {
+        let (period, sums) = (self.switches.period, &mut self.sums);
+        self.switches.someone_lives(&mut |_, ended| add(sums, period, ended))
     }
 
     fn end(&mut self) {
@@ -139,20 +140,20 @@ impl Joint for ByPerf {
         let named = self.named.get_or_insert_with(|| {
             let period = switches.period;
             switches.finish(&mut |_, ended| add(sums, period, ended));
-            switches.recorder.look_for_runtimes();
-            conclude::name(&mut switches.recorder, &switches.roots, &self.files)
+            switches.reader.recorder.look_for_runtimes();
+            conclude::name(&mut switches.reader.recorder, &switches.roots, &self.files)
         });
         let scope = self.scopes.get(number).copied().unwrap_or(Scope::All);
         let mut contentions = Contentions::default();
         for (site, sum) in &*sums {
-            if let Some(labels) = labels(*site, scope, &switches.recorder, named) {
+            if let Some(labels) = labels(*site, scope, &switches.reader.recorder, named) {
                 let key = Key { thread: site.thread, stack: site.stack, labels };
                 contentions.add(key, *sum);
             }
         }
         let mut stats = switches.stats();
         stats.notes.push(format!("sampled by perf events, without bpf programs: {}", self.why));
-        stats.notes.extend(without_functions(&switches.recorder, "it takes bpf programs"));
+        stats.notes.extend(without_functions(&switches.reader.recorder, "it takes bpf programs"));
         if scope == Scope::Locks {
             stats.notes.push(
                 "stacks are those of the waiting threads: who unlocked is known with bpf \
@@ -162,9 +163,9 @@ impl Joint for ByPerf {
         }
         let profile = contentions::conclude(
             contentions,
-            (&switches.recorder, named),
+            (&switches.reader.recorder, named),
             (&switches.roots, &self.options),
-            switches.time,
+            switches.reader.time,
             &mut stats,
         )?;
         Ok(Outcome { profile, stats, ended })

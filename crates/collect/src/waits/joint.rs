@@ -60,7 +60,7 @@ pub(super) trait Joint {
     fn poll(&mut self) -> Progress;
 
     /// Whether a followed process still runs.
-    fn someone_lives(&self) -> bool;
+    fn someone_lives(&mut self) -> bool;
 
     /// The recording ends.
     fn end(&mut self);
@@ -117,7 +117,7 @@ impl Collector for Part {
     }
 
     fn someone_lives(&mut self) -> bool {
-        self.joint.borrow().someone_lives()
+        self.joint.borrow_mut().someone_lives()
     }
 
     fn end(&mut self) {

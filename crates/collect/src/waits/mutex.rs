@@ -105,7 +105,8 @@ impl Listener for Tally {
         if self.waiters {
             notes.push("stacks are those of the waiting threads, not of the unlocking".into());
         }
-        let (contentions, others, nameless) = self.locks_only(&heard.waits.recorder, heard.named);
+        let (contentions, others, nameless) =
+            self.locks_only(&heard.waits.reader.recorder, heard.named);
         if contentions.is_empty() {
             notes.push("no thread was seen waiting for a lock in this time".into());
         }

@@ -72,8 +72,9 @@ impl Joint for ByPrograms {
         self.waits.poll(&mut |recorder, taken| give(kinds, recorder, taken))
     }
 
-    fn someone_lives(&self) -> bool {
-        self.waits.someone_lives()
+    fn someone_lives(&mut self) -> bool {
+        let kinds = &mut self.kinds;
+        self.waits.someone_lives(&mut |recorder, taken| give(kinds, recorder, taken))
     }
 
     fn end(&mut self) {
@@ -85,7 +86,7 @@ impl Joint for ByPrograms {
         let Self { waits, kinds, .. } = self;
         let named = self.named.get_or_insert_with(|| {
             waits.finish(&mut |recorder, taken| give(kinds, recorder, taken));
-            conclude::name(&mut waits.recorder, &waits.roots, &self.files)
+            conclude::name(&mut waits.reader.recorder, &waits.roots, &self.files)
         });
         let mut stats = waits.stats();
         let heard = Heard { waits, named, options: &self.options };
@@ -93,9 +94,9 @@ impl Joint for ByPrograms {
         let values = kind.map(|k| k.conclude(&heard, &mut stats.notes)).unwrap_or_default();
         let profile = contentions::conclude(
             values,
-            (&waits.recorder, named),
+            (&waits.reader.recorder, named),
             (&waits.roots, &self.options),
-            waits.time,
+            waits.reader.time,
             &mut stats,
         )?;
         Ok(Outcome { profile, stats, ended })

@@ -9,9 +9,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aggregate::clock::{monotonic_now, unix_now};
+use aggregate::clock::monotonic_now;
 use aggregate::ids::{NodeIndex, ThreadId, ThreadIndex};
 use aggregate::recorder::Recorder;
+use aggregate::rings::{KnownThreads, RingReader};
 use aggregate::runtimes::WhichChain;
 use assemble::Stats;
 use events::{Event, EventKind};
@@ -21,8 +22,6 @@ use rustc_hash::FxHashMap;
 use crate::collector::{Progress, Request};
 use crate::perf::attach::{self, AttachError, Attached};
 
-/// Records of different CPUs become visible within this time of their own time stamps.
-const SETTLE_NS: u64 = 3_000_000;
 /// So long the target's switches are counted before the period is chosen.
 const LOOK: Duration = Duration::from_millis(100);
 /// Samples a second that are aimed at.
@@ -51,16 +50,11 @@ pub(super) struct Ended<'a> {
 
 /// A running recording.
 pub(super) struct Switches {
-    pub recorder: Recorder,
+    pub reader: RingReader,
     pub roots: Vec<Arc<Process>>,
     pub period: u64,
-    /// When it began, since the Unix epoch.
-    pub time: i64,
     attached: Attached,
     per_second: u64,
-    begin: u64,
-    end: u64,
-    lost_before: u64,
     waits: FxHashMap<i32, Wait>,
 }
 
@@ -71,81 +65,67 @@ impl Switches {
         let per_second = switches_per_second(roots);
         let fits = |p: &&u64| per_second / **p <= AIM_PER_SECOND;
         let period = PERIODS.iter().find(fits).or(PERIODS.last()).copied().unwrap_or(1);
-        let mut recorder = Recorder::new(request.options.children, 1);
-        recorder.processes.add_family(request.family());
-        let attached = attach::attach_to_switches(roots, request.options, period, &mut recorder)?;
-        // Only now: whatever is mapped from here on is reported by an event.
-        for process in recorder.processes.living() {
-            recorder.processes.refresh_maps(&process, monotonic_now());
-            for tid in process.threads().unwrap_or_default() {
-                recorder.processes.add_thread(process.pid(), tid, 0);
-            }
-        }
+        let options = request.options;
+        let (reader, attached) =
+            RingReader::attach(request.family(), options.children, 1, KnownThreads::All, |r| {
+                attach::attach_to_switches(roots, options, period, r)
+            })?;
         Ok(Self {
-            recorder,
+            reader,
             roots: request.roots.to_vec(),
             period,
-            time: 0,
             attached,
             per_second,
-            begin: 0,
-            end: 0,
-            lost_before: 0,
             waits: FxHashMap::default(),
         })
     }
 
     /// The recording begins.
     pub fn begin(&mut self) {
-        self.read(u64::MAX, &mut |_, _| {});
-        self.lost_before = self.lost();
+        self.read_all(&mut |_, _| {});
         self.waits.clear();
-        self.begin = monotonic_now();
-        self.time = unix_now();
-        self.recorder.start = self.begin;
+        self.reader.begin(self.lost());
     }
 
     /// Reads what has come.
     pub fn poll(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) -> Progress {
-        self.read(monotonic_now().saturating_sub(SETTLE_NS), sink);
-        self.attached.drop_doubled(&mut self.recorder);
+        let waits = &mut self.waits;
+        self.reader.read_settled(&mut self.attached.rings, &mut |r, e| event(r, waits, e, sink));
+        self.attached.drop_doubled(&mut self.reader.recorder);
         Progress {
             elapsed: Duration::ZERO,
-            samples: self.recorder.stats.kept,
-            lost: self.attached.rings.losses().lost.saturating_sub(self.lost_before),
+            samples: self.reader.recorder.stats.kept,
+            lost: self.reader.lost(self.attached.rings.losses().lost),
         }
     }
 
     /// Whether a followed process still runs.
-    pub fn someone_lives(&self) -> bool {
-        let mut all = self.recorder.processes.iter();
-        all.any(|(_, t)| t.process.as_ref().is_some_and(|p| p.is_alive()))
+    pub fn someone_lives(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) -> bool {
+        self.read_all(sink);
+        self.reader.someone_lives()
     }
 
     /// The recording ends.
     pub fn end(&mut self) {
         let _ = self.attached.sampler.disable();
-        self.end = monotonic_now();
+        self.reader.end();
     }
 
     /// What is left in the rings, and the waits that have not ended.
     pub fn finish(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) {
-        self.read(u64::MAX, sink);
+        self.read_all(sink);
         let mut waits: Vec<_> = std::mem::take(&mut self.waits).into_iter().collect();
         waits.sort_unstable_by_key(|(tid, _)| *tid);
         for (_, wait) in &waits {
-            let delay = self.end.saturating_sub(wait.out);
-            self.recorder.stats.kept += 1;
-            sink(&mut self.recorder, &Ended { wait, delay, in_progress: true });
+            let delay = self.reader.ended_at().saturating_sub(wait.out);
+            self.reader.recorder.stats.kept += 1;
+            sink(&mut self.reader.recorder, &Ended { wait, delay, in_progress: true });
         }
     }
 
-    fn read(&mut self, until: u64, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) {
-        let (recorder, waits) = (&mut self.recorder, &mut self.waits);
-        recorder.next_round(monotonic_now());
-        self.attached.rings.drain(until, |e| {
-            event(recorder, waits, e, sink);
-        });
+    fn read_all(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) {
+        let waits = &mut self.waits;
+        self.reader.read_all(&mut self.attached.rings, &mut |r, e| event(r, waits, e, sink));
     }
 
     fn lost(&self) -> u64 {
@@ -173,18 +153,11 @@ impl Switches {
                 self.attached.uncovered
             ));
         }
-        notes.extend_from_slice(self.recorder.processes.family_notes());
+        notes.extend_from_slice(self.reader.recorder.processes.family_notes());
         Stats {
             backend: self.attached.backend(),
-            samples: self.recorder.stats.clone(),
-            lost: self.lost().saturating_sub(self.lost_before),
-            throttled: losses.throttled,
-            malformed: losses.malformed,
-            unreadable_maps: self.recorder.processes.unreadable_maps as u64,
-            file_faults: host::sigbus::faults(),
-            elapsed: Duration::from_nanos(self.end.saturating_sub(self.begin)),
             notes,
-            ..Stats::default()
+            ..Stats::from(self.reader.facts(losses, self.reader.lost(self.lost())))
         }
     }
 }

@@ -1,0 +1,294 @@
+//! Reads the rings of a recording: in rounds, in order of time, each event once.
+//!
+//! Whoever samples has programs and events of its own, and a [`RingReader`] for what they have in
+//! common: the recorder that the events go to, when records of different CPUs count as complete,
+//! which losses belong to the recording, and what there is to say of it at the end.
+
+use std::time::Duration;
+
+use events::{Event, Losses, RingSet};
+
+use crate::clock::{monotonic_now, unix_now};
+use crate::family::Family;
+use crate::recorder::{Recorder, SampleStats};
+
+/// Records of different CPUs become visible within this time of their own time stamps, in
+/// nanoseconds.
+const SETTLE_NS: u64 = 3_000_000;
+
+/// Where events come from: the rings of all CPUs, or in tests a recorded list.
+pub trait EventSource {
+    /// Hands out each event that was written before `until` (CLOCK_MONOTONIC, nanoseconds), in
+    /// order of time.
+    fn drain(&mut self, until: u64, sink: &mut dyn FnMut(&Event<'_>));
+
+    /// What was lost up to now.
+    fn losses(&self) -> Losses;
+}
+
+impl EventSource for RingSet {
+    fn drain(&mut self, until: u64, sink: &mut dyn FnMut(&Event<'_>)) {
+        Self::drain(self, until, sink);
+    }
+
+    fn losses(&self) -> Losses {
+        Self::losses(self)
+    }
+}
+
+/// Which threads the recorder learns of before the recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KnownThreads {
+    /// Those that the caller attaches one by one.
+    Attached,
+    /// All that the targets have.
+    All,
+}
+
+/// What a recording has in common with all others, for its report.
+#[derive(Debug, Clone, Default)]
+pub struct RecordingFacts {
+    /// What became of the samples.
+    pub samples: SampleStats,
+    /// Records for which there was no room.
+    pub lost: u64,
+    /// Times the kernel throttled a CPU.
+    pub throttled: u64,
+    /// Records that could not be parsed.
+    pub malformed: u64,
+    /// Rows or events of mappings that could not be read.
+    pub unreadable_maps: u64,
+    /// Reads of the targets' files that met zeros, because a file was cut short meanwhile.
+    pub file_faults: u64,
+    /// How long the recording took.
+    pub elapsed: Duration,
+}
+
+impl RecordingFacts {
+    /// The facts of a recording that reads no rings.
+    #[must_use]
+    pub fn of(recorder: &Recorder, elapsed: Duration) -> Self {
+        Self {
+            samples: recorder.stats.clone(),
+            unreadable_maps: recorder.processes.unreadable_maps as u64,
+            file_faults: host::sigbus::faults(),
+            elapsed,
+            ..Self::default()
+        }
+    }
+}
+
+/// The recorder of a recording, and its times.
+pub struct RingReader {
+    /// Where events go.
+    pub recorder: Recorder,
+    /// When the recording began, in nanoseconds since the Unix epoch.
+    pub time: i64,
+    begin: u64,
+    end: u64,
+    lost_before: u64,
+}
+
+impl RingReader {
+    /// Opens the events by `attach`, then reads the targets' mappings: from when the events are
+    /// open, each further mapping is an event.
+    ///
+    /// # Errors
+    /// That of `attach`.
+    pub fn attach<T, E>(
+        family: &Family,
+        follow_children: bool,
+        period: u64,
+        threads: KnownThreads,
+        attach: impl FnOnce(&mut Recorder) -> Result<T, E>,
+    ) -> Result<(Self, T), E> {
+        let mut recorder = Recorder::new(follow_children, period);
+        recorder.processes.add_family(family);
+        let attached = attach(&mut recorder)?;
+        for process in recorder.processes.living() {
+            recorder.processes.refresh_maps(&process, monotonic_now());
+            if threads == KnownThreads::All {
+                for tid in process.threads().unwrap_or_default() {
+                    recorder.processes.add_thread(process.pid(), tid, 0);
+                }
+            }
+        }
+        Ok((Self::new(recorder), attached))
+    }
+
+    fn new(recorder: Recorder) -> Self {
+        Self { recorder, time: 0, begin: 0, end: 0, lost_before: 0 }
+    }
+
+    /// The recording begins now: what was lost before does not count. Returns the time
+    /// (CLOCK_MONOTONIC, nanoseconds).
+    pub fn begin(&mut self, lost_before: u64) -> u64 {
+        self.lost_before = lost_before;
+        self.begin = monotonic_now();
+        self.end = self.begin;
+        self.time = unix_now();
+        self.recorder.start = self.begin;
+        self.begin
+    }
+
+    /// The recording ends now.
+    pub fn end(&mut self) {
+        self.end_at(monotonic_now());
+    }
+
+    /// The recording ended at this time (CLOCK_MONOTONIC, nanoseconds).
+    pub fn end_at(&mut self, end: u64) {
+        self.end = end;
+    }
+
+    /// When it ended (CLOCK_MONOTONIC, nanoseconds).
+    #[must_use]
+    pub fn ended_at(&self) -> u64 {
+        self.end
+    }
+
+    /// How long the recording took.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.end.saturating_sub(self.begin))
+    }
+
+    /// Reads what is complete. Later records stay for the next time.
+    pub fn read_settled(
+        &mut self,
+        source: &mut dyn EventSource,
+        handle: &mut dyn FnMut(&mut Recorder, &Event<'_>),
+    ) {
+        self.read(source, monotonic_now().saturating_sub(SETTLE_NS), handle);
+    }
+
+    /// Reads all that is there: right once the events are disabled, or where order matters less
+    /// than to see what is new.
+    pub fn read_all(
+        &mut self,
+        source: &mut dyn EventSource,
+        handle: &mut dyn FnMut(&mut Recorder, &Event<'_>),
+    ) {
+        self.read(source, u64::MAX, handle);
+    }
+
+    fn read(
+        &mut self,
+        source: &mut dyn EventSource,
+        until: u64,
+        handle: &mut dyn FnMut(&mut Recorder, &Event<'_>),
+    ) {
+        let recorder = &mut self.recorder;
+        recorder.next_round(monotonic_now());
+        source.drain(until, &mut |e| handle(recorder, e));
+    }
+
+    /// Whether a followed process lives, as far as its events were read.
+    #[must_use]
+    pub fn someone_lives(&self) -> bool {
+        let mut all = self.recorder.processes.iter();
+        all.any(|(_, t)| t.process.as_ref().is_some_and(|p| p.is_alive()))
+    }
+
+    /// The losses of the recording alone, of all since its events were opened.
+    #[must_use]
+    pub fn lost(&self, since_opened: u64) -> u64 {
+        since_opened.saturating_sub(self.lost_before)
+    }
+
+    /// What there is to say of the recording. `lost` is of the recording alone.
+    #[must_use]
+    pub fn facts(&self, losses: Losses, lost: u64) -> RecordingFacts {
+        RecordingFacts {
+            lost,
+            throttled: losses.throttled,
+            malformed: losses.malformed,
+            ..RecordingFacts::of(&self.recorder, self.elapsed())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use events::EventKind;
+
+    use super::*;
+    use crate::ids::Function;
+    use crate::processes::Tracked;
+    use crate::runtimes::{Presence, Row, Runtime};
+
+    static ROUNDS: AtomicU32 = AtomicU32::new(0);
+
+    /// Counts the rounds that it hears of.
+    struct Counter;
+
+    impl Runtime for Counter {
+        fn attach(&mut self, _: i32, _: &Tracked) -> Presence {
+            Presence::Absent
+        }
+
+        fn detach(&mut self, _: i32) {}
+
+        fn functions(&self, _: u32) -> Vec<Function> {
+            Vec::new()
+        }
+
+        fn next_round(&mut self) {
+            ROUNDS.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Events at these times, each with a loss.
+    struct Recorded(Vec<u64>, u64);
+
+    impl EventSource for Recorded {
+        fn drain(&mut self, until: u64, sink: &mut dyn FnMut(&Event<'_>)) {
+            let due = self.0.partition_point(|time| *time < until);
+            for time in self.0.drain(..due) {
+                self.1 += 1;
+                sink(&Event { time, pid: 1, tid: 1, kind: EventKind::Lost { count: 1 } });
+            }
+        }
+
+        fn losses(&self) -> Losses {
+            Losses { lost: self.1, throttled: 2, malformed: 3 }
+        }
+    }
+
+    fn reader() -> RingReader {
+        let row = Row { name: "counter", mapping: "[counter]", new: || Box::new(Counter) };
+        RingReader::new(Recorder::with_runtimes(false, 1, &[row]))
+    }
+
+    #[test]
+    fn each_reading_is_a_round_and_young_records_wait() {
+        let mut reader = reader();
+        let now = monotonic_now();
+        let mut source =
+            Recorded(vec![now - 10 * SETTLE_NS, now - 5 * SETTLE_NS, now + (1 << 40)], 0);
+        let mut seen = Vec::new();
+        let before = ROUNDS.load(Ordering::Relaxed);
+        reader.read_settled(&mut source, &mut |_, e| seen.push(e.time));
+        assert_eq!(seen, [now - 10 * SETTLE_NS, now - 5 * SETTLE_NS]);
+        assert_eq!(ROUNDS.load(Ordering::Relaxed), before + 1);
+        reader.read_all(&mut source, &mut |_, e| seen.push(e.time));
+        assert_eq!(seen.last(), Some(&(now + (1 << 40))));
+        assert_eq!(ROUNDS.load(Ordering::Relaxed), before + 2);
+    }
+
+    #[test]
+    fn losses_before_the_recording_do_not_count() {
+        let mut reader = reader();
+        let mut source = Recorded(vec![1, 2, 3], 0);
+        source.drain(3, &mut |_| {});
+        let began = reader.begin(source.losses().lost);
+        assert_eq!(reader.recorder.start, began);
+        source.drain(u64::MAX, &mut |_| {});
+        reader.end_at(began + 5_000);
+        let facts = reader.facts(source.losses(), reader.lost(source.losses().lost));
+        assert_eq!((facts.lost, facts.throttled, facts.malformed), (1, 2, 3));
+        assert_eq!(facts.elapsed, Duration::from_micros(5));
+    }
+}
