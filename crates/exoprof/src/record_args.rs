@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use console::{bytes, duration};
+use console::duration;
+
+use crate::kind_args::KindArgs;
 
 /// Options of `record`.
 #[derive(Debug, Args)]
@@ -46,21 +48,9 @@ pub struct RecordArgs {
     /// How samples are taken
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub backend: Backend,
-    /// Mean bytes between heap samples, where sampling is switched on for the recording
-    #[arg(long, value_name = "BYTES", default_value = "512KiB", value_parser = bytes::parse)]
-    pub heap_rate: u64,
-    /// Go: read what the program has sampled of its heap itself, change nothing
-    #[arg(long)]
-    pub heap_history: bool,
-    /// Go's SetBlockProfileRate for the recording: one sample in this much waiting
-    #[arg(long, value_name = "T", default_value = "10us", value_parser = duration::parse_nanoseconds)]
-    pub block_rate: Duration,
-    /// Go's SetMutexProfileFraction for the recording: one contention in this many
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    pub mutex_fraction: u32,
-    /// mutex: the waiting side instead of the unlocker
-    #[arg(long)]
-    pub waiters: bool,
+    /// Options that only some kinds have
+    #[command(flatten)]
+    pub own: KindArgs,
     /// Stop no thread, not for a moment; what cannot be recorded so is refused
     #[arg(long)]
     pub no_stop: bool,
@@ -87,7 +77,7 @@ pub enum Backend {
 }
 
 fn types_help() -> String {
-    let kinds = collect::kinds::KINDS.iter().map(|k| format!("{}: {}", k.name, k.about));
+    let kinds = collect::kinds::all().into_iter().map(|k| format!("{}: {}", k.name(), k.about));
     format!(
         "Types of profiles, separated by commas, or `all`. {}",
         kinds.collect::<Vec<_>>().join("; ")
