@@ -1,4 +1,4 @@
-//! The table of endpoints: those of Go's `net/http/pprof`, and whatever other kinds there are.
+//! Lists the endpoints: those of Go's `net/http/pprof`, and one for each further kind.
 
 use collect::kinds::{KINDS, Kind};
 

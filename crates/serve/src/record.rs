@@ -1,4 +1,4 @@
-//! Recordings that requests share: who asks for what is being recorded already waits for that.
+//! Runs recordings and shares them: a request for a running recording waits for that one.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -65,23 +65,23 @@ pub enum Trouble {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// All slots are taken.
-    #[error("{0} recordings run already, which is the limit")]
+    #[error("{0} recordings are already running, which is the limit (--max-recordings)")]
     Full(usize),
     /// Recordings take too much memory.
     #[error(
-        "recordings take {} MiB of memory, and {} are the limit (--max-memory)",
+        "recordings take {} MiB of memory, more than the limit of {} MiB (--max-memory)",
         .0.used, .0.limit
     )]
     Memory(Exceeded),
     /// The server stops.
     #[error("the server is stopping")]
     Stopping,
-    /// A thread of ours failed.
-    #[error("the recording failed within exoprof: {0}")]
+    /// One of our threads failed.
+    #[error("the recording failed with an internal error: {0}")]
     Internal(String),
 }
 
-/// What comes of a recording, for all who wait for it.
+/// The result of a recording, for all requests that wait for it.
 pub type Answer = Result<Arc<Recorded>, Arc<Trouble>>;
 
 /// A recording of one process: pid and start time, and what is recorded.
@@ -90,7 +90,7 @@ type Key = (i32, u64, Wanted);
 type Lane = (i32, u64, &'static str);
 
 struct Running {
-    /// Readable when the recording shall end.
+    /// Readable when the recording should end.
     stop: EventFd,
     answer: watch::Sender<Option<Answer>>,
 }
@@ -242,7 +242,7 @@ impl Drop for Ticket {
         }
         shared.waiters -= 1;
         if shared.waiters == 0 {
-            // Nobody may join what is about to end.
+            // No request may join a recording that is about to end.
             inner.shared.remove(&self.key);
             self.running.end();
         }
@@ -298,7 +298,7 @@ pub fn record_process(
     wanted: &Wanted,
     stop: &EventFd,
 ) -> Result<Recorded, RecordError> {
-    let unknown = || RecordError::NotApplicable(format!("there is no kind {:?}", wanted.kind));
+    let unknown = || RecordError::NotApplicable(format!("unknown profile type {:?}", wanted.kind));
     let kind: &Kind = collect::kinds::find(wanted.kind).ok_or_else(unknown)?;
     let options = RecordOptions {
         duration: wanted.duration,
