@@ -1,4 +1,4 @@
-//! All endpoints: one for each kind of profile, and the others of Go's `net/http/pprof`.
+//! Lists the endpoints: those of Go's `net/http/pprof`, and one for each further kind.
 
 use collect::kinds::{self, Kind};
 
