@@ -52,7 +52,7 @@ pub enum OutputError {
     NoNumber {
         /// The name up to the number.
         stem: String,
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
     },
 }
@@ -84,7 +84,7 @@ pub enum Place {
     },
     /// `exoprof.COMM.PID.TYPE.NNN.pb.gz` in a directory, with the first free number NNN.
     Numbered {
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
         /// The name up to the number.
         stem: String,

@@ -82,7 +82,8 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
         out.push(format!("{:.1}% of the stacks are incomplete", percent(incomplete)));
     }
     if stats.throttled > 0 {
-        out.push(format!("the kernel throttled sampling {} times", stats.throttled));
+        let times = if stats.throttled == 1 { "time" } else { "times" };
+        out.push(format!("the kernel throttled sampling {} {times}", stats.throttled));
     }
     out.extend(stats.unread_images.iter().map(|why| format!("not read: {why}")));
     out.extend(stats.kernel_names.iter().map(|why| format!("kernel frames without names: {why}")));

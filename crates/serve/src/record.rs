@@ -193,7 +193,7 @@ impl Recorder {
         }
     }
 
-    /// Whether anybody still waits for a recording.
+    /// Whether a request still waits for a recording.
     fn is_wanted(&self, key: &Key, running: &Arc<Running>) -> bool {
         self.lock().shared.get(key).is_some_and(|s| Arc::ptr_eq(&s.running, running))
     }
@@ -223,9 +223,9 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Waits for the recording.
+    /// Waits until the recording has ended.
     pub async fn answer(mut self) -> Answer {
-        let lost = || Err(Arc::new(Trouble::Internal("it was lost".into())));
+        let lost = || Err(Arc::new(Trouble::Internal("its result was lost".into())));
         match self.answer.wait_for(Option::is_some).await {
             Ok(answer) => answer.clone().unwrap_or_else(lost),
             Err(_) => lost(),

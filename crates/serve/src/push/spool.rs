@@ -19,7 +19,7 @@ pub enum SpoolError {
     /// It does not exist and cannot be created.
     #[error("cannot create the spool {}", .folder.display())]
     Make {
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
         /// Why.
         source: io::Error,
@@ -27,7 +27,7 @@ pub enum SpoolError {
     /// Nothing can be written there.
     #[error("cannot write to the spool {}", .folder.display())]
     Write {
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
         /// Why.
         source: io::Error,
@@ -41,7 +41,7 @@ pub enum SpoolError {
     /// Its messages cannot be read.
     #[error("cannot read the spool {}", .folder.display())]
     Read {
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
         /// Why.
         source: io::Error,
