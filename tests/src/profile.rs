@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pprof::validate::{Expect, check_expecting};
+
 /// A decoded profile.
 #[derive(Debug, Clone)]
 pub struct Profile {
@@ -81,7 +83,9 @@ impl Profile {
     /// When the validator or the decoder refuses the bytes.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Self {
-        if let Err(complaints) = pprof::validate::check(bytes) {
+        let kinds = collect::kinds::all_facts();
+        let expect = Expect { kinds: &kinds, ..Expect::default() };
+        if let Err(complaints) = check_expecting(bytes, &expect) {
             panic!("the validator refuses the profile: {complaints:#?}");
         }
         let decoded = pprof::decode(bytes).expect("a valid profile can be decoded");

@@ -8,7 +8,7 @@ use host::rights::{Obstacle, Rights, TargetRights};
 use process::OpenError;
 
 use crate::go;
-use crate::kinds::{KINDS, Kind};
+use crate::kinds::{self, Kind};
 
 /// One thing that was looked at.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ impl Patient {
             Program::Unknown => return Ok("Go programs: the target's memory".into()),
             Program::Go => return self.memory(),
             Program::StrangeGo(why) => why.clone(),
-            Program::Native => "heap profiles are only available for Go programs".into(),
+            Program::Native => "only available for Go programs".into(),
         };
         let remedy = "use heaptrack or the allocator's own profiler for a native heap";
         Err(Obstacle { reason, remedy: remedy.into() })
@@ -202,7 +202,7 @@ impl Patient {
             remedy: "name another process (ps -e)".into(),
         });
         let check = |k: &Kind| nothing.clone().map_or_else(|| (k.check)(self), Err);
-        let kinds = KINDS.iter().map(|k| Finding { what: k.name, verdict: check(k) });
+        let kinds = kinds::all().into_iter().map(|k| Finding { what: k.name(), verdict: check(k) });
         let yes = |r: Result<(), Obstacle>, how: &str| r.map(|()| how.to_owned());
         let r = &self.rights;
         let machine = [

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use crate::kinds::options::KindOptions;
+
 /// By what means samples are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Backend {
@@ -28,16 +30,8 @@ pub struct RecordOptions {
     pub children: bool,
     /// With `children`: record those, too, that were forked before.
     pub descendants: bool,
-    /// Mean bytes between two heap samples, where sampling is turned on for the recording.
-    pub heap_rate: u64,
-    /// Go: read what the program has sampled of its heap itself, change nothing.
-    pub heap_history: bool,
-    /// Mean time between two samples of waiting, as Go's `SetBlockProfileRate`.
-    pub block_rate: Duration,
-    /// One in this many lock contentions is sampled, as Go's `SetMutexProfileFraction`.
-    pub mutex_fraction: u32,
-    /// Mutex: the waiting side instead of the unlocker.
-    pub waiters: bool,
+    /// Options that only some kinds have.
+    pub own: KindOptions,
     /// By what means.
     pub backend: Backend,
     /// No thread is stopped, not for a moment: what cannot be had otherwise is refused.
@@ -57,11 +51,7 @@ impl Default for RecordOptions {
             kernel: None,
             children: true,
             descendants: false,
-            heap_rate: 512 << 10,
-            heap_history: false,
-            block_rate: Duration::from_micros(10),
-            mutex_fraction: 10,
-            waiters: false,
+            own: KindOptions::default(),
             backend: Backend::Auto,
             no_stop: false,
             command: Vec::new(),

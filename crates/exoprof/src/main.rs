@@ -3,29 +3,14 @@
 // They panic when the reader has closed the pipe: use `console::terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
-mod cli;
-mod doctor;
-mod dump;
-mod export;
-mod fetching;
-mod logging;
-mod processes;
-mod progress;
-mod record;
-mod record_args;
-mod report;
-mod serve;
-mod summary;
-mod top;
-mod view;
-
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use console::terminal::{in_one_line, say};
+use exoprof::cli::Cli;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = Cli::parse();
     let quiet = cli.quiet;
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,

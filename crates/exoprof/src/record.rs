@@ -37,7 +37,7 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let stop = StopSignal::install().context("cannot handle signals")?;
     let options = options(args);
     let mut child = Child { waiting: spawned, running: None };
-    let names: Vec<_> = kinds.iter().map(|k| k.name).collect();
+    let names: Vec<_> = kinds.iter().map(|k| k.name()).collect();
     let what = format!("{} of {}", names.join(", "), describe(&processes));
     if verbosity >= Verbosity::Verbose {
         say!("recording {what} for {:?} at {} Hz", options.duration, options.frequency);
@@ -73,11 +73,7 @@ fn options(args: &RecordArgs) -> RecordOptions {
             Backend::Perf => collect::Backend::Perf,
             Backend::Ptrace => collect::Backend::Ptrace,
         },
-        heap_rate: args.heap_rate,
-        heap_history: args.heap_history,
-        block_rate: args.block_rate,
-        mutex_fraction: args.mutex_fraction,
-        waiters: args.waiters,
+        own: args.own.0.clone(),
         no_stop: args.no_stop,
         command: args.command.clone(),
         command_line: command_line(),
@@ -100,13 +96,13 @@ fn conclude(
             Ok(outcome) => outcome,
             Err(RecordError::NotApplicable(why)) if args.types == "all" => {
                 if verbosity > Verbosity::Quiet {
-                    say!("no {}: {why}", kind.name);
+                    say!("no {}: {why}", kind.name());
                 }
                 continue;
             }
             Err(e) if kinds.len() == 1 => return Err(e.into()),
             Err(e) => {
-                let e = anyhow::Error::from(e).context(format!("cannot record {}", kind.name));
+                let e = anyhow::Error::from(e).context(format!("cannot record {}", kind.name()));
                 if let Some(earlier) = failed.replace(e) {
                     say!("error: {}", in_one_line(earlier.as_ref()));
                 }
@@ -131,15 +127,15 @@ fn usage(text: impl Into<String>) -> anyhow::Error {
 
 fn kinds_of(types: &str) -> anyhow::Result<Vec<&'static Kind>> {
     if types == "all" {
-        return Ok(kinds::KINDS.iter().collect());
+        return Ok(kinds::all());
     }
     let mut found: Vec<&Kind> = Vec::new();
     for name in types.split(',') {
         let kind = kinds::find(name).ok_or_else(|| {
-            let known: Vec<_> = kinds::KINDS.iter().map(|k| k.name).collect();
+            let known: Vec<_> = kinds::all().into_iter().map(Kind::name).collect();
             usage(format!("unknown profile type {name:?}; available: {}, all", known.join(", ")))
         })?;
-        if !found.iter().any(|k| k.name == kind.name) {
+        if !found.iter().any(|k| k.name() == kind.name()) {
             found.push(kind);
         }
     }
@@ -167,7 +163,7 @@ fn prepare_outputs(
     let comm = program.filter(|_| spawned).unwrap_or(&first.identity().comm);
     let numbered = |folder: PathBuf, kind: &Kind| Place::Numbered {
         folder,
-        stem: stem(comm, first.pid(), kind.name),
+        stem: stem(comm, first.pid(), kind.name()),
     };
     let place = |kind: &&Kind| match &args.output {
         None => numbered(PathBuf::from("."), kind),

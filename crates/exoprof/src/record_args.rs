@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use console::{bytes, duration};
+use console::duration;
+
+use crate::kind_args::KindArgs;
 
 /// Options of `record`.
 #[derive(Debug, Args)]
@@ -46,21 +48,9 @@ pub struct RecordArgs {
     /// Choose how to take samples
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub backend: Backend,
-    /// Sample one allocation per this many bytes, where the recording enables heap sampling
-    #[arg(long, value_name = "BYTES", default_value = "512KiB", value_parser = bytes::parse)]
-    pub heap_rate: u64,
-    /// Read the program's own heap samples without enabling sampling (Go only)
-    #[arg(long)]
-    pub heap_history: bool,
-    /// Set SetBlockProfileRate while recording: one sample per this blocked time (Go only)
-    #[arg(long, value_name = "T", default_value = "10us", value_parser = duration::parse_nanoseconds)]
-    pub block_rate: Duration,
-    /// Set SetMutexProfileFraction while recording: sample one contention in N (Go only)
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    pub mutex_fraction: u32,
-    /// Charge mutex samples to the waiting thread instead of the unlocker (mutex only)
-    #[arg(long)]
-    pub waiters: bool,
+    /// Options that only some kinds have
+    #[command(flatten)]
+    pub own: KindArgs,
     /// Never stop a thread; fail if the profile would need it
     #[arg(long)]
     pub no_stop: bool,
@@ -87,7 +77,7 @@ pub enum Backend {
 }
 
 fn types_help() -> String {
-    let kinds = collect::kinds::KINDS.iter().map(|k| format!("{}: {}", k.name, k.about));
+    let kinds = collect::kinds::all().into_iter().map(|k| format!("{}: {}", k.name(), k.about));
     format!(
         "Types of profiles, separated by commas, or `all`. {}",
         kinds.collect::<Vec<_>>().join("; ")

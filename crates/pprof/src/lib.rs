@@ -51,6 +51,7 @@ mod compact;
 mod decode;
 mod encode;
 mod hash;
+pub mod kinds;
 mod merge;
 mod model;
 pub mod parca;
@@ -61,6 +62,7 @@ pub mod validate;
 pub use builder::{BuildError, FunctionSpec, MappingSpec, ProfileBuilder};
 pub use decode::{DecodeError, Limits, decode, decode_with, inflate};
 pub use encode::{encode, write, write_gz};
+pub use kinds::{KindFacts, TextForm};
 pub use merge::{BASE_LABEL, MergeError, merge};
 pub use model::{
     Function, FunctionIndex, Label, LabelValue, Line, Location, LocationIndex, Mapping,

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{cpu, gz};
+use pprof::KindFacts;
 use pprof::validate::{Expect, Violation, check, check_expecting};
 use pprof::{encode, proto};
 use prost::Message;
@@ -176,7 +177,9 @@ fn header() {
 #[test]
 fn expectations() {
     let bytes = encode(&cpu());
-    let expect = |main_binary, inlined| check_expecting(&bytes, &Expect { main_binary, inlined });
+    let expect = |main_binary, inlined| {
+        check_expecting(&bytes, &Expect { main_binary, inlined, kinds: &[] })
+    };
     let pair = [("worker::inlined", "worker::hot<u64>")];
     let reverse = [("worker::hot<u64>", "worker::inlined")];
     assert!(expect(Some("worker"), &pair).is_ok());
@@ -195,15 +198,22 @@ fn kinds_are_known_by_their_types() {
         p.sample_types = types.iter().map(value_type).collect();
         p.period_type = value_type(&period);
         p.default_sample_type = default.into();
-        let found = check(&encode(&p));
+        let own = KindFacts {
+            name: "wall",
+            sample_types: &[("samples", "count"), ("wall", "nanoseconds")],
+            period_type: ("wall", "nanoseconds"),
+            ..pprof::kinds::CPU
+        };
+        let expect = Expect { kinds: &[own], ..Expect::default() };
+        let found = check_expecting(&encode(&p), &expect);
         found
             .map(|r| r.kind)
             .map_err(|v| v.iter().filter(|v| !matches!(v, Violation::ValueCount { .. })).count())
     };
     let wall = [("samples", "count"), ("wall", "nanoseconds")];
-    assert_eq!(kind_of(&wall, ("wall", "nanoseconds"), ""), Ok("wall"));
+    assert_eq!(kind_of(&wall, ("wall", "nanoseconds"), ""), Ok("wall".into()));
     let block = [("contentions", "count"), ("delay", "nanoseconds")];
-    assert_eq!(kind_of(&block, ("contentions", "count"), ""), Ok("block or mutex"));
+    assert_eq!(kind_of(&block, ("contentions", "count"), ""), Ok("block or mutex".into()));
     assert_eq!(kind_of(&block, ("delay", "count"), ""), Err(1));
     // Their value counts differ from the fixture's; nothing else may be found.
     assert_eq!(kind_of(&[("goroutine", "count")], ("goroutine", "count"), ""), Err(0));

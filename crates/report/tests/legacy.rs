@@ -6,6 +6,7 @@ mod common;
 
 use pprof::{
     FunctionSpec, Label, Line, LocationIndex, MappingSpec, Profile, ProfileBuilder, ValueType,
+    kinds,
 };
 use report::legacy_text;
 
@@ -98,7 +99,7 @@ fn heap() {
     let values: &[i64] = &[all, all_bytes, live, live_bytes];
     let size = vec![Label::number("bytes", 1024, "bytes")];
     let p = profile(&types, ("space", "bytes", rate.into()), &[(stack, values, size)]);
-    let text = legacy_text(&p, "heap", &start).unwrap();
+    let text = legacy_text(&p, &kinds::HEAP, &start).unwrap();
     assert!(text.starts_with("heap profile: 1: 1024 [3: 3072] @ heap/1048576\n"), "{text}");
     assert!(text.contains("\n1: 1024 [3: 3072] @ 0x401011 0x402001 0x403001\n"), "{text}");
     assert!(text.contains("#\t0x401010\tmain.f401010+0x10\t/src/main.go:7\n"), "{text}");
@@ -114,11 +115,11 @@ fn block_and_mutex() {
         (&[0x402000, 0x403000], &[40, 200_000_000], vec![]),
     ];
     let p = profile(&types, ("contentions", "count", 1), rows);
-    for (name, head) in [
-        ("block", "--- contention:\ncycles/second=1000000000\n200000000 40 @"),
-        ("mutex", "--- mutex:\ncycles/second=1000000000\nsampling period=1\n200000000 40 @"),
+    for (kind, head) in [
+        (kinds::BLOCK, "--- contention:\ncycles/second=1000000000\n200000000 40 @"),
+        (kinds::MUTEX, "--- mutex:\ncycles/second=1000000000\nsampling period=1\n200000000 40 @"),
     ] {
-        let text = legacy_text(&p, name, &start).unwrap();
+        let text = legacy_text(&p, &kind, &start).unwrap();
         assert!(text.starts_with(head), "{text}");
         let expected = ["2 1000000: 0x401000 0x403000", "40 200000000: 0x402000 0x403000"];
         assert_eq!(read_back(&text), expected);
@@ -135,7 +136,7 @@ fn counts() {
         (&[0x400500, 0x403000], &[1], vec![]),
     ];
     let p = profile(&types, ("goroutine", "count", 1), rows);
-    let text = legacy_text(&p, "goroutine", &start).unwrap();
+    let text = legacy_text(&p, &kinds::GOROUTINE, &start).unwrap();
     let expected = "goroutine profile: total 5\n\
         3 @ 0x402001 0x403001\n# labels: {\"a\":\"1\", \"b\":\"2\\\"\"}\n\
         #\t0x402000\tmain.f402000+0x0\t/src/main.go:7\n#\t0x403000\tmain.f403000+0x0\t/src/main.go:7\n\n\
@@ -149,5 +150,5 @@ fn counts() {
 fn cpu_has_no_text_form() {
     let types = [("samples", "count"), ("cpu", "nanoseconds")];
     let p = profile(&types, ("cpu", "nanoseconds", 10), &[(&[0x401000], &[1, 10], vec![])]);
-    assert!(legacy_text(&p, "profile", &start).is_err());
+    assert!(legacy_text(&p, &kinds::CPU, &start).is_err());
 }

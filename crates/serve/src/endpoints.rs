@@ -1,34 +1,18 @@
-//! Lists the endpoints: those of Go's `net/http/pprof`, and one for each further kind.
+//! Lists the endpoints: one for each kind of profile, and the others of Go's `net/http/pprof`.
 
-use collect::kinds::{KINDS, Kind};
+use collect::kinds::{self, Kind};
 
 /// What an endpoint gives.
 #[derive(Clone, Copy)]
 pub enum Source {
     /// A profile of this kind.
-    Profile(ProfileSource),
+    Profile(&'static Kind),
     /// The command line.
     Cmdline,
     /// Names of code addresses.
     Symbol,
     /// An execution trace, which cannot be taken from outside.
     Trace,
-}
-
-/// How a kind is asked for.
-#[derive(Clone, Copy)]
-pub struct ProfileSource {
-    /// The kind.
-    pub kind: &'static Kind,
-    /// As Go's CPU profile: it always takes a while (30 s), has no text form, and bad `seconds`
-    /// are not an error.
-    pub like_cpu: bool,
-    /// Recordings in the same lane change the same things in a process: one at a time.
-    pub lane: &'static str,
-    /// What profile stores call it.
-    pub metric: &'static str,
-    /// Its text forms are those of a dump.
-    pub dumped: bool,
 }
 
 /// One endpoint below `/debug/pprof/`.
@@ -42,85 +26,9 @@ pub struct Endpoint {
     pub source: Source,
 }
 
-/// How Go calls and describes a kind.
-struct GoName {
-    kind: &'static str,
-    endpoint: &'static str,
-    about: &'static str,
-    like_cpu: bool,
-    lane: &'static str,
-    metric: &'static str,
-    dumped: bool,
-}
-
-const fn go(
-    kind: &'static str,
-    endpoint: &'static str,
-    lane: &'static str,
-    about: &'static str,
-) -> GoName {
-    GoName { kind, endpoint, about, like_cpu: false, lane, metric: kind, dumped: false }
-}
-
-/// Kinds that Go has too, or that need a word more than their own.
-const GO_NAMES: &[GoName] = &[
-    GoName {
-        like_cpu: true,
-        metric: "process_cpu",
-        ..go(
-            "cpu",
-            "profile",
-            "cpu",
-            "CPU profile. You can specify the duration in the seconds GET parameter. After you \
-             get the profile file, use the go tool pprof command to investigate the profile.",
-        )
-    },
-    GoName {
-        like_cpu: true,
-        ..go(
-            "wall",
-            "wall",
-            "wall",
-            "Where threads spend their time, running or waiting. You can specify the duration in \
-             the seconds GET parameter.",
-        )
-    },
-    GoName {
-        metric: "memory",
-        ..go("allocs", "allocs", "heap", "A sampling of memory allocations")
-    },
-    GoName {
-        metric: "memory",
-        ..go("heap", "heap", "heap", "A sampling of memory allocations of live objects")
-    },
-    go(
-        "block",
-        "block",
-        "block",
-        "Stack traces that led to blocking on synchronization primitives",
-    ),
-    go("mutex", "mutex", "mutex", "Stack traces of holders of contended mutexes"),
-    GoName {
-        dumped: true,
-        ..go(
-            "goroutine",
-            "goroutine",
-            "goroutine",
-            "Stack traces of all current goroutines, or of all threads. Use debug=2 as a query \
-             parameter to export in the same format as an unrecovered panic.",
-        )
-    },
-    go(
-        "threadcreate",
-        "threadcreate",
-        "threadcreate",
-        "Stack traces that led to the creation of new OS threads",
-    ),
-];
-
 /// All endpoints, by name.
 pub fn all() -> Vec<Endpoint> {
-    let mut all: Vec<_> = KINDS.iter().map(of_kind).collect();
+    let mut all: Vec<_> = kinds::all().into_iter().map(of_kind).collect();
     all.push(Endpoint {
         name: "cmdline",
         about: "The command line invocation of the program",
@@ -142,19 +50,13 @@ pub fn all() -> Vec<Endpoint> {
 }
 
 fn of_kind(kind: &'static Kind) -> Endpoint {
-    let own = go(kind.name, kind.name, kind.name, kind.about);
-    let row = GO_NAMES.iter().find(|g| g.kind == kind.name).unwrap_or(&own);
-    let GoName { endpoint, about, like_cpu, lane, metric, dumped, .. } = *row;
-    let source = ProfileSource { kind, like_cpu, lane, metric, dumped };
-    Endpoint { name: endpoint, about, source: Source::Profile(source) }
+    let collect::kinds::Endpoint { name, about, .. } = kind.endpoint;
+    Endpoint { name, about, source: Source::Profile(kind) }
 }
 
-/// The endpoint of a kind, by the kind's or the endpoint's name.
-pub fn of_kind_named(name: &str) -> Option<(Endpoint, ProfileSource)> {
-    all().into_iter().find_map(|e| match e.source {
-        Source::Profile(source) if name == e.name || name == source.kind.name => Some((e, source)),
-        _ => None,
-    })
+/// The kind of that name, or whose endpoint has that name.
+pub fn kind_named(name: &str) -> Option<&'static Kind> {
+    kinds::all().into_iter().find(|k| name == k.endpoint.name || name == k.name())
 }
 
 /// The endpoint of that name.
@@ -170,9 +72,9 @@ mod tests {
     fn every_kind_has_an_endpoint_and_every_row_is_sane() {
         let all = all();
         assert!(all.is_sorted_by_key(|e| e.name));
-        assert_eq!(all.len(), KINDS.len() + 3);
+        assert_eq!(all.len(), kinds::all().len() + 3);
         assert!(find("profile").is_some() && find("cpu").is_none() && find("nothing").is_none());
-        for row in GO_NAMES {
+        for row in &all {
             assert!(!row.about.contains('\n') && !row.about.contains("  "), "{}", row.about);
         }
     }

@@ -97,10 +97,10 @@ fn prepare_push(args: &ServeArgs, notify: &Notify) -> Result<Option<push::Settin
     if args.pid.is_empty() && args.allow.is_empty() {
         return Err(usage("--push requires -p PID or --allow RULE".into()));
     }
-    let mut endpoints = Vec::new();
+    let mut kinds = Vec::new();
     for name in &given.push_types {
-        let found = endpoints::of_kind_named(name);
-        endpoints.push(found.ok_or_else(|| usage(format!("unknown profile type {name:?}")))?);
+        let found = endpoints::kind_named(name);
+        kinds.push(found.ok_or_else(|| usage(format!("unknown profile type {name:?}")))?);
     }
     let headers = push_headers(given)?;
     check_secrets(given)?;
@@ -116,7 +116,7 @@ fn prepare_push(args: &ServeArgs, notify: &Notify) -> Result<Option<push::Settin
     let labels = given.push_label.iter().map(|(k, v)| (push::label_name(k), v.clone()));
     Ok(Some(push::Settings {
         destinations: given.push.clone(),
-        endpoints,
+        kinds,
         interval: given.push_interval,
         frequency: args.freq,
         labels: labels.collect(),

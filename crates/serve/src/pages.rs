@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::endpoints::Endpoint;
+use collect::kinds::Kind;
+
+use crate::endpoints::{Endpoint, Source};
 use crate::targets::{Entry, Listed};
 
 /// Maximum length of a command line, in characters.
@@ -34,13 +36,15 @@ fn command(listed: &process::Identity) -> String {
     line.chars().take(MAX_COMMAND).chain(['…']).collect()
 }
 
-/// What is in an endpoint's count: the samples of its last profile. Threads and goroutines are
-/// counted now; where they cannot be, that shows when their profile is asked for.
+/// What is in an endpoint's count: what there is now, where its kind can count that, or else the
+/// samples of its last profile. Where counting fails, that shows when the profile is asked for.
 fn count(entry: &Entry, endpoint: &Endpoint) -> u64 {
-    match endpoint.name {
-        "threadcreate" => collect::thread_count(&entry.process).unwrap_or(0),
-        "goroutine" => collect::stack_count(&entry.process).unwrap_or(0),
-        name => entry.count(name),
+    match endpoint.source {
+        Source::Profile(Kind {
+            endpoint: collect::kinds::Endpoint { count: Some(count), .. },
+            ..
+        }) => count(&entry.process).unwrap_or(0),
+        _ => entry.count(endpoint.name),
     }
 }
 
@@ -66,12 +70,23 @@ pub fn index(entry: &Entry, endpoints: &[Endpoint]) -> String {
         );
     }
     page.push_str("</table>\n");
-    if endpoints.iter().any(|e| e.name == "goroutine") {
-        page.push_str("<a href=\"goroutine?debug=2\">full goroutine stack dump</a>\n<br>\n");
+    let kinds = || {
+        endpoints.iter().filter_map(|e| match e.source {
+            Source::Profile(kind) => Some((e.name, kind)),
+            _ => None,
+        })
+    };
+    for (name, _) in kinds().filter(|(_, kind)| kind.endpoint.dump.is_some()) {
+        let name = escape(name);
+        let _ = writeln!(page, "<a href=\"{name}?debug=2\">full {name} stack dump</a>\n<br>");
     }
-    page.push_str(
-        "<p>Goroutine and thread counts are current; the others are from the last profile.</p>\n\
-         <p>\nProfile Descriptions:\n<ul>\n",
+    let counted = kinds().filter(|(_, kind)| kind.endpoint.count.is_some());
+    let counted: Vec<_> = counted.map(|(name, _)| escape(name)).collect();
+    let _ = writeln!(
+        page,
+        "<p>Counts of {} are current; the others are from the last profile.</p>\n\
+         <p>\nProfile Descriptions:\n<ul>",
+        counted.join(" and ")
     );
     for e in endpoints {
         let _ = writeln!(

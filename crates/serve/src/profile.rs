@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use collect::{AttachError, Ended, RecordError, RecordOptions};
+use collect::kinds::{Kind, Seconds};
+use collect::{AttachError, Dump, Ended, RecordError, RecordOptions};
 
 use crate::answer::{self, Failure};
-use crate::endpoints::{Endpoint, ProfileSource};
+use crate::endpoints::Endpoint;
 use crate::record::{Answer, Recorded, Trouble, Wanted};
 use crate::state::Server;
 use crate::targets::Entry;
@@ -64,9 +65,9 @@ struct Plan {
     debug: i64,
 }
 
-fn plan(server: &Server, source: ProfileSource, query: &Query) -> Result<Plan, Failure> {
+fn plan(server: &Server, kind: &'static Kind, query: &Query) -> Result<Plan, Failure> {
     let seconds = query.positive_seconds();
-    let plan = if source.like_cpu {
+    let plan = if kind.endpoint.seconds == Seconds::Record {
         Plan { duration: seconds.unwrap_or(CPU_DEFAULT), delta: false, debug: 0 }
     } else {
         let debug = query.debug.unwrap_or(0);
@@ -95,33 +96,35 @@ pub async fn serve(
     server: &Arc<Server>,
     entry: &Arc<Entry>,
     endpoint: Endpoint,
-    source: ProfileSource,
+    kind: &'static Kind,
     method: &Method,
     query: &str,
 ) -> Result<Response, Failure> {
     let query = Query::parse(query)?;
-    let plan = plan(server, source, &query)?;
+    let plan = plan(server, kind, &query)?;
     if *method == Method::HEAD {
         // A HEAD request must not start a recording.
         return Ok(answer::profile(endpoint.name, Vec::new().into()));
     }
-    if source.dumped && plan.debug > 0 {
-        return dump(server, entry, plan.debug).await;
+    if let Some(make) = kind.endpoint.dump
+        && plan.debug > 0
+    {
+        return dump(server, entry, (make, endpoint.name), plan.debug).await;
     }
     let wanted = Wanted {
-        kind: source.kind.name,
+        kind: kind.name(),
         duration: plan.duration,
         frequency: query.hz.unwrap_or(server.frequency),
-        history: !source.like_cpu && !plan.delta,
+        history: kind.endpoint.seconds == Seconds::Difference && !plan.delta,
         no_stop: server.no_stop,
     };
-    let asked = Asked { server, entry, source, partial: query.partial };
+    let asked = Asked { server, entry, kind, partial: query.partial };
     let recorded = asked.record(&wanted, plan.delta).await?;
     let name = endpoint.name;
     entry.counted(name, recorded.profile.samples.len() as u64);
     if plan.debug > 0 {
         let process = entry.process.clone();
-        let text = blocking(move || text_of(&process, &recorded.profile, name)).await?;
+        let text = blocking(move || text_of(&process, &recorded.profile, kind)).await?;
         let text = text.map_err(|e| Failure::new(StatusCode::NOT_IMPLEMENTED, e.to_string()))?;
         return Ok(answer::text(text));
     }
@@ -133,26 +136,34 @@ pub async fn serve(
 fn text_of(
     process: &Arc<process::Process>,
     profile: &pprof::Profile,
-    name: &str,
+    kind: &Kind,
 ) -> Result<String, report::LegacyError> {
     let addresses: Vec<u64> = profile.locations.iter().map(|l| l.address).collect();
     let starts = collect::function_starts(process, &addresses);
     let starts: HashMap<u64, u64> =
         addresses.into_iter().zip(starts).filter_map(|(a, s)| Some((a, s?))).collect();
-    report::legacy_text(profile, name, &|address| starts.get(&address).copied())
+    report::legacy_text(profile, &kind.facts, &|address| starts.get(&address).copied())
 }
 
+/// Makes the text forms of a kind.
+type DumpFn = fn(&Arc<process::Process>, &RecordOptions) -> Result<Dump, RecordError>;
+
 /// All stacks now: grouped, or with `debug=2` and above one after the other.
-async fn dump(server: &Server, entry: &Arc<Entry>, debug: i64) -> Result<Response, Failure> {
+async fn dump(
+    server: &Server,
+    entry: &Arc<Entry>,
+    (make, name): (DumpFn, &str),
+    debug: i64,
+) -> Result<Response, Failure> {
     let closed = |_| Failure::busy("the server is stopping");
     let _permit = server.lookups.acquire().await.map_err(closed)?;
     let process = entry.process.clone();
     let options = RecordOptions {
         no_stop: server.no_stop,
-        command_line: format!("exoprof serve: goroutine?debug={debug}"),
+        command_line: format!("exoprof serve: {name}?debug={debug}"),
         ..RecordOptions::default()
     };
-    let dumped = blocking(move || collect::dump::of(&process, &options)).await?;
+    let dumped = blocking(move || make(&process, &options)).await?;
     match dumped {
         Ok(dump) if debug == 1 => Ok(answer::text(dump.grouped)),
         Ok(dump) => Ok(answer::text(dump.text)),
@@ -175,7 +186,7 @@ async fn blocking<T: Send + 'static>(
 struct Asked<'a> {
     server: &'a Arc<Server>,
     entry: &'a Arc<Entry>,
-    source: ProfileSource,
+    kind: &'static Kind,
     partial: bool,
 }
 
@@ -206,7 +217,7 @@ impl Asked<'_> {
 
     async fn once(&self, wanted: &Wanted) -> Answer {
         let process = &self.entry.process;
-        let ticket = self.server.recorder.join(process, self.source.lane, wanted);
+        let ticket = self.server.recorder.join(process, self.kind.endpoint.lane, wanted);
         ticket.map_err(Arc::new)?.answer().await
     }
 

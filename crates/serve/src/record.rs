@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use collect::kinds::Kind;
+use collect::kinds;
+use collect::kinds::options::{KindOptions, OptionValue};
 use collect::{Ended, Progress, RecordError, RecordOptions, Request, Watcher};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use process::Process;
@@ -65,7 +66,7 @@ pub enum Trouble {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// All slots are taken.
-    #[error("{0} recordings are already running, which is the limit (--max-recordings)")]
+    #[error("{0} recordings are already running, which is the limit")]
     Full(usize),
     /// Recordings take too much memory.
     #[error(
@@ -299,11 +300,15 @@ pub fn record_process(
     stop: &EventFd,
 ) -> Result<Recorded, RecordError> {
     let unknown = || RecordError::NotApplicable(format!("unknown profile type {:?}", wanted.kind));
-    let kind: &Kind = collect::kinds::find(wanted.kind).ok_or_else(unknown)?;
+    let kind = kinds::find(wanted.kind).ok_or_else(unknown)?;
+    let mut own = KindOptions::default();
+    if let Some(history) = &kind.endpoint.history {
+        own.set(history, OptionValue::Flag(wanted.history));
+    }
     let options = RecordOptions {
         duration: wanted.duration,
         frequency: wanted.frequency,
-        heap_history: wanted.history,
+        own,
         no_stop: wanted.no_stop,
         command_line: format!("exoprof serve: {} for {:?}", wanted.kind, wanted.duration),
         ..RecordOptions::default()

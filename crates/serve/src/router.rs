@@ -144,8 +144,8 @@ async fn endpoint(
         _ => only_reading(&parts.method)?,
     }
     match endpoint.source {
-        Source::Profile(source) => {
-            profile::serve(server, entry, endpoint, source, &parts.method, query).await
+        Source::Profile(kind) => {
+            profile::serve(server, entry, endpoint, kind, &parts.method, query).await
         }
         Source::Symbol => symbol::serve(server, entry, &parts.method, query, body).await,
         Source::Cmdline => cmdline(entry),

@@ -132,6 +132,8 @@ impl Runtimes {
                 tracing::info!(pid, runtime = self.rows[i].0.name, "runtime found");
                 self.found |= 1 << i;
                 self.follow_chains(pid, i);
+            } else if self.chains.get(pid).is_some_and(|f| usize::from(f.runtime) == i) {
+                self.chains.forget(pid);
             }
         }
         self.by_pid.insert(pid, at);

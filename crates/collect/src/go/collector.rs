@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use aggregate::clock::unix_now;
 use assemble::Stats;
 use goruntime::LayoutSource;
+use pprof::KindFacts;
 use process::Process;
 
-use super::profile::{GoProfile, Header};
+use super::profile::GoProfile;
 use super::program::{Program, Programs};
 use crate::collector::{Collector, Progress, Request};
 use crate::options::RecordOptions;
@@ -16,8 +17,8 @@ use crate::outcome::{Ended, Outcome, RecordError};
 
 /// What differs between the kinds.
 pub(crate) trait GoKind: Sized + 'static {
-    /// The form of the profile.
-    const HEADER: Header;
+    /// The types of the profile.
+    const FACTS: KindFacts;
 
     /// The recording of a program begins; whatever has to be changed in it is changed now, and
     /// undone when this is dropped.
@@ -252,7 +253,7 @@ pub(crate) fn assemble<K: GoKind>(
         kind.account(program, &mut stats);
     }
     stats.file_faults = host::sigbus::faults();
-    let mut profile = GoProfile::new(&K::HEADER, period, running.len() > 1);
+    let mut profile = GoProfile::new(&K::FACTS, period, running.len() > 1);
     for (program, kind) in &running {
         profile.add_program(program)?;
         kind.add_to(program, &mut profile)?;

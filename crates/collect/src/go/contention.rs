@@ -9,12 +9,14 @@ use std::time::Duration;
 use assemble::Stats;
 use goruntime::{Contention, ContentionReader, LogicalFrame, RecordedStacks, TicksClock};
 use host::Ticks;
+use pprof::KindFacts;
 use process::Claimed;
 
 use super::collector::GoKind;
-use super::profile::{GoProfile, Header};
+use super::profile::GoProfile;
 use super::program::Program;
 use super::rates::{self, Setter, Wanted};
+use crate::kinds::options::{BLOCK_RATE, MUTEX_FRACTION};
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
 
@@ -48,7 +50,7 @@ pub(crate) type LockWaits = Records<LockWaiting>;
 
 impl Side for Waiting {
     fn wanted(options: &RecordOptions, clock: TicksClock) -> Wanted {
-        let nanos = u64::try_from(options.block_rate.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let nanos = options.own.number(&BLOCK_RATE).max(1);
         Wanted { what: Claimed::BlockRate, rate: clock.block_rate(nanos), no_stop: options.no_stop }
     }
 
@@ -72,7 +74,7 @@ impl Side for Unlocking {
     fn wanted(options: &RecordOptions, _: TicksClock) -> Wanted {
         Wanted {
             what: Claimed::MutexFraction,
-            rate: u64::from(options.mutex_fraction.max(1)),
+            rate: options.own.number(&MUTEX_FRACTION).max(1),
             no_stop: options.no_stop,
         }
     }
@@ -144,11 +146,8 @@ fn read(reader: &mut ContentionReader, program: &Program) -> Result<Contention, 
 }
 
 impl<S: Side> GoKind for Records<S> {
-    const HEADER: Header = Header {
-        types: &[("contentions", "count"), ("delay", "nanoseconds")],
-        period: ("contentions", "count"),
-        default: None,
-    };
+    /// Mutex has equal types.
+    const FACTS: KindFacts = pprof::kinds::BLOCK;
 
     fn attach(program: &Program, options: &RecordOptions) -> Result<Self, RecordError> {
         let base = Ticks::now();

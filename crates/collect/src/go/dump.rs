@@ -5,6 +5,7 @@ use std::sync::Arc;
 use aggregate::clock::monotonic_now;
 use assemble::Stats;
 use goruntime::{format_goroutines, format_goroutines_grouped};
+use pprof::kinds::GOROUTINE;
 use process::Process;
 
 use super::collector;
@@ -23,7 +24,7 @@ pub(crate) fn dump(
     let goroutines = Goroutines::of(&program, true, options.no_stop)?;
     let list = goroutines.list.as_ref().map_or(&[][..], |l| &l.goroutines);
     let runtime = &program.runtime;
-    let grouped = format_goroutines_grouped(runtime, list, "goroutine", runtime.profile_depth());
+    let grouped = format_goroutines_grouped(runtime, list, GOROUTINE.name, runtime.profile_depth());
     let text = format_goroutines(runtime, list, now);
     let outcome = collector::assemble(
         vec![(program, goroutines)],

@@ -8,11 +8,11 @@ use goruntime::{
     Goroutine, GoroutineList, Stack, StackAbsence, StackEnd, Status, ThreadContext, ThreadRef,
 };
 use image::Avma;
-use pprof::Label;
+use pprof::{KindFacts, Label};
 use process::{SeizeError, Threads, Tracer};
 
 use super::collector::GoKind;
-use super::profile::{GoProfile, Header};
+use super::profile::GoProfile;
 use super::program::Program;
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
@@ -205,8 +205,7 @@ fn breakage(stack: &Result<Stack, StackAbsence>) -> Option<&'static str> {
 }
 
 impl GoKind for Goroutines {
-    const HEADER: Header =
-        Header { types: &[("goroutine", "count")], period: ("goroutine", "count"), default: None };
+    const FACTS: KindFacts = pprof::kinds::GOROUTINE;
 
     fn attach(_: &Program, options: &RecordOptions) -> Result<Self, RecordError> {
         Ok(Self { no_stop: options.no_stop, ..Self::default() })

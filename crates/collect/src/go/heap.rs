@@ -11,37 +11,31 @@ use assemble::Stats;
 use goruntime::{
     HeapProfile, HeapReader, HeapReading, HeapRecord, HeapView, RecordedStacks, scale_heap_sample,
 };
-use pprof::Label;
+use pprof::{KindFacts, Label};
 use process::Claimed;
 
 use super::collector::GoKind;
-use super::profile::{GoProfile, Header};
+use super::profile::GoProfile;
 use super::program::Program;
 use super::rates::{self, Setter, Wanted};
+use crate::kinds::options::{HEAP_HISTORY, HEAP_RATE};
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
 
-const TYPES: &[(&str, &str)] = &[
-    ("alloc_objects", "count"),
-    ("alloc_space", "bytes"),
-    ("inuse_objects", "count"),
-    ("inuse_space", "bytes"),
-];
-
 /// Which of the two kinds, equal but for what is shown first.
 pub(crate) trait Shown: 'static {
-    const DEFAULT: Option<&'static str>;
+    const FACTS: KindFacts;
 }
 
 pub(crate) struct InUse;
 pub(crate) struct Allocated;
 
 impl Shown for InUse {
-    const DEFAULT: Option<&'static str> = None;
+    const FACTS: KindFacts = pprof::kinds::HEAP;
 }
 
 impl Shown for Allocated {
-    const DEFAULT: Option<&'static str> = Some("alloc_space");
+    const FACTS: KindFacts = pprof::kinds::ALLOCS;
 }
 
 /// `heap`: shows what is in use.
@@ -132,17 +126,17 @@ fn read(reader: &mut HeapReader, program: &Program) -> Result<HeapReading, Recor
 }
 
 impl<S: Shown> GoKind for HeapRecords<S> {
-    const HEADER: Header = Header { types: TYPES, period: ("space", "bytes"), default: S::DEFAULT };
+    const FACTS: KindFacts = S::FACTS;
 
     fn attach(program: &Program, options: &RecordOptions) -> Result<Self, RecordError> {
         let wanted = Wanted {
             what: Claimed::HeapRate,
-            rate: options.heap_rate.max(1),
+            rate: options.own.number(&HEAP_RATE).max(1),
             no_stop: options.no_stop,
         };
         let mut reader = HeapReader::new(&program.runtime);
         let begin = read(&mut reader, program)?;
-        let setter = if options.heap_history {
+        let setter = if options.own.flag(&HEAP_HISTORY) {
             if begin.rate() == 0 {
                 return Err(RecordError::NotApplicable(format!(
                     "process {} does not sample its own heap, so there is no history to read: \

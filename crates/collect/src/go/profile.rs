@@ -4,24 +4,14 @@ use std::sync::Arc;
 
 use goruntime::LogicalFrame;
 use pprof::{
-    BuildError, FunctionSpec, Label, Line, LocationIndex, MappingIndex, MappingSpec, Profile,
-    ProfileBuilder, ValueType,
+    BuildError, FunctionSpec, KindFacts, Label, Line, LocationIndex, MappingIndex, MappingSpec,
+    Profile, ProfileBuilder, ValueType,
 };
 
 use super::program::Program;
 
 /// Frames that are no code get addresses from here on.
 const MARKER_BASE: u64 = 0x1000;
-
-/// What is the same for all profiles of a kind.
-pub(crate) struct Header {
-    /// (type, unit) of each value.
-    pub types: &'static [(&'static str, &'static str)],
-    /// (type, unit) of the period.
-    pub period: (&'static str, &'static str),
-    /// The type to show first, where that is not the last.
-    pub default: Option<&'static str>,
-}
 
 /// Fills a builder with samples of Go programs.
 pub(crate) struct GoProfile {
@@ -36,11 +26,11 @@ pub(crate) struct GoProfile {
 }
 
 impl GoProfile {
-    pub fn new(header: &Header, period: i64, label_processes: bool) -> Self {
-        let value = |(kind, unit): &(&str, &str)| ValueType::new(*kind, *unit);
-        let mut builder = ProfileBuilder::new(header.types.iter().map(value).collect());
-        builder.set_period(value(&header.period), period);
-        if let Some(default) = header.default {
+    pub fn new(kind: &KindFacts, period: i64, label_processes: bool) -> Self {
+        let value = |(name, unit): &(&str, &str)| ValueType::new(*name, *unit);
+        let mut builder = ProfileBuilder::new(kind.sample_types.iter().map(value).collect());
+        builder.set_period(value(&kind.period_type), period);
+        if let Some(default) = kind.default_sample_type {
             builder.set_default_sample_type(default);
         }
         Self {

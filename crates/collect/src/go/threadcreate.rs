@@ -2,9 +2,10 @@
 
 use assemble::Stats;
 use goruntime::ThreadCreation;
+use pprof::KindFacts;
 
 use super::collector::GoKind;
-use super::profile::{GoProfile, Header};
+use super::profile::GoProfile;
 use super::program::Program;
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
@@ -14,11 +15,7 @@ use crate::outcome::RecordError;
 pub(crate) struct Threads(Vec<ThreadCreation>);
 
 impl GoKind for Threads {
-    const HEADER: Header = Header {
-        types: &[("threadcreate", "count")],
-        period: ("threadcreate", "count"),
-        default: None,
-    };
+    const FACTS: KindFacts = pprof::kinds::THREADCREATE;
 
     fn attach(_: &Program, _: &RecordOptions) -> Result<Self, RecordError> {
         Ok(Self::default())

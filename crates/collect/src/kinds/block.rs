@@ -1,11 +1,33 @@
 //! The `block` profile.
 
+use super::options::BLOCK_RATE;
+use super::{Endpoint, Kind, Seconds};
 use crate::collector::{Collector, Request};
+use crate::doctor::Patient;
 use crate::outcome::RecordError;
 use crate::{go, waits};
 
+/// The row of the table.
+pub(super) const ROW: Kind = Kind {
+    facts: pprof::kinds::BLOCK,
+    about: "where threads wait: for each other, for time, for input and output",
+    endpoint: Endpoint {
+        name: "block",
+        about: "Stack traces that led to blocking on synchronization primitives",
+        seconds: Seconds::Difference,
+        lane: "block",
+        metric: "block",
+        count: None,
+        dump: None,
+        history: None,
+    },
+    options: &[BLOCK_RATE],
+    prepare: prepare,
+    check: Patient::waits,
+};
+
 /// Attaches to the targets, for a block profile.
-pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     if let Some(collector) = go::prepare::<go::Block>(request)? {
         return Ok(collector);
     }

@@ -1,11 +1,33 @@
 //! The `goroutine` profile.
 
+use super::{Endpoint, Kind, Seconds};
 use crate::collector::{Collector, Request};
+use crate::doctor::Patient;
 use crate::outcome::RecordError;
-use crate::{go, threads};
+use crate::{counts, dump, go, threads};
+
+/// The row of the table.
+pub(super) const ROW: Kind = Kind {
+    facts: pprof::kinds::GOROUTINE,
+    about: "where each goroutine, or thread, is now",
+    endpoint: Endpoint {
+        name: "goroutine",
+        about: "Stack traces of all current goroutines, or of all threads. Use debug=2 as a query \
+                parameter to export in the same format as an unrecovered panic.",
+        seconds: Seconds::Difference,
+        lane: "goroutine",
+        metric: "goroutine",
+        count: Some(counts::stack_count),
+        dump: Some(dump::of),
+        history: None,
+    },
+    options: &[],
+    prepare: prepare,
+    check: Patient::stacks_now,
+};
 
 /// Attaches to the targets, for a goroutine profile.
-pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     if let Some(collector) = go::prepare::<go::Goroutines>(request)? {
         return Ok(collector);
     }

@@ -1,15 +1,35 @@
 //! The `heap` profile.
 
+use super::options::{HEAP_HISTORY, HEAP_RATE};
+use super::{Endpoint, Kind, Seconds};
 use crate::collector::{Collector, Request};
+use crate::doctor::Patient;
 use crate::go;
 use crate::outcome::RecordError;
 
+/// The row of the table.
+pub(super) const ROW: Kind = Kind {
+    facts: pprof::kinds::HEAP,
+    about: "what memory is in use, by where it was allocated",
+    endpoint: Endpoint {
+        name: "heap",
+        about: "A sampling of memory allocations of live objects",
+        seconds: Seconds::Difference,
+        lane: "heap",
+        metric: "memory",
+        count: None,
+        dump: None,
+        history: Some(HEAP_HISTORY),
+    },
+    options: &[HEAP_RATE, HEAP_HISTORY],
+    prepare: prepare,
+    check: Patient::allocations,
+};
+
 /// Attaches to the targets, for a heap profile.
-pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     if let Some(collector) = go::prepare::<go::Heap>(request)? {
         return Ok(collector);
     }
-    Err(RecordError::NotApplicable(
-        "the profile heap is made of Go programs only, and this is none".into(),
-    ))
+    Err(RecordError::NotApplicable("heap profiles are only available for Go programs".into()))
 }

@@ -1,12 +1,34 @@
 //! The `mutex` profile.
 
+use super::options::{BLOCK_RATE, MUTEX_FRACTION, WAITERS};
+use super::{Endpoint, Kind, Seconds};
 use crate::collector::{Collector, Request};
+use crate::doctor::Patient;
 use crate::outcome::RecordError;
 use crate::{go, waits};
 
+/// The row of the table.
+pub(super) const ROW: Kind = Kind {
+    facts: pprof::kinds::MUTEX,
+    about: "who holds locks that others wait for",
+    endpoint: Endpoint {
+        name: "mutex",
+        about: "Stack traces of holders of contended mutexes",
+        seconds: Seconds::Difference,
+        lane: "mutex",
+        metric: "mutex",
+        count: None,
+        dump: None,
+        history: None,
+    },
+    options: &[MUTEX_FRACTION, WAITERS, BLOCK_RATE],
+    prepare: prepare,
+    check: Patient::waits,
+};
+
 /// Attaches to the targets, for a mutex profile.
-pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
-    let go = if request.options.waiters {
+fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    let go = if request.options.own.flag(&WAITERS) {
         go::prepare::<go::LockWaits>(request)
     } else {
         go::prepare::<go::Mutex>(request)

@@ -1,12 +1,34 @@
 //! The `threadcreate` profile.
 
+use super::{Endpoint, Kind, Seconds};
 use crate::collector::{Collector, Request};
-use crate::go;
+
+use crate::doctor::Patient;
 use crate::outcome::RecordError;
 use crate::perf::creations;
+use crate::{counts, go};
+
+/// The row of the table.
+pub(super) const ROW: Kind = Kind {
+    facts: pprof::kinds::THREADCREATE,
+    about: "where threads were created",
+    endpoint: Endpoint {
+        name: "threadcreate",
+        about: "Stack traces that led to the creation of new OS threads",
+        seconds: Seconds::Difference,
+        lane: "threadcreate",
+        metric: "threadcreate",
+        count: Some(counts::thread_count),
+        dump: None,
+        history: None,
+    },
+    options: &[],
+    prepare: prepare,
+    check: Patient::creations,
+};
 
 /// Attaches to the targets, for a threadcreate profile.
-pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     if let Some(collector) = go::prepare::<go::Threads>(request)? {
         return Ok(collector);
     }

@@ -1,10 +1,42 @@
 //! The `wall` profile: where threads spend their time, also waiting.
 
+use pprof::KindFacts;
+
+use super::{Endpoint, Kind, Seconds};
 use crate::collector::{Collector, Request};
+use crate::doctor::Patient;
 use crate::outcome::RecordError;
 use crate::ptrace::ticked;
 
+/// As cpu, of all time.
+const FACTS: KindFacts = KindFacts {
+    name: "wall",
+    sample_types: &[("samples", "count"), ("wall", "nanoseconds")],
+    period_type: ("wall", "nanoseconds"),
+    ..pprof::kinds::CPU
+};
+
+/// The row of the table.
+pub(super) const ROW: Kind = Kind {
+    facts: FACTS,
+    about: "where threads spend their time, also waiting",
+    endpoint: Endpoint {
+        name: "wall",
+        about: "Where threads spend their time, running or waiting. You can specify the duration in \
+                the seconds GET parameter.",
+        seconds: Seconds::Record,
+        lane: "wall",
+        metric: "wall",
+        count: None,
+        dump: None,
+        history: None,
+    },
+    options: &[],
+    prepare: prepare,
+    check: Patient::stop,
+};
+
 /// Attaches to the targets, for a wall clock profile.
-pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
-    ticked::prepare_wall(request)
+fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
+    ticked::prepare_wall(request, FACTS)
 }

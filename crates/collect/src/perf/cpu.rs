@@ -12,6 +12,7 @@ use assemble::builder::Valued;
 use assemble::conclude::{self, About, Header};
 use assemble::debugfiles::TargetFiles;
 use assemble::symbols::SymbolLosses;
+use pprof::kinds::CPU;
 use process::Process;
 
 use super::attach::AttachError;
@@ -94,11 +95,8 @@ fn finish(
     let named = conclude::name(&mut recording.recorder, roots, files);
     let mut stats = stats(&recording, &named.losses);
     stats.notes.extend(overdue(&recording, &samples, period));
-    let header = Header {
-        types: &[("samples", "count"), ("cpu", "nanoseconds")],
-        period: (("cpu", "nanoseconds"), period),
-        time: recording.time,
-    };
+    let header =
+        Header { types: CPU.sample_types, period: (CPU.period_type, period), time: recording.time };
     let about = About {
         recorder: &recording.recorder,
         named: &named,

@@ -16,6 +16,7 @@ use assemble::debugfiles::TargetFiles;
 use events::{CreationError, CreationSampler, RingSet};
 use host::Rights;
 use image::MappingId;
+use pprof::kinds::THREADCREATE;
 use process::Process;
 
 use super::attach::AttachError;
@@ -24,7 +25,6 @@ use crate::options::RecordOptions;
 use crate::outcome::{Ended, Outcome, RecordError};
 use crate::threads::snapshot::{Means, Stops};
 
-const TYPES: &[(&str, &str)] = &[("threadcreate", "count")];
 /// Programs create few threads, and deep stacks are rare: one size for all.
 const STACK_BYTES: u32 = 32 << 10;
 /// Two seconds of a program that creates 100 threads a second on one CPU.
@@ -231,7 +231,11 @@ impl Collector for Creations {
             notes,
             ..Stats::new(facts, &named.losses)
         };
-        let header = Header { types: TYPES, period: (TYPES[0], 1), time: self.reader.time };
+        let header = Header {
+            types: THREADCREATE.sample_types,
+            period: (THREADCREATE.period_type, 1),
+            time: self.reader.time,
+        };
         let about = About {
             recorder: &self.reader.recorder,
             named: &named,

@@ -12,6 +12,7 @@ use aggregate::recorder::Recorder;
 use assemble::builder::{Assembler, Tables, Valued};
 use assemble::debugfiles::TargetFiles;
 use assemble::symbols::{self, Known, Resolved};
+use pprof::kinds::CPU;
 use pprof::{Profile, ProfileBuilder, ValueType};
 use process::Process;
 
@@ -144,10 +145,10 @@ impl Live {
 }
 
 fn header(options: &RecordOptions, elapsed: Duration) -> ProfileBuilder {
-    let types = [("samples", "count"), ("cpu", "nanoseconds")];
-    let mut b = ProfileBuilder::new(types.map(|(kind, unit)| ValueType::new(kind, unit)).to_vec());
+    let value_type = |(name, unit): &(&str, &str)| ValueType::new(*name, *unit);
+    let mut b = ProfileBuilder::new(CPU.sample_types.iter().map(value_type).collect());
     let period = i64::try_from(options.period()).unwrap_or(i64::MAX);
-    b.set_period(ValueType::new("cpu", "nanoseconds"), period);
+    b.set_period(value_type(&CPU.period_type), period);
     b.set_duration_nanos(i64::try_from(elapsed.as_nanos()).unwrap_or(i64::MAX));
     b
 }

@@ -64,7 +64,8 @@ impl Sampling {
         Ok(sampling)
     }
 
-    /// Searches what was mapped for runtimes, and runs the BPF programs that they need with each sample.
+    /// Searches what was mapped for runtimes, and runs the BPF programs that they need with each
+    /// sample.
     fn look_for_runtimes(&mut self) {
         let Recorder { runtimes, processes, .. } = &mut self.reader.recorder;
         runtimes.look_to_sample(processes);

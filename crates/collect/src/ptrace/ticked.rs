@@ -17,6 +17,7 @@ use assemble::Stats;
 use assemble::builder::Valued;
 use assemble::conclude::{self, About, Header};
 use assemble::debugfiles::TargetFiles;
+use pprof::KindFacts;
 use process::{Process, Threads, Tracer};
 
 use super::offspring::Wanted;
@@ -31,8 +32,11 @@ use crate::outcome::{Ended, Outcome, RecordError};
 const UNSEEN: Duration = Duration::from_millis(50);
 
 /// Every thread, also those that wait.
-pub(crate) fn prepare_wall(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
-    prepare(request, sums::Count::Wall, None)
+pub(crate) fn prepare_wall(
+    request: &Request<'_>,
+    facts: KindFacts,
+) -> Result<Box<dyn Collector>, RecordError> {
+    prepare(request, facts, sums::Count::Wall, None)
 }
 
 /// The CPU profile by ptrace. `why` says why not by perf events, unless it was asked for.
@@ -40,11 +44,12 @@ pub(crate) fn prepare_cpu(
     request: &Request<'_>,
     why: Option<String>,
 ) -> Result<Box<dyn Collector>, RecordError> {
-    prepare(request, sums::Count::Cpu, why)
+    prepare(request, pprof::kinds::CPU, sums::Count::Cpu, why)
 }
 
 fn prepare(
     request: &Request<'_>,
+    facts: KindFacts,
     count: sums::Count,
     why: Option<String>,
 ) -> Result<Box<dyn Collector>, RecordError> {
@@ -71,6 +76,7 @@ fn prepare(
         family,
         files,
         options: request.options.clone(),
+        facts,
         count,
         why,
         shared: Arc::default(),
@@ -87,6 +93,7 @@ struct Ticked {
     family: Family,
     files: TargetFiles,
     options: RecordOptions,
+    facts: KindFacts,
     count: sums::Count,
     why: Option<String>,
     shared: Arc<Shared>,
@@ -152,13 +159,8 @@ impl Collector for Ticked {
             notes: self.notes(&ticker),
             ..Stats::new(RecordingFacts::of(&ticker.recorder, self.elapsed), &named.losses)
         };
-        let kind = match self.count {
-            sums::Count::Cpu => ("cpu", "nanoseconds"),
-            sums::Count::Wall => ("wall", "nanoseconds"),
-        };
-        let types = [("samples", "count"), kind];
-        let period = (kind, self.options.period());
-        let header = Header { types: &types, period, time: self.time };
+        let period = (self.facts.period_type, self.options.period());
+        let header = Header { types: self.facts.sample_types, period, time: self.time };
         let (recorder, roots) = (&ticker.recorder, &self.roots);
         let about = About {
             recorder,

@@ -13,6 +13,7 @@ use assemble::Stats;
 use assemble::builder::Valued;
 use assemble::conclude::{self, About, Header, Named};
 use assemble::debugfiles::TargetFiles;
+use pprof::kinds::GOROUTINE;
 use process::Process;
 
 use super::locks_held::{self, Held};
@@ -22,8 +23,6 @@ use super::{text, waiting};
 use crate::collector::{Collector, Request};
 use crate::options::RecordOptions;
 use crate::outcome::{Dump, Ended, Outcome, RecordError};
-
-const TYPES: &[(&str, &str)] = &[("goroutine", "count")];
 
 /// The threads of some processes, unwound.
 pub(super) struct Threads {
@@ -124,7 +123,11 @@ impl Threads {
     ) -> Result<(pprof::Profile, Stats, Named), RecordError> {
         let named = conclude::name(&mut self.recorder, &self.roots, &self.files);
         let stats = self.stats(&named);
-        let header = Header { types: TYPES, period: (TYPES[0], 1), time: self.time };
+        let header = Header {
+            types: GOROUTINE.sample_types,
+            period: (GOROUTINE.period_type, 1),
+            time: self.time,
+        };
         let valued = |s: &Standing| Valued {
             thread: s.thread.clone(),
             stack: s.stack,
@@ -169,7 +172,7 @@ pub(crate) fn dump(process: &Arc<Process>, options: &RecordOptions) -> Result<Du
     let printer = text::Printer::new(&threads.recorder, &named);
     Ok(Dump {
         text: printer.one_by_one(&threads.standing, &threads.notes()),
-        grouped: printer.grouped(&threads.standing, "goroutine"),
+        grouped: printer.grouped(&threads.standing, GOROUTINE.name),
         profile,
         stats,
     })

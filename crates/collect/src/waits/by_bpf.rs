@@ -18,6 +18,7 @@ use events::{
 use process::Process;
 
 use crate::collector::{Progress, Request};
+use crate::kinds::options::BLOCK_RATE;
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
 
@@ -73,7 +74,7 @@ impl Waits {
             children: options.children,
             stack_bytes: FIRST_STACK_BYTES,
             ring_bytes: RING_BYTES,
-            finest_rate: u64::try_from(options.block_rate.as_nanos()).unwrap_or(u64::MAX),
+            finest_rate: options.own.number(&BLOCK_RATE),
         };
         let family = request.family();
         let (mut reader, (outputs, rings)) =
@@ -340,7 +341,8 @@ fn sample_of<'a>(recorder: &mut Recorder, e: &Event<'a>) -> Option<Taken<'a>> {
 
 /// How densely was sampled, for the profile.
 pub(super) fn rate_note(ns: u64, options: &RecordOptions) -> String {
-    let (rate, finest) = (Duration::from_nanos(ns), options.block_rate);
+    let (rate, finest) =
+        (Duration::from_nanos(ns), Duration::from_nanos(options.own.number(&BLOCK_RATE)));
     format!(
         "waits are sampled by Go's rule, and values scaled up accordingly; the mean time between \
          two samples adapts to what comes: {rate:?} at the end, never less than {finest:?}"

@@ -8,15 +8,12 @@ use assemble::Stats;
 use assemble::builder::Valued;
 use assemble::conclude::{self, About, Header, Named};
 use pprof::Profile;
+use pprof::kinds::BLOCK;
 use process::Process;
 use rustc_hash::FxHashMap;
 
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
-
-/// Sample types of both kinds, and their period, as the Go runtime has them.
-const TYPES: &[(&str, &str)] = &[("contentions", "count"), ("delay", "nanoseconds")];
-const PERIOD: ((&str, &str), u64) = (("contentions", "count"), 1);
 
 /// Whose they are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,7 +112,8 @@ pub(super) fn conclude(
     // Of what was left out, nothing is missing.
     contentions.count_ends(recorder, &mut stats.samples);
     let samples = contentions.valued(recorder);
-    let header = Header { types: TYPES, period: PERIOD, time };
+    // Mutex has equal types.
+    let header = Header { types: BLOCK.sample_types, period: (BLOCK.period_type, 1), time };
     let about = About {
         recorder,
         named,

@@ -19,6 +19,7 @@ use super::fallback;
 use super::joint::{Heard, Listener, Scope};
 use super::locks::{self, Class};
 use crate::collector::{Collector, Request};
+use crate::kinds::options::WAITERS;
 use crate::outcome::RecordError;
 
 /// More wakings than this do not wait for the stacks of whom they woke.
@@ -26,7 +27,7 @@ const MAX_JOINING: usize = 65_536;
 
 /// Attaches to the targets.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
-    let tally = Tally { waiters: request.options.waiters, ..Tally::default() };
+    let tally = Tally { waiters: request.options.own.flag(&WAITERS), ..Tally::default() };
     fallback::by_programs_or_perf(request, Box::new(tally))
 }
 

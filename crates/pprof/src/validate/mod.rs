@@ -18,6 +18,7 @@ use std::collections::HashMap;
 
 use prost::Message;
 
+use crate::kinds::KindFacts;
 use crate::{Limits, inflate, proto};
 pub use violation::Violation;
 
@@ -32,13 +33,15 @@ pub struct Expect<'a> {
     /// Pairs of functions (by name), the first of which is inlined into the second: wherever both
     /// are lines of one location, the first comes first.
     pub inlined: &'a [(&'a str, &'a str)],
+    /// Kinds that are accepted besides those of Go's runtime/pprof.
+    pub kinds: &'a [KindFacts],
 }
 
 /// What a valid profile contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The kind of profile, by its types: `cpu`, `wall`, `heap`, `allocs`, `block or mutex`, …
-    pub kind: &'static str,
+    /// The kind of profile, by its types: `cpu`, `heap`, `allocs`, `block or mutex`, …
+    pub kind: String,
     /// Samples.
     pub samples: usize,
     /// Mappings.
@@ -79,7 +82,7 @@ pub fn check_expecting(bytes: &[u8], expect: &Expect<'_>) -> Result<Report, Vec<
     tables::usage(&profile, &mut found);
     samples::check(&profile, &mut found);
     header::check(&profile, &mut found);
-    let kind = kinds::find(&profile, &mut found);
+    let kind = kinds::find(&profile, expect, &mut found);
     found.finish()?;
     Ok(Report {
         kind: kind.unwrap_or_default(),

@@ -5,7 +5,7 @@ mod tabs;
 
 use std::fmt::Write as _;
 
-use pprof::{LabelValue, Location, Profile, SampleRef};
+use pprof::{KindFacts, LabelValue, Location, Profile, SampleRef, TextForm};
 
 /// Why a profile has no such text.
 #[derive(Debug, thiserror::Error)]
@@ -19,32 +19,37 @@ pub enum LegacyError {
 /// is not known, the offset in the function is left out.
 pub type Starts<'a> = &'a dyn Fn(u64) -> Option<u64>;
 
-/// The text of a profile that is called `name` (`heap`, `block`, `goroutine` …). What it measures
-/// decides about the form.
+/// The text of a profile of a kind, in the kind's text form.
 ///
 /// # Errors
-/// When there is no form for it.
+/// When the kind has no text form, or the profile lacks the types that its form needs.
 pub fn legacy_text(
     profile: &Profile,
-    name: &str,
+    kind: &KindFacts,
     starts: Starts<'_>,
 ) -> Result<String, LegacyError> {
     let stacks = Stacks { profile, starts };
-    let index = |kind| profile.sample_type_index(kind);
-    let heap = ["inuse_objects", "inuse_space", "alloc_objects", "alloc_space"].map(index);
-    let contention = [index("contentions"), index("delay")];
+    let types: Vec<_> = profile.sample_types.iter().map(ToString::to_string).collect();
+    let none = || LegacyError::NoForm(types.join(", "));
+    let index = |kind| profile.sample_type_index(kind).ok_or_else(none);
     let mut out = String::new();
-    if let [Some(inuse_n), Some(inuse), Some(alloc_n), Some(alloc)] = heap {
-        heap_text(&stacks, [inuse_n, inuse, alloc_n, alloc], &mut out);
-    } else if let [Some(count), Some(delay)] = contention {
-        contention_text(&stacks, name, count, delay, &mut out);
-    } else if let [one] = profile.sample_types.as_slice()
-        && &*one.unit == "count"
-    {
-        count_text(&stacks, name, &mut out);
-    } else {
-        let types: Vec<_> = profile.sample_types.iter().map(ToString::to_string).collect();
-        return Err(LegacyError::NoForm(types.join(", ")));
+    match kind.text {
+        TextForm::None => return Err(none()),
+        TextForm::Heap => {
+            let (inuse_n, inuse) = (index("inuse_objects")?, index("inuse_space")?);
+            let (alloc_n, alloc) = (index("alloc_objects")?, index("alloc_space")?);
+            heap_text(&stacks, [inuse_n, inuse, alloc_n, alloc], &mut out);
+        }
+        TextForm::Contentions { title, sampling_period } => {
+            // Delays are in nanoseconds, and values are scaled already.
+            let _ = writeln!(out, "--- {title}:\ncycles/second=1000000000");
+            if sampling_period {
+                out.push_str("sampling period=1\n");
+            }
+            contention_text(&stacks, index("contentions")?, index("delay")?, &mut out);
+        }
+        TextForm::Count if profile.sample_types.len() != 1 => return Err(none()),
+        TextForm::Count => count_text(&stacks, kind.name, &mut out),
     }
     for comment in profile.comments.iter().filter(|c| !c.is_empty()) {
         let _ = writeln!(out, "# {}", one_line(comment));
@@ -125,13 +130,7 @@ fn object_size(sample: &SampleRef<'_>) -> Option<i64> {
     })
 }
 
-fn contention_text(stacks: &Stacks<'_>, name: &str, count: usize, delay: usize, out: &mut String) {
-    let title = if name == "block" { "contention" } else { name };
-    // Delays are in nanoseconds, and values are scaled already.
-    let _ = writeln!(out, "--- {title}:\ncycles/second=1000000000");
-    if name == "mutex" {
-        out.push_str("sampling period=1\n");
-    }
+fn contention_text(stacks: &Stacks<'_>, count: usize, delay: usize, out: &mut String) {
     let mut rows: Vec<_> = stacks.profile.samples.iter().collect();
     rows.sort_by_key(|sample| std::cmp::Reverse(sample.values[delay]));
     for sample in rows {

@@ -19,11 +19,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use collect::kinds::Kind;
 use collect::{Ended, RecordError};
 use nix::errno::Errno;
 use process::Process;
 
-use crate::endpoints::{Endpoint, ProfileSource};
 use crate::notice::{Notice, Notify};
 use crate::record::{Answer, Recorded, Trouble, Wanted};
 use crate::state::Server;
@@ -46,7 +46,7 @@ pub struct Settings {
     /// The servers.
     pub destinations: Vec<Destination>,
     /// The kinds.
-    pub endpoints: Vec<(Endpoint, ProfileSource)>,
+    pub kinds: Vec<&'static Kind>,
     /// The length of each recording.
     pub interval: Duration,
     /// Samples a second.
@@ -158,13 +158,12 @@ impl Push {
             known.retain(|_, process| process.is_alive());
             for process in self.discover(&server, &known).await {
                 known.insert(process.pid(), process.clone());
-                for (endpoint, source) in &self.settings.endpoints {
+                for kind in &self.settings.kinds {
                     let one = One {
                         push: self.clone(),
                         server: server.clone(),
                         process: process.clone(),
-                        endpoint: *endpoint,
-                        source: *source,
+                        kind,
                     };
                     tasks.spawn(one.run());
                 }
@@ -245,8 +244,7 @@ struct One {
     push: Arc<Push>,
     server: Arc<Server>,
     process: Arc<Process>,
-    endpoint: Endpoint,
-    source: ProfileSource,
+    kind: &'static Kind,
 }
 
 impl One {
@@ -269,7 +267,7 @@ impl One {
                     let gone = !self.process.is_alive();
                     if !reported && !gone && !matches!(*trouble, Trouble::Stopping) {
                         reported = true;
-                        let (name, pid) = (self.endpoint.name, self.process.pid());
+                        let (name, pid) = (self.kind.endpoint.name, self.process.pid());
                         self.push.say(&format!("cannot record {name} of process {pid}: {trouble}"));
                     }
                     if !(for_good || gone) {
@@ -289,7 +287,7 @@ impl One {
 
     async fn record(&self) -> Answer {
         let wanted = Wanted {
-            kind: self.source.kind.name,
+            kind: self.kind.name(),
             duration: self.push.settings.interval,
             frequency: self.push.settings.frequency,
             history: false,
@@ -297,7 +295,8 @@ impl One {
         };
         let began = tokio::time::Instant::now();
         let recorder = &self.server.pushed;
-        let ticket = recorder.join(&self.process, self.source.lane, &wanted).map_err(Arc::new)?;
+        let ticket =
+            recorder.join(&self.process, self.kind.endpoint.lane, &wanted).map_err(Arc::new)?;
         let answer = ticket.answer().await;
         if answer.as_ref().is_ok_and(|r| r.ended == Ended::Duration) {
             // A profile that is complete at once is taken once per interval.
@@ -331,7 +330,7 @@ impl One {
         }
         let service = unit.as_deref().and_then(|u| u.strip_suffix(".service"));
         let service = service.unwrap_or(&identity.comm).to_string();
-        let metric = self.source.metric.to_string();
+        let metric = self.kind.endpoint.metric.to_string();
         let (push, recorded) = (self.push.clone(), recorded.clone());
         let work = move || {
             let types = recorded.profile.sample_types.iter().map(|t| t.kind.to_string());

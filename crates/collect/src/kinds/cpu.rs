@@ -1,0 +1,25 @@
+//! The `cpu` profile: where CPU time is spent.
+
+use super::{Endpoint, Kind, Seconds};
+use crate::doctor::Patient;
+use crate::perf::cpu;
+
+/// The row of the table.
+pub(super) const ROW: Kind = Kind {
+    facts: pprof::kinds::CPU,
+    about: "where CPU time is spent, in user code and in the kernel",
+    endpoint: Endpoint {
+        name: "profile",
+        about: "CPU profile. You can specify the duration in the seconds GET parameter. After you \
+                get the profile file, use the go tool pprof command to investigate the profile.",
+        seconds: Seconds::Record,
+        lane: "cpu",
+        metric: "process_cpu",
+        count: None,
+        dump: None,
+        history: None,
+    },
+    options: &[],
+    prepare: cpu::prepare,
+    check: Patient::cpu,
+};
