@@ -1,4 +1,4 @@
-//! Lists the endpoints: those of Go's `net/http/pprof`, and one for each further kind.
+//! Lists the endpoints: one for each kind of profile, and the others of Go's `net/http/pprof`.
 
 use collect::kinds::{self, Kind};
 

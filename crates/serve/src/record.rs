@@ -66,7 +66,7 @@ pub enum Trouble {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// All slots are taken.
-    #[error("{0} recordings are already running, which is the limit (--max-recordings)")]
+    #[error("{0} recordings are already running, which is the limit")]
     Full(usize),
     /// Recordings take too much memory.
     #[error(
