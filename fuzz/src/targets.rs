@@ -332,7 +332,11 @@ fn profile(input: &[u8]) -> u64 {
     let again = pprof::decode(&pprof::encode(&profile)).expect("what was decoded can be written");
     assert_eq!(again, profile);
     let combined = report::combine(vec![profile.clone(), again], Vec::new()).is_ok();
-    let text = report::legacy_text(&profile, "fuzz", &|_| None).map(|t| t.len() / 256).ok();
+    // One kind of each text form.
+    let forms =
+        [pprof::kinds::CPU, pprof::kinds::HEAP, pprof::kinds::MUTEX, pprof::kinds::GOROUTINE];
+    let text =
+        forms.map(|k| report::legacy_text(&profile, &k, &|_| None).map(|t| t.len() / 256).ok());
     let mut sizes = Vec::new();
     for form in [report::Form::Top, report::Form::Tree, report::Form::Traces, report::Form::Raw] {
         let options = report::Options { form, ..report::Options::default() };
