@@ -28,7 +28,7 @@ const shown = (hash) => page.waitForFunction((h) => document.body.dataset.shown 
 const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBBox().width);
 const frame = (name) => page.locator('#flame .frame', { hasText: name }).first();
 
-// The flame graph: zoom, from the leaf, by thread; trees come when they are asked for.
+// The flame graph: zoom, invert, group by thread. Trees are fetched on demand.
 await page.goto(address);
 await page.waitForSelector('#flame .frame');
 assert.equal(Math.round(await width(frame('root:'))), 1200);
