@@ -31,6 +31,14 @@ pub struct SampleRef<'a> {
     pub labels: &'a [Label],
 }
 
+impl SampleRef<'_> {
+    /// The value of the sample type at an index; 0 if there is none.
+    #[must_use]
+    pub fn value(&self, sample_type: usize) -> i64 {
+        self.values.get(sample_type).copied().unwrap_or(0)
+    }
+}
+
 impl Samples {
     /// An empty list of samples with `width` values each.
     #[must_use]

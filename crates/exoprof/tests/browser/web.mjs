@@ -65,7 +65,7 @@ await page.waitForFunction(() => document.querySelectorAll('#table tbody tr').le
 refusals = 1;
 await page.locator('#focus').fill('(');
 await page.locator('#focus').press('Enter');
-await page.waitForFunction(() => document.getElementById('message').textContent.includes('no regular expression'));
+await page.waitForFunction(() => document.getElementById('message').textContent.includes('invalid regular expression'));
 // Back is back.
 await page.goBack();
 await page.waitForFunction(() => document.getElementById('focus').value === 'hot');

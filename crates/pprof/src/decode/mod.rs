@@ -30,6 +30,17 @@ pub fn decode(bytes: &[u8]) -> Result<Profile, DecodeError> {
 /// # Errors
 /// When the bytes are not a valid profile or exceed a limit; see [`DecodeError`].
 pub fn decode_with(bytes: &[u8], limits: &Limits) -> Result<Profile, DecodeError> {
+    let compressed = bytes.len();
     let bytes = inflate(bytes, limits)?;
-    tables::profile(&bytes, limits).map_err(|e| container::explain(&bytes, e))
+    let profile = tables::profile(&bytes, limits).map_err(|e| container::explain(&bytes, e))?;
+    tracing::debug!(
+        bytes = compressed,
+        uncompressed = bytes.len(),
+        samples = profile.samples.len(),
+        locations = profile.locations.len(),
+        functions = profile.functions.len(),
+        mappings = profile.mappings.len(),
+        "decoded a profile"
+    );
+    Ok(profile)
 }
