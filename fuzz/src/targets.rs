@@ -332,11 +332,8 @@ fn profile(input: &[u8]) -> u64 {
     let again = pprof::decode(&pprof::encode(&profile)).expect("a decoded profile can be encoded");
     assert_eq!(again, profile);
     let combined = report::combine(vec![profile.clone(), again], Vec::new()).is_ok();
-    // One kind of each text form.
-    let forms =
-        [pprof::kinds::CPU, pprof::kinds::HEAP, pprof::kinds::MUTEX, pprof::kinds::GOROUTINE];
-    let text =
-        forms.map(|k| report::legacy_text(&profile, &k, &|_| None).map(|t| t.len() / 256).ok());
+    let text = |kind| report::legacy_text(&profile, kind, &|_| None).map(|t| t.len() / 256).ok();
+    let text: Vec<_> = pprof::kinds::GO.iter().map(text).collect();
     let mut sizes = Vec::new();
     for form in [report::Form::Top, report::Form::Tree, report::Form::Traces, report::Form::Raw] {
         let options = report::Options { form, ..report::Options::default() };

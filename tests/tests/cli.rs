@@ -263,7 +263,7 @@ fn as_nobody(program: &Path) -> Command {
 }
 
 #[test]
-fn without_rights_the_message_names_the_remedy() {
+fn without_rights_the_message_names_the_fix() {
     let target = Target::working(programs::SHARES, &[]);
     let folder = open_folder();
     let output = as_nobody(&public_copy(folder.path(), binary()))

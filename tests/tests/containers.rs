@@ -81,7 +81,7 @@ fn chroot_without_the_right_to_follow_mappings() {
     assert_roots(&profile, 0.99);
     named(&profile);
     assert!(!profile.comments.iter().any(|c| c.contains("not read")), "{:?}", profile.comments);
-    // Deleted, such a file cannot be had at all: that is said, with what mends it.
+    // Deleted, such a file cannot be had at all: the message says so, with the fix.
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let libc = maps.split_whitespace().find(|f| f.ends_with("/libc.so.6")).expect("libc is mapped");
     assert!(Path::new(libc).starts_with(folder.path()), "not the system's: {libc}");
@@ -90,8 +90,8 @@ fn chroot_without_the_right_to_follow_mappings() {
     let told = outcome.stderr.clone();
     for text in [told, outcome.recording().profile.comments.join("\n")] {
         let line = text.lines().find(|l| l.contains("not read: ")).expect(&text);
-        let mends = "to mend it: sudo setcap cap_bpf,cap_checkpoint_restore,";
-        assert!(line.contains("/libc.so.6: ") && line.contains(mends), "{line}");
+        let fix = "fix: sudo setcap cap_bpf,cap_checkpoint_restore,";
+        assert!(line.contains("/libc.so.6: ") && line.contains(fix), "{line}");
     }
 }
 

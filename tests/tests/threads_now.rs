@@ -196,7 +196,7 @@ fn the_ptrace_backend_can_be_asked_for_and_profiles_a_command() {
 }
 
 #[test]
-fn doctor_tells_each_kind_and_mends() {
+fn doctor_reports_each_kind_with_its_fix() {
     let target = locks();
     let (text, _) = run(&["doctor", "-p", &target.pid().to_string()]);
     let verdict = |text: &str, kind: &str| {
@@ -213,7 +213,7 @@ fn doctor_tells_each_kind_and_mends() {
     }
     let (text, _) = run(&["doctor"]);
     assert_eq!(verdict(&text, "heap"), "yes", "{text}");
-    // As nobody, everything of a process of root is refused, with the command that mends it.
+    // As nobody, everything of a process of root is refused, with the command that fixes it.
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
     let out = Command::new("setpriv")
         .args(nobody)
@@ -224,7 +224,7 @@ fn doctor_tells_each_kind_and_mends() {
     let text = String::from_utf8(out.stdout).unwrap();
     let at = text.lines().position(|l| l.starts_with("goroutine ")).expect("a line of its own");
     assert!(text.lines().nth(at).unwrap().contains(" no "), "{text}");
-    assert!(text.lines().nth(at + 1).unwrap().contains("mend: sudo setcap"), "{text}");
+    assert!(text.lines().nth(at + 1).unwrap().contains("fix: sudo setcap"), "{text}");
     // Without BPF there is less, not nothing.
     let out = Command::new("setpriv")
         .args(["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"])
@@ -235,7 +235,7 @@ fn doctor_tells_each_kind_and_mends() {
     let text = String::from_utf8(out.stdout).unwrap();
     assert_eq!(verdict(&text, "block"), "yes", "{text}");
     assert!(
-        text.contains("by perf events, without who unlocked (BPF programs require CAP_BPF"),
+        text.contains("by perf events, without the unlocker (BPF programs require CAP_BPF"),
         "{text}"
     );
     // Traced by somebody else, it can be sampled but not stopped.
@@ -472,6 +472,6 @@ fn without_a_stop_what_needs_one_is_refused() {
     let mut command = Command::new("setpriv");
     command.args(without_bpf).arg(exoprof_tests::recorder::binary());
     let said = refused(command.args(["dump", "-p", &pid, "--no-stop"]));
-    assert!(said.contains("CAP_BPF") && said.contains("to mend it: sudo setcap"), "{said}");
+    assert!(said.contains("CAP_BPF") && said.contains("fix: sudo setcap"), "{said}");
     assert!(State::of(target.pid()).is_free());
 }

@@ -50,7 +50,7 @@ impl SymbolLosses {
         }
     }
 
-    /// One line for each file, and the command that mends it where there is one.
+    /// One line for each file, and the command that fixes it, if there is one.
     pub fn unread(&self) -> Vec<String> {
         if self.unread.is_empty() {
             return Vec::new();
@@ -66,7 +66,7 @@ impl SymbolLosses {
         }
         let obstacle = host::Rights::read().ok().and_then(|r| r.deleted_files().err());
         if let (Some(last), Some(o)) = (lines.last_mut(), obstacle) {
-            *last = format!("{last}; to mend it: {}", o.remedy);
+            *last = format!("{last}; fix: {}", o.remedy);
         }
         lines
     }
@@ -291,7 +291,7 @@ fn why_no_kernel_name(e: NoKernelSymbol) -> String {
         NoKernelSymbol::NoSymbols | NoKernelSymbol::NotCovered => None,
     };
     match obstacle {
-        Some(o) => format!("{}; to mend it: {}", o.reason, o.remedy),
+        Some(o) => o.to_string(),
         None => e.to_string(),
     }
 }

@@ -94,9 +94,7 @@ impl Patient {
         let by_perf = self.perf.clone().and_then(|()| self.rights.sample_user(&self.target()));
         match (by_perf, self.attach()) {
             (Ok(()), _) => Ok("perf events".into()),
-            (Err(o), Ok(())) => {
-                Ok(format!("by ptrace, user mode only ({}; to mend it: {})", o.reason, o.remedy))
-            }
+            (Err(o), Ok(())) => Ok(format!("by ptrace, user mode only ({o})")),
             (Err(o), Err(_)) => Err(o),
         }
     }
@@ -106,7 +104,7 @@ impl Patient {
         self.attach()?;
         match self.tracer {
             Some(by) => Err(Obstacle {
-                reason: format!("process {by} traces it already, and it can have one tracer"),
+                reason: format!("process {by} already traces it, and only one tracer is possible"),
                 remedy: format!("end process {by}, a debugger or strace"),
             }),
             None => Ok("ptrace".into()),
@@ -145,8 +143,7 @@ impl Patient {
             Program::StrangeGo(why) => why.clone(),
             Program::Native => "only available for Go programs".into(),
         };
-        let remedy = "not by exoprof; heaptrack, or the allocator's own profiler, shows a native \
-                      heap";
+        let remedy = "use heaptrack or the allocator's own profiler for a native heap";
         Err(Obstacle { reason, remedy: remedy.into() })
     }
 
@@ -159,12 +156,7 @@ impl Patient {
         let by_perf = self.rights.sample_user(&self.target()).and(self.rights.sample_kernel());
         let how = match (self.waits_by_bpf(), by_perf) {
             (Ok(()), _) => "bpf".to_owned(),
-            (Err(o), Ok(())) => {
-                format!(
-                    "by perf events, without who unlocked ({}; to mend it: {})",
-                    o.reason, o.remedy
-                )
-            }
+            (Err(o), Ok(())) => format!("by perf events, without the unlocker ({o})"),
             (Err(o), Err(_)) => return Err(o),
         };
         Ok(self.also_go(&how, "their own records"))
@@ -229,8 +221,8 @@ fn others(rights: &Rights) -> Result<(), Obstacle> {
         return Ok(());
     }
     Err(Obstacle {
-        reason: "processes of other users need CAP_SYS_PTRACE and CAP_PERFMON".into(),
-        remedy: "sudo setcap cap_perfmon,cap_sys_ptrace+ep $(command -v exoprof)".into(),
+        reason: "processes of other users require CAP_SYS_PTRACE and CAP_PERFMON".into(),
+        remedy: host::rights::setcap(),
     })
 }
 

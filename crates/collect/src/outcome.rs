@@ -29,7 +29,7 @@ pub enum RecordError {
         error: std::io::Error,
     },
     /// We may not do that to this process.
-    #[error("not permitted to read the memory of process {pid}: {reason}; to mend it: {remedy}")]
+    #[error("not permitted to read the memory of process {pid}: {reason}; fix: {remedy}")]
     NotPermitted {
         /// The process.
         pid: i32,
@@ -50,11 +50,7 @@ pub enum RecordError {
     #[error(transparent)]
     Seize(#[from] process::SeizeError),
     /// Threads were not to be stopped, and cannot be looked at otherwise.
-    #[error(
-        "stacks cannot be copied without stopping the threads: {}; to mend it: {}, or let them be \
-         stopped for a moment",
-        .0.reason, .0.remedy
-    )]
+    #[error("cannot copy stacks without stopping threads: {0}, or run without --no-stop")]
     NotWithoutStop(host::rights::Obstacle),
     /// Looking at threads without stopping them failed on the way.
     #[error("cannot copy stacks of process {pid}: {source}")]

@@ -52,14 +52,14 @@ pub fn record(
         let took = finishing.elapsed();
         match &outcome {
             Ok(o) => tracing::info!(
-                kind = kind.name,
+                kind = kind.name(),
                 backend = o.stats.backend,
                 samples = o.stats.samples.kept,
                 lost = o.stats.lost,
                 ?took,
                 "profile made"
             ),
-            Err(error) => tracing::info!(kind = kind.name, %error, "no profile"),
+            Err(error) => tracing::info!(kind = kind.name(), %error, "no profile"),
         }
         outcome
     };

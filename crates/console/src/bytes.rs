@@ -1,6 +1,6 @@
-//! Sizes as people write them.
+//! Parses sizes such as `512KiB`.
 
-/// Parses `524288`, `512KiB`, `512k`, `1MiB`, `1MB`: units are powers of 1024, as Go's are.
+/// Parses `524288`, `512KiB`, `512k`, `1MiB`, `1MB`: units are powers of 1024, as in Go.
 pub fn parse(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);

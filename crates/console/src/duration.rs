@@ -1,4 +1,4 @@
-//! Durations as people write them.
+//! Parses durations such as `1.5s`.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     let number: f64 = number.parse().map_err(|_| "not a number".to_string())?;
     let duration = Duration::try_from_secs_f64(number * factor).map_err(|e| e.to_string())?;
     if duration.is_zero() {
-        return Err("must be longer than nothing".into());
+        return Err("must be longer than 0".into());
     }
     Ok(duration)
 }

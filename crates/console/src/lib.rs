@@ -1,6 +1,6 @@
-//! What exoprof's commands share: the terminal, signals, the invoking user, output files, and HTTP.
+//! Shares what exoprof's commands need: terminal output, signals, output files, HTTP, users.
 
-// They panic where nobody reads any more: see `terminal::say`.
+// They panic when the reader has closed the pipe: use `terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod bytes;

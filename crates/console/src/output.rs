@@ -1,4 +1,4 @@
-//! Where a profile goes: checked before anything is recorded, complete or not there at all.
+//! Writes profiles: checks the path before recording, and never leaves an incomplete file.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -8,32 +8,32 @@ use tempfile::{NamedTempFile, PersistError};
 
 use crate::user::User;
 
-/// Tries for a free number in a folder.
+/// Numbers to try for a free file name in a directory.
 const MAX_NUMBER: u32 = 99_999;
 
-/// Why nothing can be written there.
+/// Why a profile cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// There is a folder in its place.
-    #[error("{} is a folder", .0.display())]
+    /// The path is a directory.
+    #[error("cannot write {}: it is a directory", .0.display())]
     IsFolder(PathBuf),
-    /// There is a file in its place.
-    #[error("{} exists already; --force overwrites it", .0.display())]
+    /// The file exists.
+    #[error("{} already exists; use --force to overwrite it", .0.display())]
     Exists(PathBuf),
-    /// The folder does not exist.
-    #[error("cannot write {}: there is no folder {}", .path.display(), .folder.display())]
+    /// The directory does not exist.
+    #[error("cannot write {}: no directory {}", .path.display(), .folder.display())]
     NoFolder {
         /// What was to be written.
         path: PathBuf,
         /// Where.
         folder: PathBuf,
     },
-    /// No file can be made in the folder.
+    /// No file can be created in the directory.
     #[error("cannot write {}: {why}", .path.display())]
     Folder {
         /// What was to be written.
         path: PathBuf,
-        /// Without the path of a temporary file: nobody has asked for that one.
+        /// Without the path of the temporary file, which the user did not name.
         why: io::ErrorKind,
     },
     /// Writing failed.
@@ -47,12 +47,12 @@ pub enum OutputError {
     /// Writing to standard output failed.
     #[error("cannot write to stdout")]
     Stdout(#[source] io::Error),
-    /// All numbers are taken.
+    /// All numbers are in use.
     #[error("no free number for {stem}.NNN.pb.gz in {}", .folder.display())]
     NoNumber {
         /// The name up to the number.
         stem: String,
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
     },
 }
@@ -69,22 +69,22 @@ pub enum Output {
     Stdout,
     /// A pipe or a device, which must not be replaced by a file.
     Special(PathBuf),
-    /// A file: written beside its place and renamed when it is complete.
+    /// A file, written under a temporary name and renamed when it is complete.
     File(Place),
 }
 
 /// The final name of a file.
 pub enum Place {
-    /// As the user said.
+    /// A path that the user gave.
     Named {
         /// The path.
         path: PathBuf,
         /// An existing file may be replaced.
         replace: bool,
     },
-    /// `exoprof.COMM.PID.TYPE.NNN.pb.gz` in a folder, NNN the first free number.
+    /// `exoprof.COMM.PID.TYPE.NNN.pb.gz` in a directory, with the first free number NNN.
     Numbered {
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
         /// The name up to the number.
         stem: String,
@@ -92,7 +92,7 @@ pub enum Place {
 }
 
 impl Output {
-    /// Prepares a place: what cannot be written is found out here.
+    /// Prepares a place, and fails here if it cannot be written.
     pub fn prepare(place: Place) -> Result<Self, OutputError> {
         if let Place::Named { path, replace } = &place {
             if path == Path::new("-") {
@@ -107,12 +107,12 @@ impl Output {
                 _ => {}
             }
         }
-        // Only a try: nothing may be left beside if we are killed while recording.
+        // Only a test: no temporary file must remain if we are killed while recording.
         beside(&place)?;
         Ok(Self::File(place))
     }
 
-    /// Writes the content and gives it its name, which is returned.
+    /// Writes the content, renames the file to its final name and returns that.
     pub fn write(
         self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -136,7 +136,7 @@ impl Output {
     }
 }
 
-/// A temporary file in the folder of the place.
+/// Creates a temporary file in the directory of the place.
 fn beside(place: &Place) -> Result<NamedTempFile, OutputError> {
     let (folder, shown) = match place {
         Place::Named { path, .. } => (folder_of(path), path.as_path()),
@@ -165,10 +165,10 @@ fn write_beside(
     hand_over(file.as_file())
 }
 
-/// Gives the file the rights of any file that the invoking user makes, and under sudo that owner.
+/// Applies the invoking user's umask, and under sudo makes that user the owner.
 fn hand_over(file: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    // A temporary file is 0600; a profile is an ordinary file.
+    // Temporary files have mode 0600, but a profile is an ordinary file.
     let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     nix::sys::stat::umask(mask);
     file.set_permissions(std::fs::Permissions::from_mode(0o666 & !mask.bits()))?;
@@ -200,7 +200,8 @@ fn give_name(mut beside: NamedTempFile, place: Place) -> Result<PathBuf, OutputE
     }
 }
 
-/// The part of a file name that tells the process: nothing in a process' name may lead elsewhere.
+/// The part of a file name that identifies the process. A process must not be able to choose
+/// another directory by its name.
 pub fn stem(comm: &str, pid: i32, kind: &str) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() || "-_+".contains(c) { c } else { '_' };
     let comm: String = comm.chars().map(safe).collect();
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_name_cannot_lead_out_of_the_folder() {
+    fn a_process_name_cannot_leave_the_directory() {
         assert_eq!(stem("../../etc/x", 7, "cpu"), "exoprof.______etc_x.7.cpu");
         assert_eq!(stem("redis-server", 7, "cpu"), "exoprof.redis-server.7.cpu");
     }
@@ -233,11 +234,11 @@ mod tests {
                 Some(&*format!("exoprof.a.1.cpu.00{n}.pb.gz"))
             );
         }
-        assert_eq!(folder.path().read_dir().unwrap().count(), 3, "nothing is left beside");
+        assert_eq!(folder.path().read_dir().unwrap().count(), 3, "no temporary file is left");
     }
 
     #[test]
-    fn a_device_stays_one() {
+    fn a_device_is_not_replaced() {
         let place = |replace| Place::Named { path: "/dev/full".into(), replace };
         for replace in [false, true] {
             let output = Output::prepare(place(replace)).unwrap();

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM end a recording; they do not end the program.
+//! Turns Ctrl-C and SIGTERM into a readable file descriptor, so that they only end the recording.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,8 +11,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
-/// Readable once a signal came. A second one ends the program as usual: whoever presses Ctrl-C
-/// twice does not want to wait for symbols.
+/// Readable after the first signal. A second one ends the program as usual: users who press Ctrl-C
+/// twice do not want to wait for symbols.
 pub struct StopSignal(UnixStream);
 
 impl StopSignal {
@@ -21,7 +21,7 @@ impl StopSignal {
         let (read, write) = UnixStream::pair()?;
         let came = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
-            // Handlers run in this order: the first signal finds the flag unset.
+            // Handlers run in this order, so the first signal finds the flag unset.
             flag::register_conditional_default(signal, came.clone())?;
             flag::register(signal, came.clone())?;
             pipe::register(signal, write.try_clone()?)?;
@@ -29,7 +29,7 @@ impl StopSignal {
         Ok(Self(read))
     }
 
-    /// The stream that becomes readable, for an event loop.
+    /// The stream that becomes readable, for use in an event loop.
     pub fn into_stream(self) -> io::Result<UnixStream> {
         self.0.set_nonblocking(true)?;
         Ok(self.0)

@@ -1,11 +1,11 @@
-//! Writing to terminals.
+//! Writes to terminals safely.
 
 use std::error::Error;
 use std::fmt::Arguments;
 use std::io::{self, Write};
 
-/// Writes a line to stderr, as `eprintln!` does, but does not panic where nobody reads it any more
-/// (`exoprof record … 2>&1 | head`): what was recorded is written all the same.
+/// Writes a line to stderr like `eprintln!`, but does not panic when the reader has closed the pipe
+/// (`exoprof record … 2>&1 | head`): the profile must still be written.
 #[macro_export]
 macro_rules! say {
     ($($argument:tt)*) => {
@@ -14,13 +14,13 @@ macro_rules! say {
 }
 pub use say;
 
-/// Writes to stderr, if it is still read, what does not command a terminal.
+/// Writes to stderr without terminal control characters, and ignores a closed pipe.
 pub fn to_stderr(text: Arguments<'_>) {
     let _ = Printable(io::stderr().lock()).write_all(text.to_string().as_bytes());
 }
 
-/// An error and what led to it, in one line. Libraries' messages may end with their cause's already,
-/// for those who show only one: it is not said twice.
+/// Formats an error and its causes in one line. Messages of some libraries already end with their
+/// cause's message, which is not repeated.
 pub fn in_one_line(error: &(dyn Error + 'static)) -> String {
     let mut line = String::new();
     let mut next = Some(error);
@@ -36,7 +36,8 @@ pub fn in_one_line(error: &(dyn Error + 'static)) -> String {
     line
 }
 
-/// What is written to a terminal must not command it: names in a profile may be any bytes.
+/// Replaces control characters: names in a profile may be any bytes, and must not control the
+/// terminal.
 pub struct Printable<W>(pub W);
 
 impl<W: Write> Write for Printable<W> {
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_told_once() {
+    fn causes_are_not_repeated() {
         #[derive(Debug, thiserror::Error)]
         #[error("cannot map a ring: {source}")]
         struct Ring {

@@ -1,4 +1,4 @@
-//! The user on whose behalf we run: under sudo not root, but who called it.
+//! Finds the invoking user: under sudo not root, but the user who ran sudo.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid};
 
-/// Who gets the files that are written.
+/// The user who owns the files that we write.
 pub struct User {
-    /// The home folder, where it is known.
+    /// The home directory, if known.
     pub home: Option<PathBuf>,
-    /// Whom new files are given to; `None` where they are ours anyway.
+    /// The new owner of files; `None` if they are ours anyway.
     owner: Option<(Uid, Option<Gid>)>,
 }
 
 impl User {
-    /// Who called us.
+    /// The invoking user.
     pub fn invoking() -> Self {
         let id = |name| std::env::var(name).ok()?.parse::<u32>().ok();
         let by_sudo = nix::unistd::geteuid().is_root().then(|| id("SUDO_UID")).flatten();
@@ -32,7 +32,7 @@ impl User {
         }
     }
 
-    /// Gives a new file to the user.
+    /// Makes the user the owner of a new file.
     pub fn give(&self, file: &std::fs::File) -> io::Result<()> {
         match self.owner {
             Some((uid, gid)) => Ok(nix::unistd::fchown(file, Some(uid), gid)?),
@@ -40,7 +40,7 @@ impl User {
         }
     }
 
-    /// Makes a folder and those above it, as far as they are not there.
+    /// Creates a directory and its missing parents.
     pub fn make_folder(&self, folder: &Path) -> io::Result<()> {
         if folder.is_dir() {
             return Ok(());
@@ -49,7 +49,7 @@ impl User {
             self.make_folder(above)?;
         }
         std::fs::DirBuilder::new().mode(0o755).create(folder)?;
-        // Not through a link that someone put into its place.
+        // Do not follow a symbolic link that somebody has put there meanwhile.
         let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
         let made = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(folder)?;
         self.give(&made)

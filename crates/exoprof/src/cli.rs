@@ -1,4 +1,4 @@
-//! The command line, as the contract in its documentation says.
+//! Parses the command line and runs the command.
 
 use clap::{ArgAction, Parser, Subcommand};
 use console::usage::{UsageError, Verbosity};
@@ -10,10 +10,10 @@ use crate::{doctor, dump, logging, record, report, serve, top, view};
 #[derive(Debug, Parser)]
 #[command(version, after_help = "Example:\n  sudo exoprof record -p $(pidof -s redis-server)")]
 pub struct Cli {
-    /// Silence all but errors
+    /// Print only errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Explain what is done; twice for details. EXOPROF_LOG selects what is logged instead
+    /// Log what is done, -vv in detail; EXOPROF_LOG=FILTER overrides it
     #[arg(short, long, global = true, conflicts_with = "quiet", action = ArgAction::Count)]
     pub verbose: u8,
     #[command(subcommand)]
@@ -22,19 +22,19 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Record profiles of running processes, or of a command, into pprof files
+    /// Record profiles of running processes or of a command
     Record(RecordArgs),
-    /// Print every thread's stack as it is now, or every goroutine's of a Go program
+    /// Print the current stack of every thread, or of every goroutine of a Go program
     Dump(dump::DumpArgs),
-    /// Say what can be recorded here, of a process, and what mends what cannot
+    /// Check what can be recorded here and how to fix what cannot
     Doctor(doctor::DoctorArgs),
-    /// Show what profile files hold, as `go tool pprof` does
+    /// Print reports on profiles, as `go tool pprof` does
     Report(Box<report::ReportArgs>),
     /// Serve pprof's HTTP endpoints for running processes
     Serve(Box<serve::ServeArgs>),
-    /// Look into a profile with commands, as in the shell of `go tool pprof`
+    /// Explore a profile in an interactive shell or a web page
     View(view::ViewArgs),
-    /// Show the heaviest functions of a running process, live, in the terminal
+    /// Show the heaviest functions of a running process live in the terminal
     Top(top::TopArgs),
 }
 

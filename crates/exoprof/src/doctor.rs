@@ -1,4 +1,4 @@
-//! `exoprof doctor`.
+//! Runs `exoprof doctor`: prints what can be recorded, and the fix for what cannot.
 
 use std::io::{self, Write as _};
 
@@ -12,10 +12,10 @@ use process::Process;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  exoprof doctor              what can be recorded on this machine
-  sudo exoprof doctor -p 1234  and of this process")]
+  exoprof doctor               check this machine
+  sudo exoprof doctor -p 1234  check this process too")]
 pub struct DoctorArgs {
-    /// The running process
+    /// Check whether this process can be recorded
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: Option<i32>,
 }
@@ -23,7 +23,7 @@ pub struct DoctorArgs {
 /// Runs the command.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let patient = Patient::examine(args.pid).with_context(|| match args.pid {
-        Some(pid) => format!("cannot look at process {pid}"),
+        Some(pid) => format!("cannot inspect process {pid}"),
         None => "cannot read /proc".to_owned(),
     })?;
     let mut text = about(&patient.rights);
@@ -63,6 +63,6 @@ fn about(rights: &Rights) -> String {
 fn line(f: &Finding) -> String {
     match &f.verdict {
         Ok(how) => format!("{:<15} yes  {how}\n", f.what),
-        Err(o) => format!("{:<15} no   {}\n{:<20} mend: {}\n", f.what, o.reason, "", o.remedy),
+        Err(o) => format!("{:<15} no   {}\n{:<20} fix: {}\n", f.what, o.reason, "", o.remedy),
     }
 }

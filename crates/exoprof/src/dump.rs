@@ -1,4 +1,4 @@
-//! `exoprof dump`.
+//! Runs `exoprof dump`: prints all current stacks.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -18,22 +18,22 @@ use crate::processes::command_line;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  sudo exoprof dump -p 1234                       every stack, as text
-  sudo exoprof dump -p 1234 --group               equal stacks together, with their number
-  sudo exoprof dump -p 1234 --pprof stacks.pb.gz  and as a goroutine profile
-  sudo exoprof dump -p 1234 --no-stop             without stopping anything")]
+  sudo exoprof dump -p 1234                       print every stack
+  sudo exoprof dump -p 1234 --group               merge equal stacks and count them
+  sudo exoprof dump -p 1234 --pprof stacks.pb.gz  also write a goroutine profile
+  sudo exoprof dump -p 1234 --no-stop             never stop a thread")]
 pub struct DumpArgs {
-    /// The running process
+    /// Dump this process
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: i32,
     /// Also write the goroutine profile to this file
     #[arg(long, value_name = "FILE")]
     pub pprof: Option<PathBuf>,
-    /// Merge equal stacks
+    /// Merge equal stacks and print how many there are
     #[arg(long)]
     pub group: bool,
-    /// Stop no thread, not for a moment: each stack is of a moment at which its thread did not run;
-    /// threads that never rest have none
+    /// Never stop a thread. Each stack is from a moment when its thread was blocked; threads that
+    /// never sleep are listed by name
     #[arg(long)]
     pub no_stop: bool,
     /// Overwrite an existing --pprof file
@@ -72,7 +72,7 @@ pub fn run(args: &DumpArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A reader that closes the pipe early, such as `head`, has seen enough.
+/// Prints the text. A reader that closes the pipe early, such as `head`, is not an error.
 fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

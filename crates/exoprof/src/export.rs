@@ -1,4 +1,4 @@
-//! Reports that are files for other programs to show.
+//! Writes reports to files in the formats of other viewers.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -8,7 +8,7 @@ use console::terminal::say;
 use console::usage::{UsageError, Verbosity};
 use report::{Report, ReportError};
 
-/// Finds out before anything is read whether a flame graph can have that name.
+/// Checks the extension of a flame graph's file before anything is read.
 pub fn check(path: &Path) -> anyhow::Result<()> {
     is_page(path).map(|_| ())
 }
@@ -25,20 +25,23 @@ fn is_page(path: &Path) -> anyhow::Result<bool> {
         Some("html" | "htm") => Ok(true),
         Some("svg") => Ok(false),
         _ => {
-            let text = format!("{}: a flame graph is a .html or a .svg file", path.display());
+            let text = format!(
+                "cannot write a flame graph to {}: the extension must be .html or .svg",
+                path.display()
+            );
             Err(UsageError(text).into())
         }
     }
 }
 
-/// Writes a file of any kind, `-` for stdout.
+/// Writes a file of any kind; `-` is stdout.
 pub fn write(
     path: &Path,
     verbosity: Verbosity,
     content: impl FnOnce(&mut dyn Write) -> Result<(), ReportError>,
 ) -> anyhow::Result<()> {
     let place = Place::Named { path: path.to_owned(), replace: true };
-    // What the report says of itself is no failure to write.
+    // An error of the report itself is not a failure to write the file.
     let mut complaint = None;
     let written = Output::prepare(place)?.write(|out| match content(out) {
         Ok(()) => Ok(()),

@@ -1,4 +1,4 @@
-//! What is shown while profiles are fetched.
+//! Shows the progress of fetching profiles.
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -9,14 +9,14 @@ use console::usage::Verbosity;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use view::source::{SaveError, Watcher};
 
-/// Time and bytes, on a terminal.
+/// Shows the elapsed time and the bytes received, on a terminal.
 pub struct Fetching {
     verbosity: Verbosity,
     bar: ProgressBar,
 }
 
 impl Fetching {
-    /// Nothing is being fetched yet.
+    /// Creates a display that shows nothing yet.
     pub fn new(verbosity: Verbosity) -> Self {
         Self { verbosity, bar: ProgressBar::hidden() }
     }
@@ -27,7 +27,7 @@ fn bar() -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {bytes}") {
         bar.set_style(style);
     }
-    // It turns while the server records and nothing comes.
+    // The spinner must turn while the server records and sends nothing.
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
@@ -61,6 +61,6 @@ impl Watcher for Fetching {
     }
 
     fn not_saved(&mut self, why: &SaveError) {
-        say!("warning: the profile could not be saved: {}", in_one_line(why));
+        say!("warning: cannot save the profile: {}", in_one_line(why));
     }
 }

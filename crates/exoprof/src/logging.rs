@@ -10,7 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 /// The variable that selects what is logged, in place of `-v`: `debug`, `unwind=trace,info`, …
 pub const VARIABLE: &str = "EXOPROF_LOG";
 
-/// A filter that cannot be understood.
+/// `EXOPROF_LOG` is not a valid filter.
 #[derive(Debug, thiserror::Error)]
 #[error("invalid filter in {VARIABLE}: {0}; example: {VARIABLE}=unwind=debug,info")]
 pub struct InvalidFilter(#[from] tracing_subscriber::filter::ParseError);
@@ -18,7 +18,7 @@ pub struct InvalidFilter(#[from] tracing_subscriber::filter::ParseError);
 /// Starts logging to stderr, once per program.
 ///
 /// # Errors
-/// [`InvalidFilter`] where `EXOPROF_LOG` is set to something else than a filter.
+/// [`InvalidFilter`] where `EXOPROF_LOG` is not a valid filter.
 pub fn start(verbosity: Verbosity) -> Result<(), InvalidFilter> {
     let level = match verbosity {
         Verbosity::Quiet => LevelFilter::ERROR,
@@ -27,7 +27,7 @@ pub fn start(verbosity: Verbosity) -> Result<(), InvalidFilter> {
         Verbosity::Debug => LevelFilter::DEBUG,
     };
     let wanted = std::env::var(VARIABLE).unwrap_or_default();
-    // Libraries of others (TLS, HTTP, BPF) speak only when they are asked by name.
+    // Third-party libraries (TLS, HTTP, BPF) log only when the filter names them.
     let filter = if wanted.trim().is_empty() {
         OURS.iter().fold(EnvFilter::new("warn"), |filter, name| {
             let directive = format!("{name}={level}").parse();
@@ -42,7 +42,7 @@ pub fn start(verbosity: Verbosity) -> Result<(), InvalidFilter> {
         .with_ansi(false)
         // A closed stderr must not end a recording.
         .log_internal_errors(false);
-    // Only a second call fails, and there is none.
+    // Only a second call fails, and `main` calls this once.
     let _ = subscriber.try_init();
     Ok(())
 }
@@ -69,7 +69,7 @@ const OURS: &[&str] = &[
     "view",
 ];
 
-/// Standard error, without what would command a terminal: a target chooses its names.
+/// Standard error without terminal control characters: the target chooses its names.
 struct Stderr;
 
 impl Write for Stderr {
@@ -97,7 +97,7 @@ mod tests {
             .map(|path| {
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
                 match name.as_str() {
-                    // The libraries of the runtimes have longer names than their folders.
+                    // The runtime libraries have longer names than their directories.
                     "go" => "goruntime".into(),
                     "python" => "pyruntime".into(),
                     _ => name,

@@ -1,6 +1,6 @@
 //! exoprof: pprof for any running process, from outside.
 
-// They panic where nobody reads any more: see `console::terminal::say`.
+// They panic when the reader has closed the pipe: use `console::terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            // Also with --quiet: it silences all but errors.
+            // --quiet does not silence errors.
             say!("error: {}", in_one_line(e.as_ref()));
             let usage = e.chain().any(|e| e.is::<console::usage::UsageError>());
             if usage && !quiet {

@@ -1,4 +1,4 @@
-//! The processes that a command line names.
+//! Opens the processes that the command line names.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What is shown while a recording runs.
+//! Shows the progress of a recording.
 
 use std::io::IsTerminal as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -9,7 +9,7 @@ use console::stop::StopSignal;
 use console::usage::Verbosity;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often the bar is redrawn: more often would only burn CPU beside the target.
+/// How often the bar is redrawn. More often would only take CPU time from the target.
 const REDRAW: Duration = Duration::from_millis(200);
 
 /// A progress bar on a terminal, one line elsewhere, nothing with `--quiet`.
@@ -17,12 +17,12 @@ pub struct Display<'a> {
     stop: &'a StopSignal,
     bar: ProgressBar,
     drawn: Instant,
-    /// Called when everything is attached.
+    /// Called once all threads are attached.
     on_attached: Option<Box<dyn FnOnce() + 'a>>,
 }
 
 impl<'a> Display<'a> {
-    /// A display for a recording of that length.
+    /// Creates a display for a recording of this length.
     pub fn new(
         what: String,
         duration: Duration,
@@ -30,7 +30,7 @@ impl<'a> Display<'a> {
         stop: &'a StopSignal,
         on_attached: Option<Box<dyn FnOnce() + 'a>>,
     ) -> Self {
-        // Lines that are logged meanwhile would tear the bar.
+        // Log lines would break up the bar.
         let bar = if verbosity == Verbosity::Normal && std::io::stderr().is_terminal() {
             terminal_bar(duration)
         } else {

@@ -1,4 +1,4 @@
-//! `exoprof record`.
+//! Runs `exoprof record`: records profiles and writes one file per type.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         None => args.pid.clone(),
     };
     if pids.is_empty() {
-        return Err(usage("nothing to record: give a process with -p PID, or a command after --"));
+        return Err(usage("no target; give -p PID, or a command after --"));
     }
     let processes = open_all(&pids)?;
     let outputs = prepare_outputs(args, &kinds, &processes, spawned.is_some())?;
@@ -52,7 +52,7 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     child.check()?;
     conclude(args, &kinds, outcomes, outputs, verbosity)?;
     if let (Some(pid), true) = (child.still_runs(), verbosity > Verbosity::Quiet) {
-        say!("the command runs on as process {pid}");
+        say!("the command is still running (PID {pid})");
     }
     Ok(())
 }
@@ -133,7 +133,7 @@ fn kinds_of(types: &str) -> anyhow::Result<Vec<&'static Kind>> {
     for name in types.split(',') {
         let kind = kinds::find(name).ok_or_else(|| {
             let known: Vec<_> = kinds::all().into_iter().map(Kind::name).collect();
-            usage(format!("unknown profile type {name:?}; there are: {}, all", known.join(", ")))
+            usage(format!("unknown profile type {name:?}; available: {}, all", known.join(", ")))
         })?;
         if !found.iter().any(|k| k.name() == kind.name()) {
             found.push(kind);
@@ -142,7 +142,7 @@ fn kinds_of(types: &str) -> anyhow::Result<Vec<&'static Kind>> {
     Ok(found)
 }
 
-/// The command to profile, started but held before its exec.
+/// Starts the command to profile, and holds it before its exec.
 fn spawn(args: &RecordArgs) -> anyhow::Result<Option<Spawned>> {
     if args.command.is_empty() {
         return Ok(None);
@@ -157,7 +157,7 @@ fn prepare_outputs(
     spawned: bool,
 ) -> anyhow::Result<Vec<Output>> {
     let Some(first) = processes.first() else { return Ok(Vec::new()) };
-    // A command that has not begun yet bears our name still.
+    // Before its exec, the child still has our name.
     let program = args.command.first().map(PathBuf::from);
     let program = program.as_ref().and_then(|p| p.file_name()?.to_str());
     let comm = program.filter(|_| spawned).unwrap_or(&first.identity().comm);
@@ -174,10 +174,11 @@ fn prepare_outputs(
         && !path.is_dir()
     {
         if path == Path::new("-") || path.symlink_metadata().is_ok() {
-            return Err(usage(format!("{} is no folder, for several types", path.display())));
+            let to = if path == Path::new("-") { "stdout".into() } else { path.to_string_lossy() };
+            return Err(usage(format!("several types cannot go to {to}; give -o a directory")));
         }
         let made = User::invoking().make_folder(path);
-        made.with_context(|| format!("cannot make the folder {}", path.display()))?;
+        made.with_context(|| format!("cannot create the directory {}", path.display()))?;
     }
     kinds.iter().map(|kind| Ok(Output::prepare(place(kind))?)).collect()
 }

@@ -1,4 +1,4 @@
-//! Options of `record`.
+//! Defines the options of `record`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,46 +21,46 @@ pub struct RecordArgs {
     /// Types of profiles, separated by commas
     #[arg(value_name = "TYPE", default_value = "cpu", help = types_help())]
     pub types: String,
-    /// The running process; repeatable
+    /// Record this process; repeatable
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: Vec<i32>,
-    /// How long: `30`, `30s`, `500ms`, `2m`
+    /// Record for this long: `30` (seconds), `500ms`, `2m`
     #[arg(short, long, value_name = "T", default_value = "30s", value_parser = duration::parse)]
     pub duration: Duration,
-    /// Sampling rate of cpu, per thread on CPU
+    /// Sample at this rate in Hz, per running thread (cpu only)
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     pub freq: u32,
-    /// The file (`-` is stdout), or a folder where several types are recorded
+    /// Write to this file (`-` is stdout), or to this directory for several types
     #[arg(short, long, value_name = "PATH")]
     pub output: Option<PathBuf>,
-    /// Take kernel frames; an error where that is not permitted
+    /// Record kernel frames; fail if that is not permitted [default: where permitted]
     #[arg(long, overrides_with = "no_kernel")]
     pub kernel: bool,
-    /// Take no kernel frames
+    /// Record no kernel frames
     #[arg(long, overrides_with = "kernel")]
     pub no_kernel: bool,
-    /// Follow forked children, those that run already too (the default)
+    /// Record child processes too, existing and new ones (the default)
     #[arg(long, overrides_with = "no_children")]
     pub children: bool,
-    /// Do not follow forked children
+    /// Do not record child processes
     #[arg(long, overrides_with = "children")]
     pub no_children: bool,
-    /// How samples are taken
+    /// Choose how to take samples
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub backend: Backend,
     /// Options that only some kinds have
     #[command(flatten)]
     pub own: KindArgs,
-    /// Stop no thread, not for a moment; what cannot be recorded so is refused
+    /// Never stop a thread; fail if the profile would need it
     #[arg(long)]
     pub no_stop: bool,
-    /// Fetch missing debug information from the servers in DEBUGINFOD_URLS
+    /// Download missing debug information from the servers in DEBUGINFOD_URLS
     #[arg(long)]
     pub debuginfod: bool,
     /// Overwrite an existing --output file
     #[arg(long)]
     pub force: bool,
-    /// Start this command and profile it, in place of -p
+    /// Start this command and record it, instead of -p
     #[arg(last = true, value_name = "CMD", conflicts_with = "pid")]
     pub command: Vec<OsString>,
 }
@@ -68,11 +68,11 @@ pub struct RecordArgs {
 /// How samples are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Backend {
-    /// Whatever suits
+    /// Choose automatically
     Auto,
-    /// perf_event_open
+    /// Use perf_event_open
     Perf,
-    /// Stopping threads for a moment each time
+    /// Briefly stop threads for each sample
     Ptrace,
 }
 

@@ -1,4 +1,4 @@
-//! `exoprof report`.
+//! Runs `exoprof report`: prints a report on one or more profiles.
 
 use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -29,91 +29,91 @@ pub struct ReportArgs {
     #[command(flatten)]
     sources: SourceArgs,
 
-    /// The heaviest entries, at most N (the default report)
+    /// Print the heaviest entries, at most N (the default report)
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, group = "form")]
     top: Option<Option<usize>>,
-    /// Each entry with its callers and callees
+    /// Print each entry with its callers and callees
     #[arg(long, group = "form")]
     tree: bool,
-    /// Callers and callees of entries that match
+    /// Print the callers and callees of matching entries
     #[arg(long, value_name = "RE", group = "form")]
     peek: Option<String>,
-    /// Annotated source of functions that match
+    /// Print the annotated source of matching functions
     #[arg(long, value_name = "RE", group = "form")]
     list: Option<String>,
-    /// Every sample
+    /// Print every sample
     #[arg(long, group = "form")]
     traces: bool,
-    /// Labels such as thread and pid, with the weight of each value
+    /// Print labels such as thread and pid, with the weight of each value
     #[arg(long, group = "form")]
     tags: bool,
-    /// Everything that is in the profile
+    /// Print the whole profile as text
     #[arg(long, group = "form")]
     raw: bool,
-    /// One line for each stack, for flame graph tools
+    /// Print one line per stack, for flame graph tools
     #[arg(long, group = "form")]
     collapsed: bool,
-    /// A flame graph, by its name's end as a page (.html) or an image (.svg)
+    /// Write a flame graph; the extension selects .html or .svg
     #[arg(long, value_name = "OUT", group = "form")]
     flamegraph: Option<PathBuf>,
-    /// A file for speedscope (www.speedscope.app): all threads, and each of them
+    /// Write a file for speedscope (www.speedscope.app): all threads together, then each thread
     #[arg(long, value_name = "OUT", group = "form")]
     speedscope: Option<PathBuf>,
-    /// A file for the Firefox Profiler (profiler.firefox.com), with a track for each thread; of a
-    /// very large profile this takes some thirty times its uncompressed size of memory
+    /// Write a file for the Firefox Profiler (profiler.firefox.com), with one track per thread;
+    /// memory use is about 30 times the profile's uncompressed size
     #[arg(long, value_name = "OUT", group = "form")]
     firefox: Option<PathBuf>,
 
-    /// The sample type to report: its name, or its position from 0
+    /// Report this sample type, by name or by position from 0
     #[arg(long, value_name = "NAME")]
     sample_index: Option<String>,
-    /// Sort by what entries and their callees used
+    /// Sort by cumulative values (with callees)
     #[arg(long)]
     cum: bool,
-    /// Only samples through a frame that matches
+    /// Keep only samples with a matching frame
     #[arg(long, value_name = "RE")]
     focus: Option<String>,
-    /// No samples through a frame that matches
+    /// Drop samples with a matching frame
     #[arg(long, value_name = "RE")]
     ignore: Option<String>,
-    /// No frames that match
+    /// Drop matching frames
     #[arg(long, value_name = "RE")]
     hide: Option<String>,
-    /// Only frames that match
+    /// Keep only matching frames
     #[arg(long, value_name = "RE")]
     show: Option<String>,
-    /// No callers of the outermost frame that matches
+    /// Drop the callers of the outermost matching frame
     #[arg(long, value_name = "RE")]
     show_from: Option<String>,
-    /// Only samples with a label that matches: RE, thread=RE, 1kb:64kb
+    /// Keep only samples with a matching label: RE, thread=RE, 1kb:64kb
     #[arg(long, value_name = "RE")]
     tagfocus: Option<String>,
-    /// No samples with a label that matches
+    /// Drop samples with a matching label
     #[arg(long, value_name = "RE")]
     tagignore: Option<String>,
-    /// Inlined calls count for their caller
+    /// Attribute inlined calls to their caller
     #[arg(long)]
     noinlines: bool,
-    /// How many entries to show; 0 for all
+    /// Show at most this many entries; 0 shows all
     #[arg(long, value_name = "N")]
     nodecount: Option<usize>,
-    /// Leave out entries below this part of the total
+    /// Drop entries below this fraction of the total
     #[arg(long, value_name = "F", default_value_t = 0.005)]
     nodefraction: f64,
-    /// The unit of values, such as ms or MB
+    /// Print values in this unit, such as ms or MB
     #[arg(long, value_name = "U")]
     unit: Option<String>,
 
-    /// Entries are functions (the default)
+    /// Group by function (the default)
     #[arg(long, group = "granularity")]
     functions: bool,
-    /// Entries are source files
+    /// Group by source file
     #[arg(long, group = "granularity")]
     files: bool,
-    /// Entries are source lines
+    /// Group by source line
     #[arg(long, group = "granularity")]
     lines: bool,
-    /// Entries are code addresses
+    /// Group by code address
     #[arg(long, group = "granularity")]
     addresses: bool,
 }
@@ -143,7 +143,7 @@ pub fn run(args: &ReportArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let written =
         if is_terminal { report.write(&mut Printable(&mut out)) } else { report.write(&mut out) };
     match written.and_then(|()| Ok(out.flush()?)) {
-        // Who reads us has seen enough.
+        // The reader has closed the pipe, which is not an error.
         Err(ReportError::Write(e)) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }
@@ -185,7 +185,7 @@ fn options(args: &ReportArgs) -> anyhow::Result<Options> {
         node_count: args.top.flatten().or(args.nodecount),
         node_fraction: args.nodefraction,
         unit: args.unit.clone(),
-        source_path: std::env::current_dir().context("cannot find the current folder")?,
+        source_path: std::env::current_dir().context("cannot find the current directory")?,
         ..Options::default()
     })
 }

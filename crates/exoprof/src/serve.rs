@@ -1,4 +1,4 @@
-//! `exoprof serve`.
+//! Runs `exoprof serve`.
 
 use std::sync::Arc;
 

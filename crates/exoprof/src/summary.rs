@@ -1,4 +1,4 @@
-//! What is said after a recording.
+//! Prints the summary of a recording.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use console::usage::Verbosity;
 /// How many functions are listed.
 const HEAVIEST: usize = 10;
 
-/// Prints the file, what it is made of and what is missing, and the heaviest functions.
+/// Prints the file, its sample counts and losses, and the heaviest functions.
 pub fn print(path: Option<&Path>, outcome: &Outcome, verbosity: Verbosity) {
     let stats = &outcome.stats;
     match path {
@@ -34,7 +34,7 @@ pub fn print(path: Option<&Path>, outcome: &Outcome, verbosity: Verbosity) {
         let ms = used / 1_000_000;
         say!("no samples, although the target used {ms} ms of CPU time");
     } else if s.kept == 0 && of_cpu {
-        say!("no samples: the target used no CPU in this time");
+        say!("no samples: the target used no CPU time");
     } else if s.kept == 0 {
         say!("no samples");
     }
@@ -60,7 +60,7 @@ fn heaviest(profile: &pprof::Profile) -> String {
     let options =
         report::Options { node_count: Some(HEAVIEST), compact: true, ..report::Options::default() };
     let mut text = Vec::new();
-    // A profile of ours has a sample type, and memory takes all that is written.
+    // Our profiles have a sample type, and writing to memory does not fail.
     let written = report::Report::new(profile, options).and_then(|r| r.write(&mut text));
     written
         .map_or_else(|e| format!("no summary: {e}\n"), |()| String::from_utf8_lossy(&text).into())
@@ -73,16 +73,17 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
     let percent = |n: u64| n as f64 * 100.0 / s.kept.max(1) as f64;
     if stats.lost > 0 && percent(stats.lost) > 1.0 {
         out.push(format!(
-            "{} records were lost; a lower --freq or more CPU for exoprof keeps them",
+            "lost {} records; fix: lower --freq, or give exoprof more CPU time",
             stats.lost
         ));
     }
     let incomplete = s.truncated + s.broken_total();
     if percent(incomplete) > 1.0 {
-        out.push(format!("{:.1}% of the stacks do not reach their root", percent(incomplete)));
+        out.push(format!("{:.1}% of the stacks are incomplete", percent(incomplete)));
     }
     if stats.throttled > 0 {
-        out.push(format!("the kernel throttled sampling {} times", stats.throttled));
+        let times = if stats.throttled == 1 { "time" } else { "times" };
+        out.push(format!("the kernel throttled sampling {} {times}", stats.throttled));
     }
     out.extend(stats.unread_images.iter().map(|why| format!("not read: {why}")));
     out.extend(stats.kernel_names.iter().map(|why| format!("kernel frames without names: {why}")));

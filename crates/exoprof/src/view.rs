@@ -1,4 +1,4 @@
-//! `exoprof view`.
+//! Runs `exoprof view`.
 
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 
@@ -33,7 +33,7 @@ impl Terminal for Streams {
         } else {
             write(&mut out)?
         }
-        // A failure here is the reader's leave, of which the next prompt hears.
+        // It fails only if the reader has left, which the next prompt notices.
         let _ = out.flush();
         Ok(())
     }

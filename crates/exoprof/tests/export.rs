@@ -1,4 +1,4 @@
-//! Files for other viewers, read by the rules of their formats.
+//! Tests the files for other viewers against the rules of their formats.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ fn report(args: &[&str], file: &Path) -> Output {
     command.arg("report").args(args).arg(file).output().expect("exoprof starts")
 }
 
-/// What an option writes of a profile, as JSON.
+/// The JSON that an option writes for a profile.
 #[track_caller]
 fn exported(option: &str, more: &[&str], profile: &Profile) -> Value {
     let folder = tempfile::tempdir().unwrap();
@@ -118,7 +118,7 @@ fn speedscope() {
 }
 
 #[test]
-fn options_are_those_of_reports() {
+fn options_of_reports_apply() {
     let profile = profile("nanoseconds", &STACKS);
     let file = exported("--speedscope", &["--focus=cold", "--lines"], &profile);
     let stacks = speedscope_stacks(&file, &list(&file["profiles"])[0]);
@@ -127,7 +127,7 @@ fn options_are_those_of_reports() {
 }
 
 #[test]
-fn what_speedscope_cannot_show_is_refused() {
+fn negative_values_are_refused_for_speedscope() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(folder.path(), &profile("count", &[("a", "t", 3), ("b", "t", -3)]));
     let out = folder.path().join("out.json");
@@ -172,11 +172,11 @@ fn firefox() {
     assert!((meta["interval"].as_f64().unwrap() - 10.101_01).abs() < 1e-6, "{meta}");
     let threads = list(&file["threads"]);
     let names: Vec<_> = threads.iter().map(|t| t["name"].as_str().unwrap()).collect();
-    // The main thread comes first, and bears the name of its process.
+    // The main thread comes first, named after its process.
     assert_eq!(names, ["server", "io \"x\""]);
     assert!(threads.iter().all(|t| t["processName"] == "server" && t["pid"] == "12"));
     assert!(threads.iter().all(|t| t["samples"]["weightType"] == "tracing-ms"));
-    // Rounded, but no error adds up: 750.7 ms in three stacks.
+    // Rounded, but errors do not add up: 750.7 ms in three stacks.
     let worker = firefox_stacks(&threads[0]);
     let expected = [("main;cold;<b>&", 100.0), ("main;cold;read", 50.0), ("main;hot;spin", 601.0)];
     assert_eq!(worker, expected.map(|(stack, ms)| (stack.to_owned(), ms)).into());
@@ -185,14 +185,14 @@ fn firefox() {
     let frames = list(&threads[0]["frameTable"]["category"]);
     let kernel = frames.iter().filter(|c| c.as_u64() == Some(2)).count();
     assert_eq!(kernel, 1, "{frames:?}");
-    // The axis: as long as what is measured.
+    // The time axis is as long as the total.
     let deltas = list(&threads[0]["samples"]["timeDeltas"]);
     assert_eq!((deltas.len(), deltas[0].as_f64()), (3, Some(0.0)));
     assert!((deltas[1].as_f64().unwrap() - 600.7).abs() < 1e-6, "{deltas:?}");
 }
 
 #[test]
-fn firefox_of_other_sizes() {
+fn firefox_with_other_units_and_sizes() {
     let of = |unit: &str, values: [i64; 2]| {
         let stacks = [("a", "worker", values[0]), ("b", "worker", values[1])];
         let file = exported("--firefox", &[], &profile(unit, &stacks));
@@ -211,7 +211,7 @@ fn firefox_of_other_sizes() {
 }
 
 #[test]
-fn of_nothing() {
+fn an_empty_profile() {
     let empty = profile("nanoseconds", &[]);
     let file = exported("--speedscope", &[], &empty);
     assert_eq!(list(&file["profiles"]).len(), 1);

@@ -83,7 +83,8 @@ fn profile(value: i64) -> Profile {
     let file = "/bin/fake";
     let mapping = MappingSpec { start: 0x1000, limit: 0x2000, file, ..Default::default() };
     let mapping = builder.mapping(mapping).unwrap();
-    let make = FunctionSpec { name: "make_fake", ..Default::default() };
+    let name = "make_fake";
+    let make = FunctionSpec { name, system_name: name, ..Default::default() };
     let make = builder.function(make).unwrap();
     let location = builder.location(mapping, 0x1234, &[Line::new(make, 7)]).unwrap();
     builder.add_sample(&[location], &[value], &[]).unwrap();

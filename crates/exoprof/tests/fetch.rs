@@ -1,4 +1,4 @@
-//! Profiles by URL: fetched, saved as pprof saves them, and refused in one line.
+//! Tests profiles from URLs: they are fetched, saved as pprof does, and rejected in one line.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -52,7 +52,7 @@ fn error(output: &Output) -> String {
 }
 
 #[test]
-fn what_is_fetched_is_saved_under_the_names_of_pprof() {
+fn fetched_profiles_are_saved_under_pprofs_names() {
     let home = tempfile::tempdir().unwrap();
     let address = serve(|path, stream| match path {
         "/debug/pprof/profile?seconds=2" => ok(&recording(), stream),
@@ -75,7 +75,7 @@ fn what_is_fetched_is_saved_under_the_names_of_pprof() {
 }
 
 #[test]
-fn a_url_beside_a_file() {
+fn a_url_and_a_file() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("a:1");
     std::fs::write(&file, recording()).unwrap();
@@ -88,7 +88,7 @@ fn a_url_beside_a_file() {
 }
 
 #[test]
-fn what_go_servers_say_of_an_error_is_shown() {
+fn errors_of_go_servers_are_shown() {
     let home = tempfile::tempdir().unwrap();
     let answer = |headers: &'static str| {
         serve(move |_, stream| {
@@ -126,5 +126,5 @@ fn failures_are_one_line() {
         .output()
         .unwrap();
     assert!(error(&output).contains("timeout"), "{output:?}");
-    assert!(!home.path().join("pprof").exists(), "nothing was fetched, nothing is saved");
+    assert!(!home.path().join("pprof").exists(), "nothing was fetched, so nothing must be saved");
 }

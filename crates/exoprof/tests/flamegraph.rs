@@ -1,4 +1,4 @@
-//! Flame graphs, looked at by a real browser.
+//! Tests flame graphs in a real browser.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -67,7 +67,7 @@ fn in_a_browser() {
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/browser");
     assert!(
         modules.join("node_modules/playwright-core").is_dir(),
-        "no playwright-core in .cache/browser: run scripts/setup-tests"
+        "no playwright-core in .cache/browser; fix: scripts/setup-tests"
     );
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
@@ -128,7 +128,7 @@ impl Drop for Page {
 }
 
 #[test]
-fn as_a_page_of_a_server() {
+fn in_a_browser_from_a_server() {
     let folder = tempfile::tempdir().unwrap();
     let new = write(folder.path(), "new.pb.gz", &profile(&NEW));
     let page = Page::of(&[&new]);
@@ -143,7 +143,7 @@ fn as_a_page_of_a_server() {
 }
 
 #[test]
-fn the_server_answers_its_own_page_only() {
+fn the_server_answers_only_its_own_page() {
     let folder = tempfile::tempdir().unwrap();
     let new = write(folder.path(), "new.pb.gz", &profile(&NEW));
     let page = Page::of(&[&new]);
@@ -151,11 +151,11 @@ fn the_server_answers_its_own_page_only() {
     let home = page.ask("/", ours);
     assert!(home.starts_with("HTTP/1.1 200 OK"), "{home}");
     assert!(home.to_lowercase().contains("content-security-policy: default-src 'none'"), "{home}");
-    // A name that suddenly means 127.0.0.1, and another site's script.
+    // DNS rebinding, and a script of another site.
     assert!(page.ask("/", "Host: evil.example\r\n").starts_with("HTTP/1.1 403"));
     let cross = format!("{ours}Sec-Fetch-Site: cross-site\r\n");
     assert!(page.ask("/api/top", &cross).starts_with("HTTP/1.1 403"));
-    // Options that name files are not for pages.
+    // Pages must not set options that name files.
     let out = folder.path().join("out");
     let answer = page.ask(&format!("/api/text?form=top&output={}", out.display()), ours);
     assert!(answer.starts_with("HTTP/1.1 200 OK") && !out.exists(), "{answer}");
@@ -190,7 +190,7 @@ fn a_profile_without_samples() {
 }
 
 #[test]
-fn ten_thousand_different_stacks_stay_a_small_file() {
+fn ten_thousand_stacks_make_a_small_file() {
     let folder = tempfile::tempdir().unwrap();
     let mut b = ProfileBuilder::new(vec![ValueType::new("cpu", "nanoseconds")]);
     let mapping = b.mapping(MappingSpec { limit: 1 << 20, ..Default::default() }).unwrap();

@@ -1,4 +1,4 @@
-//! Files that are no profiles, or want to harm: one line of error within bounded memory.
+//! Tests damaged and malicious files: they must fail with one line, within bounded memory.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -7,8 +7,8 @@ use std::process::Command;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// Kilobytes of address space that a report may use for small files that are no profiles. What it
-/// then has in memory is 300 MB at most; the space beside it is for vectors that have grown.
+/// Kilobytes of address space that a report may use for small invalid files. Of this
+/// at most 300 MB are resident; the rest is for vectors that have grown.
 const MEMORY_KB: u64 = 640 << 10;
 
 #[track_caller]
@@ -110,7 +110,7 @@ fn damaged_gzip() {
 
 #[test]
 fn bombs() {
-    // 1 GiB of zeros in 1 MB, and layers that are not looked into.
+    // 1 GiB of zeros in 1 MB, and nested layers, which are not unpacked.
     let mut gz = GzEncoder::new(Vec::new(), Compression::default());
     let zeros = vec![0; 1 << 24];
     for _ in 0..64 {
@@ -122,7 +122,7 @@ fn bombs() {
 }
 
 #[test]
-fn bombs_of_what_a_profile_may_hold() {
+fn bombs_of_valid_records() {
     let table = |number: u64, entry: &[u8], count: usize| {
         let mut one = Vec::new();
         field(number, entry, &mut one);
@@ -139,7 +139,7 @@ fn bombs_of_what_a_profile_may_hold() {
     let mut frames = message(&[(2, 1)]);
     field(1, &[1; 90_000_000], &mut frames);
     refused("frames", &table(SAMPLE, &frames, 1), "");
-    // More than that of anything is not unpacked.
+    // Nothing beyond that is unpacked.
     refused("more", &table(SAMPLE, &message(&[(2, 1)]), 60_000_000), "uncompressed");
 }
 
@@ -158,7 +158,7 @@ fn invalid_utf8() {
 }
 
 #[test]
-fn references_that_lead_nowhere_or_in_circles() {
+fn dangling_and_circular_references() {
     let location = |id| (LOCATION, message(&[(1, id)]));
     let sample = |id| (SAMPLE, message(&[(1, id), (2, 1)]));
     refused("absent", &profile(&[sample(7)], &[]), "location");
@@ -179,7 +179,7 @@ fn references_that_lead_nowhere_or_in_circles() {
 }
 
 #[test]
-fn text_profiles_of_old() {
+fn legacy_text_profiles() {
     for (name, text) in [
         ("heap", "heap profile: 1: 2 [3: 4] @ heap/1048576\n1: 2 [3: 4] @ 0x1 0x2\n"),
         ("growth", "heap profile: 1: 2 [3: 4] @ growthz\n"),
@@ -195,7 +195,7 @@ fn text_profiles_of_old() {
 }
 
 #[test]
-fn what_is_no_file() {
+fn paths_that_are_not_files() {
     for path in ["/", "/dev/null", "/proc/self/mem", "/nonexistent"] {
         run(&["report".as_ref(), path.as_ref()]);
     }

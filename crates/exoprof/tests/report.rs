@@ -1,4 +1,4 @@
-//! `exoprof report` as a command; what the reports say is tested with the crate that makes them.
+//! Tests the command `exoprof report`; the crate `report` tests the reports' text.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ fn collapsed_stacks_add_up() {
 }
 
 #[test]
-fn a_profile_less_itself_is_nothing() {
+fn the_difference_of_equal_profiles_is_empty() {
     let go = recording("go-vet.pb.gz");
     let base = format!("--diff-base={}", go.display());
     let text = text(&[&base], &[&go]);
@@ -76,7 +76,7 @@ fn a_profile_less_itself_is_nothing() {
 }
 
 #[test]
-fn what_matches_nothing_is_said() {
+fn filters_without_matches_are_reported() {
     let python = &[&*recording("python.pb.gz")];
     let output = report(&["--focus=nowhere"], python);
     assert!(output.status.success());
@@ -102,7 +102,7 @@ fn wrong_usage() {
 }
 
 #[test]
-fn what_is_no_profile_is_refused_in_one_line() {
+fn invalid_profiles_fail_with_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let whole = std::fs::read(recording("python.pb.gz")).unwrap();
     let cases: [(&str, &[u8], &str); 5] = [
@@ -122,7 +122,7 @@ fn what_is_no_profile_is_refused_in_one_line() {
 }
 
 #[test]
-fn profiles_of_other_things_are_not_merged() {
+fn profiles_of_different_types_are_not_merged() {
     let mut heap = pprof::ProfileBuilder::new(vec![pprof::ValueType::new("space", "bytes")]);
     heap.set_period(pprof::ValueType::new("space", "bytes"), 1);
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -132,7 +132,7 @@ fn profiles_of_other_things_are_not_merged() {
 }
 
 #[test]
-fn a_reader_may_leave() {
+fn a_closed_pipe_is_not_an_error() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_exoprof"))
         .args(["report", "--traces"])
         .arg(recording("go-vet.pb.gz"))

@@ -1,4 +1,4 @@
-//! `exoprof view`: its shell answers as that of `go tool pprof`, to the character.
+//! Tests `exoprof view`: its shell must answer exactly like that of `go tool pprof`.
 
 #[allow(dead_code)]
 #[path = "../../report/tests/common/mod.rs"]
@@ -34,7 +34,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Everything that both shells know, in an order in which it matters.
+/// All commands and options of both shells, in an order that matters.
 const COMMANDS: &str = "
 top10
 top -cum
@@ -116,7 +116,7 @@ quit
 top";
 
 #[test]
-fn the_shell_is_that_of_pprof() {
+fn the_shell_answers_like_pprof() {
     for name in ["python.pb.gz", "go-vet.pb.gz"] {
         let file = recording(name);
         let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -130,7 +130,7 @@ fn the_shell_is_that_of_pprof() {
             let read = |folder: &Path| std::fs::read_to_string(folder.join(redirected)).unwrap();
             assert_eq!(read(ours.path()), read(theirs.path()));
         }
-        // What is no report: the options are the same, to the character.
+        // The list of options must be the same as well.
         let options = |text: String| {
             text.lines().filter(|l| l.contains(" = ")).map(str::to_owned).collect::<Vec<_>>()
         };
@@ -146,7 +146,7 @@ fn the_shell_is_that_of_pprof() {
 }
 
 #[test]
-fn a_script_that_ends_is_no_error() {
+fn the_end_of_a_script_is_not_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = recording("python.pb.gz");
     let output = view(folder.path(), &["-q", file.to_str().unwrap()], "top2");
@@ -161,7 +161,7 @@ fn the_profile_can_be_saved() {
     let folder = tempfile::tempdir().unwrap();
     let file = recording("python.pb.gz");
     let output = view(folder.path(), &[file.to_str().unwrap()], "proto >copy.pb.gz\nproto\n");
-    assert!(text(&output.stderr).contains("where to?"), "{output:?}");
+    assert!(text(&output.stderr).contains("proto requires a file"), "{output:?}");
     let read = |path: &Path| pprof::decode(&std::fs::read(path).unwrap()).unwrap();
     assert_eq!(read(&folder.path().join("copy.pb.gz")), read(&file));
 }

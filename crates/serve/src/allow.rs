@@ -1,8 +1,8 @@
-//! Which processes may be profiled by those who can reach the server: `--allow`.
+//! Decides which processes clients may profile: the rules of `--allow`.
 
 use process::{Identity, Process};
 
-/// One rule: all of its parts must fit.
+/// One rule: all its parts must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule(Vec<Part>);
 
@@ -12,7 +12,7 @@ enum Part {
     Uid(u32),
     /// The thread group leader's name, or the file name of the executable.
     Name(String),
-    /// The path of the control group, or one above it.
+    /// The path of the control group or of one of its parents.
     Cgroup(String),
     /// The systemd unit.
     Unit(String),
@@ -20,7 +20,7 @@ enum Part {
 
 impl Rule {
     /// Parses `uid=1000`, `name=redis*`, `cgroup=/system.slice/*`, `unit=redis.service`, or
-    /// several of them with commas between. `*` stands for any text.
+    /// several of them joined by commas. `*` matches any text.
     pub fn parse(text: &str) -> Result<Self, String> {
         text.split(',').map(Part::parse).collect::<Result<_, _>>().map(Self)
     }
@@ -35,7 +35,7 @@ impl Part {
         let forms = "use uid=, name=, cgroup= or unit=";
         let (key, value) = text.split_once('=').ok_or(forms)?;
         if value.is_empty() {
-            return Err(format!("{key}= needs a value"));
+            return Err(format!("{key}= requires a value"));
         }
         Ok(match key {
             "uid" => Self::Uid(uid_of(value)?),
@@ -70,13 +70,13 @@ fn uid_of(value: &str) -> Result<u32, String> {
     }
     match nix::unistd::User::from_name(value) {
         Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err(format!("no user is called {value:?}")),
+        Ok(None) => Err(format!("unknown user {value:?}")),
         Err(e) => Err(format!("cannot look up the user {value:?}: {e}")),
     }
 }
 
-/// Whether `text` fits a pattern in which `*` stands for any text. In linear space and at most
-/// quadratic time: a process chooses its own name.
+/// Whether `text` matches a pattern in which `*` matches any text. Takes linear space and at most
+/// quadratic time, because a process chooses its own name.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
@@ -96,7 +96,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     true
 }
 
-/// Several rules, any of which lets a process in. Without rules every process is.
+/// Rules of which at least one must match. Without rules every process is allowed.
 #[derive(Debug, Clone, Default)]
 pub struct Allow(pub Vec<Rule>);
 

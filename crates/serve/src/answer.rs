@@ -1,26 +1,26 @@
-//! Answers in the forms that Go's own endpoints have.
+//! Builds responses in the form of Go's own endpoints.
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-/// Why there is no profile: the text is one line, which pprof shows.
+/// Why there is no profile: one line of text, which pprof shows.
 #[derive(Debug)]
 pub struct Failure {
     status: StatusCode,
     text: String,
 }
 
-/// Seconds after which it is worth asking again.
+/// Seconds after which a client should retry.
 const RETRY_AFTER: &str = "5";
 
 impl Failure {
-    /// A failure with that status.
+    /// Creates a failure with this status.
     pub fn new(status: StatusCode, text: impl Into<String>) -> Self {
         Self { status, text: text.into() }
     }
 
-    /// The request makes no sense.
+    /// The request is invalid.
     pub fn bad_request(text: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, text)
     }
@@ -35,7 +35,7 @@ impl Failure {
         Self::new(StatusCode::GONE, text)
     }
 
-    /// Not now.
+    /// The server is busy.
     pub fn busy(text: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, text)
     }
@@ -43,7 +43,7 @@ impl Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        // Names of processes are in some of these texts.
+        // Some texts contain names of processes, which may hold any character.
         let line: String =
             self.text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let mut response = (self.status, format!("{line}\n")).into_response();
@@ -69,7 +69,7 @@ fn with_type(body: Body, kind: &'static str) -> Response {
     response
 }
 
-/// A profile, compressed, to be saved under `name`.
+/// A compressed profile, to be saved as `name`.
 pub fn profile(name: &str, bytes: Bytes) -> Response {
     let mut response = with_type(bytes.into(), "application/octet-stream");
     if let Ok(value) = HeaderValue::try_from(format!("attachment; filename=\"{name}\"")) {
@@ -88,7 +88,7 @@ pub fn json(text: String) -> Response {
     with_type(text.into(), "application/json")
 }
 
-/// A page without any script.
+/// An HTML page without scripts.
 pub fn html(page: String) -> Response {
     let mut response = with_type(page.into(), "text/html; charset=utf-8");
     set(

@@ -1,25 +1,25 @@
-//! How much memory recordings may take in all: `--max-memory`.
+//! Limits the total memory of recordings: `--max-memory`.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The memory of all recordings that run.
+/// The memory of all running recordings.
 ///
-/// What counts is our own anonymous memory beyond what we had when nothing was being recorded:
-/// allocators keep some of what is freed, and files that are mapped cost nobody anything.
+/// Counts our own anonymous memory beyond what we had while nothing was being recorded: allocators
+/// keep some freed memory, and mapped files can be evicted.
 pub struct Budget {
     limit: u64,
     running: AtomicUsize,
     idle: AtomicU64,
-    /// Beginnings and ends follow each other.
+    /// Serializes the beginnings and ends of recordings.
     turn: Mutex<()>,
     used: fn() -> Option<u64>,
 }
 
-/// A recording that counts.
+/// A recording that is counted until it is dropped.
 pub struct Counted(Arc<Budget>);
 
-/// More than this is in use.
+/// The limit is exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exceeded {
     /// In MiB.
@@ -29,7 +29,7 @@ pub struct Exceeded {
 }
 
 impl Budget {
-    /// At most so many bytes.
+    /// Creates a budget of this many bytes.
     pub fn new(limit: u64) -> Self {
         Self::by(limit, anonymous)
     }
@@ -39,7 +39,7 @@ impl Budget {
         Self { limit, running, idle, turn: Mutex::default(), used }
     }
 
-    /// Counts a recording that begins, if there is room for one.
+    /// Counts a new recording, if the budget allows one.
     pub fn begin(self: &Arc<Self>) -> Result<Counted, Exceeded> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if self.running.load(Ordering::Relaxed) == 0 {
@@ -51,12 +51,12 @@ impl Budget {
         Ok(Counted(self.clone()))
     }
 
-    /// Whether the recordings that run stay within the limit.
+    /// Checks that the running recordings stay within the limit.
     pub fn check(&self) -> Result<(), Exceeded> {
         if self.running.load(Ordering::Relaxed) == 0 {
             return Ok(());
         }
-        // Where it cannot be known, the number of recordings is the only bound.
+        // If it is unknown, only the number of recordings is limited.
         let used = (self.used)().unwrap_or(0);
         let used = used.saturating_sub(self.idle.load(Ordering::Relaxed));
         if used <= self.limit {

@@ -1,4 +1,4 @@
-//! All endpoints: one for each kind of profile, and the others of Go's `net/http/pprof`.
+//! Lists the endpoints: one for each kind of profile, and the others of Go's `net/http/pprof`.
 
 use collect::kinds::{self, Kind};
 

@@ -1,4 +1,4 @@
-//! Why there is no server, or why it ended.
+//! Defines the errors of `serve`.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,19 +12,19 @@ use tokio::task::JoinError;
 use crate::privileges::PrivilegeError;
 use crate::push::PushError;
 
-/// Why there is no server, or why it ended.
+/// Why the server cannot start, or why it failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The options do not go together.
+    /// The options cannot be combined.
     #[error("{0}")]
     Usage(#[from] UsageError),
     /// A process cannot be served.
     #[error(transparent)]
     Process(#[from] OpenError),
-    /// An address cannot be had.
+    /// An address cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// There is no token in the file.
+    /// The token file is invalid.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The file of headers cannot be read.
@@ -35,23 +35,23 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
-    /// A line in it is no header.
+    /// A line in it is not a valid header.
     #[error("line {line} of {}: {why}", .path.display())]
     Header {
         /// The file.
         path: PathBuf,
         /// The line's number, from 1.
         line: usize,
-        /// What is wrong, without what it holds.
+        /// What is wrong, without the line's text, which may be secret.
         why: String,
     },
-    /// Rights cannot be given up.
+    /// Privileges cannot be dropped.
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
-    /// Nothing can be pushed.
+    /// Pushing cannot start.
     #[error(transparent)]
     Push(#[from] PushError),
-    /// Our own rights cannot be read.
+    /// Our own privileges cannot be read.
     #[error("cannot read /proc/self/status")]
     Rights(#[source] io::Error),
     /// Signals cannot be handled.
@@ -61,15 +61,15 @@ pub enum ServeError {
     #[error("cannot wait for signals")]
     Wait(#[source] io::Error),
     /// The threads of the server cannot be started.
-    #[error("cannot start")]
+    #[error("cannot start the server")]
     Start(#[source] io::Error),
     /// Connections cannot be accepted.
-    #[error("cannot serve")]
+    #[error("cannot accept connections")]
     Serve(#[source] io::Error),
     /// A task of the server failed.
     #[error(transparent)]
     Task(#[from] JoinError),
     /// The task that pushes failed.
-    #[error("cannot push")]
+    #[error("cannot push profiles")]
     PushTask(#[source] JoinError),
 }

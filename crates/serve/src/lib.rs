@@ -1,6 +1,6 @@
-//! `exoprof serve`: the endpoints of Go's `net/http/pprof` for any process.
+//! Serves the endpoints of Go's `net/http/pprof` for any process: `exoprof serve`.
 
-// They panic where nobody reads any more: see `console::terminal::say`.
+// They panic when the reader has closed the pipe: use `console::terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 mod allow;
@@ -42,7 +42,7 @@ pub use push::PushError;
 use state::{Server, Settings};
 use targets::Targets;
 
-/// Serves until a signal comes. What happens meanwhile goes to `notify`.
+/// Serves until a signal arrives. `notify` receives events meanwhile.
 pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
     check_exposure(args)?;
     let processes = open_all(&args.pid)?;
@@ -50,14 +50,14 @@ pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
     let user = args.user.as_deref().map(privileges::find_user).transpose()?;
     let mut doors = Vec::new();
     for listen in &args.listen {
-        // Read for each, so that the secret is not copied about.
+        // Read once per socket, so that the secret is not copied.
         let token = args.token_file.as_deref().map(Token::read).transpose()?;
         doors.push((listen.bind(group)?, Guard::new(listen, token)));
     }
     let push = prepare_push(args, notify)?;
     let push = push.map(|p| push::Push::open(p, user.as_ref())).transpose()?;
     let stop = StopSignal::install().map_err(ServeError::Signals)?;
-    // Each served process takes descriptors. A lower limit only means fewer at a time.
+    // Each served process takes file descriptors. A lower limit only means fewer at a time.
     let _ = host::raise_nofile();
     privileges::drop_unneeded(user.as_ref())?;
     let rights = Rights::read().map_err(ServeError::Rights)?;
@@ -79,7 +79,7 @@ pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
         .build()
         .map_err(ServeError::Start)?;
     let push = push.map(Arc::new);
-    // Threads begin only now: before, each would have kept its rights.
+    // Start threads only now: earlier ones would have kept their privileges.
     let senders = push.as_ref().map(|p| p.start_senders()).transpose()?;
     let outcome = runtime.block_on(serve(&server, doors, push, stop));
     if let Some(senders) = senders {
@@ -95,7 +95,7 @@ fn prepare_push(args: &ServeArgs, notify: &Notify) -> Result<Option<push::Settin
     }
     let usage = |text: String| ServeError::from(UsageError(text));
     if args.pid.is_empty() && args.allow.is_empty() {
-        return Err(usage("--push needs processes: give -p PID or --allow RULE".into()));
+        return Err(usage("--push requires -p PID or --allow RULE".into()));
     }
     let mut kinds = Vec::new();
     for name in &given.push_types {
@@ -109,7 +109,7 @@ fn prepare_push(args: &ServeArgs, notify: &Notify) -> Result<Option<push::Settin
             push::Trust::read(path).map_err(PushError::from)?
         }
         Some(_) => {
-            return Err(usage("--push-ca needs TLS: give --push https://… or grpcs://…".into()));
+            return Err(usage("--push-ca needs TLS; use --push https://… or grpcs://…".into()));
         }
         None => push::Trust::System,
     };
@@ -134,7 +134,7 @@ fn push_headers(given: &PushArgs) -> Result<Vec<(String, String)>, ServeError> {
         let failed = |source| ServeError::Headers { path: path.clone(), source };
         let text = std::fs::read_to_string(path).map_err(failed)?;
         for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            // Without the line: it may be a secret.
+            // Without the line's text, which may be secret.
             let failed = |why| ServeError::Header { path: path.clone(), line: i + 1, why };
             headers.push(args::header(line).map_err(failed)?);
         }
@@ -146,7 +146,7 @@ fn push_headers(given: &PushArgs) -> Result<Vec<(String, String)>, ServeError> {
     Ok(headers)
 }
 
-/// Whoever is on the way to another machine sees what goes there without TLS.
+/// Rejects secrets that would be sent to another machine without TLS.
 fn check_secrets(given: &PushArgs) -> Result<(), UsageError> {
     let authorization = |(name, _): &(String, String)| name.eq_ignore_ascii_case("authorization");
     let for_all = given.push_token_file.is_some()
@@ -156,21 +156,21 @@ fn check_secrets(given: &PushArgs) -> Result<(), UsageError> {
     let exposed = given.push.iter().filter(secret).find(|d| d.is_exposed());
     match exposed.filter(|_| !given.push_insecure) {
         Some(destination) => Err(UsageError(format!(
-            "a token or password would go to {} without TLS: \
-             use https:// or grpcs://, or give --push-insecure",
+            "a token or password would be sent to {} without TLS; \
+             use https:// or grpcs://, or --push-insecure",
             destination.url
         ))),
         None => Ok(()),
     }
 }
 
-/// Whoever can reach the server sees into processes: beyond this machine only with a token.
+/// Rejects addresses that other machines can reach without a token: clients can inspect processes.
 fn check_exposure(args: &ServeArgs) -> Result<(), UsageError> {
     let exposed = args.listen.iter().find(|l| !l.is_local());
     match exposed {
         Some(Listen::Tcp { address, .. }) if args.token_file.is_none() && !args.insecure => {
             Err(UsageError(format!(
-                "{address} can be reached from other machines: give --token-file FILE, or --insecure"
+                "{address} is reachable from other machines; give --token-file FILE, or --insecure"
             )))
         }
         _ => Ok(()),
@@ -220,7 +220,7 @@ async fn serve(
     let stop = stop.map_err(ServeError::Wait)?;
     tokio::select! {
         ready = stop.readable() => ready.map_err(ServeError::Wait)?,
-        // A server ends by itself only for a failure.
+        // A server ends without a signal only if it fails.
         Some(ended) = running.join_next() => ended?.map_err(ServeError::Serve)?,
     }
     watching.abort();

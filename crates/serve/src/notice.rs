@@ -1,25 +1,25 @@
-//! What is said while the server runs.
+//! Defines the events that a running server reports.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Something that whoever started the server may want to know.
+/// An event of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// Requests are taken.
+    /// The server accepts requests.
     Listening {
         /// A URL, or `unix:PATH`.
         address: String,
         /// The processes that are served.
         what: String,
     },
-    /// Something about recordings that are pushed.
+    /// An event of the pushed recordings.
     Push(String),
-    /// Something about one of the servers that profiles are pushed to.
+    /// An event of one of the servers that profiles are pushed to.
     PushTo {
         /// The server.
         url: String,
-        /// What it is.
+        /// What happened.
         what: String,
     },
 }
@@ -34,5 +34,5 @@ impl fmt::Display for Notice {
     }
 }
 
-/// Who is told, from any thread.
+/// Receives notices, from any thread.
 pub type Notify = Arc<dyn Fn(Notice) + Send + Sync>;

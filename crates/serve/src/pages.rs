@@ -1,4 +1,4 @@
-//! The pages for people: the endpoints of a process, as Go shows them, and the list of processes.
+//! Renders the pages: the endpoints of a process, as Go shows them, and the list of processes.
 
 use std::fmt::Write as _;
 
@@ -7,10 +7,10 @@ use collect::kinds::Kind;
 use crate::endpoints::{Endpoint, Source};
 use crate::targets::{Entry, Listed};
 
-/// The command line is cut here.
+/// Maximum length of a command line, in characters.
 const MAX_COMMAND: usize = 200;
 
-/// Text in HTML, inside of elements and of quoted attributes.
+/// Text in HTML, inside elements and quoted attributes.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -120,13 +120,13 @@ pub fn processes(listed: &[Listed], single: bool) -> String {
     }
     page.push_str("</table>\n");
     if single {
-        page.push_str("<p>It is at <a href='/debug/pprof/'>/debug/pprof/</a> too.</p>\n");
+        page.push_str("<p>It is also at <a href='/debug/pprof/'>/debug/pprof/</a>.</p>\n");
     }
     page.push_str("</body>\n</html>");
     page
 }
 
-/// The same list for programs.
+/// The same list as JSON.
 pub fn processes_json(listed: &[Listed]) -> String {
     let rows: Vec<_> = listed
         .iter()
@@ -144,7 +144,7 @@ pub fn processes_json(listed: &[Listed]) -> String {
 }
 
 /// The same list in the form of Prometheus' HTTP service discovery, which Parca and Alloy read.
-/// `host` is where we are for whoever asks.
+/// `host` is our address as the client used it.
 pub fn service_discovery(listed: &[Listed], host: &str) -> String {
     let groups: Vec<_> = listed
         .iter()
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_a_process_is_taken_for_html() {
+    fn text_of_a_process_is_escaped() {
         let identity = process::Identity {
             comm: "<script>'\"&".into(),
             cmdline: vec!["</td>\n<b>".into(), "x".repeat(500).into()],

@@ -1,4 +1,4 @@
-//! Giving up the rights that a server does not need.
+//! Drops the privileges that a server does not need.
 
 use std::collections::HashSet;
 
@@ -7,41 +7,41 @@ use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use nix::unistd::{Group, User, setgroups, setresgid, setresuid};
 
-/// Why rights cannot be given up.
+/// Why privileges cannot be dropped.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
-    /// Ours cannot be read.
+    /// Our capabilities cannot be read.
     #[error("cannot read capabilities")]
     Read(#[source] CapsError),
-    /// They would go with the user.
+    /// Capabilities cannot be kept when the user changes.
     #[error("cannot keep capabilities")]
     Keep(#[source] Errno),
     /// The user cannot be changed.
-    #[error("cannot become the user {name}")]
+    #[error("cannot switch to user {name}")]
     Become {
         /// The user.
         name: String,
         /// Why.
         source: Errno,
     },
-    /// They stay.
-    #[error("cannot give up capabilities")]
+    /// Capabilities cannot be dropped.
+    #[error("cannot drop capabilities")]
     GiveUp(#[source] CapsError),
-    /// Programs could gain new ones.
-    #[error("cannot forbid new privileges")]
+    /// `no_new_privs` cannot be set.
+    #[error("cannot set no_new_privs")]
     NoNew(#[source] Errno),
     /// Users and groups cannot be looked up.
     #[error(transparent)]
     LookUp(#[from] Errno),
     /// The user does not exist.
-    #[error("no user is called {0:?}")]
+    #[error("unknown user {0:?}")]
     NoUser(String),
     /// The group does not exist.
-    #[error("no group is called {0:?}")]
+    #[error("unknown group {0:?}")]
     NoGroup(String),
 }
 
-/// What recordings need, and why.
+/// The capabilities that recordings require, and why.
 const KEPT: &[Capability] = &[
     // Perf events of other users' processes, and of the kernel.
     Capability::CAP_PERFMON,
@@ -49,10 +49,10 @@ const KEPT: &[Capability] = &[
     // Memory, threads and mapped files of other users' processes.
     Capability::CAP_SYS_PTRACE,
     Capability::CAP_CHECKPOINT_RESTORE,
-    // Writing the rates of their Go runtimes: /proc/PID/mem is for its owner only. Who may trace
-    // any process gains nothing new by this.
+    // Writing the rates of their Go runtimes: only the owner may open /proc/PID/mem. A process that
+    // may trace any other gains nothing by this.
     Capability::CAP_DAC_OVERRIDE,
-    // Their binaries and debug files, whoever may read them.
+    // Their binaries and debug files, regardless of permissions.
     Capability::CAP_DAC_READ_SEARCH,
     // Addresses in /proc/kallsyms.
     Capability::CAP_SYSLOG,
@@ -60,17 +60,17 @@ const KEPT: &[Capability] = &[
     Capability::CAP_IPC_LOCK,
 ];
 
-/// Keeps the capabilities above that we have, and no others; with `user`, becomes that user. No
-/// program that we might start gains anything either.
+/// Keeps only the capabilities above, as far as we have them; with `user`, switches to that user.
+/// Programs that we might start cannot gain privileges either.
 ///
-/// Capabilities belong to threads: this must run before there is a second one.
+/// Capabilities belong to threads, so this must run before a second thread starts.
 pub fn drop_unneeded(user: Option<&User>) -> Result<(), PrivilegeError> {
     let permitted = caps::read(None, CapSet::Permitted).map_err(PrivilegeError::Read)?;
     let kept: HashSet<Capability> =
         KEPT.iter().copied().filter(|c| permitted.contains(c)).collect();
     if permitted.contains(&Capability::CAP_SETPCAP) {
         for capability in caps::all().difference(&kept) {
-            // Unknown to an older kernel: then nobody can have it.
+            // An older kernel does not know it, so nobody has it.
             let _ = caps::drop(None, CapSet::Bounding, *capability);
         }
     }

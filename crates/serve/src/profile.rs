@@ -1,4 +1,4 @@
-//! `/debug/pprof/KIND`: recorded for the request, or for several at once.
+//! Answers `/debug/pprof/KIND` with a recording, which several requests may share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::record::{Answer, Recorded, Trouble, Wanted};
 use crate::state::Server;
 use crate::targets::Entry;
 
-/// What Go records where `seconds` is missing or senseless.
+/// What Go records if `seconds` is missing or invalid.
 const CPU_DEFAULT: Duration = Duration::from_secs(30);
 /// The highest rate that a request may ask for.
 const MAX_HZ: u32 = 10_000;
@@ -83,7 +83,7 @@ fn plan(server: &Server, kind: &'static Kind, query: &Query) -> Result<Plan, Fai
     };
     if plan.duration > server.max_duration {
         return Err(Failure::bad_request(format!(
-            "{} s is longer than the limit of {} s (--max-duration)",
+            "{} s exceeds the limit of {} s (--max-duration)",
             plan.duration.as_secs(),
             server.max_duration.as_secs()
         )));
@@ -103,7 +103,7 @@ pub async fn serve(
     let query = Query::parse(query)?;
     let plan = plan(server, kind, &query)?;
     if *method == Method::HEAD {
-        // Who asks for the headers only does not want a recording.
+        // A HEAD request must not start a recording.
         return Ok(answer::profile(endpoint.name, Vec::new().into()));
     }
     if let Some(make) = kind.endpoint.dump
@@ -195,7 +195,7 @@ impl Asked<'_> {
         let began = tokio::time::Instant::now();
         let first = self.once(wanted).await;
         if wanted.history && is_without_history(&first, wanted.duration) {
-            // The program does not sample itself: it is done for it for a while.
+            // The program does not sample itself, so sampling is enabled for a while.
             let now = Wanted { history: false, ..wanted.clone() };
             return self.checked(self.once(&now).await);
         }
@@ -272,7 +272,7 @@ fn failure(trouble: &Trouble) -> Failure {
     }
 }
 
-/// Waits for the exit of a process.
+/// Waits until a process exits.
 async fn exit_of(process: &process::Process) {
     let mut pause = tokio::time::interval(Duration::from_millis(200));
     while process.is_alive() {

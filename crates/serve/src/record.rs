@@ -1,4 +1,4 @@
-//! Recordings that requests share: who asks for what is being recorded already waits for that.
+//! Runs recordings and shares them: a request for a running recording waits for that one.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -66,23 +66,23 @@ pub enum Trouble {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// All slots are taken.
-    #[error("{0} recordings run already, which is the limit")]
+    #[error("{0} recordings are already running, which is the limit")]
     Full(usize),
     /// Recordings take too much memory.
     #[error(
-        "recordings take {} MiB of memory, and {} are the limit (--max-memory)",
+        "recordings take {} MiB of memory, more than the limit of {} MiB (--max-memory)",
         .0.used, .0.limit
     )]
     Memory(Exceeded),
     /// The server stops.
     #[error("the server is stopping")]
     Stopping,
-    /// A thread of ours failed.
-    #[error("the recording failed within exoprof: {0}")]
+    /// One of our threads failed.
+    #[error("the recording failed with an internal error: {0}")]
     Internal(String),
 }
 
-/// What comes of a recording, for all who wait for it.
+/// The result of a recording, for all requests that wait for it.
 pub type Answer = Result<Arc<Recorded>, Arc<Trouble>>;
 
 /// A recording of one process: pid and start time, and what is recorded.
@@ -91,7 +91,7 @@ type Key = (i32, u64, Wanted);
 type Lane = (i32, u64, &'static str);
 
 struct Running {
-    /// Readable when the recording shall end.
+    /// Readable when the recording should end.
     stop: EventFd,
     answer: watch::Sender<Option<Answer>>,
 }
@@ -194,7 +194,7 @@ impl Recorder {
         }
     }
 
-    /// Whether anybody still waits for a recording.
+    /// Whether a request still waits for a recording.
     fn is_wanted(&self, key: &Key, running: &Arc<Running>) -> bool {
         self.lock().shared.get(key).is_some_and(|s| Arc::ptr_eq(&s.running, running))
     }
@@ -224,9 +224,9 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Waits for the recording.
+    /// Waits until the recording has ended.
     pub async fn answer(mut self) -> Answer {
-        let lost = || Err(Arc::new(Trouble::Internal("it was lost".into())));
+        let lost = || Err(Arc::new(Trouble::Internal("its result was lost".into())));
         match self.answer.wait_for(Option::is_some).await {
             Ok(answer) => answer.clone().unwrap_or_else(lost),
             Err(_) => lost(),
@@ -243,7 +243,7 @@ impl Drop for Ticket {
         }
         shared.waiters -= 1;
         if shared.waiters == 0 {
-            // Nobody may join what is about to end.
+            // No request may join a recording that is about to end.
             inner.shared.remove(&self.key);
             self.running.end();
         }
@@ -299,7 +299,7 @@ pub fn record_process(
     wanted: &Wanted,
     stop: &EventFd,
 ) -> Result<Recorded, RecordError> {
-    let unknown = || RecordError::NotApplicable(format!("there is no kind {:?}", wanted.kind));
+    let unknown = || RecordError::NotApplicable(format!("unknown profile type {:?}", wanted.kind));
     let kind = kinds::find(wanted.kind).ok_or_else(unknown)?;
     let mut own = KindOptions::default();
     if let Some(history) = &kind.endpoint.history {

@@ -1,4 +1,4 @@
-//! Paths to handlers.
+//! Routes paths to handlers.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub fn new(server: Arc<Server>, guard: Guard) -> Router {
         .route("/pid/{pid}/debug/pprof", any(to_index))
         .route("/pid/{pid}/debug/pprof/", any(of_pid_index))
         .route("/pid/{pid}/debug/pprof/{name}", any(of_pid))
-        .fallback(|| async { Failure::not_found("there is nothing here: see /") })
+        .fallback(|| async { Failure::not_found("not found; / lists what is served") })
         .with_state(server)
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::layer))
 }
@@ -46,7 +46,7 @@ async fn to_index(Path(pid): Path<String>) -> Result<Response, Failure> {
 fn pid_of(text: &str) -> Result<i32, Failure> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     let pid = text.parse().ok().filter(|pid| digits && *pid > 0);
-    pid.ok_or_else(|| Failure::not_found("this is no process id"))
+    pid.ok_or_else(|| Failure::not_found("invalid process id"))
 }
 
 async fn processes(State(server): Shared, request: Request) -> Result<Response, Failure> {
@@ -67,7 +67,7 @@ async fn processes(State(server): Shared, request: Request) -> Result<Response, 
         None => Ok(answer::html(pages::processes(&listed, server.targets.is_single()))),
         Some("json") => Ok(answer::json(pages::processes_json(&listed))),
         Some("http_sd") => Ok(answer::json(pages::service_discovery(&listed, &host))),
-        Some(_) => Err(Failure::bad_request("format must be json or http_sd")),
+        Some(_) => Err(Failure::bad_request("invalid format: use json or http_sd")),
     }
 }
 
@@ -124,7 +124,10 @@ fn only_reading(method: &Method) -> Result<(), Failure> {
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());
     }
-    Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for this path")))
+    Err(Failure::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{method} is not allowed for this path"),
+    ))
 }
 
 async fn endpoint(
@@ -148,13 +151,13 @@ async fn endpoint(
         Source::Cmdline => cmdline(entry),
         Source::Trace => Err(Failure::new(
             StatusCode::NOT_IMPLEMENTED,
-            "an execution trace can be taken by the program itself only (runtime/trace); \
+            "an execution trace is only available from the program itself (runtime/trace); \
              profile, block and mutex work from outside",
         )),
     }
 }
 
-/// The arguments with NUL between them, as Go gives them.
+/// The arguments, separated by NUL as in Go.
 fn cmdline(entry: &Entry) -> Result<Response, Failure> {
     use std::os::unix::ffi::OsStrExt as _;
     let gone = |_| Failure::gone(format!("process {} has exited", entry.shown()));

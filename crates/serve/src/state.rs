@@ -1,4 +1,4 @@
-//! What all requests share.
+//! Holds the state that all requests share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,11 @@ use crate::budget::Budget;
 use crate::record::{Lanes, Recorder};
 use crate::targets::Targets;
 
-/// Look-ups (lists of processes, symbols) at a time: each reads much of `/proc` or of an image.
+/// Maximum number of concurrent lookups (lists of processes, symbols): each reads much of `/proc`
+/// or of an image.
 const LOOKUPS: usize = 2;
 
-/// How often it is looked how much memory recordings take.
+/// How often the memory of recordings is checked.
 const MEMORY_CHECK: Duration = Duration::from_millis(250);
 
 /// The server.
@@ -21,17 +22,17 @@ pub struct Server {
     pub targets: Targets,
     /// The recordings.
     pub recorder: Arc<Recorder>,
-    /// The recordings that are pushed, which take no request's place.
+    /// The pushed recordings, which do not count towards the limit for requests.
     pub pushed: Arc<Recorder>,
-    /// Samples a second where a request names no rate.
+    /// Samples per second if a request names no rate.
     pub frequency: u32,
-    /// How long kinds other than cpu are recorded where a request does not say.
+    /// How long kinds other than cpu are recorded if a request has no `seconds`.
     pub window: Duration,
     /// The longest recording that a request may ask for.
     pub max_duration: Duration,
-    /// Threads are not to be stopped.
+    /// Threads must not be stopped.
     pub no_stop: bool,
-    /// Who looks something up takes a permit.
+    /// Each lookup takes a permit.
     pub lookups: Semaphore,
     budget: Arc<Budget>,
     stop: watch::Sender<bool>,
@@ -56,7 +57,7 @@ pub struct Settings {
 }
 
 impl Server {
-    /// A server of these processes.
+    /// Creates a server of these processes.
     pub fn new(targets: Targets, settings: &Settings) -> Self {
         let lanes = Arc::new(Lanes::default());
         let budget = Arc::new(Budget::new(settings.max_memory));
@@ -75,14 +76,14 @@ impl Server {
         }
     }
 
-    /// Ends recordings early, so that they are delivered, and begins no more.
+    /// Ends recordings early, delivers them, and starts no new ones.
     pub fn stop(&self) {
         self.stop.send_replace(true);
         self.recorder.stop();
         self.pushed.stop();
     }
 
-    /// Ends recordings early where they take too much memory. Never returns.
+    /// Ends recordings early if they take too much memory. Never returns.
     pub async fn watch_memory(self: Arc<Self>) {
         let mut tick = tokio::time::interval(MEMORY_CHECK);
         loop {
@@ -94,7 +95,7 @@ impl Server {
         }
     }
 
-    /// Whether it stops.
+    /// Whether the server is stopping.
     pub fn is_stopping(&self) -> bool {
         *self.stop.borrow()
     }

@@ -1,4 +1,4 @@
-//! `/debug/pprof/symbol`: names for code addresses, as pprof asks for them.
+//! Answers `/debug/pprof/symbol`: the names of code addresses, as pprof requests them.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::answer::{self, Failure};
 use crate::state::Server;
 use crate::targets::Entry;
 
-/// The longest list of addresses that is read.
+/// Maximum length of a list of addresses, in bytes.
 const MAX_BODY: usize = 4 << 20;
 /// How long a client may take to send it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,8 +27,11 @@ pub async fn serve(
 ) -> Result<Response, Failure> {
     let addresses = if *method == Method::POST {
         let body = tokio::time::timeout(PATIENCE, to_bytes(body, MAX_BODY)).await;
-        let slow = |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the addresses did not arrive");
-        let long = |e| Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the addresses: {e}"));
+        let slow =
+            |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "timed out waiting for the addresses");
+        let long = |e| {
+            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("cannot read the addresses: {e}"))
+        };
         addresses(&String::from_utf8_lossy(&body.map_err(slow)?.map_err(long)?))
     } else {
         addresses(query)
@@ -38,7 +41,7 @@ pub async fn serve(
     let process = entry.process.clone();
     let look_up = move || {
         let names = collect::function_names(&process, &addresses);
-        // pprof only looks whether this number is 0.
+        // pprof only checks whether this number is 0.
         let mut text = String::from("num_symbols: 1\n");
         for (address, name) in addresses.iter().zip(names) {
             if let Some(name) = name {
@@ -53,17 +56,17 @@ pub async fn serve(
     Ok(answer::text(text))
 }
 
-/// A name comes from the target's file, and may hold anything.
+/// Replaces control characters: names come from the target's file and may hold any character.
 fn one_line(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// The addresses in `0x401000+0x402000`; what is no number, or 0, is passed over as Go does.
+/// The addresses in `0x401000+0x402000`; skips 0 and invalid numbers, as Go does.
 fn addresses(text: &str) -> Vec<u64> {
     text.split('+').filter_map(|word| number(word.trim())).filter(|n| *n != 0).collect()
 }
 
-/// Numbers as Go's `ParseUint(s, 0, 64)` takes them.
+/// Parses a number like Go's `ParseUint(s, 0, 64)`.
 fn number(word: &str) -> Option<u64> {
     let lower = word.to_ascii_lowercase();
     let (digits, radix) = match lower.get(..2) {

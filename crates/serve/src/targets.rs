@@ -1,4 +1,4 @@
-//! The processes that are served.
+//! Finds and holds the processes that are served.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,14 +10,14 @@ use process::{Identity, OpenError, Process};
 use crate::allow::Allow;
 use crate::answer::Failure;
 
-/// Processes that are held open at a time when any may be asked for.
+/// Maximum number of processes held open if any process may be requested.
 const MAX_HELD: usize = 1024;
-/// Processes that are remembered after their end.
+/// Maximum number of processes remembered after they exit.
 const MAX_REMEMBERED: usize = 16_384;
 
 /// One served process.
 pub struct Entry {
-    /// The process: held, so that a reused PID is not taken for it.
+    /// The process, held open so that a reused PID is not mistaken for it.
     pub process: Arc<Process>,
     /// How many samples the last profile of each endpoint had.
     counts: Mutex<BTreeMap<&'static str, u64>>,
@@ -40,7 +40,7 @@ impl Entry {
 
     /// `redis-server (4711)`.
     pub fn shown(&self) -> String {
-        // An exec may have come since it was opened.
+        // It may have called exec since it was opened.
         let now = self.process.read_identity();
         shown(now.as_ref().unwrap_or(self.process.identity()), self.process.pid())
     }
@@ -51,7 +51,7 @@ fn shown(identity: &Identity, pid: i32) -> String {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these is never left half changed.
+    // These values are never left half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -65,10 +65,10 @@ pub struct Listed {
 
 /// Which processes are served.
 pub struct Targets {
-    /// Those of `-p`; without any, every process that the rules let in.
+    /// Those of `-p`. If empty, every process that the rules allow.
     fixed: Vec<Arc<Entry>>,
     held: Mutex<HashMap<i32, Arc<Entry>>>,
-    /// Ids that were shown or served at some time: their processes have ended if they are gone.
+    /// Ids that were listed or served before: if they are gone now, their processes have exited.
     remembered: Mutex<HashMap<i32, String>>,
     allow: Allow,
     rights: Rights,
@@ -86,7 +86,7 @@ impl Targets {
         match self.fixed.as_slice() {
             [entry] => self.living(entry),
             _ => Err(Failure::not_found(
-                "several processes are served: each is at /pid/PID/debug/pprof/, and / lists them",
+                "several processes are served, each at /pid/PID/debug/pprof/; / lists them",
             )),
         }
     }
@@ -106,7 +106,7 @@ impl Targets {
         if self.is_fixed() {
             let entry = self.fixed.iter().find(|e| e.process.pid() == pid);
             let entry = entry.ok_or_else(|| {
-                Failure::not_found(format!("process {pid} is not served: see / for those that are"))
+                Failure::not_found(format!("process {pid} is not served; / lists those that are"))
             })?;
             return self.living(entry);
         }
@@ -122,7 +122,7 @@ impl Targets {
         Ok(admitted)
     }
 
-    /// The entry, if its process lives and may be profiled.
+    /// The entry, if its process is alive and may be profiled.
     fn living(&self, entry: &Arc<Entry>) -> Result<Arc<Entry>, Failure> {
         if !entry.process.is_alive() {
             return Err(Failure::gone(format!("process {} has exited", entry.shown())));
@@ -131,7 +131,7 @@ impl Targets {
             let pid = entry.process.pid();
             return Err(Failure::new(
                 StatusCode::FORBIDDEN,
-                format!("process {pid} is not among those that --allow names"),
+                format!("process {pid} is not allowed by --allow"),
             ));
         }
         Ok(entry.clone())
@@ -179,13 +179,13 @@ impl Targets {
         self.openable(&|_| true).iter().filter_map(listed).collect()
     }
 
-    /// Opens every process that may be profiled and that is wanted by its id.
+    /// Opens every process that may be profiled and whose id is `wanted`.
     pub fn openable(&self, wanted: &dyn Fn(i32) -> bool) -> Vec<Process> {
         let own = std::process::id().cast_signed();
         let pids = process::pids().unwrap_or_default();
         let mut found = Vec::new();
         for pid in pids.into_iter().filter(|p| *p != own && wanted(*p)) {
-            // Those that are gone again, kernel threads, and others' processes.
+            // Skip processes that have exited, kernel threads, and those we may not open.
             let Ok(process) = Process::open(pid) else { continue };
             let permitted =
                 TargetRights::read(pid).is_ok_and(|t| self.rights.sample_user(&t).is_ok());

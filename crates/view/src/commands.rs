@@ -1,4 +1,4 @@
-//! The commands of the shell that make reports, and how a line becomes one.
+//! Parses the shell's commands that print reports.
 
 use report::Form;
 
@@ -10,18 +10,18 @@ pub struct Command {
     pub name: &'static str,
     /// What it does.
     pub about: &'static str,
-    /// What can be said after the name.
+    /// The arguments after the name.
     pub usage: &'static str,
-    /// What it makes.
+    /// What it produces.
     pub makes: Makes,
 }
 
-/// What comes of a command.
+/// What a command produces.
 #[derive(Clone, Copy)]
 pub enum Makes {
     /// A report.
     Report(fn() -> Form),
-    /// A report on what matches the first word after the name.
+    /// A report on entries that match the first word after the name.
     ReportOn(fn(String) -> Form),
     /// The profile itself, in a file.
     Profile,
@@ -42,25 +42,45 @@ const fn command(
 
 /// All commands.
 pub static COMMANDS: &[Command] = &[
-    command("comments", "[>file]", Makes::Report(|| Form::Comments), "The profile's comments"),
-    command("collapsed", FILTERS, Makes::Report(|| Form::Collapsed), "One line for each stack"),
-    command("list", ON, Makes::ReportOn(Form::List), "Annotated source of functions that match"),
-    command("peek", ON, Makes::ReportOn(Form::Peek), "Callers and callees of what matches"),
-    command("proto", ">file", Makes::Profile, "The profile, into a file"),
-    command("raw", FILTERS, Makes::Report(|| Form::Raw), "Everything that is in the profile"),
+    command(
+        "comments",
+        "[>file]",
+        Makes::Report(|| Form::Comments),
+        "Print the profile's comments",
+    ),
+    command("collapsed", FILTERS, Makes::Report(|| Form::Collapsed), "Print one line per stack"),
+    command(
+        "list",
+        ON,
+        Makes::ReportOn(Form::List),
+        "Print the annotated source of matching functions",
+    ),
+    command(
+        "peek",
+        ON,
+        Makes::ReportOn(Form::Peek),
+        "Print the callers and callees of matching entries",
+    ),
+    command("proto", ">file", Makes::Profile, "Write the profile to a file"),
+    command("raw", FILTERS, Makes::Report(|| Form::Raw), "Print the whole profile as text"),
     command(
         "tags",
         "[tag_regex]* [-ignore_regex]* [>file]",
         Makes::Report(|| Form::Tags),
-        "Labels, with the weight of each value",
+        "Print labels, with the weight of each value",
     ),
     command("text", SORTED, Makes::Report(|| Form::Top), "The same as top"),
-    command("top", SORTED, Makes::Report(|| Form::Top), "The heaviest entries"),
-    command("traces", FILTERS, Makes::Report(|| Form::Traces), "Every sample"),
-    command("tree", SORTED, Makes::Report(|| Form::Tree), "Entries with callers and callees"),
+    command("top", SORTED, Makes::Report(|| Form::Top), "Print the heaviest entries"),
+    command("traces", FILTERS, Makes::Report(|| Form::Traces), "Print every sample"),
+    command(
+        "tree",
+        SORTED,
+        Makes::Report(|| Form::Tree),
+        "Print entries with their callers and callees",
+    ),
 ];
 
-/// Commands of pprof that need graphviz, a browser or a disassembler.
+/// Commands of pprof that require graphviz, a browser or a disassembler.
 const ELSEWHERE: &[&str] = &[
     "callgrind",
     "disasm",
@@ -79,22 +99,22 @@ const ELSEWHERE: &[&str] = &[
     "weblist",
 ];
 
-/// The command of that name.
+/// Finds the command of this name.
 pub fn find(name: &str) -> Option<&'static Command> {
     COMMANDS.iter().find(|c| c.name == name)
 }
 
-/// What a line asks for.
+/// A parsed line.
 pub struct Order {
     /// The command.
     pub command: &'static Command,
-    /// The word that the report is on.
+    /// The regular expression that selects the report's entries.
     pub on: String,
     /// The options, with those of the line.
     pub settings: Settings,
 }
 
-/// Understands a line of a command and its words. The options in it are for this time only.
+/// Parses a line: a command and its words. Options in it apply only to this command.
 pub fn parse(words: &[&str], settings: &Settings) -> Result<Order, String> {
     let mut words = words.iter().copied();
     let name = words.next().unwrap_or_default();
@@ -158,7 +178,7 @@ fn unknown(name: &str, next: Option<&str>) -> String {
         return format!("did you mean: {name}={}", next.unwrap_or("<val>"));
     }
     if ELSEWHERE.contains(&name) {
-        return format!("{name} is a command of go tool pprof only");
+        return format!("{name} is only available in go tool pprof");
     }
     format!("unrecognized command: {name:?}")
 }
@@ -193,7 +213,7 @@ mod tests {
             ("top >", "unexpected end of line after >"),
             ("focus main", "did you mean: focus=main"),
             ("lines", "did you mean: lines=<val>"),
-            ("web", "web is a command of go tool pprof only"),
+            ("web", "web is only available in go tool pprof"),
             ("toop", "unrecognized command: \"toop\""),
             ("toop10", "unrecognized command: \"toop10\""),
         ];

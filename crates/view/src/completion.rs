@@ -1,4 +1,4 @@
-//! Completion of commands, options and functions.
+//! Completes the names of commands, options and functions.
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use rustyline::{Context, Helper};
 use super::commands::COMMANDS;
 use super::settings::SETTINGS;
 
-/// More candidates help nobody.
+/// Maximum number of candidates: a longer list does not help.
 const MAX_CANDIDATES: usize = 200;
 
-/// What the shell knows the names of.
+/// The names that the shell can complete.
 pub struct Completion {
     functions: Vec<Arc<str>>,
     types: Vec<Arc<str>>,
 }
 
 impl Completion {
-    /// The names in a profile. Those that a terminal could not show are left out.
+    /// Collects the names in a profile, except those with control characters.
     pub fn new(profile: &Profile) -> Self {
         let mut functions: Vec<Arc<str>> = (profile.functions.iter())
             .map(|f| Arc::clone(&f.name))
@@ -34,7 +34,7 @@ impl Completion {
         Self { functions, types }
     }
 
-    /// Where the word under the cursor begins, and what it may become.
+    /// Where the word under the cursor begins, and its completions.
     fn candidates(&self, line: &str) -> (usize, Vec<String>) {
         let start = line.rfind(char::is_whitespace).map_or(0, |at| at + 1);
         let (before, word) = line.split_at(start);
@@ -85,7 +85,7 @@ impl Completion {
     }
 }
 
-/// A function's name as a word that matches it: a regular expression without white space.
+/// Turns a function's name into a regular expression without white space that matches it.
 fn quoted(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for c in name.chars() {

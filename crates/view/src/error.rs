@@ -1,4 +1,4 @@
-//! Why a profile cannot be looked at.
+//! Defines the errors of `view`.
 
 use std::io;
 
@@ -10,25 +10,25 @@ use report::ReportError;
 use crate::input::InputError;
 use crate::source::SourceError;
 
-/// Why a profile cannot be looked at.
+/// Why a profile cannot be viewed.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
-    /// The options do not go together.
+    /// The options cannot be combined.
     #[error("{0}")]
     Usage(#[from] UsageError),
-    /// The profile cannot be had.
+    /// The profile cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The first report cannot be made.
+    /// The first report failed.
     #[error(transparent)]
     Report(#[from] ReportError),
     /// Commands cannot be read.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// The address cannot be had.
+    /// The address cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// There is no token in the file.
+    /// The token file is invalid.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// Signals cannot be handled.
@@ -38,9 +38,9 @@ pub enum ViewError {
     #[error("cannot wait for signals")]
     Wait(#[source] io::Error),
     /// The server cannot be started.
-    #[error("cannot start")]
+    #[error("cannot start the server")]
     Start(#[source] io::Error),
     /// Connections cannot be accepted.
-    #[error("cannot serve")]
+    #[error("cannot accept connections")]
     Serve(#[source] io::Error),
 }

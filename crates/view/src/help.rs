@@ -1,11 +1,11 @@
-//! What the shell says of itself.
+//! Formats the shell's help and options.
 
 use pprof::Profile;
 
 use super::commands::COMMANDS;
 use super::settings::{SETTINGS, Setting, Settings};
 
-/// All commands and options, or one of them.
+/// The help on all commands and options, or on one of them.
 pub fn help(word: &str) -> Result<String, String> {
     if word.is_empty() {
         return Ok(overview());
@@ -36,8 +36,8 @@ fn overview() -> String {
         ("name=value", "Set an option"),
         ("TYPE", "Set sample_index to that type"),
         (":", "Clear focus, ignore, hide, tagfocus and tagignore"),
-        ("o/options", "The options and their values"),
-        ("help NAME", "More on a command or option"),
+        ("o/options", "Print the options and their values"),
+        ("help NAME", "Print help on a command or option"),
         ("q/quit/exit/^D", "Leave"),
     ];
     lines.extend(others.iter().map(|(name, about)| row(name, about)));

@@ -1,4 +1,4 @@
-//! Where the shell's lines come from: an edited line on a terminal, plain lines elsewhere.
+//! Reads the shell's lines: edited lines from a terminal, plain lines otherwise.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
@@ -12,22 +12,22 @@ use rustyline::{Behavior, CompletionType, Config, Editor};
 
 use super::completion::Completion;
 
-/// A longer line is cut: no command is that long.
+/// Maximum length of a line, in bytes; longer ones are cut.
 const MAX_LINE: u64 = 1 << 20;
 const HISTORY_LENGTH: usize = 1000;
 
-/// Why no line can be read.
+/// Why a line cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
-    /// The terminal.
+    /// The terminal failed.
     #[error(transparent)]
     Terminal(#[from] ReadlineError),
-    /// Standard input.
+    /// Standard input failed.
     #[error(transparent)]
     Plain(#[from] io::Error),
 }
 
-/// Where lines come from.
+/// The source of lines.
 pub enum Input {
     /// A terminal.
     Edited(Box<Edited>),
@@ -49,7 +49,7 @@ impl Input {
         }
         let config = Config::builder()
             .completion_type(CompletionType::List)
-            // Reports may be redirected: the prompt belongs to the terminal.
+            // Reports may be redirected, but the prompt belongs on the terminal.
             .behavior(Behavior::PreferTerm)
             .max_history_size(HISTORY_LENGTH)?
             .history_ignore_space(true)
@@ -60,7 +60,7 @@ impl Input {
         editor.set_helper(Some(completion));
         let history = history_file();
         if let Some(path) = &history {
-            // One that cannot be read is an empty one.
+            // An unreadable history is treated as empty.
             let _ = editor.load_history(path);
         }
         Ok(Self::Edited(Box::new(Edited { editor, history })))
@@ -73,7 +73,7 @@ impl Input {
             Self::Edited(edited) => loop {
                 match edited.editor.readline(prompt) {
                     Ok(line) => return Ok(Some(line)),
-                    // Ctrl-C gives up the line, not the shell.
+                    // Ctrl-C discards the line, but does not end the shell.
                     Err(ReadlineError::Interrupted) => {}
                     Err(ReadlineError::Eof) => return Ok(None),
                     Err(e) => return Err(e.into()),
@@ -89,16 +89,16 @@ impl Drop for Edited {
         if self.editor.history().is_empty() {
             return;
         }
-        // A history that cannot be kept is no reason to complain.
+        // Failing to save the history is not worth an error.
         let _ = self.editor.save_history(path);
     }
 }
 
 fn plain_line(prompt: &str) -> Result<Option<String>, InputError> {
-    // As pprof: also without a terminal, so that a script sees where answers end.
+    // As in pprof, the prompt is printed without a terminal too: scripts see where answers end.
     let mut out = io::stdout().lock();
     if out.write_all(prompt.as_bytes()).and_then(|()| out.flush()).is_err() {
-        // Nobody reads us any more.
+        // The reader has closed the pipe.
         return Ok(None);
     }
     let mut bytes = Vec::new();
@@ -109,7 +109,7 @@ fn plain_line(prompt: &str) -> Result<Option<String>, InputError> {
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// The file of the history, made now so that it belongs to the user.
+/// The history file, created now so that it belongs to the invoking user.
 fn history_file() -> Option<PathBuf> {
     let user = User::invoking();
     let folder = user.home.as_ref()?.join(".local/state/exoprof");

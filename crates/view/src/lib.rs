@@ -1,6 +1,6 @@
-//! `exoprof view`: a profile, looked at again and again.
+//! Explores a profile in an interactive shell or on a web page: `exoprof view`.
 
-// They panic where nobody reads any more: see `console::terminal::say`.
+// They panic when the reader has closed the pipe: use `console::terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 mod commands;
@@ -39,10 +39,10 @@ pub struct ViewArgs {
     web: web::WebArgs,
 }
 
-/// Reads the profile and lets the user look at it, in the shell or on a page.
+/// Reads the profile and shows it in the shell or on a web page.
 ///
 /// # Errors
-/// What cannot be read or served. What goes wrong with a command is shown, and the shell goes on.
+/// The profile cannot be read or served. The shell prints a command's errors and continues.
 pub fn run(
     args: &ViewArgs,
     verbosity: Verbosity,
@@ -50,14 +50,14 @@ pub fn run(
     terminal: &mut dyn Terminal,
 ) -> Result<(), ViewError> {
     if args.web.http.is_some() {
-        // What cannot be served is found out before anything is fetched.
+        // Check the address before fetching the profile.
         args.web.listen()?;
     }
     let profile = args.sources.read(watcher)?;
     if args.web.http.is_some() {
         return web::serve(profile, &args.web, |address| {
             if verbosity > Verbosity::Quiet {
-                terminal.say(&format!("serving the profile on {address}/ (Ctrl-C ends it)"));
+                terminal.say(&format!("serving the profile on {address}/ (Ctrl-C to stop)"));
             }
         });
     }

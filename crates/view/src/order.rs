@@ -1,4 +1,4 @@
-//! Carrying out an order: a report, to the terminal or into a file.
+//! Runs a parsed command: prints a report or writes it to a file.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -11,17 +11,17 @@ use report::{Report, ReportError};
 use crate::commands::{Makes, Order};
 use crate::terminal::Terminal;
 
-/// Why an order is not carried out.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// The options make no sense.
+    /// The options are invalid.
     #[error("{0}")]
     Settings(String),
-    /// There is no such report.
+    /// The report failed.
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// A file is needed.
-    #[error("where to? proto >file")]
+    /// The file's name is missing.
+    #[error("proto requires a file: proto >file")]
     NoFile,
     /// The file cannot be written.
     #[error("{path}")]
@@ -33,7 +33,7 @@ pub enum OrderError {
     },
 }
 
-/// Carries out an order. Warnings are said before.
+/// Runs a command. Warnings are printed first.
 pub fn carry_out(
     profile: &Profile,
     order: &Order,

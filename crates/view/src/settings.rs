@@ -1,4 +1,4 @@
-//! The options of the shell: one row of a table for each, with the names of `go tool pprof`.
+//! Defines the shell's options in one table, with the names of `go tool pprof`.
 
 use std::path::PathBuf;
 
@@ -7,11 +7,11 @@ use report::{Filters, Form, Granularity, Options};
 /// The values of all options.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Where reports go; empty for standard output.
+    /// The file for reports; empty for standard output.
     pub output: String,
-    /// How many entries; -1 for what suits the report.
+    /// Maximum number of entries; -1 for the report's default.
     pub node_count: i64,
-    /// Regular expressions that each sample must or must not meet, and the like.
+    /// Filters for samples, frames and labels.
     pub filters: Texts,
     sample_index: String,
     sort: String,
@@ -28,11 +28,11 @@ pub struct Settings {
     drop_negative: bool,
     noinlines: bool,
     showcolumns: bool,
-    /// Those that change nothing in any report that there is here.
+    /// Options that do not affect any of our reports.
     idle: Idle,
 }
 
-/// Filters, empty where there is none.
+/// Filters; empty means no filter.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Texts {
     /// See [`Filters::focus`].
@@ -78,7 +78,7 @@ impl Default for Settings {
             edge_fraction,
             divide_by: 1.0,
             trim: true,
-            // A shell says once what the profile is.
+            // The shell prints the header once, at the start.
             compact_labels: true,
             relative_percentages: false,
             drop_negative: false,
@@ -98,7 +98,7 @@ pub struct Setting {
     field: Field,
 }
 
-/// Where an option's value is, and what it may be.
+/// Where an option's value is stored, and its type.
 #[derive(Clone, Copy)]
 enum Field {
     Switch(fn(&mut Settings) -> &mut bool),
@@ -106,7 +106,7 @@ enum Field {
     Count(fn(&mut Settings) -> &mut i64),
     Number(fn(&mut Settings) -> &mut f64),
     Choice(fn(&mut Settings) -> &mut String, &'static [Choice]),
-    /// Known to pprof; only its default can be had here.
+    /// An option of pprof of which only the default is supported here.
     Fixed(Fixed),
 }
 
@@ -116,7 +116,7 @@ enum Fixed {
     Empty(fn(&mut Settings) -> &mut String),
 }
 
-/// A value of an option with few, which is a name of its own: `cum`, `lines`.
+/// A value that can be set by its name alone: `cum`, `lines`.
 pub struct Choice {
     /// The value.
     pub name: &'static str,
@@ -129,16 +129,16 @@ const fn choice(name: &'static str, about: &'static str) -> Choice {
 }
 
 const SORT: &[Choice] = &[
-    choice("cum", "Sort entries by what they and their callees used"),
-    choice("flat", "Sort entries by what they used themselves"),
+    choice("cum", "Sort by cumulative values (with callees)"),
+    choice("flat", "Sort by flat values (without callees)"),
 ];
 
 const GRANULARITY: &[Choice] = &[
-    choice("functions", "Entries are functions"),
-    choice("filefunctions", "Entries are functions, told apart by their files"),
-    choice("files", "Entries are source files"),
-    choice("lines", "Entries are source lines"),
-    choice("addresses", "Entries are code addresses"),
+    choice("functions", "Group by function"),
+    choice("filefunctions", "Group by function and source file"),
+    choice("files", "Group by source file"),
+    choice("lines", "Group by source line"),
+    choice("addresses", "Group by code address"),
 ];
 
 const fn setting(name: &'static str, field: Field, about: &'static str) -> Setting {
@@ -149,80 +149,96 @@ use Field::{Choice as OneOf, Count, Fixed as Only, Number, Switch, Text};
 
 /// All options.
 pub static SETTINGS: &[Setting] = &[
-    setting("output", Text(|s| &mut s.output), "File to write reports to, instead of the terminal"),
-    setting("drop_negative", Switch(|s| &mut s.drop_negative), "Leave out what has become less"),
-    setting("call_tree", Switch(|s| &mut s.idle.call_tree), "For graphs only: there are none here"),
+    setting(
+        "output",
+        Text(|s| &mut s.output),
+        "Write reports to this file instead of the terminal",
+    ),
+    setting("drop_negative", Switch(|s| &mut s.drop_negative), "Drop negative differences"),
+    setting("call_tree", Switch(|s| &mut s.idle.call_tree), "Not supported here (graphs only)"),
     setting(
         "relative_percentages",
         Switch(|s| &mut s.relative_percentages),
-        "Percentages of what the filters leave, not of the whole profile",
+        "Compute percentages of the filtered profile, not the whole",
     ),
-    setting("unit", Text(|s| &mut s.unit), "Unit of values: ms, MB, …; `auto` for each its own"),
-    setting("compact_labels", Switch(|s| &mut s.compact_labels), "Reports without a header"),
-    setting("source_path", Text(|s| &mut s.source_path), "Folder in which source files are"),
-    setting("trim_path", Text(|s| &mut s.trim_path), "What source paths lose at their begin"),
+    setting("unit", Text(|s| &mut s.unit), "Print values in this unit: ms, MB, …, or auto"),
+    setting("compact_labels", Switch(|s| &mut s.compact_labels), "Omit the header of reports"),
+    setting("source_path", Text(|s| &mut s.source_path), "Search source files in this directory"),
+    setting("trim_path", Text(|s| &mut s.trim_path), "Prefix to strip from source paths"),
     setting(
         "intel_syntax",
         Switch(|s| &mut s.idle.intel_syntax),
-        "For assembly only: there is none here",
+        "Not supported here (assembly only)",
     ),
-    setting("nodecount", Count(|s| &mut s.node_count), "How many entries to show; 0 for all"),
+    setting(
+        "nodecount",
+        Count(|s| &mut s.node_count),
+        "Show at most this many entries; 0 shows all",
+    ),
     setting(
         "nodefraction",
         Number(|s| &mut s.node_fraction),
-        "Leave out entries below this part of the total",
+        "Drop entries below this fraction of the total",
     ),
     setting(
         "edgefraction",
         Number(|s| &mut s.edge_fraction),
-        "Leave out calls below this part of the total",
+        "Drop calls below this fraction of the total",
     ),
-    setting("trim", Switch(|s| &mut s.trim), "Honour nodefraction, edgefraction and nodecount"),
-    setting("focus", Text(|s| &mut s.filters.focus), "Only samples through a frame that matches"),
-    setting("ignore", Text(|s| &mut s.filters.ignore), "No samples through a frame that matches"),
+    setting("trim", Switch(|s| &mut s.trim), "Apply nodefraction, edgefraction and nodecount"),
+    setting("focus", Text(|s| &mut s.filters.focus), "Keep only samples with a matching frame"),
+    setting("ignore", Text(|s| &mut s.filters.ignore), "Drop samples with a matching frame"),
     setting(
         "prune_from",
         Text(|s| &mut s.filters.prune_from),
-        "No callees of the innermost frame that matches",
+        "Drop the callees of the innermost matching frame",
     ),
-    setting("hide", Text(|s| &mut s.filters.hide), "No frames that match"),
-    setting("show", Text(|s| &mut s.filters.show), "Only frames that match"),
+    setting("hide", Text(|s| &mut s.filters.hide), "Drop matching frames"),
+    setting("show", Text(|s| &mut s.filters.show), "Keep only matching frames"),
     setting(
         "show_from",
         Text(|s| &mut s.filters.show_from),
-        "No callers of the outermost frame that matches",
+        "Drop the callers of the outermost matching frame",
     ),
     setting("tagroot", Only(Fixed::Empty(|s| &mut s.idle.tag_root)), "Not supported here"),
     setting("tagleaf", Only(Fixed::Empty(|s| &mut s.idle.tag_leaf)), "Not supported here"),
     setting(
         "tagfocus",
         Text(|s| &mut s.filters.tag_focus),
-        "Only samples with a label that matches: RE, key=RE, 1kb:64kb",
+        "Keep only samples with a matching label: RE, key=RE, 1kb:64kb",
     ),
     setting(
         "tagignore",
         Text(|s| &mut s.filters.tag_ignore),
-        "No samples with a label that matches: RE, key=RE, 1kb:64kb",
+        "Drop samples with a matching label: RE, key=RE, 1kb:64kb",
     ),
-    setting("tagshow", Text(|s| &mut s.filters.tag_show), "Only labels whose key matches"),
-    setting("taghide", Text(|s| &mut s.filters.tag_hide), "No labels whose key matches"),
+    setting("tagshow", Text(|s| &mut s.filters.tag_show), "Keep only labels with a matching key"),
+    setting("taghide", Text(|s| &mut s.filters.tag_hide), "Drop labels with a matching key"),
     setting("divide_by", Number(|s| &mut s.divide_by), "Divide all values by this"),
     setting("mean", Only(Fixed::Off(|s| &mut s.idle.mean)), "Not supported here"),
-    setting("sample_index", Text(|s| &mut s.sample_index), "Sample type: name, or position from 0"),
-    setting("normalize", Switch(|s| &mut s.idle.normalize), "For the command line of pprof only"),
-    setting("sort", OneOf(|s| &mut s.sort, SORT), "The order of entries"),
-    setting("granularity", OneOf(|s| &mut s.granularity, GRANULARITY), "What makes an entry"),
-    setting("noinlines", Switch(|s| &mut s.noinlines), "Inlined calls count for their caller"),
-    setting("showcolumns", Switch(|s| &mut s.showcolumns), "Columns beside line numbers"),
+    setting(
+        "sample_index",
+        Text(|s| &mut s.sample_index),
+        "Report this sample type: name, or position from 0",
+    ),
+    setting(
+        "normalize",
+        Switch(|s| &mut s.idle.normalize),
+        "Not supported here (pprof's command line only)",
+    ),
+    setting("sort", OneOf(|s| &mut s.sort, SORT), "Sort entries: flat or cum"),
+    setting("granularity", OneOf(|s| &mut s.granularity, GRANULARITY), "Group samples by this"),
+    setting("noinlines", Switch(|s| &mut s.noinlines), "Attribute inlined calls to their caller"),
+    setting("showcolumns", Switch(|s| &mut s.showcolumns), "Print columns with line numbers"),
 ];
 
-/// The option of that name, or that has a choice of that name.
+/// Finds the option of this name, or with a choice of this name.
 pub fn find(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|s| s.name == name || s.choices().iter().any(|c| c.name == name))
 }
 
 impl Setting {
-    /// The values that it may have, if they are few.
+    /// Its possible values, if they are a fixed set.
     pub fn choices(&self) -> &'static [Choice] {
         match self.field {
             OneOf(_, choices) => choices,
@@ -248,11 +264,11 @@ impl Setting {
 
     /// Sets it, under its own name or that of a choice.
     pub fn set(&self, settings: &mut Settings, name: &str, value: &str) -> Result<(), String> {
-        let invalid = |what: &str| Err(format!("{value:?} is no {what} for {name}"));
+        let invalid = |what: &str| Err(format!("invalid value {value:?} for {name}: not a {what}"));
         match self.field {
             OneOf(at, _) if name != self.name => match flag(value) {
                 Some(true) => at(settings).replace_range(.., name),
-                _ => return Err(format!("{name} cannot be unset: choose another {}", self.name)),
+                _ => return Err(format!("cannot unset {name}; choose another {}", self.name)),
             },
             OneOf(at, choices) => match choices.iter().find(|c| c.name == value) {
                 Some(choice) => at(settings).replace_range(.., choice.name),
@@ -260,7 +276,7 @@ impl Setting {
             },
             Switch(at) => match flag(value) {
                 Some(value) => *at(settings) = value,
-                None => return invalid("yes or no"),
+                None => return invalid("boolean"),
             },
             Only(fixed) => {
                 let is_default = match fixed {
@@ -285,7 +301,7 @@ impl Setting {
     }
 }
 
-/// Yes, no, or neither; nothing said is yes.
+/// Parses a boolean; an empty text is true.
 fn flag(value: &str) -> Option<bool> {
     match &*value.to_lowercase() {
         "true" | "t" | "yes" | "y" | "1" | "" => Some(true),
@@ -295,7 +311,7 @@ fn flag(value: &str) -> Option<bool> {
 }
 
 impl Settings {
-    /// Sorts by what entries and their callees used.
+    /// Sorts by cumulative values.
     pub fn sort_by_cum(&mut self) {
         "cum".clone_into(&mut self.sort);
     }
@@ -303,7 +319,7 @@ impl Settings {
     /// The options of a report.
     pub fn options(&self, form: Form) -> Result<Options, String> {
         if self.divide_by == 0.0 {
-            return Err("divide_by is 0".to_owned());
+            return Err("divide_by must not be 0".to_owned());
         }
         let text = |t: &str| (!t.is_empty()).then(|| t.to_owned());
         let f = &self.filters;

@@ -1,4 +1,4 @@
-//! The interactive shell.
+//! Runs the interactive shell.
 
 use console::terminal::in_one_line;
 use pprof::Profile;
@@ -23,7 +23,7 @@ enum Next {
     Leave,
 }
 
-/// Reads and carries out commands until the end; with `greets` it says first what the profile is.
+/// Reads and runs commands until the end of input. `greets`: first print the header.
 pub fn run(profile: &Profile, greets: bool, terminal: &mut dyn Terminal) -> Result<(), ViewError> {
     let mut shell = Shell { profile, settings: Settings::default(), terminal };
     if greets {
@@ -46,7 +46,7 @@ struct Shell<'p> {
 
 impl Shell<'_> {
     fn greet(&mut self) -> Result<(), ReportError> {
-        // What is set at first divides by 1: there are always options.
+        // The initial settings are always valid.
         let options = self.settings.options(Form::Top).unwrap_or_default();
         let report = Report::new(self.profile, options)?;
         for line in report.about() {
@@ -60,7 +60,7 @@ impl Shell<'_> {
         Ok(())
     }
 
-    /// Shows what is no report. Names in a profile may be any bytes.
+    /// Prints text other than reports. Names in a profile may be any bytes.
     fn say(&mut self, text: &str) {
         let safe = |c: char| if c.is_control() && c != '\n' && c != '\t' { '?' } else { c };
         self.terminal.say(&text.chars().map(safe).collect::<String>());
@@ -100,7 +100,7 @@ impl Shell<'_> {
         done.map_err(|e| in_one_line(&e))
     }
 
-    /// A line that stands for others: `:`, or the name of a sample type.
+    /// Expands shortcuts: `:`, or the name of a sample type.
     fn expand(&self, line: &str) -> Vec<String> {
         if line == ":" {
             return ["focus=", "ignore=", "hide=", "tagfocus=", "tagignore="]
@@ -118,7 +118,7 @@ impl Shell<'_> {
         }
     }
 
-    /// Carries out `name=value`, or `name` alone for a switch. `None` for anything else.
+    /// Sets an option: `name=value`, or `name` alone for a switch. `None` for anything else.
     fn assign(&mut self, line: &str) -> Option<Result<(), String>> {
         let (name, value) = match line.split_once('=') {
             Some((name, value)) => {

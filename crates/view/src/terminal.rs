@@ -1,4 +1,4 @@
-//! Where the shell's answers go.
+//! Defines where the shell prints its answers.
 
 use std::io::Write;
 
@@ -7,14 +7,14 @@ use report::ReportError;
 /// Writes a report.
 pub type WriteReport<'a> = &'a dyn Fn(&mut dyn Write) -> Result<(), ReportError>;
 
-/// Where the shell's answers go.
+/// Prints the shell's answers.
 pub trait Terminal {
-    /// Shows what is no report, such as help, warnings and errors, which may be several lines.
+    /// Prints text other than reports: help, warnings and errors, possibly several lines.
     fn say(&mut self, text: &str);
 
-    /// Shows a report.
+    /// Prints a report.
     ///
     /// # Errors
-    /// What the report says of itself; where nobody reads it any more, the next prompt hears of it.
+    /// The report's own error. A closed pipe is only noticed by the next prompt.
     fn show(&mut self, write: WriteReport<'_>) -> Result<(), ReportError>;
 }

@@ -124,12 +124,15 @@ impl Runtimes {
                 Presence::Attached(roles) => (true, roles),
                 Presence::Absent | Presence::NotReady => (false, Roles::default()),
             };
+            // Any process may compile code; that is no news.
+            if present && at.all & 1 << i == 0 && (roles.stacks || roles.frames) {
+                tracing::info!(pid, runtime = self.rows[i].0.name, "runtime found");
+            }
             at.stacks = with(at.stacks, i, roles.stacks);
             at.frames = with(at.frames, i, roles.frames);
             at.code = with(at.code, i, roles.code);
             at.all = with(at.all, i, present);
             if present {
-                tracing::info!(pid, runtime = self.rows[i].0.name, "runtime found");
                 self.found |= 1 << i;
                 self.follow_chains(pid, i);
             } else if self.chains.get(pid).is_some_and(|f| usize::from(f.runtime) == i) {

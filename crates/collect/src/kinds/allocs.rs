@@ -22,7 +22,7 @@ pub(super) const ROW: Kind = Kind {
         history: Some(HEAP_HISTORY),
     },
     options: &[HEAP_RATE, HEAP_HISTORY],
-    prepare: prepare,
+    prepare,
     check: Patient::allocations,
 };
 

@@ -22,7 +22,7 @@ pub(super) const ROW: Kind = Kind {
         history: None,
     },
     options: &[],
-    prepare: prepare,
+    prepare,
     check: Patient::stacks_now,
 };
 

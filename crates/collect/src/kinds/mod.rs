@@ -41,6 +41,12 @@ pub struct Kind {
     pub check: fn(&Patient) -> Result<String, Obstacle>,
 }
 
+/// Counts what a profile of a process would hold now.
+pub type Count = fn(&Arc<Process>) -> Result<u64, RecordError>;
+
+/// Writes all stacks of a process as text.
+pub type DumpText = fn(&Arc<Process>, &RecordOptions) -> Result<Dump, RecordError>;
+
 /// How a server offers a kind.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -56,9 +62,9 @@ pub struct Endpoint {
     pub metric: &'static str,
     /// Counts what a profile would hold now, for the index. Without it, the index shows the
     /// samples of the last profile.
-    pub count: Option<fn(&Arc<Process>) -> Result<u64, RecordError>>,
+    pub count: Option<Count>,
     /// Makes the text forms (`debug=1`, `debug=2`) where they are more than the profile's.
-    pub dump: Option<fn(&Arc<Process>, &RecordOptions) -> Result<Dump, RecordError>>,
+    pub dump: Option<DumpText>,
     /// The flag that is set where a request names no `seconds`: it reads what is there already.
     pub history: Option<KindOption>,
 }

@@ -22,7 +22,7 @@ pub(super) const ROW: Kind = Kind {
         history: None,
     },
     options: &[MUTEX_FRACTION, WAITERS, BLOCK_RATE],
-    prepare: prepare,
+    prepare,
     check: Patient::waits,
 };
 

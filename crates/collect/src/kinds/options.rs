@@ -62,35 +62,35 @@ impl KindOptions {
 /// Mean bytes between two heap samples, where sampling is turned on for the recording.
 pub(crate) const HEAP_RATE: KindOption = KindOption {
     name: "heap-rate",
-    help: "Mean bytes between heap samples, where sampling is switched on for the recording",
+    help: "Sample one allocation per this many bytes, where the recording enables heap sampling",
     default: OptionValue::Bytes(512 << 10),
 };
 
 /// Reads what a Go program has sampled itself.
 pub(crate) const HEAP_HISTORY: KindOption = KindOption {
     name: "heap-history",
-    help: "Go: read what the program has sampled of its heap itself, change nothing",
+    help: "Read the program's own heap samples without enabling sampling (Go only)",
     default: OptionValue::Flag(false),
 };
 
 /// Mean time between two samples of waiting.
 pub(crate) const BLOCK_RATE: KindOption = KindOption {
     name: "block-rate",
-    help: "Go's SetBlockProfileRate for the recording: one sample in this much waiting",
+    help: "Take one sample per this much blocked time, as Go's SetBlockProfileRate (block and mutex)",
     default: OptionValue::Duration(Duration::from_micros(10)),
 };
 
 /// One in this many lock contentions is sampled.
 pub(crate) const MUTEX_FRACTION: KindOption = KindOption {
     name: "mutex-fraction",
-    help: "Go's SetMutexProfileFraction for the recording: one contention in this many",
+    help: "Sample one contention in N, as Go's SetMutexProfileFraction (mutex of Go programs)",
     default: OptionValue::Number(10),
 };
 
 /// The waiting side instead of the unlocker.
 pub(crate) const WAITERS: KindOption = KindOption {
     name: "waiters",
-    help: "mutex: the waiting side instead of the unlocker",
+    help: "Charge mutex samples to the waiting thread instead of the unlocker (mutex only)",
     default: OptionValue::Flag(false),
 };
 

@@ -23,7 +23,7 @@ pub(super) const ROW: Kind = Kind {
         history: None,
     },
     options: &[],
-    prepare: prepare,
+    prepare,
     check: Patient::creations,
 };
 

@@ -29,7 +29,7 @@ const MAX_RESCANS: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// A right is missing, and this gives it.
-    #[error("{}; to mend it: {}", .0.reason, .0.remedy)]
+    #[error("{0}")]
     NotPermitted(Obstacle),
     /// The system refuses, and our rights do not explain it.
     #[error(

@@ -77,7 +77,7 @@ fn by_perf(request: &Request<'_>, why: String) -> Result<Rc<RefCell<dyn Joint>>,
 fn reason(e: &events::WaitError) -> String {
     let rights = host::Rights::read().ok().and_then(|r| r.bpf().err());
     match rights {
-        Some(obstacle) => format!("{}; to mend it: {}", obstacle.reason, obstacle.remedy),
+        Some(obstacle) => obstacle.to_string(),
         None => e.to_string(),
     }
 }

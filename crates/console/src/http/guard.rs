@@ -1,8 +1,8 @@
-//! Who may ask: the token, the Host header, and requests that other sites' pages make.
+//! Checks each request's token and Host header, and rejects requests from other sites.
 //!
-//! A page in somebody's browser can send requests to a loopback address, and by DNS rebinding
-//! (its own name suddenly means 127.0.0.1) read the answers too. Such a request carries the page's
-//! name as its Host; ours carries an address, `localhost`, or this machine's name.
+//! Any web page can make a browser send requests to a loopback address. With DNS rebinding (the
+//! page's own name suddenly resolves to 127.0.0.1) it can read the answers too. Such a request has
+//! the page's name as its Host; ours has an address, `localhost`, or this machine's name.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use subtle::ConstantTimeEq as _;
 
 use crate::http::listen::Listen;
 
-/// The longest token that is read.
+/// The maximum length of a token, in bytes.
 const MAX_TOKEN: usize = 4096;
 
-/// Why a file gives no token.
+/// Why a token cannot be read from a file.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// It cannot be read.
@@ -32,11 +32,11 @@ pub enum TokenError {
         source: std::io::Error,
     },
     /// It is empty.
-    #[error("{} holds no token", .0.display())]
+    #[error("the token file {} is empty", .0.display())]
     Empty(PathBuf),
-    /// It holds something that no request can carry.
+    /// It holds something that a header cannot carry.
     #[error(
-        "{} must hold one word of at most {} printable ASCII characters",
+        "invalid token in {}: it must be one word of at most {} printable ASCII characters",
         .0.display(), MAX_TOKEN
     )]
     Form(PathBuf),
@@ -46,7 +46,7 @@ pub enum TokenError {
 pub struct Token(Vec<u8>);
 
 impl Token {
-    /// Reads a file that holds the token alone; white space around it does not count.
+    /// Reads a file that holds only the token; surrounding white space is ignored.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let failed = |source| TokenError::Read { path: path.into(), source };
         let text = std::fs::read(path).map_err(failed)?;
@@ -65,12 +65,12 @@ impl Token {
         format!("Bearer {}", String::from_utf8_lossy(&self.0))
     }
 
-    /// Compares in a time that does not depend on where the difference is.
+    /// Compares in constant time: the time must not tell where the difference is.
     fn matches(&self, given: &[u8]) -> bool {
         self.0.ct_eq(given).into()
     }
 
-    /// The token of a request: `Bearer TOKEN`, or `Basic` with it as the password, which is how
+    /// Checks a request's token: `Bearer TOKEN`, or `Basic` with the token as the password, as
     /// `go tool pprof http://exoprof:TOKEN@HOST/…` and browsers send it.
     fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(value) = headers.get(header::AUTHORIZATION) else { return false };
@@ -95,26 +95,26 @@ fn split_word(value: &[u8]) -> Option<(&[u8], &[u8])> {
 /// What a request must satisfy.
 pub struct Guard {
     token: Option<Token>,
-    /// Names that the Host header may have, besides addresses and `localhost`; `None` for any.
+    /// Names that the Host header may have, besides addresses and `localhost`. `None`: any.
     names: Option<Vec<String>>,
 }
 
-/// Why a request is not answered.
+/// Why a request is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
-    /// No or a wrong token.
+    /// The token is missing or wrong.
     Token,
     /// The Host header names something else.
     Host,
-    /// There is no Host header, or several.
+    /// There is no Host header, or more than one.
     NoHost,
-    /// A page of another site asks.
+    /// The request comes from another site's page.
     CrossSite,
 }
 
 impl Guard {
-    /// The guard of a socket. With a token the Host does not matter: a browser does not know the
-    /// token. On a unix socket, the file's rights decide.
+    /// Creates the guard of a socket. With a token the Host does not matter: another site does not
+    /// know the token. Access to a unix socket is up to the file's permissions.
     pub fn new(listen: &Listen, token: Option<Token>) -> Self {
         let names = match listen {
             Listen::Unix(_) => None,
@@ -137,8 +137,7 @@ impl Guard {
         if self.token.as_ref().is_some_and(|t| !t.admits(headers)) {
             return Err(Refusal::Token);
         }
-        // A link may lead here from anywhere; an image or a script of another site may not begin
-        // a recording.
+        // Other sites may link here, but their images and scripts must not start a recording.
         let is = |name: &str, value: &str| headers.get(name).is_some_and(|v| v == value);
         if is("sec-fetch-site", "cross-site") && !is("sec-fetch-mode", "navigate") {
             return Err(Refusal::CrossSite);
@@ -147,8 +146,8 @@ impl Guard {
     }
 }
 
-/// The host that a request is for, without its port. `None` only before HTTP/1.1, whose clients
-/// are no browsers.
+/// The host that a request is for, without its port. `None` only before HTTP/1.1, which browsers
+/// do not use.
 fn host_of<'r>(
     version: Version,
     uri: &'r Uri,
@@ -180,7 +179,7 @@ fn without_port(host: &str) -> &str {
 
 fn is_ours(host: &str, names: &[String]) -> bool {
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    // Nobody can rebind an address.
+    // DNS rebinding requires a name.
     if bare.parse::<IpAddr>().is_ok() {
         return true;
     }
@@ -195,22 +194,22 @@ impl Refusal {
         let (status, text) = match self {
             Self::Token => (
                 StatusCode::UNAUTHORIZED,
-                "a token is needed: Authorization: Bearer TOKEN, or TOKEN as the password",
+                "the request requires a token: Authorization: Bearer TOKEN, or TOKEN as the password",
             ),
             Self::Host => (
                 StatusCode::FORBIDDEN,
-                "the Host header names neither an address, nor localhost, nor this machine",
+                "the Host header must be an address, localhost or this machine's name",
             ),
-            Self::NoHost => (StatusCode::BAD_REQUEST, "there must be one Host header"),
-            Self::CrossSite => {
-                (StatusCode::FORBIDDEN, "requests of other sites' pages are refused")
+            Self::NoHost => {
+                (StatusCode::BAD_REQUEST, "the request must have exactly one Host header")
             }
+            Self::CrossSite => (StatusCode::FORBIDDEN, "requests from other sites are rejected"),
         };
         let plain = [
             (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         ];
-        // With this header pprof shows the text.
+        // pprof shows the text only with this header.
         let mut response =
             (status, plain, [("x-go-pprof", "1")], format!("{text}\n")).into_response();
         if self == Self::Token {
@@ -222,7 +221,7 @@ impl Refusal {
     }
 }
 
-/// The guard as a layer of a router: `middleware::from_fn_with_state(guard, guard::layer)`.
+/// Applies the guard as a layer of a router: `middleware::from_fn_with_state(guard, guard::layer)`.
 pub async fn layer(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     match guard.check(request.version(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_uri_decides_over_the_header() {
+    fn the_uri_overrides_the_header() {
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static("localhost"));
         let uri = Uri::from_static("http://evil.example/debug/pprof/");
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sites_may_link_and_nothing_else() {
+    fn other_sites_may_only_link() {
         let guard = loopback(None);
         let from = |site, mode| {
             let fetch = [("host", "localhost"), ("sec-fetch-site", site), ("sec-fetch-mode", mode)];

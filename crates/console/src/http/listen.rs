@@ -1,4 +1,4 @@
-//! Where a server listens: a TCP address or a unix socket.
+//! Parses and binds the addresses of servers: TCP or a unix socket.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 
-/// What to think of when an address cannot be had.
+/// The usual reason why an address cannot be bound.
 const BUSY: &str = "is another server running there?";
 
 /// Why a server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The address is not to be had.
+    /// The address cannot be bound.
     #[error("cannot listen on {address} ({})", BUSY)]
     Tcp {
         /// The address.
@@ -23,7 +23,7 @@ pub enum ListenError {
         /// Why.
         source: io::Error,
     },
-    /// The socket cannot be made.
+    /// The socket cannot be created.
     #[error("cannot listen on {}", .path.display())]
     Unix {
         /// The socket's path.
@@ -34,10 +34,10 @@ pub enum ListenError {
     /// Another server listens there.
     #[error("cannot listen on {} ({})", .0.display(), BUSY)]
     InUse(PathBuf),
-    /// Something else is in its place.
-    #[error("{} exists and is no socket", .0.display())]
+    /// The path exists, but is not a socket.
+    #[error("{} exists and is not a socket", .0.display())]
     NoSocket(PathBuf),
-    /// The socket of a server that is gone cannot be removed.
+    /// A stale socket cannot be removed.
     #[error("cannot replace {}", .path.display())]
     Replace {
         /// The socket's path.
@@ -45,8 +45,8 @@ pub enum ListenError {
         /// Why.
         source: io::Error,
     },
-    /// The group cannot have it.
-    #[error("cannot give {} to group {group}", .path.display())]
+    /// Its group cannot be changed.
+    #[error("cannot change the group of {} to {group}", .path.display())]
     Group {
         /// The socket's path.
         path: PathBuf,
@@ -57,7 +57,7 @@ pub enum ListenError {
     },
 }
 
-/// An address as given.
+/// An address as the user gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
     /// `HOST:PORT`; port 0 takes a free one.
@@ -77,7 +77,7 @@ impl Listen {
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             if path.is_empty() {
-                return Err("a path must follow unix:".into());
+                return Err("unix: requires a path".into());
             }
             return Ok(Self::Unix(path.into()));
         }
@@ -86,7 +86,7 @@ impl Listen {
         }
         let form = "use HOST:PORT or unix:PATH";
         let Some((host, port)) = text.rsplit_once(':') else { return Err(form.into()) };
-        let port: u16 = port.parse().map_err(|_| format!("no port: {form}"))?;
+        let port: u16 = port.parse().map_err(|_| format!("invalid port: {form}"))?;
         if host.is_empty() {
             return Ok(Self::Tcp {
                 address: (std::net::Ipv6Addr::UNSPECIFIED, port).into(),
@@ -98,7 +98,7 @@ impl Listen {
         Ok(Self::Tcp { address, name: Some(host.to_string()) })
     }
 
-    /// Only this machine can reach it.
+    /// Whether only this machine can reach it.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Unix(_) => true,
@@ -106,7 +106,7 @@ impl Listen {
         }
     }
 
-    /// Binds it. The file of a unix socket is for its owner only, or for `group` too.
+    /// Binds it. Only the owner may connect to a unix socket, and `group` if given.
     pub fn bind(&self, group: Option<nix::unistd::Gid>) -> Result<Socket, ListenError> {
         match self {
             Self::Tcp { address, .. } => {
@@ -118,7 +118,7 @@ impl Listen {
             Self::Unix(path) => {
                 let failed = |source| ListenError::Unix { path: path.clone(), source };
                 remove_stale(path)?;
-                // Nobody may connect between the bind and a chmod.
+                // Nobody else may connect between bind and chmod.
                 let mask = umask(Mode::from_bits_truncate(0o177));
                 let listener = UnixListener::bind(path);
                 umask(mask);
@@ -144,8 +144,7 @@ impl Listen {
     }
 }
 
-/// Removes the socket of a server that is gone. One that answers is left alone, and so is
-/// whatever is no socket.
+/// Removes a stale socket. A socket that accepts connections is kept, and so is any other file.
 fn remove_stale(path: &Path) -> Result<(), ListenError> {
     let Ok(found) = path.symlink_metadata() else { return Ok(()) };
     if !found.file_type().is_socket() {
@@ -167,7 +166,7 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// As in a URL's beginning: `http://127.0.0.1:6060`, or `unix:/run/exoprof.sock`.
+    /// The beginning of its URLs: `http://127.0.0.1:6060`, or `unix:/run/exoprof.sock`.
     pub fn shown(&self) -> String {
         match self {
             Self::Tcp(listener) => match listener.local_addr() {
@@ -179,12 +178,12 @@ impl Socket {
     }
 }
 
-/// The file of a unix socket: removed when the server ends.
+/// The file of a unix socket, removed when the server ends.
 pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Nothing can be done about a failure; the next server replaces it.
+        // A failure is ignored: the next server replaces the file.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -216,16 +215,16 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_is_its_owners_and_goes_with_the_server() {
+    fn a_unix_socket_is_private_and_removed_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let listen = Listen::Unix(path.clone());
         let socket = listen.bind(None).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(listen.bind(None).is_err(), "it answers");
+        assert!(listen.bind(None).is_err(), "a live socket must be kept");
         drop(socket);
         assert!(!path.exists());
-        // One that was left behind is replaced.
+        // A stale socket is replaced.
         drop(UnixListener::bind(&path).unwrap());
         assert!(listen.bind(None).is_ok());
         std::fs::write(&path, "mine").unwrap();

@@ -1,4 +1,4 @@
-//! What `serve` and `view --http` have in common: sockets, who may ask, and limits on connections.
+//! Shares the HTTP server of `serve` and `view --http`: sockets, access checks, connection limits.
 
 pub mod guard;
 pub mod listen;

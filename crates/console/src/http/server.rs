@@ -1,4 +1,4 @@
-//! Accepting connections, within limits, until told to stop.
+//! Accepts HTTP connections, within limits, until it is stopped.
 
 use std::future::Future;
 use std::pin::pin;
@@ -17,17 +17,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::http::listen::{Socket, SocketFile};
 use crate::http::stall::Stall;
 
-/// Connections at a time; more wait in the kernel's queue.
+/// Maximum number of open connections; more wait in the kernel's queue.
 const CONNECTIONS: usize = 512;
-/// How long a client may take for its headers, and be idle between two requests.
+/// How long a client may take to send its headers, or stay idle between two requests.
 const HEADER_PATIENCE: Duration = Duration::from_secs(20);
-/// Room for a request's line and headers; larger ones get status 431.
+/// Maximum bytes of a request's line and headers; larger ones get status 431.
 const HEADER_BYTES: usize = 32 << 10;
-/// The headers of a request; more get status 431.
+/// Maximum number of headers of a request; more get status 431.
 const HEADERS: usize = 64;
-/// How long answers that are under way may take once the server shall stop.
+/// How long pending answers may take once the server stops.
 const FAREWELL: Duration = Duration::from_secs(10);
-/// The pause after a failure to accept, such as for want of descriptors.
+/// The pause after a failed accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 enum Listener {
@@ -53,7 +53,7 @@ impl Listener {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                // Answers are written whole.
+                // Answers are written as a whole, so Nagle's algorithm would only delay them.
                 let _ = stream.set_nodelay(true);
                 Box::new(stream)
             }
@@ -62,7 +62,7 @@ impl Listener {
     }
 }
 
-/// Serves `app` until `stop` is there, then lets answers that are under way finish.
+/// Serves `app` until `stop` resolves, then lets pending answers finish.
 pub async fn serve(
     socket: Socket,
     app: Router,
@@ -87,7 +87,7 @@ pub async fn serve(
         }
     }
     drop((listener, file));
-    // Whoever does not take the answer in this time does not get it.
+    // Clients that do not read their answer in this time do not get it.
     let _ = tokio::time::timeout(FAREWELL, graceful.shutdown()).await;
     Ok(())
 }
@@ -107,7 +107,7 @@ fn answer(
         .serve_connection(TokioIo::new(Stall::new(stream)), TowerToHyperService::new(app));
     let connection = graceful.watch(connection);
     tokio::spawn(async move {
-        // A client that breaks off is no error of ours.
+        // A client that disconnects is not our error.
         let _ = connection.await;
         drop(slot);
     });

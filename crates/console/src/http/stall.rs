@@ -1,4 +1,4 @@
-//! A connection whose peer may not keep us waiting for ever.
+//! Closes connections whose peer stops reading.
 
 use std::io;
 use std::pin::Pin;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long a peer may take none of what is written to it.
+/// How long a peer may read nothing of what is written to it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A stream on which writing fails once the peer has taken nothing for half a minute. Reading is
-/// bounded elsewhere: while a recording runs there is nothing to read.
+/// A stream on which writing fails once the peer has read nothing for half a minute. Reads have no
+/// timeout here: a client sends nothing while it waits for a recording.
 pub struct Stall<S> {
     stream: S,
     deadline: Pin<Box<Sleep>>,
@@ -25,7 +25,7 @@ impl<S> Stall<S> {
         Self { stream, deadline: Box::pin(sleep(PATIENCE)), waiting: false }
     }
 
-    /// Passes a result on, or fails when nothing has moved for too long.
+    /// Passes a result on, or fails if nothing was written for too long.
     fn bounded<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -94,7 +94,7 @@ mod tests {
     use tokio::io::AsyncWriteExt as _;
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_takes_nothing_is_given_up() {
+    async fn a_peer_that_reads_nothing_is_disconnected() {
         let (ours, _theirs) = tokio::io::duplex(16);
         let mut ours = Stall::new(ours);
         let error = ours.write_all(&[0; 64]).await.unwrap_err();

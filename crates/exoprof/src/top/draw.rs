@@ -1,4 +1,4 @@
-//! The picture on the terminal.
+//! Draws the screen of `top`.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -10,7 +10,7 @@ use super::flame;
 use super::keys::KEYS;
 use super::model::{Model, Order, View};
 
-/// Draws all of it.
+/// Draws the screen.
 pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
     let [head, body, foot] =
         Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)])
@@ -32,7 +32,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
 
 fn table(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
     if model.samples() == 0 {
-        let text = "no samples so far: the target uses no CPU";
+        let text = "no samples yet: the target uses no CPU time";
         return frame.render_widget(Paragraph::new(text), area);
     }
     let rows = model.rows();
@@ -88,7 +88,7 @@ fn reversed() -> Style {
     Style::new().add_modifier(Modifier::REVERSED)
 }
 
-/// A name from the target may not command the terminal.
+/// Replaces control characters: a target's name must not control the terminal.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

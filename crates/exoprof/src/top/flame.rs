@@ -1,4 +1,4 @@
-//! The flame graph on the terminal: a row for each level, the root at the top.
+//! Draws the flame graph on the terminal: one row per level, the root at the top.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -7,7 +7,7 @@ use report::FlameTree;
 
 use super::draw::printable;
 
-/// Colours that dark text can be read on.
+/// Background colours on which dark text is readable.
 const COLOURS: [Color; 6] = [
     Color::Indexed(216),
     Color::Indexed(222),
@@ -23,7 +23,7 @@ pub fn draw(buffer: &mut Buffer, area: Rect, tree: &FlameTree, scroll: usize) ->
     let scroll = scroll.min(levels.saturating_sub(usize::from(area.height)));
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let cells = |weight: u64| weight as f64 / tree.total.max(1) as f64 * f64::from(area.width);
-    // For each depth where the next call begins.
+    // Where the next call begins, for each depth.
     let mut begins: Vec<u64> = vec![0];
     for node in &tree.nodes {
         let depth = node.depth as usize;
@@ -51,7 +51,7 @@ pub fn draw(buffer: &mut Buffer, area: Rect, tree: &FlameTree, scroll: usize) ->
         };
         let width = usize::from(to - from);
         let (x, y) = (area.x + from, area.y + row);
-        // A gap at its right end tells it from its neighbour.
+        // A gap at the right end separates it from its neighbour.
         let text = format!(
             "{:<width$}",
             printable(name).chars().take(width.saturating_sub(1)).collect::<String>()

@@ -1,10 +1,10 @@
-//! What keys do.
+//! Maps keys to actions.
 
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::model::{Model, Order, View};
 
-/// What comes after a key.
+/// What to do after a key.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     GoOn,
@@ -16,15 +16,15 @@ pub const KEYS: &[(&str, &str)] = &[
     ("q, Ctrl-C", "quit"),
     ("/", "filter functions by a regular expression; Enter keeps it, Esc drops it"),
     ("s", "sort: by flat, by cum, by name"),
-    ("f", "flame graph, and back"),
-    ("i", "flame graph from the leaf, and back"),
-    ("t", "threads, and back"),
-    ("space", "pause, and go on"),
+    ("f", "toggle the flame graph"),
+    ("i", "toggle the inverted flame graph"),
+    ("t", "toggle the list of threads"),
+    ("space", "pause or resume"),
     ("↑ ↓ PgUp PgDn Home", "scroll"),
     ("Esc", "back to the table"),
 ];
 
-/// Does what an event asks for.
+/// Handles an event.
 pub fn handle(event: &Event, model: &mut Model) -> Next {
     let Event::Key(key) = event else { return Next::GoOn };
     if key.kind == KeyEventKind::Release {

@@ -1,4 +1,4 @@
-//! `exoprof top`: the heaviest functions of a running process, live.
+//! Runs `exoprof top`: shows the heaviest functions of a running process, live.
 
 mod draw;
 mod flame;
@@ -31,26 +31,26 @@ Examples:
 
 Keys: q quits, / filters, s sorts, f shows the flame graph, t the threads, ? all keys")]
 pub struct TopArgs {
-    /// The running process; repeatable
+    /// Show this process; repeatable
     #[arg(short, long, value_name = "PID", required = true, value_parser = clap::value_parser!(i32).range(1..))]
     pid: Vec<i32>,
-    /// Sampling rate, per thread on CPU
+    /// Sample at this rate in Hz, per running thread
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     freq: u32,
-    /// Take kernel frames; an error where that is not permitted
+    /// Record kernel frames; fail if that is not permitted [default: where permitted]
     #[arg(long, overrides_with = "no_kernel")]
     kernel: bool,
-    /// Take no kernel frames
+    /// Record no kernel frames
     #[arg(long, overrides_with = "kernel")]
     no_kernel: bool,
-    /// Do not follow forked children
+    /// Do not record child processes
     #[arg(long)]
     no_children: bool,
 }
 
-/// How often the picture is made anew.
+/// How often the screen is refreshed.
 const REFRESH: Duration = Duration::from_secs(1);
-/// How often samples are read at 99 Hz, and keys are looked at.
+/// How often samples (at 99 Hz) and keys are read.
 const READ: Duration = Duration::from_millis(100);
 
 /// Why the view ended.
@@ -62,7 +62,7 @@ enum Ended {
 /// Runs the command.
 pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        bail!("top needs a terminal; exoprof record writes what it sees into a file");
+        bail!("top requires a terminal; use exoprof record to write a file");
     }
     let processes = crate::processes::open_all(&args.pid)?;
     let options = RecordOptions {
@@ -96,7 +96,7 @@ fn show(
     processes: &[std::sync::Arc<Process>],
     stop: &StopSignal,
 ) -> anyhow::Result<Ended> {
-    // Rings hold less time at higher rates.
+    // At higher rates the ring buffers fill sooner.
     let read = READ * 99 / model.frequency().max(99);
     let mut refreshed = Instant::now();
     screen.draw(|frame| draw::draw(frame, model))?;
@@ -128,7 +128,7 @@ fn show(
     }
 }
 
-/// Waits for a key or a signal, for so long.
+/// Waits for a key or a signal, at most for `time`.
 fn waits_for_us(time: Duration, stop: &StopSignal) -> anyhow::Result<bool> {
     let stdin = io::stdin();
     let mut fds = [
@@ -138,7 +138,7 @@ fn waits_for_us(time: Duration, stop: &StopSignal) -> anyhow::Result<bool> {
     let timeout = PollTimeout::try_from(time.max(Duration::from_millis(1)))?;
     match poll(&mut fds, timeout) {
         Ok(ready) => Ok(ready > 0),
-        // A resized window: there is an event.
+        // The window was resized, which is an event to read.
         Err(nix::errno::Errno::EINTR) => Ok(true),
         Err(e) => Err(e.into()),
     }

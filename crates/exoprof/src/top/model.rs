@@ -1,4 +1,4 @@
-//! What is shown: the last seconds, and how the user wants to see them.
+//! Holds what `top` shows: the last seconds, and the chosen view, order and filter.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use pprof::{LabelValue, Profile};
 use regex::{Regex, RegexBuilder};
 use report::{Entry, FlameTree, Options, Report, Shape};
 
-/// So many seconds are shown together: at 99 Hz one alone is too few samples.
+/// The seconds that are shown together: at 99 Hz, one second has too few samples.
 const SHOWN: usize = 5;
 
 /// The order of the table.
@@ -28,7 +28,7 @@ pub enum View {
     Keys,
 }
 
-/// All of it.
+/// The state of the screen.
 pub struct Model {
     target: String,
     frequency: u32,
@@ -39,14 +39,14 @@ pub struct Model {
     pub order: Order,
     /// What fills the screen.
     pub view: View,
-    /// Rows or levels that are scrolled past.
+    /// Rows or levels scrolled past.
     pub scroll: usize,
     /// The filter while it is typed.
     pub typing: Option<String>,
     filter: Option<Regex>,
-    /// Why the last filter was none.
+    /// How an invalid filter was interpreted.
     pub complaint: Option<String>,
-    /// Nothing new is shown.
+    /// The screen is frozen.
     pub paused: bool,
     picture: Picture,
 }
@@ -56,7 +56,7 @@ pub struct Model {
 pub struct Picture {
     /// Functions.
     pub entries: Vec<Row>,
-    /// Threads, the heaviest first, with their part of one CPU.
+    /// Threads, the heaviest first, with their share of one CPU in per cent.
     pub threads: Vec<(String, f64)>,
     /// All calls, from the root and from the leaf.
     pub flame: [FlameTree; 2],
@@ -68,12 +68,12 @@ pub struct Picture {
 pub struct Row {
     /// The function.
     pub entry: Entry,
-    /// Its part of all CPU time in per cent: alone, and with its callees.
+    /// Its share of all CPU time in per cent: flat and cumulative.
     pub share: (f64, f64),
 }
 
 impl Model {
-    /// Nothing seen so far.
+    /// Creates a model without samples.
     pub fn new(target: String, frequency: u32) -> Self {
         Self {
             target,
@@ -102,7 +102,7 @@ impl Model {
         &self.picture
     }
 
-    /// Adds what was seen.
+    /// Adds an interval.
     pub fn add(&mut self, interval: Interval) {
         self.samples += interval.samples;
         self.lost += interval.lost;
@@ -125,7 +125,7 @@ impl Model {
             return Picture { cpus, ..Picture::default() };
         };
         let options = Options { node_fraction: 0.0, ..Options::default() };
-        // A profile of ours has sample types, and there is no expression in the options.
+        // Our profiles have sample types, and the options hold no regular expression.
         let Ok(report) = Report::new(&profile, options) else { return Picture::default() };
         let total = report.total().max(1) as f64;
         let row = |entry: Entry| {
@@ -137,7 +137,7 @@ impl Model {
             entries: report.table().entries.into_iter().map(row).collect(),
             threads: threads(&profile, seconds),
             flame: [false, true].map(|inverted| match self.view {
-                // Only what is looked at is made.
+                // Only the current view is computed.
                 View::Flame { .. } => report.flame(&shape(inverted)),
                 _ => FlameTree::default(),
             }),
@@ -145,19 +145,19 @@ impl Model {
         }
     }
 
-    /// Makes the picture again, for another view.
+    /// Switches to another view.
     pub fn show(&mut self, view: View) {
         self.view = view;
         self.scroll = 0;
         self.picture = self.drawn();
     }
 
-    /// The rows of the table: those that the filter leaves, in order.
+    /// The rows of the table that match the filter, in order.
     pub fn rows(&self) -> Vec<&Row> {
         let matches = |row: &&Row| self.filter.as_ref().is_none_or(|f| f.is_match(&row.entry.name));
         let mut rows: Vec<&Row> = self.picture.entries.iter().filter(matches).collect();
         match self.order {
-            // As reports have it.
+            // Reports are sorted this way already.
             Order::Flat => {}
             Order::Cum => rows.sort_by_key(|r| std::cmp::Reverse(r.entry.cum)),
             Order::Name => rows.sort_by(|a, b| a.entry.name.cmp(&b.entry.name)),
@@ -170,7 +170,7 @@ impl Model {
         self.filter.as_ref().map(Regex::as_str)
     }
 
-    /// Sets the filter; empty for none. An expression that is none is taken as text.
+    /// Sets the filter; an empty text clears it. An invalid expression is matched as plain text.
     pub fn set_filter(&mut self, text: &str) {
         let regex =
             |text: &str| RegexBuilder::new(text).case_insensitive(true).size_limit(1 << 20).build();
@@ -179,7 +179,10 @@ impl Model {
         self.filter = match text {
             "" => None,
             text => regex(text)
-                .inspect_err(|_| self.complaint = Some("taken as plain text".to_owned()))
+                .inspect_err(|_| {
+                    self.complaint =
+                        Some("invalid regular expression, matched as plain text".to_owned())
+                })
                 .or_else(|_| regex(&regex::escape(text)))
                 .ok(),
         };
@@ -201,13 +204,13 @@ impl Model {
         )
     }
 
-    /// All samples so far.
+    /// The number of samples so far.
     pub const fn samples(&self) -> u64 {
         self.samples
     }
 }
 
-/// The parts of one CPU that threads used, by name and id.
+/// Each thread's share of one CPU in per cent, by name and id.
 fn threads(profile: &Profile, seconds: f64) -> Vec<(String, f64)> {
     let mut used: BTreeMap<String, i64> = BTreeMap::new();
     for sample in &profile.samples {

@@ -1,4 +1,4 @@
-//! The terminal: taken over, and given back as it was, however the view ends.
+//! Switches the terminal to full screen, and restores it however `top` ends.
 
 use std::io::{self, Stdout};
 use std::sync::Once;
@@ -13,14 +13,14 @@ use ratatui::crossterm::terminal::{
 };
 use ratatui::crossterm::{cursor, execute};
 
-/// Whether the terminal is ours now.
+/// Whether the terminal is in full-screen mode.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// The terminal, until it is dropped.
+/// The full-screen terminal; dropping it restores the terminal.
 pub struct Screen(Terminal<CrosstermBackend<Stdout>>);
 
 impl Screen {
-    /// Takes the terminal over.
+    /// Switches to full screen.
     pub fn enter() -> io::Result<Self> {
         restore_on_panic();
         TAKEN.store(true, Ordering::SeqCst);
@@ -41,7 +41,7 @@ impl Screen {
         self.0.draw(picture).map(|_| ())
     }
 
-    /// What the user did, if there is something.
+    /// The next event, if there is one.
     pub fn event(&self) -> io::Result<Option<Event>> {
         if event::poll(Duration::ZERO)? { event::read().map(Some) } else { Ok(None) }
     }
@@ -53,7 +53,7 @@ impl Drop for Screen {
     }
 }
 
-/// Gives the terminal back. Nothing can be done if that fails.
+/// Restores the terminal. A failure is ignored: nothing can be done about it.
 fn restore() {
     if TAKEN.swap(false, Ordering::SeqCst) {
         let _ = disable_raw_mode();
@@ -61,7 +61,7 @@ fn restore() {
     }
 }
 
-/// A panic's message has to be seen on the terminal as it was.
+/// Restores the terminal before a panic's message is printed.
 fn restore_on_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

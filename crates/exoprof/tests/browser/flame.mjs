@@ -26,19 +26,19 @@ async function open(file, options = {}) {
 const names = (page) => page.locator('#flame .frame title').allTextContents();
 const frame = (page, name) => page.locator('#flame .frame', { hasText: name }).first();
 const details = (page) => page.locator('#details').textContent();
-// Of the rectangle itself, without the mark of the focus around it.
+// The rectangle itself, without the focus outline.
 const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBBox().width);
 
 {
   const page = await open(page_);
-  // Names are text, whatever they are.
+  // Names must be shown as text.
   assert.equal(await page.locator('img, iframe').count(), 0);
   assert.ok((await names(page)).some((n) => n.startsWith('</script><img src=x onerror=alert(1)>')));
   assert.equal(Math.round(await width(frame(page, 'root:'))), 1200);
   const before = await width(frame(page, 'hot:'));
   assert.ok(before > 700 && before < 740, `${before}`);
 
-  // Zoom by click and out by key, and the way back by the ancestors.
+  // Zoom in by click, out by key, and back through the ancestors.
   await frame(page, 'hot:').click();
   assert.equal(Math.round(await width(frame(page, 'hot:'))), 1200);
   assert.ok(!(await names(page)).some((n) => n.startsWith('cold:')));
@@ -46,7 +46,7 @@ const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBB
   await page.keyboard.press('Escape');
   assert.ok((await names(page)).some((n) => n.startsWith('cold:')));
 
-  // By keys alone.
+  // With the keyboard only.
   await page.keyboard.press('ArrowDown');
   assert.match(await details(page), /^hot: /);
   await page.keyboard.press('ArrowRight');
@@ -65,7 +65,7 @@ const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBB
   await page.locator('#search').fill('');
   assert.equal(await page.locator('.frame.match').count(), 0);
 
-  // By where code comes from: the legend says how much, and marks it.
+  // Colour by origin: the legend shows each share and marks it.
   const chip = page.locator('#legend .chip', { hasText: 'std 3%' });
   await chip.click();
   assert.match(await details(page), /^1 frame matches: 30ms \(3\.00%\)$/);
@@ -83,7 +83,7 @@ const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBB
   const threads = await page.locator('#flame .frame[y="0"] title').allTextContents();
   assert.deepEqual(threads.map((t) => t.split(':').slice(0, 2).join(':')), ['thread: main', 'thread: worker <b>1</b>']);
 
-  // Narrow and dark.
+  // In a narrow window and in dark mode.
   for (const narrow of [320, 2400]) {
     await page.setViewportSize({ width: narrow, height: 700 });
     await page.waitForFunction((w) => document.getElementById('flame').getBoundingClientRect().width === w, narrow);
@@ -111,7 +111,7 @@ const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBB
     return text && text.getBBox().width > f.querySelector('rect').getBBox().width + 1;
   }).length);
   assert.equal(jutting, 0);
-  // Drawn also where no script runs.
+  // The graph is drawn without scripts too.
   const still = await open(image, { javaScriptEnabled: false });
   assert.equal(Math.round(await width(frame(still, 'root'))), 1200);
 }

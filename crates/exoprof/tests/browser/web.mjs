@@ -15,7 +15,7 @@ const browser = await chromium.launch({
 const page = await browser.newPage({ viewport: { width: 1200, height: 800 } });
 page.setDefaultTimeout(30000);
 page.on('pageerror', (e) => assert.fail(e.message));
-// The browser itself logs an answer that refuses; one of them is asked for.
+// The browser logs the one failed request that this test makes.
 let refusals = 0;
 page.on('console', (m) => {
   if (m.type() !== 'error') return;
@@ -41,7 +41,7 @@ await page.locator('#invert').click();
 await page.locator('#by').selectOption('thread');
 await page.waitForSelector('#flame .frame[y="0"]:has-text("thread: main")');
 
-// The table: sorted by what is clicked.
+// The table is sorted by the clicked column.
 await page.locator('nav a', { hasText: 'Top' }).click();
 await shown('#top');
 const names = () => page.locator('#table tbody tr td:last-child a:first-child').allTextContents();
@@ -51,7 +51,7 @@ assert.equal((await names())[0].trim(), 'root');
 assert.ok((await names()).some((n) => n.startsWith('</script><img src=x onerror=alert(1)>')));
 assert.equal(await page.locator('img').count(), 0);
 
-// From the table to the callers, exactly of that function; and filters.
+// From the table to the callers of exactly this function; then filters.
 await page.locator('#table tbody a', { hasText: 'cold' }).first().click();
 await page.waitForFunction(() => document.getElementById('text').textContent.includes('| cold'));
 const peek = await page.locator('#text').textContent();
@@ -66,7 +66,7 @@ refusals = 1;
 await page.locator('#focus').fill('(');
 await page.locator('#focus').press('Enter');
 await page.waitForFunction(() => document.getElementById('message').textContent.includes('invalid regular expression'));
-// Back is back.
+// The Back button returns to the previous view.
 await page.goBack();
 await page.waitForFunction(() => document.getElementById('focus').value === 'hot');
 await browser.close();

@@ -1,8 +1,8 @@
-//! Where profiles are sent, and in which form.
+//! Parses the URLs of profile stores, and builds their requests.
 //!
 //! - Pyroscope: `POST /ingest`, a form with the profile as a file, as its own clients send it
-//!   (<https://grafana.com/docs/pyroscope/latest/reference-server-api/>). There is no `format=` in
-//!   the query: with it, its server takes the whole body for the profile.
+//!   (<https://grafana.com/docs/pyroscope/latest/reference-server-api/>). The query
+//!   has no `format=`: with it, the server takes the whole body for the profile.
 //! - Parca by gRPC: `ProfileStoreService/WriteRaw`
 //!   (`proto/parca/profilestore/v1alpha1/profilestore.proto` in parca-dev/parca).
 //! - Parca by its gateway, which is on the same port: `POST /api/profiles/writeraw`, the JSON form
@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 
 use crate::push::message::Message;
 
-/// Parca's own port, where a URL of gRPC names none. With TLS there is a proxy before it, at HTTPS'
-/// own port.
+/// Parca's own port, for gRPC URLs without a port. With TLS the default is HTTPS' port, because a
+/// proxy terminates TLS.
 const PARCA_PORT: u16 = 7070;
 
-/// A server that takes profiles.
+/// A server that accepts profiles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     /// Which protocol.
@@ -33,7 +33,7 @@ pub struct Destination {
     pub authorization: Option<String>,
 }
 
-/// How a server wants profiles.
+/// The protocol of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// Grafana Pyroscope, and Alloy's `pyroscope.receive_http`.
@@ -81,7 +81,7 @@ impl Destination {
             return Err(form.into());
         }
         if rest.contains(['?', '#']) || rest.contains(|c: char| c.is_whitespace()) {
-            return Err("the URL must have no query".into());
+            return Err("the URL must not have a query".into());
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (user, host) = match authority.rsplit_once('@') {
@@ -96,7 +96,7 @@ impl Destination {
         let authorization = user.map(|user| format!("Basic {}", STANDARD.encode(decoded(user))));
         if is_grpc {
             if !path.is_empty() {
-                return Err(format!("a gRPC server has no path: use {scheme}://HOST:PORT"));
+                return Err(format!("a gRPC URL must not have a path; use {scheme}://HOST:PORT"));
             }
             let protocol = Protocol::ParcaGrpc;
             // The form in which a request names it, by HTTP/2.
@@ -115,12 +115,12 @@ impl Destination {
         Ok(Self { protocol, url: format!("{scheme}://{host}{path}{end}"), authorization })
     }
 
-    /// Whether it is reached by TLS.
+    /// Whether it uses TLS.
     pub fn is_tls(&self) -> bool {
         self.url.starts_with("https://")
     }
 
-    /// Whether somebody between here and there can read what is sent.
+    /// Whether others on the network can read what is sent.
     pub fn is_exposed(&self) -> bool {
         let behind = self.url.split_once("://").map_or("", |(_, rest)| rest);
         let authority = behind.split('/').next().unwrap_or_default();
@@ -152,7 +152,7 @@ impl Destination {
 
 /// The port behind a host, if there is one.
 fn port_in(host: &str) -> Result<Option<u16>, String> {
-    let wrong = |why: &dyn std::fmt::Display| format!("{host:?} is no host: {why}");
+    let wrong = |why: &dyn std::fmt::Display| format!("invalid host {host:?}: {why}");
     let authority: Authority = host.parse().map_err(|e| wrong(&e))?;
     match host[authority.host().len()..].strip_prefix(':') {
         Some(port) => port.parse().map(Some).map_err(|e| wrong(&e)),
@@ -160,7 +160,7 @@ fn port_in(host: &str) -> Result<Option<u16>, String> {
     }
 }
 
-/// `%40` and the like in a user or password.
+/// Decodes `%40` and the like in a user or password.
 fn decoded(user: &str) -> Vec<u8> {
     // '+' has no meaning here, other than in a query.
     let escaped = user.replace('+', "%2B");
@@ -168,14 +168,14 @@ fn decoded(user: &str) -> Vec<u8> {
     pairs.map(|(key, _)| key.into_owned()).next().unwrap_or_default().into_bytes()
 }
 
-/// A label's name that every server takes.
+/// Turns a label's name into one that every server accepts.
 pub fn label_name(name: &str) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let name: String = name.chars().map(safe).collect();
     if name.starts_with(|c: char| c.is_ascii_digit()) { format!("_{name}") } else { name }
 }
 
-/// What has a meaning in Pyroscope's `name{key=value,…}` is replaced.
+/// Replaces characters that have a meaning in Pyroscope's `name{key=value,…}`.
 fn plain(value: &str) -> String {
     let unsafe_here = |c: char| c.is_control() || c.is_whitespace() || "{},=\"".contains(c);
     value.chars().map(|c| if unsafe_here(c) { '_' } else { c }).collect()
@@ -213,14 +213,14 @@ fn part(body: &mut Vec<u8>, boundary: &str, name: &str, file: &str, content: &[u
     body.extend_from_slice(b"\r\n");
 }
 
-/// 128 random bits: no profile holds them.
+/// 128 random bits, which occur in no profile.
 fn boundary() -> String {
     let random = || RandomState::new().hash_one(0);
     format!("exoprof{:016x}{:016x}", random(), random())
 }
 
-/// Block and mutex profiles have the same sample types: this tells them apart, in the way of
-/// Pyroscope's own clients.
+/// Block and mutex profiles have the same sample types: this distinguishes them as
+/// Pyroscope's own clients do.
 fn sample_type_config(message: &Message) -> Option<Value> {
     let has = |name: &str| message.sample_types.iter().any(|t| t == name);
     if !(has("contentions") && has("delay")) {
@@ -241,7 +241,7 @@ fn sample_type_config(message: &Message) -> Option<Value> {
     }))
 }
 
-/// The labels of a series in Parca, which wants them sorted.
+/// The labels of a series in Parca, which requires them to be sorted.
 fn parca_labels(message: &Message) -> Vec<(String, String)> {
     let given = message.labels.iter().map(|(k, v)| (label_name(k), v.clone()));
     let own = [
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn who_can_read_what_is_sent() {
+    fn plain_text_to_other_machines_is_exposed() {
         let exposed = |text: &str| Destination::parse(text).unwrap().is_exposed();
         for safe in ["https://h", "grpcs://h:1", "http://127.1.2.3:4", "grpc://[::1]"] {
             assert!(!exposed(safe), "{safe}");
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_a_name_ends_it() {
+    fn names_are_escaped() {
         let destination = Destination::parse("http://h").unwrap();
         let mut message = example();
         message.service = "a{b=c}, d".into();
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn mutex_and_block_are_told_apart() {
+    fn mutex_and_block_differ() {
         assert!(sample_type_config(&example()).is_none());
         let sample_types = vec!["contentions".to_string(), "delay".to_string()];
         let message = Message { metric: "mutex".into(), sample_types, ..example() };

@@ -1,8 +1,8 @@
-//! One gRPC call over HTTP/2, with TLS or without, by the library `h2`
+//! Makes one gRPC call over HTTP/2, with or without TLS, with the library `h2`
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
 //!
-//! Each call has a connection of its own: they are seconds apart, and one that stays open in between
-//! would have to answer its server's pings.
+//! Each call has its own connection: calls are seconds apart, and an open connection would have to
+//! answer the server's pings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use tokio_rustls::TlsConnector;
 use crate::push::destination::Outgoing;
 use crate::push::tls;
 
-/// What is read of an answer, whose message is empty.
+/// Maximum bytes read of an answer, whose message is empty.
 const MAX_ANSWER: usize = 4096;
-/// What is taken of a server's reason.
+/// Maximum length of a server's reason.
 const MAX_REASON: usize = 1024;
 
 /// How a call ended.
@@ -33,12 +33,12 @@ pub struct Status {
 }
 
 impl Status {
-    /// Whether the call was done.
+    /// Whether the call succeeded.
     pub const fn is_ok(&self) -> bool {
         self.code == 0
     }
 
-    /// Whether the message is at fault, so that it will fail again: INVALID_ARGUMENT,
+    /// Whether the message is invalid, so that a retry would fail too: INVALID_ARGUMENT,
     /// ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE.
     pub const fn is_refusal(&self) -> bool {
         matches!(self.code, 3 | 6 | 9 | 11)
@@ -48,36 +48,36 @@ impl Status {
 /// Why there is no status.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The address is none.
-    #[error("{0} is no address")]
+    /// The address is invalid.
+    #[error("invalid address {0}")]
     Address(String),
     /// A header cannot be sent.
-    #[error("a header cannot be sent: {0}")]
+    #[error("cannot send a header: {0}")]
     Header(#[from] hyper::http::Error),
-    /// No connection.
+    /// The connection failed.
     #[error("cannot connect: {0}")]
     Connect(std::io::Error),
-    /// No TLS, or a certificate that is not believed.
+    /// TLS failed, for example because the certificate is not trusted.
     #[error("{}", tls::explain(.0))]
     Tls(std::io::Error),
-    /// TLS, but with something else than HTTP/2 in it.
+    /// The server does not offer HTTP/2 over TLS.
     #[error("the server does not speak HTTP/2")]
     NoHttp2,
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Connection(#[from] h2::Error),
-    /// Somebody else answered, such as a proxy.
-    #[error("the answer is not one of gRPC: {0}")]
+    /// The answer is not from a gRPC server, but from a proxy, for example.
+    #[error("the answer is not a gRPC response: {0}")]
     OtherProtocol(StatusCode),
-    /// No answer in time.
+    /// There was no answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
-    /// The call could not be begun.
+    /// The call could not start.
     #[error("cannot start: {0}")]
     Runtime(std::io::Error),
 }
 
-/// Calls a server, by TLS where there is a configuration for it, and waits for its answer.
+/// Calls a server, with TLS if there is a configuration for it, and waits for its answer.
 pub fn call(
     outgoing: Outgoing,
     headers: &[(String, String)],
@@ -120,7 +120,7 @@ async fn exchange(
     headers: &[(String, String)],
 ) -> Result<Status, CallError> {
     let (client, connection) = h2::client::handshake(stream).await?;
-    // It ends with the runtime. What breaks it comes back from the call.
+    // It ends with the runtime. Its errors are returned by the call.
     tokio::spawn(async move { drop(connection.await) });
     let mut request = Request::post(uri)
         .header("content-type", &outgoing.content_type)
@@ -135,7 +135,7 @@ async fn exchange(
     read_status(response.await?).await
 }
 
-/// A message with what goes before it: that it is not compressed, and its length.
+/// A message with its prefix: not compressed, and its length.
 fn framed(message: &[u8]) -> Bytes {
     let mut bytes = Vec::with_capacity(message.len() + 5);
     bytes.push(0);
@@ -146,7 +146,7 @@ fn framed(message: &[u8]) -> Bytes {
 
 async fn read_status(response: Response<h2::RecvStream>) -> Result<Status, CallError> {
     let (head, mut body) = response.into_parts();
-    // An error without a message has its status in place of the headers.
+    // An error without a message has its status in the headers.
     if let Some(status) = status_in(&head.headers) {
         return Ok(status);
     }
@@ -171,7 +171,7 @@ fn status_in(headers: &HeaderMap) -> Option<Status> {
     Some(Status { code, reason })
 }
 
-/// `%20` and the like stand for bytes.
+/// Decodes `%20` and the like.
 fn unescaped(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_have_their_length_before_them() {
+    fn messages_are_prefixed_with_their_length() {
         assert_eq!(&framed(b"abc")[..], b"\0\0\0\0\x03abc");
     }
 }

@@ -1,10 +1,10 @@
-//! One profile on its way to a server, and its form in the spool.
+//! Defines a profile to push, and its format in the spool.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-/// A profile with what a server wants to know of it.
+/// A profile and its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// The service: a systemd unit, or the process' name.
@@ -13,9 +13,9 @@ pub struct Message {
     pub metric: String,
     /// Labels of the series.
     pub labels: BTreeMap<String, String>,
-    /// Begin of the recording, seconds since the Unix epoch.
+    /// Start of the recording, in seconds since the Unix epoch.
     pub from: u64,
-    /// Its end.
+    /// End of the recording, in seconds since the Unix epoch.
     pub until: u64,
     /// The names of its sample types.
     pub sample_types: Vec<String>,
@@ -23,13 +23,13 @@ pub struct Message {
     pub profile: Vec<u8>,
 }
 
-/// What is wrong with a file in the spool.
+/// Why a file in the spool is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("it is no message of ours")]
 pub struct Malformed;
 
 impl Message {
-    /// A line of JSON, and the profile behind it.
+    /// A line of JSON, followed by the profile.
     pub fn to_bytes(&self) -> Vec<u8> {
         let head = json!({
             "service": self.service,
@@ -88,7 +88,7 @@ pub mod tests {
     }
 
     #[test]
-    fn there_and_back() {
+    fn roundtrip() {
         let message = example();
         assert_eq!(Message::from_bytes(&message.to_bytes()).unwrap(), message);
         for wrong in [&b""[..], b"{}", b"{}\n", b"x\n", b"[1]\n", b"{\"service\":1}\n"] {

@@ -1,4 +1,4 @@
-//! `--push`: recordings back to back of every selected process, sent to a profile store.
+//! Records selected processes continuously and sends the profiles to a profile store: `--push`.
 //!
 //! ```text
 //!   discovery ──► a task per process and kind ──► a spool per server ──► a thread that sends
@@ -41,7 +41,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// How long profiles may still be sent once the server stops; the rest stays in the spool.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// What is recorded and where it goes.
+/// What to record and where to send it.
 pub struct Settings {
     /// The servers.
     pub destinations: Vec<Destination>,
@@ -55,27 +55,27 @@ pub struct Settings {
     pub labels: BTreeMap<String, String>,
     /// Further headers of each request.
     pub headers: Vec<(String, String)>,
-    /// Whose certificates are believed.
+    /// Which certificates are trusted.
     pub trust: Trust,
     /// The folder of the spools.
     pub spool: PathBuf,
     /// The size of each spool, in bytes.
     pub spool_limit: u64,
-    /// Who is told.
+    /// Receives notices.
     pub notify: Notify,
 }
 
-/// Why nothing can be pushed.
+/// Why pushing cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// The file of authorities is of no use.
+    /// The file of certificate authorities cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// Messages have no place to wait.
+    /// The spool cannot be opened.
     #[error(transparent)]
     Spool(#[from] SpoolError),
-    /// The user that the server becomes cannot have the spool.
-    #[error("cannot give {} to {user}", .path.display())]
+    /// The spool cannot be given to the user that the server switches to.
+    #[error("cannot change the owner of {} to {user}", .path.display())]
     Give {
         /// The folder, or a file in it.
         path: PathBuf,
@@ -84,7 +84,7 @@ pub enum PushError {
         /// Why.
         source: Errno,
     },
-    /// Nothing can be sent.
+    /// The sender cannot be set up.
     #[error("cannot push to {url}")]
     Sender {
         /// The server.
@@ -93,11 +93,11 @@ pub enum PushError {
         source: NoCertificates,
     },
     /// A thread cannot be started.
-    #[error("cannot start")]
+    #[error("cannot start a thread")]
     Start(#[source] io::Error),
 }
 
-/// Profiles on their way.
+/// The spools, and the recordings that fill them.
 pub struct Push {
     settings: Settings,
     spools: Vec<Arc<Spool>>,
@@ -107,7 +107,7 @@ pub struct Push {
 /// The threads that send.
 pub struct Senders(Vec<JoinHandle<()>>);
 
-/// Where messages wait if the user does not say.
+/// The default directory of the spools.
 pub fn default_spool() -> PathBuf {
     let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     // systemd's StateDirectory= comes first.
@@ -120,7 +120,7 @@ pub fn default_spool() -> PathBuf {
 }
 
 impl Push {
-    /// Opens the spools. This is done before rights are given up; `owner` gets the folders.
+    /// Opens the spools, before privileges are dropped. `owner` becomes their owner.
     pub fn open(settings: Settings, owner: Option<&nix::unistd::User>) -> Result<Self, PushError> {
         let mut spools = Vec::new();
         for destination in &settings.destinations {
@@ -134,7 +134,7 @@ impl Push {
         Ok(Self { settings, spools, host })
     }
 
-    /// Begins to send what waits.
+    /// Starts to send the messages in the spools.
     pub fn start_senders(&self) -> Result<Senders, PushError> {
         let mut threads = Vec::new();
         for (destination, spool) in self.settings.destinations.iter().zip(&self.spools) {
@@ -174,14 +174,14 @@ impl Push {
             }
             while tasks.try_join_next().is_some() {}
         }
-        // What they have is not lost: recordings end early now.
+        // Recordings end early now, and what they have is kept.
         while tasks.join_next().await.is_some() {}
         for spool in &self.spools {
             spool.close(FAREWELL);
         }
     }
 
-    /// Selected processes that are not known.
+    /// Selected processes that are not recorded yet.
     async fn discover(
         &self,
         server: &Arc<Server>,
@@ -208,16 +208,19 @@ impl Push {
             match spool.put(&bytes) {
                 Ok(0) => {}
                 Ok(_) => {
-                    self.say(&format!("the spool is full: {} profiles lost", spool.dropped()));
+                    self.say(&format!(
+                        "the spool is full: lost {} profiles so far",
+                        spool.dropped()
+                    ));
                 }
-                Err(e) => self.say(&format!("a profile is lost: cannot write to the spool: {e}")),
+                Err(e) => self.say(&format!("lost a profile: cannot write to the spool: {e}")),
             }
         }
     }
 }
 
 impl Senders {
-    /// Waits for their end, after [`Push::run`].
+    /// Waits until the threads have ended, after [`Push::run`].
     pub fn join(self) {
         for thread in self.0 {
             // A panic was reported where it happened.
@@ -265,7 +268,7 @@ impl One {
                     if !reported && !gone && !matches!(*trouble, Trouble::Stopping) {
                         reported = true;
                         let (name, pid) = (self.kind.endpoint.name, self.process.pid());
-                        self.push.say(&format!("no {name} of process {pid}: {trouble}"));
+                        self.push.say(&format!("cannot record {name} of process {pid}: {trouble}"));
                     }
                     if !(for_good || gone) {
                         tokio::select! {
@@ -296,7 +299,7 @@ impl One {
             recorder.join(&self.process, self.kind.endpoint.lane, &wanted).map_err(Arc::new)?;
         let answer = ticket.answer().await;
         if answer.as_ref().is_ok_and(|r| r.ended == Ended::Duration) {
-            // What is complete at once is taken once in this time.
+            // A profile that is complete at once is taken once per interval.
             tokio::select! {
                 () = tokio::time::sleep_until(began + wanted.duration) => {}
                 () = self.server.stopping() => {}
@@ -342,12 +345,12 @@ impl One {
             });
         };
         if let Err(e) = tokio::task::spawn_blocking(work).await {
-            self.push.say(&format!("a profile is lost: {e}"));
+            self.push.say(&format!("lost a profile: {e}"));
         }
     }
 }
 
-/// The systemd service in a control group's path: its innermost part that is one.
+/// The innermost systemd service in a control group's path.
 fn unit_of(cgroup: &str) -> Option<String> {
     cgroup.rsplit('/').find(|part| part.ends_with(".service")).map(str::to_string)
 }

@@ -1,4 +1,4 @@
-//! Sends what waits in a spool, again and again until the server has it.
+//! Sends the messages of a spool, with retries.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::push::tls::{self, Trust};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long a request may take in all.
+/// How long a request may take in total.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A message that the server refuses as such is tried this often.
+/// How often a message is tried that the server rejects as invalid.
 const REFUSALS: u32 = 3;
-/// What is read and shown of an answer.
+/// Maximum bytes of an answer that are read and shown.
 const MAX_ANSWER: u64 = 4096;
 
 /// Sends to one server.
@@ -34,24 +34,24 @@ pub struct Sender {
     notify: Notify,
 }
 
-/// There are no authorities whose certificates could be believed.
+/// There are no trusted certificate authorities.
 #[derive(Debug, thiserror::Error)]
 #[error("no certificates to trust: give --push-ca FILE")]
 pub struct NoCertificates(#[source] rustls::Error);
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug)]
 enum Sent {
-    /// The server has it.
+    /// The server accepted it.
     Done,
-    /// The server does not want this message.
+    /// The server rejects this message.
     Refused(String),
-    /// Not now.
+    /// The server is unavailable.
     Failed { why: String, wait: Option<Duration> },
 }
 
 impl Sender {
-    /// A sender with further headers, such as a token or a tenant.
+    /// Creates a sender with additional headers, such as a token or a tenant.
     pub fn new(
         destination: Destination,
         mut headers: Vec<(String, String)>,
@@ -59,7 +59,7 @@ impl Sender {
         notify: Notify,
     ) -> Result<Self, NoCertificates> {
         if let Some(value) = &destination.authorization {
-            // A URL's own user stands before the token for all.
+            // A user in the URL overrides the token of all URLs.
             headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
             headers.push(("Authorization".into(), value.clone()));
         }
@@ -71,13 +71,13 @@ impl Sender {
             .user_agent(concat!("exoprof/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        // Tried for HTTP too: that a system has no authorities should be known at the start.
+        // Checked for HTTP too: missing certificate authorities should be reported at the start.
         let http2 = destination.is_tls().then(|| trust.for_http2()).transpose();
         let http2 = http2.map_err(NoCertificates)?;
         Ok(Self { destination, headers, agent, http2, notify })
     }
 
-    /// Sends until the spool is closed and empty, or its time is over.
+    /// Sends until the spool is closed and empty, or its time has passed.
     pub fn run(&self, spool: &Spool) {
         let (mut failures, mut refusals) = (0u32, 0u32);
         let mut said = String::new();
@@ -90,7 +90,7 @@ impl Sender {
             let message = match message {
                 Ok(message) => message,
                 Err(e) => {
-                    self.say(&format!("a profile in the spool is lost: {e}"));
+                    self.say(&format!("lost a profile in the spool: {e}"));
                     spool.remove(number);
                     continue;
                 }
@@ -98,14 +98,17 @@ impl Sender {
             match self.send(&message) {
                 Sent::Done => {
                     if failures > 0 {
-                        self.say(&format!("works again; {} profiles waited", spool.waiting()));
+                        self.say(&format!(
+                            "works again; {} profiles are waiting in the spool",
+                            spool.waiting()
+                        ));
                     }
                     (failures, refusals) = (0, 0);
                     said.clear();
                     spool.remove(number);
                 }
                 Sent::Refused(why) if refusals + 1 >= REFUSALS => {
-                    self.say(&format!("a profile of {} is refused: {why}", message.service));
+                    self.say(&format!("a profile of {} was refused: {why}", message.service));
                     refusals = 0;
                     spool.remove(number);
                 }
@@ -114,7 +117,7 @@ impl Sender {
                     spool.pause(pause_after(refusals));
                 }
                 Sent::Failed { why, wait } => {
-                    // A server that is back may fail for another reason than being away.
+                    // A server that is reachable again may fail for another reason.
                     if said != why {
                         self.say(&format!("{why}; profiles wait in the spool"));
                         said = why;
@@ -129,7 +132,7 @@ impl Sender {
         }
         if spool.waiting() > 0 {
             let n = spool.waiting();
-            self.say(&format!("{n} profiles stay in the spool for the next time"));
+            self.say(&format!("{n} profiles stay in the spool until the next start"));
         }
     }
 
@@ -178,7 +181,7 @@ impl Sender {
         }
         let why = shown(&format!("{status} {answer}"));
         match status.as_u16() {
-            // Not the message's fault: a wrong token can be mended while messages wait.
+            // The message is not at fault: a wrong token can be fixed while messages wait.
             401 | 403 | 404 | 408 | 425 | 429 | 300..=399 | 500.. => {
                 let seconds = response.headers().get("retry-after");
                 let seconds = seconds.and_then(|v| v.to_str().ok()?.parse().ok());
@@ -193,14 +196,14 @@ fn failed(why: String) -> Sent {
     Sent::Failed { why, wait: None }
 }
 
-/// What a server said, on one line.
+/// A server's answer on one line.
 fn shown(why: &str) -> String {
     let line = why.lines().next().unwrap_or_default().trim();
     line.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// Longer each time, and by chance between half and whole, so that many clients of a server that
-/// comes back do not all come at once.
+/// Doubles the pause each time and randomizes it between half and whole, so that the clients of a
+/// restarted server do not all retry at once.
 fn pause_after(failures: u32) -> Duration {
     let whole = FIRST_PAUSE.saturating_mul(1 << failures.clamp(1, 10).saturating_sub(1));
     let share = RandomState::new().hash_one(failures) % 1000;

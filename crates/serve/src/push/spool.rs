@@ -1,4 +1,4 @@
-//! Messages that wait on disk: they survive an absent server and our own end, within a bound.
+//! Keeps messages on disk, up to a limit, until the server accepts them.
 
 use std::collections::VecDeque;
 use std::fs::{DirBuilder, File};
@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// The end of a waiting message's file name.
+/// The extension of a message's file.
 const SUFFIX: &str = ".push";
 
-/// Why a folder cannot be a spool.
+/// Why a directory cannot be used as a spool.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    /// It is not there and cannot be made.
-    #[error("cannot make the spool {}", .folder.display())]
+    /// It does not exist and cannot be created.
+    #[error("cannot create the spool {}", .folder.display())]
     Make {
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
         /// Why.
         source: io::Error,
@@ -27,28 +27,28 @@ pub enum SpoolError {
     /// Nothing can be written there.
     #[error("cannot write to the spool {}", .folder.display())]
     Write {
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// Another server sends what is in it.
+    /// Another exoprof uses it.
     #[error(
-        "the spool {} is in use by another exoprof: give --spool another folder",
+        "the spool {} is in use by another exoprof; give another directory with --spool",
         .0.display()
     )]
     InUse(PathBuf),
-    /// What waits there cannot be read.
+    /// Its messages cannot be read.
     #[error("cannot read the spool {}", .folder.display())]
     Read {
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
         /// Why.
         source: io::Error,
     },
 }
 
-/// A folder of messages, oldest first.
+/// A directory of messages, oldest first.
 pub struct Spool {
     folder: PathBuf,
     limit: u64,
@@ -65,11 +65,11 @@ struct State {
     bytes: u64,
     next: u64,
     dropped: u64,
-    /// Nothing more comes; what is there may be sent until then.
+    /// No more messages come; the remaining ones may be sent until then.
     closing: Option<Instant>,
 }
 
-/// What a sender does next.
+/// What the sender does next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// Send this message.
@@ -79,7 +79,7 @@ pub enum Next {
 }
 
 impl Spool {
-    /// Opens the folder, which it makes if need be, and what waits in it from earlier.
+    /// Opens the directory, creating it if needed, with the messages of earlier runs.
     pub fn open(folder: &Path, limit: u64) -> Result<Self, SpoolError> {
         DirBuilder::new()
             .recursive(true)
@@ -106,7 +106,7 @@ impl Spool {
         self.folder.join(format!("{number:016}{SUFFIX}"))
     }
 
-    /// Adds a message. Gives how many older ones had to go for it: they were never sent.
+    /// Adds a message. Returns how many messages were dropped unsent to make room.
     pub fn put(&self, message: &[u8]) -> io::Result<u64> {
         let size = message.len() as u64;
         if size > self.limit {
@@ -118,7 +118,7 @@ impl Spool {
             state.next += 1;
             state.next - 1
         };
-        // Beside its place first: after a crash there is no half of a message.
+        // Written under another name first, so that a crash leaves no partial message.
         let part = self.folder.join(format!("{number:016}.part"));
         let written = File::create(&part).and_then(|mut file| file.write_all(message));
         if let Err(e) = written.and_then(|()| std::fs::rename(&part, self.path(number))) {
@@ -153,7 +153,7 @@ impl Spool {
         }
     }
 
-    /// The bytes of a message; `None` when it had to go for newer ones.
+    /// The bytes of a message; `None` if it was dropped for newer ones.
     pub fn read(&self, number: u64) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
         let file = match File::open(self.path(number)) {
@@ -165,7 +165,7 @@ impl Spool {
         Ok(Some(bytes))
     }
 
-    /// Takes a message away: it was sent, or nobody wants it.
+    /// Removes a message that was sent or rejected.
     pub fn remove(&self, number: u64) {
         let mut state = self.lock();
         if let Some(at) = state.queue.iter().position(|(n, _)| *n == number) {
@@ -175,16 +175,16 @@ impl Spool {
         let _ = std::fs::remove_file(self.path(number));
     }
 
-    /// Waits, at most until the spool is closed.
+    /// Waits for `time`, at most until the spool is closed.
     pub fn pause(&self, time: Duration) {
         let state = self.lock();
-        // Only the closing ends the wait early; new messages do not.
+        // Only closing the spool ends the wait early; new messages do not.
         let wait = self.changed.wait_timeout_while(state, time, |s| s.closing.is_none());
         drop(wait.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// No message comes any more. Those that wait may be sent for `patience`, and stay for the
-    /// next time after that.
+    /// Closes the spool to new messages. Others may be sent for `patience`; after that they stay
+    /// until the next start.
     pub fn close(&self, patience: Duration) {
         self.lock().closing = Some(Instant::now() + patience);
         self.changed.notify_all();
@@ -195,12 +195,12 @@ impl Spool {
         self.lock().closing.is_some()
     }
 
-    /// How many messages wait.
+    /// How many messages are in the spool.
     pub fn waiting(&self) -> usize {
         self.lock().queue.len()
     }
 
-    /// How many messages were never sent, for want of room.
+    /// How many messages were dropped unsent because the spool was full.
     pub fn dropped(&self) -> u64 {
         self.lock().dropped
     }
@@ -218,7 +218,7 @@ impl State {
                 let _ = std::fs::remove_file(entry.path());
             }
             let Some(number) = name.strip_suffix(SUFFIX) else { continue };
-            // Ours are 16 digits; whatever else is there is left alone.
+            // Our names have 16 digits; other files are left alone.
             let Ok(number) = number.parse::<u64>() else { continue };
             found.push((number, entry.metadata()?.len()));
         }
@@ -235,36 +235,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_come_in_order_and_survive() {
+    fn messages_survive_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let spool = Spool::open(folder.path(), 1000).unwrap();
         assert!(Spool::open(folder.path(), 1000).is_err(), "it is in use");
         assert_eq!(spool.put(b"one").unwrap(), 0);
         assert_eq!(spool.put(b"two").unwrap(), 0);
-        let Next::Message(first) = spool.next() else { panic!("nothing there") };
+        let Next::Message(first) = spool.next() else { panic!("the spool is empty") };
         assert_eq!(spool.read(first).unwrap().unwrap(), b"one");
         spool.remove(first);
         drop(spool);
         std::fs::write(folder.path().join("0000000000000009.part"), "half").unwrap();
         let spool = Spool::open(folder.path(), 1000).unwrap();
-        let Next::Message(second) = spool.next() else { panic!("nothing there") };
+        let Next::Message(second) = spool.next() else { panic!("the spool is empty") };
         assert_eq!(spool.read(second).unwrap().unwrap(), b"two");
         spool.remove(second);
         spool.put(b"three").unwrap();
         assert_eq!(spool.waiting(), 1);
         spool.close(Duration::ZERO);
-        assert_eq!(spool.next(), Next::Closed, "it stays for the next time");
+        assert_eq!(spool.next(), Next::Closed, "it stays until the next start");
     }
 
     #[test]
-    fn the_oldest_go_when_there_is_no_room() {
+    fn the_oldest_are_dropped_when_full() {
         let folder = tempfile::tempdir().unwrap();
         let spool = Spool::open(folder.path(), 10).unwrap();
         assert_eq!(spool.put(b"aaaa").unwrap(), 0);
         assert_eq!(spool.put(b"bbbb").unwrap(), 0);
         assert_eq!(spool.put(b"cccc").unwrap(), 1);
         assert_eq!(spool.put(b"too long for it").unwrap(), 1);
-        let Next::Message(number) = spool.next() else { panic!("nothing there") };
+        let Next::Message(number) = spool.next() else { panic!("the spool is empty") };
         assert_eq!(spool.read(number).unwrap().unwrap(), b"bbbb");
         assert_eq!((spool.dropped(), spool.waiting()), (2, 2));
     }

@@ -1,7 +1,7 @@
-//! TLS of pushes: whose certificates are believed, and what is wrong with one.
+//! Sets up TLS for pushes: which certificates are trusted, and why one is not.
 //!
-//! It is ureq's rustls with ureq's cryptography (ring), set up once more because gRPC needs a
-//! connection of its own: there is one TLS in the binary.
+//! This is the same rustls and cryptography (ring) that ureq uses, configured again because gRPC
+//! needs its own connection.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertSt
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-/// Why a file names no authorities.
+/// Why a file's certificate authorities cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// It cannot be read.
@@ -24,19 +24,19 @@ pub enum TrustError {
         /// Why.
         source: io::Error,
     },
-    /// It has another form.
-    #[error("{} is no PEM file: {why}", .path.display())]
+    /// It is not a PEM file.
+    #[error("{} is not a PEM file: {why}", .path.display())]
     NotPem {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         why: pem::Error,
     },
-    /// It holds something else.
+    /// It contains no certificate.
     #[error("{} holds no certificate", .0.display())]
     Empty(PathBuf),
-    /// No authority in it can be used.
-    #[error("{} holds no usable authority: {why}", .path.display())]
+    /// One of its certificates cannot be used as an authority.
+    #[error("{} holds an unusable authority: {why}", .path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -45,12 +45,12 @@ pub enum TrustError {
     },
 }
 
-/// The authorities whose certificates are believed.
+/// The certificate authorities that are trusted.
 #[derive(Debug, Clone)]
 pub enum Trust {
-    /// Those of the system; a company's own may be among them.
+    /// Those of the system, which may include a company's own.
     System,
-    /// These alone.
+    /// Only these.
     Own(Vec<CertificateDer<'static>>),
 }
 
@@ -64,7 +64,7 @@ impl Trust {
         if found.is_empty() {
             return Err(TrustError::Empty(path.into()));
         }
-        // One that cannot be used would be noticed only by what it does not admit.
+        // Otherwise an unusable one would only show up as a server that is not trusted.
         roots(&found).map_err(|why| TrustError::Unusable { path: path.into(), why })?;
         Ok(Self::Own(found))
     }
@@ -81,7 +81,7 @@ impl Trust {
         TlsConfig::builder().root_certs(roots).build()
     }
 
-    /// For HTTP/2, which both sides must want.
+    /// For HTTP/2, which both sides must negotiate.
     pub fn for_http2(&self) -> Result<Arc<ClientConfig>, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider);
@@ -104,7 +104,7 @@ fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, Erro
     Ok(roots)
 }
 
-/// Why a connection failed: where it is TLS's fault, in words for who can mend it.
+/// Explains why a connection failed; for TLS errors, in words that help to fix it.
 pub fn explain(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|e| e.downcast_ref::<Error>());
     inner.map_or_else(|| error.to_string(), explain_tls)
@@ -125,22 +125,24 @@ pub fn explain_tls(error: &Error) -> String {
             format!("{certificate} is not valid yet")
         }
         Error::InvalidCertificate(UnknownIssuer) => {
-            format!("{certificate} has an unknown issuer: --push-ca FILE says whom to believe")
+            format!(
+                "{certificate} has an unknown issuer; fix: --push-ca FILE with the issuer's certificate"
+            )
         }
-        // Such as an authority that was made anew, under its old name.
+        // For example, an authority was recreated under its old name.
         Error::InvalidCertificate(BadSignature) => {
-            format!("{certificate} is not signed by the issuer that is believed here")
+            format!("{certificate} is not signed by the trusted issuer")
         }
         Error::InvalidCertificate(NotValidForNameContext { expected, .. }) => {
             format!("{certificate} is for another host than {}", expected.to_str())
         }
         Error::InvalidCertificate(NotValidForName) => format!("{certificate} is for another host"),
-        Error::InvalidCertificate(other) => format!("{certificate} cannot be believed: {other}"),
+        Error::InvalidCertificate(other) => format!("{certificate} is not trusted: {other}"),
         Error::InvalidMessage(_) => "the server does not speak TLS".into(),
         Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
             "the server does not speak HTTP/2".into()
         }
-        other => format!("no TLS with the server: {other}"),
+        other => format!("TLS with the server failed: {other}"),
     }
 }
 
@@ -149,17 +151,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_authority_is_told() {
+    fn invalid_authorities_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         let said = || Trust::read(&path).unwrap_err().to_string();
         assert!(said().contains("cannot read"), "{}", said());
         for (text, words) in [
             ("", "holds no certificate"),
-            ("-----BEGIN CERTIFICATE-----\n", "is no PEM file"),
+            ("-----BEGIN CERTIFICATE-----\n", "is not a PEM file"),
             (
                 "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-                "holds no usable authority",
+                "holds an unusable authority",
             ),
         ] {
             std::fs::write(&path, text).unwrap();

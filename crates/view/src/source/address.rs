@@ -1,13 +1,13 @@
-//! What the user means by the name of a profile, as `go tool pprof` takes it.
+//! Interprets the name of a profile as a file or a URL, as `go tool pprof` does.
 
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-/// What a Go server records when only its address is given.
+/// The path if only a server's address is given.
 const DEFAULT_PATH: &str = "/debug/pprof/profile";
 
-/// How long a server may take that was not told how long to record.
+/// The timeout if the URL has no `seconds`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a profile is.
@@ -20,7 +20,7 @@ pub enum Source<'s> {
 }
 
 impl<'s> Source<'s> {
-    /// A file where there is one; else a URL, also without its scheme (`host:6060/debug/…`).
+    /// A file if it exists, otherwise a URL, which may lack a scheme (`host:6060/debug/…`).
     pub fn of(text: &'s str) -> Self {
         let path = Path::new(text);
         if path.symlink_metadata().is_ok() {
@@ -68,7 +68,7 @@ impl Url {
         Some(Self { scheme, authority, path, query })
     }
 
-    /// The same with `?seconds=N`, in place of any other.
+    /// Replaces `seconds` in the URL's query.
     pub fn recording_for(mut self, seconds: Option<u32>) -> Self {
         if let Some(seconds) = seconds {
             let others = self.query.split('&').filter(|p| !p.is_empty());
@@ -80,24 +80,24 @@ impl Url {
         self
     }
 
-    /// How long the server is asked to record, if it is.
+    /// The URL's `seconds`: how long the server records.
     pub fn seconds(&self) -> Option<u32> {
         let value = self.query.split('&').find_map(|p| p.strip_prefix("seconds="))?;
         value.parse().ok().filter(|n| *n > 0)
     }
 
-    /// How long its answer may take: half as long again as it records.
+    /// How long its answer may take: 1.5 × the recording time.
     pub fn timeout(&self) -> Duration {
         let recording = |n| Duration::from_secs(u64::from(n)) * 3 / 2;
         self.seconds().map_or(DEFAULT_TIMEOUT, recording)
     }
 
-    /// Whether the server's certificate is not to be checked (`https+insecure`).
+    /// Whether to skip checking the server's certificate (`https+insecure`).
     pub fn is_unchecked(&self) -> bool {
         self.scheme == "https+insecure"
     }
 
-    /// The URL as it goes over the wire.
+    /// The URL to request.
     pub fn request(&self) -> String {
         self.with_scheme(self.scheme.strip_suffix("+insecure").unwrap_or(&self.scheme))
     }
@@ -110,7 +110,7 @@ impl Url {
 }
 
 impl fmt::Display for Url {
-    /// Without a password.
+    /// The URL without a password, for messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = self.authority.rsplit('@').next().unwrap_or_default();
         let shown = Self { authority: host.to_owned(), ..self.clone() };
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_decide_the_timeout() {
+    fn the_timeout_depends_on_seconds() {
         let url = Url::parse("host:1/p?debug=0&seconds=5").unwrap();
         assert_eq!(url.timeout(), Duration::from_millis(7_500));
         let url = url.recording_for(Some(20));

@@ -1,4 +1,4 @@
-//! Why there is no profile.
+//! Defines why a profile cannot be read.
 
 use std::collections::TryReserveError;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use pprof::DecodeError;
 use report::CombineError;
 
-/// Why there is no profile.
+/// Why a profile cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// A file cannot be read.
@@ -18,7 +18,7 @@ pub enum SourceError {
         /// Why.
         source: ReadError,
     },
-    /// A URL gives nothing.
+    /// A URL cannot be fetched.
     #[error("{url}")]
     Url {
         /// The URL, without a password.
@@ -26,7 +26,7 @@ pub enum SourceError {
         /// Why.
         source: FetchError,
     },
-    /// What was read is no profile.
+    /// The data is not a profile.
     #[error("{name}")]
     NoProfile {
         /// The file or URL.
@@ -34,45 +34,45 @@ pub enum SourceError {
         /// Why.
         source: DecodeError,
     },
-    /// So little gzip should not hold so much.
+    /// The data expands suspiciously far.
     #[error("{name}: {why}, too many for {kib} KiB of gzip; gunzip it first if you trust it")]
     TooDense {
         /// The file or URL.
         name: String,
-        /// Which bound it meets.
+        /// Which limit it exceeds.
         why: DecodeError,
         /// How much was read.
         kib: usize,
     },
-    /// Profiles do not go together.
+    /// The profiles cannot be merged.
     #[error(transparent)]
     Combine(#[from] CombineError),
 }
 
-/// Why bytes cannot be read.
+/// Why data cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The system says why.
+    /// The system's error.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// There is no memory for them.
+    /// There is not enough memory.
     #[error(transparent)]
     Memory(#[from] TryReserveError),
-    /// There are too many.
-    #[error("there are more than {} MiB", .0 >> 20)]
+    /// It is too large.
+    #[error("the file is larger than {} MiB", .0 >> 20)]
     TooLong(u64),
 }
 
-/// Why a server gives no profile.
+/// Why a server sent no profile.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// It cannot be asked.
+    /// The request failed.
     #[error(transparent)]
     Request(#[from] ureq::Error),
-    /// It says something else.
+    /// The server answered with an error.
     #[error("{0}")]
     Refused(String),
-    /// It breaks off.
+    /// The connection ended early.
     #[error("the answer was cut short")]
     CutShort(#[source] ReadError),
 }

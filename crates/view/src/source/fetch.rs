@@ -1,4 +1,4 @@
-//! Fetching a profile over HTTP.
+//! Fetches a profile over HTTP.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -11,15 +11,15 @@ use super::error::FetchError;
 use super::read_within;
 use super::watcher::Watcher;
 
-/// No more of an answer is read: some hundred times what servers send.
+/// Maximum bytes of an answer: about a hundred times what servers send.
 const MAX_ANSWER: u64 = 256 << 20;
-/// More of a server's error is not shown.
+/// Maximum bytes of a server's error that are shown.
 const MAX_ERROR_BYTES: u64 = 1024;
-/// What a server gets beyond the time that it was asked to record.
+/// The time a server has in addition to the recording time.
 const GRACE: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Fetches what is at a URL.
+/// Fetches a URL.
 pub fn fetch(
     url: &Url,
     timeout: Duration,
@@ -45,7 +45,7 @@ fn read(url: &Url, timeout: Duration, watcher: &mut dyn Watcher) -> Result<Vec<u
 }
 
 fn agent(url: &Url, timeout: Duration) -> ureq::Agent {
-    // With the system's certificates: those of a company's own authority are there.
+    // The system's certificates include those of a company's own authority.
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
         .disable_verification(url.is_unchecked())
@@ -60,8 +60,8 @@ fn agent(url: &Url, timeout: Duration) -> ureq::Agent {
         .into()
 }
 
-/// What a server said instead of a profile, on one line. Only Go's own handlers (and ours) mark
-/// their text as meant for us; that of others may be any page.
+/// A server's error on one line. Only Go's own handlers (and ours) mark their text as an error
+/// message; other servers may send any page.
 fn refusal(status: StatusCode, headers: &HeaderMap, body: &mut dyn Read) -> String {
     let header = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let reason = status.canonical_reason().unwrap_or_default();
@@ -70,7 +70,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &mut dyn Read) -> Stri
         return line;
     }
     let mut text = Vec::new();
-    // What has come of it is shown, even if it ends early.
+    // Show what was received, even if the connection ended early.
     let _ = body.take(MAX_ERROR_BYTES).read_to_end(&mut text);
     let text: String = String::from_utf8_lossy(&text)
         .chars()
@@ -84,7 +84,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &mut dyn Read) -> Stri
     line
 }
 
-/// Tells of what is read.
+/// Reports the progress of reading.
 struct Counted<'w, R> {
     from: R,
     watcher: &'w mut dyn Watcher,

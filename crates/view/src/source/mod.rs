@@ -1,4 +1,4 @@
-//! Where profiles come from: files and URLs.
+//! Reads profiles from files and URLs.
 
 mod address;
 mod error;
@@ -20,34 +20,33 @@ pub use error::{FetchError, ReadError, SourceError};
 pub use saved::SaveError;
 pub use watcher::Watcher;
 
-/// No larger file is read. The decoder takes no larger profiles either.
+/// Maximum size of a file, in bytes. The decoder has the same limit.
 const MAX_BYTES: u64 = 1 << 30;
-/// How gzip begins.
+/// The magic number of gzip.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// The profiles to look at, as the command line names them.
 #[derive(Debug, Args)]
 pub struct SourceArgs {
-    /// Profiles; several are merged. A URL without a path means /debug/pprof/profile
+    /// Read these profiles; several are merged. A URL without a path means /debug/pprof/profile
     #[arg(value_name = "FILE|URL", required = true)]
     pub sources: Vec<String>,
     /// Show the difference to this profile; repeatable
     #[arg(long, value_name = "FILE|URL")]
     pub diff_base: Vec<String>,
-    /// How long a URL's server shall record
+    /// How long the server should record, in seconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: Option<u32>,
-    /// How long to wait for a URL's server, in seconds [default: half as long again as it records,
-    /// or 60]
+    /// How long to wait for the server, in seconds [default: 1.5 × the recording time, or 60]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub timeout: Option<u32>,
 }
 
 impl SourceArgs {
-    /// Reads all profiles and makes one of them. What was fetched is saved.
+    /// Reads all profiles and merges them. Fetched profiles are saved.
     ///
     /// # Errors
-    /// When one cannot be read, or they measure different things.
+    /// A profile cannot be read, or they have no sample type in common.
     pub fn read(&self, watcher: &mut dyn Watcher) -> Result<Profile, SourceError> {
         let mut is_remote = false;
         let mut read = |sources: &[String]| {
@@ -85,7 +84,7 @@ impl SourceArgs {
         };
         let name = source.to_owned();
         pprof::decode(&bytes).map_err(|e| match e {
-            // The bounds follow from the size of what was read.
+            // The limits depend on the size of the input.
             DecodeError::TooLarge { .. } | DecodeError::TooMuchMemory { .. }
                 if bytes.starts_with(&GZIP) =>
             {
@@ -101,7 +100,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ReadError> {
     let file = File::open(path)?;
     let size = file.metadata().map_or(0, |m| m.len());
     if size <= MAX_BYTES {
-        // Room for all of it at once: growing would need twice as much.
+        // Reserve all of it at once: growing would take twice as much.
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         bytes.try_reserve_exact(size.saturating_add(1))?;
     }
@@ -109,7 +108,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ReadError> {
     Ok(bytes)
 }
 
-/// Reads to the end, which must come within `limit` bytes.
+/// Reads to the end, at most `limit` bytes.
 fn read_within(from: impl Read, limit: u64, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
     from.take(limit + 1).read_to_end(bytes)?;
     if bytes.len() as u64 > limit { Err(ReadError::TooLong(limit)) } else { Ok(()) }

@@ -1,4 +1,4 @@
-//! The folder of fetched profiles, as `go tool pprof` keeps it.
+//! Saves fetched profiles in the same directory as `go tool pprof`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use console::output::{Output, OutputError, Place};
 use console::user::User;
 use pprof::Profile;
 
-/// Why a profile is not saved.
+/// Why a profile cannot be saved.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    /// No folder can be made.
+    /// No directory can be created.
     #[error("{}", .folder.display())]
     Folder {
         /// The last one that was tried.
@@ -18,7 +18,7 @@ pub enum SaveError {
         /// Why.
         source: io::Error,
     },
-    /// Nothing can be written there.
+    /// The file cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
 }
@@ -28,11 +28,11 @@ pub fn save(profile: &Profile) -> Result<PathBuf, SaveError> {
     let folder = folder()?;
     let place = Place::Numbered { folder: folder.clone(), stem: stem(profile) };
     let path = Output::prepare(place)?.write(|out| pprof::write_gz(profile, out))?;
-    // A file in a folder has a name.
+    // A file in a directory has a name.
     Ok(path.unwrap_or(folder))
 }
 
-/// The first folder that can be made: `PPROF_TMPDIR`, `~/pprof`, the temporary one.
+/// The first directory that can be created: `PPROF_TMPDIR`, `~/pprof`, the temporary directory.
 fn folder() -> Result<PathBuf, SaveError> {
     let user = User::invoking();
     let given = std::env::var_os("PPROF_TMPDIR").filter(|p| !p.is_empty()).map(PathBuf::from);
@@ -57,7 +57,7 @@ fn stem(profile: &Profile) -> String {
     parts.map(|part| harmless(&part)).collect::<Vec<_>>().join(".")
 }
 
-/// What a profile says may not lead out of the folder.
+/// Makes a part of a file name safe: a profile must not choose another directory.
 fn harmless(part: &str) -> String {
     let safe = |c: char| if c.is_control() || c == '/' { '_' } else { c };
     part.chars().take(80).map(safe).collect()
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_pprof() {
+    fn names_match_pprof() {
         let types = ["samples", "cpu"].map(|t| pprof::ValueType::new(t, "count"));
         let mut profile = Profile { sample_types: types.to_vec(), ..Profile::default() };
         assert_eq!(stem(&profile), "pprof.samples.cpu");

@@ -1,23 +1,23 @@
-//! Who hears what happens while profiles are read.
+//! Defines the callbacks for the progress of reading profiles.
 
 use std::path::Path;
 
 use super::saved::SaveError;
 
-/// Hears what happens while profiles are read.
+/// Receives the progress of reading profiles.
 pub trait Watcher {
-    /// A server is asked for a profile, which takes so many seconds where that is known.
+    /// A request was sent to a server, which will record for `seconds`, if known.
     fn fetching(&mut self, url: &str, seconds: Option<u32>);
 
-    /// So many more bytes have come.
+    /// More bytes were received.
     fn received(&mut self, bytes: usize);
 
-    /// Nothing more comes, or there was an error.
+    /// The transfer has ended or failed.
     fn fetched(&mut self);
 
-    /// What was fetched is kept in a file.
+    /// The fetched profile was saved.
     fn saved(&mut self, path: &Path);
 
-    /// What was fetched could not be kept.
+    /// The fetched profile could not be saved.
     fn not_saved(&mut self, why: &SaveError);
 }

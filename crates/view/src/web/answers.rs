@@ -1,4 +1,4 @@
-//! What the page asks for: reports with the options of the shell, as parameters of the same names.
+//! Answers the page's requests: reports, with the shell's options as query parameters.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use super::typed;
 use crate::commands::{self, Makes};
 use crate::settings::{self, Settings};
 
-/// Options that name files are not for whoever can reach the page.
+/// Options that name files, which clients of the page must not set.
 const NOT_FOR_PAGES: [&str; 3] = ["output", "source_path", "trim_path"];
 
-/// Rows of the table.
+/// Maximum number of rows of the table.
 const ROWS: i64 = 500;
 
-/// What all answers are made of.
+/// The state that all requests share.
 pub struct Shared {
     pub profile: Profile,
     pub slots: Semaphore,
@@ -29,7 +29,7 @@ pub struct Shared {
 /// A request's parameters.
 struct Query {
     settings: Settings,
-    /// What are no options.
+    /// Parameters that are not options.
     others: Vec<(String, String)>,
 }
 
@@ -53,7 +53,7 @@ impl Query {
     }
 }
 
-/// Makes an answer away from the thread that serves, when there is a slot for it.
+/// Computes an answer on another thread than the server's, once a slot is free.
 async fn make(
     shared: Arc<Shared>,
     query: Option<String>,
@@ -77,7 +77,7 @@ fn report<'p>(profile: &'p Profile, query: &Query, form: Form) -> Result<Report<
     Report::new(profile, query.settings.options(form)?).map_err(|e| e.to_string())
 }
 
-/// What the profile is.
+/// Describes the profile.
 pub async fn about(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
     make(shared, query, |profile, query| {
         let report = report(profile, query, Form::Top)?;
@@ -91,7 +91,7 @@ pub async fn about(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery)
     .await
 }
 
-/// A flame graph, of one shape.
+/// A flame graph of one shape.
 pub async fn flame(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
     make(shared, query, |profile, query| {
         let report = report(profile, query, Form::Top)?;

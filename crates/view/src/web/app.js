@@ -1,5 +1,5 @@
-// The page of `exoprof view --http`: which view, with which options, all of it in the address so
-// that it can be shared and gone back to.
+// Runs the page of `exoprof view --http`. The URL holds the view and its options, so that it can be
+// shared and the browser's Back button works.
 'use strict';
 (() => {
   const at = (id) => document.getElementById(id);
@@ -33,7 +33,7 @@
     return chosen;
   };
 
-  // A name as a regular expression that matches it alone.
+  // A regular expression that matches only this name.
   const exactly = (name) => `^${name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')}$`;
 
   const drawTable = () => {
@@ -101,7 +101,7 @@
       const wanted = options(query);
       wanted.set('form', view);
       if (ON.includes(view)) {
-        if (!query.get('on')) return () => { at('text').textContent = 'Which functions?'; };
+        if (!query.get('on')) return () => { at('text').textContent = 'Enter a regular expression for the functions to show.'; };
         wanted.set('on', query.get('on'));
       }
       const text = await (await ask('api/text', wanted)).text();
@@ -152,7 +152,7 @@
   for (const key of ['sample_index', 'granularity']) {
     at(key).addEventListener('change', () => at('filters').requestSubmit());
   }
-  // The keys of the flame graph are for where it is seen.
+  // The flame graph's keys only apply while it is visible.
   document.addEventListener('keydown', (event) => {
     if (state().view !== 'flame') event.stopImmediatePropagation();
   }, true);

@@ -1,4 +1,4 @@
-//! Where the page is served, and to whom.
+//! Defines the options of `view --http`.
 
 use std::path::PathBuf;
 
@@ -9,26 +9,26 @@ use console::usage::UsageError;
 /// Options of `view --http`.
 #[derive(Debug, Args)]
 pub struct WebArgs {
-    /// Serve the profile as a web page: `[HOST]:[PORT]`, by default this machine only and any port
+    /// Serve the profile as a web page on `[HOST]:[PORT]` [default: 127.0.0.1 and any free port]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
-    /// The file with the token that the page's requests must carry
+    /// Require the token in this file (Authorization: Bearer TOKEN)
     #[arg(long, value_name = "FILE", requires = "http")]
     pub token_file: Option<PathBuf>,
-    /// Let other machines see the profile, without a token
+    /// Allow addresses other than loopback without a token
     #[arg(long, requires = "http")]
     pub insecure: bool,
 }
 
 impl WebArgs {
-    /// The address, if it may be served there.
+    /// The address, if serving there is allowed.
     pub fn listen(&self) -> Result<Listen, UsageError> {
         let text = self.http.as_deref().unwrap_or_default();
         let wrong = |e| UsageError(format!("--http: {e}"));
         let listen = Listen::parse(&completed(text)).map_err(wrong)?;
         if !listen.is_local() && self.token_file.is_none() && !self.insecure {
             let text = format!(
-                "{text} can be reached from other machines: give --token-file FILE, or --insecure"
+                "{text} is reachable from other machines; give --token-file FILE, or --insecure"
             );
             return Err(UsageError(text));
         }
@@ -36,12 +36,12 @@ impl WebArgs {
     }
 }
 
-/// An address with what it leaves out, as pprof does: this machine, and a free port.
+/// Completes an address as pprof does: the default is this machine and a free port.
 fn completed(text: &str) -> String {
     if text.starts_with("unix:") {
         return text.to_owned();
     }
-    // A host alone; an IPv6 address has colons of its own.
+    // A host without a port; an IPv6 address contains colons.
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (text, ""),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn other_machines_need_a_word() {
+    fn other_machines_require_an_option() {
         assert!(args("0.0.0.0:80", false).listen().is_err());
         assert!(args("0.0.0.0:80", true).listen().is_ok());
     }

@@ -1,4 +1,4 @@
-//! `exoprof view --http`: the profile as a web page.
+//! Serves a profile as a web page: `exoprof view --http`.
 
 mod answers;
 mod args;
@@ -20,17 +20,17 @@ use crate::error::ViewError;
 use answers::Shared;
 pub use args::WebArgs;
 
-/// Reports that are made at a time: each may take a second and much memory.
+/// Maximum number of concurrent reports: each may take a second and much memory.
 const REPORTS: usize = 2;
 
-/// Nothing but our own, and nobody may frame it.
+/// Allows only our own resources, and no embedding in frames.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; \
                       connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 const PAGE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("app.js");
 
-/// Serves the profile until a signal comes. `serving` hears where.
+/// Serves the profile until a signal arrives. `serving` receives the address.
 pub fn serve(
     profile: Profile,
     args: &WebArgs,
@@ -52,12 +52,12 @@ pub fn serve(
         let stop = stop.into_stream().and_then(UnixStream::from_std);
         let stop = stop.map_err(ViewError::Wait)?;
         let stopped = async {
-            // Whatever ends the wait ends the server.
+            // An error while waiting ends the server too.
             let _ = stop.readable().await;
         };
         server::serve(socket, app, stopped).await.map_err(ViewError::Serve)
     })?;
-    // A report that is still being made is of no use to anybody.
+    // Do not wait for unfinished reports: nobody will read them.
     runtime.shutdown_background();
     Ok(())
 }
