@@ -1,13 +1,13 @@
-//! Feeds damaged input to everything that reads what a target can write.
+//! Fuzzes every parser of data that a profiled process or a file's author controls.
 //!
-//! A fuzzer for a stable compiler: it mutates a kept corpus, keeps what leads to an outcome not
-//! seen before, and fails on a panic, a hang or memory beyond the limit. Everything follows from
-//! the seed that it prints, apart from when it ends.
+//! It runs on a stable compiler: it mutates the inputs of a corpus, keeps those with a new outcome, and
+//! fails on a panic, a hang or too much memory. The printed seed determines all inputs, except where
+//! the run ends.
 //!
 //! ```text
 //!   exoprof-fuzz elf --seconds 60           mutate fuzz/corpus/elf for a minute
 //!   exoprof-fuzz elf --seed 7 --rounds 1000 the same inputs each time
-//!   exoprof-fuzz elf --replay FILE…         run kept inputs as they are
+//!   exoprof-fuzz elf --replay FILE…         run inputs without changes
 //! ```
 
 mod mutate;
@@ -28,35 +28,35 @@ use nix::sys::resource::{Resource, setrlimit};
 use crate::mutate::{Mutator, Random};
 use crate::targets::{TARGETS, Target};
 
-/// The bounds of the parsers are stated in work; this is far beyond what that work takes even in
-/// an unoptimized build on a busy machine.
+/// Parsers limit their work, not their time. This is far beyond the time of that work, even in an
+/// unoptimized build on a busy machine.
 const HANG: Duration = Duration::from_secs(60);
-/// All address space: a parser that believes a length fails here.
+/// The limit on address space: a parser that trusts a length in the input exceeds it.
 const MAX_MEMORY: u64 = 6 << 30;
-/// Inputs that are kept for their outcomes.
+/// The most inputs that are kept for their outcomes.
 const MAX_QUEUE: usize = 2000;
 
 #[derive(Debug, Parser)]
-#[command(about = "Feeds damaged input to what reads a target's files and memory")]
+#[command(about = "Fuzz the parsers of a profiled process's files and memory")]
 struct Args {
-    /// What to feed; `list` tells what there is
+    /// Parser to fuzz; `list` prints all parsers
     target: String,
-    /// For how long
+    /// Duration in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// For how many inputs, instead
+    /// Number of inputs, instead of --seconds
     #[arg(long)]
     rounds: Option<u64>,
-    /// Where the sequence of inputs begins
+    /// Seed of the sequence of inputs [default: the current time]
     #[arg(long)]
     seed: Option<u64>,
-    /// The folder with a folder for each target
+    /// Directory with one directory of inputs per parser
     #[arg(long, default_value = "fuzz/corpus")]
     corpus: PathBuf,
-    /// Where inputs are kept that made it fail
+    /// Directory for failing inputs
     #[arg(long, default_value = "target/fuzz/findings")]
     findings: PathBuf,
-    /// Run these as they are, and nothing else
+    /// Run only these inputs, without changes
     #[arg(long, num_args = 1..)]
     replay: Vec<PathBuf>,
 }
@@ -70,7 +70,7 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let Some(target) = TARGETS.iter().find(|t| t.name == args.target) else {
-        bail!("no target {:?}; `list` tells what there is", args.target);
+        bail!("unknown parser {:?}; fix: exoprof-fuzz list", args.target);
     };
     setrlimit(Resource::RLIMIT_AS, MAX_MEMORY, MAX_MEMORY).context("setrlimit")?;
     let mut corpus = Vec::new();
@@ -92,7 +92,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     }
     if replay {
-        println!("{}: {} inputs are fine", target.name, runner.runs);
+        println!("{}: {} inputs passed", target.name, runner.runs);
         return Ok(ExitCode::SUCCESS);
     }
     let budget = match args.rounds {
@@ -100,10 +100,10 @@ fn main() -> anyhow::Result<ExitCode> {
         None => Budget::Until(Instant::now() + Duration::from_secs(args.seconds)),
     };
     if corpus.is_empty() {
-        bail!("no corpus in {}", args.corpus.join(target.corpus).display());
+        bail!("the corpus {} has no files", args.corpus.join(target.corpus).display());
     }
-    println!("{}: seed {seed}, {} kept inputs", target.name, corpus.len());
-    let sound = runner.fuzz(corpus, seed, &budget);
+    println!("{}: seed {seed}, corpus of {} inputs", target.name, corpus.len());
+    let passed = runner.fuzz(corpus, seed, &budget);
     println!(
         "{}: {} inputs, {} outcomes, slowest {:?}",
         target.name,
@@ -111,7 +111,7 @@ fn main() -> anyhow::Result<ExitCode> {
         runner.outcomes.len(),
         runner.slowest
     );
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -134,8 +134,8 @@ struct Runner<'a> {
     slowest: Duration,
 }
 
-/// When the input that is being run was begun, in milliseconds from the start; 0 between two.
-static BEGUN: AtomicU64 = AtomicU64::new(0);
+/// The start of the current run, in milliseconds since the first; 0 between runs.
+static RUN_START: AtomicU64 = AtomicU64::new(0);
 
 impl<'a> Runner<'a> {
     fn new(target: &'a Target, findings: &'a Path) -> Self {
@@ -144,10 +144,10 @@ impl<'a> Runner<'a> {
         std::thread::spawn(move || {
             loop {
                 std::thread::sleep(Duration::from_millis(500));
-                let begun = BEGUN.load(Ordering::SeqCst);
+                let run_start = RUN_START.load(Ordering::SeqCst);
                 let now = began.elapsed().as_millis() as u64;
-                if begun > 0 && now.saturating_sub(begun) > HANG.as_millis() as u64 {
-                    eprintln!("hang: the input is {}", current.display());
+                if run_start > 0 && now.saturating_sub(run_start) > HANG.as_millis() as u64 {
+                    eprintln!("hang; input: {}", current.display());
                     std::process::abort();
                 }
             }
@@ -155,20 +155,20 @@ impl<'a> Runner<'a> {
         Self { target, findings, outcomes: HashSet::new(), runs: 0, slowest: Duration::ZERO }
     }
 
-    /// Runs one input; false when it panicked.
+    /// Runs one input. Returns whether it did not panic.
     fn run(&mut self, input: &[u8]) -> bool {
         static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         let start = *START.get_or_init(Instant::now);
-        // Kept before it is run: an abort or a kill leaves no time.
+        // Written before the run, because the process may abort or be killed.
         let current = self.findings.join(format!("{}.current", self.target.name));
         if let Err(e) = std::fs::write(&current, input) {
             eprintln!("{}: {e}", current.display());
             return false;
         }
         let began = Instant::now();
-        BEGUN.store(start.elapsed().as_millis() as u64 + 1, Ordering::SeqCst);
+        RUN_START.store(start.elapsed().as_millis() as u64 + 1, Ordering::SeqCst);
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.target.run)(input)));
-        BEGUN.store(0, Ordering::SeqCst);
+        RUN_START.store(0, Ordering::SeqCst);
         self.runs += 1;
         self.slowest = self.slowest.max(began.elapsed());
         let Ok(outcome) = outcome else {
@@ -176,9 +176,9 @@ impl<'a> Runner<'a> {
             input.hash(&mut hasher);
             let name = format!("{}-{:016x}", self.target.name, hasher.finish());
             let kept = self.findings.join(name);
-            // The copy in `current` is there in any case.
+            // The copy in `current` exists anyway.
             let _ = std::fs::write(&kept, input);
-            eprintln!("panic: the input is {}", kept.display());
+            eprintln!("panic; input: {}", kept.display());
             return false;
         };
         self.outcomes.insert(outcome);

@@ -1,6 +1,6 @@
-//! Damaging inputs.
+//! Mutates inputs.
 
-/// xorshift64*: the same sequence for the same seed.
+/// Pseudo-random numbers by xorshift64*: equal seeds give equal sequences.
 pub struct Random(u64);
 
 impl Random {
@@ -15,13 +15,13 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Below `n`; 0 for none.
+    /// A number below `n`; 0 if `n` is 0.
     pub fn below(&mut self, n: usize) -> usize {
         ((self.next() >> 16) % n.max(1) as u64) as usize
     }
 }
 
-/// Numbers at which parsers stumble.
+/// Numbers that often break parsers.
 const NUMBERS: &[u64] = &[
     0,
     1,
@@ -41,7 +41,7 @@ const NUMBERS: &[u64] = &[
     u64::MAX,
 ];
 
-/// Makes new inputs from kept ones.
+/// Makes new inputs from existing ones.
 pub struct Mutator {
     random: Random,
 }
@@ -54,7 +54,7 @@ impl Mutator {
     pub fn next(&mut self, queue: &[Vec<u8>], max_len: usize) -> Vec<u8> {
         let mut input = queue[self.random.below(queue.len())].clone();
         let other = &queue[self.random.below(queue.len())];
-        // Mostly one or two changes: many make an input that is refused at once.
+        // Mostly one or two changes: parsers reject inputs with many changes early.
         for _ in 0..=self.random.below(4) * self.random.below(4) {
             self.change(&mut input, other);
         }
@@ -107,7 +107,7 @@ impl Mutator {
     }
 }
 
-/// A place and a length within `len`.
+/// A position and a length within `len`.
 fn span(r: &mut Random, len: usize, most: usize) -> (usize, usize) {
     let from = r.below(len);
     (from, (1 + r.below(most)).min(len - from))

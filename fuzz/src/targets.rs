@@ -1,4 +1,4 @@
-//! What is fed: one row for each reader of bytes that a target, or who sends a file, can choose.
+//! Lists the fuzzed parsers: those of bytes that a profiled process or a file's author controls.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -17,15 +17,15 @@ use unwind::{Registers, Unwinder};
 
 use crate::mutate::Random;
 
-/// A reader.
+/// A parser to fuzz.
 pub struct Target {
     pub name: &'static str,
     pub about: &'static str,
-    /// The folder of its kept inputs.
+    /// The directory of its inputs in the corpus.
     pub corpus: &'static str,
-    /// Inputs are cut there.
+    /// The maximum length of inputs, in bytes.
     pub max_len: usize,
-    /// Reads the input; gives a hash of what came of it.
+    /// Parses the input and returns a hash of the outcome.
     pub run: fn(&[u8]) -> u64,
 }
 
@@ -46,35 +46,35 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "pclntab",
-        about: "Go's line table, that of EXOPROF_FUZZ_GO with changes",
+        about: "Go's line table: mutations of that in EXOPROF_FUZZ_GO",
         corpus: "patches",
         max_len: 4 << 10,
         run: pclntab,
     },
     Target {
         name: "goruntime",
-        about: "a Go runtime's state, in the memory of EXOPROF_FUZZ_GO with changes",
+        about: "a Go runtime's state: mutations of the memory of EXOPROF_FUZZ_GO",
         corpus: "patches",
         max_len: 4 << 10,
         run: goruntime,
     },
     Target {
         name: "profile",
-        about: "pprof files: decoding, checking, merging, reports",
+        about: "pprof files: decoding, validation, merging, reports",
         corpus: "profile",
         max_len: 64 << 10,
         run: profile,
     },
     Target {
         name: "perfmap",
-        about: "a perf map, as it grows",
+        about: "a growing perf map",
         corpus: "perfmap",
         max_len: 16 << 10,
         run: perfmap,
     },
     Target {
         name: "jitdump",
-        about: "a jitdump, as it grows",
+        about: "a growing jitdump",
         corpus: "jitdump",
         max_len: 16 << 10,
         run: jitdump,
@@ -99,7 +99,7 @@ fn parse(input: &[u8]) -> Result<Arc<ElfImage>, u64> {
     parsed.map(Arc::new).map_err(|e| hash(e.to_string()))
 }
 
-/// Addresses in the code, and some that are nowhere.
+/// Addresses in the code, and some outside of it.
 fn addresses(image: &ElfImage) -> Vec<Svma> {
     let mut all = vec![Svma(0), Svma(0x1000), Svma(u64::MAX), Svma(u64::MAX - 1)];
     for segment in image.segments().iter().filter(|s| s.executable).take(4) {
@@ -196,7 +196,7 @@ fn unwind(input: &[u8]) -> u64 {
     hash(ends)
 }
 
-/// The Go program that is changed: larger than what should be kept, so it is built when needed.
+/// The Go program to mutate. It is too large for the corpus, so scripts/fuzz builds it.
 fn go_program() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     BYTES.get_or_init(|| {
@@ -205,7 +205,7 @@ fn go_program() -> &'static [u8] {
     })
 }
 
-/// A change of up to eight bytes; an input is a row of them.
+/// A change of up to eight bytes. An input is a list of these.
 struct Patch {
     at: u32,
     value: [u8; 8],
@@ -221,7 +221,7 @@ fn patches(input: &[u8]) -> impl Iterator<Item = Patch> {
 fn pclntab(input: &[u8]) -> u64 {
     let mut bytes = go_program().to_vec();
     let (start, len) = {
-        let image = ElfImage::parse(ImageBytes::Owned(bytes)).expect("the program is sound");
+        let image = ElfImage::parse(ImageBytes::Owned(bytes)).expect("the program is valid ELF");
         let table = image.section(".gopclntab").expect("a line table").data;
         let start = table.as_ptr().addr() - image.bytes().as_ptr().addr();
         let place = (start, table.len());
@@ -229,7 +229,7 @@ fn pclntab(input: &[u8]) -> u64 {
         place
     };
     for patch in patches(input) {
-        // Half of them into the header and the first functions, which decide most.
+        // Half of them change the header and the first functions, on which most code depends.
         let range = if patch.at % 2 == 0 { len } else { len.min(2048) };
         let at = start + (patch.at / 2) as usize % range;
         for (byte, v) in bytes[at..].iter_mut().zip(patch.value) {
@@ -255,8 +255,8 @@ fn pclntab(input: &[u8]) -> u64 {
     hash((seen, named.min(100)))
 }
 
-/// The memory that a Go program has at its start. Changes are of what some reads give: the number
-/// of the read, and where in it.
+/// The memory of a Go program at its start. A change applies to the result of one read: its place
+/// has the number of the read and the offset in it.
 struct Patched<'a> {
     image: &'a ElfImage,
     patches: Vec<Patch>,
@@ -282,7 +282,7 @@ impl Memory for Patched<'_> {
         }
         for patch in self.patches.iter().filter(|p| p.at >> 16 == number % 0x400) {
             let offset = (patch.at & 0xffff) as usize % buf.len().max(1);
-            // Small numbers stand for places in the program: pointers that lead somewhere.
+            // Small numbers stand for addresses in the program, so that pointers are valid.
             let value = u64::from_le_bytes(patch.value);
             let data = self.image.segments().last().map_or(0, |s| s.svma.0);
             let value = if value < 1 << 16 { data + value * 8 } else { value };
@@ -298,7 +298,7 @@ fn goruntime(input: &[u8]) -> u64 {
     static IMAGE: OnceLock<Arc<ElfImage>> = OnceLock::new();
     let image = IMAGE.get_or_init(|| {
         let bytes = ImageBytes::Owned(go_program().to_vec());
-        Arc::new(ElfImage::parse(bytes).expect("the program is sound"))
+        Arc::new(ElfImage::parse(bytes).expect("the program is valid ELF"))
     });
     let memory = Patched { image, patches: patches(input).collect(), reads: Cell::new(0) };
     let runtime = match goruntime::Runtime::find(image, Bias::between(Svma(0), Avma(0)), &memory) {
@@ -329,7 +329,7 @@ fn profile(input: &[u8]) -> u64 {
         Ok(profile) => profile,
         Err(e) => return hash((checked, std::mem::discriminant(&e))),
     };
-    let again = pprof::decode(&pprof::encode(&profile)).expect("what was decoded can be written");
+    let again = pprof::decode(&pprof::encode(&profile)).expect("a decoded profile can be encoded");
     assert_eq!(again, profile);
     let combined = report::combine(vec![profile.clone(), again], Vec::new()).is_ok();
     let text = |kind| report::legacy_text(&profile, kind, &|_| None).map(|t| t.len() / 256).ok();
@@ -344,7 +344,7 @@ fn profile(input: &[u8]) -> u64 {
     hash((checked, combined, text, sizes))
 }
 
-/// In pieces of that many bytes, of which the input's length decides.
+/// Splits the input into pieces, whose size depends on the input's length.
 fn pieces(input: &[u8]) -> impl Iterator<Item = &[u8]> {
     input.chunks([1, 7, 40, 4096][input.len() % 4])
 }
@@ -361,7 +361,7 @@ fn perfmap(input: &[u8]) -> u64 {
 fn jitdump(input: &[u8]) -> u64 {
     let mut dump = JitDump::default();
     for piece in pieces(input) {
-        // What need not be read is taken as fed.
+        // Bytes that the parser skips are not fed.
         let passed = usize::try_from(dump.pass_over()).unwrap_or(usize::MAX).min(piece.len());
         dump.feed(&piece[passed..]);
     }

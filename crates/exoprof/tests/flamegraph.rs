@@ -160,7 +160,7 @@ fn the_server_answers_only_its_own_page() {
     let answer = page.ask(&format!("/api/text?form=top&output={}", out.display()), ours);
     assert!(answer.starts_with("HTTP/1.1 200 OK") && !out.exists(), "{answer}");
     assert!(page.ask("/api/text?form=proto", ours).starts_with("HTTP/1.1 400"));
-    assert!(page.ask("/api/top?focus=(", ours).contains("no regular expression"));
+    assert!(page.ask("/api/top?focus=(", ours).contains("invalid regular expression"));
     let exposed = Command::new(env!("CARGO_BIN_EXE_exoprof"))
         .args(["view", "--http", "0.0.0.0:0"])
         .arg(&new)

@@ -1,4 +1,4 @@
-//! Writes a large profile of chance for benchmarks of readers: 500,000 samples of 10 to 60 frames
+//! Writes a large random profile for benchmarks of readers: 500,000 samples of 10 to 60 frames
 //! out of 60,000 locations and 20,000 functions. 56 MB uncompressed.
 //!
 //! `cargo run --release -p exoprof-pprof --example large_profile -- OUT.pb`
@@ -11,9 +11,9 @@ const SAMPLES: usize = 500_000;
 const LOCATIONS: u64 = 60_000;
 const FUNCTIONS: u64 = 20_000;
 
-struct Chance(u64);
+struct Random(u64);
 
-impl Chance {
+impl Random {
     fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
         (self.0 >> 33) % limit
@@ -21,7 +21,7 @@ impl Chance {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let out = std::env::args_os().nth(1).ok_or("where to? give a path")?;
+    let out = std::env::args_os().nth(1).ok_or("usage: large_profile OUT.pb")?;
     let types = [("samples", "count"), ("cpu", "nanoseconds")];
     let types = types.map(|(kind, unit)| ValueType::new(kind, unit));
     let mut b = ProfileBuilder::new(types.to_vec());
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             FunctionSpec { name: &name, system_name: &name, filename: &filename, start_line: 1 };
         functions.push(b.function(spec)?);
     }
-    let mut chance = Chance(1);
+    let mut chance = Random(1);
     let mut locations = Vec::new();
     for n in 0..LOCATIONS {
         let function = functions[chance.below(FUNCTIONS) as usize];

@@ -1,6 +1,6 @@
-//! Measures building, writing and reading of large profiles: `throughput [SAMPLES]`.
+//! Measures how fast large profiles are built, encoded and decoded: `throughput [SAMPLES]`.
 //!
-//! Run it in a release build; it prints wall time and the largest resident size so far.
+//! Run it in a release build. It prints wall time and peak resident size.
 
 use std::time::Instant;
 
@@ -21,7 +21,8 @@ fn main() {
     let profile = timed(&format!("build {samples} stacks"), || build(samples));
     let raw = timed("encode", || pprof::encode(&profile));
     let mut gz = Vec::new();
-    timed("write_gz", || pprof::write_gz(&profile, &mut gz)).expect("a vector takes everything");
+    timed("write_gz", || pprof::write_gz(&profile, &mut gz))
+        .expect("writing to a vector cannot fail");
     println!("{} bytes, {} compressed", raw.len(), gz.len());
     let read = timed("decode raw", || pprof::decode(&raw)).expect("it was just written");
     let read_gz = timed("decode gz", || pprof::decode(&gz)).expect("it was just written");

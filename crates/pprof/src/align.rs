@@ -1,4 +1,4 @@
-//! Making the values of profiles comparable before they are merged.
+//! Selects and scales sample types, so that the values of profiles can be merged.
 
 use crate::{Profile, Samples};
 
@@ -6,7 +6,7 @@ impl Profile {
     /// Keeps the sample types at these positions, in this order.
     ///
     /// # Panics
-    /// When a position lies outside [`sample_types`](Self::sample_types).
+    /// When a position is outside of [`sample_types`](Self::sample_types).
     pub fn select_sample_types(&mut self, positions: &[usize]) {
         let types = positions.iter().map(|&at| self.sample_types[at].clone()).collect();
         let old = std::mem::take(&mut self.samples);
@@ -16,8 +16,8 @@ impl Profile {
 
     /// Multiplies the values of each sample type by its ratio, rounded to the nearest integer.
     ///
-    /// Where a ratio is not 1, samples go whose scaled values all become zero, as with
-    /// google/pprof's `ScaleN`. Ratios that are not given are 1.
+    /// If any ratio is not 1, samples without a scaled value other than 0 are dropped, as in
+    /// google/pprof's `ScaleN`. Missing ratios are 1.
     pub fn scale_each(&mut self, ratios: &[f64]) {
         if ratios.iter().all(|r| *r == 1.0) {
             return;

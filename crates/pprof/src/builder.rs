@@ -1,4 +1,4 @@
-//! Building a profile while a recording runs: equal things become one.
+//! Builds a profile incrementally; equal mappings, functions, locations and samples are merged.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::{
     MappingIndex, Profile, Samples, ValueType,
 };
 
-/// Why something could not be added to a profile.
+/// Why an entry could not be added to a profile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// A sample needs one value for each sample type.
+    /// A sample must have one value for each sample type.
     #[error("sample has {given} values but the profile has {expected} sample types")]
     ValueCount {
         /// Values of the sample.
@@ -24,7 +24,7 @@ pub enum BuildError {
         /// Sample types of the profile.
         expected: usize,
     },
-    /// An index that this builder did not hand out.
+    /// The index did not come from this builder.
     #[error("{table} {index} is not in this profile")]
     Unknown {
         /// The table.
@@ -32,7 +32,7 @@ pub enum BuildError {
         /// The index.
         index: u32,
     },
-    /// More entries than 32 bits can number.
+    /// The table is full: its indices have 32 bits.
     #[error("too many {table}s")]
     Full {
         /// The table.
@@ -42,16 +42,16 @@ pub enum BuildError {
 
 /// A mapping to add. See [`Mapping`] for the fields.
 ///
-/// Whether it is symbolized is not stated here: [`ProfileBuilder::finish`] finds out.
+/// [`ProfileBuilder::finish`] sets the `has_*` flags.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct MappingSpec<'a> {
-    /// First address, in the process.
+    /// First virtual address in the process.
     pub start: u64,
-    /// Address after the last, in the process.
+    /// End of the virtual addresses (exclusive).
     pub limit: u64,
-    /// Offset in the file of `start`.
+    /// File offset of `start`, in bytes.
     pub offset: u64,
-    /// The path in the process's view, or a name such as `[vdso]`.
+    /// The path as the process sees it, or a name such as `[vdso]`.
     pub file: &'a str,
     /// GNU build id in lower-case hex, or empty.
     pub build_id: &'a str,
@@ -60,7 +60,7 @@ pub struct MappingSpec<'a> {
 /// A function to add. See [`Function`] for the fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct FunctionSpec<'a> {
-    /// The name for people (demangled).
+    /// The demangled name.
     pub name: &'a str,
     /// The linker's name (mangled).
     pub system_name: &'a str,
@@ -72,9 +72,9 @@ pub struct FunctionSpec<'a> {
 
 /// Builds a [`Profile`].
 ///
-/// Adding something twice gives the same index; adding a stack twice with equal labels adds the
-/// values. Order of first appearance is the order of the output, so equal calls give equal bytes.
-/// The first mapping that is added is the main binary.
+/// Adding an equal entry again returns the same index; adding an equal stack with equal labels again
+/// adds up the values. Entries keep the order in which they were first added, so equal calls give
+/// equal bytes. The first mapping is the main binary.
 #[derive(Debug)]
 pub struct ProfileBuilder {
     profile: Profile,
@@ -91,11 +91,11 @@ impl ProfileBuilder {
     #[must_use]
     pub fn new(sample_types: Vec<ValueType>) -> Self {
         let samples = Samples::new(sample_types.len());
-        Self::around(Profile { sample_types, samples, ..Profile::default() })
+        Self::with_header(Profile { sample_types, samples, ..Profile::default() })
     }
 
-    /// A builder that adds to the header of `profile`, whose tables must be empty.
-    pub(crate) fn around(profile: Profile) -> Self {
+    /// A builder with the header of `profile`, whose tables must be empty.
+    pub(crate) fn with_header(profile: Profile) -> Self {
         Self {
             profile,
             strings: FxHashSet::default(),
@@ -107,45 +107,45 @@ impl ProfileBuilder {
         }
     }
 
-    /// The sampling interval and what it counts.
+    /// Sets the sampling interval, in units of `kind`.
     pub fn set_period(&mut self, kind: ValueType, period: i64) -> &mut Self {
         self.profile.period_type = kind;
         self.profile.period = period;
         self
     }
 
-    /// Start of the recording, in nanoseconds since the Unix epoch.
+    /// Sets the start of the recording, in nanoseconds since the Unix epoch.
     pub const fn set_time_nanos(&mut self, nanos: i64) -> &mut Self {
         self.profile.time_nanos = nanos;
         self
     }
 
-    /// Length of the recording in nanoseconds.
+    /// Sets the length of the recording in nanoseconds.
     pub const fn set_duration_nanos(&mut self, nanos: i64) -> &mut Self {
         self.profile.duration_nanos = nanos;
         self
     }
 
-    /// The name of the sample type to show first, in place of the last.
+    /// Sets the sample type that readers show first. Default: the last.
     pub fn set_default_sample_type(&mut self, kind: &str) -> &mut Self {
         self.profile.default_sample_type = self.intern(kind);
         self
     }
 
-    /// Absolute link to documentation of this kind of profile.
+    /// Sets an absolute URL with documentation of this kind of profile.
     pub fn set_doc_url(&mut self, url: &str) -> &mut Self {
         self.profile.doc_url = self.intern(url);
         self
     }
 
-    /// See [`Profile::drop_frames`] and [`Profile::keep_frames`].
+    /// Sets [`Profile::drop_frames`] and [`Profile::keep_frames`].
     pub fn set_frame_filter(&mut self, drop: &str, keep: &str) -> &mut Self {
         self.profile.drop_frames = self.intern(drop);
         self.profile.keep_frames = self.intern(keep);
         self
     }
 
-    /// Adds a comment, unless it is there already.
+    /// Adds a comment, unless the profile has an equal one.
     pub fn comment(&mut self, text: &str) -> &mut Self {
         if !self.profile.comments.iter().any(|c| &**c == text) {
             let text = self.intern(text);
@@ -161,7 +161,7 @@ impl ProfileBuilder {
     pub fn mapping(&mut self, spec: MappingSpec<'_>) -> Result<MappingIndex, BuildError> {
         let hash = hash_of(&spec);
         let known = &self.profile.mappings;
-        if let Some(at) = self.mappings.find(hash, |at| spec.is(&known[at as usize])) {
+        if let Some(at) = self.mappings.find(hash, |at| spec.equals(&known[at as usize])) {
             return Ok(MappingIndex::new(at));
         }
         let mapping = Mapping {
@@ -179,7 +179,7 @@ impl ProfileBuilder {
 
     /// Adds a mapping without looking for an equal one.
     pub(crate) fn push_mapping(&mut self, mapping: Mapping) -> Result<MappingIndex, BuildError> {
-        let at = next_in(self.profile.mappings.len(), "mapping")?;
+        let at = next_index(self.profile.mappings.len(), "mapping")?;
         self.profile.mappings.push(mapping);
         Ok(MappingIndex::new(at))
     }
@@ -191,10 +191,10 @@ impl ProfileBuilder {
     pub fn function(&mut self, spec: FunctionSpec<'_>) -> Result<FunctionIndex, BuildError> {
         let hash = hash_of(&spec);
         let known = &self.profile.functions;
-        if let Some(at) = self.functions.find(hash, |at| spec.is(&known[at as usize])) {
+        if let Some(at) = self.functions.find(hash, |at| spec.equals(&known[at as usize])) {
             return Ok(FunctionIndex::new(at));
         }
-        let at = next_in(known.len(), "function")?;
+        let at = next_index(known.len(), "function")?;
         let function = Function {
             name: self.intern(spec.name),
             system_name: self.intern(spec.system_name),
@@ -206,9 +206,9 @@ impl ProfileBuilder {
         Ok(FunctionIndex::new(at))
     }
 
-    /// Adds a code address of a mapping, `lines` innermost first.
+    /// Adds a code address in a mapping, with its `lines`, innermost first.
     ///
-    /// Without lines the reader symbolizes. The same address with other lines is another location.
+    /// Without lines, readers symbolize it. The same address with other lines is another location.
     ///
     /// # Errors
     /// [`BuildError::Unknown`] for a mapping or function of another builder, [`BuildError::Full`].
@@ -221,7 +221,7 @@ impl ProfileBuilder {
         self.any_location(Some(mapping), address, lines, false)
     }
 
-    /// Adds any location that the format can express.
+    /// Adds a location with any fields that the format allows.
     pub(crate) fn any_location(
         &mut self,
         mapping: Option<MappingIndex>,
@@ -242,12 +242,12 @@ impl ProfileBuilder {
             return Ok(LocationIndex::new(at));
         }
         if let Some(m) = mapping {
-            known_in(self.profile.mappings.len(), m.get(), "mapping")?;
+            check_index(self.profile.mappings.len(), m.get(), "mapping")?;
         }
         for function in lines.iter().filter_map(|l| l.function) {
-            known_in(self.profile.functions.len(), function.get(), "function")?;
+            check_index(self.profile.functions.len(), function.get(), "function")?;
         }
-        let at = next_in(known.len(), "location")?;
+        let at = next_index(known.len(), "location")?;
         let location = Location { mapping, address, lines: lines.to_vec(), is_folded };
         self.profile.locations.push(location);
         self.locations.insert(hash, at);
@@ -256,12 +256,12 @@ impl ProfileBuilder {
 
     /// Adds `values` to the stack (leaf first) under these labels.
     ///
-    /// Labels are kept sorted by key. A label with empty text is left out: the format has no way to
-    /// say it. Sums stop at the ends of the range of `i64`.
+    /// Labels are sorted by key. Labels with empty text are dropped, since the format cannot express
+    /// them. Sums saturate.
     ///
     /// # Errors
     /// [`BuildError::ValueCount`], [`BuildError::Unknown`] for a location of another builder,
-    /// [`BuildError::Full`]. Nothing is added then.
+    /// [`BuildError::Full`]. On error, nothing is added.
     pub fn add_sample(
         &mut self,
         stack: &[LocationIndex],
@@ -273,7 +273,7 @@ impl ProfileBuilder {
             return Err(BuildError::ValueCount { given: values.len(), expected });
         }
         for location in stack {
-            known_in(self.profile.locations.len(), location.get(), "location")?;
+            check_index(self.profile.locations.len(), location.get(), "location")?;
         }
         let set = self.label_set(labels)?;
         let hash = hash_of(&(stack, set));
@@ -286,21 +286,21 @@ impl ProfileBuilder {
             self.profile.samples.add_values(at as usize, values);
             return Ok(());
         }
-        let at = next_in(samples.len(), "sample")?;
+        let at = next_index(samples.len(), "sample")?;
         self.profile.samples.push(stack, values, set);
         self.samples.insert(hash, at);
         Ok(())
     }
 
-    /// How many distinct samples there are so far.
+    /// The number of distinct samples so far.
     #[must_use]
     pub fn sample_count(&self) -> usize {
         self.profile.samples.len()
     }
 
-    /// The profile, without what no sample uses.
+    /// Returns the profile, without entries that no sample uses.
     ///
-    /// The first mapping stays in any case. The `has_*` flags of each mapping are set by
+    /// The first mapping always stays. The `has_*` flags of each mapping are set by
     /// [`Profile::set_symbol_flags`].
     #[must_use]
     pub fn finish(self) -> Profile {
@@ -310,7 +310,7 @@ impl ProfileBuilder {
         profile
     }
 
-    /// The profile as it was added.
+    /// Returns the profile with unused entries.
     pub(crate) fn into_profile(self) -> Profile {
         self.profile
     }
@@ -325,7 +325,7 @@ impl ProfileBuilder {
         if let Some(set) = self.label_sets.find(hash, |set| known.get(set) == &*labels) {
             return Ok(set);
         }
-        next_in(known.len() as usize + 1, "label set")?;
+        next_index(known.len() as usize + 1, "label set")?;
         let set = self.profile.samples.labels_mut().push(labels.iter().cloned());
         self.label_sets.insert(hash, set);
         Ok(set)
@@ -342,7 +342,7 @@ impl ProfileBuilder {
 }
 
 impl MappingSpec<'_> {
-    fn is(&self, m: &Mapping) -> bool {
+    fn equals(&self, m: &Mapping) -> bool {
         self.start == m.start
             && self.limit == m.limit
             && self.offset == m.offset
@@ -352,7 +352,7 @@ impl MappingSpec<'_> {
 }
 
 impl FunctionSpec<'_> {
-    fn is(&self, f: &Function) -> bool {
+    fn equals(&self, f: &Function) -> bool {
         self.start_line == f.start_line
             && self.name == &*f.name
             && self.system_name == &*f.system_name
@@ -360,7 +360,7 @@ impl FunctionSpec<'_> {
     }
 }
 
-/// Labels sorted by key, without those that cannot be written.
+/// Labels sorted by key, without those that the format cannot express.
 fn canonical(labels: &[Label]) -> Cow<'_, [Label]> {
     let is_writable = |l: &Label| !matches!(&l.value, LabelValue::Text(text) if text.is_empty());
     if labels.is_sorted_by(|a, b| a.key <= b.key) && labels.iter().all(is_writable) {
@@ -371,12 +371,12 @@ fn canonical(labels: &[Label]) -> Cow<'_, [Label]> {
     Cow::Owned(owned)
 }
 
-/// The position of the next entry of a table with `len` entries.
-fn next_in(len: usize, table: &'static str) -> Result<u32, BuildError> {
-    // The last id on the wire is the position + 1, and readers keep ids in 32 bits, too.
+/// The index of the next entry of a table with `len` entries.
+fn next_index(len: usize, table: &'static str) -> Result<u32, BuildError> {
+    // The wire id is the index + 1, and some readers keep ids in 32 bits.
     u32::try_from(len).ok().filter(|at| *at < u32::MAX).ok_or(BuildError::Full { table })
 }
 
-fn known_in(len: usize, index: u32, table: &'static str) -> Result<(), BuildError> {
+fn check_index(len: usize, index: u32, table: &'static str) -> Result<(), BuildError> {
     if (index as usize) < len { Ok(()) } else { Err(BuildError::Unknown { table, index }) }
 }

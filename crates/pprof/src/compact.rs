@@ -1,10 +1,10 @@
-//! What follows from a profile's own content: what is used, and what is symbolized.
+//! Drops unused entries and derives the `has_*` flags of mappings.
 
 use crate::{FunctionIndex, LocationIndex, MappingIndex, Profile};
 
 impl Profile {
-    /// Drops locations, functions and mappings that no sample uses. The first mapping, the main
-    /// binary, stays. Order does not change.
+    /// Drops locations, functions and mappings that no sample uses, except the first mapping, which
+    /// is the main binary. The order does not change.
     pub fn compact(&mut self) {
         let mut used = vec![false; self.locations.len()];
         for frame in self.samples.frames() {
@@ -12,7 +12,7 @@ impl Profile {
                 *used = true;
             }
         }
-        let moved = sweep(&mut self.locations, &used);
+        let moved = remove_unused(&mut self.locations, &used);
         for frame in self.samples.frames_mut() {
             if let Some(&to) = moved.get(frame.index()) {
                 *frame = LocationIndex::new(to);
@@ -34,8 +34,8 @@ impl Profile {
                 }
             }
         }
-        let moved_functions = sweep(&mut self.functions, &used_functions);
-        let moved_mappings = sweep(&mut self.mappings, &used_mappings);
+        let moved_functions = remove_unused(&mut self.functions, &used_functions);
+        let moved_mappings = remove_unused(&mut self.mappings, &used_mappings);
         for location in &mut self.locations {
             if let Some(m) = &mut location.mapping
                 && let Some(&to) = moved_mappings.get(m.index())
@@ -52,7 +52,7 @@ impl Profile {
 
     /// Orders locations, and mappings after the first, by their first use in the samples.
     ///
-    /// Everything must be [in use](Self::compact).
+    /// Every entry must be [in use](Self::compact).
     pub(crate) fn number_by_first_use(&mut self) {
         let uses = self.samples.frames().iter().map(|l| l.index());
         let moved = reorder(&mut self.locations, uses);
@@ -73,9 +73,9 @@ impl Profile {
     /// Sets `has_functions`, `has_filenames`, `has_line_numbers` and `has_inline_frames` of each
     /// mapping from its locations.
     ///
-    /// Any of these flags keeps readers from symbolizing the mapping, so one location that is not
-    /// resolved clears them, and a mapping without locations has none. Inline frames are claimed
-    /// where lines are known throughout and some location holds more than one.
+    /// Each of these flags stops readers from symbolizing the mapping, so one unresolved location
+    /// clears them, and a mapping without locations has none. `has_inline_frames` is set if all line
+    /// numbers are known and some location has more than one line.
     pub fn set_symbol_flags(&mut self) {
         let mut known = vec![Resolved::default(); self.mappings.len()];
         for location in &self.locations {
@@ -85,44 +85,44 @@ impl Profile {
             let mut here = Resolved { locations: 1, ..Resolved::default() };
             for line in &location.lines {
                 let function = line.function.and_then(|f| self.functions.get(f.index()));
-                here.unnamed |= function.is_none_or(|f| f.name.is_empty());
-                here.fileless |= function.is_none_or(|f| f.filename.is_empty());
-                here.lineless |= line.line == 0;
+                here.no_name |= function.is_none_or(|f| f.name.is_empty());
+                here.no_file |= function.is_none_or(|f| f.filename.is_empty());
+                here.no_line |= line.line == 0;
             }
-            here.unnamed |= location.lines.is_empty();
+            here.no_name |= location.lines.is_empty();
             here.inlined = location.lines.len() > 1;
             of.add(here);
         }
         for (mapping, known) in self.mappings.iter_mut().zip(known) {
-            mapping.has_functions = known.locations > 0 && !known.unnamed;
-            mapping.has_filenames = mapping.has_functions && !known.fileless;
-            mapping.has_line_numbers = mapping.has_filenames && !known.lineless;
+            mapping.has_functions = known.locations > 0 && !known.no_name;
+            mapping.has_filenames = mapping.has_functions && !known.no_file;
+            mapping.has_line_numbers = mapping.has_filenames && !known.no_line;
             mapping.has_inline_frames = mapping.has_line_numbers && known.inlined;
         }
     }
 }
 
-/// What the locations of one mapping lack and have.
+/// Properties of the locations of one mapping.
 #[derive(Clone, Copy, Default)]
 struct Resolved {
     locations: usize,
-    unnamed: bool,
-    fileless: bool,
-    lineless: bool,
+    no_name: bool,
+    no_file: bool,
+    no_line: bool,
     inlined: bool,
 }
 
 impl Resolved {
     const fn add(&mut self, other: Self) {
         self.locations += other.locations;
-        self.unnamed |= other.unnamed;
-        self.fileless |= other.fileless;
-        self.lineless |= other.lineless;
+        self.no_name |= other.no_name;
+        self.no_file |= other.no_file;
+        self.no_line |= other.no_line;
         self.inlined |= other.inlined;
     }
 }
 
-/// Orders entries by their first use, unused ones last, and returns where each entry lies now.
+/// Sorts entries by first use, unused ones last. Returns the new index of each entry.
 fn reorder<T>(table: &mut Vec<T>, uses: impl Iterator<Item = usize>) -> Vec<u32> {
     let mut moved = vec![u32::MAX; table.len()];
     let mut next = 0;
@@ -138,8 +138,8 @@ fn reorder<T>(table: &mut Vec<T>, uses: impl Iterator<Item = usize>) -> Vec<u32>
     moved
 }
 
-/// Removes unused entries and returns where each entry lies now.
-fn sweep<T>(table: &mut Vec<T>, used: &[bool]) -> Vec<u32> {
+/// Removes unused entries. Returns the new index of each entry.
+fn remove_unused<T>(table: &mut Vec<T>, used: &[bool]) -> Vec<u32> {
     let mut next = 0;
     let moved = used
         .iter()

@@ -1,4 +1,4 @@
-//! Writing profiles, message by message: beside the profile there is one buffer and a string index.
+//! Encodes profiles message by message, so that only a buffer and a string index are needed.
 
 use std::io::{self, Write};
 
@@ -9,15 +9,15 @@ use rustc_hash::FxHashMap;
 
 use crate::{Label, LabelValue, Location, Profile, SampleRef, ValueType, proto};
 
-/// Encoded messages are passed on in pieces of about this many bytes.
-const PIECE: usize = 64 * 1024;
+/// The buffer is written out once it holds this many bytes.
+const CHUNK: usize = 64 * 1024;
 
-/// Writes a profile as pprof files are on disk: one gzip stream.
+/// Writes a profile as one gzip stream, the usual form of a pprof file.
 ///
-/// The stream carries no time stamp and no file name, so equal profiles give equal bytes.
+/// The stream has no timestamp and no file name, so equal profiles give equal bytes.
 ///
 /// # Errors
-/// What `out` reports.
+/// When writing to `out` fails.
 pub fn write_gz(profile: &Profile, out: impl Write) -> io::Result<()> {
     let mut gz = GzEncoder::new(out, Compression::fast());
     write(profile, &mut gz)?;
@@ -27,18 +27,18 @@ pub fn write_gz(profile: &Profile, out: impl Write) -> io::Result<()> {
 /// Writes a profile without compression.
 ///
 /// # Errors
-/// What `out` reports.
+/// When writing to `out` fails.
 pub fn write(profile: &Profile, out: impl Write) -> io::Result<()> {
     let mut encoder = Encoder::new(out);
     encoder.profile(profile)?;
     encoder.finish()
 }
 
-/// The profile's bytes, without compression.
+/// Encodes a profile without compression.
 #[must_use]
 pub fn encode(profile: &Profile) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // A vector takes all that is written to it.
+    // Writing to a vector cannot fail.
     let written = write(profile, &mut bytes);
     debug_assert!(written.is_ok());
     bytes
@@ -48,20 +48,20 @@ struct Encoder<'p, W> {
     out: W,
     buffer: Vec<u8>,
     strings: Vec<&'p str>,
-    numbers: FxHashMap<&'p str, i64>,
+    string_indices: FxHashMap<&'p str, i64>,
 }
 
 impl<'p, W: Write> Encoder<'p, W> {
     fn new(out: W) -> Self {
         Self {
             out,
-            buffer: Vec::with_capacity(PIECE + PIECE / 4),
+            buffer: Vec::with_capacity(CHUNK + CHUNK / 4),
             strings: vec![""],
-            numbers: std::iter::once(("", 0)).collect(),
+            string_indices: std::iter::once(("", 0)).collect(),
         }
     }
 
-    /// Tables in the order of their field numbers; strings follow when all are known.
+    /// Writes tables in the order of their field numbers. Strings follow once all are known.
     fn profile(&mut self, p: &'p Profile) -> io::Result<()> {
         for kind in &p.sample_types {
             let message = self.value_type(kind);
@@ -103,7 +103,7 @@ impl<'p, W: Write> Encoder<'p, W> {
         self.header(p)
     }
 
-    /// The single fields, and the string table.
+    /// Writes the scalar fields and the string table.
     fn header(&mut self, p: &'p Profile) -> io::Result<()> {
         let period_type = self.value_type(&p.period_type);
         let header = proto::Profile {
@@ -126,9 +126,9 @@ impl<'p, W: Write> Encoder<'p, W> {
             );
             prost::encoding::encode_varint(text.len() as u64, &mut self.buffer);
             self.buffer.extend_from_slice(text.as_bytes());
-            self.flush_piece()?;
+            self.flush_chunk()?;
         }
-        // Concatenated encodings of parts are the encoding of the whole.
+        // In protobuf, concatenated encodings of parts encode the whole message.
         self.buffer.extend_from_slice(&header.encode_to_vec());
         Ok(())
     }
@@ -161,9 +161,9 @@ impl<'p, W: Write> Encoder<'p, W> {
         proto::ValueType { r#type: self.string(&kind.kind), unit: self.string(&kind.unit) }
     }
 
-    /// The string's position in the string table.
+    /// The string's index in the string table.
     fn string(&mut self, text: &'p str) -> i64 {
-        *self.numbers.entry(text).or_insert_with(|| {
+        *self.string_indices.entry(text).or_insert_with(|| {
             self.strings.push(text);
             self.strings.len() as i64 - 1
         })
@@ -171,11 +171,11 @@ impl<'p, W: Write> Encoder<'p, W> {
 
     fn message(&mut self, field: u32, message: &impl Message) -> io::Result<()> {
         prost::encoding::message::encode(field, message, &mut self.buffer);
-        self.flush_piece()
+        self.flush_chunk()
     }
 
-    fn flush_piece(&mut self) -> io::Result<()> {
-        if self.buffer.len() >= PIECE {
+    fn flush_chunk(&mut self) -> io::Result<()> {
+        if self.buffer.len() >= CHUNK {
             self.out.write_all(&self.buffer)?;
             self.buffer.clear();
         }

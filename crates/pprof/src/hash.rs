@@ -1,4 +1,4 @@
-//! Hash tables that hold positions in a table of entries instead of the entries themselves.
+//! Indexes append-only tables by hash, without a second copy of the entries.
 
 use std::hash::{Hash, Hasher};
 
@@ -7,8 +7,8 @@ use rustc_hash::FxHasher;
 
 /// Finds an entry of an append-only table by its content.
 ///
-/// The entries stay where they are (one copy, in output order, so that the hash function never
-/// shows in what is written); here lie only their hashes and positions.
+/// It holds only hashes and positions. The entries stay in their table, in output order, so the hash
+/// function does not affect the output.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HashIndex {
     slots: HashTable<(u64, u32)>,

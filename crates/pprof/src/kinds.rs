@@ -1,7 +1,7 @@
-//! What is known of a kind of profile: its types and its text form.
+//! Describes kinds of profiles: their sample types and text forms.
 //!
-//! The constants are the kinds of Go's runtime/pprof. A program with further kinds states their
-//! facts itself, and passes them to [`crate::validate`].
+//! The constants are the kinds of Go's runtime/pprof. Programs with other kinds define their own
+//! [`KindFacts`] and pass them to [`crate::validate`].
 
 /// A type and its unit: `("cpu", "nanoseconds")`.
 pub type TypeAndUnit = (&'static str, &'static str);
@@ -15,7 +15,7 @@ pub struct KindFacts {
     pub sample_types: &'static [TypeAndUnit],
     /// The type of the period.
     pub period_type: TypeAndUnit,
-    /// The type to show first, where that is not the last.
+    /// The type that readers show first, if that is not the last.
     pub default_sample_type: Option<&'static str>,
     /// Its text form.
     pub text: TextForm,
@@ -26,16 +26,16 @@ pub struct KindFacts {
 pub enum TextForm {
     /// It has none.
     None,
-    /// `heap profile: …`, of allocated objects and those in use.
+    /// `heap profile: …`: objects in use and all allocated objects.
     Heap,
-    /// `--- TITLE:`, of contentions and delays.
+    /// `--- TITLE:`: contentions and delays.
     Contentions {
         /// The title.
         title: &'static str,
-        /// The header has a line with the sampling period.
+        /// Whether the header has a line with the sampling period.
         sampling_period: bool,
     },
-    /// `NAME profile: total …`, of one count.
+    /// `NAME profile: total …`: one count.
     Count,
 }
 
@@ -72,11 +72,11 @@ pub const HEAP: KindFacts = KindFacts {
     text: TextForm::Heap,
 };
 
-/// Allocated memory: as [`HEAP`], which shows something else first.
+/// Allocated memory: as [`HEAP`], with another default sample type.
 pub const ALLOCS: KindFacts =
     KindFacts { name: "allocs", default_sample_type: Some("alloc_space"), ..HEAP };
 
-/// Waits.
+/// Time blocked.
 pub const BLOCK: KindFacts = KindFacts {
     name: "block",
     sample_types: &[("contentions", "count"), ("delay", "nanoseconds")],
@@ -85,7 +85,7 @@ pub const BLOCK: KindFacts = KindFacts {
     text: TextForm::Contentions { title: "contention", sampling_period: false },
 };
 
-/// Waits for locks, by who unlocked.
+/// Lock contention, attributed to the holder.
 pub const MUTEX: KindFacts = KindFacts {
     name: "mutex",
     text: TextForm::Contentions { title: "mutex", sampling_period: true },
@@ -94,9 +94,9 @@ pub const MUTEX: KindFacts = KindFacts {
 
 /// Goroutines.
 pub const GOROUTINE: KindFacts = of_count("goroutine", &[("goroutine", "count")]);
-/// Creations of threads.
+/// Thread creations.
 pub const THREADCREATE: KindFacts = of_count("threadcreate", &[("threadcreate", "count")]);
-/// Goroutines that nothing can wake.
+/// Leaked goroutines, which nothing can wake.
 pub const GOROUTINELEAK: KindFacts = of_count("goroutineleak", &[("goroutineleak", "count")]);
 
 /// The kinds of Go's runtime/pprof.

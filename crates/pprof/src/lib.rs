@@ -26,14 +26,14 @@
 //!
 //! A [`Profile`] holds samples and the tables that they refer to. References are dense indices
 //! ([`MappingIndex`], [`LocationIndex`], [`FunctionIndex`]); the ids of the wire format exist only
-//! in encoded bytes, where they are always index + 1. So any profile that is written from here has
-//! the sequential ids that Parca and Pyroscope demand, wherever it came from.
+//! in encoded bytes, where they are always index + 1. So every profile that this crate writes has the
+//! sequential ids that Parca and Pyroscope require, wherever it came from.
 //!
 //! ```text
 //!   Sample ──► [Location] ──► Mapping          leaf first; one Location = one code address
 //!     │            └──► [Line] ──► Function    innermost inlined call first
 //!     ├──► [i64]     one value per sample type
-//!     └──► [Label]   thread, and the like
+//!     └──► [Label]   thread, process, …
 //! ```
 //!
 //! - [`ProfileBuilder`] interns everything while a recording runs; [`ProfileBuilder::finish`]
@@ -41,7 +41,7 @@
 //! - [`write_gz`], [`write`](fn@write) and [`encode`] are deterministic: equal profiles give equal bytes.
 //! - [`decode`] reads untrusted bytes, gzip or not, within [`Limits`].
 //! - [`merge`] has the semantics of google/pprof's `profile.Merge`.
-//! - [`validate::check`] holds encoded bytes to everything that the known consumers need.
+//! - [`validate::check`] checks encoded bytes against the requirements of all known readers.
 //!
 //! The format itself is described in `proto/profile.proto`.
 

@@ -1,4 +1,4 @@
-//! Combining profiles, with the semantics of google/pprof's `profile.Merge`.
+//! Merges profiles, with the semantics of google/pprof's `profile.Merge`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,18 +10,20 @@ use crate::{
     MappingIndex, Profile, ProfileBuilder, Samples, ValueType,
 };
 
-/// The label by which pprof's reports know the samples of a diff's base.
+/// The label that marks the samples of a diff's base in pprof's reports.
 pub const BASE_LABEL: &str = "pprof::base";
 
 /// Why profiles could not be merged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MergeError {
-    /// Nothing to merge.
+    /// There is no profile.
     #[error("no profiles to merge")]
     NoProfiles,
-    /// The values mean different things.
-    #[error("profile {profile} has the sample types {theirs}, the first has {ours}")]
+    /// The profiles measure different things.
+    #[error(
+        "cannot merge profile {profile}: it has sample types {theirs}, but the first has {ours}"
+    )]
     SampleTypes {
         /// The profile that differs, counted from 1.
         profile: usize,
@@ -30,8 +32,10 @@ pub enum MergeError {
         /// The first profile's types.
         ours: String,
     },
-    /// The periods mean different things.
-    #[error("profile {profile} has the period type {theirs}, the first has {ours}")]
+    /// The sampling intervals count different things.
+    #[error(
+        "cannot merge profile {profile}: it has period type {theirs}, but the first has {ours}"
+    )]
     PeriodTypes {
         /// The profile that differs, counted from 1.
         profile: usize,
@@ -41,7 +45,7 @@ pub enum MergeError {
         ours: ValueType,
     },
     /// A profile is inconsistent, or the result is too large.
-    #[error("profile {profile} cannot be merged: {source}")]
+    #[error("cannot merge profile {profile}: {source}")]
     Inconsistent {
         /// The profile, counted from 1.
         profile: usize,
@@ -50,29 +54,30 @@ pub enum MergeError {
     },
 }
 
-/// Adds profiles up.
+/// Merges profiles: adds up the values of equal samples.
 ///
 /// - All must have the same sample types, in order, and the same period type.
-/// - Mappings are one when build id (or else file), offset and size (rounded up to 4 KiB) agree;
-///   addresses move along with the first one's start. So recordings of several runs of a
-///   position-independent program meet.
-/// - Durations add up, the period is the largest; comments are joined without repetition; default
-///   type, documentation link and frame filters are the first profile's that has one. Of the times
-///   of their starts one is taken as google/pprof does: the earliest, or none where a profile
-///   without it follows.
-/// - Locations and mappings are in the order in which samples use them, after the main binary.
-/// - Samples with equal stacks and labels become one; those that are or sum up to zero are dropped,
-///   and with them what nothing else uses.
+/// - Mappings are equal if build id (or else file), offset and size (rounded up to 4 KiB) are equal.
+///   Addresses are relocated to the first one's start, so runs of a position-independent program
+///   merge although it was loaded at different addresses.
+/// - Durations are added, the largest period wins, and each distinct comment is kept once. The
+///   default type and the documentation URL come from the first profile that has one, the frame
+///   filters from the first profile. The start time is chosen as in google/pprof: the earliest, or
+///   none if a profile without one follows.
+/// - Locations and mappings are ordered by first use, after the main binary.
+/// - Samples with equal stacks and labels are merged. Samples that are or become 0 are dropped, with
+///   every entry that only they use.
 ///
-/// What a merged mapping says of itself (`has_functions` and the like) is the word of the first
-/// profile with a sample in it. Call [`Profile::set_symbol_flags`] where others symbolize the result.
+/// The `has_*` flags of a merged mapping come from the first profile with a sample in it. Call
+/// [`Profile::set_symbol_flags`] if others will symbolize the result.
 ///
 /// # Errors
-/// [`MergeError`].
+/// When the profiles measure different things, or one is inconsistent.
 pub fn merge<'p>(profiles: impl IntoIterator<Item = &'p Profile>) -> Result<Profile, MergeError> {
     let profiles: Vec<&Profile> = profiles.into_iter().collect();
     let header = combine_headers(&profiles)?;
-    let mut merger = Merger { builder: ProfileBuilder::around(header), mappings: HashMap::new() };
+    let mut merger =
+        Merger { builder: ProfileBuilder::with_header(header), mappings: HashMap::new() };
     for (nth, profile) in profiles.iter().enumerate() {
         merger
             .add(profile)
@@ -89,18 +94,18 @@ impl Profile {
     /// Multiplies all values by `ratio`, rounded to the nearest integer, and drops samples that
     /// become zero.
     pub fn scale(&mut self, ratio: f64) {
-        // Rounding to the ends of the range is what `as` does; NaN becomes 0.
+        // `as` saturates, and turns NaN into 0.
         self.samples.map_values(|_, v| (v as f64 * ratio).round() as i64);
         self.samples.retain(|s| s.values.iter().any(|v| *v != 0));
     }
 
-    /// Negates all values exactly.
+    /// Negates all values. Saturates.
     pub fn negate(&mut self) {
         self.samples.map_values(|_, v| v.saturating_neg());
     }
 
-    /// Marks all samples as the base of a diff, which [`negate`](Self::negate) and [`merge`] then
-    /// subtract: reports compute percentages without them.
+    /// Marks all samples as the base of a diff. To subtract it, [negate](Self::negate) and [merge]
+    /// it. Reports then take percentages of the base's total.
     pub fn mark_as_base(&mut self) {
         self.samples.label_all(&Label::text(BASE_LABEL, "true"));
     }
@@ -159,7 +164,7 @@ fn check_compatible(first: &Profile, p: &Profile, profile: usize) -> Result<(), 
     Ok(())
 }
 
-/// What makes mappings of different processes the same.
+/// Identifies the same mapping in different processes.
 #[derive(PartialEq, Eq, Hash)]
 struct MappingKey {
     size: u64,
@@ -184,8 +189,8 @@ struct Merger {
     mappings: HashMap<MappingKey, (MappingIndex, u64)>,
 }
 
-/// Where a profile's tables went: only what samples use goes anywhere.
-struct Moved<'p> {
+/// The merged index of each entry of one profile; `None` if no sample has used it yet.
+struct Remap<'p> {
     from: &'p Profile,
     mappings: Vec<Option<(MappingIndex, u64)>>,
     functions: Vec<Option<FunctionIndex>>,
@@ -194,7 +199,7 @@ struct Moved<'p> {
 
 impl Merger {
     fn add(&mut self, p: &Profile) -> Result<(), BuildError> {
-        let mut moved = Moved {
+        let mut remap = Remap {
             from: p,
             mappings: vec![None; p.mappings.len()],
             functions: vec![None; p.functions.len()],
@@ -202,82 +207,82 @@ impl Merger {
         };
         if self.mappings.is_empty() && !p.mappings.is_empty() {
             // The main binary comes first, whether a sample uses it or not.
-            self.mapping(&mut moved, 0)?;
+            self.mapping(&mut remap, 0)?;
         }
         let mut stack: Vec<LocationIndex> = Vec::new();
         for sample in p.samples.iter().filter(|s| s.values.iter().any(|v| *v != 0)) {
             stack.clear();
             for at in sample.locations {
-                stack.push(self.location(&mut moved, at.get())?);
+                stack.push(self.location(&mut remap, at.get())?);
             }
             self.builder.add_sample(&stack, sample.values, &by_key(sample.labels))?;
         }
         Ok(())
     }
 
-    /// The merged mapping, and what to add to an address in the one at `index`.
+    /// The merged mapping, and the offset to add to addresses in the mapping at `index`.
     fn mapping(
         &mut self,
-        moved: &mut Moved<'_>,
+        remap: &mut Remap<'_>,
         index: u32,
     ) -> Result<(MappingIndex, u64), BuildError> {
-        if let Some(known) = look_up(&moved.mappings, index, "mapping")? {
+        if let Some(known) = look_up(&remap.mappings, index, "mapping")? {
             return Ok(*known);
         }
-        let m = look_up(&moved.from.mappings, index, "mapping")?;
+        let m = look_up(&remap.from.mappings, index, "mapping")?;
         let (at, start) = match self.mappings.entry(MappingKey::new(m)) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => *new.insert((self.builder.push_mapping(m.clone())?, m.start)),
         };
         let merged = (at, start.wrapping_sub(m.start));
-        moved.mappings[index as usize] = Some(merged);
+        remap.mappings[index as usize] = Some(merged);
         Ok(merged)
     }
 
-    fn function(&mut self, moved: &mut Moved<'_>, index: u32) -> Result<FunctionIndex, BuildError> {
-        if let Some(known) = look_up(&moved.functions, index, "function")? {
+    fn function(&mut self, remap: &mut Remap<'_>, index: u32) -> Result<FunctionIndex, BuildError> {
+        if let Some(known) = look_up(&remap.functions, index, "function")? {
             return Ok(*known);
         }
-        let f = look_up(&moved.from.functions, index, "function")?;
+        let f = look_up(&remap.from.functions, index, "function")?;
         let merged = self.builder.function(FunctionSpec {
             name: &f.name,
             system_name: &f.system_name,
             filename: &f.filename,
             start_line: f.start_line,
         })?;
-        moved.functions[index as usize] = Some(merged);
+        remap.functions[index as usize] = Some(merged);
         Ok(merged)
     }
 
-    fn location(&mut self, moved: &mut Moved<'_>, index: u32) -> Result<LocationIndex, BuildError> {
-        if let Some(known) = look_up(&moved.locations, index, "location")? {
+    fn location(&mut self, remap: &mut Remap<'_>, index: u32) -> Result<LocationIndex, BuildError> {
+        if let Some(known) = look_up(&remap.locations, index, "location")? {
             return Ok(*known);
         }
-        let location = look_up(&moved.from.locations, index, "location")?;
-        let (mapping, by) = match location.mapping {
+        let location = look_up(&remap.from.locations, index, "location")?;
+        let (mapping, offset) = match location.mapping {
             Some(at) => {
-                let (at, by) = self.mapping(moved, at.get())?;
-                (Some(at), by)
+                let (at, offset) = self.mapping(remap, at.get())?;
+                (Some(at), offset)
             }
             None => (None, 0),
         };
         let mut lines = Vec::with_capacity(location.lines.len());
         for line in &location.lines {
             let function = match line.function {
-                Some(at) => Some(self.function(moved, at.get())?),
+                Some(at) => Some(self.function(remap, at.get())?),
                 None => None,
             };
             lines.push(Line { function, ..*line });
         }
-        let address = location.address.wrapping_add(by);
+        let address = location.address.wrapping_add(offset);
         let merged = self.builder.any_location(mapping, address, &lines, location.is_folded)?;
-        moved.locations[index as usize] = Some(merged);
+        remap.locations[index as usize] = Some(merged);
         Ok(merged)
     }
 }
 
-/// Labels in an order of their own, so that the same are equal: by key, of each key the texts
-/// first. A number 0 without a unit is how the format says that there is no value.
+/// Labels in canonical order, so that equal sets compare equal: by key, texts before numbers. Drops
+/// the number 0 without a unit, which means "no value" in the format.
 fn by_key(labels: &[Label]) -> Cow<'_, [Label]> {
     let is_number = |l: &Label| matches!(l.value, LabelValue::Number { .. });
     let is_nothing = |l: &Label| match &l.value {

@@ -1,4 +1,4 @@
-//! The profile as it is worked with: resolved strings, dense indices.
+//! Holds a decoded profile: tables with resolved strings, linked by dense indices.
 
 use std::ops::Index;
 use std::sync::Arc;
@@ -54,30 +54,30 @@ table_index! {
 /// One recording.
 ///
 /// Every index inside a profile that comes from [`ProfileBuilder`](crate::ProfileBuilder),
-/// [`decode`](crate::decode()) or [`merge`](crate::merge()) lies within its table. Who edits the
-/// tables keeps it so.
+/// [`decode`](crate::decode()) or [`merge`](crate::merge()) lies within its table. Code that edits
+/// the tables must preserve this.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Profile {
     /// What each value of a sample means, in order.
     pub sample_types: Vec<ValueType>,
-    /// The type to show first; empty for the last of `sample_types`.
+    /// The type that readers show first; empty for the last of `sample_types`.
     pub default_sample_type: Arc<str>,
-    /// The measured stacks.
+    /// Stacks with their values and labels.
     pub samples: Samples,
-    /// Address ranges of the process; the first is the main binary.
+    /// Address ranges of the recorded process; the first is the main binary.
     pub mappings: Vec<Mapping>,
     /// The code addresses of the samples.
     pub locations: Vec<Location>,
     /// The functions of the locations.
     pub functions: Vec<Function>,
-    /// Expression over function names: matching frames, and what they called, are dropped by
-    /// readers. Empty for none.
+    /// Regular expression over function names: readers drop matching frames and their callees.
+    /// Empty for none.
     pub drop_frames: Arc<str>,
-    /// Expression over function names that exempts from `drop_frames`. Empty for none.
+    /// Regular expression over function names that are exempt from `drop_frames`. Empty for none.
     pub keep_frames: Arc<str>,
     /// Start of the recording in nanoseconds since the Unix epoch; 0 when unknown.
     pub time_nanos: i64,
-    /// Length of the recording in nanoseconds; 0 where it means nothing.
+    /// Length of the recording in nanoseconds; 0 when not applicable.
     pub duration_nanos: i64,
     /// What `period` counts.
     pub period_type: ValueType,
@@ -112,7 +112,7 @@ impl Index<MappingIndex> for Profile {
     type Output = Mapping;
 
     /// # Panics
-    /// When the index belongs to another profile, as with slices.
+    /// When the index is out of range, as with slices.
     fn index(&self, index: MappingIndex) -> &Mapping {
         &self.mappings[index.index()]
     }
@@ -122,7 +122,7 @@ impl Index<LocationIndex> for Profile {
     type Output = Location;
 
     /// # Panics
-    /// When the index belongs to another profile, as with slices.
+    /// When the index is out of range, as with slices.
     fn index(&self, index: LocationIndex) -> &Location {
         &self.locations[index.index()]
     }
@@ -132,13 +132,13 @@ impl Index<FunctionIndex> for Profile {
     type Output = Function;
 
     /// # Panics
-    /// When the index belongs to another profile, as with slices.
+    /// When the index is out of range, as with slices.
     fn index(&self, index: FunctionIndex) -> &Function {
         &self.functions[index.index()]
     }
 }
 
-/// A quantity and its unit, such as cpu in nanoseconds.
+/// A quantity and its unit, such as `cpu` in `nanoseconds`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct ValueType {
     /// The quantity (`type` on the wire).
@@ -163,17 +163,17 @@ impl std::fmt::Display for ValueType {
 /// One address range of the recorded process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mapping {
-    /// First address, in the process.
+    /// First virtual address in the process.
     pub start: u64,
-    /// Address after the last, in the process.
+    /// End of the virtual addresses (exclusive).
     pub limit: u64,
-    /// Offset in the file of `start`.
+    /// File offset of `start`, in bytes.
     pub offset: u64,
-    /// The path in the process's view, or a name such as `[vdso]`.
+    /// The path as the process sees it, or a name such as `[vdso]`.
     pub file: Arc<str>,
     /// GNU build id in lower-case hex, or empty.
     pub build_id: Arc<str>,
-    /// All locations have function names, so readers need not look for them.
+    /// All locations have function names, so readers don't symbolize them.
     pub has_functions: bool,
     /// All locations have source files.
     pub has_filenames: bool,
@@ -183,18 +183,18 @@ pub struct Mapping {
     pub has_inline_frames: bool,
 }
 
-/// One code address, with its source lines when they are known.
+/// One code address, with its source lines if known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Location {
-    /// The mapping around `address`.
+    /// The mapping that contains `address`.
     pub mapping: Option<MappingIndex>,
-    /// Address in the process: of the interrupted instruction for a leaf, within the call
-    /// instruction (return address − 1) for a caller.
+    /// Virtual address in the process: the interrupted instruction for a leaf, return address − 1
+    /// (inside the call instruction) for a caller.
     pub address: u64,
-    /// Innermost inlined call first, the function that holds the instruction last. Empty when the
-    /// reader shall symbolize.
+    /// Innermost inlined call first, the function that contains the instruction last. Empty if
+    /// readers should symbolize.
     pub lines: Vec<Line>,
-    /// The linker folded several functions into these bytes, so the lines may name another one.
+    /// The linker folded identical functions, so the lines may name a different one.
     pub is_folded: bool,
 }
 
@@ -220,9 +220,9 @@ impl Line {
 /// A function.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Function {
-    /// The name for people (demangled).
+    /// The demangled name.
     pub name: Arc<str>,
-    /// The linker's name (mangled). Readers demangle when it equals `name`.
+    /// The linker's name (mangled). Readers demangle if it equals `name`.
     pub system_name: Arc<str>,
     /// Source file, or empty.
     pub filename: Arc<str>,
@@ -230,10 +230,10 @@ pub struct Function {
     pub start_line: i64,
 }
 
-/// What else is known of a sample. A sample has one label for a key.
+/// A key with a value, attached to a sample. A sample has at most one label per key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Label {
-    /// The key. `pprof::` begins the keys that readers reserve.
+    /// The key. The prefix `pprof::` is reserved for readers.
     pub key: Arc<str>,
     /// The value.
     pub value: LabelValue,
@@ -242,24 +242,24 @@ pub struct Label {
 /// The value of a [`Label`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LabelValue {
-    /// Text. The format cannot tell empty text from the number 0 without a unit.
+    /// Text. The format cannot distinguish empty text from the number 0 without a unit.
     Text(Arc<str>),
     /// A number in a unit.
     Number {
         /// The number.
         value: i64,
-        /// Its unit; readers take the key when this is empty.
+        /// Its unit; readers use the key if this is empty.
         unit: Arc<str>,
     },
 }
 
 impl Label {
-    /// A label with text.
+    /// A text label.
     pub fn text(key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Self {
         Self { key: key.into(), value: LabelValue::Text(value.into()) }
     }
 
-    /// A label with a number in `unit`.
+    /// A numeric label in `unit`.
     pub fn number(key: impl Into<Arc<str>>, value: i64, unit: impl Into<Arc<str>>) -> Self {
         Self { key: key.into(), value: LabelValue::Number { value, unit: unit.into() } }
     }

@@ -1,4 +1,4 @@
-//! What Parca's store takes profiles in: `WriteRawRequest` of its public definition,
+//! Encodes `WriteRawRequest`, the request in which Parca accepts profiles. It is defined in
 //! `proto/parca/profilestore/v1alpha1/profilestore.proto` in parca-dev/parca.
 
 use prost::Message as _;
@@ -7,7 +7,7 @@ use prost::Message as _;
 struct WriteRawRequest {
     #[prost(message, repeated, tag = "2")]
     series: Vec<RawProfileSeries>,
-    /// Whether addresses are those of the files, not of a process: never set here.
+    /// Whether addresses are relative to files. Never set: ours are addresses in the process.
     #[prost(bool, tag = "3")]
     normalized: bool,
 }
@@ -40,7 +40,7 @@ struct RawSample {
     raw_profile: Vec<u8>,
 }
 
-/// The request that writes one compressed profile to the series of these labels.
+/// Encodes a request that writes one compressed profile to the series with these labels.
 #[must_use]
 pub fn write_raw_request(
     labels: impl IntoIterator<Item = (String, String)>,

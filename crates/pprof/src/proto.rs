@@ -1,7 +1,7 @@
-//! The wire messages of `proto/profile.proto`, kept by hand so that building needs no protoc.
+//! Declares the messages of `proto/profile.proto`, by hand so that the build needs no protoc.
 //!
-//! These are the format and nothing more: ids and string indices are not resolved. Use
-//! [`Profile`](crate::Profile) for work; these serve the decoder, the encoder and the validator.
+//! Ids and string indices are not resolved here: these messages are for the decoder, the encoder and
+//! the validator. Use [`Profile`](crate::Profile) elsewhere.
 //! `tests/schema.rs` compares this file with the schema, field by field.
 
 /// A whole profile on the wire.
@@ -22,8 +22,8 @@ pub struct Profile {
     /// Functions.
     #[prost(message, repeated, tag = "5")]
     pub function: Vec<Function>,
-    /// All strings. `string` in the schema; bytes here (the same on the wire), so that invalid
-    /// UTF-8 can be reported with the index of the string instead of failing the whole message.
+    /// All strings. The schema has `string`; here they are bytes (the same on the wire), so that
+    /// invalid UTF-8 is reported with the string's index instead of failing the whole message.
     #[prost(bytes = "vec", repeated, tag = "6")]
     pub string_table: Vec<Vec<u8>>,
     /// String index of the drop expression.

@@ -1,4 +1,4 @@
-//! Samples in flat storage: half a million stacks are a handful of allocations.
+//! Stores samples in flat vectors, so that half a million stacks take a handful of allocations.
 
 use crate::{Label, LocationIndex};
 
@@ -7,12 +7,12 @@ pub(crate) type LabelSet = u32;
 
 /// All samples of a profile.
 ///
-/// Frames and values of all samples lie one after another in one vector each, and samples with the
-/// same labels share them. A deep stack costs 4 bytes per frame.
+/// The frames of all samples are in one vector, the values in another, and samples with equal labels
+/// share them. A frame takes 4 bytes.
 #[derive(Clone, Default)]
 pub struct Samples {
     width: usize,
-    /// For each sample the end of its stack in `frames`.
+    /// The end of each sample's stack in `frames`.
     ends: Vec<usize>,
     frames: Vec<LocationIndex>,
     values: Vec<i64>,
@@ -31,20 +31,28 @@ pub struct SampleRef<'a> {
     pub labels: &'a [Label],
 }
 
+impl SampleRef<'_> {
+    /// The value of the sample type at an index; 0 if there is none.
+    #[must_use]
+    pub fn value(&self, sample_type: usize) -> i64 {
+        self.values.get(sample_type).copied().unwrap_or(0)
+    }
+}
+
 impl Samples {
-    /// No samples, of `width` values each.
+    /// An empty list of samples with `width` values each.
     #[must_use]
     pub fn new(width: usize) -> Self {
         Self { width, ..Self::default() }
     }
 
-    /// How many values each sample has.
+    /// The number of values per sample.
     #[must_use]
     pub const fn width(&self) -> usize {
         self.width
     }
 
-    /// How many samples there are.
+    /// The number of samples.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -72,9 +80,9 @@ impl Samples {
         SampleIter { samples: self, at: 0 }
     }
 
-    /// Keeps the samples for which `keep` is true, in order.
+    /// Keeps the samples for which `keep` returns true, in order.
     ///
-    /// Locations that no sample uses any more stay until
+    /// Locations that are no longer used stay until
     /// [`Profile::compact`](crate::Profile::compact).
     pub fn retain(&mut self, mut keep: impl FnMut(SampleRef<'_>) -> bool) {
         let mut kept = Self::new(self.width);
@@ -100,18 +108,19 @@ impl Samples {
         self.sets.get(at).copied()
     }
 
-    /// Adds a sample. `values` must be of the samples' width: surplus values are cut, missing are 0.
+    /// Adds a sample. `values` should have the samples' width: excess values are cut, missing ones
+    /// are 0.
     pub(crate) fn push(&mut self, stack: &[LocationIndex], values: &[i64], set: LabelSet) {
         self.frames.extend_from_slice(stack);
         self.finish_sample(values, set);
     }
 
-    /// Adds one frame to the sample that [`finish_sample`](Self::finish_sample) will close.
+    /// Adds one frame to the sample that [`finish_sample`](Self::finish_sample) will end.
     pub(crate) fn push_frame(&mut self, location: LocationIndex) {
         self.frames.push(location);
     }
 
-    /// Closes a sample around the frames that were pushed since the last one.
+    /// Ends a sample that consists of the frames pushed since the last one.
     pub(crate) fn finish_sample(&mut self, values: &[i64], set: LabelSet) {
         debug_assert_eq!(values.len(), self.width);
         self.values.extend_from_slice(values);
@@ -120,7 +129,7 @@ impl Samples {
         self.sets.push(set);
     }
 
-    /// Adds to the values of a sample. Sums stop at the ends of the range.
+    /// Adds to the values of a sample. Sums saturate.
     pub(crate) fn add_values(&mut self, at: usize, values: &[i64]) {
         if let Some(sums) = self.values.get_mut(at * self.width..(at + 1) * self.width) {
             for (sum, value) in sums.iter_mut().zip(values) {
@@ -129,7 +138,7 @@ impl Samples {
         }
     }
 
-    /// Replaces each value; the closure gets the position of its sample type.
+    /// Replaces each value; the closure gets the index of its sample type.
     pub(crate) fn map_values(&mut self, mut f: impl FnMut(usize, i64) -> i64) {
         for sample in self.values.chunks_mut(self.width.max(1)) {
             for (kind, value) in sample.iter_mut().enumerate() {
@@ -143,7 +152,7 @@ impl Samples {
         &mut self.values
     }
 
-    /// Sets how many values each sample has; the values must be in accord.
+    /// Sets the number of values per sample; the caller adapts the values.
     pub(crate) const fn set_width(&mut self, width: usize) {
         self.width = width;
     }
@@ -153,7 +162,7 @@ impl Samples {
         &self.frames
     }
 
-    /// Every frame of every sample, to renumber.
+    /// Every frame of every sample, for renumbering.
     pub(crate) fn frames_mut(&mut self) -> &mut [LocationIndex] {
         &mut self.frames
     }
@@ -168,7 +177,7 @@ impl Samples {
         &mut self.labels
     }
 
-    /// Sets `label` on every sample, in place of any other of its key.
+    /// Sets `label` on every sample and replaces any other label with its key.
     pub(crate) fn label_all(&mut self, label: &Label) {
         let old = std::mem::take(&mut self.labels);
         for set in 0..=old.len() {
@@ -178,7 +187,7 @@ impl Samples {
             labels.sort_by(|a, b| a.key.cmp(&b.key));
             self.labels.push(labels);
         }
-        // Set 0 became set 1, and so on: the new set 0 is the empty one again.
+        // Set n became set n + 1, because set 0 must stay empty.
         for set in &mut self.sets {
             *set = set.saturating_add(1);
         }
@@ -192,7 +201,7 @@ impl std::fmt::Debug for Samples {
 }
 
 impl PartialEq for Samples {
-    /// Compares samples, not how their labels happen to be shared.
+    /// Compares samples, regardless of how they share labels.
     fn eq(&self, other: &Self) -> bool {
         self.width == other.width && self.len() == other.len() && self.iter().eq(other.iter())
     }
@@ -231,11 +240,11 @@ impl<'a> Iterator for SampleIter<'a> {
 
 impl ExactSizeIterator for SampleIter<'_> {}
 
-/// The distinct sets of labels of a profile's samples, one after another.
+/// The distinct sets of labels of a profile's samples, in one vector.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LabelSets {
     labels: Vec<Label>,
-    /// For each set but the empty set 0 its end in `labels`.
+    /// The end of each set in `labels`, without the empty set 0.
     ends: Vec<usize>,
 }
 
@@ -250,12 +259,12 @@ impl LabelSets {
         range().unwrap_or_default()
     }
 
-    /// The number of the last set, which is how many there are beside the empty one.
+    /// The index of the last set, which is the number of sets without the empty one.
     pub(crate) fn len(&self) -> LabelSet {
         LabelSet::try_from(self.ends.len()).unwrap_or(LabelSet::MAX)
     }
 
-    /// Adds a set, even an empty one, and returns its number.
+    /// Adds a set, even an empty one, and returns its index.
     pub(crate) fn push(&mut self, labels: impl IntoIterator<Item = Label>) -> LabelSet {
         self.labels.extend(labels);
         self.ends.push(self.labels.len());

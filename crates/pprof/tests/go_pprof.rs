@@ -1,4 +1,4 @@
-//! `go tool pprof` reads what is written here, and what it writes is read here.
+//! Exchanges profiles with `go tool pprof` in both directions.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use common::{cpu, gz, readable};
 use pprof::{Profile, decode};
 
-/// The Go command, or a failure that says how to get one: this test is not skipped.
+/// The Go command. Without one the test fails, with advice, instead of being skipped.
 fn go() -> PathBuf {
     if let Some(path) = std::env::var_os("EXOPROF_GO") {
         return path.into();
@@ -23,7 +23,7 @@ fn go() -> PathBuf {
     in_path.or_else(cached).expect("no Go toolchain: run scripts/setup-tests, or set EXOPROF_GO")
 }
 
-/// Runs pprof on a profile, away from the user's own files and the network.
+/// Runs pprof on a profile, without access to the user's files and the network.
 fn pprof_output(profile: &Profile, options: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("profile.pb.gz");
@@ -47,7 +47,7 @@ fn pprof_text(profile: &Profile, options: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Lines with runs of spaces made one.
+/// Lines with runs of spaces replaced by one space.
 fn words(text: &str) -> Vec<String> {
     text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
@@ -99,7 +99,7 @@ fn raw() {
 }
 
 #[test]
-fn what_pprof_writes_is_read() {
+fn profiles_written_by_pprof_are_read() {
     let output = pprof_output(&cpu(), &["-proto", "-output=/dev/stdout"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let read = decode(&output.stdout).unwrap();
@@ -121,7 +121,7 @@ fn differences_are_understood() {
     base.mark_as_base();
     let difference = pprof::merge([&cpu(), &base]).unwrap();
     let lines = words(&pprof_text(&difference, &["-top", "-sample_index=samples"]));
-    // 11 less 4 + 2 + 1; shares are of the base's total, 7.
+    // 11 minus 4 + 2 + 1. Percentages are of the base's total, 7.
     assert!(
         lines.contains(&"Showing nodes accounting for 4, 57.14% of 7 total".to_owned()),
         "{lines:#?}"

@@ -1,4 +1,4 @@
-//! Bytes that are no profile, or that were made to hurt.
+//! Decodes bytes that are not a profile, or that are hostile.
 
 mod common;
 
@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 use pprof::{DecodeError, Limits, decode, decode_with, encode, proto, validate};
 use prost::Message;
 
-/// Knuth's MMIX generator: the same cases in every run.
+/// Knuth's MMIX generator, so that every run tests the same cases.
 struct Random(u64);
 
 impl Random {
@@ -22,10 +22,10 @@ impl Random {
 
 const SMALL: Limits = Limits { max_bytes: 1 << 16, max_strings: 1 << 10, max_memory: 1 << 20 };
 
-/// Decodes, and where that succeeds does everything with the result that must not panic.
+/// Decodes, and on success calls everything that must not panic on the result.
 fn exercise(bytes: &[u8]) -> bool {
     let Ok(profile) = decode_with(bytes, &SMALL) else { return false };
-    let again = decode(&encode(&profile)).expect("what was decoded can be written");
+    let again = decode(&encode(&profile)).expect("a decoded profile can be encoded");
     assert_eq!(again, profile);
     if let Ok(merged) = pprof::merge([&profile, &profile]) {
         assert!(merged.samples.len() <= profile.samples.len());
@@ -34,7 +34,7 @@ fn exercise(bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn every_prefix_is_refused() {
+fn every_prefix_is_rejected() {
     let whole = gz(&cpu());
     for len in 0..whole.len() {
         let error = decode(&whole[..len]).expect_err("a prefix is no profile");
@@ -62,7 +62,7 @@ fn flipped_bytes_never_panic() {
         survived += usize::from(exercise(&bytes));
         let _ = validate::check(&bytes);
     }
-    // Both ways must have been taken, or the corpus tests nothing.
+    // Some must succeed and some fail, or the cases test nothing.
     assert!((50..1_950).contains(&survived), "{survived} of 2000 still decode");
 }
 
@@ -78,7 +78,7 @@ fn noise_never_panics() {
 }
 
 #[test]
-fn bombs_stop_at_the_limit() {
+fn decompression_stops_at_the_limit() {
     let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
     for _ in 0..256 {
         bomb.write_all(&[0x12; 1 << 16]).unwrap();
@@ -97,7 +97,7 @@ fn repeated(start: &[u8], field: &[u8], n: usize) -> Vec<u8> {
 }
 
 #[test]
-fn small_bytes_cannot_take_much_memory() {
+fn small_files_cannot_take_much_memory() {
     let limits = Limits { max_memory: 100_000, max_strings: 30_000, ..SMALL };
     let too_much = Err(DecodeError::TooMuchMemory { limit: 100_000 });
     // string_table[0], one sample type.
@@ -129,7 +129,7 @@ fn changed(change: impl FnOnce(&mut proto::Profile)) -> Result<pprof::Profile, D
 }
 
 #[test]
-fn inconsistencies_have_names() {
+fn inconsistencies_have_specific_errors() {
     use DecodeError as E;
     let cases: Vec<(Result<_, E>, &str)> = vec![
         (changed(|p| p.string_table[0] = b"x".to_vec()), "string_table[0] is not the empty string"),
@@ -153,7 +153,7 @@ fn inconsistencies_have_names() {
             decode(&[gz(&cpu()), b"more than a header of garbage".to_vec()].concat()),
             "the gzip stream is damaged",
         ),
-        (decode(&[0x12, 0x7f]), "malformed Profile: field 2 claims 127 bytes, 0 are left"),
+        (decode(&[0x12, 0x7f]), "malformed Profile: field 2 claims 127 bytes, but 0 are left"),
         (decode(b"heap profile: 1: 2 [3: 4] @ heap/1"), "not a pprof protobuf profile but a text"),
         (decode(b"goroutine profile: total 4\n"), "not a pprof protobuf profile but a text"),
         (decode(b"--- contentionz 1 ---\n"), "not a pprof protobuf profile but a text"),

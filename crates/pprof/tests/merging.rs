@@ -1,11 +1,11 @@
-//! Merging and subtracting.
+//! Merges and subtracts profiles.
 
 mod common;
 
 use common::{MAIN, cpu, cpu_builder, readable};
 use pprof::{BASE_LABEL, LabelValue, MappingSpec, MergeError, Profile, ValueType, merge};
 
-/// The cpu profile of another run: all mappings lie `by` higher.
+/// The CPU profile of another run, with all mappings `by` bytes higher.
 fn moved(by: u64) -> Profile {
     let mut p = cpu();
     for m in &mut p.mappings {
@@ -19,7 +19,7 @@ fn moved(by: u64) -> Profile {
 }
 
 #[test]
-fn runs_at_other_addresses_meet() {
+fn runs_at_other_addresses_are_merged() {
     let mut second = moved(0x10_0000);
     second.time_nanos -= 5;
     second.period += 1;
@@ -45,7 +45,7 @@ fn runs_at_other_addresses_meet() {
 }
 
 #[test]
-fn a_time_is_what_google_pprof_takes() {
+fn the_start_time_is_that_of_google_pprof() {
     let mut second = cpu();
     second.time_nanos = 0;
     assert_eq!(merge([&second, &cpu()]).unwrap().time_nanos, cpu().time_nanos);
@@ -53,7 +53,7 @@ fn a_time_is_what_google_pprof_takes() {
 }
 
 #[test]
-fn other_builds_stay_apart() {
+fn other_builds_are_not_merged() {
     let mut second = cpu();
     second.mappings[0].build_id = "ff".into();
     let merged = merge([&cpu(), &second]).unwrap();
@@ -62,14 +62,14 @@ fn other_builds_stay_apart() {
 }
 
 #[test]
-fn flags_are_those_of_the_first_profile_with_samples_there() {
+fn flags_come_from_the_first_profile_with_samples_in_the_mapping() {
     let mut bare = cpu();
     bare.locations.iter_mut().for_each(|l| l.lines.clear());
     bare.set_symbol_flags();
     assert!(merge([&cpu(), &bare]).unwrap().mappings[0].has_functions);
     assert!(!merge([&bare, &cpu()]).unwrap().mappings[0].has_functions);
 
-    // A profile without a sample in a mapping has no say, unless it is the first one's main binary.
+    // A profile without samples in a mapping is ignored, except for the first one's main binary.
     let mut nowhere = cpu();
     for m in &mut nowhere.mappings {
         m.has_line_numbers = true;
@@ -81,7 +81,7 @@ fn flags_are_those_of_the_first_profile_with_samples_there() {
 }
 
 #[test]
-fn a_sample_of_nothing_keeps_no_place() {
+fn zero_samples_are_dropped() {
     let profile = |values: [[i64; 2]; 2]| {
         let mut b = cpu_builder();
         let main = b.mapping(MAIN).unwrap();
@@ -99,15 +99,15 @@ fn a_sample_of_nothing_keeps_no_place() {
 }
 
 #[test]
-fn different_types_are_refused() {
+fn different_types_are_rejected() {
     assert_eq!(merge(&[]), Err(MergeError::NoProfiles));
     let mut other = cpu();
     other.sample_types[1] = ValueType::new("wall", "nanoseconds");
     let error = merge([&cpu(), &other]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "profile 2 has the sample types samples/count, wall/nanoseconds, \
-         the first has samples/count, cpu/nanoseconds"
+        "cannot merge profile 2: it has sample types samples/count, wall/nanoseconds, \
+         but the first has samples/count, cpu/nanoseconds"
     );
     let mut other = cpu();
     other.period_type = ValueType::new("wall", "nanoseconds");
@@ -115,7 +115,7 @@ fn different_types_are_refused() {
 }
 
 #[test]
-fn a_profile_less_itself_is_empty() {
+fn a_profile_minus_itself_is_empty() {
     let mut base = cpu();
     base.negate();
     let nothing = merge([&cpu(), &base]).unwrap();
@@ -151,7 +151,7 @@ fn scaling_rounds_and_drops_zeros() {
 }
 
 #[test]
-fn mappings_without_names_or_sense_do_not_panic() {
+fn nameless_or_invalid_mappings_do_not_panic() {
     let mut b = cpu_builder();
     let m = b
         .mapping(MappingSpec {

@@ -1,4 +1,4 @@
-//! Building, writing and reading back.
+//! Builds profiles, encodes them and decodes them again.
 
 mod common;
 
@@ -7,7 +7,7 @@ use pprof::{BuildError, FunctionSpec, Label, Line, LocationIndex, MappingSpec, d
 use prost::Message;
 
 #[test]
-fn what_is_written_is_read() {
+fn decoding_inverts_encoding() {
     let profile = cpu();
     assert_eq!(decode(&encode(&profile)).unwrap(), profile);
     assert_eq!(decode(&gz(&profile)).unwrap(), profile);
@@ -100,7 +100,7 @@ fn sparse_ids_become_dense() {
 }
 
 #[test]
-fn equal_things_are_one() {
+fn equal_entries_are_merged() {
     let mut b = cpu_builder();
     let main = b.mapping(MAIN).unwrap();
     assert_eq!(b.mapping(MAIN).unwrap(), main);
@@ -131,7 +131,7 @@ fn equal_things_are_one() {
 }
 
 #[test]
-fn wrong_samples_are_refused() {
+fn inconsistent_samples_are_rejected() {
     let mut b = cpu_builder();
     let main = b.mapping(MAIN).unwrap();
     let l = b.location(main, MAIN.start, &[]).unwrap();
@@ -144,7 +144,7 @@ fn wrong_samples_are_refused() {
 }
 
 #[test]
-fn flags_claim_only_what_all_locations_have() {
+fn flags_need_all_locations() {
     let p = cpu();
     assert_eq!(&*p.mappings[0].file, MAIN.file);
     let flags = |m: &pprof::Mapping| {
@@ -172,7 +172,7 @@ fn retain_and_compact_keep_references() {
 }
 
 #[test]
-fn large_profiles_pass_the_buffer_size() {
+fn profiles_can_exceed_the_buffer() {
     let mut b = cpu_builder();
     let main = b.mapping(MAIN).unwrap();
     let locations: Vec<LocationIndex> =

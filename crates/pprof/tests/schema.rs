@@ -1,4 +1,4 @@
-//! The committed schema and the hand-kept structs are one and the same format.
+//! Compares the schema in `proto/` with the structs in `proto.rs`.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Each rule of the validator is broken by a profile that breaks nothing else of note.
+//! Checks each rule of the validator with a profile that violates it.
 
 mod common;
 
@@ -30,7 +30,7 @@ fn assert_found(found: &[String], message: &str) {
 }
 
 #[test]
-fn a_good_profile_passes() {
+fn a_valid_profile_passes() {
     let report = check(&gz(&cpu())).unwrap();
     assert_eq!(report.kind, "cpu");
     assert_eq!((report.samples, report.mappings, report.locations), (3, 2, 3));
@@ -43,7 +43,7 @@ fn strings_and_ids() {
     assert_found(&violations(|p| p.string_table[0] = b"x".to_vec()), "string_table[0]");
     assert_found(&violations(|p| p.string_table[1] = vec![0xc0]), "string_table[1] is not valid");
     assert_found(&violations(|p| p.string_table.push(b"cpu".to_vec())), "string_table[");
-    assert_found(&violations(|p| p.function[0].name = 99), "Function.name is string 99 of");
+    assert_found(&violations(|p| p.function[0].name = 99), "Function.name is string 99, but");
     assert_found(&violations(|p| p.mapping.swap(0, 1)), "mapping ids are not 1..N");
     assert_found(&violations(|p| p.location[2].id = 4), "location ids are not 1..N in order");
     assert_found(&violations(|p| p.function[2].id = 4), "function ids are not 1..N in order");
@@ -66,7 +66,7 @@ fn mappings() {
     assert_found(&named("/lib/a.so (deleted)"), "mapping 2: path \"/lib/a.so (deleted)\" ends");
     assert_found(&named("/proc/7/root/lib/a.so"), "mapping 2: path \"/proc/7/root/lib/a.so\" is");
     for name in ["[vdso]", "//anon", "/memfd:jit", "linux-vdso.so.1", ""] {
-        // string "" is a repetition as well; the rule itself must be found.
+        // The string "" is also a duplicate, so there is a second violation.
         assert_found(&named(name), "location 3 at 0x7f0000100000 has no lines, and");
     }
     let found = violations(|p| {
@@ -98,14 +98,14 @@ fn locations_and_functions() {
     let found = violations(|p| p.location[0].mapping_id = 9);
     assert_found(&found, "location 1 refers to mapping 9");
     let found = violations(|p| p.location[0].address = p.mapping[0].memory_limit);
-    assert_found(&found, "location 1: 0x555555580000 is outside of mapping 1");
+    assert_found(&found, "location 1: 0x555555580000 is outside mapping 1");
     let found = violations(|p| {
         p.location[0] = proto::Location { id: 1, ..p.location[1].clone() };
     });
     assert_found(&found, "location 2 repeats location 1");
     let found = violations(|p| p.location[0].line[1].function_id = 0);
     assert_found(&found, "location 1: line 1 has no function");
-    assert_found(&violations(|p| p.location[0].line[0].line = -1), "location 1 has the negative");
+    assert_found(&violations(|p| p.location[0].line[0].line = -1), "location 1 has a negative");
     for name in ["unknown", "", "??", "[unknown]"] {
         let found = violations(|p| {
             let name = string(p, name);
@@ -119,16 +119,19 @@ fn locations_and_functions() {
     let found = violations(|p| {
         p.sample.remove(1);
     });
-    assert_found(&found, "location 3 is used by nothing");
-    assert_found(&violations(|p| p.location[2].mapping_id = 1), "mapping 2 is used by nothing");
+    assert_found(&found, "location 3 is unused");
+    assert_found(&violations(|p| p.location[2].mapping_id = 1), "mapping 2 is unused");
     let found = violations(|p| p.location[0].line.truncate(1));
-    assert!(found.iter().any(|m| m.starts_with("function") && m.ends_with("used by nothing")));
+    assert!(found.iter().any(|m| m.starts_with("function") && m.ends_with("is unused")));
 }
 
 #[test]
 fn samples_and_labels() {
-    assert_found(&violations(|p| p.sample[1].value.truncate(1)), "sample 1 has 1 values for 2");
-    assert_found(&violations(|p| p.sample[1].value[0] = -4), "sample 1 has the negative value -4");
+    assert_found(
+        &violations(|p| p.sample[1].value.truncate(1)),
+        "sample 1 has 1 values, but there are 2",
+    );
+    assert_found(&violations(|p| p.sample[1].value[0] = -4), "sample 1 has a negative value: -4");
     assert_found(&violations(|p| p.sample[1].location_id.clear()), "sample 1 has an empty stack");
     let found = violations(|p| p.sample[2].label = p.sample[0].label.clone());
     assert_found(&found, "sample 2 repeats sample 0");
@@ -140,7 +143,7 @@ fn samples_and_labels() {
     let found = violations(|p| p.sample[0].label[0].num = 1);
     assert_found(&found, "sample 0: label \"comm\" has both a string and a number");
     let found = violations(|p| p.sample[2].label[1].str = p.sample[2].label[0].str);
-    assert_found(&found, "label \"tid\" is a string in one sample");
+    assert_found(&found, "label \"tid\" has both strings and numbers as values");
     assert_found(
         &violations(|p| p.sample[0].label[1].num_unit = 0),
         "sample 0: numeric label \"tid\"",
@@ -149,7 +152,7 @@ fn samples_and_labels() {
         let key = string(p, "pprof::base");
         p.sample[0].label[0].key = key;
     });
-    assert_found(&found, "sample 0: label \"pprof::base\" begins with the reserved");
+    assert_found(&found, "sample 0: label \"pprof::base\" starts with the reserved");
     assert_found(&violations(|p| p.sample[0].label[0].key = 0), "sample 0: a label has no key");
 }
 
@@ -158,7 +161,7 @@ fn header() {
     assert_found(&violations(|p| p.time_nanos = 0), "time_nanos is 0");
     assert_found(&violations(|p| p.duration_nanos = -1), "duration_nanos is -1");
     assert_found(&violations(|p| p.period = 0), "period is 0");
-    assert_found(&violations(|p| p.period_type = None), "there is no period_type");
+    assert_found(&violations(|p| p.period_type = None), "period_type is missing");
     let found = violations(|p| {
         let text = string(p, "#hidden");
         p.comment.push(text);
@@ -169,9 +172,12 @@ fn header() {
         assert_found(&found, &format!("doc_url {url:?} is not absolute"));
     }
     let found = violations(|p| p.default_sample_type = string(p, "wall"));
-    assert_found(&found, "default_sample_type \"wall\" is none of the sample types");
+    assert_found(&found, "default_sample_type \"wall\" is not one of the sample types");
     let found = violations(|p| p.sample_type.swap(0, 1));
-    assert_found(&found, "sample types cpu/nanoseconds, samples/count with the period type cpu");
+    assert_found(
+        &found,
+        "no known kind of profile has sample types cpu/nanoseconds, samples/count and period type cpu",
+    );
 }
 
 #[test]
@@ -191,7 +197,7 @@ fn expectations() {
 }
 
 #[test]
-fn kinds_are_known_by_their_types() {
+fn kinds_are_found_by_their_types() {
     let kind_of = |types: &[(&str, &str)], period: (&str, &str), default: &str| {
         let mut p = cpu();
         let value_type = |t: &(&str, &str)| pprof::ValueType::new(t.0, t.1);
@@ -228,7 +234,7 @@ fn kinds_are_known_by_their_types() {
 }
 
 #[test]
-fn a_long_list_is_cut() {
+fn a_long_list_is_truncated() {
     let found = violations(|p| {
         let sample = proto::Sample { location_id: vec![], ..p.sample[0].clone() };
         p.sample.extend(std::iter::repeat_n(sample, 300));

@@ -1,4 +1,4 @@
-//! Collapsed stacks, for flame graph tools.
+//! Writes collapsed stacks, for flame graph tools.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,12 +13,12 @@ impl Report<'_> {
         let mut stacks: BTreeMap<Vec<NodeId>, i64> = BTreeMap::new();
         let mut stack = Vec::new();
         for sample in self.work.samples() {
-            let Some(weight) = sample.values.get(self.value) else { continue };
+            let weight = sample.value(self.value);
             stack.clear();
             stack.extend(graph.frames_from_root(sample).map(|(id, _)| id));
             match stacks.get_mut(&stack) {
-                Some(sum) => *sum = sum.wrapping_add(*weight),
-                None => drop(stacks.insert(stack.clone(), *weight)),
+                Some(sum) => *sum = sum.wrapping_add(weight),
+                None => drop(stacks.insert(stack.clone(), weight)),
             }
         }
         let names: Vec<String> = graph.nodes.iter().map(|n| name(&n.info.printable())).collect();

@@ -1,35 +1,35 @@
-//! One profile of several files, and the difference of two.
+//! Adds up and subtracts profiles of different files.
 
 use pprof::{Mapping, MappingIndex, MergeError, Profile, ValueType};
 
 use crate::{go, measure};
 
-/// Why profiles do not go together. Each message is one line.
+/// Why profiles cannot be combined. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CombineError {
-    /// They have no sample type in common.
-    #[error("the profiles have no sample type in common")]
+    /// The profiles have no common sample type.
+    #[error("the profiles have no common sample type")]
     NothingInCommon,
-    /// Their units cannot be converted into each other.
-    #[error("{what} {one} and {other} cannot be compared")]
+    /// Their units cannot be converted to each other.
+    #[error("cannot combine {what} of {one} with {what} of {other}")]
     Units {
-        /// What has these units: the period, or the samples.
+        /// What has these units: periods or samples.
         what: &'static str,
         /// One type and unit.
         one: ValueType,
         /// The other.
         other: ValueType,
     },
-    /// They cannot be added up.
+    /// They cannot be merged.
     #[error(transparent)]
     Merge(#[from] MergeError),
 }
 
 /// Adds `profiles` up, and subtracts `bases`.
 ///
-/// Sample types that not all have are dropped, and units are converted to the finest. With bases,
-/// the percentages of reports are of the bases' total.
+/// Sample types that some profile lacks are dropped, and units are converted to the finest. With
+/// bases, reports take percentages of the bases' total.
 ///
 /// # Errors
 /// When the profiles measure different things.
@@ -61,7 +61,7 @@ fn sum(mut profiles: Vec<Profile>) -> Result<Profile, CombineError> {
     Ok(pprof::merge(&profiles)?)
 }
 
-/// Gives a profile without mappings one of which nothing is known.
+/// Gives a profile without mappings an empty one, as pprof does.
 fn add_mapping(profile: &mut Profile) {
     if profile.mappings.is_empty() {
         profile.mappings.push(Mapping::default());
@@ -71,7 +71,7 @@ fn add_mapping(profile: &mut Profile) {
     }
 }
 
-/// Whether a mapping's file is what it was fetched from.
+/// Whether a mapping's file is the URL that the profile was fetched from.
 fn is_url(file: &str) -> bool {
     let is_scheme = |s: &str| {
         s.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -80,7 +80,7 @@ fn is_url(file: &str) -> bool {
     file.split_once(':').is_some_and(|(scheme, _)| is_scheme(scheme))
 }
 
-/// Keeps the sample types that all have, in the order of the first.
+/// Keeps the sample types that all profiles have, in the order of the first.
 fn align_types(profiles: &mut [Profile]) -> Result<(), CombineError> {
     let Some((first, others)) = profiles.split_first() else { return Ok(()) };
     let is_common = |t: &&ValueType| others.iter().all(|p| p.sample_type_index(&t.kind).is_some());
@@ -102,11 +102,11 @@ fn align_types(profiles: &mut [Profile]) -> Result<(), CombineError> {
 
 /// Converts periods and values to the finest unit that any profile has.
 fn align_units(profiles: &mut [Profile]) -> Result<(), CombineError> {
-    let period = finest("the periods", profiles.iter().map(|p| &p.period_type))?;
+    let period = finest("periods", profiles.iter().map(|p| &p.period_type))?;
     let types = profiles.iter().map(|p| p.sample_types.len()).min().unwrap_or(0);
     let mut units = Vec::with_capacity(types);
     for nth in 0..types {
-        units.push(finest("the samples", profiles.iter().map(|p| &p.sample_types[nth]))?);
+        units.push(finest("samples", profiles.iter().map(|p| &p.sample_types[nth]))?);
     }
     for profile in profiles {
         if let Some(period) = &period {
@@ -126,7 +126,7 @@ fn align_units(profiles: &mut [Profile]) -> Result<(), CombineError> {
     Ok(())
 }
 
-/// The type with the finest unit, all of which must measure the same.
+/// The type with the finest unit. All types must measure the same quantity.
 fn finest<'t>(
     what: &'static str,
     types: impl Iterator<Item = &'t ValueType>,

@@ -1,5 +1,6 @@
-//! Filters that cut an end off each stack: `show_from` and `prune_from`.
+//! Applies the filters that cut stacks at one end: `show_from` and `prune_from`.
 
+use crate::filter::Matches;
 use crate::regexp::Pattern;
 use crate::work::Work;
 use crate::{Filters, ReportError, prune};
@@ -18,24 +19,16 @@ impl Ends {
         })
     }
 
-    /// Takes out what is above the outermost match of `show_from`, and samples without one.
-    /// Returns the filter's name if no sample has one.
+    /// Drops the callers of the outermost match of `show_from`, and samples without a match. Returns
+    /// the filter's name if nothing matches.
     pub(crate) fn show_from(&self, work: &mut Work<'_>) -> Option<&'static str> {
         let pattern = self.show_from.as_ref()?;
         let profile = work.profile;
-        let in_function: Vec<bool> = (profile.functions.iter())
-            .map(|f| pattern.is_match(&f.name) || pattern.is_match(&f.filename))
-            .collect();
-        let in_binary: Vec<bool> =
-            profile.mappings.iter().map(|m| pattern.is_match(&m.file)).collect();
+        let matches = Matches::of("show_from", pattern, profile);
         let mut matched = vec![false; profile.locations.len()];
         work.rewrite_lines(|location, lines, out| {
-            let mapping = profile.locations.get(location).and_then(|l| l.mapping);
-            let whole = mapping.is_some_and(|m| in_binary.get(m.index()).is_some_and(|b| *b));
-            let is_match = |line: &pprof::Line| {
-                line.function.is_some_and(|f| in_function.get(f.index()).is_some_and(|m| *m))
-            };
-            let outermost = lines.iter().rposition(is_match);
+            let whole = matches.mapping(profile, location);
+            let outermost = lines.iter().rposition(|line| matches.line(line) == Some(true));
             matched[location] = whole || outermost.is_some();
             let kept = if whole { lines.len() } else { outermost.map_or(lines.len(), |at| at + 1) };
             out.extend_from_slice(&lines[..kept]);
@@ -50,7 +43,7 @@ impl Ends {
         (!matched.contains(&true)).then_some("show_from")
     }
 
-    /// Takes out what is below the innermost match of `prune_from`.
+    /// Drops the callees of the innermost match of `prune_from`.
     pub(crate) fn prune_from(&self, work: &mut Work<'_>) {
         let Some(pattern) = &self.prune_from else { return };
         let profile = work.profile;

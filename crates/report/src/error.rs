@@ -1,4 +1,4 @@
-//! Why a report could not be made.
+//! Lists the errors of reports.
 
 use std::io;
 
@@ -6,43 +6,43 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReportError {
-    /// The profile measures nothing.
+    /// The profile has no values.
     #[error("the profile has no sample types")]
     NoSampleTypes,
-    /// There is no sample type of this name.
-    #[error("sample type {wanted:?} must be one of: {known}")]
+    /// No sample type has this name.
+    #[error("unknown sample type {wanted:?}; the profile has: {known}")]
     SampleType {
-        /// What was asked for.
+        /// The requested type.
         wanted: String,
-        /// The names that there are.
+        /// The profile's sample types.
         known: String,
     },
-    /// There are not so many sample types.
-    #[error("sample type {wanted} is outside the range 0 to {last}")]
+    /// The index of the sample type is out of range.
+    #[error("sample type {wanted} is out of range: the profile has types 0 to {last}")]
     SampleTypeRange {
-        /// What was asked for.
+        /// The requested type.
         wanted: i64,
         /// The last type, counted from 0.
         last: usize,
     },
-    /// An option is no regular expression.
-    #[error("{option} {pattern:?} is no regular expression: {reason}")]
+    /// An option is not a valid regular expression.
+    #[error("invalid regular expression in {option}: {pattern:?}: {reason}")]
     Pattern {
         /// The option, such as `focus`.
         option: &'static str,
         /// Its value.
         pattern: String,
-        /// What is wrong with it.
+        /// The compiler's message.
         reason: String,
     },
-    /// Peek or list found nothing.
+    /// No entry matches the expression of peek or list.
     #[error("no matches found for regexp: {pattern}")]
     NoMatch {
         /// The expression.
         pattern: String,
     },
-    /// A viewer has no picture of what differences have.
-    #[error("{viewer} cannot show values below 0")]
+    /// The viewer cannot show negative values, which differences have.
+    #[error("{viewer} cannot show negative values; export the profile without a base")]
     Negative {
         /// The viewer.
         viewer: &'static str,

@@ -1,4 +1,4 @@
-//! Numbers, durations, times and paths as Go's standard library writes them.
+//! Formats numbers, durations, times and paths as Go's standard library does.
 
 use std::borrow::Cow;
 
@@ -23,7 +23,7 @@ pub(crate) fn two_digits(x: f64) -> String {
     }
 }
 
-/// `int64(x)` as on amd64: what does not fit becomes the smallest integer.
+/// `int64(x)` as on amd64: out-of-range values become `i64::MIN`.
 pub(crate) fn integer(x: f64) -> i64 {
     const END: f64 = 9_223_372_036_854_775_808.0;
     if (-END..END).contains(&x) { x as i64 } else { i64::MIN }
@@ -72,7 +72,7 @@ pub(crate) fn time_in_full(unix_nanos: i64) -> String {
 
 fn local(unix_nanos: i64, format: &str) -> String {
     let zone = TimeZone::try_system().unwrap_or(TimeZone::UTC);
-    // Every number of nanoseconds in 64 bits is within the years that a timestamp can have.
+    // 64 bits of nanoseconds are always in the range of a timestamp.
     let time = Timestamp::from_nanosecond(i128::from(unix_nanos)).unwrap_or_default();
     time.to_zoned_datetime(zone).strftime(format).to_string()
 }
@@ -89,7 +89,7 @@ pub(crate) fn base(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// `filepath.Clean`: the shortest path that means the same, by its text alone.
+/// `filepath.Clean`: the shortest equivalent path, without reading the file system.
 pub(crate) fn clean(path: &str) -> Cow<'_, str> {
     let rooted = path.starts_with('/');
     let is_plain = |element: &str| !matches!(element, "" | "." | "..");

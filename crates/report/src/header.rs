@@ -1,21 +1,21 @@
-//! How values look, and the lines above a report.
+//! Formats values, and the lines above a report.
 
 use pprof::Profile;
 
 use crate::{go, measure};
 
-/// Longer filters are cut in the header.
+/// Longer filters are truncated in the header.
 const LONGEST_FILTER: usize = 80;
 
-/// The values of a report.
+/// Formats the values of a report.
 pub(crate) struct Values<'r> {
-    /// What percentages are of.
+    /// The value of 100 %.
     pub(crate) total: i64,
-    /// The unit in the profile.
+    /// The profile's unit.
     pub(crate) unit: &'r str,
-    /// The unit to show.
+    /// The unit to show values in.
     pub(crate) shown_in: String,
-    /// What each value is multiplied by before it is shown.
+    /// Values are multiplied by this before they are shown.
     pub(crate) ratio: f64,
 }
 
@@ -24,7 +24,7 @@ impl Values<'_> {
         measure::label(self.divided(value), self.unit, &self.shown_in)
     }
 
-    /// A value times the ratio, which does nothing unless it is positive and not 1.
+    /// A value times the ratio; a ratio of 0 or less is ignored.
     pub(crate) fn divided(&self, value: i64) -> i64 {
         if self.ratio > 0.0 && self.ratio != 1.0 {
             go::integer(value as f64 * self.ratio)
@@ -42,7 +42,7 @@ impl Values<'_> {
     }
 }
 
-/// What the profile says about itself.
+/// The lines about the profile.
 pub(crate) fn of_profile(profile: &Profile, sample_type: &str, values: &Values<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(main) = profile.mappings.first() {
@@ -78,21 +78,21 @@ pub(crate) fn of_profile(profile: &Profile, sample_type: &str, values: &Values<'
     lines
 }
 
-/// What was left out of a report.
+/// The entries that a report shows, and those that it omits.
 pub(crate) struct Shown {
-    /// What was spent in all entries that are shown.
+    /// The flat weight of all shown entries.
     pub(crate) flat: i64,
-    /// How many entries are shown.
+    /// The number of shown entries.
     pub(crate) nodes: usize,
-    /// How many there would be without a limit on their number.
+    /// The number of entries without the limit on it.
     pub(crate) nodes_before_limit: usize,
-    /// How many were too light.
+    /// The number of entries below the cutoff.
     pub(crate) dropped: usize,
-    /// How light that is, as a part of the total.
+    /// The cutoff as a fraction of the total.
     pub(crate) node_fraction: f64,
 }
 
-/// What is shown, and what is left out.
+/// The lines about filters and omitted entries.
 pub(crate) fn of_selection(filters: &[String], shown: &Shown, values: &Values<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     if !filters.is_empty() {

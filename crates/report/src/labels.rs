@@ -1,11 +1,21 @@
-//! The labels of samples, by key.
+//! Groups the labels of samples by key.
 
 use std::collections::BTreeMap;
 
-use pprof::{Label, LabelValue};
+use pprof::{BASE_LABEL, Label, LabelValue};
 
 use crate::measure;
 use crate::work::Work;
+
+/// Whether a label marks the sample as part of a diff's base.
+pub(crate) fn is_base(label: &Label) -> bool {
+    &*label.key == BASE_LABEL && matches!(&label.value, LabelValue::Text(text) if &**text == "true")
+}
+
+/// Whether the values of a label are thread names, here or in other profilers.
+pub(crate) fn is_thread_name(key: &str) -> bool {
+    matches!(key, "thread" | "thread_name" | "thread name")
+}
 
 /// The labels of one sample.
 #[derive(Debug, Default)]
@@ -21,7 +31,7 @@ impl<'p> Labels<'p> {
         for label in labels {
             match &label.value {
                 LabelValue::Text(text) => by_key.texts.entry(&label.key).or_default().push(text),
-                // This is how the format says that there is no value.
+                // The format uses this for "no value".
                 LabelValue::Number { value: 0, unit } if unit.is_empty() => {}
                 LabelValue::Number { value, unit } => {
                     by_key.numbers.entry(&label.key).or_default().push((*value, unit));
@@ -31,7 +41,7 @@ impl<'p> Labels<'p> {
         by_key
     }
 
-    /// As the raw report has them: texts, then numbers.
+    /// As the raw report shows them: texts, then numbers.
     pub(crate) fn raw(&self) -> [String; 2] {
         let texts = self.texts.iter().map(|(k, v)| format!("{k}:[{}]", v.join(" ")));
         let numbers = self.numbers.iter().map(|(key, values)| {
@@ -46,7 +56,7 @@ impl<'p> Labels<'p> {
         [sorted(texts).join(" "), sorted(numbers).join(" ")]
     }
 
-    /// As traces have them, one on a line.
+    /// As traces show them, one per line.
     pub(crate) fn lines(&self, units: &Units<'p>) -> Vec<String> {
         let texts = self.texts.iter().map(|(k, v)| format!("{k:>10}:  {}", v.join(" ")));
         let numbers = self.numbers.iter().map(|(key, values)| {
@@ -67,7 +77,7 @@ fn sorted(texts: impl Iterator<Item = String>) -> Vec<String> {
     texts
 }
 
-/// The units of labels: of each key the first that occurs.
+/// The unit of each key: the first that occurs.
 #[derive(Debug, Default)]
 pub(crate) struct Units<'p> {
     by_key: BTreeMap<&'p str, &'p str>,
@@ -87,7 +97,7 @@ impl<'p> Units<'p> {
         Self { by_key }
     }
 
-    /// The unit of a key; where none occurs it follows from the key.
+    /// The unit of a key. Without one in the profile, it is derived from the key.
     pub(crate) fn of<'k>(&self, key: &'k str) -> &'k str
     where
         'p: 'k,

@@ -1,13 +1,13 @@
-//! Reports over a profile, in the form of `go tool pprof`.
+//! Writes reports about profiles: the text forms of `go tool pprof`, flame graphs, exports.
 //!
 //! ```text
 //!   files ── combine() ──► Profile ── Report::new() ──► Report ── write() ──► text
 //!            merge, diff              prune, filter             graph, order, trim
 //! ```
 //!
-//! The text is the same as that of `go tool pprof -symbolize=none` with the same options, to the
-//! character; where that tool leaves an order to chance, one is chosen here. Nothing is
-//! symbolized or demangled: a profile holds its names.
+//! Texts equal those of `go tool pprof -symbolize=none` with the same options, to the character. Where
+//! that tool's order is random, a fixed one is used. Nothing is symbolized or demangled: names come
+//! from the profile.
 
 mod collapsed;
 mod combine;

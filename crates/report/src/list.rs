@@ -1,4 +1,4 @@
-//! List: annotated source.
+//! Writes list: annotated source.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -10,7 +10,7 @@ use crate::measure;
 use crate::report::Report;
 use crate::source::Sources;
 
-/// Lines that are shown before the first and after the last with samples.
+/// The number of lines before the first and after the last line with samples.
 const MARGIN: i64 = 5;
 
 impl Report<'_> {
@@ -86,7 +86,7 @@ fn write_routine(
     Ok(())
 }
 
-/// The first and the last line to show: functions from their beginning, where that is known.
+/// The first and the last line to show. Functions start at their first line if it is known.
 fn extent(graph: &Graph, ids: &[NodeId]) -> (i64, i64) {
     let infos = ids.iter().map(|id| &graph.node(*id).info);
     let first = |i: &crate::graph::NodeInfo| match i.start_line {

@@ -1,20 +1,20 @@
-//! Values with units, scaled and rounded for people.
+//! Scales values to readable units.
 
 use std::borrow::Cow;
 
 use crate::go;
 
-/// A unit, and how many of its kind's smallest it is.
+/// A unit and its factor within its dimension.
 struct Unit {
     name: &'static str,
     aliases: &'static [&'static str],
     factor: f64,
 }
 
-/// Units that can be converted into each other.
-struct Kind {
+/// Units that can be converted to each other.
+struct Dimension {
     units: &'static [Unit],
-    /// What values are shown in when no unit is below them: name and factor.
+    /// The unit of values that are smaller than every unit: name and factor.
     default: (&'static str, f64),
 }
 
@@ -24,8 +24,8 @@ const fn unit(name: &'static str, aliases: &'static [&'static str], factor: f64)
 
 const KIB: f64 = 1024.0;
 
-static KINDS: [Kind; 3] = [
-    Kind {
+static DIMENSIONS: [Dimension; 3] = [
+    Dimension {
         units: &[
             unit("B", &["b", "byte"], 1.0),
             unit("kB", &["kb", "kbyte", "kilobyte"], KIB),
@@ -36,7 +36,7 @@ static KINDS: [Kind; 3] = [
         ],
         default: ("B", 1.0),
     },
-    Kind {
+    Dimension {
         units: &[
             unit("ns", &["ns", "nanosecond"], 1.0),
             unit("us", &["μs", "us", "microsecond"], 1e3),
@@ -46,7 +46,7 @@ static KINDS: [Kind; 3] = [
         ],
         default: ("s", 1e9),
     },
-    Kind {
+    Dimension {
         units: &[
             unit("n*GCU", &["nanogcu"], 1e-9),
             unit("u*GCU", &["microgcu"], 1e-6),
@@ -62,7 +62,7 @@ static KINDS: [Kind; 3] = [
     },
 ];
 
-impl Kind {
+impl Dimension {
     fn find(&self, name: &str) -> Option<&Unit> {
         let name = name.to_lowercase();
         let name = match name.strip_suffix('s') {
@@ -72,8 +72,8 @@ impl Kind {
         self.units.iter().find(|u| u.aliases.contains(&name))
     }
 
-    /// The largest unit of which there is at least one.
-    fn suiting(&self, value: f64) -> (&'static str, f64) {
+    /// The largest unit in which the value is at least 1.
+    fn fitting(&self, value: f64) -> (&'static str, f64) {
         let fits = |u: &&Unit| value / u.factor >= 1.0;
         self.units.iter().rfind(fits).map_or(self.default, |u| (u.name, u.factor))
     }
@@ -81,28 +81,28 @@ impl Kind {
 
 /// Whether values of one unit can be converted to the other.
 pub(crate) fn are_convertible(one: &str, other: &str) -> bool {
-    one == other || KINDS.iter().any(|k| k.find(one).is_some() && k.find(other).is_some())
+    one == other || DIMENSIONS.iter().any(|d| d.find(one).is_some() && d.find(other).is_some())
 }
 
-/// How many nanoseconds a unit of time is.
+/// The number of nanoseconds in a unit of time.
 pub(crate) fn nanoseconds(unit: &str) -> Option<f64> {
-    KINDS[1].find(unit).map(|u| u.factor)
+    DIMENSIONS[1].find(unit).map(|u| u.factor)
 }
 
-/// A value in another unit, with that unit's name: empty where it goes without saying.
+/// A value in another unit, with that unit's name, which is empty for counts.
 ///
-/// `minimum` and `auto` choose the unit that suits the value.
+/// `minimum` and `auto` choose the unit that fits the value.
 pub(crate) fn scale<'u>(value: i64, from: &str, to: &'u str) -> (f64, Cow<'u, str>) {
     if value < 0 && value != i64::MIN {
         let (v, unit) = scale(-value, from, to);
         return (-v, unit);
     }
-    for kind in &KINDS {
-        let Some(known) = kind.find(from) else { continue };
+    for dimension in &DIMENSIONS {
+        let Some(known) = dimension.find(from) else { continue };
         let base = value as f64 * known.factor;
         let (name, factor) = match to {
-            "minimum" | "auto" => kind.suiting(base),
-            _ => kind.find(to).map_or(kind.default, |u| (u.name, u.factor)),
+            "minimum" | "auto" => dimension.fitting(base),
+            _ => dimension.find(to).map_or(dimension.default, |u| (u.name, u.factor)),
         };
         return (base / factor, Cow::Borrowed(name));
     }
@@ -110,7 +110,7 @@ pub(crate) fn scale<'u>(value: i64, from: &str, to: &'u str) -> (f64, Cow<'u, st
     (value as f64, Cow::Borrowed(unit))
 }
 
-/// A value for people, in the unit `to`.
+/// A value in the unit `to`, as text.
 pub(crate) fn label(value: i64, from: &str, to: &str) -> String {
     let (value, unit) = scale(value, from, to);
     let text = format!("{value:.2}");
@@ -120,7 +120,7 @@ pub(crate) fn label(value: i64, from: &str, to: &str) -> String {
     }
 }
 
-/// A part of the total in per cent, six characters at least.
+/// A percentage of the total, at least six characters wide.
 pub(crate) fn percentage(value: i64, total: i64) -> String {
     let ratio = if total == 0 { 0.0 } else { (value as f64 / total as f64).abs() * 100.0 };
     if (99.95..=100.05).contains(&ratio) {

@@ -1,8 +1,8 @@
-//! What a report shall show.
+//! Defines the options of reports.
 
 use std::path::PathBuf;
 
-/// The kinds of reports.
+/// The forms of reports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Form {
     /// The heaviest entries.
@@ -10,7 +10,7 @@ pub enum Form {
     Top,
     /// Each entry with its callers and callees.
     Tree,
-    /// As [`Tree`](Form::Tree), of entries whose name matches this expression only.
+    /// As [`Tree`](Form::Tree), but only entries whose name matches this expression.
     Peek(String),
     /// The source of functions whose name matches this expression, with the weight of each line.
     List(String),
@@ -18,21 +18,21 @@ pub enum Form {
     Traces,
     /// The labels, with the weight of each value.
     Tags,
-    /// What the profile's author wrote into it.
+    /// The profile's comments.
     Comments,
-    /// Everything that is in the profile.
+    /// The whole profile as text.
     Raw,
-    /// One line for a stack: frames from the root, separated by semicolons, and the value.
+    /// One line per stack: frames from the root, separated by semicolons, and the value.
     Collapsed,
 }
 
 impl Form {
-    /// Whether entries and edges of low weight are left out.
+    /// Whether entries and edges of low weight are dropped.
     pub(crate) const fn trims(&self) -> bool {
         matches!(self, Self::Top | Self::Tree)
     }
 
-    /// How many entries are shown when nothing is said.
+    /// The default number of entries; 0 for all.
     pub(crate) const fn default_count(&self) -> usize {
         match self {
             Self::Tree => 80,
@@ -41,13 +41,13 @@ impl Form {
     }
 }
 
-/// What makes an entry of a report.
+/// What an entry of a report stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Granularity {
-    /// A function, wherever it is defined.
+    /// A function name, in any file.
     #[default]
     Functions,
-    /// A function of a source file.
+    /// A function in a source file.
     FileFunctions,
     /// A source file.
     Files,
@@ -61,68 +61,67 @@ pub enum Granularity {
 /// binaries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filters {
-    /// Only samples through a match.
+    /// Keep samples with a matching frame.
     pub focus: Option<String>,
-    /// No samples through a match.
+    /// Drop samples with a matching frame.
     pub ignore: Option<String>,
-    /// No matching frames.
+    /// Drop matching frames.
     pub hide: Option<String>,
-    /// Only matching frames.
+    /// Keep matching frames.
     pub show: Option<String>,
-    /// Of each stack, only what the outermost matching frame called, and that frame.
+    /// Keep the outermost matching frame of each stack and its callees.
     pub show_from: Option<String>,
-    /// Of each stack, only the callers of the innermost matching frame, and that frame.
+    /// Keep the innermost matching frame of each stack and its callers.
     pub prune_from: Option<String>,
-    /// Only samples with a label that matches: `regexp`, `key=regexp`, or a range of numbers
-    /// such as `1kb:64kb`, `bytes=:4mb`.
+    /// Keep samples with a matching label: `regexp`, `key=regexp`, or a range of numbers such as
+    /// `1kb:64kb`, `bytes=:4mb`.
     pub tag_focus: Option<String>,
-    /// No samples with a label that matches, in the same syntax.
+    /// Drop samples with a matching label, in the same syntax.
     pub tag_ignore: Option<String>,
-    /// Only labels whose key matches.
+    /// Keep labels whose key matches.
     pub tag_show: Option<String>,
-    /// No labels whose key matches.
+    /// Drop labels whose key matches.
     pub tag_hide: Option<String>,
 }
 
-/// What a report shall show.
+/// The options of a report.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// The kind of report.
+    /// The form of the report.
     pub form: Form,
-    /// The sample type, by name or position; the profile's default when not given.
+    /// The sample type, by name or index. Default: the profile's default type.
     pub sample_index: Option<String>,
-    /// Sort by what was spent in an entry and its callees, not in itself.
+    /// Sort by cumulative weight instead of flat weight.
     pub cum: bool,
-    /// What is left out.
+    /// Filters on samples, frames and labels.
     pub filters: Filters,
-    /// How many entries to show; 0 for all.
+    /// The maximum number of entries; 0 for all.
     pub node_count: Option<usize>,
-    /// Entries below this part of the total are left out of top and tree.
+    /// Top and tree drop entries below this fraction of the total.
     pub node_fraction: f64,
-    /// Calls below this part of the total are left out of top and tree.
+    /// Top and tree drop calls below this fraction of the total.
     pub edge_fraction: f64,
-    /// Leave light entries and calls out at all.
+    /// Whether to drop entries and calls of low weight.
     pub trim: bool,
-    /// Percentages of what the filters leave, not of the whole profile.
+    /// Take percentages of the filtered profile instead of the whole one.
     pub relative: bool,
-    /// Values are divided by this, such as a number of runs.
+    /// Divide all values by this, such as the number of runs.
     pub divide_by: f64,
-    /// Inlined calls count for the function that they were inlined into.
+    /// Attribute inlined calls to the function that they were inlined into.
     pub no_inlines: bool,
-    /// Entries with a negative weight, which differences have, are left out of top, tree and list.
+    /// Drop entries with a negative weight, which differences have, from top, tree and list.
     pub drop_negative: bool,
-    /// Columns tell entries apart, too, where lines do.
+    /// Where entries are lines, distinguish columns too.
     pub columns: bool,
-    /// The unit to show values in: `ms`, `MB`, `auto`; the one that suits the smallest when not
-    /// given.
+    /// The unit of values: `ms`, `MB`, `auto`. Default: the unit that fits the smallest value.
     pub unit: Option<String>,
-    /// What makes an entry.
+    /// What an entry stands for.
     pub granularity: Granularity,
-    /// Leave out what the profile says about itself.
+    /// Omit the header about the profile.
     pub compact: bool,
-    /// Where relative source paths begin, for [`Form::List`].
+    /// The directory of relative source paths, for [`Form::List`].
     pub source_path: PathBuf,
-    /// Folders, separated by `:`, that source paths lose when they begin with one.
+    /// Directories to strip from source paths, separated by `:`.
     pub trim_path: String,
 }
 

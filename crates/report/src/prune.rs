@@ -1,19 +1,19 @@
-//! The frames that a profile itself asks to leave out.
+//! Drops the frames that the profile's `drop_frames` names.
 
 use crate::regexp::Pattern;
 use crate::work::Work;
 
-/// What becomes of a location.
+/// How pruning changes a location.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Stays,
-    /// Some of its inlined lines match: they and its callees go.
-    Shortened,
-    /// It and its callees go.
-    Goes,
+enum Pruned {
+    No,
+    /// An inlined line matches: that line, those inlined into it and all callees are dropped.
+    Inlined,
+    /// The location and its callees are dropped.
+    Whole,
 }
 
-/// Applies `drop_frames` and `keep_frames`. A broken expression drops nothing, as with pprof.
+/// Applies `drop_frames` and `keep_frames`. As in pprof, an invalid expression drops nothing.
 pub(crate) fn apply(work: &mut Work<'_>) {
     let profile = work.profile;
     if profile.drop_frames.is_empty() {
@@ -36,7 +36,7 @@ pub(crate) fn apply(work: &mut Work<'_>) {
                 && !keep.as_ref().is_some_and(|k| k.is_match(name))
         })
         .collect();
-    let mut fates = vec![Fate::Stays; profile.locations.len()];
+    let mut pruned_locations = vec![Pruned::No; profile.locations.len()];
     work.rewrite_lines(|location, lines, out| {
         let is_pruned = |line: &pprof::Line| {
             line.function.and_then(|f| pruned.get(f.index())).is_some_and(|p| *p)
@@ -44,26 +44,26 @@ pub(crate) fn apply(work: &mut Work<'_>) {
         match lines.iter().rposition(is_pruned) {
             None => out.extend_from_slice(lines),
             Some(at) if at + 1 == lines.len() => {
-                fates[location] = Fate::Goes;
+                pruned_locations[location] = Pruned::Whole;
                 out.extend_from_slice(lines);
             }
             Some(at) => {
-                fates[location] = Fate::Shortened;
+                pruned_locations[location] = Pruned::Inlined;
                 out.extend_from_slice(&lines[at + 1..]);
             }
         }
     });
-    work.cut(profile.samples.iter().map(|s| cut(s.locations, &fates)).collect());
+    work.cut(profile.samples.iter().map(|s| cut(s.locations, &pruned_locations)).collect());
 }
 
-/// How many leaf frames of a stack go. Matches at its root, before any other function, do not count.
-fn cut(stack: &[pprof::LocationIndex], fates: &[Fate]) -> u32 {
+/// The number of leaf frames to drop. Matches at the root, before any other function, are ignored.
+fn cut(stack: &[pprof::LocationIndex], pruned_locations: &[Pruned]) -> u32 {
     let mut is_past_root = false;
     for (at, location) in stack.iter().enumerate().rev() {
-        let frames = match fates.get(location.index()) {
-            Some(Fate::Goes) if is_past_root => at + 1,
-            Some(Fate::Shortened) if is_past_root => at,
-            None | Some(Fate::Stays) => {
+        let frames = match pruned_locations.get(location.index()) {
+            Some(Pruned::Whole) if is_past_root => at + 1,
+            Some(Pruned::Inlined) if is_past_root => at,
+            None | Some(Pruned::No) => {
                 is_past_root = true;
                 continue;
             }

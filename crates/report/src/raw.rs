@@ -1,4 +1,4 @@
-//! Raw: everything that is in the profile.
+//! Writes raw: the whole profile as text.
 
 use std::io::Write;
 
@@ -77,7 +77,7 @@ fn write_header(profile: &Profile, out: &mut dyn Write) -> Result<(), ReportErro
         writeln!(out, "Time: {}", go::time_in_full(profile.time_nanos))?;
     }
     if profile.duration_nanos != 0 {
-        // `%.4v` in pprof, which cuts the text.
+        // pprof formats it with `%.4v`, which truncates the text.
         let duration: String = go::duration(profile.duration_nanos).chars().take(4).collect();
         writeln!(out, "Duration: {duration}")?;
     }

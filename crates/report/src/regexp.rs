@@ -1,7 +1,8 @@
-//! Regular expressions in Go's syntax.
+//! Compiles regular expressions in Go's syntax.
 //!
-//! The engines agree on nearly all; what differs is rewritten: perl classes are ASCII in Go, `{` is
-//! itself where no repetition can be, `\Q…\E` quotes, and classes have no set operations.
+//! The `regex` crate accepts nearly the same syntax. The differences are translated: in Go, Perl
+//! classes are ASCII, `{` without a repetition is literal, `\Q…\E` quotes, and classes have no set
+//! operations.
 
 use regex::bytes::Regex;
 
@@ -15,7 +16,7 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
-    /// Compiles an expression; `option` says in errors where it comes from.
+    /// Compiles an expression. Errors name `option`, the source of the expression.
     pub(crate) fn new(option: &'static str, text: &str) -> Result<Self, ReportError> {
         let regex = Regex::new(&translate(text)).map_err(|e| ReportError::Pattern {
             option,
@@ -25,7 +26,7 @@ impl Pattern {
         Ok(Self { regex, text: text.to_owned() })
     }
 
-    /// The same, of an option that may be left empty.
+    /// Compiles the expression of an option that may be empty or missing.
     pub(crate) fn optional(
         option: &'static str,
         text: Option<&str>,
@@ -42,7 +43,7 @@ impl Pattern {
     }
 }
 
-/// The last line of a message that otherwise draws the expression.
+/// The last line of a message, without the drawing of the expression.
 fn reason(error: &regex::Error) -> String {
     let text = error.to_string();
     let last = text.lines().last().unwrap_or_default();
@@ -62,7 +63,7 @@ fn translate(pattern: &str) -> String {
                 after
             }
             '{' => {
-                // Whole, so that its closing brace is not taken for a literal.
+                // Copied as a whole, so that its closing brace is not escaped.
                 let len = repetition(after).unwrap_or(0);
                 out.push('{');
                 out.push_str(&after[..len]);
@@ -89,7 +90,7 @@ fn repetition(text: &str) -> Option<usize> {
     (!min.is_empty() && is_number(min) && is_number(max)).then_some(len + 1)
 }
 
-/// What a perl class holds, in ASCII.
+/// The ASCII class of a Perl class.
 const fn perl_class(c: char) -> Option<&'static str> {
     Some(match c {
         'd' => "[0-9]",
@@ -102,7 +103,7 @@ const fn perl_class(c: char) -> Option<&'static str> {
     })
 }
 
-/// Writes what a backslash makes of the text after it, and returns what is left of that.
+/// Translates the escape sequence after a backslash. Returns the rest of the text.
 fn escape<'t>(text: &'t str, out: &mut String) -> &'t str {
     let Some(c) = text.chars().next() else {
         out.push('\\');
@@ -137,7 +138,7 @@ fn escape<'t>(text: &'t str, out: &mut String) -> &'t str {
     after
 }
 
-/// Writes the class whose `[` was read, and returns what is left.
+/// Translates the class after its `[`. Returns the rest of the text.
 fn class<'t>(text: &'t str, out: &mut String) -> &'t str {
     out.push('[');
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! A report: what is shown of a profile, and how.
+//! Prepares a report: filters the profile, selects entries, formats headers.
 
 use std::io::Write;
 
@@ -18,7 +18,7 @@ pub struct Report<'p> {
     /// The reported sample type.
     pub(crate) value: usize,
     total: i64,
-    /// What peek and list look for.
+    /// The expression of peek and list.
     pub(crate) pattern: Option<Pattern>,
     warnings: Vec<String>,
 }
@@ -26,11 +26,11 @@ pub struct Report<'p> {
 /// The entries that top and tree show.
 pub(crate) struct Selection {
     pub(crate) graph: Graph,
-    /// Those that are shown, in order.
+    /// The shown entries, in order.
     pub(crate) shown: Vec<NodeId>,
-    /// For each entry whether it is part of the graph. Without this all are.
+    /// Whether each entry is part of the graph; `None` if all are.
     pub(crate) kept: Option<Vec<bool>>,
-    /// Calls of less than this are left out.
+    /// Calls below this weight are dropped.
     pub(crate) edge_cutoff: i64,
     before_limit: usize,
     dropped: usize,
@@ -38,7 +38,7 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// For each entry whether it is shown.
+    /// Whether each entry is shown.
     pub(crate) fn is_shown(&self) -> Vec<bool> {
         let mut is_shown = vec![false; self.graph.nodes.len()];
         self.shown.iter().for_each(|id| is_shown[*id as usize] = true);
@@ -50,7 +50,7 @@ impl<'p> Report<'p> {
     /// Prepares a report.
     ///
     /// # Errors
-    /// When the profile has no such sample type, or an expression is none.
+    /// When the profile has no such sample type, or an expression is invalid.
     pub fn new(profile: &'p Profile, options: Options) -> Result<Self, ReportError> {
         let value = samplevalue::index(profile, options.sample_index.as_deref())?;
         let pattern = match &options.form {
@@ -61,7 +61,7 @@ impl<'p> Report<'p> {
         let mut work = Work::new(profile);
         work.trim_path.clone_from(&options.trim_path);
         prune::apply(&mut work);
-        // Of all samples, unless asked otherwise: filters do not change what percentages are of.
+        // By default, percentages are of the unfiltered total.
         let whole = samplevalue::total(&work, value);
         let warnings = filter::apply(&mut work, &options.filters)?;
         let total = if options.relative { samplevalue::total(&work, value) } else { whole };
@@ -71,7 +71,7 @@ impl<'p> Report<'p> {
         Ok(Self { work, options, value, total, pattern, warnings })
     }
 
-    /// What the user should know, such as filters that match nothing.
+    /// Warnings for the user, such as filters that match nothing.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -80,7 +80,7 @@ impl<'p> Report<'p> {
     /// Writes the report.
     ///
     /// # Errors
-    /// When it cannot be written, or peek or list match nothing.
+    /// When writing fails, or peek or list match nothing.
     pub fn write(&self, out: &mut dyn Write) -> Result<(), ReportError> {
         match &self.options.form {
             Form::Top => self.write_top(out),
@@ -94,7 +94,7 @@ impl<'p> Report<'p> {
         }
     }
 
-    /// What makes an entry of this report.
+    /// The properties that distinguish entries of this report.
     pub(crate) const fn detail(&self) -> Detail {
         match self.options.form {
             Form::List(_) => Detail::of_source(self.options.columns),
@@ -106,12 +106,12 @@ impl<'p> Report<'p> {
         }
     }
 
-    /// Whoever drops inlined calls has pprof drop columns as well, unless they are asked for.
+    /// As in pprof, dropping inlined calls also drops columns, unless columns are requested.
     pub(crate) const fn drops_columns(&self) -> bool {
         self.options.no_inlines && !self.options.columns
     }
 
-    /// The entries of a graph that there is something to say about.
+    /// The entries of a graph with a weight to show.
     pub(crate) fn used(&self, graph: &Graph) -> Vec<NodeId> {
         let mut used = graph.used();
         if self.options.drop_negative {
@@ -123,19 +123,19 @@ impl<'p> Report<'p> {
         used
     }
 
-    /// What the profile says about itself, one line each.
+    /// The lines about the profile.
     #[must_use]
     pub fn about(&self) -> Vec<String> {
         self.profile_header(&self.values())
     }
 
-    /// The sum of what percentages are of.
+    /// The value of 100 %.
     #[must_use]
     pub const fn total(&self) -> i64 {
         self.total
     }
 
-    /// The entries to show: those that are heavy enough, in order, up to the limit.
+    /// The entries to show: those above the cutoff, in order, up to the limit.
     pub(crate) fn select(&self) -> Selection {
         let graph = Graph::new(&self.work, self.detail(), self.value);
         let mut shown = self.used(&graph);
@@ -168,14 +168,14 @@ impl<'p> Report<'p> {
         Selection { graph, shown, kept, edge_cutoff, before_limit, dropped, node_fraction }
     }
 
-    /// Values in the unit that was asked for; where none was, in one that suits each value.
+    /// Values in the requested unit, or each in the unit that fits it.
     pub(crate) fn values(&self) -> Values<'_> {
         let unit = self.options.unit.as_deref().unwrap_or("minimum");
         let ratio = 1.0 / self.options.divide_by;
         Values { total: self.total, unit: self.unit(), shown_in: unit.to_owned(), ratio }
     }
 
-    /// Values in the unit that was asked for; where none was, in one that suits all of these.
+    /// Values in the requested unit, or in one that fits all shown entries.
     pub(crate) fn values_for(&self, selection: &Selection) -> Values<'_> {
         let mut values = self.values();
         if values.shown_in != "minimum" || selection.shown.is_empty() {
@@ -190,7 +190,7 @@ impl<'p> Report<'p> {
         let unit = |value: i64| measure::scale(value, self.unit(), "minimum").1;
         let mut chosen = unit(smallest);
         if chosen != unit(largest) && smallest.wrapping_mul(100) < largest {
-            // A hundredth can still be shown.
+            // Two decimals can show a hundredth.
             chosen = unit(smallest.wrapping_mul(100));
         }
         values.shown_in =
@@ -215,7 +215,7 @@ impl<'p> Report<'p> {
         lines
     }
 
-    /// What the profile says about itself.
+    /// The lines about the profile.
     pub(crate) fn profile_header(&self, values: &Values<'_>) -> Vec<String> {
         let sample_type = &self.work.profile.sample_types[self.value].kind;
         header::of_profile(self.work.profile, sample_type, values)
@@ -227,14 +227,14 @@ impl<'p> Report<'p> {
         if main.is_empty() { "profile" } else { crate::go::base(main) }.to_owned()
     }
 
-    /// What is shown, in two words: the process and the sample type.
+    /// The title: the process and the sample type.
     #[must_use]
     pub fn title(&self) -> String {
         let name = self.process_name().map_or_else(|| self.main_name(), str::to_owned);
         format!("{name} {}", self.work.profile.sample_types[self.value].kind)
     }
 
-    /// The process' own name, where there is one process: its binary may be called otherwise.
+    /// The name of the process if all samples have the same, which may differ from the binary's name.
     fn process_name(&self) -> Option<&'p str> {
         let mut names = self.work.samples().map(|sample| {
             let label = self.work.labels(sample).find(|l| &*l.key == "process");

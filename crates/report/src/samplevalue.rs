@@ -1,16 +1,18 @@
-//! Which of a sample's values is reported.
+//! Selects the sample type of a report and sums up its values.
 
 use pprof::Profile;
 
 use crate::ReportError;
+use crate::graph::magnitude;
+use crate::labels::is_base;
 use crate::work::Work;
 
-/// The position of a sample type by its name or position; of the default type for none.
+/// The index of a sample type, given by name or index. `None` or empty selects the default type.
 ///
-/// `inuse_` may go before a name: old heap profiles call `space` what now is `inuse_space`.
+/// Names may have the prefix `inuse_`: old heap profiles call `inuse_space` just `space`.
 ///
 /// # Errors
-/// When there is no such type.
+/// When the profile has no such type.
 pub fn index(profile: &Profile, wanted: Option<&str>) -> Result<usize, ReportError> {
     let default = profile.default_sample_type_index().ok_or(ReportError::NoSampleTypes)?;
     let Some(wanted) = wanted.filter(|w| !w.is_empty()) else { return Ok(default) };
@@ -27,17 +29,12 @@ pub fn index(profile: &Profile, wanted: Option<&str>) -> Result<usize, ReportErr
     })
 }
 
-/// The sum of the absolute values of all samples, or of those of a diff's base if there are any.
+/// The sum of the absolute values of all samples, or of a diff's base if there is one.
 pub(crate) fn total(work: &Work<'_>, value: usize) -> i64 {
     let (mut all, mut base) = (0_i64, 0_i64);
     for sample in work.samples() {
-        let Some(v) = sample.values.get(value) else { continue };
-        let v = v.wrapping_abs();
+        let v = magnitude(sample.value(value));
         all = all.wrapping_add(v);
-        let is_base = |l: &pprof::Label| {
-            &*l.key == pprof::BASE_LABEL
-                && matches!(&l.value, pprof::LabelValue::Text(text) if &**text == "true")
-        };
         if work.labels(sample).any(is_base) {
             base = base.wrapping_add(v);
         }

@@ -1,4 +1,4 @@
-//! Source files, as far as they can be found.
+//! Finds and reads source files.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 
 use crate::graph::trimmed;
 
-/// More of a source file is not read: its path comes from the profile, and may be any.
+/// The most that is read of a file: its path comes from the profile and may name any file.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// A file ends for us where a line has this many bytes or more, as it does for pprof.
+/// As in pprof, a file ends at the first line of this many bytes or more.
 const LONGEST_LINE: usize = 64 * 1024;
 
 /// Reads source files once.
 pub(crate) struct Sources {
-    /// Relative paths are sought here and in the folders above.
+    /// Relative paths are searched for here and in the parent directories.
     root: PathBuf,
-    /// Folders that paths lose when they begin with one; then nothing is guessed.
+    /// Directories to strip from paths. If empty, the prefix is guessed from the root's name.
     trim_path: String,
     files: HashMap<String, Result<Vec<Vec<u8>>, String>>,
 }
@@ -28,8 +28,7 @@ impl Sources {
         Self { root, trim_path, files: HashMap::new() }
     }
 
-    /// The lines of a file. One that was not read before is left alone if it is `unneeded`, so
-    /// that nothing is said of its absence.
+    /// The lines of a file. An `unneeded` file is not read, so that its absence is not an error.
     pub(crate) fn lines(&mut self, path: &str, unneeded: bool) -> Result<&[Vec<u8>], &str> {
         if !self.files.contains_key(path) {
             if unneeded {
@@ -53,7 +52,7 @@ impl Sources {
         found.ok_or_else(|| format!("could not find file {short} on path {}", self.root.display()))
     }
 
-    /// The part of a path below a folder with our root's name: sources are often built elsewhere.
+    /// The part of a path below a directory with the root's name: sources are often built elsewhere.
     fn shorten<'p>(&self, path: &'p str) -> &'p str {
         let guess = self.root.file_name().and_then(|n| n.to_str());
         if let Some(name) = guess.filter(|_| self.trim_path.is_empty()) {
@@ -67,8 +66,8 @@ impl Sources {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Others are not even opened, because that may hang (a pipe) or act (a device). Nor is more
-    // read than the size says: it is 0 for kernel files, some of which never end.
+    // Opening another kind of file may hang (a pipe) or have side effects (a device). Reading stops
+    // at the file's size, because kernel files, which have size 0, may be endless.
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
@@ -78,7 +77,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The reason in the system's words, without its number.
+/// The system's message without the error number.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);

@@ -1,4 +1,4 @@
-//! Filters on the labels of samples: `tagfocus`, `tagignore`, `tagshow`, `taghide`.
+//! Applies the filters on labels: `tagfocus`, `tagignore`, `tagshow`, `taghide`.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
@@ -20,7 +20,7 @@ pub(crate) struct TagFilters {
     hide: Option<Pattern>,
 }
 
-/// What a sample's labels must have.
+/// A condition on a sample's labels.
 struct TagFilter {
     /// Only labels of this key count.
     key: Option<String>,
@@ -30,12 +30,12 @@ struct TagFilter {
 enum Test {
     /// A number within a range.
     Range(Range),
-    /// Texts. Without a key each expression must match some `key:value`; with one, any of them
-    /// some value.
+    /// Texts. Without a key, each expression must match some `key:value`; with a key, one of the
+    /// expressions must match some value.
     Texts(Vec<Pattern>),
 }
 
-/// Numbers of one unit; an end that is not given is open.
+/// A range of numbers in one unit; a missing end is open.
 #[derive(Debug, PartialEq)]
 struct Range {
     min: Option<f64>,
@@ -53,7 +53,7 @@ impl TagFilters {
         })
     }
 
-    /// Applies the filters, and returns the names of those that matched nothing.
+    /// Applies the filters. Returns the names of those that matched nothing.
     pub(crate) fn apply(&self, work: &mut Work<'_>) -> Vec<&'static str> {
         let mut unmatched = Vec::new();
         if self.focus.is_some() || self.ignore.is_some() {

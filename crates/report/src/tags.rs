@@ -1,4 +1,4 @@
-//! Tags: the labels, with the weight of each value; and the profile's comments.
+//! Writes tags (labels with the weight of each value) and comments.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -48,12 +48,12 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// For each key of labels its values with what was spent under them.
+    /// The values of each label key, with their weights.
     fn tag_weights(&self, unit: &str) -> BTreeMap<&str, BTreeMap<String, i64>> {
         let units = Units::new(&self.work);
         let mut by_key: BTreeMap<&str, BTreeMap<String, i64>> = BTreeMap::new();
         for sample in self.work.samples() {
-            let weight = sample.values.get(self.value).copied().unwrap_or(0);
+            let weight = sample.value(self.value);
             for label in self.work.labels(sample) {
                 let text = match &label.value {
                     LabelValue::Text(text) => text.to_string(),

@@ -1,4 +1,4 @@
-//! Top: one line for an entry.
+//! Writes top: one line per entry.
 
 use std::io::Write;
 
@@ -12,11 +12,11 @@ use crate::report::{Report, Selection};
 pub struct Entry {
     /// The name.
     pub name: String,
-    /// How it is inlined into its callers, where it is.
+    /// Whether it is inlined into its callers.
     pub inlined: Inlined,
-    /// Spent in it alone.
+    /// The weight of the entry itself.
     pub flat: i64,
-    /// Spent in it and in what it called.
+    /// The weight of the entry and its callees.
     pub cum: i64,
 }
 
@@ -32,7 +32,7 @@ pub enum Inlined {
 }
 
 impl Inlined {
-    /// As reports show it.
+    /// The text in reports.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -43,19 +43,19 @@ impl Inlined {
     }
 }
 
-/// All lines of [`Form::Top`](crate::Form::Top), with what is above them.
+/// All lines of [`Form::Top`](crate::Form::Top), with its header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// The lines above.
+    /// The lines above the entries.
     pub header: Vec<String>,
     /// The entries, in order.
     pub entries: Vec<Entry>,
-    /// The unit that suits the values.
+    /// The unit that fits all values.
     pub unit: String,
 }
 
 impl Report<'_> {
-    /// What [`Form::Top`](crate::Form::Top) shows.
+    /// The content of [`Form::Top`](crate::Form::Top).
     #[must_use]
     pub fn table(&self) -> Table {
         let selection = self.select();
@@ -78,13 +78,13 @@ impl Report<'_> {
         Table { header, entries, unit: values.shown_in }
     }
 
-    /// A value in a unit, as reports show it.
+    /// Formats a value in a unit.
     #[must_use]
     pub fn label(&self, value: i64, unit: &str) -> String {
         Values { shown_in: unit.to_owned(), ..self.values() }.label(value)
     }
 
-    /// A value as a part of the total, as reports show it.
+    /// Formats a value as a percentage of the total.
     #[must_use]
     pub fn percentage(&self, value: i64) -> String {
         self.values().percentage(value)
@@ -116,8 +116,8 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// The callers of entries that may be inlined. The calls of others make no difference, and
-    /// there can be very many.
+    /// The callers of entries that may be inlined. The calls of other entries don't matter, and there
+    /// may be very many.
     fn calls_of_inlined(&self, selection: &Selection) -> Edges {
         let graph = &selection.graph;
         let mut inlined = vec![false; graph.nodes.len()];

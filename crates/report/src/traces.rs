@@ -1,4 +1,4 @@
-//! Traces: every sample with its labels and frames.
+//! Writes traces: every sample with its labels and frames.
 
 use std::io::Write;
 
@@ -19,11 +19,11 @@ impl Report<'_> {
         let names: Vec<String> = graph.nodes.iter().map(|n| n.info.printable()).collect();
         let units = Units::new(&self.work);
         for sample in self.work.samples() {
-            let mut value = Some(sample.values.get(self.value).copied().unwrap_or(0));
+            let mut value = Some(sample.value(self.value));
             for location in self.work.stack(sample) {
                 let ids = graph.at(location);
                 for (nth, id) in ids.iter().enumerate() {
-                    // Before the leaf comes what concerns the whole sample.
+                    // The leaf's line has the value; the sample's labels come before it.
                     let label = match value.take() {
                         Some(value) => {
                             writeln!(out, "{SEPARATOR}")?;

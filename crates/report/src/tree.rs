@@ -1,4 +1,4 @@
-//! Tree and peek: entries between their callers and callees.
+//! Writes tree and peek: entries between their callers and callees.
 
 use std::io::Write;
 

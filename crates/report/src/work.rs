@@ -1,29 +1,29 @@
-//! A profile with frames taken out, without a copy of its samples.
+//! Filters frames, samples and labels of a profile without copying its samples.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pprof::{Label, Line, LocationIndex, Profile, SampleRef};
 
-/// What is left of a profile after pruning and filtering.
+/// A view of a profile after pruning and filtering.
 ///
-/// Lines are taken out of locations, and whole locations and leaf ends out of stacks.
+/// Filters remove lines from locations, locations from stacks, and frames at both ends of stacks.
 pub(crate) struct Work<'p> {
     pub(crate) profile: &'p Profile,
     lines: Vec<Line>,
-    /// For each location the end of its lines in `lines`.
+    /// The end of each location's lines in `lines`.
     ends: Vec<usize>,
-    /// For each location whether it is no part of any stack. Empty when none is hidden.
+    /// Whether each location is removed from all stacks. Empty if none is.
     hidden: Vec<bool>,
-    /// For each sample how many frames at its leaf end are gone. Empty when none are.
+    /// The number of frames removed at the leaf end of each sample. Empty if none are.
     cut: Vec<u32>,
-    /// For each sample how many frames at its root end are gone. Empty when none are.
+    /// The number of frames removed at the root end of each sample. Empty if none are.
     cut_at_root: Vec<u32>,
-    /// For each sample whether it is gone. Empty when none is.
+    /// Whether each sample is removed. Empty if none is.
     dropped: Vec<bool>,
-    /// Keys of labels that are gone.
+    /// Keys of removed labels.
     hidden_labels: BTreeSet<Arc<str>>,
-    /// Folders, separated by `:`, that source paths lose when they begin with one.
+    /// Directories to strip from source paths, separated by `:`.
     pub(crate) trim_path: String,
 }
 
@@ -51,13 +51,13 @@ impl<'p> Work<'p> {
         }
     }
 
-    /// What is left of the lines of a location, innermost first.
+    /// The remaining lines of a location, innermost first.
     pub(crate) fn lines(&self, location: usize) -> &[Line] {
         let begin = location.checked_sub(1).and_then(|l| self.ends.get(l)).copied().unwrap_or(0);
         self.ends.get(location).and_then(|end| self.lines.get(begin..*end)).unwrap_or_default()
     }
 
-    /// Replaces the lines of each location by what the closure appends for them.
+    /// Replaces the lines of each location with those that the closure appends.
     pub(crate) fn rewrite_lines(&mut self, mut f: impl FnMut(usize, &[Line], &mut Vec<Line>)) {
         let mut lines = Vec::with_capacity(self.lines.len());
         let mut ends = Vec::with_capacity(self.ends.len());
@@ -68,21 +68,21 @@ impl<'p> Work<'p> {
         (self.lines, self.ends) = (lines, ends);
     }
 
-    /// Takes locations out of all stacks; one flag for each location.
+    /// Removes locations from all stacks; one flag per location.
     pub(crate) fn hide(&mut self, hidden: Vec<bool>) {
         self.hidden = hidden;
     }
 
-    /// Takes frames out of the leaf end of stacks; one number for each sample.
+    /// Removes frames at the leaf end of stacks; one count per sample.
     pub(crate) fn cut(&mut self, cut: Vec<u32>) {
         self.cut = cut;
     }
 
-    /// Restricts each sample to a part of its frames, by their positions from the leaf; `None`
-    /// takes it out.
+    /// Restricts each sample to a range of its frames, counted from the leaf; `None` removes the
+    /// sample.
     pub(crate) fn restrict(
         &mut self,
-        mut part: impl FnMut(SampleRef<'p>) -> Option<std::ops::Range<usize>>,
+        mut range: impl FnMut(SampleRef<'p>) -> Option<std::ops::Range<usize>>,
     ) {
         let count = self.profile.samples.len();
         for counts in [&mut self.cut, &mut self.cut_at_root] {
@@ -92,28 +92,28 @@ impl<'p> Work<'p> {
         let frames = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         for at in 0..count {
             let Some(sample) = self.sample(at) else { continue };
-            match part(sample) {
+            match range(sample) {
                 Some(kept) => {
-                    let behind = sample.locations.len().saturating_sub(kept.end);
+                    let at_root = sample.locations.len().saturating_sub(kept.end);
                     self.cut[at] = self.cut[at].saturating_add(frames(kept.start));
-                    self.cut_at_root[at] = self.cut_at_root[at].saturating_add(frames(behind));
+                    self.cut_at_root[at] = self.cut_at_root[at].saturating_add(frames(at_root));
                 }
                 None => self.dropped[at] = true,
             }
         }
     }
 
-    /// Leaves of each location its outermost line only: inlined calls count for their caller.
+    /// Keeps only the outermost line of each location, so inlined calls count for their caller.
     pub(crate) fn drop_inlined(&mut self) {
         self.rewrite_lines(|_, lines, out| out.extend(lines.last()));
     }
 
-    /// Takes labels out, by their keys.
+    /// Removes labels by key.
     pub(crate) fn hide_labels(&mut self, keys: BTreeSet<Arc<str>>) {
         self.hidden_labels = keys;
     }
 
-    /// The labels of a sample that are left.
+    /// The remaining labels of a sample.
     pub(crate) fn labels(&self, sample: SampleRef<'p>) -> impl Iterator<Item = &'p Label> {
         sample.labels.iter().filter(|l| !self.hidden_labels.contains(&l.key))
     }
@@ -122,12 +122,12 @@ impl<'p> Work<'p> {
         self.hidden.get(location.index()).is_some_and(|h| *h)
     }
 
-    /// The samples that are left. Their stacks may still hold [hidden](Self::is_hidden) locations.
+    /// The remaining samples. Their stacks may contain [hidden](Self::is_hidden) locations.
     pub(crate) fn samples(&self) -> impl Iterator<Item = SampleRef<'p>> {
         (0..self.profile.samples.len()).filter_map(|at| self.sample(at))
     }
 
-    /// The sample at a position of the profile, if it is left.
+    /// The sample at a position of the profile, unless it is removed.
     fn sample(&self, at: usize) -> Option<SampleRef<'p>> {
         if self.dropped.get(at).is_some_and(|d| *d) {
             return None;
@@ -139,7 +139,7 @@ impl<'p> Work<'p> {
         Some(SampleRef { locations, ..sample })
     }
 
-    /// The frames of a sample that are left, leaf first.
+    /// The remaining frames of a sample, leaf first.
     pub(crate) fn stack(&self, sample: SampleRef<'p>) -> impl Iterator<Item = LocationIndex> {
         sample.locations.iter().copied().filter(|l| !self.is_hidden(*l))
     }

@@ -1,4 +1,4 @@
-//! Reports are those of `go tool pprof`, to the character.
+//! Compares reports with those of `go tool pprof`, character by character.
 
 mod common;
 
@@ -8,12 +8,12 @@ use common::profiles;
 use pprof::Profile;
 use report::{Filters, Form, Granularity, Options, Report, combine};
 
-/// A line where a tree's entries are separated.
+/// The line between entries of a tree.
 const SEPARATOR: &str = "----------------------------------------------------------+";
 
 type Change = (&'static [&'static str], fn(&mut Options));
 
-/// Reports, as options of pprof and as ours.
+/// Report forms, as options of pprof and as ours.
 const FORMS: [Change; 11] = [
     (&["-top"], |_| {}),
     (&["-top", "-nodecount=3"], |o| o.node_count = Some(3)),
@@ -28,7 +28,7 @@ const FORMS: [Change; 11] = [
     (&["-comments"], |o| o.form = Form::Comments),
 ];
 
-/// What can be said beside the report.
+/// Options that are combined with each report form.
 const MODIFIERS: [Change; 17] = [
     (&[], |_| {}),
     (&["-cum"], |o| o.cum = true),
@@ -55,7 +55,7 @@ const MODIFIERS: [Change; 17] = [
     (&["-addresses"], |o| o.granularity = Granularity::Addresses),
 ];
 
-/// What is said less often: tried with some of the profiles, to save time.
+/// Rarer options, which are tested with some of the profiles only, to save time.
 const RARE_MODIFIERS: [Change; 21] = [
     (&["-filefunctions"], |o| o.granularity = Granularity::FileFunctions),
     (&["-lines", "-showcolumns"], |o| {
@@ -132,7 +132,7 @@ impl Input {
         Self { folder: tempfile::tempdir().unwrap(), sources, bases }
     }
 
-    /// Everything that differs, over all reports and modifiers.
+    /// All differences, for all report forms and options.
     #[track_caller]
     fn compare(&self) {
         self.compare_with(&MODIFIERS);
@@ -186,12 +186,12 @@ fn read(file: &Path) -> Profile {
     pprof::decode(&std::fs::read(file).unwrap()).unwrap()
 }
 
-/// Text in an order of its own.
+/// Text in a canonical order.
 ///
-/// pprof leaves to chance (Go's maps) which comes first of two entries with equal name and weight,
-/// as source files have that it counts once for each function, and of two calls with the weights x
-/// and -x. So lines are sorted within an entry, and entries within the report; the running sum,
-/// which belongs to the place, not to the entry, is left out.
+/// In pprof, the order of entries with equal name and weight is random (Go's maps); source files, which
+/// it counts once per function, are such entries. So is the order of calls with the weights x and -x.
+/// Hence lines are sorted within an entry, and entries within the report. The running sum depends on
+/// the position and is dropped.
 fn untied(text: &str) -> Vec<Vec<String>> {
     let mut blocks: Vec<Vec<String>> = vec![Vec::new()];
     for line in text.lines() {
@@ -280,7 +280,7 @@ fn merged_with_other_types_and_units() {
 }
 
 #[test]
-fn merged_with_what_other_writers_leave() {
+fn merged_with_profiles_of_other_writers() {
     let (mut first, mut second) = (profiles::cpu(27), profiles::cpu(28));
     first.period = -3;
     (second.period, second.time_nanos) = (0, 0);

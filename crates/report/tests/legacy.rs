@@ -1,4 +1,4 @@
-//! The text forms are what `go tool pprof` reads back as the same profile.
+//! Checks that `go tool pprof` reads the text forms as the same profile.
 
 // Not all of it is for this test.
 #[allow(dead_code)]
@@ -10,7 +10,7 @@ use pprof::{
 };
 use report::legacy_text;
 
-/// Functions begin at multiples of 0x1000; that at 0x400500 is not known.
+/// Functions start at multiples of 0x1000; the one at 0x400500 is unknown.
 fn start(address: u64) -> Option<u64> {
     (address != 0x400500).then_some(address & !0xfff)
 }

@@ -68,13 +68,13 @@ const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBB
   // Colour by origin: the legend shows each share and marks it.
   const chip = page.locator('#legend .chip', { hasText: 'std 3%' });
   await chip.click();
-  assert.match(await details(page), /^1 frames match: 30ms \(3\.00%\)$/);
+  assert.match(await details(page), /^1 frame matches: 30ms \(3\.00%\)$/);
   assert.equal(await page.locator('.frame.match', { hasText: 'std::sort' }).count(), 1);
   await chip.click();
   assert.equal(await page.locator('.frame.match').count(), 0);
-  assert.match(await details(page), /^cpu: 1s in all$/);
+  assert.match(await details(page), /^cpu: 1s total$/);
 
-  // Inverted, and by thread.
+  // Inverted, and grouped by thread.
   await page.locator('#invert').click();
   const leaf = await width(page.locator('#flame .frame[y="0"]', { hasText: 'spin:' }));
   assert.ok(leaf > 720 && leaf < 760, `${leaf}`);

@@ -28,7 +28,7 @@ const shown = (hash) => page.waitForFunction((h) => document.body.dataset.shown 
 const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBBox().width);
 const frame = (name) => page.locator('#flame .frame', { hasText: name }).first();
 
-// The flame graph: zoom, from the leaf, by thread; trees are fetched on demand.
+// The flame graph: zoom, invert, group by thread. Trees are fetched on demand.
 await page.goto(address);
 await page.waitForSelector('#flame .frame');
 assert.equal(Math.round(await width(frame('root:'))), 1200);
@@ -65,7 +65,7 @@ await page.waitForFunction(() => document.querySelectorAll('#table tbody tr').le
 refusals = 1;
 await page.locator('#focus').fill('(');
 await page.locator('#focus').press('Enter');
-await page.waitForFunction(() => document.getElementById('message').textContent.includes('no regular expression'));
+await page.waitForFunction(() => document.getElementById('message').textContent.includes('invalid regular expression'));
 // The Back button returns to the previous view.
 await page.goBack();
 await page.waitForFunction(() => document.getElementById('focus').value === 'hot');

@@ -1,4 +1,4 @@
-//! What lies around the protobuf: gzip, or another format altogether.
+//! Decompresses gzip and recognizes other formats.
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, Read};
@@ -9,8 +9,8 @@ use super::{DecodeError, Limits};
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// First bytes of what people mistake for pprof profiles. Read as protobuf, each of them has a key
-/// that no profile has, so no profile is refused by mistake.
+/// First bytes of formats that are mistaken for pprof profiles. As protobuf, each starts with a key
+/// that no profile has, so no profile is rejected by mistake.
 const OTHER_FORMATS: [(&[u8], &str); 13] = [
     (b"heap profile:", "a text heap profile (debug=1, or gperftools)"),
     (b"heap_v2/", "a text heap profile of jemalloc"),
@@ -27,14 +27,15 @@ const OTHER_FORMATS: [(&[u8], &str); 13] = [
     (b"go 1.", "a Go execution trace"),
 ];
 
-/// Words 0 and 3, which begin a gperftools CPU profile of either word size.
+/// The words 0 and 3, with which a gperftools CPU profile starts, in both word sizes.
 const GPERFTOOLS_CPU: [&[u8]; 2] =
     [&[0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0], &[0, 0, 0, 0, 3, 0, 0, 0]];
 
-/// The uncompressed bytes of a profile that may be compressed with gzip.
+/// Decompresses a profile if it is compressed with gzip.
 ///
 /// # Errors
-/// A broken stream, more than [`Limits::max_bytes`], no bytes, or another format.
+/// When the stream is damaged, the result is empty or exceeds [`Limits::max_bytes`], or the first
+/// bytes are those of another format.
 pub fn inflate<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Cow<'a, [u8]>, DecodeError> {
     let inner = if GZIP_MAGIC.starts_with(&bytes[..bytes.len().min(2)]) && !bytes.is_empty() {
         Cow::Owned(gunzip(bytes, limits)?)
@@ -66,7 +67,7 @@ fn gunzip(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, DecodeError> {
     }
 }
 
-/// A better error for bytes that turned out to be text.
+/// Replaces a protobuf error with a clearer one if the bytes are text.
 pub(super) fn explain(bytes: &[u8], error: DecodeError) -> DecodeError {
     let head = &bytes[..bytes.len().min(120)];
     let is_text = |b: &u8| b.is_ascii_graphic() || b.is_ascii_whitespace();

@@ -1,4 +1,4 @@
-//! Why bytes are no profile.
+//! Lists the errors of the decoder.
 
 /// Why bytes could not be decoded. Each message is one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,24 +14,24 @@ pub enum DecodeError {
     #[error("the gzip stream is damaged: {0}")]
     DamagedGzip(String),
     /// More bytes than [`Limits::max_bytes`](crate::Limits::max_bytes).
-    #[error("the profile has more than {limit} bytes uncompressed")]
+    #[error("the uncompressed profile exceeds the limit of {limit} bytes")]
     TooLarge {
         /// The limit.
         limit: u64,
     },
     /// More strings than [`Limits::max_strings`](crate::Limits::max_strings).
-    #[error("the string table has more than {limit} entries")]
+    #[error("the string table exceeds the limit of {limit} entries")]
     TooManyStrings {
         /// The limit.
         limit: usize,
     },
     /// More memory than [`Limits::max_memory`](crate::Limits::max_memory).
-    #[error("the decoded profile needs more than {limit} bytes of memory")]
+    #[error("the decoded profile exceeds the limit of {limit} bytes of memory")]
     TooMuchMemory {
         /// The limit.
         limit: u64,
     },
-    /// Something else that is known by its first bytes.
+    /// A known format other than pprof.
     #[error("not a pprof protobuf profile but {0}")]
     OtherFormat(&'static str),
     /// Readable text, such as an error page.
@@ -48,7 +48,7 @@ pub enum DecodeError {
         /// What is wrong.
         reason: String,
     },
-    /// Two profiles one after the other.
+    /// Several profiles in one file.
     #[error("several profiles are concatenated")]
     Concatenated,
     /// `string_table[0]` is missing or not empty.
@@ -70,7 +70,7 @@ pub enum DecodeError {
         /// Entries of the string table.
         len: usize,
     },
-    /// Id 0 means "none" and may not be an entry's.
+    /// Id 0 means "none", so no entry may have it.
     #[error("a {table} has the reserved id 0")]
     ZeroId {
         /// The table.
@@ -84,10 +84,10 @@ pub enum DecodeError {
         /// The id.
         id: u64,
     },
-    /// A reference leads nowhere.
+    /// A reference to a missing entry.
     #[error("a {from} refers to {table} {id}, which does not exist")]
     DanglingId {
-        /// The kind of entry that refers.
+        /// The kind of entry that has the reference.
         from: &'static str,
         /// The table.
         table: &'static str,

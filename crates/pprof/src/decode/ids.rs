@@ -1,4 +1,4 @@
-//! From the ids of the wire to positions.
+//! Maps wire ids to positions in a table.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,8 @@ use super::limits::Budget;
 
 /// Positions by id.
 ///
-/// Ids up to the number of entries, which is all of them in most files, are looked up in a vector;
-/// others in a map that is hashed with a random key, since whoever wrote the file chose the ids.
+/// Ids up to the number of entries (in most files, all ids) are in a vector, others in a map. The map
+/// is hashed with a random key, because the file's author chooses the ids.
 pub(super) struct Ids {
     table: &'static str,
     /// Position + 1, or 0.
@@ -44,7 +44,7 @@ impl Ids {
         if self.sparse.insert(id, at).is_none() { Ok(()) } else { Err(duplicate) }
     }
 
-    /// The position of an id that an entry of the kind `from` refers to.
+    /// The position of an id. Errors name `from`, the kind of entry that refers to it.
     #[inline]
     pub(super) fn get(&self, id: u64, from: &'static str) -> Result<u32, DecodeError> {
         let dense = usize::try_from(id).ok().and_then(|id| self.dense.get(id)).copied();

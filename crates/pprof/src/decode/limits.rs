@@ -1,17 +1,17 @@
-//! Bounds on what a file may make the decoder allocate.
+//! Limits the memory that a file can make the decoder allocate.
 
 use super::DecodeError;
 
-/// Bounds on memory. The defaults are for what is trusted; [`Limits::of_file`] is for what is not.
+/// Limits on memory. The defaults are for trusted files; use [`Limits::of_file`] for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes after decompression. 1 GiB.
     pub max_bytes: u64,
-    /// Strings in the string table. 4 Mi: some fifty times what real profiles have.
+    /// Strings in the string table. 4 Mi, about 50 times as many as real profiles have.
     pub max_strings: usize,
-    /// Bytes of the decoded profile with the scratch tables of decoding. 8 GiB: a byte of a file
-    /// may become 4 in memory without any malice, since a frame does, and packed frames are charged
-    /// by the most that there can be.
+    /// Bytes of the decoded profile and the decoder's tables. 8 GiB: each byte of a valid file can
+    /// take 4 bytes of memory, as a frame does, and packed frames are charged at their maximum
+    /// number.
     pub max_memory: u64,
 }
 
@@ -22,26 +22,25 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The bounds for a file of `len` bytes, compressed or not.
+    /// The limits for a file of `len` bytes, compressed or not.
     ///
-    /// A profile shrinks to a third or a tenth when it is compressed, and takes up to four times as
-    /// much memory as it has bytes. Only what is made to do harm takes much more than its file
-    /// promises, so that large bounds are for large files.
+    /// Compression shrinks profiles by a factor of 3 to 10, and a decoded profile takes up to 4 bytes
+    /// per uncompressed byte. Only hostile files take much more, so the limits grow with the file.
     #[must_use]
     pub fn of_file(len: usize) -> Self {
-        const LEAST_BYTES: u64 = 96 << 20;
-        const LEAST_MEMORY: u64 = 192 << 20;
-        let most = Self::default();
+        const MIN_BYTES: u64 = 96 << 20;
+        const MIN_MEMORY: u64 = 192 << 20;
+        let max = Self::default();
         let len = len as u64;
         Self {
-            max_bytes: len.saturating_mul(20).clamp(LEAST_BYTES, most.max_bytes),
-            max_memory: len.saturating_mul(40).clamp(LEAST_MEMORY, most.max_memory),
-            ..most
+            max_bytes: len.saturating_mul(20).clamp(MIN_BYTES, max.max_bytes),
+            max_memory: len.saturating_mul(40).clamp(MIN_MEMORY, max.max_memory),
+            ..max
         }
     }
 }
 
-/// What is left of [`Limits::max_memory`].
+/// The rest of [`Limits::max_memory`].
 pub(super) struct Budget {
     left: u64,
     limit: u64,
@@ -52,7 +51,7 @@ impl Budget {
         Self { left: limits.max_memory, limit: limits.max_memory }
     }
 
-    /// Takes `bytes` before they are allocated.
+    /// Subtracts `bytes`. Call this before the allocation.
     pub(super) fn charge(&mut self, bytes: usize) -> Result<(), DecodeError> {
         match self.left.checked_sub(bytes as u64) {
             Some(left) => {
@@ -63,7 +62,7 @@ impl Budget {
         }
     }
 
-    /// Takes the room of one `T`.
+    /// Subtracts the size of one `T`.
     pub(super) fn charge_one<T>(&mut self) -> Result<(), DecodeError> {
         self.charge(size_of::<T>())
     }

@@ -1,8 +1,8 @@
-//! Reading profiles, which may be broken or hostile.
+//! Decodes profiles, which may be broken or hostile.
 //!
-//! The bytes are walked once for the top-level fields and then table by table, because samples come
-//! before what they refer to. Ids may be any 64-bit numbers. Everything that the result will hold is
-//! charged to a budget before it is allocated.
+//! The decoder scans the top-level fields first and then decodes table by table, because samples come
+//! before the entries that they refer to. Ids may be any 64-bit number. Every allocation for the
+//! result is charged to a budget first.
 
 mod container;
 mod error;
@@ -20,7 +20,7 @@ use crate::Profile;
 /// Decodes a profile, compressed with gzip or not, within the [`Limits`] of a file of its size.
 ///
 /// # Errors
-/// When the bytes are no valid profile; see [`DecodeError`].
+/// When the bytes are not a valid profile; see [`DecodeError`].
 pub fn decode(bytes: &[u8]) -> Result<Profile, DecodeError> {
     decode_with(bytes, &Limits::of_file(bytes.len()))
 }
@@ -28,8 +28,19 @@ pub fn decode(bytes: &[u8]) -> Result<Profile, DecodeError> {
 /// Decodes a profile, compressed with gzip or not.
 ///
 /// # Errors
-/// When the bytes are no valid profile or exceed a limit; see [`DecodeError`].
+/// When the bytes are not a valid profile or exceed a limit; see [`DecodeError`].
 pub fn decode_with(bytes: &[u8], limits: &Limits) -> Result<Profile, DecodeError> {
+    let compressed = bytes.len();
     let bytes = inflate(bytes, limits)?;
-    tables::profile(&bytes, limits).map_err(|e| container::explain(&bytes, e))
+    let profile = tables::profile(&bytes, limits).map_err(|e| container::explain(&bytes, e))?;
+    tracing::debug!(
+        bytes = compressed,
+        uncompressed = bytes.len(),
+        samples = profile.samples.len(),
+        locations = profile.locations.len(),
+        functions = profile.functions.len(),
+        mappings = profile.mappings.len(),
+        "decoded a profile"
+    );
+    Ok(profile)
 }

@@ -1,4 +1,4 @@
-//! The tables of a profile, in the order in which they depend on each other.
+//! Decodes the tables of a profile in dependency order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::{
     MappingIndex, Profile, Samples, ValueType, proto,
 };
 
-/// The top-level fields, not looked into.
+/// The top-level fields, with undecoded messages.
 #[derive(Default)]
 struct Raw<'a> {
     sample_types: Vec<&'a [u8]>,
@@ -73,7 +73,7 @@ pub(super) fn profile(bytes: &[u8], limits: &Limits) -> Result<Profile, DecodeEr
     })
 }
 
-/// Sorts the top-level fields.
+/// Splits a profile into its top-level fields.
 fn top_level<'a>(
     bytes: &'a [u8],
     limits: &Limits,
@@ -103,9 +103,9 @@ fn top_level<'a>(
                 continue;
             }
             _ => {
-                if let Some(place) = raw.number_mut(field)? {
+                if let Some(number) = raw.number_mut(field)? {
                     // Two's complement in a varint, so the cast is exact.
-                    *place = value.number(&fields, field)? as i64;
+                    *number = value.number(&fields, field)? as i64;
                 }
                 continue;
             }
@@ -117,12 +117,12 @@ fn top_level<'a>(
 }
 
 impl Raw<'_> {
-    /// Where a single number goes. `None` for the fields of a newer format.
+    /// The variable for a scalar field. `None` for unknown fields.
     const fn number_mut(&mut self, field: u32) -> Result<Option<&mut i64>, DecodeError> {
         Ok(Some(match field {
             7 => &mut self.drop_frames,
             8 => &mut self.keep_frames,
-            // As google/pprof recognizes it.
+            // google/pprof detects concatenated profiles in the same way.
             9 if self.time_nanos != 0 => return Err(DecodeError::Concatenated),
             9 => &mut self.time_nanos,
             10 => &mut self.duration_nanos,
@@ -146,7 +146,7 @@ fn strings(raw: &[&[u8]], budget: &mut Budget) -> Result<Vec<Arc<str>>, DecodeEr
             strings.push(Arc::clone(&empty));
             continue;
         }
-        // Beside the text lie two counters.
+        // An Arc has two counters beside the text.
         budget.charge(bytes.len() + 2 * size_of::<usize>())?;
         let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Utf8 { index })?;
         strings.push(text.into());
@@ -231,8 +231,8 @@ impl Decoder {
         Ok((locations, ids))
     }
 
-    /// Walked by hand, because a location of two-byte lines would otherwise be decoded as a whole,
-    /// at twelve times its size, before the budget could object.
+    /// Decodes field by field: lines of two bytes take twelve times their size in memory, so each must
+    /// be charged to the budget before it is decoded.
     fn location(
         &mut self,
         bytes: &[u8],
@@ -267,7 +267,7 @@ impl Decoder {
         Ok((id, location))
     }
 
-    /// Samples are streamed into their flat storage; nothing is allocated for a sample of its own.
+    /// Decodes samples straight into their flat storage, without allocations per sample.
     fn samples(
         &mut self,
         raw: &[&[u8]],
@@ -291,7 +291,7 @@ impl Decoder {
             while let Some((field, value)) = fields.next()? {
                 match field {
                     1 => {
-                        // A packed frame takes a byte at least.
+                        // A packed frame takes at least one byte.
                         self.budget.charge(value.max_numbers() * size_of::<LocationIndex>())?;
                         value.each_number(&fields, field, |id| {
                             samples.push_frame(LocationIndex::new(locations.get(id, "sample")?));
@@ -333,10 +333,10 @@ impl Decoder {
     }
 }
 
-/// Finds samples with the same labels while they are still string indices.
+/// Deduplicates label sets while labels are still string indices.
 #[derive(Default)]
 struct LabelReader {
-    /// Labels of the sample that is being read.
+    /// Labels of the current sample.
     current: Vec<proto::Label>,
     known: HashMap<Vec<proto::Label>, LabelSet>,
 }

@@ -1,4 +1,4 @@
-//! The fields of one protobuf message, borrowed.
+//! Iterates over the fields of a protobuf message without copying.
 
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
@@ -10,8 +10,8 @@ pub(super) enum Value<'a> {
     Varint(u64),
     /// A message, a string or packed numbers.
     Bytes(&'a [u8]),
-    /// Fixed-size numbers and groups, which profiles do not have. Skipped, as protobuf demands of
-    /// unknown fields.
+    /// A fixed-size number or a group. Profiles have none; protobuf requires readers to skip unknown
+    /// fields.
     Skipped,
 }
 
@@ -40,7 +40,7 @@ impl<'a> Fields<'a> {
                 let split = usize::try_from(len).ok().and_then(|n| self.rest.split_at_checked(n));
                 let Some((bytes, rest)) = split else {
                     return Err(self.malformed(format_args!(
-                        "field {field} claims {len} bytes, {} are left",
+                        "field {field} claims {len} bytes, but {} are left",
                         self.rest.len()
                     )));
                 };
@@ -56,7 +56,7 @@ impl<'a> Fields<'a> {
         Ok(Some((field, value)))
     }
 
-    /// The error for a field whose wire type is not that of the schema.
+    /// The error for a field whose wire type differs from the schema's.
     pub(super) fn wrong_type(&self, field: u32) -> DecodeError {
         self.malformed(format_args!("field {field} has the wrong wire type"))
     }
@@ -87,7 +87,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// At most how many numbers [`each_number`](Self::each_number) will find.
+    /// An upper bound on the numbers that [`each_number`](Self::each_number) visits.
     pub(super) const fn max_numbers(&self) -> usize {
         match self {
             Value::Bytes(packed) => packed.len(),
@@ -95,7 +95,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Each number of a repeated field, packed or not.
+    /// Visits each number of a repeated field, packed or not.
     #[inline]
     pub(super) fn each_number(
         self,

@@ -1,4 +1,4 @@
-//! Rules for the single fields.
+//! Checks the scalar fields.
 
 use super::{Violation, Violations, Wire};
 

@@ -1,4 +1,4 @@
-//! Finds a profile's kind by its types: consumers know kinds by their exact names.
+//! Finds a profile's kind by its types. Readers know kinds by the exact names of these.
 
 use super::{Expect, Violation, Violations, Wire};
 use crate::kinds;
@@ -13,7 +13,7 @@ pub(super) fn find(p: &Wire<'_>, expect: &Expect<'_>, found: &mut Violations) ->
         let known = kinds::GO.iter().chain(expect.kinds);
         known.filter(|k| k.sample_types == types && k.period_type == period)
     };
-    // Of kinds with equal types, one that fixes the default comes first.
+    // Of kinds with equal types, those with a default sample type come first.
     let mut names: Vec<&str> = of_types()
         .filter(|k| k.default_sample_type.is_some_and(|d| d == default))
         .map(|k| k.name)
@@ -30,7 +30,7 @@ pub(super) fn find(p: &Wire<'_>, expect: &Expect<'_>, found: &mut Violations) ->
         });
         return None;
     }
-    // The caller's kinds may be Go's, too.
+    // The caller's kinds may include Go's.
     names.sort_unstable();
     names.dedup();
     Some(names.join(" or "))

@@ -1,12 +1,12 @@
-//! Holds encoded profiles to what every known consumer needs.
+//! Validates encoded profiles against the requirements of all known readers.
 //!
-//! [`decode`](crate::decode()) accepts what is well formed. This is stricter: it states what exoprof
-//! itself writes, because Parca, Pyroscope and `go tool pprof` each refuse or misread something
-//! that the format allows. It reads the encoded bytes by itself, apart from the model, so that a
-//! mistake in encoding is not undone by decoding.
+//! [`decode`](crate::decode()) accepts every well-formed profile. These rules are stricter, because
+//! Parca, Pyroscope and `go tool pprof` each reject or misread profiles that the format allows. The
+//! validator reads the encoded bytes without the decoder, so that the decoder cannot hide a mistake
+//! of the encoder.
 //!
-//! That `line[0]` is the innermost call cannot be seen in bytes alone; who knows which function is
-//! inlined into which says so in [`Expect::inlined`].
+//! Bytes alone do not show whether `line[0]` is the innermost call: pass known pairs of inlined
+//! functions in [`Expect::inlined`].
 
 mod header;
 mod kinds;
@@ -22,7 +22,7 @@ use crate::kinds::KindFacts;
 use crate::{Limits, inflate, proto};
 pub use violation::Violation;
 
-/// More violations than this are counted, not listed.
+/// Further violations are counted, not listed.
 const MAX_LISTED: usize = 100;
 
 /// What the caller knows about the recorded program.
@@ -48,7 +48,7 @@ pub struct Report {
     pub mappings: usize,
     /// Locations.
     pub locations: usize,
-    /// Locations without lines, left for the reader to symbolize.
+    /// Locations without lines, which readers have to symbolize.
     pub unsymbolized: usize,
     /// Functions.
     pub functions: usize,
@@ -59,15 +59,15 @@ pub struct Report {
 /// Checks an encoded profile, compressed with gzip or not.
 ///
 /// # Errors
-/// All violations, up to a hundred and a count of the others.
+/// All violations: the first 100, and the number of the others.
 pub fn check(bytes: &[u8]) -> Result<Report, Vec<Violation>> {
     check_expecting(bytes, &Expect::default())
 }
 
-/// Checks an encoded profile also against what the caller knows of the program.
+/// Checks an encoded profile, also against what the caller knows about the program.
 ///
 /// # Errors
-/// All violations, up to a hundred and a count of the others.
+/// All violations: the first 100, and the number of the others.
 pub fn check_expecting(bytes: &[u8], expect: &Expect<'_>) -> Result<Report, Vec<Violation>> {
     let unreadable = |reason: String| vec![Violation::Unreadable { reason }];
     let bytes = inflate(bytes, &Limits::default()).map_err(|e| unreadable(e.to_string()))?;
@@ -127,7 +127,7 @@ impl<'p> Wire<'p> {
         }
     }
 
-    /// The string at an index that another rule has checked.
+    /// The string at an index. Another rule reports an index that is out of range.
     fn peek(&self, index: i64) -> &'p str {
         let found = usize::try_from(index).ok().and_then(|i| self.strings.get(i));
         found.copied().flatten().unwrap_or_default()

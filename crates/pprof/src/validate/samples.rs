@@ -1,4 +1,4 @@
-//! Rules for samples and their labels.
+//! Checks samples and their labels.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +8,7 @@ use crate::proto;
 pub(super) fn check(p: &Wire<'_>, found: &mut Violations) {
     let expected = p.profile.sample_type.len();
     let mut known = HashMap::new();
-    let mut kinds = HashMap::new();
+    let mut is_numeric = HashMap::new();
     for (sample, wire) in p.profile.sample.iter().enumerate() {
         let given = wire.value.len();
         found.add_if(given != expected, || Violation::ValueCount { sample, given, expected });
@@ -20,7 +20,7 @@ pub(super) fn check(p: &Wire<'_>, found: &mut Violations) {
             let from = format!("sample {sample}");
             found.add(Violation::Dangling { from, table: "location", id });
         }
-        labels(p, sample, &wire.label, &mut kinds, found);
+        labels(p, sample, &wire.label, &mut is_numeric, found);
         let mut sorted: Vec<&proto::Label> = wire.label.iter().collect();
         sorted.sort_by_key(|l| (l.key, l.str, l.num, l.num_unit));
         match known.entry((&wire.location_id, sorted)) {
@@ -34,12 +34,12 @@ pub(super) fn check(p: &Wire<'_>, found: &mut Violations) {
     }
 }
 
-/// `kinds` tells for each key of the profile so far whether it holds numbers.
+/// `is_numeric` has, for each key so far, whether its values are numbers.
 fn labels<'p>(
     p: &Wire<'p>,
     sample: usize,
     labels: &[proto::Label],
-    kinds: &mut HashMap<&'p str, bool>,
+    is_numeric: &mut HashMap<&'p str, bool>,
     found: &mut Violations,
 ) {
     let mut keys = HashSet::new();
@@ -62,7 +62,7 @@ fn labels<'p>(
             sample,
             key: key(),
         });
-        let before = *kinds.entry(name).or_insert(is_number);
+        let before = *is_numeric.entry(name).or_insert(is_number);
         found.add_if(before != is_number, || Violation::MixedLabel { sample, key: key() });
     }
 }

@@ -1,4 +1,4 @@
-//! Rules for strings, mappings, locations and functions.
+//! Checks strings, mappings, locations and functions.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +8,7 @@ use crate::proto;
 /// The smallest page of the architectures that exoprof records.
 const PAGE: u64 = 4096;
 
-/// Names that say that nobody knows the name.
+/// Names that stand for an unknown name.
 const PLACEHOLDERS: [&str; 6] = ["", "?", "??", "unknown", "<unknown>", "[unknown]"];
 
 /// Whether google/pprof never symbolizes a mapping of this name.
@@ -17,7 +17,7 @@ fn is_never_symbolized(file: &str) -> bool {
         || ["[", "//anon", "/memfd:", "linux-vdso"].iter().any(|prefix| file.starts_with(prefix))
 }
 
-/// Checks the string table and resolves it.
+/// Checks the string table and decodes it.
 pub(super) fn strings<'p>(
     profile: &'p proto::Profile,
     found: &mut Violations,
@@ -41,7 +41,7 @@ pub(super) fn strings<'p>(
     strings
 }
 
-/// Ids are 1..N, in order.
+/// Ids must be 1..N, in order.
 pub(super) fn ids(p: &Wire<'_>, found: &mut Violations) {
     let mut sequential = |table: &'static str, ids: &mut dyn Iterator<Item = u64>| {
         for (position, id) in ids.enumerate() {
@@ -125,7 +125,7 @@ pub(super) fn locations(p: &Wire<'_>, expect: &Expect<'_>, found: &mut Violation
     }
 }
 
-/// A location lies in its mapping, and has what the mapping claims.
+/// A location must be in its mapping and have what the mapping's flags claim.
 fn in_mapping(p: &Wire<'_>, location: &proto::Location, found: &mut Violations) {
     let (id, address) = (location.id, location.address);
     if location.mapping_id == 0 {
@@ -215,7 +215,7 @@ pub(super) fn functions(p: &Wire<'_>, found: &mut Violations) {
     }
 }
 
-/// Nothing lies in the tables that no sample leads to. The main binary may.
+/// Every entry must be used by a sample, except the main binary.
 pub(super) fn usage(p: &Wire<'_>, found: &mut Violations) {
     let locations: HashSet<u64> =
         p.profile.sample.iter().flat_map(|s| s.location_id.iter().copied()).collect();

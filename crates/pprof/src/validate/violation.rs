@@ -1,9 +1,9 @@
-//! The rules, one variant each.
+//! Lists the rules, one variant each.
 
-/// One broken rule, with the place where. Samples are counted from 0; the rest goes by wire id.
+/// A violation of one rule. Samples are counted from 0; other entries are named by wire id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "the messages say what each field is")]
+#[allow(missing_docs, reason = "the messages explain the fields")]
 pub enum Violation {
     // The container and the string table.
     #[error("unreadable: {reason}")]
@@ -14,15 +14,15 @@ pub enum Violation {
     Utf8 { index: usize },
     #[error("string_table[{index}] repeats string_table[{first}]: {text:?}")]
     DuplicateString { index: usize, first: usize, text: String },
-    #[error("{field} is string {index} of {strings}")]
+    #[error("{field} is string {index}, but the string table has {strings} entries")]
     StringIndex { field: &'static str, index: i64, strings: usize },
 
     // Ids and references.
-    #[error("{table} ids are not 1..N in order: entry {position} has the id {id}")]
+    #[error("{table} ids are not 1..N in order: entry {position} has id {id}")]
     IdNotSequential { table: &'static str, position: usize, id: u64 },
     #[error("{from} refers to {table} {id}, which does not exist")]
     Dangling { from: String, table: &'static str, id: u64 },
-    #[error("{table} {id} is used by nothing")]
+    #[error("{table} {id} is unused")]
     Unused { table: &'static str, id: u64 },
 
     // Mappings.
@@ -34,17 +34,17 @@ pub enum Violation {
     BuildId { id: u64, file: String, build_id: String },
     #[error("mapping {id}: path {file:?} ends in \" (deleted)\"")]
     DeletedPath { id: u64, file: String },
-    #[error("mapping {id}: path {file:?} is not as the target sees it")]
+    #[error("mapping {id}: path {file:?} is not the one that the process sees")]
     ProcRootPath { id: u64, file: String },
     #[error("mapping 1 is {file:?}, not the main binary {expected:?}")]
     MainBinary { file: String, expected: String },
-    #[error("mapping {id} ({file}) has {flag}, but location {location} at {address:#x} lacks it")]
+    #[error("mapping {id} ({file}) has {flag}, but location {location} at {address:#x} does not")]
     UnfoundedFlag { id: u64, file: String, flag: &'static str, location: u64, address: u64 },
 
     // Locations.
     #[error("location {id} at {address:#x} has no mapping")]
     NoMapping { id: u64, address: u64 },
-    #[error("location {id}: {address:#x} is outside of mapping {mapping}, {start:#x}..{limit:#x}")]
+    #[error("location {id}: {address:#x} is outside mapping {mapping}, {start:#x}..{limit:#x}")]
     AddressOutside { id: u64, address: u64, mapping: u64, start: u64, limit: u64 },
     #[error("location {id} at {address:#x} has no lines, and {file:?} cannot be symbolized later")]
     NeverSymbolized { id: u64, address: u64, file: String },
@@ -62,13 +62,13 @@ pub enum Violation {
     NoSystemName { id: u64, name: String },
     #[error("function {id} repeats function {first}: {name}")]
     DuplicateFunction { id: u64, first: u64, name: String },
-    #[error("{place} has the negative line or column {value}")]
+    #[error("{place} has a negative line or column: {value}")]
     NegativeLine { place: String, value: i64 },
 
     // Samples.
-    #[error("sample {sample} has {given} values for {expected} sample types")]
+    #[error("sample {sample} has {given} values, but there are {expected} sample types")]
     ValueCount { sample: usize, given: usize, expected: usize },
-    #[error("sample {sample} has the negative value {value}")]
+    #[error("sample {sample} has a negative value: {value}")]
     NegativeValue { sample: usize, value: i64 },
     #[error("sample {sample} has an empty stack")]
     EmptyStack { sample: usize },
@@ -81,30 +81,30 @@ pub enum Violation {
     #[error("sample {sample}: label {key:?} has both a string and a number")]
     LabelWithBoth { sample: usize, key: String },
     #[error(
-        "label {key:?} is a string in one sample and a number in sample {sample}, or the reverse"
+        "label {key:?} has both strings and numbers as values, the first such time in sample {sample}"
     )]
     MixedLabel { sample: usize, key: String },
-    #[error("sample {sample}: label {key:?} begins with the reserved pprof::")]
+    #[error("sample {sample}: label {key:?} starts with the reserved prefix pprof::")]
     ReservedLabel { sample: usize, key: String },
     #[error("sample {sample}: numeric label {key:?} has no unit")]
     LabelWithoutUnit { sample: usize, key: String },
 
     // The header.
-    #[error("time_nanos is {value}")]
+    #[error("time_nanos is {value}, which is not positive")]
     NoTime { value: i64 },
-    #[error("duration_nanos is {value}")]
+    #[error("duration_nanos is {value}, which is negative")]
     NegativeDuration { value: i64 },
-    #[error("there is no period_type")]
+    #[error("period_type is missing or incomplete")]
     NoPeriodType,
-    #[error("period is {value}")]
+    #[error("period is {value}, which is not positive")]
     NoPeriod { value: i64 },
-    #[error("comment {text:?} is empty or would be hidden, since it begins with #")]
+    #[error("comment {text:?} is empty or starts with #, so readers hide it")]
     HiddenComment { text: String },
     #[error("doc_url {url:?} is not absolute")]
     RelativeDocUrl { url: String },
-    #[error("default_sample_type {name:?} is none of the sample types")]
+    #[error("default_sample_type {name:?} is not one of the sample types")]
     UnknownDefaultType { name: String },
-    #[error("sample types {types} with the period type {period} are of no known kind of profile")]
+    #[error("no known kind of profile has sample types {types} and period type {period}")]
     UnknownKind { types: String, period: String },
 
     // The list itself.

@@ -1,4 +1,4 @@
-//! Profiles with known content.
+//! Builds profiles with known content.
 
 #![allow(dead_code, reason = "each test crate uses a part of this")]
 

@@ -1,4 +1,4 @@
-//! Files for the Firefox Profiler, in its processed profile format.
+//! Exports to the Firefox Profiler, in its processed profile format.
 
 use std::io::Write;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use crate::graph::{Graph, NodeId, location_index};
 use crate::measure;
 use crate::report::Report;
 
-/// A stack of more weight is written in several pieces, of which a file has at most so many.
+/// The largest weight of a track that the format can hold; larger ones are scaled down.
 const LARGEST: i64 = i32::MAX as i64;
 
 impl Report<'_> {
     /// Writes a file for <https://profiler.firefox.com>, with a track for each thread.
     ///
-    /// Profiles have no times: each stack is drawn once, as long as its weight, and their order
-    /// means nothing.
+    /// Profiles have no timestamps: each stack appears once, as long as its weight, and the order has
+    /// no meaning.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When writing fails.
     pub fn write_firefox(&self, out: &mut dyn Write) -> Result<(), ReportError> {
         let graph = Graph::of_locations(&self.work, self.detail());
         let tracks = self.tracks(&graph);
@@ -45,7 +45,7 @@ impl Report<'_> {
             scale,
         };
         file.profile.set_os_name("Linux");
-        // All names are there: nobody need be asked for them.
+        // All names are known, so the viewer must not ask a symbol server.
         file.profile.set_symbolicated(true);
         file.categories(&self.kernel_entries(&graph));
         file.tracks(&tracks, &self.main_name());
@@ -53,7 +53,7 @@ impl Report<'_> {
         Ok(out.write_all(b"\n")?)
     }
 
-    /// The sampling interval in nanoseconds; 1 ms where samples are not taken by time.
+    /// The sampling interval in nanoseconds; 1 ms if samples are not taken by time.
     fn interval(&self) -> u64 {
         let profile = self.work.profile;
         let ns = measure::nanoseconds(&profile.period_type.unit);
@@ -61,13 +61,13 @@ impl Report<'_> {
         ns.zip(period).map_or(1_000_000, |(ns, period)| (ns as u64).saturating_mul(period))
     }
 
-    /// For each entry whether it is code of the kernel.
+    /// Whether each entry is kernel code.
     fn kernel_entries(&self, graph: &Graph) -> Vec<bool> {
         let profile = self.work.profile;
         let mut is_kernel = vec![false; graph.nodes.len()];
         for (at, location) in profile.locations.iter().enumerate() {
             let mapping = location.mapping.and_then(|m| profile.mappings.get(m.index()));
-            if mapping.is_some_and(|m| m.file.starts_with("[kernel") || &*m.file == "[bpf]") {
+            if mapping.is_some_and(|m| crate::graph::is_kernel(&m.file)) {
                 let entries = graph.at(location_index(at));
                 entries.iter().for_each(|id| is_kernel[*id as usize] = true);
             }
@@ -76,14 +76,14 @@ impl Report<'_> {
     }
 }
 
-/// How weights become the whole numbers of 31 bits that the library takes.
+/// Converts weights to the 31-bit integers that the library takes.
 struct Scale {
     kind: WeightType,
-    /// Values for 1.
+    /// The value of 1 in the file.
     divisor: f64,
-    /// Values for a millisecond on the axis.
+    /// The value of one millisecond on the time axis.
     millisecond: f64,
-    /// What 1 means, where the viewer's own word for it does not say it.
+    /// Explains the unit, if the viewer's own name for it does not.
     note: Option<String>,
 }
 
@@ -105,11 +105,11 @@ impl Scale {
     }
 
     const fn counts(divisor: f64, note: Option<String>) -> Self {
-        // A width for each that can be seen.
+        // One sample is one millisecond wide, so that it is visible.
         Self { kind: WeightType::Samples, divisor, millisecond: divisor, note }
     }
 
-    /// Whole milliseconds where these are fine enough.
+    /// Milliseconds if these are fine enough.
     fn of_time(ns: f64, total: f64) -> Self {
         let (name, factor) = match total {
             t if t >= 1e9 => ("ms", 1e6),
@@ -128,7 +128,7 @@ impl Scale {
 
 struct File<'g> {
     profile: Profile,
-    /// For each entry.
+    /// The category of each entry.
     categories: Vec<CategoryPairHandle>,
     graph: &'g Graph,
     scale: Scale,
@@ -168,9 +168,9 @@ impl File<'_> {
 
     fn samples(&mut self, thread: ThreadHandle, track: &Track) {
         let mut frames = vec![None; self.graph.nodes.len()];
-        // The stack before, with its frames: what both begin with need not be looked up.
+        // The previous stack with its handles: the common prefix need not be looked up again.
         let mut above: Vec<(NodeId, StackHandle)> = Vec::new();
-        // What was written is what was measured, rounded, at each stack: no error adds up.
+        // Round running sums instead of weights, so that rounding errors don't add up.
         let (mut measured, mut written) = (0.0, 0.0);
         let mut time = 0_u64;
         for (stack, weight) in &track.stacks {
@@ -187,7 +187,7 @@ impl File<'_> {
             let length = (weight.unsigned_abs() as f64 / self.scale.millisecond * 1e6) as u64;
             let at = Timestamp::from_nanos_since_reference(time);
             let stack = above.last().map(|(_, stack)| *stack);
-            // Within bounds, as no track is heavier.
+            // In range, because the scale fits the heaviest track.
             self.profile.add_sample(
                 thread,
                 at,

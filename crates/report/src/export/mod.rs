@@ -1,4 +1,4 @@
-//! Files for other viewers.
+//! Exports profiles to the formats of other viewers.
 
 mod firefox;
 mod speedscope;

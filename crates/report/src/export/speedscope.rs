@@ -1,4 +1,4 @@
-//! Files for speedscope: <https://www.speedscope.app/file-format-schema.json>.
+//! Exports to speedscope: <https://www.speedscope.app/file-format-schema.json>.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -12,13 +12,14 @@ use crate::{Granularity, ReportError};
 const SCHEMA: &str = "https://www.speedscope.app/file-format-schema.json";
 
 impl Report<'_> {
-    /// Writes a file for <https://www.speedscope.app>: all threads together, then each of them.
-    /// Profiles have no times: in its view in the order of time equal stacks stand together, and
-    /// their order means nothing.
+    /// Writes a file for <https://www.speedscope.app>: all threads together, then each thread.
+    ///
+    /// Profiles have no timestamps: in the view "time order", equal stacks are adjacent and the order
+    /// has no meaning.
     ///
     /// # Errors
-    /// When it cannot be written, and for weights below 0, which differences have: speedscope
-    /// has no picture of them.
+    /// When writing fails, or for negative weights, which differences have and speedscope cannot
+    /// show.
     pub fn write_speedscope(&self, out: &mut dyn Write) -> Result<(), ReportError> {
         let graph = Graph::of_locations(&self.work, self.detail_with_files());
         let tracks = self.tracks(&graph);
@@ -37,7 +38,7 @@ impl Report<'_> {
             if nth > 0 || tracks.len() != 1 {
                 out.write_all(b",")?;
             }
-            let name = track.thread.shown();
+            let name = track.thread.display_name();
             self.profile(&name, std::slice::from_ref(track), &mut frames, out)?;
         }
         out.write_all(b"],\"shared\":{\"frames\":[")?;
@@ -46,7 +47,7 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// One profile of the file, of some tracks.
+    /// Writes one profile of the file, with some of the tracks.
     fn profile(
         &self,
         name: &str,
@@ -79,7 +80,7 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// As [`detail`](Self::detail), and with the source files of functions.
+    /// As [`detail`](Self::detail), with the source files of functions.
     fn detail_with_files(&self) -> crate::graph::Detail {
         match self.options.granularity {
             Granularity::Functions => crate::graph::Detail::of(Granularity::FileFunctions, false),
@@ -88,7 +89,7 @@ impl Report<'_> {
     }
 }
 
-/// The frames that occur, each once.
+/// Numbers the frames that occur.
 struct Frames<'g> {
     graph: &'g Graph,
     numbers: HashMap<NodeId, usize>,
@@ -111,7 +112,7 @@ impl<'g> Frames<'g> {
         for (nth, id) in self.list.iter().enumerate() {
             let info = &self.graph.node(*id).info;
             out.write_all(if nth == 0 { b"{\"name\":" } else { b",{\"name\":" })?;
-            // A name may belong to an address; where there is none, all that is known stands for it.
+            // Entries without a name, and those of addresses, are named by all their properties.
             let name = match (info.name.is_empty(), info.address) {
                 (false, 0) => info.name.to_string(),
                 _ => info.printable(),

@@ -1,16 +1,17 @@
-//! The stacks of each thread, as viewers with a row for each thread want them.
+//! Groups stacks by thread, for viewers with one track per thread.
 
 use std::collections::{BTreeMap, HashMap};
 
-use pprof::{Label, LabelValue, SampleRef};
+use pprof::{Label, LabelValue};
 
 use crate::graph::{Graph, NodeId};
+use crate::labels::is_thread_name;
 use crate::report::Report;
 
-/// Threads beyond this number share a track: the list of a viewer is no place for more.
+/// The lightest threads beyond this number share a track, because viewers list all tracks.
 const MAX_TRACKS: usize = 500;
 
-/// Whose samples are together.
+/// Identifies a thread by the labels of its samples.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub(super) struct Thread {
     pub(super) pid: u32,
@@ -23,19 +24,19 @@ pub(super) struct Thread {
 #[derive(Debug, Default)]
 pub(super) struct Track {
     pub(super) thread: Thread,
-    /// Frames from the root, with the sum of their weights: each stack once, in order.
+    /// The weight of each stack, whose frames start at the root.
     pub(super) stacks: BTreeMap<Vec<NodeId>, i64>,
     /// The sum of absolute weights.
     pub(super) weight: u64,
 }
 
 impl Thread {
-    /// By the labels that exoprof gives to samples; other profilers have some of them.
+    /// Reads the labels that exoprof writes, and their names in other profilers.
     fn of<'l>(labels: impl Iterator<Item = &'l Label>) -> Self {
         let mut thread = Self::default();
         for label in labels {
             match (&*label.key, &label.value) {
-                ("thread" | "thread_name" | "thread name", LabelValue::Text(text)) => {
+                (key, LabelValue::Text(text)) if is_thread_name(key) => {
                     thread.name = text.to_string();
                 }
                 ("process" | "comm", LabelValue::Text(text)) => thread.process = text.to_string(),
@@ -47,18 +48,18 @@ impl Thread {
         thread
     }
 
-    /// What a list of threads shows.
-    pub(super) fn shown(&self) -> String {
-        let mut shown = match (self.name.is_empty(), self.tid) {
+    /// The name in a list of threads.
+    pub(super) fn display_name(&self) -> String {
+        let mut name = match (self.name.is_empty(), self.tid) {
             (true, 0) => "(no thread)".to_owned(),
             (true, tid) => format!("thread {tid}"),
             (false, 0) => self.name.clone(),
             (false, tid) => format!("{} ({tid})", self.name),
         };
         if !self.process.is_empty() && self.process != self.name {
-            shown = format!("{}: {shown}", self.process);
+            name = format!("{}: {name}", self.process);
         }
-        shown
+        name
     }
 }
 
@@ -76,7 +77,7 @@ impl Report<'_> {
         let mut tracks: Vec<Track> = Vec::new();
         for sample in self.work.samples() {
             let stack: Vec<NodeId> = graph.frames_from_root(sample).map(|(id, _)| id).collect();
-            let weight = self.weight_of(sample);
+            let weight = sample.value(self.value);
             if weight == 0 || stack.is_empty() {
                 continue;
             }
@@ -87,7 +88,7 @@ impl Report<'_> {
             });
             tracks[at].add(stack, weight);
         }
-        // What has no weight left has nothing to show.
+        // Differences may cancel out.
         tracks.iter_mut().for_each(|track| track.stacks.retain(|_, sum| *sum != 0));
         tracks.retain(|track| !track.stacks.is_empty());
         tracks.sort_by(|a, b| (b.weight, &a.thread).cmp(&(a.weight, &b.thread)));
@@ -97,10 +98,6 @@ impl Report<'_> {
             tracks.push(merged(Thread { name, ..Thread::default() }, light));
         }
         tracks
-    }
-
-    fn weight_of(&self, sample: SampleRef<'_>) -> i64 {
-        sample.values.get(self.value).copied().unwrap_or(0)
     }
 }
 
@@ -112,7 +109,7 @@ impl Track {
     }
 }
 
-/// All of these in one.
+/// Merges tracks.
 pub(super) fn merged(thread: Thread, tracks: impl IntoIterator<Item = Track>) -> Track {
     let mut all = Track { thread, ..Track::default() };
     for track in tracks {

@@ -1,4 +1,4 @@
-//! What a page with a flame graph has to know, as JSON.
+//! Collects the data of a flame graph page and writes it as JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -8,18 +8,19 @@ use pprof::LabelValue;
 use super::json;
 use super::origin::Origins;
 use super::tree::{FlameTree, Shape};
+use crate::labels::is_thread_name;
 use crate::report::Report;
 
-/// Nodes of a tree in a file: a few hundred kilobytes, and more than anybody zooms into.
+/// The most nodes of a tree: a few hundred kilobytes, more than anybody zooms into.
 const MAX_NODES: usize = 40_000;
-/// Nodes of a tree by a label.
+/// The most nodes of a tree that is grouped by a label.
 const MAX_GROUPED_NODES: usize = 15_000;
-/// Labels with more values than this do not group anything.
+/// Labels with more values than this are not offered for grouping.
 const MAX_VALUES: usize = 500;
-/// So many labels are offered.
+/// The most labels that are offered for grouping.
 const MAX_KEYS: usize = 4;
 
-/// A flame graph with its choices: from the root or from the leaf, by a label or not.
+/// A flame graph with some of its trees: inverted or not, grouped by a label or not.
 #[derive(Debug)]
 pub struct Document {
     pub(super) title: String,
@@ -33,17 +34,17 @@ pub struct Document {
     pub(super) trees: Vec<(Grouping, FlameTree)>,
 }
 
-/// Which of the trees of a document.
+/// Identifies a tree of a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grouping {
-    /// The key of the label, if there is one.
+    /// The key of the label to group by, if any.
     pub by: Option<String>,
-    /// From the leaf.
+    /// Leaves at the top level, callers below their callees.
     pub inverted: bool,
 }
 
 impl Report<'_> {
-    /// A flame graph with all its choices.
+    /// A flame graph with all its trees.
     #[must_use]
     pub fn flame_document(&self) -> Document {
         let keys = self.label_keys().into_iter().map(Some);
@@ -79,7 +80,7 @@ impl Report<'_> {
         }
     }
 
-    /// The labels that samples can be grouped by: those with texts, threads first.
+    /// The label keys that samples can be grouped by: those with text values, threads first.
     #[must_use]
     pub fn label_keys(&self) -> Vec<String> {
         let mut values: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -96,14 +97,14 @@ impl Report<'_> {
             !key.starts_with("pprof::") && values.len() <= MAX_VALUES
         };
         let mut keys: Vec<&str> = values.iter().filter(usable).map(|(key, _)| *key).collect();
-        keys.sort_by_key(|key| !matches!(*key, "thread" | "thread_name" | "thread name"));
+        keys.sort_by_key(|key| !is_thread_name(key));
         keys.into_iter().take(MAX_KEYS).map(str::to_owned).collect()
     }
 }
 
 impl Document {
-    /// The document as JSON. Nodes are rows of numbers: name, depth, weight, and in a difference
-    /// the base's part.
+    /// The document as JSON. A node is a row of numbers: name, depth, weight and, in a difference,
+    /// the base's part of the weight.
     #[must_use]
     pub fn json(&self) -> String {
         let mut names = Names::new(&self.origins);
@@ -141,7 +142,7 @@ impl Document {
         out.push(']');
         let _ = write!(out, ",\"names\":[{}],\"origin\":[{}]", names.list, names.origin);
         out.push_str(",\"origins\":[");
-        for (nth, origin) in self.origins.all.iter().take(names.last_origin).enumerate() {
+        for (nth, origin) in self.origins.all.iter().take(names.origin_count).enumerate() {
             out.push_str(if nth == 0 { "[" } else { ",[" });
             json::string(&origin.name, &mut out);
             let _ = write!(out, ",{},{}]", origin.hue, origin.weight);
@@ -151,34 +152,34 @@ impl Document {
     }
 }
 
-/// The names that occur, each once.
+/// Numbers the names that occur.
 struct Names<'n> {
     origins: &'n Origins,
     numbers: std::collections::HashMap<&'n str, usize>,
     list: String,
-    /// For each name its origin, or -1.
+    /// The origin of each name, or -1.
     origin: String,
-    /// Origins from here on do not occur.
-    last_origin: usize,
+    /// The number of origins up to the last one that occurs.
+    origin_count: usize,
 }
 
 impl<'n> Names<'n> {
     fn new(origins: &'n Origins) -> Self {
         let (numbers, list, origin) = Default::default();
-        Self { origins, numbers, list, origin, last_origin: 0 }
+        Self { origins, numbers, list, origin, origin_count: 0 }
     }
 
-    /// The number of a name, which is that of an entry or of something behind all entries.
+    /// The number of a name. `entry` is its entry, or is out of range for other names.
     fn number(&mut self, name: &'n str, entry: u32) -> usize {
         let next = self.numbers.len();
-        let Self { origins, numbers, list, origin, last_origin } = self;
+        let Self { origins, numbers, list, origin, origin_count } = self;
         *numbers.entry(name).or_insert_with(|| {
             let comma = if next == 0 { "" } else { "," };
             list.push_str(comma);
             json::string(name, list);
             let _ = match origins.of_entries.get(entry as usize) {
                 Some(at) => {
-                    *last_origin = (*last_origin).max(at + 1);
+                    *origin_count = (*origin_count).max(at + 1);
                     write!(origin, "{comma}{at}")
                 }
                 None => write!(origin, "{comma}-1"),

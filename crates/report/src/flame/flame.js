@@ -1,12 +1,12 @@
-// A flame graph: zoom, search, from the root or from the leaf, by a label. No library, no request.
-// It lives in a page (controls are elements of HTML) or in an SVG (controls are texts).
+// Draws an interactive flame graph: zoom, search, invert, group by a label. It uses no library and
+// sends no request. It runs in a page (controls are HTML elements) or in an SVG (controls are text).
 'use strict';
 (() => {
   const SVG = 'http://www.w3.org/2000/svg';
   const ROW = 18;
   const NARROWEST = 0.6;
   const NAMED = 28;
-  // Origins that are named with their colours.
+  // At most this many origins in the legend.
   const LEGEND = 8;
   const UNKNOWN = 'unknown';
   const CHARACTER = 7.3;
@@ -17,13 +17,13 @@
   const isPage = !home.classList.contains('image');
   let data = null;
   // Fetches a document with a tree that this one does not have.
-  let more = null;
+  let fetchTree = null;
   let tree = null;
   let zoom = -1;
   let current = -1;
   let pattern = null;
   let matched = new Set();
-  // The origin whose frames are marked.
+  // The origin whose frames are highlighted.
   let marked = -1;
 
   const svg = (name, attributes, parent) => {
@@ -33,7 +33,7 @@
     return element;
   };
 
-  // Rows of numbers become columns; a node's callees are those after it that are deeper.
+  // Turns rows of numbers into columns. A node's callees follow it and are deeper.
   const open = (source) => {
     const width = data.diff ? 4 : 3;
     const count = source.nodes.length / width;
@@ -88,8 +88,8 @@
       text = `${nameOf(i)}: ${label(weight)} (${percent(weight, data.total)})`;
       let callees = 0;
       for (let c = i + 1; c < tree.end[i]; c = tree.end[c]) callees += tree.weight[c];
-      if (weight > callees) text += `, itself ${label(weight - callees)}`;
-      if (zoom >= 0) text += `, ${percent(weight, tree.weight[zoom])} of what is shown`;
+      if (weight > callees) text += `, self ${label(weight - callees)}`;
+      if (zoom >= 0) text += `, ${percent(weight, tree.weight[zoom])} of the zoomed frame`;
     }
     const origin = tree.origins[tree.origin[tree.name[i]]];
     return origin && origin[0] !== UNKNOWN ? `${text} · ${origin[0]}` : text;
@@ -101,8 +101,8 @@
     return (hash >>> 3) % 9 - 4;
   };
 
-  // A name without what is the same in many: first the path of its package, then all that
-  // qualifies it.
+  // Shortens a name to `room` characters: drops the path of its package first, then every
+  // qualifier, because many names share those.
   const fitted = (name, room) => {
     const unpathed = name.replace(/^(?:[\w.~-]+\/)+(?=[\w.-]+\.)/, '');
     const bare = unpathed.replace(/^(?:\w+::)+(?=[\w~{])/, '').replace(/^\w+\.(?=[\w(])/, '');
@@ -139,7 +139,7 @@
   };
 
   const draw = () => {
-    // The inner element of an image counts what juts out of it, which is text.
+    // The inner element of an image includes the text that sticks out of it.
     const width = (isPage ? flame : home).getBoundingClientRect().width || 1200;
     const all = document.createDocumentFragment();
     let rows = 1;
@@ -172,7 +172,7 @@
     flame.dataset.frames = flame.childElementCount;
   };
 
-  // Marks frames, and says the weight under them, each stack once.
+  // Highlights frames and shows their weight. Each stack counts once.
   const mark = (matches) => {
     matched = new Set();
     if (matches) {
@@ -185,9 +185,10 @@
         covered = tree.end[i];
         sum += tree.weight[i];
       }
-      tell(`${matched.size} frames match: ${label(sum)} (${percent(sum, data.total)})`);
+      const count = matched.size === 1 ? '1 frame matches' : `${matched.size} frames match`;
+      showDetails(`${count}: ${label(sum)} (${percent(sum, data.total)})`);
     } else {
-      tell('');
+      showDetails('');
     }
     draw();
   };
@@ -215,14 +216,14 @@
     refresh();
   };
 
-  // What is said where there is nothing to say of a frame.
+  // The text while no frame is selected.
   const idle = () => {
     const all = data.diff
       ? `${label(data.total - data.base)}, before ${label(data.base)}`
-      : `${label(data.total)} in all`;
+      : `${label(data.total)} total`;
     return `${data.type}: ${all}`;
   };
-  const tell = (text) => { details.textContent = text || idle(); };
+  const showDetails = (text) => { details.textContent = text || idle(); };
 
   const zoomTo = (i) => {
     zoom = i;
@@ -239,25 +240,25 @@
     current = i;
     element.setAttribute('tabindex', 0);
     element.focus({ preventScroll: false });
-    tell(describe(i));
+    showDetails(describe(i));
   };
 
   const show = (by, inverted) => {
     const source = data.trees.find((t) => t.by === by && t.inverted === inverted);
-    if (!source && more) {
+    if (!source && fetchTree) {
       const from = data;
-      tell('loading…');
-      more(by, inverted).then((other) => {
+      showDetails('loading…');
+      fetchTree(by, inverted).then((other) => {
         for (const found of other.trees) {
           const { names, origin, origins } = other;
           from.trees.push({ ...found, names, origin, origins });
         }
         if (from === data) show(by, inverted);
-      }, (e) => tell(e.message));
+      }, (e) => showDetails(e.message));
       return;
     }
     tree = open(source || data.trees[0]);
-    tell('');
+    showDetails('');
     zoom = -1;
     current = 0;
     const text = pattern ? pattern.source : '';
@@ -279,13 +280,13 @@
   let help = () => {};
 
   const KEYS = [
-    ['←→↑↓', 'go from frame to frame'],
+    ['←→↑↓', 'move between frames'],
     ['Enter', 'zoom in'],
     ['Esc', 'zoom out'],
     ['/', 'search (a regular expression)'],
-    ['i', 'from the leaf or from the root'],
-    ['t', 'by thread or another label'],
-    ['?', 'this help'],
+    ['i', 'invert: callers below their callees'],
+    ['t', 'group by thread or another label'],
+    ['?', 'show the keys'],
   ];
 
   const pageControls = () => {
@@ -323,13 +324,13 @@
     dialog.addEventListener('click', help);
     askSearch = () => { input.focus(); input.select(); };
     refresh = () => {
-      direction.textContent = tree.source.inverted ? 'From the root' : 'From the leaf';
+      direction.textContent = 'Invert';
       direction.setAttribute('aria-pressed', tree.source.inverted);
       select.replaceChildren();
       for (const by of groupings()) {
         const option = document.createElement('option');
         option.value = by;
-        option.textContent = by ? `By ${by}` : 'All together';
+        option.textContent = by ? `Group by ${by}` : "Don't group";
         option.selected = by === tree.source.by;
         select.appendChild(option);
       }
@@ -343,7 +344,7 @@
         chip.className = 'chip';
         chip.style.setProperty('--hue', hue);
         chip.textContent = `${name} ${Math.round(weight * 100 / all)}%`;
-        chip.title = `${label(weight)} in code of ${name} itself`;
+        chip.title = `${label(weight)} in ${name}, without its callees`;
         chip.setAttribute('aria-pressed', nth === marked);
         chip.addEventListener('click', () => markOrigin(nth));
         legend.appendChild(chip);
@@ -359,10 +360,10 @@
       const text = prompt('Search (a regular expression)', pattern ? pattern.source : '');
       if (text !== null) {
         const error = search(text);
-        if (error) tell(error);
+        if (error) showDetails(error);
       }
     };
-    help = () => tell(KEYS.map(([key, does]) => `${key}: ${does}`).join('  '));
+    help = () => showDetails(KEYS.map(([key, does]) => `${key}: ${does}`).join('  '));
     let x = 8;
     const add = (text, action) => {
       const button = svg('text', { x, y: 38, class: 'button', role: 'button' }, controls);
@@ -415,11 +416,11 @@
     handler();
   };
 
-  const load = (document_, more_) => {
+  const load = (document_, fetchTree_) => {
     data = document_;
-    more = more_ || null;
+    fetchTree = fetchTree_ || null;
     if (isPage) pageControls(); else imageControls();
-    // The least width is for who draws without this script.
+    // The minimum width is for viewers that do not run this script.
     home.style.minWidth = '';
     show('', false);
   };
@@ -430,9 +431,9 @@
   });
   flame.addEventListener('mouseover', (event) => {
     const i = nodeOf(event);
-    if (i >= 0) tell(describe(i));
+    if (i >= 0) showDetails(describe(i));
   });
-  flame.addEventListener('mouseleave', () => { if (tree && !matched.size) tell(''); });
+  flame.addEventListener('mouseleave', () => { if (tree && !matched.size) showDetails(''); });
   document.addEventListener('keydown', onKey);
   let pending = 0;
   window.addEventListener('resize', () => {

@@ -1,4 +1,4 @@
-//! A flame graph as an SVG: drawn, so that any viewer shows it, and alive in a browser.
+//! Writes a flame graph as an SVG, static in any viewer and interactive in a browser.
 
 use std::fmt::Write as _;
 
@@ -6,21 +6,21 @@ use super::document::Document;
 use super::page::{SCRIPT, STYLE, escape};
 use super::tree::{FlameNode, FlameTree};
 
-/// As wide as viewers draw it that give no width.
+/// The width in viewers that set none, in pixels.
 const WIDTH: u32 = 1200;
-/// The height of a frame, in step with the script.
+/// The height of a frame in pixels; equal to the script's.
 const ROW: u32 = 18;
-/// Above the frames: title and buttons.
+/// Pixels above the frames: title and buttons.
 const TOP: u32 = 48;
-/// Below the frames: what the pointer is on.
+/// Pixels below the frames: details of the selected frame.
 const BOTTOM: u32 = 24;
-/// Narrower frames are not drawn, in parts of the width.
+/// Narrower frames are not drawn. A fraction of the width.
 const NARROWEST: f64 = 1.0 / 2400.0;
-/// Frames this wide have their names drawn.
+/// Frames of this width or more have names. A fraction of the width.
 const NAMED: f64 = 1.0 / 60.0;
 
 impl Document {
-    /// The image.
+    /// The flame graph as an SVG image.
     #[must_use]
     pub fn svg(&self) -> String {
         let empty = FlameTree::default();
@@ -51,18 +51,18 @@ impl Document {
             height - 8,
             self.json()
         );
-        // A width in per cent is for browsers; others take that of the style.
+        // Browsers use the width in percent, others the minimum width.
         out
     }
 }
 
 impl Document {
-    /// The frames, and how many rows they fill.
+    /// The frames, and their number of rows.
     fn frames(&self, tree: &FlameTree) -> (String, u32) {
         let mut out = String::new();
         let mut rows = 1;
         let total = tree.total.max(1) as f64;
-        // For each depth where the next frame begins.
+        // The start of the next frame at each depth.
         let mut begins: Vec<u64> = vec![0];
         for node in &tree.nodes {
             let depth = node.depth as usize;
@@ -106,8 +106,8 @@ impl Document {
     }
 }
 
-/// Functions of one origin differ a little, -4 to 4, so that neighbours can be told apart. In step
-/// with the script.
+/// Varies the lightness of an origin's functions, from -4 to 4, so that neighbours can be
+/// distinguished. Equal to the script's.
 fn shift(name: &str) -> i64 {
     let hash =
         name.encode_utf16().fold(7_u32, |h, unit| h.wrapping_mul(31).wrapping_add(u32::from(unit)));

@@ -1,9 +1,8 @@
-//! JSON that may stand anywhere in a page.
+//! Writes JSON strings that are safe inside HTML and SVG scripts.
 
 use std::fmt::Write as _;
 
-/// A string, safe within a script element of HTML and of SVG: no character that ends it, nor one
-/// that XML does not allow.
+/// Writes a string without the characters that end a script element, and those that XML forbids.
 pub(crate) fn string(text: &str, out: &mut String) {
     out.push('"');
     for c in text.chars() {

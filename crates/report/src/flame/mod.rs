@@ -1,4 +1,4 @@
-//! Flame graphs: every stack at once, as wide as it is heavy.
+//! Draws flame graphs: trees of calls, as pages, SVG images and JSON.
 
 mod document;
 mod image;

@@ -1,19 +1,19 @@
-//! Where code comes from: what gives a frame its colour.
+//! Assigns frames to origins (packages, namespaces, binaries), which determine their colour.
 
 use std::collections::HashMap;
 
 use pprof::Function;
 
 use crate::go;
-use crate::graph::{Graph, magnitude};
+use crate::graph::{Graph, is_kernel, magnitude};
 use crate::report::Report;
 
-/// The kernel, orange as in other flame graphs.
+/// The kernel, which is orange as in other flame graphs.
 const KERNEL: &str = "kernel";
 const KERNEL_HUE: u32 = 22;
-/// The heaviest of all others is blue.
+/// The heaviest other origin is blue.
 const FIRST_HUE: u32 = 208;
-/// The golden angle: colours that follow each other are far apart, however many there are.
+/// The golden angle, with which successive hues are far apart, however many there are.
 const NEXT_HUE: f64 = 137.507_764;
 
 /// A package, a namespace, a script, or a binary.
@@ -22,11 +22,11 @@ pub(super) struct Origin {
     pub(super) name: String,
     /// Degrees on the colour wheel.
     pub(super) hue: u32,
-    /// Spent in its code itself.
+    /// The flat weight of its code.
     pub(super) weight: u64,
 }
 
-/// All origins, the heaviest first, and which of them each entry has.
+/// All origins, heaviest first, and the origin of each entry.
 #[derive(Debug, Default)]
 pub(super) struct Origins {
     pub(super) all: Vec<Origin>,
@@ -34,7 +34,7 @@ pub(super) struct Origins {
 }
 
 impl Origins {
-    /// The colour of an entry, by its position among names; `None` for what is no code.
+    /// The hue of an entry. `None` for names that are not code.
     pub(super) fn hue(&self, entry: u32) -> Option<u32> {
         let origin = self.of_entries.get(entry as usize)?;
         Some(self.all.get(*origin)?.hue)
@@ -68,10 +68,10 @@ impl Report<'_> {
         sorted.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         let mut all = Vec::with_capacity(sorted.len());
-        let mut coloured = 0;
+        let mut hues = 0;
         for (name, weight) in sorted {
-            let hue = if name == KERNEL { KERNEL_HUE } else { nth_hue(coloured) };
-            coloured += u32::from(name != KERNEL);
+            let hue = if name == KERNEL { KERNEL_HUE } else { nth_hue(hues) };
+            hues += u32::from(name != KERNEL);
             numbers.insert(name, all.len());
             all.push(Origin { name: name.to_owned(), hue, weight });
         }
@@ -80,7 +80,7 @@ impl Report<'_> {
     }
 }
 
-/// The n-th colour, away from that of the kernel.
+/// The n-th hue, at a distance from the kernel's.
 fn nth_hue(n: u32) -> u32 {
     let hue = (f64::from(FIRST_HUE) + f64::from(n) * NEXT_HUE) as u32 % 360;
     if hue.abs_diff(KERNEL_HUE) < 14 { hue + 40 } else { hue }
@@ -88,7 +88,7 @@ fn nth_hue(n: u32) -> u32 {
 
 /// The origin of a function in a binary.
 fn origin(function: Option<&Function>, binary: &str) -> String {
-    if binary.starts_with("[kernel") || binary == "[bpf]" {
+    if is_kernel(binary) {
         return KERNEL.to_owned();
     }
     let in_binary = || match binary {
@@ -102,8 +102,8 @@ fn origin(function: Option<&Function>, binary: &str) -> String {
     package(&function.name).map_or_else(in_binary, str::to_owned)
 }
 
-/// The package in a name of Go (`net/http.(*conn).serve`), or the outermost namespace in one of
-/// C++ or Rust. None for a name of C.
+/// The package of a Go function (`net/http.(*conn).serve`), or the outermost namespace of a C++ or
+/// Rust function. `None` for a C function.
 fn package(name: &str) -> Option<&str> {
     if let Some(at) = name.find("::") {
         let is_part = |c: char| c.is_alphanumeric() || c == '_';
@@ -118,7 +118,7 @@ fn package(name: &str) -> Option<&str> {
     }
     let last = name.rfind('/').map_or(0, |at| at + 1);
     let dot = last + name[last..].find('.')?;
-    // What compilers make of a function of C.
+    // Compilers add such suffixes to C functions.
     let suffix = name[dot + 1..].split('.').next().unwrap_or_default();
     let is_suffix = suffix.starts_with(|c: char| c.is_ascii_digit())
         || matches!(

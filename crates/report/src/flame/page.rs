@@ -1,32 +1,32 @@
-//! A flame graph as a page of its own: no file beside it, no request to anywhere.
+//! Writes a flame graph as a self-contained HTML page.
 
 use super::document::Document;
 
-/// The look, shared by page, image and server.
+/// The style sheet of the page, the image and the server's pages.
 pub(super) const STYLE: &str = include_str!("flame.css");
-/// The behaviour, shared likewise.
+/// The script of the page, the image and the server's pages.
 pub(super) const SCRIPT: &str = include_str!("flame.js");
 
 const PAGE: &str = include_str!("page.html");
 
 impl Document {
-    /// The look of a flame graph, for pages that embed one.
+    /// The style sheet of a flame graph, for pages that embed one.
     #[must_use]
     pub const fn style() -> &'static str {
         STYLE
     }
 
-    /// The behaviour of a flame graph, for pages that embed one.
+    /// The script of a flame graph, for pages that embed one.
     #[must_use]
     pub const fn script() -> &'static str {
         SCRIPT
     }
 
-    /// The page.
+    /// The flame graph as an HTML page.
     #[must_use]
     pub fn html(&self) -> String {
         let title = escape(&self.title);
-        // Markers are filled in their order, and what is put in for one is not searched for the next.
+        // Markers are replaced in order, so that inserted text is not searched for markers.
         let mut out = String::new();
         let mut rest = PAGE;
         let data = self.json();
@@ -46,7 +46,7 @@ impl Document {
     }
 }
 
-/// Text for HTML and XML, in content and in attributes. What XML cannot hold is replaced.
+/// Escapes text for HTML and XML content and attributes. Replaces characters that XML forbids.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,28 +1,27 @@
-//! The tree that a flame graph draws.
+//! Builds the tree of a flame graph.
 //!
-//! Stacks are sorted once; then every node is a run of neighbours, its weight the difference of two
-//! running sums, and its children are found by bisection. So a tree costs what it shows, and the
-//! calls that are too light to be seen cost nothing: a profile of half a million stacks has tens of
-//! millions of calls.
+//! Stacks are sorted once. Then each node is a range of adjacent stacks, its weight is the difference
+//! of two running sums, and its children are found by binary search. So the cost depends on the shown
+//! calls only, although a profile of half a million stacks has tens of millions of calls.
 
 use pprof::LabelValue;
 
 use crate::graph::{Graph, magnitude};
+use crate::labels::is_base;
 use crate::report::Report;
 use crate::work::Work;
 
-/// Calls below this part of the total are merged: a pixel of a screen ten times as wide as any.
-const LIGHTEST: u64 = 20_000;
+/// Calls narrower than one of so many columns are merged. No screen has a tenth as many.
+const COLUMNS: u64 = 20_000;
 
-/// What a tree shall be.
+/// The shape of a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shape {
-    /// From the leaf to its callers, in place of from the root to its callees.
+    /// Leaves at the top level, callers below their callees.
     pub inverted: bool,
-    /// The key of a label whose values are put below the root, such as `thread`.
+    /// The key of a label to group stacks by, such as `thread`.
     pub by: Option<String>,
-    /// At most about this many nodes: the lightest calls are merged until they fit. 0 for all that
-    /// can be seen.
+    /// The most nodes: the lightest calls are merged until the tree fits. 0 for all visible ones.
     pub max_nodes: usize,
 }
 
@@ -31,15 +30,15 @@ pub struct Shape {
 pub struct FlameNode {
     /// Position in [`FlameTree::names`].
     pub name: u32,
-    /// How many callers it has; those at 0 have none.
+    /// The number of callers; 0 at the top level.
     pub depth: u32,
-    /// Spent in it and its callees: the sum of absolute values, those of a diff's base too.
+    /// The weight of the call and its callees: the sum of absolute values, with a diff's base.
     pub weight: u64,
-    /// The part of `weight` that a diff's base has.
+    /// The diff base's part of `weight`.
     pub base: u64,
 }
 
-/// All calls with their contexts, each before its callees, heavier callees first.
+/// All calls, each before its callees, heavier callees first.
 #[derive(Debug, Clone, Default)]
 pub struct FlameTree {
     /// The names of entries.
@@ -48,7 +47,7 @@ pub struct FlameTree {
     pub nodes: Vec<FlameNode>,
     /// The weight of all stacks.
     pub total: u64,
-    /// The part of `total` that a diff's base has.
+    /// The diff base's part of `total`.
     pub base: u64,
 }
 
@@ -60,7 +59,7 @@ impl Report<'_> {
         let merged = u32::try_from(names.len()).unwrap_or(u32::MAX);
         names.push("(lighter calls)".to_owned());
         let (total, base) = stacks.weight(0, stacks.order.len());
-        let mut lightest = (total / LIGHTEST).max(1);
+        let mut lightest = (total / COLUMNS).max(1);
         let nodes = loop {
             match stacks.nodes(lightest, merged, shape.max_nodes) {
                 Some(nodes) => break nodes,
@@ -71,19 +70,19 @@ impl Report<'_> {
     }
 }
 
-/// All stacks in the order of their frames.
+/// All stacks, sorted by their frames.
 struct Stacks {
-    /// The frames of all stacks from the root of the tree, one stack after the other.
+    /// The frames of all stacks, from the root of the tree.
     frames: Vec<u32>,
-    /// For each stack the begin of its frames.
+    /// The start of each stack's frames, and the end of the last.
     begins: Vec<usize>,
     /// The stacks, sorted.
     order: Vec<u32>,
-    /// For each position in `order` the weight of all before, and the base's part of it.
+    /// For each position in `order`, the weight of all previous stacks and the base's part of it.
     sums: Vec<(u64, u64)>,
 }
 
-/// A node whose callees are not written yet.
+/// A node whose callees are not in the result yet.
 struct Open {
     first: usize,
     last: usize,
@@ -103,7 +102,7 @@ impl Stacks {
         let mut groups = Groups::default();
         let (mut frames, mut begins, mut weights) = (Vec::new(), vec![0], Vec::new());
         for sample in work.samples() {
-            let weight = sample.values.get(value).copied().unwrap_or(0);
+            let weight = sample.value(value);
             let begin = frames.len();
             if let Some(key) = &shape.by {
                 frames.push(groups.of(key, sample.labels, &mut names));
@@ -118,7 +117,7 @@ impl Stacks {
                 frames[inner..].reverse();
             }
             begins.push(frames.len());
-            weights.push((magnitude(weight).unsigned_abs(), is_base(sample.labels)));
+            weights.push((magnitude(weight).unsigned_abs(), sample.labels.iter().any(is_base)));
         }
         let count = u32::try_from(weights.len()).unwrap_or(u32::MAX);
         let mut stacks = Self { frames, begins, order: (0..count).collect(), sums: Vec::new() };
@@ -141,8 +140,8 @@ impl Stacks {
         &self.frames[self.begins[at]..self.begins[at + 1]]
     }
 
-    /// The frame at a depth of the stack at a position in the order. Stacks that end above sort
-    /// before those that go on.
+    /// The frame at a depth of the stack at a position in the order. Shorter stacks sort before
+    /// longer ones with the same frames.
     fn frame(&self, position: usize, depth: usize) -> Option<u32> {
         self.frames(self.order[position]).get(depth).copied()
     }
@@ -168,7 +167,7 @@ impl Stacks {
         Some(nodes)
     }
 
-    /// The callees in a run of stacks that agree above `depth`, the heaviest last.
+    /// The callees in a range of stacks with the same frames above `depth`, heaviest last.
     fn callees(
         &self,
         first: usize,
@@ -204,8 +203,8 @@ impl Stacks {
         callees
     }
 
-    /// How many positions from `first` on meet a condition that holds for a beginning of them.
-    /// Looks near the beginning first: most runs are short.
+    /// The number of positions from `first` for which the condition holds; it must hold for a prefix.
+    /// Searches near the start first, because most runs are short.
     fn run(&self, first: usize, last: usize, holds: impl Fn(usize) -> bool) -> usize {
         let mut step = 1;
         while first + step <= last && holds(first + step - 1) {
@@ -224,14 +223,7 @@ impl Stacks {
     }
 }
 
-fn is_base(labels: &[pprof::Label]) -> bool {
-    labels.iter().any(|l| {
-        &*l.key == pprof::BASE_LABEL
-            && matches!(&l.value, LabelValue::Text(text) if &**text == "true")
-    })
-}
-
-/// Entries for the values of a label.
+/// Names for the values of a label.
 #[derive(Default)]
 struct Groups {
     known: std::collections::HashMap<String, u32>,

@@ -1,4 +1,4 @@
-//! Calls between entries.
+//! Sums up the calls between entries.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -12,9 +12,9 @@ use crate::work::Work;
 pub(crate) struct Edge {
     /// The entry at the other end.
     pub(crate) other: NodeId,
-    /// Spent in it.
+    /// The weight of the call.
     pub(crate) weight: i64,
-    /// Whether the callee is inlined wherever it is called so.
+    /// Whether the callee is inlined in every such call.
     pub(crate) is_inline: bool,
 }
 
@@ -22,11 +22,11 @@ pub(crate) struct Edge {
 struct Sum {
     weight: i64,
     is_inline: bool,
-    /// The last sample that counted.
+    /// The last counted sample.
     seen: u32,
 }
 
-/// The calls between entries of a graph, of those that were asked for.
+/// The wanted calls between entries of a graph.
 #[derive(Debug, Default)]
 pub(crate) struct Edges {
     into: HashMap<NodeId, Vec<Edge>>,
@@ -35,8 +35,8 @@ pub(crate) struct Edges {
 
 /// Which calls are collected, by flags for each entry.
 pub(crate) struct Wanted<'g> {
-    /// Entries that are part of the graph: calls go past others as if they were not in the stack.
-    /// All when not given.
+    /// Entries that are part of the graph; `None` for all. Calls skip other entries as if they were
+    /// not in the stack.
     pub(crate) kept: Option<&'g [bool]>,
     /// Entries whose callers are wanted.
     pub(crate) callers_of: &'g [bool],
@@ -49,7 +49,7 @@ impl Edges {
     pub(crate) fn new(work: &Work<'_>, graph: &Graph, value: usize, wanted: &Wanted<'_>) -> Self {
         let mut sums: HashMap<(NodeId, NodeId), Sum> = HashMap::new();
         for (seen, sample) in (1_u32..).zip(work.samples()) {
-            let weight = sample.values.get(value).copied().unwrap_or(0);
+            let weight = sample.value(value);
             if weight == 0 {
                 continue;
             }
@@ -82,8 +82,7 @@ impl Edges {
         edges
     }
 
-    /// Drops calls with less than `cutoff` spent in them. Calls of entries that are not shown stay,
-    /// as with pprof, which does not come by those.
+    /// Drops calls below `cutoff`. As in pprof, calls of entries that are not shown stay.
     pub(crate) fn trim(&mut self, shown: &[bool], cutoff: i64) {
         let is_heavy = |e: &Edge| magnitude(e.weight) >= cutoff;
         for (callee, edges) in &mut self.into {
@@ -96,7 +95,7 @@ impl Edges {
         }
     }
 
-    /// The calls of an entry, in no order.
+    /// The callers of an entry, in no particular order.
     pub(crate) fn callers(&self, of: NodeId) -> &[Edge] {
         self.into.get(&of).map_or(&[], Vec::as_slice)
     }

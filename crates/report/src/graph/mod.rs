@@ -1,4 +1,4 @@
-//! Entries of a report and the calls between them.
+//! Builds the graph of a report: entries with weights, and calls between them.
 
 mod edges;
 mod node;
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use pprof::{LocationIndex, SampleRef};
 
 pub(crate) use edges::{Edge, Edges, Wanted};
-pub(crate) use node::{Detail, NodeInfo, trimmed};
+pub(crate) use node::{Detail, NodeInfo, is_kernel, trimmed};
 pub(crate) use order::magnitude;
 
 use crate::work::Work;
@@ -22,11 +22,11 @@ pub(crate) type NodeId = u32;
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) info: NodeInfo,
-    /// Spent in it alone.
+    /// The weight of the entry itself.
     pub(crate) flat: i64,
-    /// Spent in it and in what it called.
+    /// The weight of the entry and its callees.
     pub(crate) cum: i64,
-    /// Whether some location has it inlined into another.
+    /// Whether it is inlined into another entry in some location.
     pub(crate) may_be_inline: bool,
 }
 
@@ -36,17 +36,17 @@ impl Node {
     }
 }
 
-/// All entries, with what was spent in them.
+/// All entries with their weights.
 pub(crate) struct Graph {
     pub(crate) nodes: Vec<Node>,
-    /// The entries of all locations, innermost first, one location after the other.
+    /// The entries of all locations, innermost first.
     ids: Vec<NodeId>,
-    /// For each location the end of its entries in `ids`.
+    /// The end of each location's entries in `ids`.
     ends: Vec<usize>,
 }
 
 impl Graph {
-    /// The entries of all locations, with nothing spent.
+    /// The entries of all locations, with weight 0.
     pub(crate) fn of_locations(work: &Work<'_>, detail: Detail) -> Self {
         let profile = work.profile;
         let namer = Namer::new(profile, detail, &work.trim_path);
@@ -58,15 +58,15 @@ impl Graph {
                 [] => unnamed.as_slice(),
                 lines => lines,
             };
-            // Hidden locations have entries, too, but no part in any stack.
+            // Hidden locations are part of no stack.
             let lines = if work.is_hidden(location_index(at)) { &[] } else { lines };
             for (nth, line) in lines.iter().enumerate() {
                 let info = namer.info(location, line);
                 let id = *known.entry(info).or_insert_with_key(|info| {
                     let (info, may_be_inline) = (info.clone(), false);
                     graph.nodes.push(Node { info, flat: 0, cum: 0, may_be_inline });
-                    // There are at most as many as lines, and those are fewer than 2³² as the file
-                    // is of less than 2³² bytes.
+                    // There are at most as many entries as lines, and fewer than 2³² lines, because
+                    // the file has less than 2³² bytes.
                     (graph.nodes.len() - 1) as NodeId
                 });
                 graph.nodes[id as usize].may_be_inline |= nth + 1 < lines.len();
@@ -77,14 +77,14 @@ impl Graph {
         graph
     }
 
-    /// The entries with what the samples spent in them.
+    /// The entries with the weights of the samples.
     pub(crate) fn new(work: &Work<'_>, detail: Detail, value: usize) -> Self {
         let mut graph = Self::of_locations(work, detail);
-        // The last sample that counted for each entry: one counts once, however often it recurs.
+        // The last sample counted for each entry: recursion must not count a sample twice.
         let mut seen = vec![0_u32; graph.nodes.len()];
         let mut sums = vec![(0_i64, 0_i64); graph.nodes.len()];
         for (nth, sample) in (1_u32..).zip(work.samples()) {
-            let weight = sample.values.get(value).copied().unwrap_or(0);
+            let weight = sample.value(value);
             if weight == 0 {
                 continue;
             }
@@ -109,14 +109,14 @@ impl Graph {
         graph
     }
 
-    /// The entries of a location, innermost first. None for a hidden one.
+    /// The entries of a location, innermost first. Empty for a hidden location.
     pub(crate) fn at(&self, location: LocationIndex) -> &[NodeId] {
         let at = location.index();
         let begin = at.checked_sub(1).and_then(|l| self.ends.get(l)).copied().unwrap_or(0);
         self.ends.get(at).and_then(|end| self.ids.get(begin..*end)).unwrap_or_default()
     }
 
-    /// The entries in which something was spent.
+    /// The entries with a weight other than 0.
     pub(crate) fn used(&self) -> Vec<NodeId> {
         let numbered = (0..).zip(&self.nodes);
         numbered.filter(|(_, n)| !n.is_zero()).map(|(id, _)| id).collect()
@@ -126,18 +126,18 @@ impl Graph {
         &self.nodes[id as usize]
     }
 
-    /// The sum of what was spent in each of these alone.
+    /// The sum of the flat weights.
     pub(crate) fn flat_sum(&self, ids: &[NodeId]) -> i64 {
         ids.iter().fold(0, |sum, id| sum.wrapping_add(self.node(*id).flat))
     }
 
-    /// The sum of what was spent in each of these and their callees.
+    /// The sum of the cumulative weights.
     pub(crate) fn cum_sum(&self, ids: &[NodeId]) -> i64 {
         ids.iter().fold(0, |sum, id| sum.wrapping_add(self.node(*id).cum))
     }
 
-    /// The frames of a sample from root to leaf: the entry, and whether it is inlined into the one
-    /// before.
+    /// The frames of a sample from root to leaf: the entry, and whether it is inlined into the
+    /// previous one.
     pub(crate) fn frames_from_root(
         &self,
         sample: SampleRef<'_>,

@@ -1,4 +1,4 @@
-//! What an entry is.
+//! Identifies and names entries.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use pprof::{Line, Location, Profile};
 
 use crate::{Granularity, go};
 
-/// Which of their properties make entries differ.
+/// The properties that distinguish entries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Detail {
     function: bool,
@@ -17,7 +17,7 @@ pub(crate) struct Detail {
     address: bool,
     /// The binary, also of functions with names.
     binary: bool,
-    /// Source paths with what build systems put before them.
+    /// Keep the prefixes that build systems put before source paths.
     long_paths: bool,
 }
 
@@ -31,23 +31,23 @@ impl Detail {
         Self { function, file, line, column, address, binary: false, long_paths: false }
     }
 
-    /// The same, but with whole source paths.
+    /// The same with full source paths.
     pub(crate) const fn with_long_paths(self) -> Self {
         Self { long_paths: true, ..self }
     }
 
-    /// The same for all columns of a line.
+    /// The same without columns.
     pub(crate) const fn without_columns(self) -> Self {
         Self { column: false, ..self }
     }
 
-    /// What annotated source needs.
+    /// The properties for annotated source.
     pub(crate) const fn of_source(columns: bool) -> Self {
         Self { binary: true, ..Self::of(Granularity::Lines, columns) }
     }
 }
 
-/// The properties of an entry. Those that the [`Detail`] leaves out are empty or 0.
+/// The properties of an entry. Those outside of the [`Detail`] are empty or 0.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct NodeInfo {
     pub(crate) name: Arc<str>,
@@ -87,7 +87,7 @@ impl NodeInfo {
         out
     }
 
-    /// All properties as text: what decides where nothing else does.
+    /// All properties as text, the last criterion for sorting.
     pub(crate) fn sort_key(&self) -> String {
         format!(
             "{{{}  {} {} {} {} {} {}}}",
@@ -102,11 +102,11 @@ impl NodeInfo {
     }
 }
 
-/// Makes entries of lines.
+/// Maps lines to entries.
 pub(super) struct Namer<'p> {
     profile: &'p Profile,
     detail: Detail,
-    /// For each function its file, cleaned up.
+    /// The cleaned source path of each function.
     files: Vec<Arc<str>>,
     empty: Arc<str>,
 }
@@ -148,14 +148,19 @@ impl<'p> Namer<'p> {
     }
 }
 
-/// A source path at its shortest. `None` when it stays as it is.
+/// Whether the mapping with this file holds kernel code.
+pub(crate) fn is_kernel(file: &str) -> bool {
+    file.starts_with("[kernel") || file == "[bpf]"
+}
+
+/// The shortest form of a source path. `None` if it does not change.
 fn cleaned(path: &str, trim_path: &str, long: bool) -> Option<String> {
     let short = if long { path } else { trimmed(path, trim_path) };
     let clean = if short.is_empty() { "".into() } else { go::clean(short) };
     (clean != path).then(|| clean.into_owned())
 }
 
-/// A source path without the first of these folders that it begins with.
+/// A source path without the first of these directories that it starts with.
 pub(crate) fn trimmed<'p>(path: &'p str, trim_path: &str) -> &'p str {
     let given = trim_path.split(':').filter(|folder| !folder.is_empty());
     given

@@ -1,5 +1,5 @@
-//! Profiles as text, in the form that Go's runtime/pprof writes with `debug=1`, which pprof still
-//! reads: <https://github.com/google/pprof/blob/main/profile/legacy_profile.go>.
+//! Writes profiles in the text form of Go's runtime/pprof with `debug=1`, which pprof still reads:
+//! <https://github.com/google/pprof/blob/main/profile/legacy_profile.go>.
 
 mod tabs;
 
@@ -7,19 +7,19 @@ use std::fmt::Write as _;
 
 use pprof::{KindFacts, LabelValue, Location, Profile, SampleRef, TextForm};
 
-/// Why a profile has no such text.
+/// Why a profile has no text form.
 #[derive(Debug, thiserror::Error)]
 pub enum LegacyError {
-    /// There never was a text form for what it measures.
-    #[error("a profile of {0} has no text form: leave out debug=")]
+    /// The kind has no text form, or the profile lacks its sample types.
+    #[error("profiles of {0} have no text form; omit debug=")]
     NoForm(String),
 }
 
-/// Tells where the function begins that holds an address: a profile does not hold that. Where it
-/// is not known, the offset in the function is left out.
+/// Maps an address to the start of its function, which profiles don't have. Without it, the offset
+/// in the function is omitted.
 pub type Starts<'a> = &'a dyn Fn(u64) -> Option<u64>;
 
-/// The text of a profile of a kind, in the kind's text form.
+/// Writes a profile in the text form of its kind.
 ///
 /// # Errors
 /// When the kind has no text form, or the profile lacks the types that its form needs.
@@ -41,7 +41,7 @@ pub fn legacy_text(
             heap_text(&stacks, [inuse_n, inuse, alloc_n, alloc], &mut out);
         }
         TextForm::Contentions { title, sampling_period } => {
-            // Delays are in nanoseconds, and values are scaled already.
+            // Delays are in nanoseconds, so a "cycle" is one. Values are already scaled.
             let _ = writeln!(out, "--- {title}:\ncycles/second=1000000000");
             if sampling_period {
                 out.push_str("sampling period=1\n");
@@ -57,7 +57,7 @@ pub fn legacy_text(
     Ok(out)
 }
 
-/// Objects and bytes of one kind, as they were sampled.
+/// Sampled objects and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Objects {
     count: i64,
@@ -65,9 +65,9 @@ struct Objects {
 }
 
 impl Objects {
-    /// What was sampled, of which `count` and `bytes` are estimates: an object of `size` bytes is
-    /// sampled with a probability of 1 − e^(−size/rate).
-    /// `size` is exact where it is known; the estimates are rounded.
+    /// The sampled objects for the estimates `count` and `bytes`: an object of `size` bytes is
+    /// sampled with probability 1 − e^(−size/rate). Without `size`, the mean size is used, which is
+    /// less exact because the estimates are rounded.
     fn sampled(count: i64, bytes: i64, size: Option<i64>, rate: i64) -> Self {
         if rate <= 1 || count <= 0 || bytes <= 0 {
             return Self { count, bytes };
@@ -84,8 +84,7 @@ impl Objects {
     }
 }
 
-/// Readers scale what is in this text up by the rate in its first line, so that the samples
-/// themselves must be given.
+/// Readers scale the values by the rate in the first line, so the text must have unscaled ones.
 fn heap_text(stacks: &Stacks<'_>, [inuse_n, inuse, alloc_n, alloc]: [usize; 4], out: &mut String) {
     let profile = stacks.profile;
     let rate = if &*profile.period_type.kind == "space" { profile.period } else { 1 };
@@ -101,7 +100,7 @@ fn heap_text(stacks: &Stacks<'_>, [inuse_n, inuse, alloc_n, alloc]: [usize; 4], 
         rows.push((live, all, sample));
     }
     rows.sort_by_key(|(live, ..)| live.bytes);
-    // Readers take a profile where both are equal for one that knows no difference.
+    // If both are equal, readers ignore the allocated objects.
     if total.0.bytes == total.1.bytes {
         total.1.bytes += 1;
     }
@@ -122,7 +121,7 @@ fn heap_text(stacks: &Stacks<'_>, [inuse_n, inuse, alloc_n, alloc]: [usize; 4], 
     }
 }
 
-/// The label `bytes` of heap samples: all of their objects have this size.
+/// The label `bytes` of heap samples, which is the size of each of their objects.
 fn object_size(sample: &SampleRef<'_>) -> Option<i64> {
     sample.labels.iter().find_map(|label| match label.value {
         LabelValue::Number { value, .. } if &*label.key == "bytes" && value > 0 => Some(value),
@@ -174,7 +173,7 @@ fn labels(sample: &SampleRef<'_>, out: &mut String) {
     let _ = write!(out, "\n# labels: {{{}}}", quoted.join(", "));
 }
 
-/// How stacks are written.
+/// Writes stacks.
 struct Stacks<'a> {
     profile: &'a Profile,
     starts: Starts<'a>,
@@ -185,14 +184,14 @@ impl Stacks<'_> {
         sample.locations.iter().map(|index| &self.profile[*index])
     }
 
-    /// Return addresses, as a stack holds them: a profile has those of the calls, one less.
+    /// Writes return addresses: call addresses, which profiles have, plus 1.
     fn addresses(&self, sample: &SampleRef<'_>, out: &mut String) {
         for location in self.located(sample) {
             let _ = write!(out, " {:#x}", location.address.wrapping_add(1));
         }
     }
 
-    /// The lines with names below a stack. `all` shows the runtime's own innermost functions too.
+    /// Writes the symbolized frames. `all` includes the innermost functions of Go's runtime.
     fn frames(&self, sample: &SampleRef<'_>, all: bool, out: &mut String) {
         let mut rows: Vec<Vec<String>> = Vec::new();
         let mut show = all;
@@ -213,7 +212,7 @@ impl Stacks<'_> {
                     continue;
                 }
                 show = true;
-                // As Go has it, inlined calls too are counted from the function that holds them.
+                // As in Go, offsets of inlined calls are relative to the physical function.
                 let into = (self.starts)(location.address)
                     .and_then(|start| location.address.checked_sub(start));
                 let into = into.map(|into| format!("+{into:#x}")).unwrap_or_default();
@@ -229,7 +228,7 @@ impl Stacks<'_> {
     }
 }
 
-/// Names come from the target's files: none may look like a line of its own.
+/// Removes line breaks, because names come from the target's files and must not forge lines.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,10 +1,10 @@
-//! Columns that are aligned by tabs, as Go's text/tabwriter does it with a tab for padding.
+//! Aligns columns with tabs, as Go's text/tabwriter does with tabs as padding.
 
-/// Positions between two tab stops.
+/// The distance of tab stops, in characters.
 const TAB: usize = 8;
 
-/// Writes rows of cells. Each cell but a row's last is padded to the width of its column, which
-/// is a run of adjacent rows that have a cell there that is not their last.
+/// Writes rows of cells. Each cell except a row's last is padded to the width of its column. A column
+/// is a run of adjacent rows in which that cell is not the last.
 pub(super) fn align(rows: &[Vec<String>], out: &mut String) {
     let mut widths: Vec<Vec<usize>> = rows.iter().map(|r| vec![0; r.len().max(1) - 1]).collect();
     let columns = widths.iter().map(Vec::len).max().unwrap_or(0);

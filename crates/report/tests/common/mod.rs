@@ -1,4 +1,4 @@
-//! `go tool pprof`, the judge.
+//! Runs `go tool pprof`, the reference.
 
 pub mod profiles;
 
@@ -10,7 +10,7 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The Go command, or a failure that says how to get one: these tests are not skipped.
+/// The Go command. Without one the tests fail, with advice, instead of being skipped.
 fn go_command() -> PathBuf {
     if let Some(path) = std::env::var_os("EXOPROF_GO") {
         return path.into();
@@ -50,13 +50,13 @@ pub fn goroot() -> PathBuf {
     go(&["env", "GOROOT"]).into()
 }
 
-/// Runs what `go tool pprof` runs.
+/// Runs the program behind `go tool pprof`.
 pub fn pprof(folder: &Path, args: &[String]) -> Output {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     pprof_command(folder, &args).stdin(Stdio::null()).output().expect("pprof starts")
 }
 
-/// What `go tool pprof` runs, away from the user's files and the network.
+/// The program behind `go tool pprof`, without access to the user's files and the network.
 pub fn pprof_command(folder: &Path, args: &[&str]) -> Command {
     static TOOL: OnceLock<String> = OnceLock::new();
     // Built on first use.

@@ -1,11 +1,11 @@
-//! Generated profiles with everything that the format has.
+//! Generates profiles that use every feature of the format.
 
 use pprof::{
     FunctionIndex, FunctionSpec, Label, Line, LocationIndex, MappingIndex, MappingSpec, Profile,
     ProfileBuilder, ValueType,
 };
 
-/// Numbers that are the same in each run.
+/// Pseudo-random numbers that are the same in each run.
 pub struct Numbers(u64);
 
 impl Numbers {
@@ -67,8 +67,8 @@ fn mappings(b: &mut ProfileBuilder) -> Vec<MappingIndex> {
     all.collect()
 }
 
-/// The same in each profile: where functions of one name and file begin at different lines, pprof
-/// leaves to chance how much of their source it lists.
+/// Equal in each profile: if functions with equal name and file start at different lines, pprof lists a
+/// random part of their source.
 fn functions(b: &mut ProfileBuilder) -> Vec<FunctionIndex> {
     let mut n = Numbers(99);
     let all = NAMES.iter().enumerate().map(|(at, name)| {
@@ -142,7 +142,7 @@ fn filled(mut b: ProfileBuilder, seed: u64, stacks: u64, values: &[u64]) -> Prof
     b.finish()
 }
 
-/// A cpu profile with a frame filter.
+/// A CPU profile with a frame filter.
 pub fn cpu(seed: u64) -> Profile {
     let types = vec![ValueType::new("samples", "count"), ValueType::new("cpu", "nanoseconds")];
     let mut b = ProfileBuilder::new(types);
@@ -158,7 +158,7 @@ pub fn cpu(seed: u64) -> Profile {
     profile
 }
 
-/// The cpu profile without mappings, as old Go runtimes write it.
+/// The CPU profile without mappings, as old Go runtimes write it.
 pub fn unmapped(seed: u64) -> Profile {
     let mut profile = cpu(seed);
     profile.mappings.clear();
@@ -166,7 +166,7 @@ pub fn unmapped(seed: u64) -> Profile {
     profile
 }
 
-/// A heap profile whose first types count objects, and are not shown first.
+/// A heap profile whose default sample type is not the first.
 pub fn heap(seed: u64) -> Profile {
     let types = [
         ("alloc_objects", "count"),
@@ -179,13 +179,13 @@ pub fn heap(seed: u64) -> Profile {
     filled(b, seed, 150, &[1000, 1 << 32, 10, 1 << 20])
 }
 
-/// Units that nothing is known of, and no header.
+/// A profile with unknown units and without a header.
 pub fn odd(seed: u64) -> Profile {
     let types = vec![ValueType::new("things", "widgets"), ValueType::new("", "GCU")];
     filled(ProfileBuilder::new(types), seed, 40, &[1 << 30, 90])
 }
 
-/// The cpu profile in milliseconds, with one more type, in another order.
+/// The CPU profile in milliseconds, with another type, in another order.
 pub fn cpu_in_milliseconds(seed: u64) -> Profile {
     let types = [("cpu", "milliseconds"), ("extra", "count"), ("samples", "count")];
     let mut b = ProfileBuilder::new(types.map(|(k, u)| ValueType::new(k, u)).to_vec());
