@@ -15,6 +15,7 @@
 //! Samples are unwound and counted as they come ([`aggregate`]), and named at the end
 //! ([`assemble`]).
 
+mod checks;
 mod collector;
 mod counts;
 pub mod doctor;

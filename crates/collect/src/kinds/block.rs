@@ -1,9 +1,9 @@
 //! The `block` profile.
 
+use super::kind::{Endpoint, Kind, Seconds};
 use super::options::BLOCK_RATE;
-use super::{Endpoint, Kind, Seconds};
+use crate::checks::Patient;
 use crate::collector::{Collector, Request};
-use crate::doctor::Patient;
 use crate::outcome::RecordError;
 use crate::{go, waits};
 

@@ -1,7 +1,7 @@
 //! The `cpu` profile: where CPU time is spent.
 
-use super::{Endpoint, Kind, Seconds};
-use crate::doctor::Patient;
+use super::kind::{Endpoint, Kind, Seconds};
+use crate::checks::Patient;
 use crate::perf::cpu;
 
 /// The row of the table.

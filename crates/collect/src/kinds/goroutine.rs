@@ -1,8 +1,8 @@
 //! The `goroutine` profile.
 
-use super::{Endpoint, Kind, Seconds};
+use super::kind::{Endpoint, Kind, Seconds};
+use crate::checks::Patient;
 use crate::collector::{Collector, Request};
-use crate::doctor::Patient;
 use crate::outcome::RecordError;
 use crate::{counts, dump, go, threads};
 

@@ -1,9 +1,9 @@
 //! The `heap` profile.
 
+use super::kind::{Endpoint, Kind, Seconds};
 use super::options::{HEAP_HISTORY, HEAP_RATE};
-use super::{Endpoint, Kind, Seconds};
+use crate::checks::Patient;
 use crate::collector::{Collector, Request};
-use crate::doctor::Patient;
 use crate::go;
 use crate::outcome::RecordError;
 

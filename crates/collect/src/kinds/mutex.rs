@@ -1,9 +1,9 @@
 //! The `mutex` profile.
 
+use super::kind::{Endpoint, Kind, Seconds};
 use super::options::{BLOCK_RATE, MUTEX_FRACTION, WAITERS};
-use super::{Endpoint, Kind, Seconds};
+use crate::checks::Patient;
 use crate::collector::{Collector, Request};
-use crate::doctor::Patient;
 use crate::outcome::RecordError;
 use crate::{go, waits};
 

@@ -1,9 +1,9 @@
 //! The `threadcreate` profile.
 
-use super::{Endpoint, Kind, Seconds};
+use super::kind::{Endpoint, Kind, Seconds};
 use crate::collector::{Collector, Request};
 
-use crate::doctor::Patient;
+use crate::checks::Patient;
 use crate::outcome::RecordError;
 use crate::perf::creations;
 use crate::{counts, go};

@@ -2,9 +2,9 @@
 
 use pprof::KindFacts;
 
-use super::{Endpoint, Kind, Seconds};
+use super::kind::{Endpoint, Kind, Seconds};
+use crate::checks::Patient;
 use crate::collector::{Collector, Request};
-use crate::doctor::Patient;
 use crate::outcome::RecordError;
 use crate::ptrace::ticked;
 
