@@ -90,7 +90,7 @@ fn what_cannot_be_had() {
     server.get("/pid/1/debug/pprof/").assert_fails(404, &["not served"]);
     server.get("/pid/x/debug/pprof/").assert_fails(404, &["process id"]);
     server.get("/pid/-1/debug/pprof/").assert_fails(404, &["process id"]);
-    server.get("/elsewhere").assert_fails(404, &["nothing here"]);
+    server.get("/elsewhere").assert_fails(404, &["not found"]);
     let post = Request::post("/debug/pprof/profile", b"").send(server.address());
     post.assert_fails(405, &["POST"]);
     // Who asks for the headers only gets them at once, and nothing is recorded.

@@ -166,5 +166,5 @@ fn without_a_terminal_it_says_so() {
     let target = busy();
     let output = exoprof().args(["top", "-p", &target.pid().to_string()]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("needs a terminal"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("requires a terminal"), "{output:?}");
 }
