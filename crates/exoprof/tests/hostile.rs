@@ -117,7 +117,7 @@ fn bombs() {
         gz.write_all(&zeros).unwrap();
     }
     let bomb = gz.finish().unwrap();
-    refused("bomb", &bomb, "more than");
+    refused("bomb", &bomb, "exceeds the limit");
     refused("layers", &gzip(&bomb), "");
 }
 
