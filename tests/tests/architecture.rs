@@ -78,8 +78,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// Files that need each other are read and changed together: no more than so many.
 const MOST_IN_A_CIRCLE: usize = 3;
-/// Crates that have a larger circle, and of how many files: no more is added to it.
-const LARGER_CIRCLES: &[(&str, usize)] = &[("pprof", 5)];
 
 /// What names a particular language runtime, and the folders or files that may: its part in a
 /// recording, which is a row of a table to all others, and the profiles that it records itself.
@@ -209,9 +207,7 @@ fn no_circle_of_more_than_three_files() {
         if !MAY_IMPORT.iter().any(|(named, _)| *named == name) {
             continue;
         }
-        let larger = LARGER_CIRCLES.iter().find(|(of, _)| *of == name).map(|(_, size)| *size);
-        let most = larger.unwrap_or(MOST_IN_A_CIRCLE);
-        let circles = Crate::read(src.as_std_path()).circles_of_more_than(most);
+        let circles = Crate::read(src.as_std_path()).circles_of_more_than(MOST_IN_A_CIRCLE);
         wrong.extend(circles.into_iter().map(|files| format!("{name}: {} {files:?}", files.len())));
     }
     assert!(wrong.is_empty(), "files that all need each other:\n{}", wrong.join("\n"));
