@@ -9,7 +9,7 @@ use aggregate::family::Family;
 use aggregate::recorder::Recorder;
 use aggregate::rings::{KnownThreads, RecordingFacts, RingReader};
 use aggregate::times;
-use events::BpfError;
+use events::{BpfError, Event};
 
 use super::attach::{self, AttachError, Attached};
 use crate::collector::Progress;
@@ -91,7 +91,8 @@ impl Sampling {
         times::begin(&mut self.reader.recorder.processes, self.attached.user_only);
         // Reading the times of thousands of threads takes a while; what is lost in it is not missed.
         self.read_all();
-        self.reviewed = self.reader.begin(self.lost());
+        let lost = self.lost();
+        self.reviewed = self.reader.begin(&self.attached.rings, Some(lost));
     }
 
     /// Reads what has come; to be called several times within what a ring holds.
@@ -110,7 +111,7 @@ impl Sampling {
         Progress {
             elapsed: Duration::ZERO,
             samples: self.reader.recorder.stats.kept,
-            lost: self.reader.lost(self.attached.rings.losses().lost),
+            lost: self.reader.lost_as_reported(&self.attached.rings),
         }
     }
 
@@ -123,8 +124,8 @@ impl Sampling {
 
     /// Whether a followed process still runs.
     pub fn someone_lives(&mut self) -> bool {
-        self.read_all();
-        self.reader.someone_lives()
+        let handle = &mut |recorder: &mut Recorder, e: &Event<'_>| recorder.event(e);
+        self.reader.someone_lives(&mut self.attached.rings, handle)
     }
 
     fn read_all(&mut self) {

@@ -15,10 +15,9 @@ use aggregate::rings::RecordingFacts;
 use aggregate::times;
 use assemble::Stats;
 use assemble::builder::Valued;
-use assemble::conclude::{self, About, Header};
-use assemble::debugfiles::TargetFiles;
+use assemble::conclude::{Header, Targets};
 use pprof::KindFacts;
-use process::{Process, Threads, Tracer};
+use process::{Threads, Tracer};
 
 use super::offspring::Wanted;
 use super::sums;
@@ -60,21 +59,17 @@ fn prepare(
                 .into(),
         ));
     }
-    let roots = request.roots.to_vec();
     // Tried before anything else: without the right to stop threads there is no profile.
-    for root in roots.iter().filter(|_| !request.before_exec) {
+    for root in request.roots.iter().filter(|_| !request.before_exec) {
         let tried = Tracer::run(|t| t.seize(root, Threads::Only(&[root.pid()])).map(drop));
         tried.map_err(|source| crate::perf::attach::AttachError::System {
             what: "start a thread",
             source,
         })??;
     }
-    let family = request.family().clone();
-    let files = TargetFiles::of(&family.processes);
     Ok(Box::new(Ticked {
-        roots,
-        family,
-        files,
+        targets: request.targets(),
+        family: request.family().clone(),
         options: request.options.clone(),
         facts,
         count,
@@ -88,10 +83,9 @@ fn prepare(
 }
 
 struct Ticked {
-    roots: Vec<Arc<Process>>,
-    /// They, and whom they had forked before.
+    targets: Targets,
+    /// The targets and the children they forked before the recording.
     family: Family,
-    files: TargetFiles,
     options: RecordOptions,
     facts: KindFacts,
     count: sums::Count,
@@ -153,23 +147,16 @@ impl Collector for Ticked {
             sums::Count::Wall => wall_samples(&mut ticker),
             sums::Count::Cpu => cpu_samples(&mut ticker, self.options.period()),
         };
-        let named = conclude::name(&mut ticker.recorder, &self.roots, &self.files);
+        let named = self.targets.name(&mut ticker.recorder);
         let stats = Stats {
             backend: self.backend(),
             notes: self.notes(&ticker),
             ..Stats::new(RecordingFacts::of(&ticker.recorder, self.elapsed), &named.losses)
         };
-        let period = (self.facts.period_type, self.options.period());
-        let header = Header { types: self.facts.sample_types, period, time: self.time };
-        let (recorder, roots) = (&ticker.recorder, &self.roots);
-        let about = About {
-            recorder,
-            named: &named,
-            roots,
-            children: self.options.children,
-            command_line: &self.options.command_line,
-        };
-        let profile = conclude::build(&about, &header, &stats, &samples)?;
+        let period = self.options.period();
+        let header = Header { kind: &self.facts, period, time: self.time };
+        let recorded = (&ticker.recorder, &named);
+        let profile = self.targets.build(&header, recorded, &stats, &samples)?;
         Ok(Outcome { profile, stats, ended })
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use aggregate::clock::monotonic_now;
@@ -15,7 +14,6 @@ use events::{
     Event, EventKind, RingSet, WaitChains, WaitCounters, WaitError, WaitId, WaitOptions,
     WaitOutputs, WaitSample, WaitSampler, WaitWants, Waiting,
 };
-use process::Process;
 
 use crate::collector::{Progress, Request};
 use crate::kinds::options::BLOCK_RATE;
@@ -51,7 +49,6 @@ pub(super) struct Unfinished {
 /// A running recording of waiting.
 pub(super) struct Waits {
     pub reader: RingReader,
-    pub roots: Vec<Arc<Process>>,
     sampler: WaitSampler,
     rings: RingSet,
     stack_bytes: u32,
@@ -86,7 +83,6 @@ impl Waits {
         sampler.follow(&pidfds)?;
         Ok(Self {
             reader,
-            roots: request.roots.to_vec(),
             sampler,
             rings,
             stack_bytes: FIRST_STACK_BYTES,
@@ -99,7 +95,7 @@ impl Waits {
 
     /// The recording of what is wanted begins.
     pub fn begin(&mut self, wants: WaitWants) -> Result<(), RecordError> {
-        let begin = self.reader.begin(self.rings.losses().lost);
+        let begin = self.reader.begin(&self.rings, None);
         self.reviewed = begin;
         let threads = self.reader.recorder.processes.thread_count() as u64;
         self.sampler.begin(begin, threads, wants)?;
@@ -160,8 +156,8 @@ impl Waits {
 
     /// Whether a followed process still runs.
     pub fn someone_lives(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) -> bool {
-        self.read_all(sink);
-        self.reader.someone_lives()
+        let rings = &mut self.rings;
+        self.reader.someone_lives(rings, &mut |recorder, e| take(recorder, e, sink))
     }
 
     /// The recording ends: what still waits is listed, with stacks.

@@ -1,18 +1,14 @@
 //! Contentions and delays by stack: the values of `block` and `mutex`, in Go's shapes.
 
-use std::sync::Arc;
-
 use aggregate::ids::{FrameKey, NodeIndex, Place, ThreadIndex};
 use aggregate::recorder::{BROKEN, Recorder, SampleStats, TRUNCATED};
 use assemble::Stats;
 use assemble::builder::Valued;
-use assemble::conclude::{self, About, Header, Named};
+use assemble::conclude::{Header, Named, Targets};
 use pprof::Profile;
 use pprof::kinds::BLOCK;
-use process::Process;
 use rustc_hash::FxHashMap;
 
-use crate::options::RecordOptions;
 use crate::outcome::RecordError;
 
 /// Whose they are.
@@ -100,8 +96,8 @@ impl Contentions {
 /// Makes the profile, and completes the account of what is missing with what symbols lack.
 pub(super) fn conclude(
     contentions: Contentions,
+    targets: &Targets,
     (recorder, named): (&Recorder, &Named),
-    (roots, options): (&[Arc<Process>], &RecordOptions),
     time: i64,
     stats: &mut Stats,
 ) -> Result<Profile, RecordError> {
@@ -112,14 +108,7 @@ pub(super) fn conclude(
     // Of what was left out, nothing is missing.
     contentions.count_ends(recorder, &mut stats.samples);
     let samples = contentions.valued(recorder);
-    // Mutex has equal types.
-    let header = Header { types: BLOCK.sample_types, period: (BLOCK.period_type, 1), time };
-    let about = About {
-        recorder,
-        named,
-        roots,
-        children: options.children,
-        command_line: &options.command_line,
-    };
-    Ok(conclude::build(&about, &header, stats, &samples)?)
+    // `mutex` has the same sample types as `block`.
+    let header = Header { kind: &BLOCK, period: 1, time };
+    Ok(targets.build(&header, (recorder, named), stats, &samples)?)
 }

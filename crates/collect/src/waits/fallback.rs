@@ -7,8 +7,7 @@ use std::rc::Rc;
 
 use aggregate::ids::{NodeIndex, Place, ThreadIndex};
 use aggregate::recorder::Recorder;
-use assemble::conclude::{self, Named};
-use assemble::debugfiles::TargetFiles;
+use assemble::conclude::{Named, Targets};
 use host::rights::Obstacle;
 use rustc_hash::FxHashMap;
 
@@ -19,7 +18,7 @@ use super::locks::{self, Class};
 use super::programs;
 use super::switches::{Ended as EndedWait, Switches, kind_of};
 use crate::collector::{Collector, Progress, Request};
-use crate::options::{Backend, RecordOptions};
+use crate::options::Backend;
 use crate::outcome::{Ended, Outcome, RecordError};
 use crate::perf::attach::AttachError;
 
@@ -62,9 +61,8 @@ fn neither(e: RecordError, backend: Backend) -> RecordError {
 
 fn by_perf(request: &Request<'_>, why: String) -> Result<Rc<RefCell<dyn Joint>>, RecordError> {
     Ok(Rc::new(RefCell::new(ByPerf {
-        files: TargetFiles::of(&request.family().processes),
+        targets: request.targets(),
         switches: Switches::attach(request)?,
-        options: request.options.clone(),
         why,
         scopes: Vec::new(),
         begun: false,
@@ -93,8 +91,7 @@ struct Site {
 
 struct ByPerf {
     switches: Switches,
-    files: TargetFiles,
-    options: RecordOptions,
+    targets: Targets,
     /// Why not by BPF.
     why: String,
     /// What each kind takes of it.
@@ -141,7 +138,7 @@ impl Joint for ByPerf {
             let period = switches.period;
             switches.finish(&mut |_, ended| add(sums, period, ended));
             switches.reader.recorder.look_for_runtimes();
-            conclude::name(&mut switches.reader.recorder, &switches.roots, &self.files)
+            self.targets.name(&mut switches.reader.recorder)
         });
         let scope = self.scopes.get(number).copied().unwrap_or(Scope::All);
         let mut contentions = Contentions::default();
@@ -163,8 +160,8 @@ impl Joint for ByPerf {
         }
         let profile = contentions::conclude(
             contentions,
+            &self.targets,
             (&switches.reader.recorder, named),
-            (&switches.roots, &self.options),
             switches.reader.time,
             &mut stats,
         )?;

@@ -4,8 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use aggregate::recorder::Recorder;
-use assemble::conclude::{self, Named};
-use assemble::debugfiles::TargetFiles;
+use assemble::conclude::{Named, Targets};
 use events::WaitWants;
 
 use super::by_bpf::{Taken, Waits};
@@ -17,13 +16,13 @@ use crate::outcome::{Ended, Outcome, RecordError};
 
 /// Attaches to the targets.
 pub(super) fn open(request: &Request<'_>) -> Result<Rc<RefCell<dyn Joint>>, RecordError> {
-    let files = TargetFiles::of(&request.family().processes);
+    let targets = request.targets();
     let waits = Waits::attach(request)?;
     let options = request.options.clone();
     let kinds = Vec::new();
     Ok(Rc::new(RefCell::new(ByPrograms {
         waits,
-        files,
+        targets,
         options,
         kinds,
         begun: false,
@@ -33,7 +32,7 @@ pub(super) fn open(request: &Request<'_>) -> Result<Rc<RefCell<dyn Joint>>, Reco
 
 struct ByPrograms {
     waits: Waits,
-    files: TargetFiles,
+    targets: Targets,
     options: RecordOptions,
     /// `None` where the kind has been concluded.
     kinds: Vec<Option<Box<dyn Listener>>>,
@@ -86,7 +85,7 @@ impl Joint for ByPrograms {
         let Self { waits, kinds, .. } = self;
         let named = self.named.get_or_insert_with(|| {
             waits.finish(&mut |recorder, taken| give(kinds, recorder, taken));
-            conclude::name(&mut waits.reader.recorder, &waits.roots, &self.files)
+            self.targets.name(&mut waits.reader.recorder)
         });
         let mut stats = waits.stats();
         let heard = Heard { waits, named, options: &self.options };
@@ -94,8 +93,8 @@ impl Joint for ByPrograms {
         let values = kind.map(|k| k.conclude(&heard, &mut stats.notes)).unwrap_or_default();
         let profile = contentions::conclude(
             values,
+            &self.targets,
             (&waits.reader.recorder, named),
-            (&waits.roots, &self.options),
             waits.reader.time,
             &mut stats,
         )?;

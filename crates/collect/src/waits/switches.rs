@@ -51,7 +51,6 @@ pub(super) struct Ended<'a> {
 /// A running recording.
 pub(super) struct Switches {
     pub reader: RingReader,
-    pub roots: Vec<Arc<Process>>,
     pub period: u64,
     attached: Attached,
     per_second: u64,
@@ -70,21 +69,15 @@ impl Switches {
             RingReader::attach(request.family(), options.children, 1, KnownThreads::All, |r| {
                 attach::attach_to_switches(roots, options, period, r)
             })?;
-        Ok(Self {
-            reader,
-            roots: request.roots.to_vec(),
-            period,
-            attached,
-            per_second,
-            waits: FxHashMap::default(),
-        })
+        Ok(Self { reader, period, attached, per_second, waits: FxHashMap::default() })
     }
 
     /// The recording begins.
     pub fn begin(&mut self) {
         self.read_all(&mut |_, _| {});
         self.waits.clear();
-        self.reader.begin(self.lost());
+        let lost = self.lost();
+        self.reader.begin(&self.attached.rings, Some(lost));
     }
 
     /// Reads what has come.
@@ -95,14 +88,14 @@ impl Switches {
         Progress {
             elapsed: Duration::ZERO,
             samples: self.reader.recorder.stats.kept,
-            lost: self.reader.lost(self.attached.rings.losses().lost),
+            lost: self.reader.lost_as_reported(&self.attached.rings),
         }
     }
 
     /// Whether a followed process still runs.
     pub fn someone_lives(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) -> bool {
-        self.read_all(sink);
-        self.reader.someone_lives()
+        let (rings, waits) = (&mut self.attached.rings, &mut self.waits);
+        self.reader.someone_lives(rings, &mut |r, e| event(r, waits, e, sink))
     }
 
     /// The recording ends.
