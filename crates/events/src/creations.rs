@@ -79,7 +79,7 @@ impl CreationSampler {
     /// Stops sampling.
     pub fn disable(&self) {
         for event in &self.events {
-            // Should it fail, closing the events disables them.
+            // If this fails, closing the events disables them.
             let _ = disable_event(event.as_raw_fd());
         }
     }

@@ -56,7 +56,7 @@ pub struct LookedCopy<'a> {
     pub is_full: bool,
 }
 
-/// The loaded program. It is unloaded with this value, or with our process.
+/// The loaded program. It is unloaded when this is dropped, or when our process ends.
 pub struct StackCopier {
     object: Loaded,
 }
@@ -75,7 +75,7 @@ impl StackCopier {
         Ok(Self { object })
     }
 
-    /// Looks at each thread of a process (a PID of our namespace) once. Threads that have not run since
+    /// Looks at each thread of a process (a PID in our namespace) once. Threads that have not run since
     /// an earlier look of this copier are not copied again. The caller holds the process, so that its
     /// PID is not reused.
     ///

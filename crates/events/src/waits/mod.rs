@@ -61,9 +61,9 @@ pub enum WaitError {
 
 /// Whether the chains of interpreters are followed.
 pub enum WaitChains {
-    /// Nobody asked for it.
+    /// They are not followed: this was not requested.
     NotWanted,
-    /// They are, for the processes that are given to this.
+    /// They are followed, for the processes passed to [`Chains::follow`].
     Followed(Box<Chains>),
     /// The kernel rejects the programs that follow them.
     Refused(BpfError),
@@ -81,7 +81,7 @@ pub struct WaitWants {
 }
 
 impl WaitWants {
-    /// What this or the other wants.
+    /// Everything that this or the other selects.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let all_waits = |w: Self| w.waits && !w.futexes_only;
@@ -117,7 +117,7 @@ pub struct WaitOptions {
 }
 
 /// The BPF programs that sample waiting, and the events that they write to. They are detached and
-/// unloaded with this value, or with our process.
+/// unloaded when this is dropped, or when our process ends.
 pub struct WaitSampler {
     object: Loaded,
     kernel_types: Btf,
@@ -367,8 +367,8 @@ fn waiters(futex: &FutexBytes) -> u64 {
     Futex::read_from_bytes(futex).map_or(0, |futex| u64::from(futex.waiters))
 }
 
-/// Opens the object that follows chains, and loads those of its programs that do: whether the kernel
-/// takes them is known before anything is attached.
+/// Opens the object that follows chains, and loads the programs that follow them. This finds out
+/// whether the kernel accepts them before anything is attached.
 fn load_with_chains(kernel_types: &Btf) -> Result<(Loaded, Chains), BpfError> {
     let mut object = OBJECT_WITH_CHAINS.open(Some(kernel_types))?;
     load_program(&mut object, kernel_types, "on_waking", "sched_waking")?;
