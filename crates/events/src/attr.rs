@@ -106,9 +106,9 @@ pub(crate) fn build(
     if inherit {
         attr.set_inherit(1);
         attr.set_inherit_thread(u64::from(!options.children && features.inherit_thread));
-        // Not `inherit_stat`: at the exit of an inherited thread the kernel would write a READ record
-        // from the CPU of the exit into the rings of all CPUs. If that races with a record of the
-        // ring's own CPU, the ring is damaged or stuck for good.
+        // Not `inherit_stat`: at the exit of an inherited thread the kernel would write a READ
+        // record from the CPU of the exit into the rings of all CPUs. If that races with a record
+        // of the ring's own CPU, the ring is damaged or stuck for good.
     }
     record_side_band(&mut attr);
     attr

@@ -51,8 +51,8 @@ pub struct CreationSampler {
 }
 
 impl CreationSampler {
-    /// Opens the events, which sample from then on, and maps their rings of `ring_bytes` each: less,
-    /// down to 32 KiB, where the locked-memory limit is smaller.
+    /// Opens the events, which sample from then on, and maps their rings of `ring_bytes` each:
+    /// less, down to 32 KiB, where the locked-memory limit is smaller.
     ///
     /// # Errors
     /// [`CreationError`].

@@ -162,8 +162,8 @@ impl Layout {
     }
 }
 
-/// A cursor over a record's body. Every read is checked: a torn or foreign record must not crash the
-/// profiler.
+/// A cursor over a record's body. Every read is checked: a torn or foreign record must not crash
+/// the profiler.
 #[derive(Clone, Copy)]
 struct Cursor<'a>(&'a [u8]);
 

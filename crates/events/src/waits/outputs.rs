@@ -40,7 +40,8 @@ impl WaitOutputs {
         publish(&self.cpus, &self.leaders, object)
     }
 
-    /// Makes the programs write to new events that copy `stack_bytes` of stack, into the same rings.
+    /// Makes the programs write to new events that copy `stack_bytes` of stack, into the same
+    /// rings.
     pub(super) fn grow_stack(
         &mut self,
         object: &Loaded,
