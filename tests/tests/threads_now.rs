@@ -467,7 +467,7 @@ fn without_a_stop_what_needs_one_is_refused() {
     let file = folder.path().join("x.pb.gz");
     let file = file.to_str().unwrap();
     let wall = ["record", "wall", "-p", &pid, "-d", "1s", "-o", file, "--no-stop"];
-    assert!(refused(exoprof().args(wall)).contains("would be stopped"));
+    assert!(refused(exoprof().args(wall)).contains("which --no-stop forbids"));
     let without_bpf = ["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"];
     let mut command = Command::new("setpriv");
     command.args(without_bpf).arg(exoprof_tests::recorder::binary());

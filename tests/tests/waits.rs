@@ -267,7 +267,7 @@ fn without_the_right_to_load_programs() {
         .run()
         .recording();
     let says = |words: &str| recording.profile.comments.iter().any(|c| c.contains(words));
-    assert!(says("without bpf programs") && says("CAP_BPF"), "{:?}", recording.profile.comments);
+    assert!(says("without BPF programs") && says("CAP_BPF"), "{:?}", recording.profile.comments);
     assert!(recording.profile.sum("delay", |s| s.has("sleep_long")) > 0);
     // Killed or not, it leaves the target alone.
     let _ = target.finish();
