@@ -211,7 +211,7 @@ fn no_circle_of_more_than_three_files() {
         }
         let larger = LARGER_CIRCLES.iter().find(|(of, _)| *of == name).map(|(_, size)| *size);
         let most = larger.unwrap_or(MOST_IN_A_CIRCLE);
-        let circles = Crate::read(src.as_std_path()).circles_of_more_than(most);
+        let circles = Crate::read(src.as_std_path()).cycles_of_more_than(most);
         wrong.extend(circles.into_iter().map(|files| format!("{name}: {} {files:?}", files.len())));
     }
     assert!(wrong.is_empty(), "files that all need each other:\n{}", wrong.join("\n"));
