@@ -3,7 +3,7 @@ truth.h: `SITE=NANOSECONDS` is wall time less CPU time of the call, `SITE_n` how
 were, `SITE_max` the longest. Where a site waits, its line says `waits in SITE`.
 
 With the argument `locks`, a mutex of the C library besides: `lock_native` waits for it while
-`hold_native` holds it, and lets go of it in the line that says so.
+`hold_native` holds it and unlocks it in the line marked so.
 """
 
 import os
@@ -92,7 +92,7 @@ def begin_locks():
         while True:
             native.pthread_mutex_lock(mutex)
             time.sleep(0.01)
-            native.pthread_mutex_unlock(mutex)  # lets go in hold_native
+            native.pthread_mutex_unlock(mutex)  # unlocks in hold_native
             pause()
 
     of_sites["lock_native"] = [0, 0, 0]
