@@ -2,23 +2,23 @@
 //! behaviour is known:
 //!
 //! ```text
-//!   programs  builds tests/targets/* on demand ──► a path
-//!   target    runs a program: `ready`, `go`, `mark`, its ground truth in nanoseconds
-//!   recorder  runs `exoprof record` on it ──► Recording { profile, stderr, status, max_rss }
-//!   profile   decodes the profile; stacks are expanded, leaf first
-//!   compared  compares recorded waits with what the program measured in the same time
-//!   records   compares two profiles record by record
-//!   expect    assertions on profiles: shares, thread roots, values
-//!   gotarget  runs Go programs, in all versions and builds, and asks them for their own profiles
-//!   python    finds the installed Python interpreters
-//!   gotool    runs `go tool pprof` on the result
-//!   procfs    reads /proc, to check that a recording changed nothing
-//!   http      runs `exoprof serve` and sends it requests, well-formed or not
-//!   imports   finds which source file imports which, for the rules of architecture.rs
-//!   store     an HTTP profile store that receives `exoprof serve --push`
-//!   grpc_store  the same over gRPC
+//!   programs      builds tests/targets/* on demand ──► a path
+//!   target        runs a program: `ready`, `go`, `mark`, its ground truth in nanoseconds
+//!   recorder      runs `exoprof record` on it ──► Recording { profile, stderr, status, max_rss }
+//!   profile       decodes the profile; stacks are expanded, leaf first
+//!   compared      compares recorded waits with what the program measured in the same time
+//!   records       compares two profiles record by record
+//!   expect        assertions on profiles: shares, thread roots, values
+//!   gotarget      runs Go programs in all versions and builds; reads their own profiles
+//!   python        finds the installed Python interpreters
+//!   gotool        runs `go tool pprof` on the result
+//!   procfs        reads /proc, to check that a recording changed nothing
+//!   http          runs `exoprof serve` and sends it requests, well-formed or not
+//!   imports       finds which source file imports which, for the rules of architecture.rs
+//!   store         an HTTP profile store that receives `exoprof serve --push`
+//!   grpc_store    the same over gRPC
 //!   certificates  certificate authorities and server certificates, valid and invalid
-//!   server    starts redis and others on a free port and ends them with the test
+//!   server        starts redis and others on a free port and ends them with the test
 //! ```
 //!
 //! Functions panic with a detailed message on failure: the harness exists for tests only.
