@@ -193,7 +193,7 @@ impl Recorder {
         notes.extend(self.labels.note());
         let lost = self.unwinder.c_frames_lost();
         if lost > 0 {
-            notes.push(format!("{lost} stacks lack C frames between the frames of a runtime"));
+            notes.push(format!("stacks without the C frames between those of a runtime: {lost}"));
         }
         notes
     }
