@@ -19,8 +19,8 @@ use super::{CodeAddress, Presence, Roles, Runtime};
 use crate::ids::Function;
 use crate::processes::Tracked;
 
-/// Maximum number of bytes read from a file at a time. Of a larger perf map, only this many bytes at
-/// its end, the newest, are read.
+/// Maximum number of bytes read from a file at a time. Of a larger perf map, only this many bytes
+/// at its end, which are the newest, are read.
 const MAX_READ: u64 = 64 << 20;
 /// Maximum number of bytes of a file that are read at the end of the recording.
 const MAX_FINAL_READ: u64 = 512 << 20;
