@@ -1,12 +1,12 @@
-//! The two clocks of a recording.
+//! Reads the two clocks of a recording: monotonic time and Unix time.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// CLOCK_MONOTONIC in nanoseconds: the clock of all event times.
+/// CLOCK_MONOTONIC in nanoseconds, the clock of all event times.
 pub fn monotonic_now() -> u64 {
-    // The only documented failure is a clock that does not exist; this one always does.
+    // The only documented error is a clock that does not exist, and this one always does.
     let Ok(t) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return 0 };
     let (seconds, nanos) = (t.tv_sec().cast_unsigned(), t.tv_nsec().cast_unsigned());
     seconds * 1_000_000_000 + nanos

@@ -1,14 +1,14 @@
-//! Samples, aggregated as they come: a calling context tree, and counts on its nodes.
+//! Aggregates samples as they arrive into a calling context tree with counts on its nodes.
 //!
-//! A stack is a node; its parent is the caller. Stacks share their outer frames, so that memory
-//! grows with the number of *different* calling contexts and not with the number of samples: a
-//! recursion of random depth costs one node per level, not one stack per depth.
+//! Each node stands for a stack; its parent is the stack of the caller. Stacks share their outer
+//! frames, so memory grows with the number of *different* calling contexts, not with the number of
+//! samples: a recursion of random depth costs one node per level, not one stack per depth.
 
 use rustc_hash::FxHashMap;
 
 use crate::ids::{Count, CountKey, FrameIndex, FrameKey, NodeIndex, ROOT};
 
-/// More nodes than this are not kept: about 100 MB.
+/// Maximum number of nodes; they take about 100 MB.
 const MAX_NODES: usize = 2_000_000;
 
 #[derive(Clone, Copy)]
@@ -39,7 +39,7 @@ impl Default for StackTree {
 }
 
 impl StackTree {
-    /// The index of a frame.
+    /// The index of a frame; a new frame is added.
     pub fn frame(&mut self, key: FrameKey) -> FrameIndex {
         let next = self.frames.len() as FrameIndex;
         *self.frame_index.entry(key).or_insert_with(|| {
@@ -48,8 +48,8 @@ impl StackTree {
         })
     }
 
-    /// The node of `frame` called from `parent`. Once the tree is full, new contexts stay at
-    /// their nearest known caller: see [`StackTree::is_full`].
+    /// The node of `frame` called from `parent`. Once the tree is full, the node of a new context
+    /// is that of its nearest known caller: see [`StackTree::is_full`].
     pub fn child(&mut self, parent: NodeIndex, frame: FrameIndex) -> NodeIndex {
         if let Some(&node) = self.children.get(&(parent, frame)) {
             return node;
@@ -64,7 +64,7 @@ impl StackTree {
         node
     }
 
-    /// Whether calling contexts were left out.
+    /// Whether calling contexts were left out because the tree is full.
     pub fn is_full(&self) -> bool {
         self.full
     }
@@ -82,7 +82,7 @@ impl StackTree {
         })
     }
 
-    /// How many calling contexts there are.
+    /// The number of calling contexts, including the root.
     pub fn context_count(&self) -> usize {
         self.nodes.len()
     }
@@ -93,7 +93,7 @@ impl StackTree {
         self.frames.get(frame as usize).copied()
     }
 
-    /// The nodes of a stack and of all stacks that it contains, outermost frame first.
+    /// The nodes on the path to `leaf`, outermost frame first, without the root.
     pub fn path_from_root(&self, leaf: NodeIndex) -> Vec<NodeIndex> {
         let parent = |node: &NodeIndex| Some(self.nodes[*node as usize].parent);
         let up = std::iter::successors(Some(leaf), parent);
@@ -122,7 +122,7 @@ impl Counts {
         c.weight += weight;
     }
 
-    /// All counts in a fixed order, so that equal recordings give equal files.
+    /// All counts, sorted by key so that equal recordings give equal files.
     pub fn sorted(self) -> Vec<(CountKey, Count)> {
         let mut all: Vec<_> = self.by_stack.into_iter().collect();
         all.sort_unstable_by_key(|(key, _)| *key);

@@ -1,66 +1,69 @@
-//! From samples to CPU time.
+//! Converts sample weights to CPU time.
 //!
-//! A sample does not stand for one period of the clock: timers come late, a hypervisor takes the
-//! CPU away, the kernel throttles. On a guest, `cpu-clock` samples were seen to add up to 77 % of
-//! the CPU time used. So samples only say how a thread's time is *shared*; how much there was is
-//! the scheduler's own count. Each thread's samples are weighted so that they add up to it.
+//! A sample does not stand for exactly one sampling period: timers fire late, a hypervisor takes
+//! the CPU away, the kernel throttles. On a guest, `cpu-clock` samples were seen to add up to only
+//! 77 % of the CPU time used. Samples therefore only determine how a thread's time is *divided*
+//! among its stacks; the total is the scheduler's own count. Each thread's samples are weighted so
+//! that they add up to it.
 //!
-//! A thread that ran for less than a few periods has too few samples to carry its time: which of
-//! a thousand such threads were hit is chance, and giving each hit thread its own time would lose
-//! the time of all others. They are weighted as one group per process and thread name. Where
-//! there is time but no sample at all, the time is shown as that and not spread over others.
+//! A thread that ran for less than a few periods has too few samples to represent its time. Which
+//! of a thousand such threads are sampled is chance, and if each sampled thread only got its own
+//! time, the time of all others would be lost. Such threads are weighted as one group per process
+//! and thread name. Time without any samples is reported separately ([`UNSAMPLED`]) and not spread
+//! over other threads.
 
 use std::collections::BTreeMap;
 
 use crate::ids::{Count, ThreadId};
 
-/// The marker of CPU time of which no sample was taken.
+/// The name of the frame that stands for CPU time without samples.
 pub const UNSAMPLED: &str = "[cpu time without samples]";
 
-/// How a thread's CPU time during the recording is known.
+/// A thread's CPU time during the recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CpuTime {
-    /// The scheduler's or the event's own count, in nanoseconds.
+    /// The count of the scheduler or of the event, in nanoseconds.
     Known(u64),
-    /// The thread ended without leaving a count: to be estimated from its samples.
+    /// The thread ended before its time was read; it is estimated from its samples.
     Unknown,
 }
 
-/// A thread with what was sampled of it.
+/// A thread's CPU time and samples.
 #[derive(Debug, Clone)]
 pub struct ThreadUse {
-    /// Who.
+    /// The thread.
     pub id: ThreadId,
-    /// The group that it belongs to if it is thin: its name, as an index.
+    /// The group in which a thread with few samples is weighted: an index of its name.
     pub group: u32,
-    /// Its CPU time.
+    /// The CPU time of the thread.
     pub time: CpuTime,
-    /// All its samples.
+    /// The number and weight of its samples.
     pub count: Count,
 }
 
 /// Threads with fewer expected samples than this are weighted as a group.
 const THIN_PERIODS: u64 = 4;
 
-/// The outcome: nanoseconds per unit of weight for each thread, and what had no samples.
+/// The result of [`weigh`]: nanoseconds per unit of weight for each thread, and the time without
+/// samples.
 #[derive(Debug, Default, PartialEq)]
 pub struct Weights {
     per_unit: BTreeMap<ThreadId, f64>,
-    /// CPU time of threads or groups of which no sample was taken, in nanoseconds, each under
-    /// the thread (of a group: its first) that it belongs to.
+    /// CPU time of threads and groups without samples, in nanoseconds, each with the thread that it
+    /// belongs to (for a group, its first thread).
     pub unsampled: Vec<(ThreadId, u64)>,
 }
 
 impl Weights {
-    /// Nanoseconds that one unit of weight of this thread stands for.
+    /// Nanoseconds per unit of sample weight of this thread.
     pub fn per_unit(&self, id: ThreadId) -> f64 {
         self.per_unit.get(&id).copied().unwrap_or(0.0)
     }
 }
 
-/// Weighs the threads. `unit` is what one unit of weight should be if the clock were perfect (1
-/// where weights are nanoseconds already); `period` the length of a sampling period in
-/// nanoseconds.
+/// Computes how much CPU time one unit of sample weight stands for in each thread. `unit` is the
+/// nominal value in nanoseconds (1 if weights already are nanoseconds), used if no thread's time is
+/// known. `period` is the sampling period in nanoseconds.
 pub fn weigh(threads: &[ThreadUse], unit: f64, period: u64) -> Weights {
     let mut out = Weights::default();
     let calibration = calibration(threads).unwrap_or(unit);
@@ -124,14 +127,14 @@ mod tests {
 
     #[test]
     fn late_timers_do_not_lose_time() {
-        // 77 of 100 samples came.
+        // 77 of 100 samples arrived.
         let t = thread(1, CpuTime::Known(100 * PERIOD), 77);
         assert!((total(&[t]) - 1e9).abs() < 1.0);
     }
 
     #[test]
     fn thin_threads_share_their_time_so_that_none_is_lost() {
-        // 100 threads of half a period: about 50 are hit.
+        // 100 threads that each ran for half a period: about 50 are sampled.
         let threads: Vec<_> = (0..100)
             .map(|i| thread(i, CpuTime::Known(PERIOD / 2), u64::from(i % 2 == 0)))
             .collect();
@@ -142,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn time_without_a_sample_is_shown_as_that() {
+    fn time_without_samples_is_reported_separately() {
         let threads = [
             thread(1, CpuTime::Known(100 * PERIOD), 100),
             thread(2, CpuTime::Known(50 * PERIOD), 0),
         ];
         let w = weigh(&threads, 1.0, PERIOD);
         assert_eq!(w.unsampled, [(threads[1].id, 50 * PERIOD)]);
-        assert!((w.per_unit(threads[0].id) - 1.0).abs() < 1e-9, "its own time only");
+        assert!((w.per_unit(threads[0].id) - 1.0).abs() < 1e-9, "must only get its own time");
     }
 
     #[test]

@@ -1,30 +1,32 @@
-//! The targets and the processes that they had forked before: of a server whose master only waits,
-//! those do all the work.
+//! Finds the descendants that the targets already have, so that they are recorded too: in a server
+//! whose master process only waits, its workers do all the work.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use process::{OpenError, Process};
 
-/// More of them are not taken in: each costs descriptors and a look at all its mappings.
+/// The maximum number of descendants. Each costs file descriptors, and all its mappings must be
+/// read.
 pub const MOST: usize = 1024;
-/// How often `/proc` is gone through for those that are forked meanwhile.
-const MOST_LOOKS: usize = 4;
+/// The maximum number of scans of `/proc`. Each further scan finds processes that were forked
+/// during the previous one.
+const MAX_SCANS: usize = 4;
 
-/// See the module.
+/// The targets and their descendants.
 #[derive(Debug, Clone, Default)]
 pub struct Family {
-    /// The targets, then their descendants by process id.
+    /// The targets, then their descendants by PID.
     pub processes: Vec<Arc<Process>>,
     targets: usize,
-    /// Descendants beyond [`MOST`].
+    /// The number of descendants beyond [`MOST`].
     beyond: usize,
-    /// Why some could not be opened, and how many.
+    /// How many descendants could not be opened, and why one of them could not.
     refused: (usize, Option<String>),
 }
 
 impl Family {
-    /// The targets with their living descendants, or without.
+    /// The targets, with their running descendants if `descendants` is set.
     pub fn of(targets: &[Arc<Process>], descendants: bool) -> Self {
         let targets_only =
             Self { processes: targets.to_vec(), targets: targets.len(), ..Self::default() };
@@ -32,12 +34,13 @@ impl Family {
     }
 
     fn with_descendants(mut self) -> Self {
-        // One costs three descriptors; where the limit cannot be raised, opening says so.
+        // Each process needs three descriptors. If the limit cannot be raised, opening a process
+        // fails and reports it.
         let _ = host::raise_nofile();
         let mut seen: BTreeSet<i32> = self.processes.iter().map(|p| p.pid()).collect();
-        // A recording of the shell that it runs in does not record itself.
+        // A profiler that records its own shell must not record itself.
         seen.insert(std::process::id().cast_signed());
-        for _ in 0..MOST_LOOKS {
+        for _ in 0..MAX_SCANS {
             let known: Vec<i32> = self.processes.iter().map(|p| p.pid()).collect();
             let found = process::descendants(&known, &seen);
             if found.is_empty() {
@@ -45,20 +48,21 @@ impl Family {
             }
             for pid in found {
                 seen.insert(pid);
-                self.take_in(pid);
+                self.add_descendant(pid);
             }
         }
         self
     }
 
-    fn take_in(&mut self, pid: i32) {
+    fn add_descendant(&mut self, pid: i32) {
         if self.processes.len() - self.targets >= MOST {
             self.beyond += 1;
             return;
         }
         match Process::open(pid) {
             Ok(process) => {
-                // It may have ended, and another one has its number: only a child of ours counts.
+                // The process may have ended and its PID may have been reused, so its parent must
+                // be one of ours.
                 let parent = process.parent().ok();
                 if self.processes.iter().any(|p| Some(p.pid()) == parent) {
                     self.processes.push(Arc::new(process));
@@ -69,12 +73,12 @@ impl Family {
                 let why = || Process::open(pid).err().map(|e| e.to_string());
                 self.refused.1 = self.refused.1.take().or_else(why);
             }
-            // Gone, or a zombie.
+            // The process is gone, or a zombie.
             Err(_) => {}
         }
     }
 
-    /// Without the descendants, which cannot be recorded for this reason.
+    /// A copy without the descendants, which cannot be recorded because of `why`.
     pub fn targets_only(&self, why: &str) -> Self {
         let mut processes = self.processes.clone();
         let more = processes.split_off(self.targets).len() + self.refused.0;
@@ -82,34 +86,36 @@ impl Family {
         Self { processes, targets: self.targets, beyond: self.beyond, refused }
     }
 
-    /// Whether it is more than the targets.
+    /// Whether there are descendants.
     pub fn has_descendants(&self) -> bool {
         self.processes.len() > self.targets
     }
 
-    /// Text for the profile: who is recorded besides the targets, and who is not.
+    /// Text for the profile: which descendants are recorded and which are not.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
+        let are = |n: usize| if n == 1 { "is" } else { "are" };
         match self.processes.len() - self.targets {
             0 => {}
             n => notes.push(format!(
-                "{} that ran before {} recorded too (--no-children leaves them out)",
+                "{} already running {} recorded too (--no-children excludes {})",
                 count(n),
-                if n == 1 { "is" } else { "are" }
+                are(n),
+                if n == 1 { "it" } else { "them" }
             )),
         }
         if self.beyond > 0 {
-            let more = count(self.beyond);
-            notes.push(format!("{more} that ran before are not recorded: they are too many"));
+            let (more, are) = (count(self.beyond), are(self.beyond));
+            notes.push(format!("{more} already running {are} not recorded: the limit is {MOST}"));
         }
         if let (n, Some(why)) = &self.refused {
-            notes.push(format!("{} that ran before cannot be recorded: {why}", count(*n)));
+            notes.push(format!("{} already running cannot be recorded: {why}", count(*n)));
         }
         notes
     }
 }
 
-/// So many children, in words.
+/// Formats a number of child processes: `1 child process`, `2 child processes`.
 pub fn count(n: usize) -> String {
     match n {
         1 => "1 child process".to_owned(),
@@ -124,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn children_that_run_already() {
+    fn finds_children_that_are_already_running() {
         let mut cat = Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat");
         let own = Arc::new(Process::open(std::process::id().cast_signed()).expect("we live"));
         let family = Family::of(std::slice::from_ref(&own), true);
@@ -139,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_name_numbers() {
+    fn notes_agree_in_number() {
         let own = Arc::new(Process::open(std::process::id().cast_signed()).expect("we live"));
         let mut family = Family::of(std::slice::from_ref(&own), false);
         assert_eq!(family.notes(), Vec::<String>::new());
@@ -147,7 +153,8 @@ mod tests {
         family.beyond = 2;
         family.refused = (1, Some("no rights".into()));
         let notes = family.notes();
-        assert!(notes[0].starts_with("1 child process that ran before is recorded"), "{notes:?}");
+        let first = "1 child process already running is recorded too (--no-children excludes it)";
+        assert_eq!(notes[0], first);
         assert!(notes[1].starts_with("2 child processes"), "{notes:?}");
         assert!(notes[2].contains("no rights"), "{notes:?}");
     }

@@ -1,55 +1,55 @@
-//! What the parts of a recording call the same things by: threads, frames, stacks, labels,
-//! functions.
+//! Shared identifiers of a recording: threads, frames, stacks, label sets and functions.
 
 use std::sync::Arc;
 
 use image::{Avma, MappingId};
 
-/// A thread in a session: process and thread id.
+/// Identifies a thread by its PID and TID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ThreadId {
-    /// Process (thread group) id, as we see it.
+    /// Process (thread group) ID in our PID namespace.
     pub pid: i32,
-    /// Thread id, as we see it.
+    /// Thread ID in our PID namespace.
     pub tid: i32,
 }
 
-/// A thread under one of its names.
+/// Index of a thread under one of its names: see [`crate::processes::NamedThread`].
 pub type ThreadIndex = u32;
 
-/// A set of labels that a program has set itself; 0 is the empty one.
+/// Index of a set of labels that a program has set; 0 is the empty set.
 pub type LabelsIndex = u32;
 
-/// Keys and values.
+/// Labels that a program has set, as keys and values.
 pub type LabelSet = Arc<[(Arc<str>, Arc<str>)]>;
 
-/// A language runtime: its row in the recorder's table.
+/// A language runtime, as the index of its row in the recorder's table of runtimes.
 pub type RuntimeIndex = u8;
 
-/// Where a frame's address belongs.
+/// What a frame's address refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
-    /// In a mapping of a target; the address is an [`Avma`].
+    /// Code in a mapping of a target; the address is an [`Avma`].
     User(MappingId),
-    /// In a function of a language runtime, which names it.
+    /// A function that a language runtime names.
     Runtime {
         /// The runtime.
         runtime: RuntimeIndex,
-        /// The mapping that the address, an [`Avma`], lies in; none for functions that lie at no
+        /// The mapping that contains the address (an [`Avma`]); `None` for functions without an
         /// address.
         mapping: Option<MappingId>,
-        /// The runtime's number of it.
+        /// The number that the runtime gave the function: see
+        /// [`crate::runtimes::Runtime::functions`].
         index: u32,
     },
-    /// In executable memory of the target that no mapping accounts for.
+    /// Code in executable memory of the target for which no mapping is known.
     Unmapped,
-    /// In the kernel.
+    /// Kernel code; the address is a kernel address.
     Kernel,
-    /// No code at all: the address is an index into the session's table of markers.
+    /// Not code; the address is an index into [`crate::recorder::Recorder::markers`].
     Marker,
 }
 
-/// A frame: the address to look up (a return address is already one less).
+/// A frame, identified by the address to look up (return addresses are already decremented by 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrameKey {
     /// What the address refers to.
@@ -58,19 +58,19 @@ pub struct FrameKey {
     pub address: Avma,
 }
 
-/// A frame's index in the tree's table of frames.
+/// Index of a frame in the table of frames of [`crate::contexts::StackTree`].
 pub type FrameIndex = u32;
 
-/// A stack: the node of its leaf.
+/// Index of a node of [`crate::contexts::StackTree`]; stands for the stack whose leaf it is.
 pub type NodeIndex = u32;
 
-/// The node that is no frame, above all roots.
+/// The root of the tree, which is not a frame; outermost frames are its children.
 pub const ROOT: NodeIndex = 0;
 
-/// What is counted apart.
+/// Samples with the same key are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CountKey {
-    /// The thread, under the name that it had.
+    /// The thread, under the name that it had at the time.
     pub thread: ThreadIndex,
     /// The stack.
     pub stack: NodeIndex,
@@ -78,29 +78,29 @@ pub struct CountKey {
     pub labels: LabelsIndex,
 }
 
-/// What was counted for one thread and stack.
+/// What was counted under one key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Samples.
+    /// The number of samples.
     pub samples: u64,
-    /// Their weight before it is turned into CPU time: periods of the clock, or cycles.
+    /// Their total weight before it is converted to CPU time: clock periods, or cycles.
     pub weight: u64,
 }
 
-/// One function at a frame's address.
+/// One of the functions at a frame's address: the function itself, or one inlined into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
-    /// Its name, demangled.
+    /// The demangled name.
     pub name: Arc<str>,
-    /// Its name as the linker or the runtime has it.
+    /// The name as the linker or the runtime knows it.
     pub system_name: Arc<str>,
-    /// The source file.
+    /// The source file, if known.
     pub file: Option<Arc<str>>,
-    /// The line that the address belongs to; 0 where it is not known.
+    /// The source line of the address; 0 if unknown.
     pub line: u32,
-    /// The column in it; 0 where it is not known.
+    /// The column in that line; 0 if unknown.
     pub column: u32,
-    /// The line that the function begins at; 0 where it is not known.
+    /// The line at which the function begins; 0 if unknown.
     pub start_line: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Sets of labels that programs set themselves, each kept once.
+//! Stores each distinct set of labels that the targets have set once.
 
 use std::sync::Arc;
 
@@ -6,20 +6,21 @@ use rustc_hash::FxHashMap;
 
 use crate::ids::{LabelSet, LabelsIndex};
 
-/// Different sets of labels that are kept.
+/// Maximum number of distinct label sets.
 const MAX_LABEL_SETS: usize = 100_000;
 
-/// All sets of labels of a recording, by index; 0 is the empty one.
+/// All label sets of a recording, by index; index 0 is the empty set.
 #[derive(Default)]
 pub struct LabelSets {
     sets: Vec<LabelSet>,
     index: FxHashMap<LabelSet, LabelsIndex>,
-    /// Samples whose labels were left out.
+    /// Samples whose labels were dropped.
     left_out: u64,
 }
 
 impl LabelSets {
-    /// The index of a set. Of several labels with one key, the one whose value sorts first counts.
+    /// The index of a label set; 0 if there are too many sets. If several labels have the same key,
+    /// the one whose value sorts first is kept.
     pub fn intern(&mut self, mut labels: Vec<(String, String)>) -> LabelsIndex {
         if labels.is_empty() {
             return 0;
@@ -40,17 +41,17 @@ impl LabelSets {
         index
     }
 
-    /// The labels behind an index.
+    /// The label set at an index, sorted by key.
     pub fn get(&self, index: LabelsIndex) -> &[(Arc<str>, Arc<str>)] {
         let at = (index as usize).checked_sub(1);
         at.and_then(|i| self.sets.get(i)).map_or(&[], |set| set)
     }
 
-    /// Whether labels were left out, for the profile's comments.
+    /// A note for the profile's comments if labels were dropped.
     pub(crate) fn note(&self) -> Option<String> {
         (self.left_out > 0).then(|| {
             format!(
-                "labels of {} samples were left out: more than {MAX_LABEL_SETS} different sets",
+                "samples whose labels were dropped: {} (more than {MAX_LABEL_SETS} distinct sets)",
                 self.left_out
             )
         })

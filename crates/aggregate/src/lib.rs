@@ -1,10 +1,10 @@
-//! From events to counted calling contexts: who is followed, what is mapped where, which stack a
-//! sample has, and how often it was seen.
+//! Aggregates events into counted calling contexts: tracks the followed processes and their
+//! mappings, unwinds the stack of each sample, and counts how often each stack was seen.
 //!
 //! ```text
-//!   rings ──► recorder ─┬─► processes   who is followed, what is mapped where
+//!   rings ──► recorder ─┬─► processes   followed processes, their mappings and threads
 //!                       ├─► unwind, runtimes/, live_stack   the frames of a sample
-//!                       └─► contexts    calling contexts, and counts on them
+//!                       └─► contexts    calling contexts and their counts
 //! ```
 
 pub mod clock;

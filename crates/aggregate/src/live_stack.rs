@@ -1,27 +1,26 @@
-//! Stacks deeper than the copied window, completed from the live stack.
+//! Completes stacks that are deeper than the copied window by reading the live stack.
 //!
-//! Unwinding reads the stack upwards, and a stack changes at its lower end: what lies above the
-//! copied window is most often still as it was when the sample was taken a few milliseconds ago.
-//! Often is not always, so the live stack is used only where it proves to be the same one:
+//! Unwinding reads the stack upwards, and a stack changes at its lower end, so the part above the
+//! copied window is usually still the same as when the sample was taken a few milliseconds ago.
+//! As this is not certain, the live stack is only used if it proves to be unchanged:
 //!
 //! ```text
 //!   sp ├──────── copied ────────┤
 //!               floor ├─ joint ─┤─────────── live ───────────┤ root
 //! ```
 //!
-//! The unwind information must lead without a flaw through the live stack to the root of the
-//! thread, and one of these must hold:
+//! Unwinding must reach the root of the thread through the live stack without an error, and one of
+//! these conditions must hold:
 //!
-//! * the *joint*, from the last complete frame to the end of the copy, is equal, byte by byte, in
-//!   the copy and in the live stack, before and after the rest was read: that frame is still
-//!   there, and all that is above it cannot have changed while it was;
-//! * the live stack as it was read *before* the sample and as it is now, after it, show the same
-//!   frames from there on.
+//! * The *joint*, from the last complete frame to the end of the copy, is byte for byte the same in
+//!   the copy and in the live stack, both before and after the rest was read. Then that frame has
+//!   not returned, and nothing above it can have changed in the meantime.
+//! * The live stack as read *before* the sample and the live stack as read now, after it, have the
+//!   same frames from there on.
 //!
-//! The first tells nothing where the stack goes on elsewhere (Go's `systemstack`). The second admits
-//! one error: a stack that was taken down and built up again to the very same
-//! frames at both times, and was another one between. Whatever fails leaves the sample truncated
-//! and visibly so.
+//! The first condition does not apply if the stack continues elsewhere (Go's `systemstack`). The
+//! second can be wrong in one case: the stack had the same frames at both times, but different ones
+//! in between. If neither holds, the stack stays truncated and is shown as such.
 
 use std::cell::{Cell, RefCell};
 
@@ -34,28 +33,29 @@ use crate::ids::ThreadId;
 use crate::processes::Tracked;
 use crate::window::StackWindow;
 
-/// Live stack is read in blocks of this size…
+/// The live stack is read in blocks of this many bytes.
 const BLOCK: usize = 1024;
-/// …and at most so many at once.
+/// Maximum number of blocks per read.
 const MAX_RUN: usize = 64;
-/// How much live stack may be read in a second.
+/// Maximum number of bytes of live stacks read per second.
 const BYTES_PER_SECOND: u64 = 128 << 20;
-/// How many threads' stacks are remembered from one reading of the rings to the next.
+/// Maximum number of threads whose stacks are kept from one round to the next.
 const MAX_REMEMBERED: usize = 64;
-/// How many blocks are remembered for all threads together: 32 MiB.
+/// Maximum number of blocks kept for all threads together: 32 MiB.
 const MAX_HELD: usize = 32 << 10;
-/// A page is no smaller than this.
+/// The smallest page size, in bytes.
 const PAGE: u64 = 4096;
-/// How many pages are looked at where a copy ended early.
+/// Maximum number of pages read where a copy ended early.
 const HOLE_PAGES: u64 = 16;
-/// Registers in a signal frame that must be unchanged with the stack and program counter.
+/// Size of the saved registers in a signal frame, below the stack pointer and program counter, that
+/// must be unchanged; in bytes.
 const SIGNAL_REGISTERS: usize = 160;
 
-/// Live stacks, read at most once for each thread and reading of the rings.
+/// Snapshots of live stacks; each part of a stack is read at most once per thread and round.
 #[derive(Default)]
 pub(crate) struct LiveStacks {
     by_thread: FxHashMap<ThreadId, History>,
-    /// Counts readings of the rings.
+    /// The number of the current round of reading the ring buffers.
     round: u64,
     second: u64,
     read_in_second: u64,
@@ -69,8 +69,8 @@ struct History {
 }
 
 impl LiveStacks {
-    /// A new reading of the rings begins: all its samples are older than what is read from now
-    /// on, and newer than what was read before. `now` is CLOCK_MONOTONIC in nanoseconds.
+    /// Starts a new round of reading the ring buffers. Its samples are older than live stacks read
+    /// from now on, and newer than those read before. `now` is CLOCK_MONOTONIC in nanoseconds.
     pub fn next_round(&mut self, now: u64) {
         self.round += 1;
         let blocks = |s: &Option<Snapshot>| s.as_ref().map_or(0, |s| s.blocks.borrow().len());
@@ -99,8 +99,9 @@ impl LiveStacks {
         history
     }
 
-    /// Goes on where the window ended the stack that `unwinder` has just unwound into `frames`, and
-    /// which word it lacks. Gives the root that was reached; otherwise `frames` is as it was.
+    /// Continues to unwind a stack that `unwinder` has just unwound into `frames` up to the end of
+    /// the window; `unreadable` is the address of the first word that was missing. Returns how the
+    /// root was reached, or `None` with `frames` unchanged.
     pub fn complete(
         &mut self,
         unwinder: &mut Unwinder,
@@ -126,7 +127,7 @@ impl LiveStacks {
                     let end = resume(unwinder, space, &cursor, window, &past, &mut then);
                     end.is_root() && then == frames[before..]
                 }));
-        // Afterwards: meanwhile the stack changes.
+        // Done last, because the stack may change in the meantime.
         live.fill_hole(window, unreadable);
         self.read_in_second += allowance - live.allowance.get();
         if !same {
@@ -148,7 +149,8 @@ fn resume(
     unwinder.resume(space, cursor, &Joined { window, live }, frames)
 }
 
-/// Whether what lies where copy and live stack meet is equal in both, and stays so.
+/// Whether the joint is the same in the copy and the live stack, and still is after everything else
+/// was read.
 fn joint_agrees(
     window: &StackWindow<'_>,
     cursor: &Cursor,
@@ -158,15 +160,15 @@ fn joint_agrees(
     let Some((at, joint)) = joint(window, cursor) else { return false };
     let mut bytes = vec![0; joint.len()];
     let same = |bytes: &[u8]| bytes == joint;
-    // In the snapshot, where that holds it; and now, after everything was read.
+    // Compares with the snapshot, if it contains the joint, and with memory as it is now.
     (live.read(at, &mut bytes).is_err() || same(&bytes))
         && memory.read(at, &mut bytes).is_ok()
         && same(&bytes)
 }
 
-/// From the last complete frame to the end of the copy. Where that frame lies on another stack,
-/// which a signal interrupted: the registers that the kernel saved with its stack pointer and
-/// program counter.
+/// The joint: the bytes from the last complete frame to the end of the copy. If that frame lies on
+/// another stack, which a signal interrupted, the joint is the registers that the kernel saved in
+/// the signal frame along with that frame's stack pointer and program counter.
 fn joint<'w>(window: &StackWindow<'w>, cursor: &Cursor) -> Option<(Avma, &'w [u8])> {
     let (sp, pc) = (cursor.registers().sp()?, cursor.registers().pc()?);
     let bytes = window.bytes();
@@ -184,25 +186,26 @@ fn joint<'w>(window: &StackWindow<'w>, cursor: &Cursor) -> Option<(Avma, &'w [u8
     Some((window.start().wrapping_add(begin as u64), &bytes[begin..at + 16]))
 }
 
-/// Parts of a thread's stack as they were at one time.
+/// Parts of a thread's stack at one point in time.
 #[derive(Default)]
 struct Snapshot {
     blocks: RefCell<FxHashMap<u64, Box<[u8; BLOCK]>>>,
-    /// How many blocks the next read ahead takes.
+    /// Number of blocks in the last read; consecutive reads double it.
     run: Cell<usize>,
 }
 
-/// A snapshot, and the memory that it is taken from while that may still be read.
+/// A snapshot and the memory from which it is filled; `None` for an old snapshot, which must not
+/// change.
 struct Live<'a> {
     snapshot: &'a Snapshot,
     memory: Option<&'a ProcessMemory>,
-    /// Bytes that may yet be read.
+    /// Number of bytes that may still be read in this second.
     allowance: Cell<u64>,
 }
 
 impl Live<'_> {
-    /// Reads a block, and ahead of it where the blocks are wanted in a row: small frames want all
-    /// of a stack, large ones a word here and there.
+    /// Reads a block. If consecutive blocks are requested, also reads the following ones in
+    /// advance: small frames need the whole stack, large frames only a word here and there.
     fn fetch(&self, block: u64) -> Option<()> {
         let memory = self.memory?;
         let mut blocks = self.snapshot.blocks.borrow_mut();
@@ -220,13 +223,14 @@ impl Live<'_> {
         (!whole.is_empty()).then_some(())
     }
 
-    /// The kernel's copy of a stack ends at a page that was never touched: in the middle of a frame
-    /// whose function does not use all of a large array. To read such a page gives it zeroes of the
-    /// kernel's, and takes the target no memory; the next copy goes on beyond it.
+    /// Makes pages readable that cut a copy short. The kernel's copy of a stack ends at a page that
+    /// was never touched, as in a frame whose function does not use all of a large array. Reading
+    /// such a page maps the kernel's zero page there, which costs the target no memory, and the
+    /// next copy continues beyond it.
     fn fill_hole(&self, window: &StackWindow<'_>, unreadable: Avma) {
         let end = window.start().wrapping_add(window.bytes().len() as u64).0;
         let pages = unreadable.0.saturating_sub(end) / PAGE;
-        // Otherwise the window itself ends there, or the stack goes on elsewhere.
+        // Otherwise the window itself ends there, or the stack continues elsewhere.
         if end.is_multiple_of(PAGE) && pages < HOLE_PAGES {
             for page in 0..pages {
                 let _ = self.with_block(end + page * PAGE, |_| ());
@@ -234,7 +238,7 @@ impl Live<'_> {
         }
     }
 
-    /// The rest of the block from an address on.
+    /// Calls `f` with the bytes from an address to the end of its block.
     fn with_block<T>(&self, addr: u64, f: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let (block, at) = (addr / BLOCK as u64, (addr % BLOCK as u64) as usize);
         if !self.snapshot.blocks.borrow().contains_key(&block) {
@@ -261,7 +265,7 @@ impl Memory for Live<'_> {
     }
 }
 
-/// The copy as far as it goes, the live stack from there on.
+/// The copied window, and the live stack for everything beyond it.
 struct Joined<'a, 'w> {
     window: &'a StackWindow<'w>,
     live: &'a Live<'a>,

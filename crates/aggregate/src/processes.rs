@@ -1,4 +1,4 @@
-//! The processes of a session: who is followed, what is mapped where, what threads are called.
+//! Tracks the followed processes of a recording: their executable mappings, threads and names.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,31 +12,32 @@ use rustc_hash::FxHashMap;
 use crate::family::Family;
 use crate::ids::{ThreadId, ThreadIndex};
 
-/// A thread as far as the session knows it.
+/// A thread of a followed process.
 #[derive(Debug, Clone)]
 pub struct Thread {
-    /// Its name now.
+    /// The current name.
     pub name: Arc<str>,
-    /// The index under which samples with this name are counted; drawn at the first sample.
+    /// The index under which samples with this name are counted; assigned at the first sample.
     pub index: Option<ThreadIndex>,
-    /// CPU time when the recording began, in nanoseconds: 0 for threads that began later.
+    /// CPU time at the start of the recording, in nanoseconds; 0 for threads that started later.
     pub baseline: u64,
-    /// Clock ticks in user mode and in the kernel when the recording began.
+    /// Clock ticks in user mode and in the kernel at the start of the recording.
     pub(crate) ticks_at_begin: (u64, u64),
-    /// The same at the end.
+    /// Clock ticks in user mode and in the kernel at the end of the recording.
     pub(crate) ticks_at_end: (u64, u64),
-    /// CPU time at the end, in nanoseconds, if it was alive then.
+    /// CPU time at the end of the recording, in nanoseconds, if the thread was still alive.
     pub at_end: Option<u64>,
-    /// Another thread had its number before, within the recording.
+    /// Whether an earlier thread of this recording had the same TID.
     pub(crate) reused: bool,
-    /// The thread whose events it inherited; `None` for those with events of their own.
+    /// TID of the thread whose events this one inherited; `None` if it has its own events.
     pub(crate) origin: Option<i32>,
-    /// It ended during the recording.
+    /// Whether the thread ended during the recording.
     pub ended: bool,
 }
 
 impl Thread {
-    /// The part of its CPU time in the recording that it spent in user mode, where that is known.
+    /// The fraction of the thread's CPU time during the recording that was spent in user mode;
+    /// `None` if no clock ticks were counted.
     pub fn user_share(&self) -> Option<f64> {
         let user = self.ticks_at_end.0.saturating_sub(self.ticks_at_begin.0);
         let kernel = self.ticks_at_end.1.saturating_sub(self.ticks_at_begin.1);
@@ -60,60 +61,64 @@ impl Thread {
 
 /// A followed process.
 pub struct Tracked {
-    /// A hold on it, while there is one to be had: a short-lived child may be gone.
+    /// An open handle to the process. `None` once it has ended, and for a short-lived child that
+    /// was gone before it could be opened.
     pub process: Option<Arc<Process>>,
-    /// Who it is, as of its last exec that was seen.
+    /// The process's identity as of the last exec event.
     pub identity: Option<Identity>,
-    /// Its memory, where it may be read.
+    /// The process's memory, if we may read it.
     pub memory: Option<ProcessMemory>,
-    /// The process whose view of files serves when its own is gone.
+    /// The process through which mapped files are opened when `process` is `None`.
     pub(crate) ancestor: Option<Arc<Process>>,
-    /// Its executable mappings at the time of the last event.
+    /// Executable mappings at the time of the last event.
     pub space: AddressSpace,
-    /// The process that forked it.
+    /// PID of the parent process.
     pub parent: Option<i32>,
-    /// The container that it runs in, by its id.
+    /// ID of the container that the process runs in.
     pub container: Option<Arc<str>>,
-    /// Its jitdumps, by the paths under which it mapped them.
+    /// The mapped jitdump files, each with the path that it was mapped under.
     pub(crate) jit_dumps: Vec<(Arc<str>, Arc<File>)>,
-    /// Its name.
+    /// The name of the process.
     pub name: Arc<str>,
-    /// Mapping events before this (CLOCK_MONOTONIC, nanoseconds) are in `space` already.
+    /// Mapping events before this time (CLOCK_MONOTONIC, nanoseconds) are already in `space`.
     pub(crate) space_since: u64,
-    /// CPU time of all its threads, ended ones too, as the recording began; nanoseconds.
+    /// CPU time of all threads, including ended ones, at the start of the recording; nanoseconds.
     pub(crate) clock_at_begin: Option<u64>,
-    /// The same when it was last looked at: at the end, or shortly before the process' exit.
+    /// The same clock when it was last read: at the end of the recording, or shortly before the
+    /// process exited.
     pub(crate) clock_at_end: Option<u64>,
-    /// CPU time of children that it had waited for as the recording began; nanoseconds.
+    /// CPU time of the children reaped by the start of the recording; nanoseconds.
     pub(crate) reaped_at_begin: Option<u64>,
-    /// The same as it ended, of processes that had not exited by then.
+    /// CPU time of the children reaped by the end of the recording, in nanoseconds; `None` if the
+    /// process had exited by then.
     pub(crate) reaped_at_end: Option<u64>,
-    /// Its threads, ended ones too.
+    /// All threads by TID, including ended ones.
     pub threads: BTreeMap<i32, Thread>,
-    /// It is gone, and a process that is not followed has its PID now.
+    /// Whether the process is gone and its PID belongs to a process that is not followed.
     pub replaced: bool,
 }
 
 impl Tracked {
-    fn viewpoint(&self) -> Option<&Arc<Process>> {
+    /// The process through which mapped files are opened.
+    fn file_access(&self) -> Option<&Arc<Process>> {
         self.process.as_ref().or(self.ancestor.as_ref())
     }
 }
 
-/// A thread under one name, as samples are counted.
+/// A thread under one of its names. Samples are counted per thread and name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NamedThread {
-    /// Which thread.
+    /// The thread.
     pub id: ThreadId,
     /// The thread's name.
     pub name: Arc<str>,
-    /// The process' name.
+    /// The name of its process.
     pub process: Arc<str>,
-    /// The container that the process runs in, by its id.
+    /// ID of the container that the process runs in.
     pub container: Option<Arc<str>>,
 }
 
-/// All processes that are or were followed.
+/// All processes that are or were followed in a recording.
 pub struct Processes {
     by_pid: FxHashMap<i32, Tracked>,
     named: Vec<NamedThread>,
@@ -121,13 +126,14 @@ pub struct Processes {
     images: Images,
     next_mapping: u32,
     follow_children: bool,
-    /// Mappings whose rows in `/proc/PID/maps` could not be read or understood.
+    /// Number of mappings that could not be read or parsed, from `/proc/PID/maps` or events.
     pub unreadable_maps: usize,
     family_notes: Vec<String>,
 }
 
 impl Processes {
-    /// None yet. With `follow_children`, those that they fork are followed, too.
+    /// Creates an empty set. With `follow_children`, processes forked by followed ones are
+    /// followed too.
     pub fn new(follow_children: bool) -> Self {
         Self {
             by_pid: FxHashMap::default(),
@@ -141,7 +147,7 @@ impl Processes {
         }
     }
 
-    /// Follows the targets, and whom they had forked before: see [`Processes::add_root`].
+    /// Follows the targets and the descendants they already have: see [`Processes::add_root`].
     pub fn add_family(&mut self, family: &Family) {
         for process in &family.processes {
             self.add_root(process.clone());
@@ -149,13 +155,13 @@ impl Processes {
         self.family_notes = family.notes();
     }
 
-    /// Who of the targets' children is recorded, and who is not: text for the profile.
+    /// Text for the profile: which descendants of the targets are recorded and which are not.
     pub fn family_notes(&self) -> &[String] {
         &self.family_notes
     }
 
-    /// Follows a process that runs already; its mappings are read by
-    /// [`Processes::refresh_maps`], once the events that tell of changes are open.
+    /// Follows a process that is already running. Its mappings are not read yet: call
+    /// [`Processes::refresh_maps`] once the events that report new mappings are open.
     pub fn add_root(&mut self, process: Arc<Process>) {
         let name: Arc<str> = process.identity().comm.as_str().into();
         let tracked = Tracked {
@@ -179,8 +185,8 @@ impl Processes {
         self.by_pid.insert(process.pid(), tracked);
     }
 
-    /// Follows a child of a followed process that has been forked since the recording began, and
-    /// reads its mappings.
+    /// Follows a child that a followed process has forked since the recording began, and reads its
+    /// mappings. `now` is CLOCK_MONOTONIC in nanoseconds, taken before this call.
     pub fn add_child(&mut self, process: &Arc<Process>, now: u64) {
         let earlier = self.by_pid.remove(&process.pid());
         self.add_root(process.clone());
@@ -190,14 +196,14 @@ impl Processes {
             child.space = inherited.unwrap_or_default();
             child.clock_at_begin = Some(0);
             child.reaped_at_begin = Some(0);
-            // A process id that is used again keeps what was counted under it.
+            // If the PID was reused, keep what was counted under it.
             child.threads = earlier.map(|e| e.threads).unwrap_or_default();
             child.threads.values_mut().for_each(|t| t.index = None);
         }
         self.refresh_maps(process, now);
     }
 
-    /// A followed process has ended: what only serves to read it is let go.
+    /// Drops the handles and mappings of a followed process that has ended; its threads are kept.
     pub fn ended(&mut self, pid: i32) {
         if let Some(tracked) = self.by_pid.get_mut(&pid) {
             tracked.process = None;
@@ -206,12 +212,13 @@ impl Processes {
         }
     }
 
-    /// Reads the mappings anew; those that are as they were keep their identity. `now` is
-    /// CLOCK_MONOTONIC from before this call.
+    /// Rereads the mappings of a process; unchanged mappings keep their ID. `now` is
+    /// CLOCK_MONOTONIC in nanoseconds, taken before this call.
     pub fn refresh_maps(&mut self, process: &Process, now: u64) {
         let Some(tracked) = self.by_pid.get(&process.pid()) else { return };
         let known = tracked.space.clone();
-        // Its generation goes on: who keeps one sees that there may be something new.
+        // The clone continues the generation counter, so that anyone who remembers a generation
+        // notices that the mappings may have changed.
         let mut space = known.clone();
         space.clear();
         let jit_dumps = self.read_maps(process, &known, &mut space);
@@ -224,7 +231,7 @@ impl Processes {
         }
     }
 
-    /// The followed processes that run.
+    /// The followed processes that are still alive, ordered by PID.
     pub fn living(&self) -> Vec<Arc<Process>> {
         let held = self.by_pid.values().filter_map(|t| t.process.clone());
         let mut living: Vec<_> = held.filter(|p| p.is_alive()).collect();
@@ -232,7 +239,7 @@ impl Processes {
         living
     }
 
-    /// The mappings go into `space`; the jitdumps among them are given back.
+    /// Reads the mappings into `space` and returns the jitdumps among them.
     fn read_maps(
         &mut self,
         process: &Process,
@@ -247,7 +254,7 @@ impl Processes {
                     let new = self.images.resolve(Some(process), row);
                     jit_dumps.extend(jit_dump(process, row, &new));
                     let same = known.find(new.start).filter(|m| is_same(m, &new)).map(|m| m.id);
-                    space.insert(same.unwrap_or_else(|| self.draw_mapping()), new);
+                    space.insert(same.unwrap_or_else(|| self.new_mapping_id()), new);
                 }
             }
             Err(_) => self.unreadable_maps += usize::from(process.is_alive()),
@@ -255,50 +262,51 @@ impl Processes {
         jit_dumps
     }
 
-    fn draw_mapping(&mut self) -> MappingId {
+    fn new_mapping_id(&mut self) -> MappingId {
         let id = MappingId(self.next_mapping);
         self.next_mapping += 1;
         id
     }
 
-    /// A process by its id.
+    /// A process by its PID.
     pub fn get(&self, pid: i32) -> Option<&Tracked> {
         self.by_pid.get(&pid)
     }
 
-    /// A process by its id, to be changed.
+    /// Mutable access to a process by its PID.
     pub fn get_mut(&mut self, pid: i32) -> Option<&mut Tracked> {
         self.by_pid.get_mut(&pid)
     }
 
-    /// The ids of all processes, in their order.
+    /// The PIDs of all processes, in ascending order.
     pub(crate) fn pids(&self) -> Vec<i32> {
         let mut pids: Vec<i32> = self.by_pid.keys().copied().collect();
         pids.sort_unstable();
         pids
     }
 
-    /// All processes with their ids.
+    /// All processes with their PIDs, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (i32, &Tracked)> {
         self.by_pid.iter().map(|(pid, t)| (*pid, t))
     }
 
-    /// All processes with their ids, to be changed.
+    /// Mutable access to all processes with their PIDs, in no particular order.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (i32, &mut Tracked)> {
         self.by_pid.iter_mut().map(|(pid, t)| (*pid, t))
     }
 
-    /// All threads that were seen, ended ones too.
+    /// The number of threads seen, including ended ones.
     pub fn thread_count(&self) -> usize {
         self.by_pid.values().map(|t| t.threads.len()).sum()
     }
 
-    /// Threads as samples were counted for them, by [`ThreadIndex`].
+    /// The threads that samples were counted for, indexed by [`ThreadIndex`].
     pub fn named_threads(&self) -> &[NamedThread] {
         &self.named
     }
 
-    /// Notes a thread that was found in `/proc`.
+    /// Adds a thread that was found in `/proc`, unless it is already known. `baseline` is its CPU
+    /// time at the start of the recording, in nanoseconds.
     pub fn add_thread(&mut self, pid: i32, tid: i32, baseline: u64) {
         let Some(tracked) = self.by_pid.get_mut(&pid) else { return };
         let name = tracked
@@ -309,7 +317,7 @@ impl Processes {
         tracked.threads.entry(tid).or_insert_with(|| Thread::new(name, baseline, None));
     }
 
-    /// The index for counting a sample; `None` for a process that is not followed.
+    /// The index under which to count a sample of a thread; `None` if its process is not followed.
     pub fn sampled(&mut self, pid: i32, tid: i32) -> Option<ThreadIndex> {
         let tracked = self.by_pid.get_mut(&pid).filter(|t| !t.replaced)?;
         let process = tracked.name.clone();
@@ -332,8 +340,8 @@ impl Processes {
         Some(index)
     }
 
-    /// A thread or process was created. `inherited` says whether its creator's events surely
-    /// were in place at that time, so that it has them too.
+    /// Handles the creation of a thread or process. `inherited` says whether its creator's events
+    /// were certainly in place at that time, so that the new thread has inherited them.
     pub fn forked(&mut self, fork: Fork, time: u64, inherited: bool) {
         let origin = self.origin_of(fork.parent_pid, fork.parent_tid).filter(|_| inherited);
         if fork.pid != fork.parent_pid {
@@ -349,7 +357,7 @@ impl Processes {
         match tracked.threads.get_mut(&fork.tid) {
             Some(known) if !known.ended => known.origin = origin.or(known.origin),
             known => {
-                // A thread id that is used again: the time of both is weighed together.
+                // The TID is reused: the CPU time of both threads is weighted together.
                 thread.reused = known.is_some();
                 tracked.threads.insert(fork.tid, thread);
             }
@@ -360,7 +368,7 @@ impl Processes {
         let follow = self.follow_children;
         let parent = self.by_pid.get(&fork.parent_pid).filter(|p| follow && !p.replaced);
         let Some(parent) = parent else {
-            // A stranger; whoever was followed under its PID has ended.
+            // Not a followed process: one that was followed under this PID has ended.
             if let Some(earlier) = self.by_pid.get_mut(&fork.pid) {
                 earlier.replaced = true;
             }
@@ -371,10 +379,10 @@ impl Processes {
             identity: parent.identity.clone(),
             memory: process.as_ref().and_then(|p| p.memory().ok()),
             process,
-            ancestor: parent.viewpoint().cloned(),
+            ancestor: parent.file_access().cloned(),
             space: parent.space.clone(),
             parent: Some(fork.parent_pid),
-            // A runtime moves its first process into the container before that forks.
+            // A container runtime moves the first process into the container before it forks.
             container: parent.container.clone(),
             jit_dumps: Vec::new(),
             name: parent.name.clone(),
@@ -386,7 +394,7 @@ impl Processes {
             threads: BTreeMap::new(),
             replaced: false,
         };
-        // A process id that is used again keeps what was counted under it.
+        // If the PID was reused, keep what was counted under it.
         if let Some(earlier) = self.by_pid.remove(&fork.pid) {
             child.threads = earlier.threads;
         }
@@ -398,19 +406,20 @@ impl Processes {
         Some(thread.origin.unwrap_or(tid))
     }
 
-    /// A thread ended.
+    /// Handles the end of a thread.
     pub fn exited(&mut self, fork: Fork) {
         if let Some(t) = self.thread_mut(fork.pid, fork.tid) {
             t.ended = true;
         }
     }
 
-    /// A thread of a process, to be changed.
+    /// Mutable access to a thread of a process.
     pub(crate) fn thread_mut(&mut self, pid: i32, tid: i32) -> Option<&mut Thread> {
         self.by_pid.get_mut(&pid)?.threads.get_mut(&tid)
     }
 
-    /// A thread has a new name; after an exec, the process has a new address space as well.
+    /// Handles a new thread name. If an exec caused it, the process has a new address space as
+    /// well.
     pub fn named(&mut self, pid: i32, tid: i32, comm: Comm<'_>, time: u64) {
         let Some(tracked) = self.by_pid.get_mut(&pid).filter(|t| !t.replaced) else { return };
         let name: Arc<str> = String::from_utf8_lossy(comm.name).into();
@@ -428,12 +437,12 @@ impl Processes {
             thread.index = None;
         }
         if pid == tid {
-            // The process's name is a label of all its threads.
+            // Samples of all its threads carry the process name, so they need new indices.
             tracked.threads.values_mut().for_each(|t| t.index = None);
         }
     }
 
-    /// An executable mapping was made.
+    /// Handles a new executable mapping. `time` is CLOCK_MONOTONIC in nanoseconds.
     pub fn mapped(&mut self, pid: i32, event: &MmapEvent<'_>, time: u64) {
         let Some(tracked) = self.by_pid.get(&pid) else { return };
         if time < tracked.space_since {
@@ -443,13 +452,13 @@ impl Processes {
         let file = FileId { major: event.major, minor: event.minor, inode: event.inode };
         let offset = FileOffset(event.offset);
         let row = MapRow::from_event(Avma(event.start), event.len, offset, perms, file, event.path);
-        let process = tracked.viewpoint().cloned();
+        let process = tracked.file_access().cloned();
         let Some(row) = row else {
             self.unreadable_maps += 1;
             return;
         };
         let new = self.images.resolve(process.as_deref(), &row);
-        let id = self.draw_mapping();
+        let id = self.new_mapping_id();
         let jit_dump = process.and_then(|p| jit_dump(&p, &row, &new));
         if let Some(tracked) = self.by_pid.get_mut(&pid) {
             tracked.jit_dumps.extend(jit_dump);
@@ -458,7 +467,7 @@ impl Processes {
     }
 }
 
-/// Whether a mapping that is read again is the one that it was.
+/// Whether a mapping that was read again is unchanged.
 fn is_same(known: &Mapping, new: &NewMapping) -> bool {
     let same_image = match (&known.image, &new.image) {
         (Ok((a, a_bias)), Ok((b, b_bias))) => Arc::ptr_eq(a, b) && a_bias == b_bias,
@@ -470,8 +479,8 @@ fn is_same(known: &Mapping, new: &NewMapping) -> bool {
         && (known.file, known.kind, &known.name) == (new.file, new.kind, &new.name)
 }
 
-/// The file of a mapping that is a jitdump: a runtime that writes one maps it, executable, so
-/// that profilers find it (tools/perf/Documentation/jitdump-specification.txt).
+/// Opens the file of a mapping if it is a jitdump. A runtime that writes a jitdump maps it as
+/// executable so that profilers find it (tools/perf/Documentation/jitdump-specification.txt).
 fn jit_dump(process: &Process, row: &MapRow, new: &NewMapping) -> Option<(Arc<str>, Arc<File>)> {
     let name = new.name.rsplit('/').next()?;
     let digits = name.strip_prefix("jit-")?.strip_suffix(".dump")?;

@@ -1,8 +1,8 @@
-//! Reads the rings of a recording: in rounds, in order of time, each event once.
+//! Reads the ring buffers of a recording in rounds, each event once and ordered by time.
 //!
-//! Whoever samples has programs and events of its own, and a [`RingReader`] for what they have in
-//! common: the recorder that the events go to, when records of different CPUs count as complete,
-//! which losses belong to the recording, and what there is to say of it at the end.
+//! Each way of sampling opens its own events and BPF programs. A [`RingReader`] is the part that
+//! they share: the recorder that receives the events, when the records of all CPUs are complete,
+//! which losses belong to the recording, and the facts reported at its end.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use crate::clock::{monotonic_now, unix_now};
 use crate::family::Family;
 use crate::recorder::{Recorder, SampleStats};
 
-/// Records of different CPUs become visible within this time of their own time stamps, in
-/// nanoseconds.
+/// A record becomes visible to us at most this long after its own time stamp, in nanoseconds, on
+/// whichever CPU it was written.
 const SETTLE_NS: u64 = 3_000_000;
 
-/// Where events come from: the rings of all CPUs, or in tests a recorded list.
+/// A source of events: the ring buffers of all CPUs, or a recorded list in tests.
 pub trait EventSource {
-    /// Hands out each event that was written before `until` (CLOCK_MONOTONIC, nanoseconds), in
-    /// order of time.
+    /// Passes each event from before `until` (CLOCK_MONOTONIC, nanoseconds) to `sink`, ordered by
+    /// time.
     fn drain(&mut self, until: u64, sink: &mut dyn FnMut(&Event<'_>));
 
-    /// What was lost up to now.
+    /// What has been lost so far.
     fn losses(&self) -> Losses;
 }
 
@@ -36,29 +36,29 @@ impl EventSource for RingSet {
     }
 }
 
-/// Which threads the recorder learns of before the recording.
+/// Which threads are added to the recorder before the recording starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KnownThreads {
-    /// Those that the caller attaches one by one.
+    /// Only those that the caller attaches, one by one.
     Attached,
-    /// All that the targets have.
+    /// All threads of the targets.
     All,
 }
 
-/// What a recording has in common with all others, for its report.
+/// The facts about a recording that every kind of recording reports.
 #[derive(Debug, Clone, Default)]
 pub struct RecordingFacts {
-    /// What became of the samples.
+    /// Statistics of the samples.
     pub samples: SampleStats,
-    /// Records for which there was no room.
+    /// Records lost because a buffer was full.
     pub lost: u64,
-    /// Times the kernel throttled a CPU.
+    /// How often the kernel throttled sampling on a CPU.
     pub throttled: u64,
     /// Records that could not be parsed.
     pub malformed: u64,
-    /// Rows or events of mappings that could not be read.
+    /// Mappings that could not be read or parsed, from `/proc/PID/maps` or events.
     pub unreadable_maps: u64,
-    /// Reads of the targets' files that met zeros, because a file was cut short meanwhile.
+    /// Reads of the targets' files that returned zeros because the file was truncated meanwhile.
     pub file_faults: u64,
     /// How long the recording took.
     pub elapsed: Duration,
@@ -78,9 +78,9 @@ impl RecordingFacts {
     }
 }
 
-/// The recorder of a recording, and its times.
+/// Reads events into a recorder and keeps the start and end of the recording.
 pub struct RingReader {
-    /// Where events go.
+    /// The recorder that receives the events.
     pub recorder: Recorder,
     /// When the recording began, in nanoseconds since the Unix epoch.
     pub time: i64,
@@ -92,11 +92,11 @@ pub struct RingReader {
 }
 
 impl RingReader {
-    /// Opens the events by `attach`, then reads the targets' mappings: from when the events are
-    /// open, each further mapping is an event.
+    /// Opens the events with `attach`, then reads the targets' mappings. In this order no mapping
+    /// is missed, as the open events report each new one.
     ///
     /// # Errors
-    /// That of `attach`.
+    /// The error of `attach`.
     pub fn attach<T, E>(
         family: &Family,
         follow_children: bool,
@@ -122,7 +122,7 @@ impl RingReader {
         Self { recorder, time: 0, begin: 0, end: 0, lost_before: 0, reported_before: 0 }
     }
 
-    /// The recording begins now: earlier losses do not count. `lost` is the kernel's count of lost
+    /// Starts the recording: earlier losses do not count. `lost` is the kernel's count of lost
     /// records so far; `None` if only the rings report them. Returns the time (CLOCK_MONOTONIC,
     /// nanoseconds).
     pub fn begin(&mut self, source: &dyn EventSource, lost: Option<u64>) -> u64 {
@@ -135,17 +135,17 @@ impl RingReader {
         self.begin
     }
 
-    /// The recording ends now.
+    /// Ends the recording now.
     pub fn end(&mut self) {
         self.end_at(monotonic_now());
     }
 
-    /// The recording ended at this time (CLOCK_MONOTONIC, nanoseconds).
+    /// Ends the recording as of `end` (CLOCK_MONOTONIC, nanoseconds).
     pub fn end_at(&mut self, end: u64) {
         self.end = end;
     }
 
-    /// When it ended (CLOCK_MONOTONIC, nanoseconds).
+    /// When the recording ended (CLOCK_MONOTONIC, nanoseconds).
     #[must_use]
     pub fn ended_at(&self) -> u64 {
         self.end
@@ -157,7 +157,8 @@ impl RingReader {
         Duration::from_nanos(self.end.saturating_sub(self.begin))
     }
 
-    /// Reads what is complete. Later records stay for the next time.
+    /// Reads the events that are old enough for the records of all CPUs to be visible. Later events
+    /// stay in the buffers for the next call.
     pub fn read_settled(
         &mut self,
         source: &mut dyn EventSource,
@@ -166,8 +167,8 @@ impl RingReader {
         self.read(source, monotonic_now().saturating_sub(SETTLE_NS), handle);
     }
 
-    /// Reads all that is there: right once the events are disabled, or where order matters less
-    /// than to see what is new.
+    /// Reads all available events. Use it once the events are disabled, or when seeing the newest
+    /// events matters more than their order.
     pub fn read_all(
         &mut self,
         source: &mut dyn EventSource,
@@ -199,7 +200,8 @@ impl RingReader {
         all.any(|(_, t)| t.process.as_ref().is_some_and(|p| p.is_alive()))
     }
 
-    /// The losses of the recording alone, of all since its events were opened.
+    /// The number of records lost during the recording itself, given the number lost since the
+    /// events were opened.
     #[must_use]
     pub fn lost(&self, since_opened: u64) -> u64 {
         since_opened.saturating_sub(self.lost_before)
@@ -212,7 +214,8 @@ impl RingReader {
         source.losses().lost.saturating_sub(self.reported_before)
     }
 
-    /// What there is to say of the recording. `lost` is of the recording alone.
+    /// The facts to report about the recording. `lost` counts the losses during the recording
+    /// itself: see [`RingReader::lost`].
     #[must_use]
     pub fn facts(&self, losses: Losses, lost: u64) -> RecordingFacts {
         RecordingFacts {
@@ -237,7 +240,7 @@ mod tests {
 
     static ROUNDS: AtomicU32 = AtomicU32::new(0);
 
-    /// Counts the rounds that it hears of.
+    /// Counts the rounds of reading.
     struct Counter;
 
     impl Runtime for Counter {
@@ -256,7 +259,7 @@ mod tests {
         }
     }
 
-    /// Events at these times, each with a loss.
+    /// Events at these times, each of which reports one lost record.
     struct Recorded(Vec<u64>, u64);
 
     impl EventSource for Recorded {
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reading_is_a_round_and_young_records_wait() {
+    fn each_read_is_one_round_and_recent_records_wait() {
         let mut reader = reader();
         let now = monotonic_now();
         let mut source =

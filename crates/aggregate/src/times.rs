@@ -1,4 +1,4 @@
-//! How much CPU time each thread took during the recording.
+//! Measures how much CPU time each thread used during the recording.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use crate::cputime::{CpuTime, ThreadUse};
 use crate::ids::{Count, ThreadId};
 use crate::processes::{Processes, Tracked};
 
-/// Notes where the threads stand as the recording begins; with `modes`, also how their time
-/// divides between user mode and the kernel.
+/// Reads the CPU times of all threads at the start of the recording. With `modes`, also reads how
+/// they split between user mode and the kernel.
 pub fn begin(processes: &mut Processes, modes: bool) {
     for pid in processes.pids() {
         let Some(process) = processes.get(pid).and_then(|t| t.process.clone()) else { continue };
@@ -26,21 +26,22 @@ pub fn begin(processes: &mut Processes, modes: bool) {
             }
         }
         if let Some(tracked) = processes.get_mut(pid) {
-            // What ended before is of no interest, and neither is what it counted.
+            // Threads that ended before the recording do not belong to it.
             tracked.threads.retain(|_, t| !t.ended);
             begin_reaped(tracked, &process);
         }
     }
 }
 
-/// Notes where the threads stand as it ends, as [`begin`] did. Those of ended processes stay without.
+/// Reads the CPU times of all threads at the end of the recording, as [`begin`] did at its start.
+/// Threads of ended processes have no time at the end.
 pub fn end(processes: &mut Processes, modes: bool) {
     end_reaped(processes);
     for pid in processes.pids() {
         let Some(process) = processes.get(pid).and_then(|t| t.process.clone()) else { continue };
         for tid in process.threads().unwrap_or_default() {
             let Ok(ns) = process.thread_cpu_time(tid) else { continue };
-            // A thread that nothing was heard of has time all the same.
+            // A thread for which no event has arrived has used CPU time as well.
             processes.add_thread(pid, tid, 0);
             if let Some(t) = processes.thread_mut(pid, tid) {
                 t.at_end = Some(ns);
@@ -53,7 +54,7 @@ pub fn end(processes: &mut Processes, modes: bool) {
     look_at_clocks(processes);
 }
 
-/// Reads the clocks of the processes: one that exits leaves what was read last.
+/// Reads the CPU clocks of all processes. A process that has exited keeps the last value read.
 pub fn look_at_clocks(processes: &mut Processes) {
     for (_, tracked) in processes.iter_mut() {
         let now = tracked.process.as_ref().and_then(|p| p.process_cpu_time().ok());
@@ -61,8 +62,8 @@ pub fn look_at_clocks(processes: &mut Processes) {
     }
 }
 
-/// The CPU times of threads with what was sampled of each, grouped by the threads' names: see
-/// [`ThreadUse::group`]. Threads that are not followed are a group.
+/// Combines the CPU times of threads with their sample counts. [`ThreadUse::group`] is assigned by
+/// thread name; threads that are not followed form one group.
 pub fn thread_uses(
     processes: &Processes,
     times: impl IntoIterator<Item = (ThreadId, CpuTime)>,
@@ -80,8 +81,8 @@ pub fn thread_uses(
     uses
 }
 
-/// The CPU time of every thread, as far as it is known. `weights` are the samples' own weights,
-/// by which time is shared where only a sum is known.
+/// The CPU time of every thread, where it is known. `weights` are the total sample weights of the
+/// threads; where only a total time is known, it is divided in proportion to them.
 pub fn tally(
     processes: &Processes,
     weights: &BTreeMap<ThreadId, u64>,
@@ -102,13 +103,15 @@ pub fn tally(
     times
 }
 
-/// Notes what the children took that the process has waited for before the recording.
+/// Reads the CPU time of the process, and of the children that it has reaped, at the start of the
+/// recording.
 pub fn begin_reaped(tracked: &mut Tracked, process: &Process) {
     tracked.clock_at_begin = process.process_cpu_time().ok();
     tracked.reaped_at_begin = process.reaped_children_cpu_time().ok();
 }
 
-/// Notes the same as the recording ends, of processes that live.
+/// Reads the CPU time of the children that each running process has reaped by the end of the
+/// recording.
 pub fn end_reaped(processes: &mut Processes) {
     for process in processes.living() {
         if let Some(tracked) = processes.get_mut(process.pid()) {
@@ -117,13 +120,16 @@ pub fn end_reaped(processes: &mut Processes) {
     }
 }
 
-/// The CPU time within the recording of children that the living have waited for, in nanoseconds,
-/// and of those that these had waited for themselves. It is counted in ticks of 10 ms.
+/// The CPU time during the recording of children that processes still running at its end have
+/// reaped, in nanoseconds, including the children that those had reaped themselves. The kernel
+/// counts it in ticks of 10 ms.
 pub fn reaped(processes: &Processes) -> u64 {
-    // As it stood at the end: the living go on, and so do children that exit since.
+    // Uses the values read at the end of the recording: processes keep running, and further
+    // children exit since.
     let reaped = |tracked: &Tracked| tracked.reaped_at_end?.checked_sub(tracked.reaped_at_begin?);
     let total: u64 = processes.iter().filter_map(|(_, t)| reaped(t)).sum();
-    // What a process took before the recording is added up with the rest when it is waited for.
+    // When a process is reaped, the CPU time that it used before the recording is included in the
+    // total and must be subtracted.
     let before = |tracked: &Tracked| {
         tracked.clock_at_begin.unwrap_or(0) + tracked.reaped_at_begin.unwrap_or(0)
     };
@@ -134,9 +140,9 @@ pub fn reaped(processes: &Processes) -> u64 {
     total.saturating_sub(before)
 }
 
-/// What the living processes' exited children took, as it was added up when they were waited
-/// for. What nobody counted of it is shared by the weight of the samples; but a process whose clock
-/// was seen before it exited took no less than that.
+/// Divides the CPU time of reaped children ([`reaped`]) among the threads of exited processes. What
+/// remains after the exactly known times is divided in proportion to sample weights, but a process
+/// whose clock was read before it exited gets at least the time read.
 fn share_reaped(
     processes: &Processes,
     weights: &BTreeMap<ThreadId, u64>,
@@ -161,21 +167,21 @@ fn share_reaped(
     }
 }
 
-/// A thread of which only samples and a lower bound of its time are known.
+/// A thread of which only the samples and a lower bound of its CPU time are known.
 struct Estimate {
     id: ThreadId,
-    /// In nanoseconds.
+    /// Lower bound of its CPU time, in nanoseconds.
     least: u64,
     weight: u64,
 }
 
-/// Shares nanoseconds by weight so that everyone has its least; nothing where these are all there
-/// is.
+/// Divides `total` nanoseconds by weight so that each thread gets at least its lower bound. Returns
+/// only the threads that get more than that, so nothing if the lower bounds use up the total.
 fn shares_above(total: u64, mut of: Vec<Estimate>) -> Vec<(ThreadId, u64)> {
     let without_samples: u64 = of.iter().filter(|e| e.weight == 0).map(|e| e.least).sum();
     of.retain(|e| e.weight > 0);
-    // Those with the most for their weight first: they keep what they have, and the rest shares
-    // what is left, as soon as that gives each of them no less than it has.
+    // Threads with the highest lower bound per weight come first. They keep their lower bound until
+    // dividing the remaining time by weight gives each remaining thread at least its lower bound.
     let ratio = |e: &Estimate| e.least as f64 / e.weight as f64;
     of.sort_by(|a, b| ratio(b).total_cmp(&ratio(a)));
     let mut left = total.saturating_sub(without_samples);
@@ -204,7 +210,7 @@ fn known(time: &CpuTime) -> u64 {
     }
 }
 
-/// Shares time among threads by the weight of their samples.
+/// Divides `ns` nanoseconds among threads in proportion to the weight of their samples.
 fn share(
     ns: u64,
     threads: &[ThreadId],
@@ -223,14 +229,15 @@ fn share(
 }
 
 fn thread_time(tracked: &Tracked, tid: i32) -> CpuTime {
-    // A sample on the way out of a thread that has lost its number bears -1.
+    // A sample of an exiting thread that no longer has a TID has TID -1.
     let Some(t) = tracked.threads.get(&tid).filter(|_| tid > 0) else { return CpuTime::Unknown };
-    // Of two threads with one number only the second's time can be read.
+    // If two threads had the same TID, only the time of the second one can be read.
     let at_end = t.at_end.filter(|_| !t.reused);
     at_end.map_or(CpuTime::Unknown, |ns| CpuTime::Known(ns.saturating_sub(t.baseline)))
 }
 
-/// A process' own clock tells what its unknown threads took together.
+/// Divides the rest of the process's CPU time, after its threads with known time, among its threads
+/// with unknown time.
 fn share_remainder(
     pid: i32,
     tracked: &Tracked,
@@ -268,8 +275,9 @@ mod tests {
     }
 
     #[test]
-    fn what_clocks_missed_is_no_single_samples() {
-        // A hundred short processes, each seen up to half of its 30 ms, and one that was not seen.
+    fn missed_time_is_not_given_to_a_single_sample() {
+        // A hundred short processes, whose clocks were last read at half of their 30 ms, and one
+        // process whose clock was never read.
         let mut rows = vec![(15, 3); 100];
         rows.push((0, 1));
         let shared = shares(100 * 30 + 10, &rows);
@@ -277,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gets_less_than_its_clock_showed() {
+    fn no_thread_gets_less_than_its_clock_showed() {
         assert_eq!(shares(100, &[(60, 1), (0, 1), (0, 3)]), [(1, 10), (2, 30)]);
         assert_eq!(shares(100, &[(60, 1), (60, 1)]), []);
         assert_eq!(shares(100, &[(0, 0)]), []);

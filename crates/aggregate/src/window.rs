@@ -1,4 +1,4 @@
-//! The part of a stack that was copied with a sample.
+//! Makes the part of a stack that was copied with a sample readable as memory.
 
 use image::{Avma, Memory, Unreadable};
 use unwind::Registers;
@@ -10,12 +10,12 @@ pub(crate) struct StackWindow<'a> {
 }
 
 impl<'a> StackWindow<'a> {
-    /// Bytes from the stack pointer on.
+    /// `bytes` were copied from the stack pointer upwards.
     pub fn new(registers: &Registers, bytes: &'a [u8]) -> Self {
         Self { base: registers.sp().map_or(0, |sp| sp.0), bytes }
     }
 
-    /// Where the copy begins.
+    /// The address of the first copied byte.
     pub fn start(&self) -> Avma {
         Avma(self.base)
     }

@@ -21,6 +21,6 @@ pub enum PclntabError {
     #[error("the start of the Go code was not found")]
     NoText,
     /// A part of the table could not be read from memory.
-    #[error("reading the Go line table: {0}")]
+    #[error("cannot read the Go line table: {0}")]
     Unreadable(#[from] Unreadable),
 }

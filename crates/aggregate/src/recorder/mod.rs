@@ -1,4 +1,5 @@
-//! From events to counted stacks.
+//! Turns events into counted stacks: unwinds each sample, merges frames of language runtimes and
+//! counts the result in the calling context tree.
 
 mod still;
 
@@ -22,96 +23,99 @@ use crate::runtimes::{
 };
 use crate::window::StackWindow;
 
-/// Words at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
+/// Values at or above this in a kernel call chain are `PERF_CONTEXT_*` markers.
 const FIRST_CONTEXT_MARKER: u64 = -4095i64 as u64;
 
-/// The root of a stack of which only the inner part is known.
+/// The root frame of a stack of which only the inner part is known.
 pub const TRUNCATED: &str = "[truncated stack]";
-/// How the root of a stack that could not be followed begins: the reason comes next.
+/// Prefix of the root frame of a stack that could not be unwound; the reason follows.
 pub const BROKEN: &str = "[broken stack: ";
 
 /// Deeper stacks end in `[broken stack: too many frames]`.
 const MAX_FRAMES: usize = 16_384;
 
-/// What became of the samples.
+/// How many samples were recorded, and how complete their stacks are.
 #[derive(Debug, Clone, Default)]
 pub struct SampleStats {
     /// Samples in the profile.
     pub kept: u64,
-    /// Of them, those whose user stack was longer than the copied window and that were completed
-    /// from the live stack, where that agreed with the copy.
+    /// Kept samples whose user stack was larger than the copied window and was completed from the
+    /// live stack, which agreed with the copy.
     pub completed: u64,
-    /// Of them, those that end in a frame `[truncated stack]`.
+    /// Kept samples whose stack ends in a `[truncated stack]` frame.
     pub truncated: u64,
-    /// Of them, those that end in a frame `[broken stack: …]`, by reason.
+    /// Kept samples whose stack ends in a `[broken stack: …]` frame, by reason.
     pub broken: BTreeMap<String, u64>,
-    /// Of them, those of threads without a user stack: on their way out, or in exec.
+    /// Kept samples of threads without a user stack: exiting, or in exec.
     pub no_user_stack: u64,
-    /// Calling contexts were left out because there were too many.
+    /// Whether calling contexts were left out because there were too many.
     pub contexts_cut: bool,
 }
 
 impl SampleStats {
-    /// All broken stacks.
+    /// The number of broken stacks, for all reasons together.
     #[must_use]
     pub fn broken_total(&self) -> u64 {
         self.broken.values().sum()
     }
 }
 
-/// Takes events in the order of their times.
+/// Processes events, which must arrive ordered by time, and keeps the state of a recording.
 pub struct Recorder {
-    /// Who is followed.
+    /// The followed processes.
     pub processes: Processes,
     /// All calling contexts.
     pub tree: StackTree,
-    /// How often each was sampled.
+    /// How often each calling context was sampled.
     pub counts: Counts,
-    /// What became of the samples.
+    /// Statistics of the samples.
     pub stats: SampleStats,
-    /// The mappings that frames lie in, as they were when a frame was first seen there.
+    /// The mappings that contain frames, as they were when the first frame in them was seen.
     pub mappings: BTreeMap<MappingId, Arc<Mapping>>,
     /// Names of [`Place::Marker`] frames.
     pub markers: Vec<String>,
-    /// Labels that programs have set.
+    /// Labels that the targets have set, such as Go's goroutine labels.
     pub labels: LabelSets,
     /// The language runtimes among the targets.
     pub runtimes: Runtimes,
-    /// The merged stack, where a runtime has merged its frames.
+    /// The current stack after a runtime has merged its frames into it.
     merged: Vec<MergedFrame>,
     unwinder: Unwinder,
     frames: Vec<Frame>,
     registers: Vec<u64>,
     indices: Vec<FrameIndex>,
-    /// Weight of a sample where it does not say its own period.
+    /// Weight of a sample that does not carry its own period.
     period: u64,
-    /// Samples before this are of the time when not everything was attached.
+    /// Samples before this time (CLOCK_MONOTONIC, nanoseconds) are ignored: not everything was
+    /// attached yet.
     pub start: u64,
-    /// When each thread's own events were in place.
+    /// The time at which each thread's own events were in place, by TID.
     attached: BTreeMap<i32, u64>,
-    /// Threads found to have inherited events after they were given their own.
+    /// Threads that were given their own events and turned out to have inherited events as well.
     pub doubled: Vec<i32>,
     recent: Recent,
     live: LiveStacks,
 }
 
-/// How the stack window does lately.
+/// How often the stack window was too small lately.
 #[derive(Default)]
 struct Recent {
     samples: u32,
     too_deep: u32,
 }
 
-/// A creation this close to the attachment of its creator may have missed the events.
+/// A thread that is created this soon after its creator's events were attached may not have
+/// inherited them.
 const ATTACH_MARGIN_NS: u64 = 2_000_000;
 
 impl Recorder {
-    /// Nobody is followed yet. `period` is the weight of a sample that does not say its own.
+    /// Creates a recorder that follows no process yet. `period` is the weight of samples that do
+    /// not carry their own. With `follow_children`, forked processes are followed too.
     pub fn new(follow_children: bool, period: u64) -> Self {
         Self::with_runtimes(follow_children, period, RUNTIMES)
     }
 
-    /// As [`Recorder::new`], with another table of runtimes.
+    /// Like [`Recorder::new`], with another table of runtimes.
     pub fn with_runtimes(follow_children: bool, period: u64, rows: &[Row]) -> Self {
         let mut unwinder = Unwinder::new(Arch::host());
         unwinder.set_max_frames(MAX_FRAMES);
@@ -138,25 +142,25 @@ impl Recorder {
         }
     }
 
-    /// Notes that a thread's own events are in place since `now`.
+    /// Notes that a thread has had its own events since `now` (CLOCK_MONOTONIC, nanoseconds).
     pub fn attached(&mut self, tid: i32, now: u64) {
         self.attached.insert(tid, now);
     }
 
-    /// Whether the thread is covered, by events of its own or inherited ones.
+    /// Whether the thread is being sampled, through its own events or inherited ones.
     pub fn covers(&self, pid: i32, tid: i32) -> bool {
         let inherited = || self.processes.get(pid)?.threads.get(&tid)?.origin;
         self.attached.contains_key(&tid) || inherited().is_some()
     }
 
-    /// Forgets who is attached: all events were replaced.
+    /// Forgets which threads have events of their own, because all events were replaced.
     pub fn reattach(&mut self) {
         self.attached.clear();
         self.recent = Recent::default();
     }
 
-    /// Whether a larger window of the stack would have completed more than one in a hundred of
-    /// the recent samples. Asking begins a new count.
+    /// Whether a larger stack window would have completed more than one in a hundred of the
+    /// recent samples. Restarts the count, unless there are too few samples to tell.
     pub fn window_is_too_small(&mut self) -> bool {
         let Recent { samples, too_deep } = self.recent;
         if samples < 50 && too_deep < 3 {
@@ -166,35 +170,35 @@ impl Recorder {
         too_deep * 100 > samples
     }
 
-    /// A new reading of the rings begins; `now` is CLOCK_MONOTONIC in nanoseconds.
+    /// Starts a new round of reading the ring buffers. `now` is CLOCK_MONOTONIC in nanoseconds.
     pub fn next_round(&mut self, now: u64) {
         self.live.next_round(now);
         self.runtimes.next_round();
     }
 
-    /// Another process has the number now, or the process runs another program; where all is read
-    /// while its threads stand.
+    /// Forgets what runtimes know about a process, because its PID was reused or it runs another
+    /// program. For recordings that read stopped threads and receive no event about this.
     pub fn forget(&mut self, pid: i32) {
         self.runtimes.forget(pid);
     }
 
-    /// Searches what was mapped since the last time for language runtimes.
+    /// Searches the mappings added since the last call for language runtimes.
     pub fn look_for_runtimes(&mut self) {
         self.runtimes.look(&self.processes);
     }
 
-    /// What is to be said of runtimes and their frames and labels.
+    /// Notes on runtimes, their frames and labels, for the profile's comments.
     pub fn runtime_notes(&self) -> Vec<String> {
         let mut notes = self.runtimes.notes();
         notes.extend(self.labels.note());
         let lost = self.unwinder.c_frames_lost();
         if lost > 0 {
-            notes.push(format!("{lost} stacks lack frames of C code between those of a runtime"));
+            notes.push(format!("stacks without the C frames between those of a runtime: {lost}"));
         }
         notes
     }
 
-    /// Takes an event.
+    /// Processes one event.
     pub fn event(&mut self, e: &Event<'_>) {
         match e.kind {
             EventKind::Sample(ref s) => self.sample(e, s),
@@ -242,7 +246,8 @@ impl Recorder {
         self.stats.contexts_cut = self.tree.is_full();
     }
 
-    /// The node of the user's frames, and the labels that the program has set.
+    /// Unwinds and interns the user stack of a sample. Returns its node and the labels that the
+    /// program has set. `time` is CLOCK_MONOTONIC in nanoseconds.
     pub fn user_stack(
         &mut self,
         id: ThreadId,
@@ -288,7 +293,8 @@ impl Recorder {
         (self.intern_user_frames(id.pid, root, merged, time), labels)
     }
 
-    /// The node above the outermost frame, by how the stack ended.
+    /// The node to which the outermost frame is attached: the root, or a marker that says why the
+    /// stack is incomplete.
     fn outermost(&mut self, end: End) -> NodeIndex {
         match end {
             End::Root(_) => ROOT,
@@ -306,8 +312,8 @@ impl Recorder {
         node
     }
 
-    /// The node of the user's frames above `root`: as they were unwound, or as a runtime has merged
-    /// its own with them.
+    /// Adds the user frames below `root` and returns the leaf's node. The frames are the unwound
+    /// ones, or the stack into which the runtime `merged` has merged its own frames.
     fn intern_user_frames(
         &mut self,
         pid: i32,
@@ -329,12 +335,13 @@ impl Recorder {
         indices.iter().rev().fold(root, |node, &frame| tree.child(node, frame))
     }
 
-    /// The node of the kernel's frames above `node`, the system call or interrupt.
+    /// Adds the kernel frames of a sample below `node`, the leaf of the user stack, and returns the
+    /// leaf's node. `chain` is a perf call chain, leaf first; markers in it are skipped.
     pub fn kernel_stack(&mut self, node: NodeIndex, chain: impl Iterator<Item = u64>) -> NodeIndex {
         self.indices.clear();
         let addresses = chain.filter(|a| *a < FIRST_CONTEXT_MARKER);
         for (i, address) in addresses.enumerate() {
-            // The first is where the kernel was; the others are return addresses.
+            // The first is the instruction pointer; the others are return addresses.
             let address = Avma(address - u64::from(i > 0 && address > 0));
             self.indices.push(self.tree.frame(FrameKey { place: Place::Kernel, address }));
         }
@@ -342,7 +349,7 @@ impl Recorder {
         self.indices.iter().rev().fold(node, |node, &frame| tree.child(node, frame))
     }
 
-    /// The node of a frame that is no code.
+    /// Adds a frame that is not code, such as `[truncated stack]`, below `parent`.
     pub fn marker(&mut self, parent: NodeIndex, name: String) -> NodeIndex {
         let index = self.markers.iter().position(|m| *m == name).unwrap_or_else(|| {
             self.markers.push(name);
@@ -354,8 +361,8 @@ impl Recorder {
     }
 }
 
-/// Whether a mapping may hold code that its process has compiled itself: anonymous memory, or a
-/// file of memory that is mapped twice, writable and executable (.NET).
+/// Whether a mapping may hold JIT-compiled code: anonymous memory, or a memfd that is mapped twice,
+/// once writable and once executable (.NET).
 fn is_compiled_code(mapping: &Mapping) -> bool {
     match mapping.kind {
         MappingKind::Anonymous => true,
@@ -364,7 +371,7 @@ fn is_compiled_code(mapping: &Mapping) -> bool {
     }
 }
 
-/// Finds the indices of a sample's user frames.
+/// Turns the user frames of a sample into frame indices.
 struct Interner<'a> {
     pid: i32,
     tracked: Option<&'a Tracked>,

@@ -1,4 +1,5 @@
-//! Stacks of threads that stand still: they wait, or were stopped when they were copied.
+//! Unwinds the stacks of threads that do not run: blocked threads, and threads that were stopped
+//! while their stacks were copied.
 
 use events::USER_REGISTERS;
 use image::{Arch, Avma, Memory, Unreadable};
@@ -10,22 +11,23 @@ use crate::ids::{LabelsIndex, NodeIndex, ROOT, RuntimeIndex};
 use crate::runtimes::{Native, OwnedChain, Standing};
 use crate::window::StackWindow;
 
-/// How much of the stack of a thread that waits is read at once.
+/// How many bytes of a blocked thread's stack are read at once.
 const LIVE_WINDOW: usize = 8 << 10;
 
-/// A stack that was copied while its thread stood or slept.
+/// A stack that was copied while its thread was stopped or asleep.
 pub struct Copied<'a> {
-    /// The registers at that time.
+    /// The thread's registers at that time.
     pub registers: &'a Registers,
-    /// From the stack pointer on.
+    /// The copied bytes, from the stack pointer upwards.
     pub bytes: &'a [u8],
-    /// What was read of the thread besides at that time: see [`crate::runtimes::Runtimes::read`].
+    /// What else was read from the thread at that time: see [`crate::runtimes::Runtimes::read`].
     pub standing: Option<&'a Standing>,
 }
 
 impl Recorder {
-    /// The node of the stack of a thread that waits, read from its memory: the caller sees to it
-    /// that it still waited after this. `None` where its process is not followed or unreadable.
+    /// Reads the stack of a blocked thread from its memory and returns its node. The caller must
+    /// check afterwards that the thread was still blocked. `None` if the process is not followed
+    /// or its memory is not readable.
     pub fn waiting_stack(
         &mut self,
         pid: i32,
@@ -48,8 +50,8 @@ impl Recorder {
         Some(self.intern_user_frames(pid, root, merged, monotonic_now()))
     }
 
-    /// As [`Recorder::copied_stack`], but `None` and nothing counted where the stack does not
-    /// reach its root.
+    /// Like [`Recorder::copied_stack`], but returns `None` and counts nothing if the stack does not
+    /// reach the root of the thread.
     pub fn whole_stack(&mut self, pid: i32, copy: &Copied<'_>) -> Option<(NodeIndex, LabelsIndex)> {
         let end = self.unwind_copied(pid, copy)?;
         end.is_root().then(|| {
@@ -59,8 +61,8 @@ impl Recorder {
         })
     }
 
-    /// The node of a stack that was copied while its thread stood, and the labels that the program
-    /// had set.
+    /// The node of a stack that was copied while its thread did not run, and the labels that the
+    /// program had set.
     pub fn copied_stack(&mut self, pid: i32, copy: &Copied<'_>) -> (NodeIndex, LabelsIndex) {
         let Some(end) = self.unwind_copied(pid, copy) else { return (ROOT, 0) };
         let merged = self.merge_copied(pid, copy, end.is_root());
@@ -69,7 +71,7 @@ impl Recorder {
         (node, self.copied_labels(copy))
     }
 
-    /// `None` where the process is not followed.
+    /// Unwinds into `self.frames`. `None` if the process is not followed.
     fn unwind_copied(&mut self, pid: i32, copy: &Copied<'_>) -> Option<End> {
         let tracked = self.processes.get(pid)?;
         let window = StackWindow::new(copy.registers, copy.bytes);
@@ -97,7 +99,7 @@ impl Recorder {
         self.merge_chain(pid, &window, chain, is_whole)
     }
 
-    /// Merges frames of runtimes, with a chain that was read.
+    /// Merges the frames of runtimes into `self.frames`, given the chain that was read.
     fn merge_chain(
         &mut self,
         pid: i32,
@@ -112,7 +114,7 @@ impl Recorder {
     }
 }
 
-/// A live stack that does not change: its beginning, read at once, and the rest.
+/// The stack of a blocked thread: its innermost part was read at once, the rest is read on demand.
 struct Live<'a> {
     window: &'a StackWindow<'a>,
     memory: &'a process::ProcessMemory,

@@ -1,9 +1,10 @@
-//! Chains of frames that runtimes keep in their heaps, followed by a BPF program in the moment of a
-//! sample ([`events::Chains`]), and waiting here for it.
+//! Matches samples with the chains of frames that runtimes keep in their heaps. A BPF program
+//! follows a chain at the moment of a sample ([`events::Chains`]), and it is queued here until the
+//! sample is read.
 //!
-//! Chain and sample arrive in different ways and belong together by thread and time: those of a
-//! sampling event are written in the same interrupt, and a sample of waiting has its chain's time.
-//! Of a thread that stands still, the same chain is read from memory.
+//! Chains and samples arrive in different buffers and are matched by thread and time. For a
+//! sampling event, both are written in the same interrupt; the sample of a wait has the same time
+//! as its chain. If a thread does not run, its chain is read from memory instead.
 
 use std::collections::VecDeque;
 
@@ -14,32 +15,33 @@ use rustc_hash::FxHashMap;
 use super::walk;
 use crate::ids::{RuntimeIndex, ThreadId};
 
-/// A chain and its sample are written in one interrupt; a hypervisor may take the CPU away
-/// between them, but seldom for long. Half the shortest period that one would sample with.
+/// Maximum time between a chain and its sample, in nanoseconds: half the shortest practical
+/// sampling period. Both are written in one interrupt; a hypervisor may take the CPU away between
+/// them, but rarely for long.
 const MAX_APART_NS: u64 = 50_000;
-/// Chains of a thread that wait for their samples.
+/// Maximum number of queued chains per thread.
 const MAX_WAITING: usize = 16_384;
-/// Threads of a process whose chains wait.
+/// Maximum number of threads per process that have queued chains.
 const MAX_THREADS: usize = 65_536;
 
 /// The chain of a sample.
 #[derive(Debug)]
 pub struct OwnedChain {
     time: u64,
-    /// Why it ends.
+    /// Why the chain ends.
     pub end: ChainEnd,
-    /// Its frames, innermost first.
+    /// The frames, innermost first.
     pub frames: Vec<ChainFrame>,
 }
 
-/// Which of its thread's chains belongs to a sample.
+/// Which of the thread's chains belongs to a sample. Times are CLOCK_MONOTONIC in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhichChain {
-    /// That of about this time, of the same interrupt.
+    /// The chain from about this time, written in the same interrupt.
     Near(u64),
-    /// That of this time.
+    /// The chain with exactly this time.
     At(u64),
-    /// None was followed.
+    /// No chain was followed.
     None,
 }
 
@@ -48,11 +50,11 @@ pub(super) struct Followed {
     pub runtime: RuntimeIndex,
     layout: ChainLayout,
     waiting: FxHashMap<i32, VecDeque<OwnedChain>>,
-    /// Whether any chain has come yet.
+    /// Whether any chain has arrived yet.
     has_chains: bool,
 }
 
-/// Samples of one runtime that lack their chains.
+/// How many samples of one runtime have no chain.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Missing {
     /// The process was not followed yet.
@@ -66,12 +68,13 @@ pub(super) struct Missing {
 pub(super) struct ChainQueues {
     chains: Option<Chains>,
     by_pid: FxHashMap<i32, Followed>,
-    /// By runtime.
+    /// Samples without a chain, by runtime.
     pub missing: FxHashMap<RuntimeIndex, Missing>,
 }
 
 impl ChainQueues {
-    /// Follows the chains of a process, now if programs run that do so, or as soon as they do.
+    /// Follows the chains of a process: now if the BPF programs are loaded, otherwise as soon as
+    /// they are.
     pub fn follow(
         &mut self,
         pid: i32,
@@ -94,7 +97,7 @@ impl ChainQueues {
         }
     }
 
-    /// Whether the process has chains to follow.
+    /// The state of a process, if its chains are followed.
     pub fn get(&self, pid: i32) -> Option<&Followed> {
         self.by_pid.get(&pid)
     }
@@ -104,14 +107,14 @@ impl ChainQueues {
         self.by_pid.values().map(|f| f.runtime)
     }
 
-    /// Loads the program for sampling events.
+    /// Loads the BPF program for sampling events.
     pub fn load(&mut self) -> Result<SampleProgram, BpfError> {
         let chains = Chains::load()?;
         let program = chains.program()?;
         self.follow_by(chains).map(|()| program)
     }
 
-    /// Has chains followed by programs that run already.
+    /// Uses BPF programs that are already running to follow chains.
     pub fn follow_by(&mut self, mut chains: Chains) -> Result<(), BpfError> {
         let followed = self.by_pid.iter().map(|(pid, f)| chains.follow(*pid, &f.layout));
         let done = followed.fold(Ok(()), Result::and);
@@ -119,17 +122,17 @@ impl ChainQueues {
         done
     }
 
-    /// No program follows them.
+    /// Stops following chains, because no BPF program can run.
     pub fn refuse(&mut self) {
         self.chains = None;
     }
 
-    /// Chains that found no room.
+    /// The number of chains lost because the buffer was full.
     pub fn lost(&self) -> u64 {
         self.chains.as_ref().map_or(0, Chains::lost)
     }
 
-    /// Reads what has come.
+    /// Queues the chains that have arrived.
     pub fn drain(&mut self) {
         let Some(chains) = &mut self.chains else { return };
         chains.drain(|chain| {
@@ -139,7 +142,7 @@ impl ChainQueues {
         });
     }
 
-    /// The chain of a sample.
+    /// Takes the chain of a sample from the queue.
     pub fn take(&mut self, id: ThreadId, which: WhichChain) -> Option<OwnedChain> {
         self.chains.as_ref()?;
         let mut chain = self.by_pid.get_mut(&id.pid)?.take(id.tid, which);
@@ -159,7 +162,7 @@ impl ChainQueues {
         chain
     }
 
-    /// The chain of a thread that stands still, by its thread pointer.
+    /// Reads the chain of a thread that does not run, given its thread pointer.
     pub fn read(&self, pid: i32, memory: &ProcessMemory, pointer: u64) -> Option<OwnedChain> {
         let (end, frames) = walk::chain(memory, &self.by_pid.get(&pid)?.layout, pointer);
         Some(OwnedChain { time: 0, end, frames })

@@ -1,17 +1,19 @@
-//! What a language runtime contributes to a recording, and when it is asked.
+//! Defines the [`Runtime`] trait: how a language runtime contributes stacks, frames, labels and
+//! names to a recording, and when each method is called.
 //!
 //! ```text
-//!   new mappings ─► attach            which process runs it, and what it does there (Roles)
-//!   BPF          ─► load_program, then    what must be copied in the moment of a sample
-//!                   chain_layout          frames in the heap, which a shared program follows
+//!   new mappings ─► attach            find the runtime in a process; what it does there (Roles)
+//!   BPF          ─► load_program, then    what must be copied at the moment of a sample
+//!                   chain_layout          frames in the heap, followed by a shared program
 //!   a sample     ─► captured          before unwinding: stacks and labels kept elsewhere
-//!                   merge             after it: own frames in place of native ones
-//!                   code_at           one frame in memory without a file
-//!   a thread that stands still ─► prepare_to_read, read    the same, from memory
+//!                   merge             after unwinding: replace native frames by its own
+//!                   code_at           name one frame in memory without a file
+//!   a stopped or
+//!   sleeping thread ─► prepare_to_read, read    the same as captured, from memory
 //!   the profile  ─► finish, functions, notes
 //! ```
 //!
-//! An implementation keeps what it knows per file and per process itself, by process id.
+//! An implementation itself stores what it knows about each process, by PID, and about each file.
 
 use events::{ChainLayout, SampleProgram, StackCopy};
 use image::{Avma, Memory, Unreadable};
@@ -23,84 +25,85 @@ use crate::ids::{Function, ThreadId};
 use crate::processes::{Processes, Tracked};
 use crate::window::StackWindow;
 
-/// A row of the table of runtimes.
+/// A row of the table of runtimes, [`super::RUNTIMES`].
 #[derive(Clone, Copy)]
 pub struct Row {
-    /// Its name in notes: `Python`.
+    /// The name used in notes, such as `Python`.
     pub name: &'static str,
-    /// The mapping in profiles of frames that lie at no address: `[python]`.
+    /// The mapping that profiles show for frames without an address, such as `[python]`.
     pub mapping: &'static str,
-    /// Makes one for a recording.
+    /// Creates the runtime's state for one recording.
     pub new: fn() -> Box<dyn Runtime>,
 }
 
 /// Why a BPF program cannot run.
 pub type Refused = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a runtime does for the stacks of a process. It is asked for nothing else there, so that
-/// samples of all other processes cost nothing.
+/// What a runtime does for the stacks of a process. Only the methods of these roles are called for
+/// the process, so samples of processes without the runtime cost nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Roles {
-    /// Its threads leave stacks or labels elsewhere: [`Runtime::captured`], [`Runtime::read`].
+    /// Threads keep stacks or labels in other places than the native stack:
+    /// [`Runtime::captured`], [`Runtime::read`].
     pub stacks: bool,
-    /// It has frames of its own: [`Runtime::merge`].
+    /// The runtime has frames of its own: [`Runtime::merge`].
     pub frames: bool,
-    /// It compiles code into memory: [`Runtime::code_at`].
+    /// The runtime compiles code into memory: [`Runtime::code_at`].
     pub code: bool,
 }
 
-/// Whether a process runs the runtime.
+/// Whether a runtime was found in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// It does not, as far as its mappings show.
+    /// Not found in the current mappings.
     Absent,
-    /// It does, but its state cannot be read yet; ask again.
+    /// Found, but its state cannot be read yet; [`Runtime::attach`] is called again.
     NotReady,
-    /// It does.
+    /// Found.
     Attached(Roles),
 }
 
-/// A thread as it was sampled.
+/// A sampled thread.
 pub struct SampledThread<'a> {
     /// The thread.
     pub id: ThreadId,
     /// Its process.
     pub tracked: &'a Tracked,
-    /// When, by CLOCK_MONOTONIC in nanoseconds.
+    /// The time of the sample: CLOCK_MONOTONIC in nanoseconds.
     pub time: u64,
-    /// Its user registers.
+    /// The thread's user registers.
     pub registers: &'a Registers,
 }
 
-/// A thread that stands still: stopped, or asleep. The caller makes sure that it does not run
-/// meanwhile.
+/// A thread that does not run because it is stopped or asleep. The caller makes sure that it does
+/// not run meanwhile.
 #[derive(Clone, Copy)]
 pub struct StandingThread<'a> {
     /// Its process.
     pub process: &'a Process,
-    /// The process' memory.
+    /// The memory of the process.
     pub memory: &'a ProcessMemory,
-    /// The thread, as we number it.
+    /// The thread ID in our PID namespace.
     pub tid: i32,
-    /// Its stack pointer.
+    /// The thread's stack pointer.
     pub sp: Avma,
-    /// Its thread pointer, where that is known.
+    /// The thread pointer (address of its thread-local storage), if known.
     pub thread_pointer: Option<u64>,
 }
 
-/// What a thread had left elsewhere when its stack was copied.
+/// Stacks and labels that a thread kept elsewhere when its stack was copied.
 #[derive(Debug, Default)]
 pub struct Captured {
-    /// Where its stacks go on in each other, if it has several.
+    /// How its stacks continue on each other, if it has several.
     pub stacks: Option<GoStacks>,
-    /// Copied memory besides the stack that it was on.
+    /// Copies of other stacks than the one that the thread was on.
     pub copies: [StackCopy; 2],
-    /// Labels that the program has set for what the thread does.
+    /// Labels that the program has set for the work that the thread is doing.
     pub labels: Vec<(String, String)>,
 }
 
 impl Captured {
-    /// Unwinds from the copied stack through what was captured.
+    /// Unwinds the copied stack, and from there the captured ones.
     pub(crate) fn unwind(
         &self,
         unwinder: &mut Unwinder,
@@ -117,7 +120,7 @@ impl Captured {
     }
 }
 
-/// The sample's own copy, and what was captured with it.
+/// Memory made of the sample's own copy of the stack and the copies captured with it.
 struct WithCopies<'a, 'w> {
     window: &'a StackWindow<'w>,
     copies: &'a [StackCopy; 2],
@@ -140,15 +143,15 @@ fn within(copy: &StackCopy, addr: Avma, size: usize) -> Option<&[u8]> {
     copy.bytes.get(at..at.checked_add(size)?)
 }
 
-/// A native stack that was unwound.
+/// An unwound native stack.
 pub struct UnwoundStack<'a> {
-    /// The process.
+    /// The PID of the process.
     pub pid: i32,
     /// The process.
     pub tracked: &'a Tracked,
-    /// Its frames, leaf first.
+    /// The native frames, leaf first.
     pub frames: &'a [Frame],
-    /// Whether they reach the root of the thread.
+    /// Whether the frames reach the root of the thread.
     pub is_whole: bool,
     /// The copied part of the stack.
     pub memory: &'a dyn Memory,
@@ -157,109 +160,112 @@ pub struct UnwoundStack<'a> {
     pub chain: Option<&'a OwnedChain>,
 }
 
-/// A frame of a merged stack, leaf first.
+/// A frame of a merged stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MergedFrame {
-    /// A native frame, by its index.
+    /// A native frame, as its index in [`UnwoundStack::frames`].
     Native(usize),
-    /// A frame of the runtime's, by the number that [`Runtime::functions`] names.
+    /// A frame of the runtime, as the number to pass to [`Runtime::functions`].
     Own(u32),
 }
 
-/// An address of code in memory that is no image's.
+/// An address of code in memory that does not belong to an image.
 pub struct CodeAddress<'a> {
-    /// The process.
+    /// The PID of the process.
     pub pid: i32,
     /// The process.
     pub tracked: &'a Tracked,
-    /// The address to look up: a return address is already one less.
+    /// The address to look up; return addresses are already decremented by 1.
     pub address: Avma,
-    /// When it was executed, by CLOCK_MONOTONIC in nanoseconds.
+    /// When the code was executed: CLOCK_MONOTONIC in nanoseconds.
     pub time: u64,
 }
 
-/// A language runtime, or another source of names and frames in the targets. See the module.
+/// A language runtime, or another source of names and frames in the targets. The module's
+/// documentation shows when each method is called.
 pub trait Runtime: Send {
-    /// Looks for the runtime in a process: when the process is followed, and again when its
-    /// mappings have changed (also where it was attached before) or it was [`Presence::NotReady`].
+    /// Looks for the runtime in a process. Called when the process is followed, and again when its
+    /// mappings have changed (even if it was attached before) or it was [`Presence::NotReady`].
     fn attach(&mut self, pid: i32, tracked: &Tracked) -> Presence;
 
-    /// The process has ended or executed another program: forget it.
+    /// Forgets a process that has ended or executed another program.
     fn detach(&mut self, pid: i32);
 
-    /// The functions of a frame, the innermost inlined call first. `index` is from
+    /// The functions of a frame, the innermost inlined call first. `index` comes from
     /// [`MergedFrame::Own`] or [`Runtime::code_at`].
     fn functions(&self, index: u32) -> Vec<Function>;
 
-    /// A new reading of events begins. What BPF programs have written is to be read before the
-    /// samples that it belongs to.
+    /// Called before each round of reading events. A runtime must read what its BPF program has
+    /// written now, before the samples that it belongs to.
     fn next_round(&mut self) {}
 
-    /// After each search for runtimes, every 20 ms or so: learns of new threads.
+    /// Called after each search for runtimes, about every 20 ms, to find new threads.
     fn refresh(&mut self, _processes: &Processes) {}
 
-    /// An attached process has created a thread.
+    /// Called when an attached process has created a thread.
     fn thread_created(&mut self, _pid: i32) {}
 
-    /// A thread of an attached process has ended.
+    /// Called when a thread of an attached process has ended.
     fn thread_ended(&mut self, _id: ThreadId) {}
 
-    /// Loads the BPF program that has to run with each sample, if there is one: called once, when
-    /// the first process was attached and events are sampled.
+    /// Loads the BPF program that must run with each sample, if the runtime has one. Called once,
+    /// when the first process has been attached and events are sampled.
     ///
     /// # Errors
-    /// The kernel refuses it; [`Runtime::program_refused`] follows.
+    /// If the kernel rejects the program; [`Runtime::program_refused`] is called next.
     fn load_program(&mut self) -> Result<Option<SampleProgram>, Refused> {
         Ok(None)
     }
 
-    /// Runs `next` right after the own BPF program. An event takes one program; those of several
-    /// runtimes call each other in the order of the table.
+    /// Makes the runtime's own BPF program run `next` when it is done. An event can only have one
+    /// program, so the programs of several runtimes call each other in the order of the table.
     ///
     /// # Errors
-    /// The kernel refuses it.
+    /// If the kernel rejects the call.
     fn then(&mut self, _next: &SampleProgram) -> Result<(), Refused> {
-        Err("its BPF program calls no other".into())
+        Err("its BPF program cannot call another one".into())
     }
 
-    /// The own BPF program does not run.
+    /// Called if the runtime's own BPF program cannot run.
     fn program_refused(&mut self, _why: &str) {}
 
-    /// How a BPF program finds the frames that the runtime keeps in its heap, where they form a
-    /// chain. Asked right after the process was attached.
+    /// How a BPF program finds the frames that the runtime keeps in its heap, if they form a
+    /// chain. Called right after the process was attached.
     fn chain_layout(&self, _pid: i32) -> Option<ChainLayout> {
         None
     }
 
-    /// What the thread had left elsewhere at the time of a sample.
+    /// The stacks and labels that the thread kept elsewhere at the time of a sample.
     fn captured(&mut self, _thread: &SampledThread<'_>) -> Option<Captured> {
         None
     }
 
-    /// A thread is about to be read. Unlike during [`Runtime::read`] nothing stands still for it,
-    /// so this is the time to read lists.
+    /// Prepares for [`Runtime::read`] of a thread. No thread has been stopped for this call, so it
+    /// is the time to read long lists.
     fn prepare_to_read(&mut self, _process: &Process, _memory: &ProcessMemory, _tid: i32) {}
 
-    /// As [`Runtime::captured`], of a thread that stands still. Be quick: it may have been stopped.
+    /// Like [`Runtime::captured`], for a thread that does not run. It may have been stopped for
+    /// this call, so it must be quick.
     fn read(&mut self, _thread: &StandingThread<'_>) -> Option<Captured> {
         None
     }
 
-    /// Writes the native frames with the runtime's own in their places to `out`. False to leave the
-    /// stack as it is.
+    /// Writes the stack to `out`, leaf first, with native frames replaced by the runtime's own.
+    /// Returns false to leave the stack unchanged.
     fn merge(&mut self, _stack: &UnwoundStack<'_>, _out: &mut Vec<MergedFrame>) -> bool {
         false
     }
 
-    /// The number of the frame for code that the runtime has compiled into memory.
+    /// The number of the frame, for [`Runtime::functions`], of code that the runtime has compiled
+    /// into memory.
     fn code_at(&mut self, _code: &CodeAddress<'_>) -> Option<u32> {
         None
     }
 
-    /// The recording is over: a last chance to name frames.
+    /// Called once the recording is over, as the last chance to name frames.
     fn finish(&mut self) {}
 
-    /// What was lost, one line each, for the profile's comments.
+    /// Notes on lost data, one line each, for the profile's comments.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }

@@ -1,10 +1,9 @@
-//! Names of code that a target compiles while it runs: its perf map and its jitdumps, read as
-//! they grow.
+//! Names JIT-compiled code from the perf map and the jitdumps of a target, read as they grow.
 //!
-//! Code moves, and its memory is used again, so a frame is named when its sample is read, at most
-//! some 20 ms after it was taken, and not at the end. What has no name by then is asked for once
-//! more at the end, with the sample's time: V8 holds its jitdump back until 2 MiB are full, and
-//! Java writes its map only on request or at its exit.
+//! Compiled code moves and its memory is reused, so a frame is named when its sample is read, at
+//! most about 20 ms after it was taken, and not at the end of the recording. Frames that have no
+//! name by then are looked up again at the end, with the time of their sample: V8 buffers 2 MiB of
+//! its jitdump before it writes, and Java writes its map only on request or at exit.
 
 use std::fs::File;
 use std::io;
@@ -20,20 +19,23 @@ use super::{CodeAddress, Presence, Roles, Runtime};
 use crate::ids::Function;
 use crate::processes::Tracked;
 
-/// Of a larger perf map only so much is read, the newest part, and so much of a file at a time.
+/// Maximum number of bytes read from a file at a time. Of a larger perf map, only this many bytes
+/// at its end, which are the newest, are read.
 const MAX_READ: u64 = 64 << 20;
-/// At the end, what is still missing of a jitdump is read up to this.
+/// Maximum number of bytes of a file that are read at the end of the recording.
 const MAX_FINAL_READ: u64 = 512 << 20;
-/// Frames without a name, kept for the end.
+/// Maximum number of frames without a name that are kept for the end.
 const MAX_PENDING: usize = 1 << 20;
-/// No runtime writes more than one; a restart by exec may leave another.
+/// Maximum number of jitdumps per process. A runtime writes only one; a restart by exec may leave
+/// another.
 const MAX_DUMPS: usize = 4;
-/// Below so many addresses without a name, code was hardly compiled but for a trampoline or two.
+/// With fewer addresses without a name than this, the process probably did not compile code, except
+/// for a trampoline or two.
 const FEW_NAMELESS: usize = 8;
-/// Notes for the profile's comments.
+/// Maximum number of notes for the profile's comments.
 const MAX_NOTES: usize = 32;
 
-/// Index of a name, or of a frame that waits for one.
+/// Index of a name, or of a frame that does not have one yet.
 type JitIndex = u32;
 
 enum Slot {
@@ -42,7 +44,7 @@ enum Slot {
     Unknown,
 }
 
-/// All compiled code that frames were found in.
+/// The names of all frames in compiled code.
 #[derive(Default)]
 struct Jit {
     slots: Vec<Slot>,
@@ -54,7 +56,7 @@ struct Jit {
     notes: Vec<String>,
 }
 
-/// Where the names of one process (from one exec to the next) come from.
+/// The files that name the compiled code of one process, from one exec to the next.
 struct Sources {
     pid: i32,
     ns_pid: i32,
@@ -64,12 +66,13 @@ struct Sources {
     refused: bool,
     dumps: Vec<Growing<JitDump>>,
     round: u64,
-    /// By address: what the perf map says, as long as it does not grow.
+    /// Names from the perf map, by address; cleared when a file has grown.
     cache: FxHashMap<u64, JitIndex>,
-    /// Frames of this round that have no name yet.
+    /// Frames of this round that have no name yet, by address.
     waiting: FxHashMap<u64, JitIndex>,
 }
 
+/// A file that the target appends to, and what was parsed from it so far.
 struct Growing<T> {
     file: File,
     path: String,
@@ -77,13 +80,13 @@ struct Growing<T> {
     content: T,
 }
 
-/// The compiled code of a recording.
+/// Creates the state for one recording.
 pub(super) fn new() -> Box<dyn Runtime> {
     Box::new(Jit::default())
 }
 
 impl Runtime for Jit {
-    /// Any process may compile code; its files are looked for when it has executed some.
+    /// Any process may compile code. Its files are only opened once a frame is in such code.
     fn attach(&mut self, _pid: i32, _tracked: &Tracked) -> Presence {
         Presence::Attached(Roles { code: true, ..Roles::default() })
     }
@@ -126,7 +129,7 @@ impl Runtime for Jit {
 }
 
 impl Jit {
-    /// The name of the code at an address of anonymous memory, at the time of a sample.
+    /// The name of the code at an address in memory without an image, at the time of a sample.
     fn lookup(&mut self, code: &CodeAddress<'_>) -> Option<JitIndex> {
         let CodeAddress { pid, tracked, address: at, time } = *code;
         let source = *self.by_pid.entry(pid).or_insert_with(|| {
@@ -137,7 +140,7 @@ impl Jit {
         if s.round != self.round {
             s.round = self.round;
             s.waiting.clear();
-            s.take_dumps(tracked);
+            s.open_dumps(tracked);
             let mut notes = Vec::new();
             if s.refresh(MAX_READ, &mut notes) {
                 s.cache.clear();
@@ -179,12 +182,12 @@ impl Jit {
         index
     }
 
-    /// Reads what has come since, and names what waits for a name.
+    /// Reads the rest of the files and names the frames that have no name yet.
     fn name_pending(&mut self) {
         let mut notes = Vec::new();
         for source in &mut self.sources {
             source.refresh(MAX_FINAL_READ, &mut notes);
-            source.account(&mut notes);
+            source.note_losses(&mut notes);
         }
         let mut nameless = vec![0; self.sources.len()];
         for slot in &mut self.slots {
@@ -193,8 +196,8 @@ impl Jit {
                 nameless[source] += usize::from(matches!(slot, Slot::Unknown));
             }
         }
-        let mapless = self.sources.iter().zip(nameless);
-        notes.extend(mapless.filter_map(|(source, n)| source.remedy(n)));
+        let nameless = self.sources.iter().zip(nameless);
+        notes.extend(nameless.filter_map(|(source, n)| source.missing_names_note(n)));
         note(&mut self.notes, notes);
     }
 }
@@ -210,7 +213,7 @@ fn note(all: &mut Vec<String>, new: Vec<String>) {
 impl Sources {
     fn of(pid: i32, tracked: &Tracked) -> Self {
         let process = tracked.process.as_ref();
-        // A forked child's identity is still its parent's; its handle knows better.
+        // The identity of a forked child is still that of its parent; its handle has its own.
         let own = process.map(|p| p.identity());
         Self {
             pid,
@@ -226,7 +229,7 @@ impl Sources {
         }
     }
 
-    fn take_dumps(&mut self, tracked: &Tracked) {
+    fn open_dumps(&mut self, tracked: &Tracked) {
         for (path, file) in tracked.jit_dumps.iter().skip(self.dumps.len()).take(MAX_DUMPS) {
             let Ok(file) = file.try_clone() else { continue };
             let content = JitDump::default();
@@ -234,7 +237,7 @@ impl Sources {
         }
     }
 
-    /// Whether anything new was read.
+    /// Reads at most `most` new bytes of each file. Returns whether anything new was read.
     fn refresh(&mut self, most: u64, notes: &mut Vec<String>) -> bool {
         if self.map.is_none() && !self.refused {
             match self.open_map(notes) {
@@ -252,8 +255,11 @@ impl Sources {
         grown
     }
 
-    /// The perf map, as the process names it: by its PID in its own namespace. `None` while there
-    /// is none; an error where there is one that must not be used.
+    /// Opens the perf map, whose name contains the PID in the namespace of the process. `None` if
+    /// there is none yet.
+    ///
+    /// # Errors
+    /// If the map exists but must not be used.
     fn open_map(&self, notes: &mut Vec<String>) -> io::Result<Option<Growing<PerfMap>>> {
         let Some(root) = &self.root else { return Ok(None) };
         let path = format!("/tmp/perf-{}.map", self.ns_pid);
@@ -261,16 +267,16 @@ impl Sources {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => {
-                notes.push(format!("{path} of process {} was not used: {e}", self.pid));
+                notes.push(format!("cannot use {path} of process {}: {e}", self.pid));
                 return Err(e);
             }
         };
         let stat = file.metadata()?;
-        // Anyone may put a file of that name into /tmp, and names from it would mislead.
+        // Anyone can create a file with that name in /tmp, and its names could mislead.
         if stat.uid() != self.uid {
             let (owner, uid) = (stat.uid(), self.uid);
             let text = format!(
-                "{path} of process {} was not used: it belongs to user {owner}, not {uid}",
+                "cannot use {path} of process {}: it belongs to user {owner}, not {uid}",
                 self.pid
             );
             notes.push(text);
@@ -282,7 +288,7 @@ impl Sources {
             offset = stat.size() - MAX_READ;
             content.skip_line();
             let mib = stat.size() >> 20;
-            notes.push(format!("{path} has {mib} MiB: only its last 64 MiB were read"));
+            notes.push(format!("{path} is {mib} MiB: only the last 64 MiB were read"));
         }
         Ok(Some(Growing { file, path, offset, content }))
     }
@@ -292,43 +298,44 @@ impl Sources {
         of_dump.or_else(|| self.map.as_ref()?.content.find(at))
     }
 
-    /// What gives names to code that has none, in runtimes that do not tell unasked.
-    fn remedy(&self, nameless: usize) -> Option<String> {
+    /// A note on how to get names for compiled code, as runtimes only write them on request.
+    fn missing_names_note(&self, nameless: usize) -> Option<String> {
         if nameless < FEW_NAMELESS || self.map.is_some() || self.refused || !self.dumps.is_empty() {
             return None;
         }
         Some(format!(
-            "code that process {} compiled while it ran has no names: there is no \
-             /tmp/perf-{}.map (Java: jcmd {} Compiler.perfmap, and -XX:+PreserveFramePointer for \
-             whole stacks; Node.js: --perf-basic-prof; .NET: DOTNET_PerfMapEnabled=1)",
+            "JIT-compiled code of process {} has no names: there is no /tmp/perf-{}.map; fix: \
+             Java: jcmd {} Compiler.perfmap, and -XX:+PreserveFramePointer for whole stacks; \
+             Node.js: --perf-basic-prof; .NET: DOTNET_PerfMapEnabled=1",
             self.pid, self.ns_pid, self.ns_pid
         ))
     }
 
-    fn account(&self, notes: &mut Vec<String>) {
+    fn note_losses(&self, notes: &mut Vec<String>) {
         for dump in &self.dumps {
             if let Some(why) = dump.content.refused() {
                 notes.push(format!("{}: {why}", dump.path));
             }
             if dump.content.left_out() > 0 {
                 let n = dump.content.left_out();
-                notes.push(format!("{}: {n} entries were left out: too many", dump.path));
+                notes.push(format!("{}: too many entries, skipped: {n}", dump.path));
             }
         }
         if let Some(map) = &self.map {
             let (bad, over) = (map.content.malformed(), map.content.left_out());
             if bad > 0 {
-                notes.push(format!("{}: {bad} lines could not be understood", map.path));
+                notes.push(format!("{}: lines that cannot be parsed: {bad}", map.path));
             }
             if over > 0 {
-                notes.push(format!("{}: {over} lines were left out: too many", map.path));
+                notes.push(format!("{}: too many lines, skipped: {over}", map.path));
             }
         }
     }
 }
 
 impl<T: Default> Growing<T> {
-    /// Reads what was appended, up to a limit. `pass_over` tells what need not be read.
+    /// Reads at most `most` bytes of what was appended and passes them to `feed`. `pass_over`
+    /// returns how many of the following bytes need not be read. Returns whether anything was read.
     fn read(
         &mut self,
         most: u64,
@@ -337,7 +344,7 @@ impl<T: Default> Growing<T> {
     ) -> bool {
         let Ok(size) = self.file.metadata().map(|m| m.size()) else { return false };
         if size < self.offset {
-            // Begun anew: what it said before is gone.
+            // The file was rewritten from the start, so what was parsed before is out of date.
             self.offset = 0;
             self.content = T::default();
         }

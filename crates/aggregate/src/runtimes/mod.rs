@@ -1,4 +1,4 @@
-//! The language runtimes, and other sources of names, that take part in a recording: each is an
+//! Integrates language runtimes and other sources of names into a recording. Each is an
 //! implementation of [`Runtime`] and a row of [`RUNTIMES`].
 
 mod chains;
@@ -19,7 +19,7 @@ pub use self::programs::Owner;
 pub(crate) use self::set::Native;
 pub use self::set::{Runtimes, Standing};
 
-/// All runtimes. Where several take part in a sample, they are asked in this order.
+/// All runtimes, in the order in which they are called if several take part in a sample.
 pub const RUNTIMES: &[Row] = &[
     Row { name: "Go", mapping: "[go]", new: go::new },
     Row { name: "compiled code", mapping: "[jit]", new: jit::new },

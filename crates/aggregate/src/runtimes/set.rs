@@ -1,4 +1,4 @@
-//! The runtimes of a recording: which process runs which, and who is asked for what.
+//! Tracks which runtimes run in which processes of a recording, and calls them.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -18,18 +18,18 @@ use super::programs::{Owner, SamplePrograms};
 use crate::ids::{Function, RuntimeIndex, ThreadId};
 use crate::processes::{Processes, Tracked};
 
-/// A process that has just begun gets its runtime ready within this many searches.
+/// Number of searches within which the runtime of a new process must become ready.
 const MAX_TRIES: u32 = 100;
-/// Notes for the profile's comments.
+/// Maximum number of notes for the profile's comments.
 const MAX_NOTES: usize = 32;
 
 /// A set of rows of the table, one bit each.
 type Rows = u32;
 
-/// What runtimes do in one process.
+/// The runtimes found in one process, by role.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Attached {
-    /// The mappings that were searched last.
+    /// Generation of the mappings when they were last searched.
     generation: Option<u64>,
     all: Rows,
     stacks: Rows,
@@ -39,14 +39,14 @@ pub(crate) struct Attached {
     tries: u32,
 }
 
-/// What was read of a thread that stands still.
+/// What [`Runtimes::read`] has read from a thread that does not run.
 #[derive(Debug, Default)]
 pub struct Standing {
     pub(crate) captured: Option<Captured>,
     pub(crate) chain: Option<OwnedChain>,
 }
 
-/// Merges a native stack of a process: see [`Runtimes::merge`].
+/// A native stack of a process, to be merged by [`Runtimes::merge`].
 pub(crate) struct Native<'a> {
     pub pid: i32,
     pub tracked: &'a Tracked,
@@ -55,15 +55,16 @@ pub(crate) struct Native<'a> {
     pub memory: &'a dyn Memory,
 }
 
-/// All runtimes, and what they do where.
+/// All runtimes, and the processes that they run in.
 pub struct Runtimes {
     rows: Vec<(Row, Box<dyn Runtime>)>,
     by_pid: FxHashMap<i32, Attached>,
-    /// Runtimes that were found in some process, and those whose program was asked for.
+    /// Runtimes that were found in any process.
     found: Rows,
-    asked: Rows,
+    /// Runtimes whose [`Runtime::load_program`] was called.
+    programs_requested: Rows,
     chains: ChainQueues,
-    chains_asked: bool,
+    chains_requested: bool,
     programs: SamplePrograms,
     notes: Vec<String>,
 }
@@ -75,21 +76,21 @@ impl Runtimes {
             rows: rows.iter().map(|row| (*row, (row.new)())).collect(),
             by_pid: FxHashMap::default(),
             found: 0,
-            asked: 0,
+            programs_requested: 0,
             chains: ChainQueues::default(),
-            chains_asked: false,
+            chains_requested: false,
             programs: SamplePrograms::default(),
             notes: Vec::new(),
         }
     }
 
-    /// Searches what was mapped since the last time.
+    /// Searches the mappings added since the last call for runtimes.
     pub fn look(&mut self, processes: &Processes) {
         self.attach_all(processes);
         self.rows.iter_mut().for_each(|(_, runtime)| runtime.refresh(processes));
     }
 
-    /// As [`Runtimes::look`], and loads the BPF programs that have to run with each sample: see
+    /// Like [`Runtimes::look`], and also loads the BPF programs that must run with each sample: see
     /// [`Runtimes::program_for_events`].
     pub fn look_to_sample(&mut self, processes: &Processes) {
         self.attach_all(processes);
@@ -119,19 +120,19 @@ impl Runtimes {
             }
             let presence = self.rows[i].1.attach(pid, tracked);
             let last = at.tries >= MAX_TRIES;
-            at.not_ready = with(at.not_ready, i, presence == Presence::NotReady && !last);
+            at.not_ready = set_row(at.not_ready, i, presence == Presence::NotReady && !last);
             let (present, roles) = match presence {
                 Presence::Attached(roles) => (true, roles),
                 Presence::Absent | Presence::NotReady => (false, Roles::default()),
             };
-            // Any process may compile code; that is no news.
+            // Every process counts as one that may compile code, which is not worth logging.
             if present && at.all & 1 << i == 0 && (roles.stacks || roles.frames) {
                 tracing::info!(pid, runtime = self.rows[i].0.name, "runtime found");
             }
-            at.stacks = with(at.stacks, i, roles.stacks);
-            at.frames = with(at.frames, i, roles.frames);
-            at.code = with(at.code, i, roles.code);
-            at.all = with(at.all, i, present);
+            at.stacks = set_row(at.stacks, i, roles.stacks);
+            at.frames = set_row(at.frames, i, roles.frames);
+            at.code = set_row(at.code, i, roles.code);
+            at.all = set_row(at.all, i, present);
             if present {
                 self.found |= 1 << i;
                 self.follow_chains(pid, i);
@@ -150,25 +151,25 @@ impl Runtimes {
         if let Some(layout) = runtime.chain_layout(pid)
             && let Err(e) = self.chains.follow(pid, row as RuntimeIndex, layout)
         {
-            let note = format!("no {name} frames of process {pid}: {e}");
+            let note = format!("no {name} frames for process {pid}: {e}");
             self.note(note);
         }
     }
 
     fn load_programs(&mut self) {
         for i in 0..self.rows.len() {
-            if self.found & !self.asked & 1 << i == 0 {
+            if self.found & !self.programs_requested & 1 << i == 0 {
                 continue;
             }
-            self.asked |= 1 << i;
+            self.programs_requested |= 1 << i;
             match self.rows[i].1.load_program() {
                 Ok(Some(program)) => self.add_program(Owner::Runtime(i), program),
                 Ok(None) => {}
                 Err(e) => self.refused(Owner::Runtime(i), &*e),
             }
         }
-        if !self.chains_asked && self.chains.runtimes().next().is_some() {
-            self.chains_asked = true;
+        if !self.chains_requested && self.chains.runtimes().next().is_some() {
+            self.chains_requested = true;
             match self.chains.load() {
                 Ok(program) => self.add_program(Owner::Chains, program),
                 Err(e) => self.refused(Owner::Chains, &e),
@@ -176,24 +177,24 @@ impl Runtimes {
         }
     }
 
-    /// Has a program run between its neighbors.
+    /// Inserts a program between its neighbors in the sequence of tail calls.
     fn add_program(&mut self, owner: Owner, program: events::SampleProgram) {
         let Self { programs, rows, .. } = self;
-        let mut lead = |from: Owner, to: &events::SampleProgram| match from {
+        let mut link = |from: Owner, to: &events::SampleProgram| match from {
             Owner::Runtime(i) => rows[i].1.then(to),
-            Owner::Chains => Err(Refused::from("the program that follows chains is the last")),
+            Owner::Chains => Err(Refused::from("the program that follows chains must be the last")),
         };
         let (before, after) = programs.neighbors(owner);
-        let led = after.map_or(Ok(()), |(_, next)| lead(owner, next));
-        let led = led.and_then(|()| before.map_or(Ok(()), |(from, _)| lead(*from, &program)));
-        match led {
+        let linked = after.map_or(Ok(()), |(_, next)| link(owner, next));
+        let linked = linked.and_then(|()| before.map_or(Ok(()), |(from, _)| link(*from, &program)));
+        match linked {
             Ok(()) => self.programs.insert(owner, program),
             Err(e) => self.refused(owner, &*e),
         }
     }
 
-    /// The BPF program to run with each sample, if that is not the same as before: it leads to
-    /// the others. Report it by [`Runtimes::refused`] if it cannot run, and ask again.
+    /// The BPF program to run with each sample, if it has changed since the last call; it calls the
+    /// other programs. If it cannot run, call [`Runtimes::refused`], then this function again.
     pub fn program_for_events(&mut self) -> Option<(Owner, OwnedFd)> {
         let (owner, program) = self.programs.for_events()?;
         match program.descriptor() {
@@ -205,7 +206,7 @@ impl Runtimes {
         }
     }
 
-    /// A BPF program does not run.
+    /// Removes a BPF program that cannot run.
     pub fn refused(&mut self, owner: Owner, why: &dyn std::error::Error) {
         tracing::info!(?owner, %why, "BPF program refused");
         self.programs.remove(owner);
@@ -219,7 +220,7 @@ impl Runtimes {
         }
     }
 
-    /// The names of the runtimes whose BPF programs run with samples, if there are any.
+    /// The names of the runtimes whose BPF programs run with each sample; `None` if there are none.
     pub fn with_programs(&self) -> Option<String> {
         let chains = self.programs.owners().any(|o| o == Owner::Chains);
         let own = self.programs.owners().filter_map(|o| match o {
@@ -230,12 +231,12 @@ impl Runtimes {
         (!self.programs.is_empty()).then(|| self.names(own.chain(followed)))
     }
 
-    /// Whether some process keeps frames in chains.
+    /// Whether the runtime of any process keeps its frames in chains.
     pub fn have_chains(&self) -> bool {
         self.chains.runtimes().next().is_some()
     }
 
-    /// The names of the runtimes that keep frames in chains.
+    /// The names of the runtimes that keep their frames in chains.
     pub fn with_chains(&self) -> String {
         self.names(self.chains.runtimes().map(usize::from))
     }
@@ -246,11 +247,11 @@ impl Runtimes {
         names.join(" and ")
     }
 
-    /// Has chains followed by programs that run already, of the processes found so far and of those
-    /// to come.
+    /// Uses BPF programs that are already running to follow chains, for the processes found so far
+    /// and those found later.
     pub fn follow_chains_by(&mut self, chains: Chains) {
         if let Err(e) = self.chains.follow_by(chains) {
-            let note = format!("no {} frames of some processes: {e}", self.with_chains());
+            let note = format!("no {} frames for some processes: {e}", self.with_chains());
             self.note(note);
         }
     }
@@ -261,13 +262,13 @@ impl Runtimes {
         }
     }
 
-    /// A new reading of events begins.
+    /// Starts a new round of reading events.
     pub(crate) fn next_round(&mut self) {
         self.rows.iter_mut().for_each(|(_, runtime)| runtime.next_round());
         self.chains.drain();
     }
 
-    /// The process has ended or executes another program.
+    /// Forgets a process that has ended or executes another program.
     pub(crate) fn forget(&mut self, pid: i32) {
         if self.by_pid.remove(&pid).is_some() {
             self.rows.iter_mut().for_each(|(_, runtime)| runtime.detach(pid));
@@ -287,13 +288,13 @@ impl Runtimes {
         }
     }
 
-    /// What runtimes do in a process; nothing where it was not searched yet.
+    /// The runtimes found in a process; none if it has not been searched yet.
     #[inline]
     pub(crate) fn attached(&self, pid: i32) -> Attached {
         self.by_pid.get(&pid).copied().unwrap_or_default()
     }
 
-    /// What a sampled thread had left elsewhere.
+    /// The stacks and labels that a sampled thread kept elsewhere.
     #[inline]
     pub(crate) fn captured(
         &mut self,
@@ -303,27 +304,27 @@ impl Runtimes {
         bits(at.stacks).find_map(|i| self.rows[i].1.captured(thread))
     }
 
-    /// Whether runtimes have something to read of a thread of the process that stands still, with
-    /// this thread pointer: [`Runtimes::read`].
+    /// Whether [`Runtimes::read`] can find anything in the threads of a process that do not run,
+    /// given their thread pointer if known.
     pub fn read_threads_of(&self, pid: i32, thread_pointer: Option<u64>) -> bool {
         let has_chain = || thread_pointer.is_some() && self.chains.get(pid).is_some();
         self.attached(pid).stacks != 0 || has_chain()
     }
 
-    /// Whether reading the threads of a process takes their thread pointers.
+    /// Whether [`Runtimes::read`] needs the thread pointers of the threads of a process.
     pub fn need_thread_pointers_of(&self, pid: i32) -> bool {
         self.chains.get(pid).is_some()
     }
 
-    /// A thread is about to be read.
+    /// Prepares for [`Runtimes::read`] of a thread, before it is stopped.
     pub fn prepare_to_read(&mut self, process: &Process, memory: &ProcessMemory, tid: i32) {
         for i in bits(self.attached(process.pid()).stacks) {
             self.rows[i].1.prepare_to_read(process, memory, tid);
         }
     }
 
-    /// Reads what a thread that stands still has left elsewhere. The caller makes sure that it does
-    /// not run meanwhile.
+    /// Reads the stacks and labels that a stopped or sleeping thread keeps elsewhere. The caller
+    /// makes sure that it does not run meanwhile.
     pub fn read(&mut self, thread: &StandingThread<'_>) -> Standing {
         let (pid, pointer) = (thread.process.pid(), thread.thread_pointer);
         let chain = pointer.and_then(|at| self.read_chain(pid, thread.memory, at));
@@ -341,7 +342,7 @@ impl Runtimes {
         self.chains.read(pid, memory, pointer)
     }
 
-    /// Merges the runtime's frames into a sampled stack. Gives the row of the runtime that did.
+    /// Merges the frames of a runtime into a sampled stack and returns that runtime.
     #[inline]
     pub(crate) fn merge_sampled(
         &mut self,
@@ -357,7 +358,7 @@ impl Runtimes {
         self.merge(at, stack, chain.as_ref(), out)
     }
 
-    /// As [`Runtimes::merge_sampled`], with a chain that is known to be that of the native stack.
+    /// Like [`Runtimes::merge_sampled`], with a chain that is known to belong to the native stack.
     pub(crate) fn merge(
         &mut self,
         at: Attached,
@@ -378,8 +379,8 @@ impl Runtimes {
         merged.map(|i| i as RuntimeIndex)
     }
 
-    /// The runtime and its number of a frame in memory without a file. Such memory is rare, so a
-    /// process that was not searched yet is searched now.
+    /// The runtime of a frame in memory without a file, and that runtime's number for the frame. As
+    /// such frames are rare, a process that has not been searched yet is searched now.
     pub(crate) fn code_at(&mut self, code: &CodeAddress<'_>) -> Option<(RuntimeIndex, u32)> {
         if !self.by_pid.contains_key(&code.pid) {
             self.attach(code.pid, code.tracked);
@@ -390,7 +391,7 @@ impl Runtimes {
         named.next()
     }
 
-    /// The recording is over: runtimes name what they can.
+    /// Lets runtimes name remaining frames once the recording is over.
     pub fn finish(&mut self) {
         self.rows.iter_mut().for_each(|(_, runtime)| runtime.finish());
     }
@@ -401,34 +402,36 @@ impl Runtimes {
         row.map_or_else(Vec::new, |(_, runtime)| runtime.functions(index))
     }
 
-    /// The mapping of a runtime's frames that lie at no address.
+    /// The name of the mapping that profiles show for a runtime's frames without an address.
     pub fn mapping(&self, runtime: RuntimeIndex) -> &'static str {
         self.rows.get(usize::from(runtime)).map_or("[unmapped]", |(row, _)| row.mapping)
     }
 
-    /// What a reader of the profile should know.
+    /// Notes for the profile's comments.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = self.rows.iter().flat_map(|(_, r)| r.notes()).collect();
         notes.extend_from_slice(&self.notes);
         let mut count = |n: u64, what: String| {
             if n > 0 {
-                notes.push(format!("{n} {what}"));
+                notes.push(format!("{what}: {n}"));
             }
         };
         let mut missing: Vec<_> = self.chains.missing.iter().collect();
         missing.sort_unstable_by_key(|(row, _)| **row);
         for (row, lacking) in missing {
             let name = self.rows[usize::from(*row)].0.name;
-            let what = |why| format!("samples of {name} without its frames: {why}");
-            count(lacking.fresh, what("the process was new"));
-            count(lacking.unmatched, what("they did not arrive"));
+            let what = |why| format!("{name} samples without {name} frames ({why})");
+            count(lacking.fresh, what("process not followed yet"));
+            count(lacking.unmatched, what("frames did not arrive"));
         }
-        count(self.chains.lost(), format!("{} stacks found no room", self.with_chains()));
+        let lost = format!("{} stacks dropped because the buffer was full", self.with_chains());
+        count(self.chains.lost(), lost);
         notes
     }
 }
 
-fn with(rows: Rows, row: usize, is_in: bool) -> Rows {
+/// Adds a row to a set or removes it.
+fn set_row(rows: Rows, row: usize, is_in: bool) -> Rows {
     rows & !(1 << row) | Rows::from(is_in) << row
 }
 

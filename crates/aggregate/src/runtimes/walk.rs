@@ -1,17 +1,19 @@
-//! The chain of a thread that stands still, read from outside: what [`events::Chains`] does in the
-//! moment of a sample. Whoever reads sees to it that the thread does not run meanwhile.
+//! Follows the chain of frames of a thread that does not run, from outside. This is what the BPF
+//! program of [`events::Chains`] does at the moment of a sample. The caller makes sure that the
+//! thread does not run meanwhile.
 
 use events::{ChainEnd, ChainFrame, ChainLayout};
 use image::{Avma, Memory};
 
-/// Interpreters and threads that are looked at, and frames: as the BPF program has them.
+/// Maximum number of interpreters and threads that are searched; the same as in the BPF program.
 const MAX_THREADS: usize = 1024;
+/// Maximum number of frames; the same as in the BPF program.
 const MAX_FRAMES: usize = 1000;
-/// Fields of one struct are read at once; a table of offsets that scatters them further is no
-/// interpreter's.
+/// Maximum distance of fields that are read from one struct, in bytes. They are read at once, and
+/// no real interpreter has offsets that are further apart.
 const MAX_SPAN: usize = 4096;
 
-/// Follows the chain of the thread with that thread pointer.
+/// Follows the chain of the thread with this thread pointer; innermost frame first.
 pub(super) fn chain(
     memory: &impl Memory,
     layout: &ChainLayout,
@@ -29,7 +31,7 @@ struct Walk<'a, M> {
 }
 
 impl<M: Memory> Walk<'_, M> {
-    /// `None` where memory cannot be read.
+    /// Appends the frames of a thread to `out`. `None` if memory cannot be read.
     fn follow(&self, id: u64, out: &mut Vec<ChainFrame>) -> Option<ChainEnd> {
         let l = self.layout;
         let Some(thread) = self.find_thread(id)? else { return Some(ChainEnd::NoThread) };
@@ -60,7 +62,8 @@ impl<M: Memory> Walk<'_, M> {
         Some(ChainEnd::Complete)
     }
 
-    /// The C frame before, and where it stands, where that tells frames apart.
+    /// The previous C frame and its current interpreter frame, if the layout uses them to assign
+    /// frames to C frames. The outer `None` means that memory cannot be read.
     fn outer(&self, c_frame: u64) -> Option<Option<(u64, u64)>> {
         let l = self.layout;
         if l.flags & ChainLayout::ANCHORED_BY_C_FRAMES == 0 {
@@ -96,7 +99,7 @@ impl<M: Memory> Walk<'_, M> {
         Some(None)
     }
 
-    /// Words of one struct, in one reading.
+    /// Reads several words of one struct at once.
     fn fields<const N: usize>(&self, at: u64, offsets: [u32; N]) -> Option<[u64; N]> {
         let first = offsets.iter().copied().min()? as usize;
         let span = offsets.iter().copied().max()? as usize - first + 8;
@@ -130,8 +133,8 @@ mod tests {
         }
     }
 
-    /// Each struct has four words: an interpreter (next, threads), a thread (next, id, frame), a C
-    /// frame (current, previous), a frame (code, previous, instruction).
+    /// Each struct has four words: interpreter (next, threads), thread (next, id, frame), C frame
+    /// (current, previous), frame (code, previous, instruction).
     fn layout(flags: u32) -> ChainLayout {
         ChainLayout {
             head: 0x1000,

@@ -5,9 +5,9 @@
 //!  bucket: 0 next   8 allnext   16 typ   24 hash   32 size   40 nstk   48 stack[nstk]   record
 //! ```
 //!
-//! Buckets are never freed, moved or unlinked, their stacks never change, and new ones are prepended.
-//! So a list can be read while it grows, and each bucket is walked to and parsed only once: after
-//! that, only its record changes. Programs have tens of thousands of buckets.
+//! Buckets are never freed, moved or unlinked, their stacks never change, and new ones are
+//! prepended. So a list can be read while it grows, and each bucket is walked to and parsed only
+//! once: after that, only its record changes. Programs have tens of thousands of buckets.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ const MAX_STACK: usize = 1024 + 8;
 const HEAD: usize = 256;
 const MAX_RECORD: usize = 256;
 
-/// Buckets are adjacent in blocks of 256 KiB, with small gaps. Gaps of up to this many bytes are read
-/// along: less than a page, so that every page that is read holds a part of a bucket.
+/// Buckets are adjacent in blocks of 256 KiB, with small gaps. Gaps of up to this many bytes are
+/// read along: less than a page, so that every page that is read holds a part of a bucket.
 const MAX_GAP: u64 = 512;
 /// Bytes of one read.
 const MAX_RUN: u64 = 256 << 10;
@@ -104,8 +104,8 @@ impl BucketList {
         let memory = &PageCache::new(memory);
         let mut bytes = [0; HEAD + 8 * MAX_STACK];
         let (mut fresh, mut frames) = (Vec::new(), self.frames);
-        // Brent's cycle detection: the landmark moves at powers of two, so a walk in a cycle reaches
-        // it again.
+        // Brent's cycle detection: the landmark moves at powers of two, so a walk in a cycle
+        // reaches it again.
         let (mut next, mut landmark) = (head, 0);
         while next != self.head {
             if next == 0 {

@@ -24,8 +24,8 @@ pub struct ContentionRecord {
     pub place: usize,
     /// The return addresses, innermost first. [`Runtime::recorded_frames`] names them.
     pub stack: Arc<[Avma]>,
-    /// The number of contentions, which the runtime scales by the rate when it records them (but see
-    /// [`Runtime::mutex_is_unscaled`]).
+    /// The number of contentions, which the runtime scales by the rate when it records them (but
+    /// see [`Runtime::mutex_is_unscaled`]).
     pub count: f64,
     /// The total wait time in ticks: see [`TicksClock`].
     pub ticks: i64,
@@ -58,8 +58,8 @@ impl Contention {
     }
 }
 
-/// Converts the runtime's ticks to time. On x86-64 they are TSC ticks, whose rate the caller measures,
-/// because some programs do not have `runtime.ticks`.
+/// Converts the runtime's ticks to time. On x86-64 they are TSC ticks, whose rate the caller
+/// measures, because some programs do not have `runtime.ticks`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TicksClock {
     /// Ticks per second.
@@ -97,8 +97,8 @@ impl ContentionReader {
         Self(BucketList::new(Variable::Bbuckets, BLOCK_PROFILE, RECORD_SIZE))
     }
 
-    /// Creates a reader of the mutex profile: stacks that released a lock for which others waited. See
-    /// [`Runtime::mutex_is_unscaled`].
+    /// Creates a reader of the mutex profile: stacks that released a lock for which others waited.
+    /// See [`Runtime::mutex_is_unscaled`].
     #[must_use]
     pub fn mutex() -> Self {
         Self(BucketList::new(Variable::Xbuckets, MUTEX_PROFILE, RECORD_SIZE))

@@ -1,4 +1,4 @@
-//! Read the offsets of the Go runtime's fields from a program's DWARF, for versions of Go whose
+//! Reads the offsets of the Go runtime's fields from a program's DWARF, for versions of Go whose
 //! layout is not in the table of offsets. Stripped programs have no DWARF.
 
 use std::borrow::Cow;
@@ -8,9 +8,9 @@ use std::convert::Infallible;
 use gimli::{DwarfSections, EndianSlice, LittleEndian, SectionId, Unit};
 use image::{ElfImage, SectionReader};
 
-/// Limit of the decompressed sections of a file, in bytes; those of Kubernetes take 200 MB.
+/// Maximum size of a file's decompressed sections, in bytes; those of Kubernetes take 200 MB.
 const MAX_SECTIONS: u64 = 1 << 30;
-/// Limit of entries that are read; Kubernetes has some ten million.
+/// Maximum number of entries that are read; Kubernetes has about ten million.
 const MAX_ENTRIES: usize = 64 << 20;
 
 /// The sections that hold structs and their members.
@@ -25,7 +25,7 @@ const SECTIONS: [SectionId; 7] = [
     SectionId::DebugAddr,
 ];
 
-/// The structs that are needed, some by names of several versions of Go.
+/// The names of the required structs; some have different names in different versions of Go.
 const STRUCTS: [&str; 11] = [
     "runtime.g",
     "runtime.gobuf",
@@ -62,7 +62,7 @@ impl Structs {
         });
         let dwarf = sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian));
         let mut found = Self::default();
-        // Damage ends the reading. Callers check what was found before.
+        // Reading stops at damaged DWARF. Callers check what was found before.
         let _ = found.read(&dwarf);
         found
     }

@@ -39,7 +39,7 @@ pub enum FindError {
     #[error("the Go runtime is implausible: {0}")]
     Implausible(&'static str),
     /// Memory that the runtime requires cannot be read.
-    #[error("reading the Go runtime: {0}")]
+    #[error("cannot read the Go runtime: {0}")]
     Unreadable(#[from] Unreadable),
 }
 

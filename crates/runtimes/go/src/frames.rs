@@ -83,8 +83,8 @@ impl Runtime {
         f.frames(pc).map(|frame| self.logical(frame, 0)).collect()
     }
 
-    /// The functions on a stack as in Go's own profiles, innermost first: with inlined calls, without
-    /// generated wrappers (`tracebackPCs` in runtime/traceback.go).
+    /// The functions on a stack as in Go's own profiles, innermost first: with inlined calls,
+    /// without generated wrappers (`tracebackPCs` in runtime/traceback.go).
     #[must_use]
     pub fn logical_frames(&self, stack: &Stack) -> Vec<LogicalFrame<'_>> {
         let (mut frames, mut callee) = (Vec::new(), 0);

@@ -122,10 +122,10 @@ pub struct Goroutine {
     pub stack: Result<Stack, StackAbsence>,
 }
 
-/// The fields that reveal whether a goroutine ran while its stack was read. `trackingSeq`
-/// increases whenever the goroutine stops running. Without it, a goroutine that ran and parked again
-/// in the same place looks unchanged: 1,770 of 20,600 reads under churn were wrong, none of 82,000
-/// with it.
+/// The fields that reveal whether a goroutine ran while its stack was read. `trackingSeq` increases
+/// whenever the goroutine stops running. Without it, a goroutine that ran and parked again in the
+/// same place looks unchanged: 1,770 of 20,600 reads under churn were wrong, none of 82,000 with
+/// it.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Fingerprint {
     words: [u64; 9],

@@ -62,7 +62,7 @@ use image::Unreadable;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Memory that the runtime requires cannot be read.
-    #[error("reading the state of the Go runtime: {0}")]
+    #[error("cannot read the state of the Go runtime: {0}")]
     Unreadable(#[from] Unreadable),
     /// A variable was not found: the program is stripped and its code does not match a known
     /// pattern.

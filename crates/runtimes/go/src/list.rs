@@ -30,8 +30,8 @@ pub struct ThreadContext {
     pub link: Option<Avma>,
 }
 
-/// Frames of all stacks together, so that a target cannot exhaust our memory: 1.5 GB. A million
-/// goroutines of common depth have half of that.
+/// Maximum number of frames of all stacks together, so that a target cannot exhaust our memory:
+/// they take 1.5 GB. A million goroutines of typical depth have half as many.
 const MAX_TOTAL_FRAMES: usize = 32 << 20;
 
 /// All goroutines of a program.
@@ -87,8 +87,8 @@ pub struct GoroutineReader<'a> {
 }
 
 impl Runtime {
-    /// Creates a reader of goroutines. With `arguments` it also reads the arguments of each call, as
-    /// Go's `debug=2` shows them.
+    /// Creates a reader of goroutines. With `arguments` it also reads the arguments of each call,
+    /// as Go's `debug=2` shows them.
     #[must_use]
     pub fn goroutine_reader<'a>(
         &'a self,

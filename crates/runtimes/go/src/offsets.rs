@@ -36,8 +36,8 @@ macro_rules! layout {
                 Some(Self { minor, $($field: $field[column],)* })
             }
 
-            /// The layout of any version. `lookup` returns the offset of a field by its name in Go's
-            /// sources. `None` if it lacks a field that every measured version has.
+            /// The layout of any version. `lookup` returns the offset of a field by its name in
+            /// Go's sources. `None` if it lacks a field that every measured version has.
             #[must_use]
             pub fn of_names(minor: u32, lookup: impl Fn(&str) -> Option<u64>) -> Option<Self> {
                 $(

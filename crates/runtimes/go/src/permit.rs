@@ -80,8 +80,8 @@ impl Refusal {
 }
 
 impl Evidence {
-    /// The address that the most trusted source names, for reading only. Reading a wrong address does
-    /// not harm the target, and the values are checked.
+    /// The address that the most trusted source names, for reading only. Reading a wrong address
+    /// does not harm the target, and the values are checked.
     #[must_use]
     pub fn address(&self) -> Option<Avma> {
         self.claims.iter().find_map(|(_, a)| *a)

@@ -134,8 +134,8 @@ impl Runtime {
     }
 }
 
-/// Bytes to the next sample (`nextSample` in runtime/malloc.go): 2⁶³−1 without sampling, 0 at rate 1,
-/// otherwise exponentially distributed.
+/// Bytes to the next sample (`nextSample` in runtime/malloc.go): 2⁶³−1 without sampling, 0 at rate
+/// 1, otherwise exponentially distributed.
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn next_sample(rate: u64, uniform: f64) -> u64 {
     match rate {

@@ -33,10 +33,10 @@ impl<'a> RecordedStacks<'a> {
     /// The functions of a record's return addresses, innermost first, as `runtime.CallersFrames`
     /// returns them.
     ///
-    /// Before Go 1.23 records list inlined calls one by one; later block and mutex records list them
-    /// as one address. So if the caller of an inlined frame does not follow in the record, it is
-    /// added here. Addresses outside Go code are skipped, such as the marker ^0 in lock records of
-    /// Go 1.23 and 1.24.
+    /// Before Go 1.23 records list inlined calls one by one; later block and mutex records list
+    /// them as one address. So if the caller of an inlined frame does not follow in the record, it
+    /// is added here. Addresses outside Go code are skipped, such as the marker ^0 in lock records
+    /// of Go 1.23 and 1.24.
     #[must_use]
     pub fn frames(&mut self, callers: &[Avma]) -> Vec<LogicalFrame<'a>> {
         let mut frames = Vec::with_capacity(callers.len());
@@ -57,7 +57,8 @@ impl<'a> RecordedStacks<'a> {
         frames
     }
 
-    /// The frames of a heap record, without leading frames of the runtime unless there are no others.
+    /// The frames of a heap record, without leading frames of the runtime unless there are no
+    /// others.
     ///
     /// Like `writeHeapProto` in Go's runtime/pprof, this checks the function at each *return*
     /// address. It differs from the caller if an inlined call is the last instruction of its

@@ -66,8 +66,8 @@ impl fmt::Display for Variable {
     }
 }
 
-/// Looks the variables up in `.symtab`. Empty for a stripped program. Omits a name that occurs twice
-/// with different addresses, because such a table cannot be trusted.
+/// Looks the variables up in `.symtab`. Empty for a stripped program. Omits a name that occurs
+/// twice with different addresses, because such a table cannot be trusted.
 pub(crate) fn from_symbol_table(image: &ElfImage) -> Vec<(Variable, Svma)> {
     let mut found: Vec<(Variable, Svma)> = Vec::new();
     let mut ambiguous = Vec::new();

@@ -113,8 +113,8 @@ fn name_in_traceback(name: &str) -> String {
     if name == "runtime.gopanic" { "panic".to_owned() } else { printed_name(name).into_owned() }
 }
 
-/// Whether a traceback shows the frame (`showfuncinfo`): runtime internals only if they explain what
-/// happens.
+/// Whether a traceback shows the frame (`showfuncinfo`): runtime internals only if they explain
+/// what happens.
 fn is_shown(runtime: &Runtime, f: &LogicalFrame<'_>, first: bool) -> bool {
     let special = runtime.line_table().special();
     let is = |which: Option<u8>| f.id != 0 && which == Some(f.id);
@@ -129,7 +129,8 @@ fn is_shown(runtime: &Runtime, f: &LogicalFrame<'_>, first: bool) -> bool {
     name.contains('.') && (!name.starts_with("runtime.") || is_exported(name, minor))
 }
 
-/// Whether the function is exported by package runtime (`isExportedRuntime`; with methods since 1.23).
+/// Whether the function is exported by package runtime (`isExportedRuntime`; with methods since
+/// 1.23).
 fn is_exported(name: &str, minor: u32) -> bool {
     let upper = |s: &str| s.starts_with(|c: char| c.is_ascii_uppercase());
     let Some(name) = name.strip_prefix("runtime.") else { return false };

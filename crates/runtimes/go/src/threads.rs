@@ -7,7 +7,7 @@ use image::{Avma, Memory};
 use crate::raw::words;
 use crate::{ReadError, Runtime, Variable};
 
-/// The kernel allows no more threads.
+/// The kernel's limit on the number of threads.
 const MAX_THREADS: usize = 4 << 20;
 /// `m.createstack` is `[32]uintptr`.
 const STACK: usize = 32;
@@ -44,7 +44,7 @@ impl Runtime {
         })
     }
 
-    /// Reads something of every `m`, newest first.
+    /// Calls `read` for every `m`, newest first.
     pub(crate) fn each_m<T>(
         &self,
         memory: &dyn Memory,

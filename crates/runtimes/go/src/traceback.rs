@@ -12,7 +12,7 @@ const FUNCDATA_ARG_INFO: usize = 5;
 const FUNCDATA_ARG_LIVE_INFO: usize = 6;
 const PCDATA_ARG_LIVE_INDEX: usize = 3;
 
-/// More than the longest program has bytes (`abi.TraceArgsMaxLen`: 171 in Go 1.27).
+/// Maximum size of an argument program, in bytes: more than `abi.TraceArgsMaxLen` (171 in Go 1.27).
 const MAX_OPERATIONS: usize = 256;
 
 // Operations of Go's internal/abi: TraceArgsEndSeq, TraceArgsStartAgg and so on.
@@ -52,7 +52,7 @@ impl Runtime {
     ) -> Option<Box<str>> {
         let program = f.funcdata_bytes(FUNCDATA_ARG_INFO)?;
         let mut pc = self.bias.to_svma(frame.call_pc());
-        // Before 1.21 (gentraceback) liveness is that at the outermost inlined call.
+        // Before 1.21 (gentraceback), the liveness at the outermost inlined call applies.
         if self.layout.minor < 21 {
             pc = f.frames(pc).last().map_or(pc, |outermost| outermost.pc);
         }

@@ -28,8 +28,8 @@ pub struct Code {
 }
 
 impl Code {
-    /// The line that a frame is on. `instruction` is the word at [`Layout::frame_instruction`] of the
-    /// frame. `None` for code without a line.
+    /// The line that a frame is on. `instruction` is the word at [`Layout::frame_instruction`] of
+    /// the frame. `None` for code without a line.
     #[must_use]
     pub fn line(&self, instruction: u64) -> Option<u32> {
         let offset = match self.style {

@@ -14,7 +14,7 @@ const DEBUG_WORDS: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FindError {
     /// The memory of `_PyRuntime` or `Py_Version` cannot be read.
-    #[error("reading the state of the Python interpreter: {0}")]
+    #[error("cannot read the state of the Python interpreter: {0}")]
     Unreadable(#[from] Unreadable),
     /// Neither a symbol nor the file name states the version.
     #[error("the version of the Python interpreter is unknown")]

@@ -4,8 +4,8 @@
 //! Include/internal/pycore_runtime.h; pycore_debug_offsets.h from 3.14). For 3.9 to 3.12,
 //! `scripts/python-offsets` printed the columns from the DWARF of builds of python.org's sources
 //! (3.9.18, 3.10.13, 3.11.7, 3.12.1), and a test compares them with the builds that it finds. They
-//! apply to ordinary builds, not to `--with-pydebug` or `--with-trace-refs`. Offsets are in bytes and
-//! equal on amd64 and arm64.
+//! apply to ordinary builds, not to `--with-pydebug` or `--with-trace-refs`. Offsets are in bytes
+//! and equal on amd64 and arm64.
 
 /// This version does not have the field.
 const NO: u64 = u64::MAX;
@@ -16,8 +16,8 @@ const VERSIONS: [u32; 4] = [9, 10, 11, 12];
 /// How the frames of a thread are linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameStyle {
-    /// 3.9, 3.10: `PyThreadState.frame` points to the innermost frame object. Each frame has its own C
-    /// call of the evaluation loop.
+    /// 3.9, 3.10: `PyThreadState.frame` points to the innermost frame object. Each frame has its
+    /// own C call of the evaluation loop.
     Objects,
     /// 3.11: `PyThreadState.cframe` points to a struct in the C frame of the evaluation loop, which
     /// points to the innermost frame. The outermost frame of a C frame has `is_entry` set, or its
@@ -70,8 +70,8 @@ macro_rules! layout {
                 Some(Self { minor, style: style(minor), $($field: word($field[column])?,)* })
             }
 
-            /// All rows: the name of the field in C and its offset, or `None` if this version does not
-            /// have the field.
+            /// All rows: the name of the field in C and its offset, or `None` if this version does
+            /// not have the field.
             #[must_use]
             pub fn rows(&self) -> Vec<(&'static str, Option<u64>)> {
                 vec![$(($c, Some(self.$field).filter(|o| *o != NO)),)*]
@@ -148,8 +148,8 @@ impl Layout {
         offset != NO
     }
 
-    /// The bits of a frame's reference to its code object that are not part of the address. From 3.14
-    /// on they say how the reference is counted (`Py_TAG_BITS`,
+    /// The bits of a frame's reference to its code object that are not part of the address. From
+    /// 3.14 on they say how the reference is counted (`Py_TAG_BITS`,
     /// Include/internal/pycore_stackref.h).
     #[must_use]
     pub fn code_tag_mask(&self) -> u64 {

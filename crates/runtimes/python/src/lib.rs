@@ -7,9 +7,9 @@
 //!  frame ─► code object ─► name, file, line table ─► Code ─► line
 //! ```
 //!
-//! This crate makes no system calls: it reads memory through [`image::Memory`]. The memory belongs to
-//! the target and may be hostile: lengths are bounded, and a code object is accepted only if its type
-//! is `code`.
+//! This crate makes no system calls: it reads memory through [`image::Memory`]. The memory belongs
+//! to the target and may be hostile: lengths are bounded, and a code object is accepted only if its
+//! type is `code`.
 
 mod code;
 mod find;
@@ -27,7 +27,7 @@ use image::Unreadable;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The memory of the object cannot be read, most often because it was freed.
-    #[error("reading the state of the Python interpreter: {0}")]
+    #[error("cannot read the state of the Python interpreter: {0}")]
     Unreadable(#[from] Unreadable),
     /// The object has a wrong type or implausible fields, most often because its memory was reused.
     #[error("the state of the Python interpreter is implausible: {0}")]

@@ -124,8 +124,8 @@ mod tests {
         at.iter().map(|at| table.line(*at)).collect()
     }
 
-    // The tables that CPython 3.9.18, 3.10.13, 3.11.7 and 3.13.0 compile this to, and the lines that
-    // their `dis` prints:
+    // The tables that CPython 3.9.18, 3.10.13, 3.11.7 and 3.13.0 compile this to, and the lines
+    // that their `dis` prints:
     //   def f(x):                # line 10
     //       y = x + 1
     //       for i in range(3):

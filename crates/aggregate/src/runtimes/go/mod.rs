@@ -1,11 +1,10 @@
-//! Go programs among the targets of a CPU profile: the stacks that a sample alone does not hold,
-//! and the labels of goroutines.
+//! Captures goroutine stacks and labels of Go programs for CPU profiles.
 //!
-//! Where a thread of a Go program is on its system stack, the sample's copy of the stack ends where
-//! that does, and the goroutine's own stack is elsewhere, to change within microseconds. So a BPF
-//! program copies it, with the goroutine's labels, in the moment of the sample
-//! ([`events::GoroutineCapture`]). It has to know each thread's `runtime.m`, which is read here
-//! from the runtime's list of threads whenever there is a new one.
+//! If a thread of a Go program is on its system stack, the sample's copy of the stack ends where
+//! the system stack ends. The goroutine's own stack is elsewhere and changes within microseconds,
+//! so a BPF program copies it, with the goroutine's labels, at the moment of the sample
+//! ([`events::GoroutineCapture`]). It needs the address of each thread's `runtime.m`, which is read
+//! here from the runtime's list of threads whenever there is a new thread.
 
 mod still;
 
@@ -22,26 +21,28 @@ use super::{Captured, Presence, Refused, Roles, Runtime, SampledThread, Standing
 use crate::ids::{Function, ThreadId};
 use crate::processes::{Processes, Tracked};
 
-/// A thread that has just begun enters the runtime's list within as many.
+/// How often the runtime's list of threads is read for a new thread; it is in the list by then.
 const MAX_REFRESHES: u32 = 10;
-/// Captures whose samples have not been read yet, per thread: those of 200 ms at 10 kHz. More
-/// wait only where samples were lost.
+/// Maximum number of captures per thread whose samples have not been read yet: those of 200 ms at
+/// 10 kHz. There are only more if samples were lost.
 const MAX_WAITING: usize = 2048;
-/// Sample and capture are taken one right after the other, the sample first since Linux 6.3 and
-/// last before; a virtual machine may be held up between. Their registers tell whether they belong
-/// together, except where the kernel was interrupted. In nanoseconds.
+/// Maximum time between a sample and its capture, in nanoseconds. One is taken directly after the
+/// other (the sample first since Linux 6.3, the capture first before), but a virtual machine may be
+/// paused in between. Their registers show whether they belong together.
 const MAX_DISTANCE: u64 = 2_000_000;
+/// The same where the kernel was interrupted, so that registers cannot be compared.
 const MAX_DISTANCE_IN_KERNEL: u64 = 100_000;
 
-/// What became of the samples of Go programs.
+/// Statistics of the samples of Go programs.
 #[derive(Debug, Default)]
 struct GoStats {
     samples: u64,
-    /// Nothing was captured with them.
+    /// Samples without a capture.
     missing: u64,
     labelled: u64,
-    /// Labels there were, but they could not be read, or not all of them.
+    /// Samples with labels of which none could be read.
     unreadable: u64,
+    /// Samples with labels of which only some could be read.
     incomplete: u64,
 }
 
@@ -49,17 +50,17 @@ struct GoStats {
 type Labels = Vec<(String, String)>;
 
 struct GoProgram {
-    /// What it was found in.
+    /// The image that contains the runtime.
     image: (Arc<ElfImage>, Bias),
     runtime: goruntime::Runtime,
     has_cgo: bool,
-    /// Readings of the list of threads that are still to be made.
+    /// How often the list of threads must still be read.
     refreshes: u32,
     machines: still::Machines,
 }
 
 impl GoProgram {
-    /// Whether the process has the threads of another one in its runtime's list: a copy.
+    /// Whether the process is a forked copy, whose runtime's list has the threads of its parent.
     fn was_forked(&self, tracked: &Tracked) -> bool {
         let (Some(process), Some(memory)) = (&tracked.process, &tracked.memory) else {
             return true;
@@ -67,11 +68,11 @@ impl GoProgram {
         let Ok(machines) = self.runtime.machines(memory) else { return false };
         let own: Vec<u64> =
             thread_ids(process).iter().map(|(_, inner)| u64::from(inner.cast_unsigned())).collect();
-        // A runtime that has just begun does not know its first thread's number yet.
+        // A runtime that is just starting does not know the TID of its first thread yet.
         !machines.is_empty() && machines.iter().all(|(id, _)| *id != 0 && !own.contains(id))
     }
 
-    /// Whether the process still has the image where it was.
+    /// Whether the process still has the image at the same address.
     fn is_mapped(&self, tracked: &Tracked) -> bool {
         let (own, own_bias) = &self.image;
         let mut mapped = tracked.space.iter().filter_map(|m| m.image.as_ref().ok());
@@ -79,11 +80,11 @@ impl GoProgram {
     }
 }
 
-/// See the module.
+/// The Go programs of a recording and what was captured for their samples.
 #[derive(Default)]
 struct Go {
     capture: Option<GoroutineCapture>,
-    /// Why there are no captures.
+    /// Why the BPF program cannot run.
     refused: Option<String>,
     programs: FxHashMap<i32, GoProgram>,
     waiting: FxHashMap<i32, VecDeque<Capture>>,
@@ -91,7 +92,7 @@ struct Go {
     round: u64,
 }
 
-/// The runtime of a recording.
+/// Creates the state for one recording.
 pub(super) fn new() -> Box<dyn Runtime> {
     Box::new(Go { round: 1, ..Go::default() })
 }
@@ -103,7 +104,8 @@ impl Runtime for Go {
             return Presence::Attached(roles);
         }
         self.programs.remove(&pid);
-        // A child of a Go program has no goroutines until it executes a program, perhaps the same.
+        // A forked child of a Go program has no goroutines until it executes a program, which may
+        // be the same one.
         let parent = tracked.parent.and_then(|parent| self.programs.get(&parent));
         if parent.is_some_and(|program| program.is_mapped(tracked) && program.was_forked(tracked)) {
             return Presence::Absent;
@@ -122,7 +124,7 @@ impl Runtime for Go {
         self.programs.remove(&pid);
     }
 
-    /// Go's frames are native ones: there are none to be named.
+    /// Go frames are native frames, so this runtime never has to name any.
     fn functions(&self, _index: u32) -> Vec<Function> {
         Vec::new()
     }
@@ -175,7 +177,7 @@ impl Runtime for Go {
     }
 
     fn prepare_to_read(&mut self, process: &Process, memory: &ProcessMemory, tid: i32) {
-        self.meet(process, memory, tid);
+        self.list_threads_for(process, memory, tid);
     }
 
     fn read(&mut self, thread: &StandingThread<'_>) -> Option<Captured> {
@@ -186,8 +188,8 @@ impl Runtime for Go {
         let (s, mut notes) = (&self.stats, Vec::new());
         if let Some(why) = &self.refused {
             notes.push(format!(
-                "goroutine labels are not read, and stacks may end where a goroutine's thread \
-                 has changed to its system stack: {why}"
+                "no goroutine labels, and stacks may end where a thread switched to its system \
+                 stack: {why}"
             ));
         }
         if s.unreadable + s.incomplete > 0 {
@@ -200,11 +202,11 @@ impl Runtime for Go {
         let Some(capture) = &self.capture else { return notes };
         let lost = capture.lost();
         if lost > 0 {
-            notes.push(format!("goroutines: {lost} captures found no room"));
+            notes.push(format!("goroutine captures dropped because the buffer was full: {lost}"));
         }
         if s.missing > 0 {
             let all = s.samples;
-            notes.push(format!("goroutines: not captured with {} of {all} samples", s.missing));
+            notes.push(format!("goroutines: not captured for {} of {all} samples", s.missing));
         }
         notes
     }
@@ -219,7 +221,7 @@ impl Go {
             let (Some(process), Some(memory)) = (&tracked.process, &tracked.memory) else {
                 continue;
             };
-            // A list that changes while it is read is read again with the next thread's begin.
+            // If the list changed while it was read, it is read again when the next thread starts.
             let Ok(machines) = program.runtime.machines(memory) else { continue };
             let by_inner: FxHashMap<u64, Avma> = machines.into_iter().collect();
             for (tid, inner) in thread_ids(process) {
@@ -230,7 +232,7 @@ impl Go {
         }
     }
 
-    /// Takes what was captured since; before the samples are read.
+    /// Queues new captures. Must run before the samples that they belong to are read.
     fn drain(&mut self) {
         let (Some(capture), waiting) = (&mut self.capture, &mut self.waiting) else { return };
         capture.drain(|part| match part {
@@ -249,7 +251,7 @@ impl Go {
         });
     }
 
-    /// The capture of a sample.
+    /// Takes the capture of a sample from the queue.
     fn take(&mut self, thread: &SampledThread<'_>) -> Option<Capture> {
         self.capture.as_ref()?;
         self.stats.samples += 1;
@@ -268,15 +270,15 @@ impl Go {
         own
     }
 
-    /// The labels of a capture.
+    /// The labels of a capture, and counts them in the statistics.
     fn labels(&mut self, pid: i32, tracked: &Tracked, capture: &mut Capture) -> Labels {
         if capture.labels_at == 0 {
             return Vec::new();
         }
         let (labels, incomplete) = match capture.labels.take() {
             Some(l) if !l.incomplete => (l.labels, false),
-            // More labels, or longer ones, than the capture holds: from live memory, if what was
-            // captured is still a part of what is there.
+            // There are more labels, or longer ones, than the capture can hold. They are read from
+            // memory, if the labels there still include the captured ones.
             Some(l) => self.whole_labels(pid, tracked, capture, &l.labels),
             None => (Vec::new(), true),
         };
@@ -303,8 +305,9 @@ impl Go {
         };
         let runtime = &program.runtime;
         let (whole, cut) = runtime.labels_at(memory, Avma(capture.labels_at));
-        // The set is never written to again, but its memory may be used for something else once
-        // the goroutine has another: either it still has this one, or the part is in the whole.
+        // The set is immutable, but its memory may be reused once the goroutine has another set. So
+        // either the goroutine must still have this set, or the set read must include the captured
+        // part.
         let layout = runtime.sample_layout();
         let word = |offset| memory.read_u64(Avma(capture.g).wrapping_add(offset)).ok();
         let still = word(layout.g_labels) == Some(capture.labels_at)
@@ -312,14 +315,14 @@ impl Go {
         let in_whole = |(key, value): &(String, String)| {
             whole.iter().any(|(k, v)| k.starts_with(&**key) && v.starts_with(&**value))
         };
-        // A character that was cut through reads as a replacement, and tells nothing.
+        // A character that was cut in half reads as a replacement character and cannot be compared.
         let is_cut = |(k, v): &(String, String)| k.ends_with('\u{fffd}') || v.ends_with('\u{fffd}');
         let same = part.iter().any(in_whole) && part.iter().all(|l| is_cut(l) || in_whole(l));
         if still || same { (whole, cut) } else { kept }
     }
 }
 
-/// Whether a capture is that of the sample with these user registers.
+/// Whether a capture belongs to the sample with this time and these user registers (PC and SP).
 fn belongs(c: &Capture, time: u64, place: (Avma, Avma)) -> bool {
     let in_kernel = c.pc.cast_signed() < 0;
     if in_kernel {
@@ -331,7 +334,7 @@ fn belongs(c: &Capture, time: u64, place: (Avma, Avma)) -> bool {
 
 enum Found {
     Go(Box<GoProgram>),
-    /// Not at the moment, but soon perhaps: it has only just begun.
+    /// The runtime cannot be read yet; the process may have just started.
     NotYet,
     NotGo,
 }
@@ -367,7 +370,7 @@ fn find(tracked: &Tracked) -> Found {
     found
 }
 
-/// The ids of all threads: ours, and those in the process' own pid namespace.
+/// The IDs of all threads, in our PID namespace and in that of the process.
 fn thread_ids(process: &Process) -> Vec<(i32, i32)> {
     let tids = process.threads().unwrap_or_default();
     let nested = process.identity().ns_pids.len() > 1;
@@ -377,7 +380,7 @@ fn thread_ids(process: &Process) -> Vec<(i32, i32)> {
 
 fn thread(program: &GoProgram, m: Avma, procid: i32) -> GoThread {
     let l = program.runtime.sample_layout();
-    // Offsets within structures of some KiB.
+    // Offsets are within structs of a few KiB.
     let small = |offset: u64| u32::try_from(offset).unwrap_or(0);
     GoThread {
         m: m.0,
@@ -399,7 +402,7 @@ fn thread(program: &GoProgram, m: Avma, procid: i32) -> GoThread {
     }
 }
 
-/// What the thread left elsewhere, for the unwinder.
+/// Converts a capture for the unwinder.
 fn captured(capture: Capture, labels: Labels) -> Captured {
     let pair = |(a, b): (u64, u64)| (Avma(a), Avma(b));
     let stacks = GoStacks {

@@ -1,5 +1,5 @@
-//! The same where no BPF program is needed: of threads that stand, or sleep, everything is still
-//! there to be read.
+//! Reads goroutine stacks and labels of stopped or sleeping threads. They do not change meanwhile,
+//! so no BPF program is needed.
 
 use events::{Capture, StackCopy};
 use goruntime::SampleLayout;
@@ -9,28 +9,31 @@ use rustc_hash::FxHashMap;
 
 use super::{Captured, Go, MAX_REFRESHES, StandingThread, captured};
 
-/// What is copied of a stack that the thread has left, in bytes, while it may have to stand.
+/// Maximum number of bytes copied from a stack that the thread has left. The thread may be stopped
+/// meanwhile.
 const MAX_STACK: u64 = 256 << 10;
-/// Threads of C code that are remembered as such: a program may start new ones for ever.
+/// Maximum number of threads remembered as threads of C code; a program may keep starting new ones.
 const MAX_UNLISTED: usize = 16_384;
-/// What a signal interrupted lies within so much of the outermost part of a stack.
+/// Maximum number of bytes copied from the outermost end of a stack that a signal interrupted; the
+/// interrupted frames are within them.
 const MAX_INTERRUPTED: u64 = 64 << 10;
 
-/// The runtime's threads of one program, as they were listed last.
+/// The runtime's threads (`runtime.m`) in one program, as of the last read of its list.
 #[derive(Default)]
 pub(super) struct Machines {
+    /// The address of each `m`, by TID in the PID namespace of the process.
     by_inner: FxHashMap<u64, Avma>,
-    /// The round of the last listing.
+    /// The round in which the list was last read.
     listed: u64,
-    /// Threads that the list did not have, with how often it was read for them: those of C code
-    /// never are in it.
+    /// Threads that were not in the list, with how often it was read for them. Threads of C code
+    /// are never in it.
     unlisted: FxHashMap<i32, u32>,
 }
 
 impl Go {
-    /// Looks the thread up in the runtime's list, which is read at most once a round: not while
-    /// threads stand.
-    pub(super) fn meet(&mut self, process: &Process, memory: &ProcessMemory, tid: i32) {
+    /// Reads the runtime's list of threads if it is not known to contain this thread, at most once
+    /// per round. Not called while threads are stopped.
+    pub(super) fn list_threads_for(&mut self, process: &Process, memory: &ProcessMemory, tid: i32) {
         let Some(program) = self.programs.get_mut(&process.pid()) else { return };
         let Some(inner) = inner_id(process, tid) else { return };
         let machines = &mut program.machines;
@@ -46,14 +49,14 @@ impl Go {
         }
         *misses += 1;
         machines.listed = self.round;
-        // A list that changes while it is read is read again in the next round.
+        // If the list changed while it was read, it is read again in the next round.
         if let Ok(all) = program.runtime.machines(memory) {
             machines.by_inner = all.into_iter().collect();
         }
     }
 
-    /// Where a thread has left its stacks, and what is on them. `None` where it is not a thread of
-    /// Go's.
+    /// Reads the stacks and labels of a stopped or sleeping thread. `None` if the Go runtime does
+    /// not know the thread.
     pub(super) fn read_standing(&mut self, thread: &StandingThread<'_>) -> Option<Captured> {
         let StandingThread { process, memory, tid, sp, .. } = *thread;
         let program = self.programs.get_mut(&process.pid())?;
@@ -71,7 +74,7 @@ impl Go {
                 }
                 Some(captured(capture, labels))
             }
-            // That thread has ended, and its `m` is another's.
+            // The thread has ended, and its `m` belongs to another one.
             Ok(None) | Err(_) => {
                 program.machines.by_inner.remove(&inner);
                 None
@@ -80,7 +83,7 @@ impl Go {
     }
 }
 
-/// The thread's number in its own pid namespace, as the runtime knows it.
+/// The thread's TID in its own PID namespace, as the Go runtime knows it.
 fn inner_id(process: &Process, tid: i32) -> Option<u64> {
     let nested = process.identity().ns_pids.len() > 1;
     let inner = if nested { process.inner_thread_id(tid).ok()? } else { tid };
@@ -94,7 +97,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// As `goroutine.bpf.c`. `None` if the `m` is not the thread's.
+    /// Captures the same as `goroutine.bpf.c`. `None` if the `m` does not belong to the thread.
     fn capture(&self, m: Avma, procid: u64, sp: Avma) -> Result<Option<Capture>, Unreadable> {
         let l = self.layout;
         let of_m = |offset: u64| self.word(m.wrapping_add(offset));
@@ -108,8 +111,8 @@ impl Reader<'_> {
         c.system_sp = of_g0(l.g_sched_sp)?;
         let interrupts = self.on_signal_stack(Avma(of_m(l.m_gsignal)?), sp)?;
         if interrupts {
-            // Of a goroutine, of the runtime on the thread's own stack, or of the scheduler, which
-            // has no goroutine.
+            // The signal interrupted a goroutine, the runtime on the thread's own stack, or the
+            // scheduler, which has no goroutine.
             c.system_stack = self.outermost(system);
         }
         if g.0 == 0 {
@@ -129,7 +132,7 @@ impl Reader<'_> {
         } else if !within(sp.0) && within(left) {
             c.stack = self.copy(left, high, MAX_STACK);
         }
-        // C code that called back into Go lies on the thread's system stack.
+        // The frames of C code that called back into Go are on the thread's system stack.
         if !interrupts && self.has_cgo && (system.0..system.1).contains(&c.system_sp) {
             c.system_stack = self.copy(c.system_sp, system.1, MAX_STACK);
         }
@@ -152,7 +155,7 @@ impl Reader<'_> {
         self.copy(low.max(high.saturating_sub(MAX_INTERRUPTED)), high, MAX_INTERRUPTED)
     }
 
-    /// As much of it as there is.
+    /// Copies at most `most` bytes of a stack, as far as it is readable.
     fn copy(&self, start: u64, end: u64, most: u64) -> StackCopy {
         let size = usize::try_from(end.saturating_sub(start).min(most)).unwrap_or(0);
         let mut bytes = vec![0; size];

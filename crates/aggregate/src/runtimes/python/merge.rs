@@ -1,10 +1,10 @@
-//! One stack out of two: the native frames, and the interpreter's.
+//! Merges native frames and Python frames into one stack.
 //!
-//! Each run of the evaluation loop is one native frame, and executes a row of the interpreter's
-//! frames (a single one up to 3.10), which take its place:
+//! Each run of the interpreter's evaluation loop is one native frame. It executes a row of Python
+//! frames (a single one up to 3.10), which replace it:
 //!
 //! ```text
-//!   native                     interpreter            merged
+//!   native                     Python                 merged
 //!   sha256_block                                      sha256_block
 //!   _PyEval_EvalFrameDefault ◄─┬─ digest              digest
 //!                              └─ handle              handle
@@ -13,8 +13,9 @@
 //!   main                                              main
 //! ```
 //!
-//! From 3.11 on each row has an *anchor* that lies within the native frame it belongs to. Before,
-//! rows and runs of the loop are counted, from the end of the stack that is known to be whole.
+//! From 3.11 on, each row has an *anchor*: an address within the native frame that it belongs to.
+//! In older versions, rows are matched with runs of the loop by counting from the end of the stack
+//! that is known to be complete.
 
 use std::ops::Range;
 
@@ -23,8 +24,8 @@ use image::Avma;
 use pyruntime::FrameStyle;
 use unwind::Frame;
 
-/// `FRAME_OWNED_BY_CSTACK` of 3.12 and 3.13, `FRAME_OWNED_BY_INTERPRETER` of 3.14: from here on
-/// frames execute no function.
+/// `FRAME_OWNED_BY_CSTACK` in 3.12 and 3.13, `FRAME_OWNED_BY_INTERPRETER` in 3.14. Frames with this
+/// owner or a higher one do not execute a function.
 const FIRST_OWNER_WITHOUT_FUNCTION: u8 = 3;
 
 /// A frame of the merged stack.
@@ -32,15 +33,15 @@ const FIRST_OWNER_WITHOUT_FUNCTION: u8 = 3;
 pub(super) enum Part {
     /// Index of a native frame.
     Native(usize),
-    /// Index of a frame of the interpreter's.
+    /// Index of a Python frame.
     Python(usize),
 }
 
-/// The interpreter's frames that one run of the evaluation loop executes.
+/// The Python frames that one run of the evaluation loop executes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Row {
     frames: Range<usize>,
-    /// An address within the native frame; 0 where there is none.
+    /// An address within the native frame; 0 if there is none.
     anchor: u64,
 }
 
@@ -61,7 +62,7 @@ fn rows(chain: &[ChainFrame], style: FrameStyle) -> Vec<Row> {
                     rows.push(Row { frames: begin..i, anchor: frame.address });
                     begin = i + 1;
                 } else if i + 1 == chain.len() {
-                    // Cut short before its anchor.
+                    // The chain was truncated before the anchor.
                     rows.push(Row { frames: begin..i + 1, anchor: 0 });
                 }
             }
@@ -70,8 +71,8 @@ fn rows(chain: &[ChainFrame], style: FrameStyle) -> Vec<Row> {
     rows
 }
 
-/// The native frame of each row, as far as there is one.
-fn homes(
+/// The native frame of each row, if there is one.
+fn native_frames(
     rows: &[Row],
     style: FrameStyle,
     native: &[Frame],
@@ -85,26 +86,26 @@ fn homes(
         let pair = |i: usize| if is_whole { from_root(i) } else { Some(i) };
         return (0..rows.len()).map(|i| loops.get(pair(i)?).copied()).collect();
     }
-    let mut homes = Vec::with_capacity(rows.len());
+    let mut matched = Vec::with_capacity(rows.len());
     let mut next = 0;
     for row in rows {
-        let holds = |i: &usize| {
+        let contains_anchor = |i: &usize| {
             let above = native.get(i + 1).map_or(u64::MAX, |f| f.sp.0);
             native[*i].sp.0 <= row.anchor && row.anchor < above && *i + 1 < native.len()
         };
-        let home = if row.anchor == 0 {
+        let frame = if row.anchor == 0 {
             loops.iter().copied().find(|i| *i >= next)
         } else {
-            (next..native.len()).find(holds)
+            (next..native.len()).find(contains_anchor)
         };
-        next = home.map_or(next, |i| i + 1);
-        homes.push(home);
+        next = frame.map_or(next, |i| i + 1);
+        matched.push(frame);
     }
-    homes
+    matched
 }
 
-/// Merges the two, leaf first. Rows without a native frame go where they are in their order; the
-/// number says how many those were.
+/// Merges both stacks into `out`, leaf first. Rows without a native frame are inserted in their
+/// order; returns the number of such rows.
 pub(super) fn merge(
     chain: &[ChainFrame],
     style: FrameStyle,
@@ -114,8 +115,8 @@ pub(super) fn merge(
     out: &mut Vec<Part>,
 ) -> usize {
     let rows = rows(chain, style);
-    let homes = homes(&rows, style, native, is_whole, evaluates);
-    let mut homeless = 0;
+    let matched = native_frames(&rows, style, native, is_whole, evaluates);
+    let mut unmatched = 0;
     let mut done = 0;
     out.clear();
     let put = |row: &Row, out: &mut Vec<Part>| {
@@ -123,12 +124,12 @@ pub(super) fn merge(
         !row.frames.is_empty()
     };
     for i in 0..native.len() {
-        let Some(at) = (done..rows.len()).find(|r| homes[*r] == Some(i)) else {
+        let Some(at) = (done..rows.len()).find(|r| matched[*r] == Some(i)) else {
             out.push(Part::Native(i));
             continue;
         };
         for row in &rows[done..at] {
-            homeless += 1;
+            unmatched += 1;
             put(row, out);
         }
         if !put(&rows[at], out) {
@@ -137,11 +138,11 @@ pub(super) fn merge(
         done = at + 1;
     }
     for row in &rows[done..] {
-        // What the copied window did not reach is missing in the native stack only.
-        homeless += usize::from(is_whole);
+        // If the copied window was too small, native frames are missing for these rows as expected.
+        unmatched += usize::from(is_whole);
         put(row, out);
     }
-    homeless
+    unmatched
 }
 
 #[cfg(test)]
@@ -168,12 +169,12 @@ mod tests {
 
     fn merged(chain: &[ChainFrame], style: FrameStyle, native: &[Frame], whole: bool) -> String {
         let mut out = Vec::new();
-        let homeless = merge(chain, style, native, whole, |a| a.0 == EVAL, &mut out);
+        let unmatched = merge(chain, style, native, whole, |a| a.0 == EVAL, &mut out);
         let text = |p: &Part| match p {
             Part::Native(i) => format!("n{i}"),
             Part::Python(i) => format!("p{i}"),
         };
-        format!("{} +{homeless}", out.iter().map(text).collect::<Vec<_>>().join(" "))
+        format!("{} +{unmatched}", out.iter().map(text).collect::<Vec<_>>().join(" "))
     }
 
     #[test]
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(merged(&by_frame[3..], style, &native, true), "n0 n1 n2 p0 n4 +0");
         // The outer loop lies beyond the copied window.
         assert_eq!(merged(&by_frame, style, &native[..3], false), "n0 p0 p1 n2 p3 +0");
-        // The chain was cut short.
+        // The chain was truncated.
         assert_eq!(merged(&by_frame[..2], style, &native, true), "n0 p0 p1 n2 n3 n4 +0");
     }
 
@@ -208,7 +209,7 @@ mod tests {
         assert_eq!(merged(&chain, style, &native, true), "n0 p0 n2 p1 n4 +0");
         assert_eq!(merged(&chain[1..], style, &native, true), "n0 n1 n2 p0 n4 +0");
         assert_eq!(merged(&chain, style, &native[..3], false), "n0 p0 n2 p1 +0");
-        // A loop that symbols do not tell: its frame is still there.
+        // Symbols do not identify one of the loops: its Python frame is still there.
         let hidden = [&native[..1], &native[2..]].concat();
         assert_eq!(merged(&chain, style, &hidden, true), "n0 n1 p0 p1 n3 +1");
     }

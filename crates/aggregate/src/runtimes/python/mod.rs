@@ -1,9 +1,9 @@
-//! Python functions in place of the interpreter's evaluation loop.
+//! Replaces the native frames of the Python interpreter's evaluation loop by Python functions.
 //!
-//! A thread's chain of frames is followed in the moment of a sample ([`super::chains`]); which code
-//! the frames execute is read from the target's memory when the sample is, some 20 ms later: code
-//! objects live as long as their functions. A code object is looked at anew in each reading of
-//! the rings, so that one whose memory was used again is not taken for the other.
+//! A thread's chain of frames is followed at the moment of a sample ([`super::chains`]). The code
+//! objects of the frames are read from the target's memory when the sample is read, about 20 ms
+//! later, which works because they live as long as their functions. Each code object is checked
+//! again in every round of reading events, in case its memory was reused for another one.
 
 mod merge;
 mod program;
@@ -19,10 +19,10 @@ use super::{MergedFrame, Presence, Roles, Runtime, UnwoundStack};
 use crate::ids::Function;
 use crate::processes::Tracked;
 
-/// Index of a function and line.
+/// Index of a function and line in [`Names`].
 type PythonIndex = u32;
 
-/// A frame that cannot be named: its code object had gone before it could be read.
+/// Name of a frame whose code object was gone before it could be read.
 const GONE: &str = "[python function that is gone]";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,7 +33,7 @@ struct NamedLine {
     line: u32,
 }
 
-/// Functions and lines of all interpreters, by index.
+/// The functions and lines of all interpreters, by index.
 #[derive(Default)]
 struct Names {
     lines: Vec<NamedLine>,
@@ -56,15 +56,15 @@ impl Names {
     }
 }
 
-/// What was lost, for the profile's comments.
+/// Counts of incomplete stacks and frames, for the profile's comments.
 #[derive(Debug, Default)]
 struct Losses {
-    cut: u64,
-    homeless: u64,
+    truncated: u64,
+    unmatched: u64,
     gone: u64,
 }
 
-/// The interpreters among the targets.
+/// The Python interpreters in the targets.
 #[derive(Default)]
 struct Python {
     programs: FxHashMap<i32, Program>,
@@ -75,7 +75,7 @@ struct Python {
     round: u64,
 }
 
-/// The runtime of a recording.
+/// Creates the state for one recording.
 pub(super) fn new() -> Box<dyn Runtime> {
     Box::new(Python::default())
 }
@@ -93,7 +93,7 @@ impl Runtime for Python {
             }
             Ok(None) => Presence::Absent,
             Err(e) => {
-                self.note(format!("no Python frames of process {pid}: {e}"));
+                self.note(format!("no Python frames for process {pid}: {e}"));
                 Presence::Absent
             }
         }
@@ -117,10 +117,10 @@ impl Runtime for Python {
         match chain.end {
             ChainEnd::NoThread => return false,
             ChainEnd::Complete => {}
-            ChainEnd::Unreadable | ChainEnd::TooMany => self.losses.cut += 1,
+            ChainEnd::Unreadable | ChainEnd::TooMany => self.losses.truncated += 1,
         }
         let style = program.style();
-        let homeless = merge::merge(
+        let unmatched = merge::merge(
             &chain.frames,
             style,
             stack.frames,
@@ -128,7 +128,7 @@ impl Runtime for Python {
             |at| program.evaluates(at),
             &mut self.parts,
         );
-        self.losses.homeless += u64::from(homeless > 0);
+        self.losses.unmatched += u64::from(unmatched > 0);
         out.clear();
         for part in &self.parts {
             out.push(match part {
@@ -164,12 +164,12 @@ impl Runtime for Python {
         let mut notes = self.notes.clone();
         let mut count = |n: u64, what: &str| {
             if n > 0 {
-                notes.push(format!("{n} {what}"));
+                notes.push(format!("{what}: {n}"));
             }
         };
         let l = &self.losses;
-        count(l.cut, "Python stacks were cut short: unreadable, or more than 1000 frames");
-        count(l.homeless, "Python stacks do not match their native stack frame by frame");
+        count(l.truncated, "truncated Python stacks (unreadable, or more than 1000 frames)");
+        count(l.unmatched, "Python stacks that do not match their native stack frame by frame");
         count(l.gone, "Python frames whose code was gone before it could be read");
         notes
     }

@@ -1,4 +1,4 @@
-//! One interpreter in one process.
+//! Finds the Python interpreter of a process and names its frames.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use rustc_hash::FxHashMap;
 use super::{NamedLine, Names, PythonIndex};
 use crate::processes::Tracked;
 
-/// Code objects that are remembered.
+/// Maximum number of cached code objects.
 const MAX_CODES: usize = 65_536;
-/// Places in one code object that are remembered.
+/// Maximum number of cached instruction addresses per code object.
 const MAX_PLACES: usize = 8192;
 
 pub(super) struct Program {
@@ -27,7 +27,7 @@ struct KnownCode {
     places: FxHashMap<u64, PythonIndex>,
 }
 
-/// The interpreter of a process, if it has one.
+/// Finds the interpreter of a process, if it has one.
 pub(super) fn find(tracked: &Tracked) -> Result<Option<Runtime>, FindError> {
     let Some(memory) = &tracked.memory else { return Ok(None) };
     let mut seen = Vec::new();
@@ -59,7 +59,7 @@ impl Program {
         self.runtime.evaluates(at)
     }
 
-    /// What the BPF program has to know.
+    /// The layout that the BPF program needs to follow the chain of frames.
     pub(super) fn chain_layout(&self) -> ChainLayout {
         let l = self.runtime.layout();
         let field = |offset: u64| if Layout::has(offset) { offset as u32 } else { 0 };
@@ -86,7 +86,7 @@ impl Program {
         }
     }
 
-    /// The function and line of a frame; `None` where its code is gone.
+    /// The function and line of a frame; `None` if its code object is gone.
     pub(super) fn name(
         &mut self,
         frame: &ChainFrame,
@@ -123,7 +123,7 @@ impl Program {
             Some(k) if k.checked == round => false,
             Some(k) => {
                 k.checked = round;
-                // Of a process that has gone, what was read last is what there was.
+                // If the process is gone, the last version read is kept.
                 let gone = tracked.process.as_ref().is_none_or(|p| !p.is_alive());
                 !gone && !memory.is_some_and(|m| self.reader.is_unchanged(m, Avma(at), &k.code))
             }
