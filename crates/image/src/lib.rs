@@ -40,7 +40,7 @@ mod symbols;
 
 pub use addr::{Avma, Bias, FileOffset, Svma};
 pub use elf::{Arch, ElfError, ElfImage, ElfKind, ImageBytes, Section, Segment};
-pub use memory::{Memory, Part, Unreadable};
+pub use memory::{Memory, ReadRequest, Unreadable};
 pub use sections::SectionReader;
 pub use space::{AddressSpace, FileId, ImageAbsence, Mapping, MappingId, MappingKind, NewMapping};
 pub use struct_copy::StructCopy;

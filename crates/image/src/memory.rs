@@ -8,7 +8,7 @@ use crate::Avma;
 #[error("memory at {0} is not readable")]
 pub struct Unreadable(pub Avma);
 
-/// The memory of a process: live, a copied part of a stack, or a recording in a test.
+/// The memory of a process: live, a copied request of a stack, or a recording in a test.
 ///
 /// Analyses (unwinding, the state of language runtimes) only read memory through this trait and
 /// make no system calls, so that they also work offline.
@@ -19,11 +19,11 @@ pub trait Memory {
     /// [`Unreadable`] when any byte of the range cannot be read.
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable>;
 
-    /// Reads several parts in order, each as [`Memory::read`] does, with as few system calls as
-    /// possible. Sets [`Part::readable`] of each.
-    fn read_many(&self, parts: &mut [Part]) {
-        for part in parts {
-            part.readable = self.read(part.at, &mut part.bytes).is_ok();
+    /// Serves several requests in order, each as [`Memory::read`] does, with as few system calls as
+    /// possible. Sets [`ReadRequest::readable`] of each.
+    fn read_many(&self, requests: &mut [ReadRequest]) {
+        for request in requests {
+            request.readable = self.read(request.at, &mut request.bytes).is_ok();
         }
     }
 
@@ -50,7 +50,7 @@ pub trait Memory {
 
 /// A range of memory to read: see [`Memory::read_many`].
 #[derive(Debug, Clone)]
-pub struct Part {
+pub struct ReadRequest {
     /// The first address.
     pub at: Avma,
     /// The buffer, whose length is the number of bytes to read.
@@ -59,7 +59,7 @@ pub struct Part {
     pub readable: bool,
 }
 
-impl Part {
+impl ReadRequest {
     /// A range of `size` bytes from `at` on, not read yet.
     #[must_use]
     pub fn new(at: Avma, size: usize) -> Self {
@@ -72,8 +72,8 @@ impl<M: Memory + ?Sized> Memory for &M {
         (**self).read(addr, buf)
     }
 
-    fn read_many(&self, parts: &mut [Part]) {
-        (**self).read_many(parts);
+    fn read_many(&self, requests: &mut [ReadRequest]) {
+        (**self).read_many(requests);
     }
 
     fn read_u64(&self, addr: Avma) -> Result<u64, Unreadable> {

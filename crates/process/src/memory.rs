@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use image::{Avma, Memory, Part, Unreadable};
+use image::{Avma, Memory, ReadRequest, Unreadable};
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
@@ -107,19 +107,19 @@ fn read_file(file: &Result<File, Errno>, addr: Avma, buf: &mut [u8]) -> io::Resu
     Ok(done)
 }
 
-/// The kernel takes no more parts than this at once (UIO_MAXIOV).
-const MAX_PARTS: usize = 1024;
+/// The kernel accepts at most this many ranges per call (UIO_MAXIOV).
+const MAX_REQUESTS: usize = 1024;
 
 impl ProcessMemory {
-    /// Reads parts by one system call. Returns how many were read completely: fewer than all where
-    /// the next one is unreadable, or the call cannot be used.
-    fn read_call_many(&self, parts: &mut [Part]) -> usize {
-        let remote: Vec<RemoteIoVec> = parts
+    /// Serves requests with one system call. Returns how many were read completely: fewer than all if
+    /// the next one is unreadable or the call cannot be used.
+    fn read_call_many(&self, requests: &mut [ReadRequest]) -> usize {
+        let remote: Vec<RemoteIoVec> = requests
             .iter()
             .map(|p| RemoteIoVec { base: p.at.0 as usize, len: p.bytes.len() })
             .collect();
         let mut local: Vec<IoSliceMut<'_>> =
-            parts.iter_mut().map(|p| IoSliceMut::new(&mut p.bytes)).collect();
+            requests.iter_mut().map(|p| IoSliceMut::new(&mut p.bytes)).collect();
         let mut done = process_vm_readv(self.tid, &mut local, &remote).unwrap_or(0);
         let whole = |r: &&RemoteIoVec| {
             let enough = done >= r.len;
@@ -131,10 +131,10 @@ impl ProcessMemory {
 }
 
 impl Memory for ProcessMemory {
-    fn read_many(&self, parts: &mut [Part]) {
-        let mut rest = parts;
+    fn read_many(&self, requests: &mut [ReadRequest]) {
+        let mut rest = requests;
         while !rest.is_empty() {
-            let most = rest.len().min(MAX_PARTS);
+            let most = rest.len().min(MAX_REQUESTS);
             let read =
                 if self.mem.get().is_some() { 0 } else { self.read_call_many(&mut rest[..most]) };
             let gone = readable_within(self.pidfd.as_fd(), Some(Duration::ZERO)).unwrap_or(true);
@@ -179,15 +179,15 @@ mod tests {
                 Err(Unreadable(Avma(u64::MAX - 3)))
             );
             assert_eq!(memory.read_upto(addr, &mut []).unwrap(), 0);
-            let mut parts: Vec<Part> =
-                (0..3000).map(|i| Part::new(addr.wrapping_add(i), 8)).collect();
-            parts[1500].at = Avma(8);
-            parts[2999].at = Avma(16);
-            memory.read_many(&mut parts);
-            for (i, part) in parts.iter().enumerate() {
+            let mut requests: Vec<ReadRequest> =
+                (0..3000).map(|i| ReadRequest::new(addr.wrapping_add(i), 8)).collect();
+            requests[1500].at = Avma(8);
+            requests[2999].at = Avma(16);
+            memory.read_many(&mut requests);
+            for (i, request) in requests.iter().enumerate() {
                 let broken = [1500, 2999].contains(&i);
-                assert_eq!(part.readable, !broken, "{i}");
-                assert!(broken || part.bytes == secret[i..i + 8], "{i}");
+                assert_eq!(request.readable, !broken, "{i}");
+                assert!(broken || request.bytes == secret[i..i + 8], "{i}");
             }
         }
     }

@@ -48,7 +48,7 @@ pub(crate) struct HeapRecords<S> {
     setter: Setter,
     wanted: Wanted,
     reader: HeapReader,
-    /// What had been sampled at each place before we came: by an earlier recording, mostly.
+    /// What had been sampled at each bucket before we came: by an earlier recording, mostly.
     before: Vec<u64>,
     read: Option<Reading>,
     shown: PhantomData<S>,
@@ -69,7 +69,7 @@ struct Views {
     live: HeapProfile,
 }
 
-/// A place, and what its records say.
+/// A bucket, and what its records say.
 struct Values<'a> {
     record: &'a HeapRecord,
     /// Allocated while we looked.
@@ -84,7 +84,7 @@ impl<S> HeapRecords<S> {
     }
 
     fn old(&self, record: &HeapRecord) -> u64 {
-        self.before.get(record.place).copied().unwrap_or(0)
+        self.before.get(record.bucket).copied().unwrap_or(0)
     }
 
     fn views<'a>(&self, reading: &'a Reading) -> &'a Views {
@@ -95,22 +95,22 @@ impl<S> HeapRecords<S> {
         })
     }
 
-    /// What was counted at each place. In use is as of the last garbage collection.
+    /// What was counted at each bucket. In use is as of the last garbage collection.
     fn values<'a>(&self, reading: &'a Reading) -> Vec<Values<'a>> {
         let Views { live, published } = self.views(reading);
-        let places = live.records.iter().chain(&published.records).map(|r| r.place + 1);
+        let buckets = live.records.iter().chain(&published.records).map(|r| r.bucket + 1);
         let mut values: Vec<Option<Values>> = Vec::new();
-        values.resize_with(places.max().unwrap_or(0), || None);
+        values.resize_with(buckets.max().unwrap_or(0), || None);
         let history = self.is_history();
         for record in &live.records {
-            let place = record.place;
+            let bucket = record.bucket;
             let new = record.allocated.saturating_sub(self.old(record));
             let allocated = if history { 0 } else { new };
-            values[place] = Some(Values { record, allocated, in_use: 0 });
+            values[bucket] = Some(Values { record, allocated, in_use: 0 });
         }
         for record in &published.records {
-            let (in_use, all, place) = (record.in_use(), record.allocated, record.place);
-            let at = values[place].get_or_insert(Values { record, allocated: 0, in_use: 0 });
+            let (in_use, all, bucket) = (record.in_use(), record.allocated, record.bucket);
+            let at = values[bucket].get_or_insert(Values { record, allocated: 0, in_use: 0 });
             at.in_use = in_use;
             if history {
                 at.allocated = all;
@@ -150,8 +150,8 @@ impl<S: Shown> GoKind for HeapRecords<S> {
         };
         let mut before = Vec::new();
         for record in reader.profile(&begin, HeapView::Live).records {
-            before.resize(before.len().max(record.place + 1), 0);
-            before[record.place] = record.allocated;
+            before.resize(before.len().max(record.bucket + 1), 0);
+            before[record.bucket] = record.allocated;
         }
         Ok(Self { setter, wanted, reader, before, read: None, shown: PhantomData })
     }

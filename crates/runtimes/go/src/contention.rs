@@ -21,7 +21,7 @@ const RECORD_SIZE: u64 = 16;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContentionRecord {
     /// Index of its bucket, the same for every reading by one reader.
-    pub place: usize,
+    pub bucket: usize,
     /// The return addresses, innermost first. [`Runtime::recorded_frames`] names them.
     pub stack: Arc<[Avma]>,
     /// The number of contentions, which the runtime scales by the rate when it records them (but
@@ -46,9 +46,9 @@ impl Contention {
     #[must_use]
     pub fn since(mut self, before: &Self) -> Self {
         let mut old: Vec<_> = before.records.iter().collect();
-        old.sort_unstable_by_key(|r| r.place);
+        old.sort_unstable_by_key(|r| r.bucket);
         for record in &mut self.records {
-            if let Ok(i) = old.binary_search_by_key(&record.place, |r| r.place) {
+            if let Ok(i) = old.binary_search_by_key(&record.bucket, |r| r.bucket) {
                 record.count -= old[i].count;
                 record.ticks = record.ticks.saturating_sub(old[i].ticks);
             }
@@ -115,9 +115,9 @@ impl ContentionReader {
     ) -> Result<Contention, ReadError> {
         let records = self.0.read(runtime, memory)?;
         let mut profile = Contention::default();
-        for place in (0..records.len()).rev() {
+        for bucket in (0..records.len()).rev() {
             let record = records
-                .get(place)
+                .get(bucket)
                 .map(|record| (f64::from_bits(u64_at(record, 0)), u64_at(record, 8).cast_signed()));
             let plausible =
                 |(count, ticks): &(f64, i64)| count.is_finite() && *count >= 0.0 && *ticks >= 0;
@@ -126,8 +126,8 @@ impl ContentionReader {
                 continue;
             };
             profile.records.push(ContentionRecord {
-                place,
-                stack: self.0.stack(place),
+                bucket,
+                stack: self.0.stack(bucket),
                 count,
                 ticks,
             });
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn since_keeps_only_added_counts() {
-        let record = |place, count, ticks| {
-            let stack = Arc::from([Avma(0x40_0000 + place as u64)]);
-            ContentionRecord { place, stack, count, ticks }
+        let record = |bucket, count, ticks| {
+            let stack = Arc::from([Avma(0x40_0000 + bucket as u64)]);
+            ContentionRecord { bucket, stack, count, ticks }
         };
         let before =
             Contention { records: vec![record(1, 5.0, 50), record(0, 2.0, 20)], implausible: 0 };

@@ -33,7 +33,7 @@ pub enum HeapView {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeapRecord {
     /// Index of its bucket, the same for every reading by one reader.
-    pub place: usize,
+    pub bucket: usize,
     /// The return addresses, innermost first. Inlined calls have addresses of their own.
     pub stack: Arc<[Avma]>,
     /// The size of each object, in bytes.
@@ -168,24 +168,24 @@ impl HeapReader {
         let (flushed, current) = (reading.cycle & 1 != 0, (reading.cycle >> 1) as usize % 3);
         let published = [0, 1 + current];
         let published = if flushed { &published[..1] } else { &published[..] };
-        let places = 0..reading.records.len();
+        let buckets = 0..reading.records.len();
         // Go also shows everything before the first garbage collection (memProfileInternal).
-        let is_empty = |place| {
-            let record = reading.records.get(place);
+        let is_empty = |bucket| {
+            let record = reading.records.get(bucket);
             record.is_none_or(|r| sum(r, published) == (0, 0))
         };
-        let everything = view == HeapView::Live || places.clone().all(is_empty);
+        let everything = view == HeapView::Live || buckets.clone().all(is_empty);
         let parts = if everything { &[0, 1, 2, 3][..] } else { published };
         let (rate, unsettled) = (reading.rate, reading.unsettled);
         let mut profile = HeapProfile { rate, unsettled, ..Default::default() };
-        for place in places.rev() {
-            let counts = reading.records.get(place).map(|record| sum(record, parts));
+        for bucket in buckets.rev() {
+            let counts = reading.records.get(bucket).map(|record| sum(record, parts));
             let Some((allocated, freed)) = counts.filter(|(a, f)| f <= a) else {
                 profile.implausible += 1;
                 continue;
             };
-            let (stack, object_size) = (self.list.stack(place), self.list.object_size(place));
-            profile.records.push(HeapRecord { place, stack, object_size, allocated, freed });
+            let (stack, object_size) = (self.list.stack(bucket), self.list.object_size(bucket));
+            profile.records.push(HeapRecord { bucket, stack, object_size, allocated, freed });
         }
         profile
     }

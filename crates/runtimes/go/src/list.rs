@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use image::{Avma, Memory, Part, StructCopy};
+use image::{Avma, Memory, ReadRequest, StructCopy};
 
 use crate::goroutine::{Fingerprint, Goroutine, StackAbsence, Status, ThreadRef};
 use crate::offsets::present;
@@ -65,10 +65,10 @@ struct Unwindable {
 
 impl Unwindable {
     /// The part of the stack to copy with one read.
-    fn window(&self, g: &StructCopy) -> Option<Part> {
+    fn window(&self, g: &StructCopy) -> Option<ReadRequest> {
         let start = self.start.as_ref().ok()?;
         let size = g.u64(8).checked_sub(start.sp.0)?.min(WINDOW);
-        Some(Part::new(start.sp, usize::try_from(size).ok()?))
+        Some(ReadRequest::new(start.sp, usize::try_from(size).ok()?))
     }
 }
 
@@ -192,7 +192,7 @@ impl GoroutineReader<'_> {
     /// each `g` again. `None` for a goroutine that needs [`Self::read`].
     fn batch(&mut self, all: &[Avma]) -> Vec<Option<Attempt>> {
         let layout = &self.runtime.layout;
-        let parts = |size| all.iter().map(|g| Part::new(*g, size)).collect::<Vec<_>>();
+        let parts = |size| all.iter().map(|g| ReadRequest::new(*g, size)).collect::<Vec<_>>();
         let mut first = parts(layout.g_size());
         self.memory.read_many(&mut first);
         let first: Vec<Option<StructCopy>> =
@@ -214,7 +214,8 @@ impl GoroutineReader<'_> {
         let mut attempts = Vec::with_capacity(all.len());
         let rows = all.iter().zip(&first).zip(states).zip(again);
         for (((at, g), (state, window)), again) in rows {
-            let window = window.map(|i| std::mem::replace(&mut stacks[i], Part::new(Avma(0), 0)));
+            let window =
+                window.map(|i| std::mem::replace(&mut stacks[i], ReadRequest::new(Avma(0), 0)));
             attempts.push(match (g, state) {
                 (Some(_), Some(None)) => Some(Attempt::Dead),
                 (Some(g), Some(Some(state))) if again.readable => {
@@ -243,7 +244,7 @@ impl GoroutineReader<'_> {
         at: Avma,
         g: &StructCopy,
         state: Unwindable,
-        window: Option<Part>,
+        window: Option<ReadRequest>,
         again: &StructCopy,
     ) -> Option<Attempt> {
         let layout = &self.runtime.layout;
