@@ -235,7 +235,7 @@ fn doctor_reports_each_kind_with_its_fix() {
     let text = String::from_utf8(out.stdout).unwrap();
     assert_eq!(verdict(&text, "block"), "yes", "{text}");
     assert!(
-        text.contains("by perf events, without the unlocker (BPF programs require CAP_BPF"),
+        text.contains("perf events, without the unlocking thread (BPF programs require CAP_BPF"),
         "{text}"
     );
     // Traced by somebody else, it can be sampled but not stopped.
