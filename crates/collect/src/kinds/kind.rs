@@ -24,8 +24,8 @@ pub struct Kind {
     pub endpoint: Endpoint,
     /// Options that only some kinds have. Several kinds may share one.
     pub options: &'static [KindOption],
-    /// Attaches to the targets. Returns [`RecordError::NotApplicable`] if the kind cannot be recorded
-    /// for them.
+    /// Attaches to the targets. Returns [`RecordError::NotApplicable`] if the kind cannot be
+    /// recorded for them.
     pub prepare: fn(&Request<'_>) -> Result<Box<dyn Collector>, RecordError>,
     /// Checks whether our rights and the machine allow it. Returns how it is recorded, or what
     /// prevents it.
@@ -63,8 +63,8 @@ pub struct Endpoint {
 /// The meaning of the parameter `seconds`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seconds {
-    /// The length of the recording, as for Go's CPU profile: the default is 30 s, and invalid values
-    /// are not an error.
+    /// The length of the recording, as for Go's CPU profile: the default is 30 s, and invalid
+    /// values are not an error.
     Record,
     /// The time between two profiles; the response is their difference.
     Difference,

@@ -64,7 +64,7 @@ impl KindOptions {
 /// on.
 pub(crate) const HEAP_RATE: KindOption = KindOption {
     name: "heap-rate",
-    help: "Take one sample per this many allocated bytes, unless the program samples itself (Go only)",
+    help: "Take one sample per this many bytes, unless the program is already sampling (Go only)",
     default: OptionValue::Bytes(512 << 10),
 };
 
@@ -78,7 +78,7 @@ pub(crate) const HEAP_HISTORY: KindOption = KindOption {
 /// The mean blocked time between two samples.
 pub(crate) const BLOCK_RATE: KindOption = KindOption {
     name: "block-rate",
-    help: "Take one sample per this much blocked time, like Go's SetBlockProfileRate (block, mutex)",
+    help: "Sample once per this much blocked time, like Go's SetBlockProfileRate (block, mutex)",
     default: OptionValue::Duration(Duration::from_micros(10)),
 };
 

@@ -22,8 +22,8 @@ pub(super) const ROW: Kind = Kind {
     about: "where threads spend their time, running or blocked",
     endpoint: Endpoint {
         name: "wall",
-        about: "Where threads spend their time, running or blocked. You can specify the duration in \
-                the seconds GET parameter.",
+        about: "Where threads spend their time, running or blocked. You can specify the duration \
+                in the seconds GET parameter.",
         seconds: Seconds::Record,
         lane: "wall",
         metric: "wall",
