@@ -174,7 +174,9 @@ impl Subject {
         events::try_creations()
             .map_err(|e| Obstacle { reason: e.to_string(), remedy: e.fix().into() })?;
         self.rights.tracepoints()?;
-        self.perf.clone().map(|()| self.with_go("tracepoint task:task_newtask", "the target's memory"))
+        self.perf
+            .clone()
+            .map(|()| self.with_go("tracepoint task:task_newtask", "the target's memory"))
     }
 
     /// How native programs are recorded, and how Go programs are if the program's kind is unknown.

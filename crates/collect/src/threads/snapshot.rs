@@ -15,8 +15,8 @@ use crate::outcome::RecordError;
 
 /// The maximum number of bytes that are copied of one stack.
 pub(super) const MAX_STACK: usize = 1 << 20;
-/// The maximum number of bytes that are copied of all stacks of a process. Copying takes most of
-/// the time that threads are stopped for.
+/// The maximum number of bytes that are copied of all stacks of a process. Threads are
+/// stopped for as long as copying takes.
 pub(super) const MAX_COPIED: usize = 64 << 20;
 /// Bytes that are copied if the stack's mapping is unknown.
 const UNMAPPED_COPY: usize = 64 << 10;
@@ -52,7 +52,7 @@ pub(crate) struct Snapshot {
 /// How threads were copied.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum How {
-    /// While all were stopped: the time from the first stop to the last detach.
+    /// While all were stopped: how long, from the first thread to the last.
     Stopped(Duration),
     /// Each at a moment when it was not running, all of them within this time.
     Looked(Duration),
@@ -70,7 +70,8 @@ impl CopyMethod {
     /// Chooses the method.
     ///
     /// # Errors
-    /// [`RecordError::NotWithoutStop`] if stopping is forbidden and not avoidable here.
+    /// [`RecordError::NotWithoutStop`] if stopping is forbidden and the BPF program cannot be
+    /// loaded.
     pub fn new(no_stop: bool) -> Result<Self, RecordError> {
         if !no_stop {
             return Ok(Self::Stop);
