@@ -1,4 +1,4 @@
-//! Authorities and certificates of servers, made for a test, right and wrong ones.
+//! Creates certificate authorities and server certificates for tests, valid and invalid ones.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,26 +9,26 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
-/// An authority that nobody knows.
+/// A certificate authority that is in no trust store.
 #[derive(Debug)]
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// When a certificate holds.
+/// When a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
     /// Now.
     Now,
-    /// Until the year 2001.
+    /// Expired in 2001.
     Past,
-    /// From the year 2200 on.
+    /// Valid from 2200 on.
     Future,
 }
 
 impl Authority {
-    /// A new one of this name.
+    /// Creates an authority with this name.
     ///
     /// # Panics
-    /// When there is no randomness.
+    /// When the system has no source of randomness.
     #[must_use]
     pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
@@ -38,7 +38,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
     }
 
-    /// Writes its certificate.
+    /// Writes the authority's certificate to a file, as PEM.
     ///
     /// # Panics
     /// When the file cannot be written.
@@ -46,10 +46,10 @@ impl Authority {
         std::fs::write(path, self.0.pem()).expect("the folder is ours");
     }
 
-    /// A server's side of TLS with a certificate for this name or address.
+    /// A TLS server configuration with a certificate for `name`, a host name or an address.
     ///
     /// # Panics
-    /// When the name is none.
+    /// When `name` is neither.
     #[must_use]
     pub fn server(&self, name: &str, validity: Validity, protocols: &[&str]) -> Arc<ServerConfig> {
         let mut params = CertificateParams::new([name.to_string()]).expect("a name");
@@ -75,24 +75,23 @@ impl Authority {
     }
 }
 
-/// What a server shows to who connects: a certificate that can be changed meanwhile, or none where
-/// it speaks without TLS.
+/// The certificate a server presents, which can be changed while it runs. `None` means no TLS.
 #[derive(Debug, Clone)]
-pub struct Shown(Arc<Mutex<Option<Arc<ServerConfig>>>>);
+pub struct PresentedCertificate(Arc<Mutex<Option<Arc<ServerConfig>>>>);
 
-impl Shown {
-    /// At first this.
+impl PresentedCertificate {
+    /// Starts with this certificate.
     #[must_use]
     pub fn new(certificate: Option<Arc<ServerConfig>>) -> Self {
         Self(Arc::new(Mutex::new(certificate)))
     }
 
-    /// This from now on.
+    /// Replaces the certificate for future connections.
     pub fn change(&self, certificate: Arc<ServerConfig>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(certificate);
     }
 
-    /// What is shown now.
+    /// The certificate presented now.
     #[must_use]
     pub fn get(&self) -> Option<Arc<ServerConfig>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,4 +1,4 @@
-//! A recording of waiting beside what the program measured itself in the same time.
+//! Compares recorded waits with what the program itself measured in the same time.
 
 use std::io::Write as _;
 use std::process::Command;
@@ -8,30 +8,31 @@ use nix::sys::signal::Signal;
 
 use crate::{Profile, Program, Recorder, Recording, Sample, Target, Truth, procfs};
 
-/// How much of a recording may lie beside the program's marks. On a quiet machine it is under 1%.
-const APART: f64 = 0.025;
-/// On a quiet machine exoprof waits for a CPU for some ten milliseconds in all; rings are full after
-/// some hundred.
+/// The allowed difference between the recording's length and the time between the program's marks,
+/// as a share of the latter. On a quiet machine it is under 1%.
+const MAX_DIFFERENCE: f64 = 0.025;
+/// How long exoprof may wait for a CPU before lost records are blamed on the machine. On a quiet
+/// machine it waits for some 10 ms in total; the ring buffers fill up after some 100 ms.
 const STARVED: Duration = Duration::from_millis(100);
 
-/// A profile, and the program's own numbers.
+/// A profile and the program's own measurements.
 #[derive(Debug)]
 pub struct Compared {
-    /// What was recorded.
+    /// The recorded profile.
     pub profile: Profile,
     truth: Truth,
-    /// The last mark.
+    /// The program's counters at the end, not the difference.
     after: Truth,
     wall: f64,
 }
 
 impl Compared {
-    /// Records a program in one of its modes for so long. The program's marks lie within the
-    /// recording, a little after its begin and before its end: its loads are steady, so both are
-    /// taken per second.
+    /// Records a program in one of its modes; `recording` holds the seconds to measure and
+    /// exoprof's arguments. The program's marks lie within the recording, a little after its start
+    /// and before its end. Its load is steady, so both sides are compared per second.
     ///
     /// # Panics
-    /// When anything goes wrong, or records were lost.
+    /// When anything fails or records were lost.
     #[must_use]
     pub fn of(
         program: Program,
@@ -44,42 +45,43 @@ impl Compared {
         Self::of_command(command, recording)
     }
 
-    /// As [`Compared::of`], of any command that obeys as these programs do.
+    /// Like [`Compared::of`], for any command that speaks the handshake of `tests/targets`.
     ///
-    /// Where exoprof waited for a CPU for long, it may not read all records in time. Where the program
-    /// or this process did, the marks are far from the begin and the end of the recording, and what is
-    /// compared is of different times, in which such a machine is not the same. Then it is done
-    /// again, up to three times, and said.
+    /// Retries up to twice on a busy machine, and reports each retry. If exoprof waits long for a
+    /// CPU, it may not read all records in time. If the program or this process does, the marks are
+    /// far from the start and end of the recording, so the two sides cover different times, in
+    /// which the load of such a machine differs.
     ///
     /// # Panics
-    /// When anything goes wrong, or records were lost.
+    /// When anything fails or records were lost.
     #[must_use]
     pub fn of_command(mut command: Command, recording: (f64, &[&str])) -> Self {
         for attempt in 1.. {
             let (recording, this, waited) = Self::once(&mut command, recording);
-            let beside = this.profile.duration_nanos as f64 / 1e9 - this.wall;
+            let difference = this.profile.duration_nanos as f64 / 1e9 - this.wall;
             let lost = account(&this.profile).1;
             let late = lost > 0 && waited > STARVED;
-            if attempt == 3 || !late && beside <= APART * this.wall {
+            if attempt == 3 || !late && difference <= MAX_DIFFERENCE * this.wall {
                 assert_eq!(lost, 0, "exoprof waited {waited:.1?} for a CPU: {}", *recording);
                 return this;
             }
-            // Past the capture of the test's output: everyone shall read it.
-            let said = format!(
-                "STARVED MACHINE: exoprof waited {waited:.1?} for a CPU, {lost} records lost, marks \
-                 {beside:.3} s off the ends of a recording of {:.3} s: attempt {attempt} of 3 is dropped\n",
+            // Bypasses the capture of the test's output, so that it is always shown.
+            let message = format!(
+                "STARVED MACHINE: exoprof waited {waited:.1?} for a CPU, {lost} records lost, a \
+                 recording {difference:.3} s longer than the {:.3} s between the marks: dropped attempt \
+                 {attempt} of 3\n",
                 this.wall
             );
-            let _ = std::io::stderr().write_all(said.as_bytes());
+            let _ = std::io::stderr().write_all(message.as_bytes());
         }
         unreachable!("the third attempt counts")
     }
 
-    /// And how long exoprof waited for a CPU.
+    /// One attempt; also returns how long exoprof waited for a CPU.
     fn once(command: &mut Command, (seconds, args): (f64, &[&str])) -> (Recording, Self, Duration) {
         let mut target = Target::spawn_command(command);
         target.go(0);
-        // By perf events, how densely is sampled is chosen by what it does at the begin.
+        // With perf events, exoprof chooses the sampling density by the load at the start.
         let nothing = target.mark();
         while target.mark().since(&nothing).total() == 0 {
             std::thread::sleep(Duration::from_millis(10));
@@ -88,12 +90,12 @@ impl Compared {
         running.wait_recording();
         let before = target.mark();
         let began = Instant::now();
-        // The length of the measurement, not a wait for something to happen.
+        // The length of the measurement, not a wait for an event.
         std::thread::sleep(Duration::from_secs_f64(seconds));
         let after = target.mark();
         let truth = after.since(&before);
         let wall = began.elapsed().as_secs_f64();
-        // Its main thread waits for the next word again, as it has done all the time.
+        // The main thread waits for the next command again, as it did during the recording.
         while !procfs::status(target.pid(), "State").starts_with('S') {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -105,7 +107,7 @@ impl Compared {
         (recording, this, waited)
     }
 
-    /// What the program says of some sites, per second.
+    /// The program's own nanoseconds at these sites, per second.
     #[must_use]
     pub fn truth(&self, sites: &[&str]) -> f64 {
         sites.iter().map(|site| self.truth.ns(site)).sum::<u64>() as f64 / self.wall
@@ -117,20 +119,20 @@ impl Compared {
         self.profile.sum(kind, keep) as f64 * 1e9 / self.profile.duration_nanos as f64
     }
 
-    /// The delay below a site, as a share of the program's.
+    /// The recorded delay below a site, divided by the program's own measurement.
     #[must_use]
     pub fn ratio_of_delays(&self, site: &str) -> f64 {
         self.measured("delay", |s| s.has(site)) / self.truth(&[site])
     }
 
-    /// Asserts that the delay below a site is the program's, within a tolerance.
+    /// Asserts that the recorded delay below a site equals the program's within a tolerance.
     ///
-    /// The program tells of a wait when it has ended: it has as much more or less than the recording
-    /// as is beyond the marks of what lies across them. That is in the tolerance, unless the program
-    /// has waited for a CPU for so long that one such wait is most of it.
+    /// The program accounts for a wait when the wait ends. A wait that spans a mark therefore makes
+    /// its number differ from the recording's by the part beyond the mark. The tolerance covers
+    /// that, unless the program waited so long for a CPU that one such wait is most of it.
     ///
     /// # Panics
-    /// When it is not.
+    /// When it does not.
     #[track_caller]
     pub fn assert_delay(&self, site: &str, tolerance: f64) {
         let ratio = self.ratio_of_delays(site);
@@ -143,10 +145,11 @@ impl Compared {
         );
     }
 
-    /// Asserts that the number of waits below a site is the program's, within a tolerance.
+    /// Asserts that the recorded number of waits below a site equals the program's within a
+    /// tolerance.
     ///
     /// # Panics
-    /// When it is not.
+    /// When it does not.
     #[track_caller]
     pub fn assert_count(&self, site: &str, tolerance: f64) {
         let measured = self.measured("contentions", |s| s.has(site));
@@ -154,10 +157,10 @@ impl Compared {
         assert!((ratio - 1.0).abs() <= tolerance, "count of {site}: {ratio:.4} of the truth");
     }
 
-    /// Asserts that the profile says something of itself.
+    /// Asserts that a comment of the profile contains these words.
     ///
     /// # Panics
-    /// When it does not.
+    /// When none does.
     #[track_caller]
     pub fn assert_says(&self, words: &str) {
         let comments = &self.profile.comments;
@@ -165,14 +168,14 @@ impl Compared {
     }
 }
 
-/// Samples kept and records lost, as the profile's comments have it: `samples: 1 kept, 2 lost, …`.
+/// Samples kept and records lost, from the profile's comment `samples: 1 kept, 2 lost, …`.
 ///
 /// # Panics
-/// When they have it not.
+/// When the profile has no such comment.
 #[must_use]
 pub fn account(profile: &Profile) -> (u64, u64) {
     let line = profile.comments.iter().find_map(|c| c.strip_prefix("samples: "));
-    let mut numbers = line.expect("an account").split(", ").map(|part| {
+    let mut numbers = line.expect("a comment with the number of samples").split(", ").map(|part| {
         let number = part.split(' ').next().unwrap_or_default();
         number.parse().expect("a number")
     });

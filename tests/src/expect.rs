@@ -1,26 +1,26 @@
-//! What a right profile must satisfy.
+//! Assertions on recorded profiles.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, OnceLock};
 
 use crate::{Frame, Profile, Sample, Truth};
 
-/// Points of difference allowed between a measured and a true share.
+/// Allowed difference between a measured and a true share, in percentage points.
 ///
-/// Targets work in slices several times as long as the sampling period at 997 Hz, in the exact
-/// proportion within each round of about 80 ms. So sampling is stratified: what is random is only
-/// where a slice begins between two samples, at most half a sample per slice. With some 250 slices
-/// a second of 4 ms that is about 0.3 points after 3 s, where plain binomial chance would be
-/// sqrt(0.5*0.5/3000) = 0.9 points. 2 points leave room for late timers of virtual machines
-/// and for the partial rounds at both ends.
+/// Targets work in slices several times as long as the sampling period at 997 Hz, and each round of
+/// about 80 ms has the exact proportions. So sampling is stratified: the only random part is where
+/// a slice starts between two samples, which is at most half a sample per slice. With some 250
+/// slices of 4 ms a second, that is about 0.3 points after 3 s; binomial sampling would give
+/// sqrt(0.5*0.5/3000) = 0.9 points. 2 points leave room for late timers of virtual machines and for
+/// the partial rounds at both ends.
 pub const SHARE_POINTS: f64 = 2.0;
 
-/// Asserts for each site that its share in the profile is its share in the truth, within `points`.
-/// `sites` are function names that no stack holds two of; what is outside of them (reading clocks,
-/// polling stdin) must be under 3%.
+/// Asserts for each site that its share in the profile equals its true share within `points`.
+/// `sites` are pairs of a function and a site; no stack may hold two of the functions. Samples
+/// outside of all of them (reading clocks, polling stdin) must be under 3%.
 ///
 /// # Panics
-/// When a share is off.
+/// When a share differs by more.
 #[track_caller]
 pub fn assert_shares(profile: &Profile, truth: &Truth, sites: &[(&str, &str)], points: f64) {
     let column = profile.column("cpu");
@@ -38,7 +38,7 @@ pub fn assert_shares(profile: &Profile, truth: &Truth, sites: &[(&str, &str)], p
     for (_, site) in sites {
         let measured = by_site.get(site).copied().unwrap_or(0) as f64 / inside as f64 * 100.0;
         let real = truth.ns(site) as f64 / true_total as f64 * 100.0;
-        // An empty profile makes it NaN.
+        // An empty profile makes this NaN.
         if measured.is_nan() || (measured - real).abs() > points {
             wrong += &format!("{site}: measured {measured:.2}%, true {real:.2}%\n");
         }
@@ -55,17 +55,17 @@ pub fn assert_shares(profile: &Profile, truth: &Truth, sites: &[(&str, &str)], p
     );
 }
 
-/// As [`assert_shares`] where functions are named as the sites.
+/// Like [`assert_shares`], for functions named like their sites.
 #[track_caller]
 pub fn assert_site_shares(profile: &Profile, truth: &Truth, sites: &[&str]) {
     let pairs: Vec<_> = sites.iter().map(|&site| (site, site)).collect();
     assert_shares(profile, truth, &pairs, SHARE_POINTS);
 }
 
-/// Whether this stack is whole: its outermost frame is where the thread began.
+/// Whether the stack is complete: its outermost frame is the function that started the thread.
 #[must_use]
 pub fn reaches_root(sample: &Sample) -> bool {
-    // A process on its way out has given its user stack back: the kernel's part is all there is.
+    // An exiting process has freed its user stack, so only kernel frames are left.
     let exiting = sample.root().function == "[no user stack]" && sample.has("do_exit");
     let begins = is_root_by_name(sample.root()) || is_root_by_code(sample.root());
     !is_marked(sample) && (exiting || begins)
@@ -78,19 +78,19 @@ pub fn is_marked(sample: &Sample) -> bool {
     root.starts_with("[truncated") || root.starts_with("[broken")
 }
 
-/// Asserts that at least `share` (0 to 1) of all samples are whole.
+/// Asserts that at least `share` (0 to 1) of all samples have complete stacks.
 ///
 /// # Panics
-/// When they are not; shows the heaviest stacks that are not.
+/// When fewer do; shows the heaviest incomplete stacks.
 #[track_caller]
 pub fn assert_roots(profile: &Profile, share: f64) {
     assert_reach(profile, share, "the thread's root", reaches_root);
 }
 
-/// Asserts that at least `share` of all samples satisfy `holds`.
+/// Asserts that at least `share` (0 to 1) of all samples satisfy `holds`.
 ///
 /// # Panics
-/// When they do not.
+/// When fewer do.
 #[track_caller]
 pub fn assert_reach(profile: &Profile, share: f64, what: &str, holds: impl Fn(&Sample) -> bool) {
     let all = profile.total("samples");
@@ -104,10 +104,10 @@ pub fn assert_reach(profile: &Profile, share: f64, what: &str, holds: impl Fn(&S
     );
 }
 
-/// Asserts that a value lies within `tolerance` (0.02 is 2%) of the truth.
+/// Asserts that a value is within `tolerance` (0.02 is 2%) of the truth.
 ///
 /// # Panics
-/// When it does not.
+/// When it is not.
 #[track_caller]
 pub fn assert_close(what: &str, measured: f64, truth: f64, tolerance: f64) {
     let off = (measured - truth) / truth;
@@ -138,9 +138,9 @@ fn is_root_by_name(frame: &Frame) -> bool {
         || name.starts_with("ret_from_fork")
 }
 
-/// Without libc's debug symbols, and in stripped programs, the root has no name; then its code
-/// tells. `_start` traps (`hlt`) after the call that does not return; `clone`, `clone3` and musl's
-/// `__clone` end the thread with `exit(2)` after theirs; musl calls `exit(main())` and
+/// Recognises the root by its code, for when it has no name: without libc's debug symbols and in
+/// stripped programs. `_start` traps (`hlt`) after the call that does not return; `clone`, `clone3`
+/// and musl's `__clone` end the thread with `exit(2)` after theirs; musl calls `exit(main())` and
 /// `pthread_exit(start())`.
 fn is_root_by_code(frame: &Frame) -> bool {
     let Some(code) = code_after(frame) else { return false };

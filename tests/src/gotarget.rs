@@ -1,5 +1,5 @@
-//! Go programs of known behaviour (`tests/targets/go`), in every version of Go that is installed
-//! and in the builds that people make.
+//! Builds and runs Go programs of known behaviour (`tests/targets/go`), with every installed Go
+//! version and the usual build options.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -11,8 +11,8 @@ use object::{Object as _, ObjectSymbol as _};
 
 use crate::{Profile, repository};
 
-/// The last version, which `scripts/setup-tests` installs always; and the others that are
-/// supported, which it installs with `--all-go`.
+/// The latest version, which `scripts/setup-tests` always installs. `--all-go` also installs the
+/// other supported ones.
 pub const LAST: &str = "1.27.3";
 const OTHERS: [&str; 6] = ["1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6"];
 
@@ -25,15 +25,16 @@ pub enum Build {
     Stripped,
     /// `-buildmode=pie`.
     Pie,
-    /// With C code.
+    /// With C code (cgo).
     Cgo,
-    /// All of them.
+    /// Stripped, position-independent and with cgo.
     StrippedPieCgo,
-    /// `-N -l`, stripped: code in which addresses cannot be found safely.
+    /// `-N -l`, stripped: in such code, the addresses of runtime variables cannot be found
+    /// reliably.
     UnoptimisedStripped,
 }
 
-/// Those that everything has to work with.
+/// The builds that every feature must support.
 pub const BUILDS: [Build; 5] =
     [Build::Plain, Build::Stripped, Build::Pie, Build::Cgo, Build::StrippedPieCgo];
 
@@ -57,13 +58,13 @@ fn goroot(version: &str) -> PathBuf {
     repository().join(".cache/go").join(version).join("go")
 }
 
-/// The versions that are installed, the last one at the end. Says loudly which are not.
+/// The installed versions, the latest last. Reports the missing ones on stderr.
 #[must_use]
 pub fn installed() -> Vec<&'static str> {
     let (present, missing): (Vec<&str>, Vec<&str>) =
         OTHERS.into_iter().partition(|v| goroot(v).join("bin/go").exists());
     if !missing.is_empty() {
-        // Past the capture of the test's output: everyone shall read it.
+        // Bypasses the capture of the test's output, so that it is always shown.
         let text = format!(
             "NOT RUN for Go {}: scripts/setup-tests --all-go installs them\n",
             missing.join(", ")
@@ -73,7 +74,7 @@ pub fn installed() -> Vec<&'static str> {
     present.into_iter().chain([LAST]).collect()
 }
 
-/// Runs a check for each version that is installed, and says loudly for which it did not run.
+/// Runs a check for each installed version and reports those that are not installed.
 pub fn for_each_version(check: impl Fn(&str)) {
     for version in installed() {
         eprintln!("— Go {version}");
@@ -90,8 +91,8 @@ pub fn build(version: &str, program: &str, build: Build) -> PathBuf {
     build_with(version, program, build, "", &[]).0
 }
 
-/// As [`build`], with further flags, which `suffix` stands for in the file's name; and what the
-/// compiler said.
+/// Like [`build`], with more flags; `suffix` distinguishes the file's name. Also returns the
+/// compiler's messages.
 ///
 /// # Panics
 /// When it does not build.
@@ -103,7 +104,7 @@ pub fn build_with(
     suffix: &str,
     flags: &[&str],
 ) -> (PathBuf, String) {
-    // One compilation at a time, whatever the number of test threads.
+    // One compilation at a time, even with many test threads.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
     let root = goroot(version);
@@ -127,12 +128,12 @@ pub fn build_with(
         .arg(".")
         .output()
         .expect("go build runs");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "go build of {program} with {version} {build:?}: {said}");
-    (out, said)
+    let messages = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "go build of {program} with {version} {build:?}: {messages}");
+    (out, messages)
 }
 
-/// A running Go program; killed when dropped. It reads a command per line and ends each answer
+/// A running Go program; killed when dropped. It reads one command per line and ends each answer
 /// with a line `@@END`.
 #[derive(Debug)]
 pub struct GoTarget {
@@ -142,7 +143,7 @@ pub struct GoTarget {
     path: PathBuf,
 }
 
-/// The rates of the runtime's sampling.
+/// The sampling rates of Go's runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rates {
     /// `MemProfileRate`.
@@ -153,7 +154,7 @@ pub struct Rates {
     pub mutex: u64,
 }
 
-/// Nothing is sampled.
+/// Sampling is off.
 pub const NO_RATES: Rates = Rates { heap: 0, block: 0, mutex: 0 };
 
 impl GoTarget {
@@ -194,7 +195,7 @@ impl GoTarget {
     /// # Panics
     /// When the program has ended.
     pub fn ask(&mut self, command: &str) -> String {
-        self.tell(command);
+        self.send(command);
         self.answer()
     }
 
@@ -202,7 +203,7 @@ impl GoTarget {
     ///
     /// # Panics
     /// When the program has ended.
-    pub fn tell(&mut self, command: &str) {
+    pub fn send(&mut self, command: &str) {
         writeln!(self.input, "{command}").expect("the target reads its stdin");
     }
 
@@ -219,20 +220,20 @@ impl GoTarget {
         }
     }
 
-    /// The profile of a kind that the program itself makes of itself.
+    /// The program's own profile of a kind, as written by its runtime.
     ///
     /// # Panics
-    /// When it makes none.
+    /// When it writes none.
     #[must_use]
     pub fn own_profile(&mut self, kind: &str) -> Profile {
         let file = tempfile::NamedTempFile::new().expect("a file");
         self.ask(&format!("write {kind} {}", file.path().display()));
-        let bytes = std::fs::read(file.path()).expect("the program's profile");
+        let bytes = std::fs::read(file.path()).expect("the program wrote its profile");
         Profile::decode_foreign(&bytes)
     }
 
-    /// The word that a variable of the program holds. Only for programs with symbols that lie
-    /// where they were linked.
+    /// The value of a word-sized variable of the program. Requires symbols and a program loaded at
+    /// its link address.
     ///
     /// # Panics
     /// When it cannot be read.
@@ -244,7 +245,7 @@ impl GoTarget {
         self.word(symbol.unwrap_or_else(|| panic!("no {name}")).address())
     }
 
-    /// The word at an address of its memory.
+    /// The 8-byte word at an address of its memory.
     ///
     /// # Panics
     /// When it cannot be read.
@@ -257,7 +258,7 @@ impl GoTarget {
         u64::from_le_bytes(word)
     }
 
-    /// The rates that are set, read from its memory. Only for programs with symbols.
+    /// The current rates, read from its memory. Requires symbols.
     ///
     /// # Panics
     /// When they cannot be read.
@@ -270,10 +271,10 @@ impl GoTarget {
         }
     }
 
-    /// Where fields of the runtime's types lie in this program, as its DWARF has it.
+    /// The offsets of fields of the runtime's types in this program, from its DWARF.
     ///
     /// # Panics
-    /// When it has not.
+    /// When the DWARF lacks one.
     #[must_use]
     pub fn offsets<const N: usize>(&self, fields: [&str; N]) -> [u64; N] {
         let script = repository().join("scripts/go-offsets");
@@ -300,7 +301,7 @@ impl GoTarget {
         }
     }
 
-    /// Kills it, and leaves it a zombie.
+    /// Kills it without reaping it: it stays a zombie.
     ///
     /// # Panics
     /// When it cannot be killed.

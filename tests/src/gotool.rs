@@ -1,11 +1,11 @@
-//! `go tool pprof`, the reader that every profile must satisfy.
+//! Runs `go tool pprof`, which must accept every profile.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::repository;
 
-/// The `go` command: `EXOPROF_GO`, or what `scripts/setup-tests` has put into `.cache/go`, or the
+/// The `go` command: `EXOPROF_GO`, or what `scripts/setup-tests` installed in `.cache/go`, or the
 /// one in the PATH.
 ///
 /// # Panics
@@ -29,7 +29,7 @@ pub fn go() -> PathBuf {
     versions.pop().or(in_path).unwrap_or_else(|| panic!("no Go: run scripts/setup-tests"))
 }
 
-/// `go tool pprof`, whose files stay in `.cache`.
+/// `go tool pprof` with its files in `.cache`.
 fn command() -> Command {
     let cache = repository().join(".cache");
     let mut command = Command::new(go());
@@ -46,7 +46,7 @@ fn command() -> Command {
     command
 }
 
-/// Types `input` into the shell of `go tool pprof SOURCE` and gives what it prints.
+/// Types `input` into the shell of `go tool pprof SOURCE` and returns its output.
 ///
 /// # Panics
 /// When it fails.
@@ -68,7 +68,7 @@ pub fn interactive(source: &str, input: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What `go tool pprof -top SOURCE` says when it fails.
+/// The error message of `go tool pprof -top SOURCE`.
 ///
 /// # Panics
 /// When it does not fail.
@@ -80,10 +80,10 @@ pub fn fails(source: &str) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Runs `go tool pprof ARGS… PROFILE` and gives what it prints.
+/// Runs `go tool pprof ARGS… PROFILE` and returns its output.
 ///
 /// # Panics
-/// When it fails or warns: a right profile gives it no cause.
+/// When it fails or warns: a valid profile causes no warnings.
 #[must_use]
 pub fn pprof(args: &[&str], profile: &Path) -> String {
     let output = command()
@@ -105,15 +105,15 @@ pub fn pprof(args: &[&str], profile: &Path) -> String {
 /// One row of `-top`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopRow {
-    /// Per cent of the total in the function itself.
+    /// Percentage of the total in the function itself.
     pub flat: f64,
-    /// Per cent of the total in it and what it calls.
+    /// Percentage of the total in the function and its callees.
     pub cum: f64,
-    /// The function.
+    /// The function's name.
     pub function: String,
 }
 
-/// The rows of `-top`, all of them.
+/// All rows of `-top`.
 #[must_use]
 pub fn top(profile: &Path) -> Vec<TopRow> {
     let text = pprof(&["-top", "-nodecount=10000", "-nodefraction=0"], profile);

@@ -1,5 +1,5 @@
-//! A gRPC server of our own, which receives what `exoprof serve --push grpc://…` sends and behaves
-//! as badly as it is told to.
+//! A gRPC server that receives what `exoprof serve --push grpc://…` sends and can be told to
+//! misbehave.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,34 +14,34 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::certificates::Shown;
+use crate::certificates::PresentedCertificate;
 
-/// A bound on waiting for a message, far above what is needed: a hung test must end.
+/// Limit for waiting for a message, far above what is needed, so that a hung test ends.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What to do with a call.
+/// How the server handles a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
-    /// Take it: an empty message, and status 0 behind it.
+    /// Accept it: answer with an empty message and status 0.
     Take,
-    /// This status in place of an answer.
+    /// Answer with this gRPC status and message.
     Status(u32, &'static str),
-    /// An HTTP status, as of a proxy.
+    /// Answer with this HTTP status, as a proxy would.
     Http(u16),
-    /// Close the connection after so many bytes.
+    /// Close the connection after this many bytes.
     CutAfter(usize),
     /// Read the message and close the connection without an answer.
     CutAnswer,
 }
 
-/// A call that was taken.
+/// An accepted call.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// The method's path.
     pub path: String,
     /// The headers.
     pub headers: HeaderMap,
-    /// The message, out of its frame.
+    /// The message without its gRPC frame header.
     pub message: Vec<u8>,
 }
 
@@ -50,55 +50,55 @@ pub struct Call {
 pub struct GrpcStore {
     address: SocketAddr,
     taken: Receiver<Call>,
-    shown: Shown,
+    presented: PresentedCertificate,
 }
 
 impl GrpcStore {
-    /// A server on a free port that behaves as in `behaviours`, then takes everything.
+    /// A server on a free port that handles calls as in `behaviours`, then accepts all others.
     ///
     /// # Panics
     /// When there is no free port.
     #[must_use]
     pub fn start(behaviours: &[Behaviour]) -> Self {
-        Self::listen(Shown::new(None), behaviours)
+        Self::listen(PresentedCertificate::new(None), behaviours)
     }
 
-    /// As [`Self::start`], with TLS.
+    /// Like [`Self::start`], with TLS.
     #[must_use]
     pub fn start_tls(certificate: Arc<ServerConfig>, behaviours: &[Behaviour]) -> Self {
-        Self::listen(Shown::new(Some(certificate)), behaviours)
+        Self::listen(PresentedCertificate::new(Some(certificate)), behaviours)
     }
 
-    fn listen(shown: Shown, behaviours: &[Behaviour]) -> Self {
+    fn listen(presented: PresentedCertificate, behaviours: &[Behaviour]) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         listener.set_nonblocking(true).expect("a socket");
         let mut behaviours: VecDeque<_> = behaviours.iter().copied().collect();
         let (sender, taken) = channel();
-        let certificate = shown.clone();
+        let certificate = presented.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
             runtime.expect("a runtime").block_on(async {
                 let listener = TcpListener::from_std(listener).expect("a socket");
-                // One connection after the other: exoprof has one for each call.
+                // One connection at a time: exoprof opens one for each call.
                 while let Ok((stream, _)) = listener.accept().await {
                     let Some(tls) = certificate.get() else {
                         serve(stream, "http", &mut behaviours, &sender).await;
                         continue;
                     };
-                    // A client that does not believe us goes.
+                    // A client that does not trust the certificate disconnects.
                     if let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await {
                         serve(stream, "https", &mut behaviours, &sender).await;
                     }
                 }
             });
         });
-        Self { address, taken, shown }
+        Self { address, taken, presented }
     }
 
-    /// Shows another certificate from now on.
+    /// Presents another certificate from now on.
     pub fn show(&self, certificate: Arc<ServerConfig>) {
-        self.shown.change(certificate);
+        self.presented.change(certificate);
     }
 
     /// Its address.
@@ -107,7 +107,7 @@ impl GrpcStore {
         self.address
     }
 
-    /// The next call that was taken.
+    /// The next accepted call.
     ///
     /// # Panics
     /// When none comes within minutes.
@@ -125,20 +125,21 @@ async fn serve(
 ) {
     if let Some(Behaviour::CutAfter(bytes)) = behaviours.front() {
         let mut some = vec![0; *bytes];
-        // Without an answer a client sends no more than its first window, which is enough here.
+        // Without an answer a client sends no more than its first flow-control window; that is
+        // enough here.
         if stream.read_exact(&mut some).await.is_ok() {
             behaviours.pop_front();
         }
         return;
     }
-    // With TLS, a client may learn that a certificate is wrong only now, and go.
+    // With TLS, the client may reject the certificate only now and disconnect.
     let Ok(mut connection) = h2::server::handshake(stream).await else {
         assert_eq!(scheme, "https", "a client of HTTP/2");
         return;
     };
     while let Some(Ok((request, mut response))) = connection.accept().await {
         let behaviour = behaviours.pop_front().unwrap_or(Behaviour::Take);
-        // The connection must be driven while the message comes.
+        // The connection must be polled while the message arrives.
         let call = tokio::select! {
             call = read(request, scheme) => call,
             _ = std::future::poll_fn(|cx| connection.poll_closed(cx)) => return,
@@ -173,7 +174,7 @@ fn take(response: &mut SendResponse<bytes::Bytes>) {
     body.send_trailers(trailers).expect("an end");
 }
 
-/// Reads a call to its end, and holds it to what gRPC asks of a client.
+/// Reads a call to its end and checks what gRPC requires of a client.
 async fn read(request: Request<h2::RecvStream>, scheme: &str) -> Call {
     let (head, mut body) = request.into_parts();
     let header = |name| head.headers.get(name).and_then(|v| v.to_str().ok());

@@ -1,4 +1,4 @@
-//! A running `exoprof serve`, and requests to it down to the single byte.
+//! Runs `exoprof serve` and sends it requests, well-formed or not.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use crate::recorder::exoprof;
 
-/// A bound on waiting for a line or a byte, far above what is needed: a hung test must end.
+/// Limit for waiting for a line or a byte, far above what is needed, so that a hung test ends.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A running server; killed when dropped.
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub struct Server {
     child: Child,
     lines: Receiver<String>,
-    said: Vec<String>,
+    log: Vec<String>,
     address: Option<SocketAddr>,
 }
 
@@ -34,13 +34,13 @@ impl Server {
         Self::start_command(command)
     }
 
-    /// Serves one process.
+    /// Starts a server for one process.
     #[must_use]
     pub fn of(pid: u32) -> Self {
         Self::start(&["-p", &pid.to_string()])
     }
 
-    /// Starts any command that says where it listens.
+    /// Starts any command that prints the address it listens on.
     ///
     /// # Panics
     /// When it does not start or does not listen.
@@ -61,14 +61,14 @@ impl Server {
                 }
             }
         });
-        let mut server = Self { child, lines, said: Vec::new(), address: None };
+        let mut server = Self { child, lines, log: Vec::new(), address: None };
         let line = server.wait_line("listening on ");
         let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
         server.address = address.map(|text| text.parse().expect("an address"));
         server
     }
 
-    /// Waits for a line on stderr that holds `text`.
+    /// Waits for a line on stderr that contains `text`.
     ///
     /// # Panics
     /// When none comes within minutes.
@@ -76,12 +76,12 @@ impl Server {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
-                    self.said.push(line.clone());
+                    self.log.push(line.clone());
                     if line.contains(text) {
                         return line;
                     }
                 }
-                Err(e) => panic!("no line with {text:?} ({e}) after {:#?}", self.said),
+                Err(e) => panic!("no line with {text:?} ({e}) after {:#?}", self.log),
             }
         }
     }
@@ -92,7 +92,7 @@ impl Server {
         self.child.id()
     }
 
-    /// Where it listens.
+    /// The TCP address it listens on.
     ///
     /// # Panics
     /// When it listens on no TCP address.
@@ -101,13 +101,13 @@ impl Server {
         self.address.expect("it listens on TCP")
     }
 
-    /// A URL below it.
+    /// The URL of a path on the server.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address())
     }
 
-    /// A GET request.
+    /// Sends a GET request and waits for the answer.
     #[must_use]
     pub fn get(&self, path: &str) -> Response {
         Request::get(path).send(self.address())
@@ -130,7 +130,7 @@ impl Server {
         self.child.wait().expect("a child can be waited for")
     }
 
-    /// How many perf events it has open: none while nothing is recorded.
+    /// How many perf events it has open: 0 while nothing is recorded.
     #[must_use]
     pub fn perf_events(&self) -> usize {
         let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", self.pid())) else { return 0 };
@@ -138,10 +138,10 @@ impl Server {
         links.filter(|link| link.to_string_lossy().contains("[perf_event]")).count()
     }
 
-    /// Waits until it records, or does so no more.
+    /// Waits until it records (`true`) or has stopped recording (`false`).
     ///
     /// # Panics
-    /// When that does not come within minutes.
+    /// When that takes minutes.
     pub fn wait_recording(&self, records: bool) {
         let began = std::time::Instant::now();
         while (self.perf_events() > 0) != records {
@@ -154,13 +154,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already; either way it is reaped.
+        // It may have ended already; either way it must be reaped.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A request.
+/// An HTTP request.
 #[derive(Debug, Clone)]
 pub struct Request {
     method: String,
@@ -170,27 +170,27 @@ pub struct Request {
 }
 
 impl Request {
-    /// GET of a path and query.
+    /// A GET request for a path and query.
     #[must_use]
     pub fn get(path: &str) -> Self {
         Self { method: "GET".into(), path: path.into(), headers: Vec::new(), body: Vec::new() }
     }
 
-    /// Another method.
+    /// Changes the method.
     #[must_use]
     pub fn method(mut self, method: &str) -> Self {
         self.method = method.into();
         self
     }
 
-    /// Adds a header. `Host` replaces the right one.
+    /// Adds a header. `Host` replaces the default one.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// POST with a body.
+    /// A POST request with a body.
     #[must_use]
     pub fn post(path: &str, body: &[u8]) -> Self {
         Self { body: body.to_vec(), ..Self::get(path).method("POST") }
@@ -211,10 +211,10 @@ impl Request {
         [text.into_bytes(), self.body.clone()].concat()
     }
 
-    /// Sends it and leaves the answer unread.
+    /// Sends it and does not read the answer.
     ///
     /// # Panics
-    /// When the server does not take it.
+    /// When the server does not accept it.
     #[must_use]
     pub fn begin(&self, address: SocketAddr) -> TcpStream {
         let mut stream = TcpStream::connect(address).expect("the server accepts");
@@ -229,10 +229,10 @@ impl Request {
         Response::read(self.begin(address))
     }
 
-    /// Sends it to a unix socket and waits for the whole answer.
+    /// Sends it over a Unix socket and waits for the whole answer.
     ///
     /// # Panics
-    /// When the server does not take it.
+    /// When the server does not accept it.
     #[must_use]
     pub fn send_unix(&self, path: &Path) -> Response {
         let mut stream = UnixStream::connect(path).expect("the server accepts");
@@ -242,10 +242,10 @@ impl Request {
     }
 }
 
-/// An answer.
+/// An HTTP response.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// The status.
+    /// The status code.
     pub status: u16,
     head: String,
     /// The body.
@@ -288,10 +288,10 @@ impl Response {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// Asserts a failure in the form that pprof shows, with these words.
+    /// Asserts a failure in the form that `go tool pprof` displays, with these words.
     ///
     /// # Panics
-    /// When it is another one.
+    /// When the status, the headers or the words differ.
     #[track_caller]
     pub fn assert_fails(&self, status: u16, words: &[&str]) {
         let text = self.text();
@@ -305,7 +305,7 @@ impl Response {
     }
 }
 
-/// Reads a request as a server does: its first line, and the body.
+/// Reads a request on the server's side: returns its first line and its body.
 ///
 /// # Panics
 /// When it is cut short.
@@ -314,7 +314,7 @@ pub fn read_request(stream: &mut TcpStream) -> (String, Vec<u8>) {
     (head.lines().next().unwrap_or_default().to_string(), body)
 }
 
-/// Reads a request: all of its head, and the body. `None` at the end of the connection.
+/// Reads a request: returns its whole head and its body, or `None` at the end of the connection.
 pub fn read_head_and_body(stream: &mut impl Read) -> Option<(String, Vec<u8>)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

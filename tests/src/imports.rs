@@ -1,24 +1,23 @@
-//! Which file of a crate needs which, by the paths that are written in them, and circles among
-//! those.
+//! Finds which source file of a crate imports which, and import cycles among them.
 //!
-//! Paths are read from the text, without the compiler: `use` trees, and paths in bodies that begin
-//! with `crate`, `self`, `super` or a child that the file declares. A path leads to the file of the
-//! module that it names the farthest; where that file re-exports the next name, on to where the
-//! name comes from, so that who takes `crate::Item` does not need all that a `lib.rs` lists.
-//! Declaring a child (`mod x;`) or re-exporting something (`pub use`) needs nothing of it. What is
-//! for tests only is left out.
+//! Paths are read from the source text, without the compiler: `use` trees, and paths in code that
+//! begin with `crate`, `self`, `super` or a child that the file declares. A path resolves to the
+//! file of the longest module prefix it names. If that file re-exports the next name, the path is
+//! followed to where the name is defined; importing `crate::Item` thus does not depend on
+//! everything a `lib.rs` lists. Declaring a child (`mod x;`) or re-exporting an item (`pub use`) is
+//! no dependency. Test code is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// More re-exports than this do not follow each other.
+/// The longest chain of re-exports that is followed.
 const MAX_HOPS: usize = 8;
 
 /// A module: its path from the root of its crate.
 type Module = Vec<String>;
 
-/// A `use` declaration or a path in a body, resolved to the root of the crate, and the name that it
-/// gives to the file, where it does.
+/// A `use` declaration or a path in code, resolved from the crate root, and the name it introduces
+/// in the file, if any.
 struct Import {
     path: Vec<String>,
     name: String,
@@ -39,7 +38,7 @@ impl Crate {
     /// Reads the files below a `src` folder.
     ///
     /// # Panics
-    /// The folder cannot be read.
+    /// When the folder cannot be read.
     #[must_use]
     pub fn read(src: &Path) -> Self {
         let mut files = Vec::new();
@@ -64,7 +63,7 @@ impl Crate {
         Self { modules: texts.into_iter().map(file).collect() }
     }
 
-    /// For each file those that it needs.
+    /// The files that each file depends on.
     fn edges(&self) -> BTreeMap<&Module, BTreeSet<&Module>> {
         let needs = |(module, file): (&'_ Module, &File)| -> BTreeSet<&Module> {
             let used = file.imports.iter().filter(|i| !i.is_public);
@@ -74,7 +73,7 @@ impl Crate {
         self.modules.iter().map(|(module, file)| (module, needs((module, file)))).collect()
     }
 
-    /// The module whose file has what a path names.
+    /// The module whose file defines what a path names.
     fn home(&self, path: &[String]) -> Option<&Module> {
         let mut path = path.to_vec();
         for _ in 0..MAX_HOPS {
@@ -91,23 +90,23 @@ impl Crate {
         None
     }
 
-    /// Files that all need each other, directly or through others of them: the circles of more than
-    /// `most` files, each as the paths of its files.
+    /// Import cycles: sets of more than `most` files that all depend on each other, directly or
+    /// indirectly, each as the paths of its files.
     #[must_use]
-    pub fn circles_of_more_than(&self, most: usize) -> Vec<Vec<PathBuf>> {
+    pub fn cycles_of_more_than(&self, most: usize) -> Vec<Vec<PathBuf>> {
         let edges = self.edges();
         let reach: BTreeMap<&Module, BTreeSet<&Module>> =
             edges.keys().map(|m| (*m, reachable(m, &edges))).collect();
         let mut seen = BTreeSet::new();
-        let mut circles = Vec::new();
+        let mut cycles = Vec::new();
         for module in edges.keys() {
-            let circle: Vec<&Module> =
+            let cycle: Vec<&Module> =
                 reach[*module].iter().filter(|m| reach[**m].contains(*module)).copied().collect();
-            if circle.len() > most && seen.insert(circle.clone()) {
-                circles.push(circle.iter().map(|m| self.modules[*m].path.clone()).collect());
+            if cycle.len() > most && seen.insert(cycle.clone()) {
+                cycles.push(cycle.iter().map(|m| self.modules[*m].path.clone()).collect());
             }
         }
-        circles
+        cycles
     }
 }
 
@@ -134,7 +133,7 @@ fn list(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// The module of a file; `None` for one that is for tests only.
+/// The module of a file; `None` for test code.
 fn module_of(path: &Path) -> Option<Module> {
     let mut parts: Module =
         path.with_extension("").iter().map(|p| p.to_string_lossy().into_owned()).collect();
@@ -144,7 +143,7 @@ fn module_of(path: &Path) -> Option<Module> {
     (!parts.iter().any(|p| p == "tests")).then_some(parts)
 }
 
-/// The text without comments, without what stands in strings, and without its tests.
+/// The source text without comments, string contents and test modules.
 fn plain(text: &str) -> String {
     let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
     let mut out = String::new();
@@ -156,7 +155,7 @@ fn plain(text: &str) -> String {
             outside.for_each(|part| out += part);
             out.push('\n');
         }
-        // A test module ends at the file's margin.
+        // A test module ends with a brace at the left margin.
         tests &= !(line.starts_with('}') || line.starts_with("mod ") && line.ends_with(';'));
     }
     out
@@ -194,7 +193,7 @@ fn imports(text: &str, module: &Module) -> Vec<Import> {
     found
 }
 
-/// The next `use` declaration: where its keyword stands, and where its tree begins.
+/// The next `use` declaration: the offsets of its keyword and of its tree.
 fn next_use(text: &str) -> Option<(usize, usize)> {
     let mut from = 0;
     loop {
@@ -207,7 +206,7 @@ fn next_use(text: &str) -> Option<(usize, usize)> {
     }
 }
 
-/// The paths of a tree, each with the name that it gives.
+/// The paths of a `use` tree, each with the name it introduces.
 fn leaves(tree: &str) -> Vec<(String, String)> {
     let Some((before, inner)) = tree.split_once('{') else {
         let (path, alias) = tree.split_once(" as ").map_or((tree, None), |(p, a)| (p, Some(a)));
@@ -225,7 +224,7 @@ fn leaves(tree: &str) -> Vec<(String, String)> {
     parts.flat_map(|part| leaves(&format!("{}{}", before.trim(), part.trim()))).collect()
 }
 
-/// A path from the root of the crate; `None` where it leads to another crate.
+/// Resolves a path from the crate root; `None` for a path into another crate.
 fn import(
     path: &[&str],
     name: String,
@@ -259,37 +258,37 @@ mod tests {
         Crate::of(texts.collect())
     }
 
-    fn circles(of: &[(&str, &str)]) -> Vec<Vec<PathBuf>> {
-        files(of).circles_of_more_than(1)
+    fn cycles(of: &[(&str, &str)]) -> Vec<Vec<PathBuf>> {
+        files(of).cycles_of_more_than(1)
     }
 
     #[test]
-    fn a_circle_is_told_by_its_files() {
-        let found = circles(&[
+    fn a_cycle_is_reported_by_its_files() {
+        let found = cycles(&[
             ("lib.rs", "mod a;\nmod b;\nmod c;\n"),
             ("a.rs", "use crate::b::{self, B};\n"),
             ("b/mod.rs", "mod inner;\nfn f() { inner::g() }\n"),
             ("b/inner.rs", "fn g() { super::super::c::h() }\n"),
             ("c.rs", "use std::io;\n\nuse crate::a::A as Other;\n"),
         ]);
-        let circle = ["a.rs", "b/mod.rs", "b/inner.rs", "c.rs"].map(PathBuf::from);
-        assert_eq!(found, [circle]);
+        let cycle = ["a.rs", "b/mod.rs", "b/inner.rs", "c.rs"].map(PathBuf::from);
+        assert_eq!(found, [cycle]);
     }
 
     #[test]
     fn a_name_is_followed_to_where_it_comes_from() {
         let lib = "mod a;\nmod b;\npub use a::{A, A2 as Renamed};\npub use self::b::B;\n";
-        assert!(circles(&[("lib.rs", lib), ("a.rs", ""), ("b.rs", "use crate::A;\n")]).is_empty());
+        assert!(cycles(&[("lib.rs", lib), ("a.rs", ""), ("b.rs", "use crate::A;\n")]).is_empty());
         let both =
             [("lib.rs", lib), ("a.rs", "use crate::B;\n"), ("b.rs", "use crate::Renamed;\n")];
-        assert_eq!(circles(&both), [["a.rs", "b.rs"].map(PathBuf::from)]);
+        assert_eq!(cycles(&both), [["a.rs", "b.rs"].map(PathBuf::from)]);
     }
 
     #[test]
-    fn comments_strings_and_tests_need_nothing() {
+    fn comments_strings_and_tests_are_no_dependencies() {
         let a = "//! [`crate::b`]\nconst P: &str = \"crate::b::B\";\n\n#[cfg(test)]\nmod tests {\n    \
                  use crate::b::B;\n}\n";
         let b = "use crate::a::P;\n";
-        assert!(circles(&[("lib.rs", "mod a;\nmod b;\n"), ("a.rs", a), ("b.rs", b)]).is_empty());
+        assert!(cycles(&[("lib.rs", "mod a;\nmod b;\n"), ("a.rs", a), ("b.rs", b)]).is_empty());
     }
 }

@@ -1,27 +1,27 @@
-//! Tests that drive the `exoprof` binary from outside, as its users do, on programs whose truth is
-//! known. This library is their harness:
+//! Harness for tests that drive the `exoprof` binary from outside, as users do, on programs whose
+//! behaviour is known:
 //!
 //! ```text
-//!   programs  builds tests/targets/* on demand ──► a path
-//!   target    runs it: `ready`, `go`, `mark`, ground truth in nanoseconds
-//!   recorder  runs `exoprof record` on it ──► Recording { profile, stderr, status, max_rss }
-//!   profile   the decoded profile, stacks expanded and leaf first
-//!   compared  a recording of waiting beside the program's own account of the same time
-//!   records   two profiles that must be the same, record by record
-//!   expect    what a right profile must satisfy: shares, thread roots, values
-//!   gotarget  Go programs in all versions and builds, and what they say of themselves
-//!   python    interpreters in all versions
-//!   gotool    `go tool pprof` on the outcome
-//!   procfs    what /proc says of a process, to see that nothing was changed
-//!   http      runs `exoprof serve` and sends it requests, well-formed or not
-//!   imports   which source file needs which, for the rules of architecture.rs
-//!   store     receives what `exoprof serve --push` sends
-//!   grpc_store the same by gRPC
-//!   certificates authorities and certificates of servers, right and wrong ones
-//!   server    starts redis and the like on a free port, ends them when the test ends
+//!   programs      builds tests/targets/* on demand ──► a path
+//!   target        runs a program: `ready`, `go`, `mark`, its ground truth in nanoseconds
+//!   recorder      runs `exoprof record` on it ──► Recording { profile, stderr, status, max_rss }
+//!   profile       decodes the profile; stacks are expanded, leaf first
+//!   compared      compares recorded waits with what the program measured in the same time
+//!   records       compares two profiles record by record
+//!   expect        assertions on profiles: shares, thread roots, values
+//!   gotarget      runs Go programs in all versions and builds; reads their own profiles
+//!   python        finds the installed Python interpreters
+//!   gotool        runs `go tool pprof` on the result
+//!   procfs        reads /proc, to check that a recording changed nothing
+//!   http          runs `exoprof serve` and sends it requests, well-formed or not
+//!   imports       finds which source file imports which, for the rules of architecture.rs
+//!   store         an HTTP profile store that receives `exoprof serve --push`
+//!   grpc_store    the same over gRPC
+//!   certificates  certificate authorities and server certificates, valid and invalid
+//!   server        starts redis and others on a free port and ends them with the test
 //! ```
 //!
-//! The harness panics with a full account where it cannot go on: it exists for tests only.
+//! Functions panic with a detailed message on failure: the harness exists for tests only.
 
 pub mod certificates;
 pub mod compared;
@@ -53,5 +53,5 @@ pub use target::{Target, Truth};
 pub fn repository() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .canonicalize()
-        .expect("the repository's folder exists")
+        .expect("the repository exists")
 }

@@ -1,4 +1,4 @@
-//! What /proc says of a process: CPU time, and what a profiler must leave unchanged.
+//! Reads /proc: a process's CPU time, and the state that a profiler must leave unchanged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ pub fn status(pid: u32, field: &str) -> String {
         .to_owned()
 }
 
-/// The ids of all threads.
+/// The IDs of all threads.
 ///
 /// # Panics
 /// When the process does not exist.
@@ -32,7 +32,7 @@ pub fn threads(pid: u32) -> Vec<u32> {
     entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The processes that its first thread has forked and that live.
+/// The live children that its main thread has forked.
 ///
 /// # Panics
 /// When the process does not exist.
@@ -43,8 +43,8 @@ pub fn children(pid: u32) -> Vec<u32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// CPU nanoseconds of each living thread, from schedstat. Exact for a thread that sleeps; of a
-/// running one the kernel brings it up to date at each tick.
+/// CPU nanoseconds of each live thread, from schedstat. Exact for a sleeping thread; for a running
+/// one the kernel updates it at each tick.
 #[must_use]
 pub fn cpu_by_thread(pid: u32) -> BTreeMap<u32, u64> {
     let of = |tid: u32| {
@@ -54,7 +54,7 @@ pub fn cpu_by_thread(pid: u32) -> BTreeMap<u32, u64> {
     threads(pid).into_iter().filter_map(of).collect()
 }
 
-/// The CPU time of a process with all its threads, those that have ended too; by the clock tick.
+/// The CPU time of a process, including its ended threads, in units of the clock tick.
 ///
 /// # Panics
 /// When the process does not exist.
@@ -62,13 +62,13 @@ pub fn cpu_by_thread(pid: u32) -> BTreeMap<u32, u64> {
 pub fn cpu_of_all(pid: u32) -> Duration {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    // Fields 14 and 15 of proc(5), of 100 Hz on all machines; the second may hold blanks.
+    // Fields 14 and 15 of proc(5), in ticks of 100 Hz on all machines; field 2 may contain blanks.
     let fields = text.rsplit_once(") ").map(|(_, rest)| rest.split(' ').skip(11).take(2));
     let ticks = fields.into_iter().flatten().filter_map(|n| n.parse::<u64>().ok()).sum::<u64>();
     Duration::from_millis(10 * ticks)
 }
 
-/// How long the living threads of a process have waited for a CPU, in all.
+/// The total time that the live threads of a process have waited for a CPU.
 ///
 /// # Panics
 /// When the process does not exist.
@@ -81,7 +81,7 @@ pub fn run_delay(pid: u32) -> Duration {
     Duration::from_nanos(threads(pid).into_iter().filter_map(of).sum())
 }
 
-/// The processes whose command line has all these words.
+/// The processes whose command line contains all these words.
 #[must_use]
 pub fn with_words(words: &[&str]) -> Vec<u32> {
     let has_all = |pid: &u32| {
@@ -93,14 +93,14 @@ pub fn with_words(words: &[&str]) -> Vec<u32> {
     pids.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(has_all).collect()
 }
 
-/// CPU nanoseconds of a process' main thread; zero once it has ended.
+/// CPU nanoseconds of a process's main thread; 0 once it has ended.
 #[must_use]
 pub fn cpu_of_main_thread(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
     text.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0)
 }
 
-/// What must be the same before and after a recording.
+/// The state of a process that must be the same before and after a recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     tracer: String,
@@ -142,7 +142,7 @@ impl State {
         }
     }
 
-    /// Whether nobody traces it and no thread is stopped.
+    /// Whether nothing traces the process and no thread is stopped.
     #[must_use]
     pub fn is_free(&self) -> bool {
         self.tracer == "0" && self.stopped.is_empty()

@@ -1,4 +1,4 @@
-//! The recorded profile in the form that tests ask questions of: every stack expanded to frames,
+//! Decodes recorded profiles into a form that is easy to query: every stack expanded to frames,
 //! leaf first, inlined calls included.
 
 use std::collections::BTreeMap;
@@ -9,53 +9,53 @@ use pprof::validate::{Expect, check_expecting};
 /// A decoded profile.
 #[derive(Debug, Clone)]
 pub struct Profile {
-    /// `cpu/nanoseconds` and the like, in order.
+    /// Such as `cpu/nanoseconds`, in order.
     pub sample_types: Vec<String>,
-    /// The type that readers show first; empty for the last.
+    /// The type that readers show first; empty means the last one.
     pub default_sample_type: String,
     /// All samples.
     pub samples: Vec<Sample>,
     /// All mappings; the main binary first.
     pub mappings: Vec<Arc<Mapping>>,
-    /// Free text on the recording.
+    /// The profile's comments.
     pub comments: Vec<String>,
-    /// `cpu/nanoseconds` and the like.
+    /// Such as `cpu/nanoseconds`.
     pub period_type: String,
     /// The sampling period in units of `period_type`.
     pub period: i64,
     /// Length of the recording in nanoseconds.
     pub duration_nanos: i64,
-    /// Begin of the recording in nanoseconds since the epoch.
+    /// Start of the recording in nanoseconds since the epoch.
     pub time_nanos: i64,
 }
 
 /// One stack with its values and labels.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// Leaf first; inlined calls are frames of their own.
+    /// Leaf first; each inlined call is a frame of its own.
     pub stack: Vec<Frame>,
     /// One value per sample type.
     pub values: Vec<i64>,
-    /// Labels; numbers are given in decimal.
+    /// Labels; numbers are in decimal.
     pub labels: BTreeMap<String, String>,
 }
 
-/// One call.
+/// One stack frame.
 #[derive(Debug, Clone)]
 pub struct Frame {
-    /// The demangled name; empty where the profile leaves symbolizing to its reader.
+    /// The demangled name; empty where the profile leaves symbolization to its reader.
     pub function: String,
-    /// The linker's name.
+    /// The mangled name.
     pub system_name: String,
-    /// Source file, or empty.
+    /// Source file; empty when unknown.
     pub file: String,
-    /// Line, 0 when unknown.
+    /// Line; 0 when unknown.
     pub line: i64,
-    /// The function's first line, 0 when unknown.
+    /// The function's first line; 0 when unknown.
     pub start_line: i64,
-    /// The mapping of the address.
+    /// The mapping that contains the address.
     pub mapping: Option<Arc<Mapping>>,
-    /// Address in the process.
+    /// Address in the process's memory.
     pub address: u64,
     /// The call was inlined into the next frame.
     pub inlined: bool,
@@ -77,25 +77,26 @@ pub struct Mapping {
 }
 
 impl Profile {
-    /// Decodes what exoprof wrote, after the strict validator has accepted it.
+    /// Decodes a profile that exoprof wrote, after the strict validator has accepted it.
     ///
     /// # Panics
-    /// When the validator or the decoder refuses the bytes.
+    /// When the validator or the decoder rejects it.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Self {
         let kinds = collect::kinds::all_facts();
         let expect = Expect { kinds: &kinds, ..Expect::default() };
         if let Err(complaints) = check_expecting(bytes, &expect) {
-            panic!("the validator refuses the profile: {complaints:#?}");
+            panic!("the validator rejects the profile: {complaints:#?}");
         }
         let decoded = pprof::decode(bytes).expect("a valid profile can be decoded");
         Self::expand(&decoded)
     }
 
-    /// Decodes what another program wrote, gzip or not: the validator's rules are ours.
+    /// Decodes a profile of another program, gzipped or not, without the validator: its rules are
+    /// exoprof's own.
     ///
     /// # Panics
-    /// When the decoder refuses the bytes.
+    /// When the decoder rejects it.
     #[must_use]
     pub fn decode_foreign(bytes: &[u8]) -> Self {
         Self::expand(&pprof::decode(bytes).expect("a profile"))
@@ -146,7 +147,7 @@ impl Profile {
         }
     }
 
-    /// The column of a sample type such as `cpu`.
+    /// The index of a sample type such as `cpu`.
     ///
     /// # Panics
     /// When the profile has no such type.
@@ -158,20 +159,20 @@ impl Profile {
             .unwrap_or_else(|| panic!("no sample type {kind} in {:?}", self.sample_types))
     }
 
-    /// The sum of a column over all samples.
+    /// The sum of a sample type over all samples.
     #[must_use]
     pub fn total(&self, kind: &str) -> i64 {
         self.sum(kind, |_| true)
     }
 
-    /// The sum of a column over the samples that satisfy `keep`.
+    /// The sum of a sample type over the samples that satisfy `keep`.
     #[must_use]
     pub fn sum(&self, kind: &str, keep: impl Fn(&Sample) -> bool) -> i64 {
         let column = self.column(kind);
         self.samples.iter().filter(|s| keep(s)).map(|s| s.values[column]).sum()
     }
 
-    /// The sum of a column by the text of a label; samples without it come under `""`.
+    /// The sums of a sample type by the text of a label; samples without it are under `""`.
     #[must_use]
     pub fn by_label(&self, kind: &str, label: &str) -> BTreeMap<String, i64> {
         let column = self.column(kind);
@@ -182,7 +183,7 @@ impl Profile {
         sums
     }
 
-    /// The heaviest stacks as text, for messages of failing tests.
+    /// The heaviest stacks as text, for assertion messages.
     #[must_use]
     pub fn describe(&self, at_most: usize, keep: impl Fn(&Sample) -> bool) -> String {
         let mut kept: Vec<_> = self.samples.iter().filter(|s| keep(s)).collect();
@@ -238,13 +239,13 @@ impl Sample {
         self.labels.get(key).map_or("", String::as_str)
     }
 
-    /// Whether a function with this plain name stands anywhere in the stack.
+    /// Whether a function with this plain name is anywhere in the stack.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.position(name).is_some()
     }
 
-    /// The first position from the leaf of a function with this plain name.
+    /// The position of the innermost function with this plain name, counted from the leaf.
     #[must_use]
     pub fn position(&self, name: &str) -> Option<usize> {
         self.stack.iter().position(|f| f.is(name))
@@ -285,8 +286,8 @@ impl std::fmt::Display for Sample {
 }
 
 impl Frame {
-    /// Whether this is the function of this plain name, whatever its namespace, type arguments,
-    /// parameters, and the suffixes of clones such as `.isra.0`.
+    /// Whether this is the function of this plain name: namespace, type arguments, parameters and
+    /// the suffixes of clones such as `.isra.0` are ignored.
     #[must_use]
     pub fn is(&self, name: &str) -> bool {
         self.function == name || plain_name(&self.function) == name
@@ -304,9 +305,10 @@ impl std::fmt::Display for Frame {
     }
 }
 
-/// `unsigned long mixing::Mixer<unsigned long>::many<4>(unsigned long)` is `many`.
+/// Strips a function's name down: `unsigned long mixing::Mixer<unsigned long>::many<4>(unsigned
+/// long)` is `many`.
 fn plain_name(function: &str) -> &str {
-    // Cut what stands in brackets from the end, then take the last word.
+    // Cut bracketed parts from the end, then take the last word.
     let mut rest = function.trim_end_matches(" const");
     loop {
         rest = rest.trim_end_matches("::");

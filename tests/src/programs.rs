@@ -1,4 +1,4 @@
-//! Ground-truth programs, built on demand from `tests/targets` into `target/test-targets`.
+//! Builds ground-truth programs on demand from `tests/targets` into `target/test-targets`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use crate::repository;
 /// One way to build one source file.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
-    /// File name of the outcome.
+    /// File name of the built program.
     pub name: &'static str,
     source: &'static str,
     compiler: &'static str,
     flags: &'static [&'static str],
 }
 
-/// -fomit-frame-pointer is the default at -O2, but is the point of these programs.
+/// -fomit-frame-pointer is the default at -O2, but these programs depend on it.
 const OPTIMIZED: &[&str] =
     &["-O2", "-g", "-fomit-frame-pointer", "-Wall", "-Wextra", "-Werror", "-pthread"];
 const RUST: &[&str] = &["--edition=2024", "-O", "-g", "-Cforce-frame-pointers=no"];
@@ -31,15 +31,15 @@ const fn rust(name: &'static str, source: &'static str, flags: &'static [&'stati
     Program { name, source, compiler: "rustc", flags }
 }
 
-/// Position-independent, as distributions build.
+/// Position-independent, as distributions build programs.
 pub const SHARES: Program = c("shares", "shares.c", &["-fPIE", "-pie"]);
-/// At fixed addresses.
+/// Linked at fixed addresses.
 pub const SHARES_NO_PIE: Program = c("shares-no-pie", "shares.c", &["-fno-pie", "-no-pie"]);
-/// Static at fixed addresses.
+/// Static, at fixed addresses.
 pub const SHARES_STATIC: Program = c("shares-static", "shares.c", &["-static", "-fno-pie"]);
 /// Static and position-independent.
 pub const SHARES_STATIC_PIE: Program = c("shares-static-pie", "shares.c", &["-static-pie"]);
-/// With a build id, whatever the linker's default is.
+/// With a build ID, whatever the linker's default.
 pub const SHARES_BUILD_ID: Program = c("shares-build-id", "shares.c", &["-Wl,--build-id=sha1"]);
 /// Static with musl, whose own objects have no unwind tables.
 pub const SHARES_MUSL: Program =
@@ -74,15 +74,15 @@ pub const SIGNALS: Program = c("signals", "signals.c", &[]);
 pub const RECURSION: Program = c("recursion", "recursion.c", &["-fno-optimize-sibling-calls"]);
 /// See `deep_libc.c`.
 pub const DEEP_LIBC: Program = c("deep-libc", "deep_libc.c", &[]);
-/// The same with musl, static and not.
+/// The same, static with musl.
 pub const DEEP_LIBC_MUSL: Program =
     Program { compiler: "musl-gcc", ..c("deep-libc-musl", "deep_libc.c", &["-static"]) };
-/// See [`DEEP_LIBC_MUSL`].
+/// The same, linked to musl's `libc.so`.
 pub const DEEP_LIBC_MUSL_DYNAMIC: Program =
     Program { compiler: "musl-gcc", ..c("deep-libc-musl-dynamic", "deep_libc.c", &[]) };
 /// See `sleepy.c`.
 pub const SLEEPY: Program = c("sleepy", "sleepy.c", &[]);
-/// See `hole.c`; a compiler that probes large frames would touch their pages.
+/// See `hole.c`. Without stack probes, which would touch the pages of large frames.
 pub const HOLE: Program = c("hole", "hole.c", &["-fno-stack-clash-protection"]);
 /// See `jit.c`.
 pub const JIT: Program = c("jit", "jit.c", &[]);
@@ -94,7 +94,8 @@ pub const INLINE_CXX: Program = Program { compiler: "g++", ..c("inline-cxx", "in
 pub const INLINE_RUST: Program = rust("inline-rust", "inline.rs", &[]);
 /// See `rust_shares.rs`.
 pub const RUST_V0: Program = rust("rust-v0", "rust_shares.rs", &["-Csymbol-mangling-version=v0"]);
-/// Legacy mangling needs leave of the compiler, stable or not, since v0 is to become the default.
+/// Legacy mangling requires `-Zunstable-options`, also of a stable compiler: v0 is to become the
+/// default.
 pub const RUST_LEGACY: Program = rust(
     "rust-legacy",
     "rust_shares.rs",
@@ -108,7 +109,7 @@ pub const HOSTILE: Program = c("hostile", "hostile.c", &[]);
 pub const NOPERF: Program = c("noperf", "noperf.c", &[]);
 /// See `waits.c`.
 pub const WAITS: Program = c("waits", "waits.c", &[]);
-/// Without symbols: only what the C library exports has a name.
+/// Stripped: only what the C library exports has a name.
 pub const WAITS_STRIPPED: Program = c("waits-stripped", "waits.c", &["-s"]);
 /// Static with musl.
 pub const WAITS_MUSL: Program =
@@ -143,7 +144,7 @@ pub const LOCKS_MUSL: Program =
 pub const LOCKS_MUSL_DYNAMIC: Program =
     Program { compiler: "musl-gcc", ..c("locks-musl-dynamic", "locks.c", &[]) };
 
-/// Every program, for tests of the harness.
+/// All programs, for tests of the harness.
 pub const ALL: &[Program] = &[
     JIT,
     SHARES,
@@ -201,18 +202,18 @@ impl Program {
         targets().join(self.source)
     }
 
-    /// The built program; builds it when it is missing, older than any target source or was built
-    /// by another command. Safe to call from several processes at once.
+    /// The built program's path. Builds it when it is missing, older than any target source, or was
+    /// built by another command. Safe to call from several processes at once.
     ///
     /// # Panics
-    /// When the compiler is missing or refuses the source.
+    /// When the compiler is missing or fails.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         let folder = repository().join("target/test-targets");
         fs::create_dir_all(&folder).expect("target/test-targets can be made");
         let lock = fs::File::create(folder.join(format!(".{}.lock", self.name)))
             .expect("a lock file can be made");
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive).expect("the lock can be had");
+        let _lock = Flock::lock(lock, FlockArg::LockExclusive).expect("the lock can be taken");
         let built = folder.join(self.name);
         let command = self.command();
         let recipe = folder.join(format!(".{}.command", self.name));
@@ -230,7 +231,7 @@ impl Program {
             command.args(RUST).env("RUSTC_BOOTSTRAP", "1");
             command.arg(self.source()).args(self.flags);
         } else {
-            // Libraries come after what needs them.
+            // Libraries must follow the object that needs them.
             command.args(OPTIMIZED).arg(self.source()).args(self.flags);
         }
         command
@@ -250,10 +251,10 @@ impl Program {
         fs::rename(&part, built).expect("the built program can be renamed");
     }
 
-    /// Where a mark such as `@call level3` stands in the source, counted from 1.
+    /// The line of a mark such as `@call level3` in the source, counted from 1.
     ///
     /// # Panics
-    /// When the mark does not stand exactly once at a line's end.
+    /// When the mark is not at the end of exactly one line.
     #[must_use]
     pub fn marked_line(&self, mark: &str) -> i64 {
         let source = fs::read_to_string(self.source()).expect("a target's source can be read");
@@ -269,7 +270,7 @@ fn targets() -> PathBuf {
     repository().join("tests/targets")
 }
 
-/// Newer than every source: they are few, and headers are shared.
+/// Whether it is newer than every source: there are few, and they share headers.
 fn is_current(built: &Path) -> bool {
     let modified = |path: &Path| fs::metadata(path).and_then(|m| m.modified());
     let Ok(made) = modified(built) else { return false };

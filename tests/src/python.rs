@@ -1,11 +1,11 @@
-//! Interpreters of Python, in every version that is there.
+//! Finds the installed Python interpreters and runs scripts with them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{Frame, Sample, Target, repository};
 
-/// An interpreter, and the root that it sees.
+/// An interpreter and its root directory.
 #[derive(Debug)]
 pub struct Interpreter {
     root: PathBuf,
@@ -26,11 +26,11 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// The machine's own, and Debian's of other releases, each in a root of its own, as
-/// `scripts/setup-tests` unpacks them.
+/// The machine's own interpreters, and those of other Debian releases, each unpacked by
+/// `scripts/setup-tests` into its own root.
 ///
 /// # Panics
-/// When one is not whole.
+/// When one is incomplete.
 #[must_use]
 pub fn interpreters() -> Vec<Interpreter> {
     let mut all = vec![Interpreter { root: "/".into(), program: "/usr/bin/python3".into() }];
@@ -42,7 +42,7 @@ pub fn interpreters() -> Vec<Interpreter> {
         };
         let program = entries(&root.join("usr/bin")).into_iter().find(is_python);
         let program = program.unwrap_or_else(|| panic!("no python in {}", root.display()));
-        let program = program.strip_prefix(&root).expect("it lies in its root");
+        let program = program.strip_prefix(&root).expect("it is below its root");
         let program = format!("/{}", program.display());
         all.push(Interpreter { root, program });
     }
@@ -58,13 +58,13 @@ pub fn interpreters() -> Vec<Interpreter> {
 }
 
 impl Interpreter {
-    /// Whether it has the machine's root, and with it the whole library.
+    /// Whether its root is the machine's, and it therefore has the whole standard library.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.root == Path::new("/")
     }
 
-    /// It with a script of `tests/targets`.
+    /// A command that runs a script of `tests/targets` with it.
     ///
     /// # Panics
     /// When the script cannot be copied into its root.
@@ -83,7 +83,7 @@ impl Interpreter {
         command
     }
 
-    /// Runs a script, and sets it to work without end.
+    /// Runs a script and makes it work until it is ended.
     #[must_use]
     pub fn start(&self, script: &str, args: &[&str]) -> Target {
         let mut target = Target::spawn_command(self.command(script, args));
@@ -98,7 +98,7 @@ pub fn in_python(sample: &Sample) -> impl Iterator<Item = &Frame> {
     sample.stack.iter().filter(is_python)
 }
 
-/// The name of a Python function without those of its class and of the functions around it.
+/// The name of a Python function without those of its class and enclosing functions.
 #[must_use]
 pub fn last_name(f: &Frame) -> &str {
     f.function.rsplit('.').next().unwrap_or_default()

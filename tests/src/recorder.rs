@@ -1,4 +1,4 @@
-//! Running the `exoprof` binary: release build, its output captured, its memory measured.
+//! Runs the `exoprof` release binary, captures its output and measures its memory.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -16,12 +16,13 @@ use tempfile::TempDir;
 
 use crate::{Profile, procfs, repository};
 
-/// A bound on waiting for exoprof to begin; far above what it needs.
+/// Limit for waiting until exoprof records, far above what it needs.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// A bound on waiting for the CPU time of a busy process: hundreds of times what it takes alone.
+/// Limit for waiting for the CPU time of a busy process: hundreds of times what a quiet machine
+/// needs.
 const STARVED: Duration = Duration::from_secs(600);
 
-/// The release binary: `EXOPROF_BIN`, or what `cargo build --release -p exoprof` makes.
+/// The release binary: `EXOPROF_BIN`, or the result of `cargo build --release -p exoprof`.
 ///
 /// # Panics
 /// When it does not build.
@@ -35,7 +36,8 @@ pub fn binary() -> &'static Path {
         let root = repository();
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        // What cargo tells a test of its own package makes build scripts run again.
+        // The variables that cargo sets for a test of its own package would make build scripts run
+        // again.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -55,7 +57,7 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// The binary as a command without arguments, freed from what the environment may hold.
+/// The binary as a command without arguments, without variables that would change its behaviour.
 #[must_use]
 pub fn exoprof() -> Command {
     cleaned(Command::new(binary()))
@@ -69,22 +71,21 @@ fn cleaned(mut command: Command) -> Command {
     command
 }
 
-/// Records a process to the end of the duration and gives the decoded profile.
+/// Records a process for the given duration and returns the decoded profile.
 #[must_use]
 pub fn record(pid: u32, args: &[&str]) -> Recording {
     Recorder::of(pid).args(args).start().finish().recording()
 }
 
-/// Records a process that is busy until it has used so many seconds of CPU time, however long that
-/// takes: there are as many samples on a machine that is busy with others as on a quiet one, and
-/// what chance makes of them is the same.
+/// Records a busy process until it has used `seconds` of CPU time, however long that takes: a busy
+/// machine thus gives as many samples as a quiet one, with the same random error.
 ///
 /// # Panics
-/// When it uses nothing to speak of, or has ended before.
+/// When the process uses hardly any CPU time or exoprof ends early.
 #[must_use]
 pub fn record_busy(pid: u32, seconds: f64, args: &[&str]) -> Recording {
     let mut running = Recorder::of(pid).args(args).args(["-d", "1h"]).start();
-    // By the wall clock or ptrace there is nothing of the begin to be seen; what it takes is little.
+    // With the wall clock or ptrace, the start cannot be seen from outside; it takes little time.
     if !args.iter().any(|arg| ["wall", "ptrace"].contains(arg)) {
         running.wait_recording();
     }
@@ -93,7 +94,7 @@ pub fn record_busy(pid: u32, seconds: f64, args: &[&str]) -> Recording {
     running.finish().recording()
 }
 
-/// What to run. The recording goes to `profile.pb.gz` in a folder of its own, unless
+/// A run to be started. The recording goes to `profile.pb.gz` in a temporary folder, unless
 /// [`Self::name_itself`] leaves the naming to exoprof.
 #[derive(Debug)]
 pub struct Recorder {
@@ -116,10 +117,11 @@ impl Recorder {
         Self::launched_by(&[])
     }
 
-    /// `LAUNCHER… exoprof record`, where the launcher becomes exoprof by exec (`setpriv …`).
+    /// `LAUNCHER… exoprof record`, where the launcher (`setpriv …`) replaces itself with exoprof by
+    /// exec.
     ///
     /// # Panics
-    /// When no folder can be made for the outcome.
+    /// When the temporary folder cannot be made.
     #[must_use]
     pub fn launched_by(launcher: &[&OsStr]) -> Self {
         let mut command = match launcher {
@@ -130,7 +132,7 @@ impl Recorder {
                 command
             }
         };
-        let folder = tempfile::tempdir().expect("a folder for the outcome");
+        let folder = tempfile::tempdir().expect("a temporary folder");
         command.arg("record").current_dir(folder.path());
         Self { command, folder, output: true, command_line: Vec::new() }
     }
@@ -142,14 +144,14 @@ impl Recorder {
         self
     }
 
-    /// `-- CMD ARG…` in place of a PID.
+    /// Records `-- CMD ARG…` in place of a PID.
     #[must_use]
     pub fn command(mut self, command_line: &[&str]) -> Self {
         self.command_line = command_line.iter().map(ToString::to_string).collect();
         self
     }
 
-    /// Sets a variable.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.command.env(key, value);
@@ -163,13 +165,13 @@ impl Recorder {
         self
     }
 
-    /// The folder of the outcome, which is the working folder too.
+    /// The folder of the result, which is also the working folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Starts it and returns at once.
+    /// Starts it and returns immediately.
     ///
     /// # Panics
     /// When it does not start.
@@ -191,11 +193,11 @@ impl Recorder {
         let stdout = drain(child.stdout.take().expect("stdout is a pipe"));
         let stderr = drain(child.stderr.take().expect("stderr is a pipe"));
         let streams = Some([stdout, stderr]);
-        let said = format!("{:?}", self.command);
-        Running { child, streams, folder: Some(self.folder), path, said, ended: None }
+        let invocation = format!("{:?}", self.command);
+        Running { child, streams, folder: Some(self.folder), path, invocation, ended: None }
     }
 
-    /// Runs it to its end.
+    /// Runs it and waits until it ends.
     #[must_use]
     pub fn run(self) -> Outcome {
         self.start().finish()
@@ -211,13 +213,13 @@ impl Default for Recorder {
 fn drain(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        // A read error leaves what came before it, which the failing test then shows.
+        // After a read error, what was read so far is kept for the test's message.
         let _ = stream.read_to_end(&mut bytes);
         bytes
     })
 }
 
-/// A running `exoprof record`; killed when dropped before its end.
+/// A running `exoprof record`; killed when dropped before it ends.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -225,7 +227,7 @@ pub struct Running {
     streams: Option<[JoinHandle<Vec<u8>>; 2]>,
     folder: Option<TempDir>,
     path: PathBuf,
-    said: String,
+    invocation: String,
     ended: Option<(ExitStatus, u64)>,
 }
 
@@ -236,11 +238,11 @@ impl Running {
         self.child.id()
     }
 
-    /// Waits until samples are taken. Seen from outside: it has mapped rings of perf events, opens
-    /// no more of them, and its main thread sleeps (waiting for samples or the end).
+    /// Waits until samples are taken. As seen from outside: it has mapped ring buffers of perf
+    /// events, opens no more of them, and its main thread sleeps (waiting for samples or the end).
     ///
     /// # Panics
-    /// When it ends before, or does not begin within minutes.
+    /// When it ends first, or does not start within minutes.
     pub fn wait_recording(&mut self) {
         let began = Instant::now();
         let mut before = 0;
@@ -255,17 +257,17 @@ impl Running {
                 return;
             }
             before = now;
-            assert!(began.elapsed() < PATIENCE, "{}: no perf events mapped", self.said);
+            assert!(began.elapsed() < PATIENCE, "{}: no perf events mapped", self.invocation);
             // A step of polling, not a wait for time to pass.
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// Waits until it waits for the end of the recording, where nothing else shows from outside
-    /// that it has begun: its main thread sleeps in poll(2).
+    /// Waits until its main thread sleeps in poll(2), waiting for the end of the recording. For
+    /// backends whose start shows in no other way from outside.
     ///
     /// # Panics
-    /// When it ends before, or does not begin within minutes.
+    /// When it ends first, or does not start within minutes.
     pub fn wait_waiting(&mut self) {
         let began = Instant::now();
         let polls = || {
@@ -280,20 +282,20 @@ impl Running {
                 let account = self.collect();
                 panic!("exoprof ended before it recorded: {account}");
             }
-            assert!(began.elapsed() < PATIENCE, "{}: it does not wait", self.said);
+            assert!(began.elapsed() < PATIENCE, "{}: it does not wait in poll", self.invocation);
             // A step of polling, not a wait for time to pass.
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Waits until a process has used so many seconds of CPU time more than now.
+    /// Waits until a process has used `seconds` more of CPU time.
     ///
     /// # Panics
-    /// When it uses nothing to speak of, or exoprof has ended before.
+    /// When the process uses hardly any CPU time, or exoprof ends first.
     pub fn wait_used(&mut self, pid: u32, seconds: f64) {
         let (began, before) = (Instant::now(), procfs::cpu_of_all(pid));
         while procfs::cpu_of_all(pid).saturating_sub(before) < Duration::from_secs_f64(seconds) {
-            assert!(self.is_running(), "{} has ended", self.said);
+            assert!(self.is_running(), "{} has ended", self.invocation);
             assert!(began.elapsed() < STARVED, "{pid} is not busy");
             // A step of polling, not a wait for time to pass.
             std::thread::sleep(Duration::from_millis(10));
@@ -303,13 +305,13 @@ impl Running {
     /// Sends it a signal.
     ///
     /// # Panics
-    /// When it has ended and was waited for.
+    /// When it has been reaped.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed());
         nix::sys::signal::kill(pid, signal).expect("exoprof can be signalled");
     }
 
-    /// Whether it still runs.
+    /// Whether it is still running.
     pub fn is_running(&mut self) -> bool {
         if self.ended.is_none() {
             self.ended = wait4(self.child.id(), libc::WNOHANG);
@@ -317,7 +319,7 @@ impl Running {
         self.ended.is_none()
     }
 
-    /// Waits for its end, however it ends.
+    /// Waits until it ends, however it ends.
     ///
     /// # Panics
     /// When it cannot be waited for.
@@ -338,7 +340,7 @@ impl Running {
             stderr: String::from_utf8_lossy(&stderr.join().expect("stderr was read")).into_owned(),
             path: self.path.clone(),
             folder: self.folder.take().expect("finished once"),
-            said: self.said.clone(),
+            invocation: self.invocation.clone(),
         }
     }
 }
@@ -370,7 +372,8 @@ fn is_asleep(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
 }
 
-/// The end of a child and its greatest resident memory in KiB; `None` while it runs, with WNOHANG.
+/// Waits for a child: its exit status and its peak resident memory in KiB. With WNOHANG, `None`
+/// while it runs.
 #[allow(unsafe_code)]
 fn wait4(pid: u32, flags: i32) -> Option<(ExitStatus, u64)> {
     let mut status = 0;
@@ -389,12 +392,12 @@ fn wait4(pid: u32, flags: i32) -> Option<(ExitStatus, u64)> {
     (waited > 0).then(|| (ExitStatus::from_raw(status), usage.ru_maxrss.cast_unsigned()))
 }
 
-/// How a run ended.
+/// How a run of exoprof ended, with its output.
 #[derive(Debug)]
 pub struct Outcome {
     /// The exit status.
     pub status: ExitStatus,
-    /// Greatest resident memory of exoprof in KiB.
+    /// Peak resident memory of exoprof in KiB.
     pub max_rss_kib: u64,
     /// Standard output, raw.
     pub stdout: Vec<u8>,
@@ -404,17 +407,17 @@ pub struct Outcome {
     pub path: PathBuf,
     /// The working folder, deleted when dropped.
     pub folder: TempDir,
-    said: String,
+    invocation: String,
 }
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}\n{}\n--- stderr\n{}", self.said, self.status, self.stderr)
+        write!(f, "{}\n{}\n--- stderr\n{}", self.invocation, self.status, self.stderr)
     }
 }
 
 impl Outcome {
-    /// The profile of a recording that must have ended well.
+    /// Decodes the profile of a recording that must have succeeded.
     ///
     /// # Panics
     /// When exoprof failed, wrote nothing, or wrote an invalid profile.
@@ -426,22 +429,23 @@ impl Outcome {
         Recording { profile: Profile::decode(&bytes), bytes, outcome: self }
     }
 
-    /// Asserts a failure with this status and all of these words in its message.
+    /// Asserts that exoprof failed with this status and all of these words in its message.
     ///
     /// # Panics
-    /// When it ended otherwise, wrote a file, or says something else.
+    /// When the status or the message differs, or a file was written.
     #[track_caller]
     pub fn assert_fails(&self, code: i32, words: &[&str]) {
         assert_eq!(self.status.code(), Some(code), "{self}");
         assert!(self.files().is_empty(), "a failure leaves no file: {:?}\n{self}", self.files());
         assert!(!self.stderr.contains("panicked"), "{self}");
-        let said = self.stderr.to_lowercase();
+        let stderr = self.stderr.to_lowercase();
         for word in words {
-            assert!(said.contains(&word.to_lowercase()), "the message lacks {word:?}: {self}");
+            assert!(stderr.contains(&word.to_lowercase()), "the message lacks {word:?}: {self}");
         }
     }
 
-    /// The names of all files in the working folder, sorted: none is left over beside the profile.
+    /// The names of all files in the working folder, sorted; tests check that no temporary file is
+    /// left.
     ///
     /// # Panics
     /// When the folder cannot be read.
@@ -455,7 +459,7 @@ impl Outcome {
     }
 }
 
-/// A run that ended well, and its profile.
+/// A successful run and its profile.
 #[derive(Debug)]
 pub struct Recording {
     /// The decoded profile.

@@ -1,13 +1,13 @@
-//! Two profiles of the same program, record by record.
+//! Compares two profiles of the same program record by record.
 
 use std::collections::BTreeMap;
 
 use crate::Profile;
 
-/// A stack in full (function, place, line of the `func`), with its labels.
+/// A complete stack (function, source position, line of the `func`) with its labels.
 pub type Record = (Vec<String>, String);
 
-/// The values of each record. `depth`: how many frames Go itself keeps, in this version.
+/// The values of each record. `depth` is how many frames this version of Go keeps.
 #[must_use]
 pub fn records(profile: &Profile, depth: usize) -> BTreeMap<Record, Vec<i64>> {
     let mut all: BTreeMap<Record, Vec<i64>> = BTreeMap::new();
@@ -26,10 +26,10 @@ pub fn records(profile: &Profile, depth: usize) -> BTreeMap<Record, Vec<i64>> {
     all
 }
 
-/// Asserts that both have the same records, with the same values.
+/// Asserts that both profiles have the same records with the same values.
 ///
 /// # Panics
-/// When they have not; shows some that are not in both.
+/// When they differ; shows some of the differences.
 #[track_caller]
 pub fn assert_same(
     ours: &BTreeMap<Record, Vec<i64>>,

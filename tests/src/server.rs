@@ -1,4 +1,4 @@
-//! Real programs: started on a free port in a folder of their own, ended with the test.
+//! Runs real servers on a free port, each in its own folder, and ends them with the test.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// A bound on the start of a server, far above what any needs.
+/// Limit for the start of a server, far above what any needs.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A child that is killed when dropped: a server or its load.
 #[derive(Debug)]
 pub struct Background {
     child: Child,
-    said: String,
+    invocation: String,
 }
 
 impl Background {
-    /// Starts it, its output thrown away.
+    /// Starts it and discards its output.
     ///
     /// # Panics
     /// When it does not start.
@@ -30,7 +30,7 @@ impl Background {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}; run scripts/setup-tests"));
-        Self { child, said: format!("{command:?}") }
+        Self { child, invocation: format!("{command:?}") }
     }
 
     /// The process id.
@@ -39,44 +39,44 @@ impl Background {
         self.child.id()
     }
 
-    /// Waits until something listens on a local port.
+    /// Waits until it listens on a local port.
     ///
     /// # Panics
-    /// When it ends before, or takes minutes.
+    /// When it ends first, or takes minutes.
     pub fn wait_listening(&mut self, port: u16) {
         self.wait_until("listening", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
-    /// Waits until a condition holds, such as a load that has begun.
+    /// Waits until a condition holds, for example that a load has started.
     ///
     /// # Panics
-    /// When the child ends before, or it takes minutes.
+    /// When the child ends first, or it takes minutes.
     pub fn wait_until(&mut self, what: &str, holds: impl Fn() -> bool) {
         let began = Instant::now();
         while !holds() {
             if let Ok(Some(status)) = self.child.try_wait() {
-                panic!("{} ended with {status} before it was {what}", self.said);
+                panic!("{} ended with {status} before it was {what}", self.invocation);
             }
-            assert!(began.elapsed() < PATIENCE, "{} is not {what}", self.said);
+            assert!(began.elapsed() < PATIENCE, "{} is not {what}", self.invocation);
             // A step of polling, not a wait for time to pass.
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Asserts that it still runs: what is recorded must not have died.
+    /// Asserts that it is still running: recording must not end it.
     ///
     /// # Panics
     /// When it has ended.
     #[track_caller]
     pub fn assert_running(&mut self) {
-        let ended = self.child.try_wait().expect("a child can be asked");
-        assert!(ended.is_none(), "{} ended: {ended:?}", self.said);
+        let ended = self.child.try_wait().expect("the child's status can be read");
+        assert!(ended.is_none(), "{} ended: {ended:?}", self.invocation);
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // SIGTERM lets a server end its own children; the wait reaps it.
+        // SIGTERM lets a server end its own children; the loop below reaps it.
         let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let began = Instant::now();
@@ -101,7 +101,7 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-/// A folder that other users can enter, as servers that drop their rights need.
+/// A folder that other users can enter, for servers that change their user.
 ///
 /// # Panics
 /// When it cannot be made.
@@ -130,7 +130,7 @@ pub fn redis(folder: &Path) -> (Background, u16) {
     (server, port)
 }
 
-/// A PostgreSQL server with a filled pgbench database, and what speaks to it.
+/// A PostgreSQL server with a filled pgbench database.
 #[derive(Debug)]
 pub struct Postgres {
     /// The postmaster.
@@ -140,7 +140,8 @@ pub struct Postgres {
     port: String,
 }
 
-/// A PostgreSQL server that writes nothing to disk in time, in a folder that others can enter.
+/// A PostgreSQL server that does not wait for the disk (`-F`), in a folder that other users can
+/// enter.
 ///
 /// # Panics
 /// When it does not start.
@@ -173,7 +174,7 @@ pub fn postgres(folder: &Path) -> Postgres {
 }
 
 impl Postgres {
-    /// pgbench against it, with these arguments.
+    /// A pgbench command for it, with these arguments.
     #[must_use]
     pub fn pgbench(&self, args: &[&str]) -> Command {
         let mut command = as_nobody(&self.bin, &self.folder, "pgbench");
@@ -182,7 +183,7 @@ impl Postgres {
     }
 }
 
-/// postgres refuses to run as root.
+/// Postgres refuses to run as root.
 fn as_nobody(bin: &Path, folder: &Path, program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(bin.join(program));
@@ -190,7 +191,7 @@ fn as_nobody(bin: &Path, folder: &Path, program: &str) -> Command {
     command
 }
 
-/// A MariaDB server with a table of ten rows, and what speaks to it.
+/// A MariaDB server with a table of ten rows.
 #[derive(Debug)]
 pub struct Mariadb {
     /// The server.
@@ -198,8 +199,8 @@ pub struct Mariadb {
     socket: PathBuf,
 }
 
-/// A MariaDB server with a binary log, in a folder that others can enter: it listens on a socket
-/// there, and nowhere else.
+/// A MariaDB server with a binary log, in a folder that other users can enter. It listens only on a
+/// socket there.
 ///
 /// # Panics
 /// When it does not start.
@@ -232,10 +233,10 @@ pub fn mariadb(folder: &Path) -> Mariadb {
 }
 
 impl Mariadb {
-    /// The answer to some statements, without headings.
+    /// Executes statements and returns their results without headings.
     ///
     /// # Panics
-    /// When it refuses them.
+    /// When a statement fails.
     pub fn ask(&self, statements: &str) -> String {
         let output = client("mariadb", &self.socket).args(["-N", "-e", statements]).output();
         let output = output.expect("mariadb; run scripts/setup-tests");
@@ -243,7 +244,7 @@ impl Mariadb {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// So many connections that execute these statements again and again.
+    /// Connections that execute these statements repeatedly.
     #[must_use]
     pub fn load(&self, connections: u32, statements: &str) -> Background {
         let mut command = client("mariadb-slap", &self.socket);
@@ -261,8 +262,8 @@ fn client(program: &str, socket: &Path) -> Command {
     command
 }
 
-/// An nginx with one worker that serves `index.html` of 4 KiB, and its port. What is given is the
-/// master.
+/// An nginx with one worker that serves an `index.html` of 4 KiB, and its port. Returns the master
+/// process.
 ///
 /// # Panics
 /// When it does not start.

@@ -1,5 +1,5 @@
-//! A profile store of our own, which receives what `exoprof serve --push` sends and behaves as
-//! badly as it is told to.
+//! An HTTP profile store that receives what `exoprof serve --push` sends and can be told to
+//! misbehave.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::certificates::Shown;
+use crate::certificates::PresentedCertificate;
 use crate::http::read_head_and_body;
 
-/// A bound on waiting for a message, far above what is needed: a hung test must end.
+/// Limit for waiting for a message, far above what is needed, so that a hung test ends.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What to do with a request.
+/// How the store handles a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
-    /// Take it: status 200.
+    /// Accept it: status 200.
     Take,
     /// Answer with this status.
     Status(u16),
@@ -29,7 +29,7 @@ pub enum Behaviour {
     CutAnswer,
 }
 
-/// A request that was taken.
+/// An accepted request.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Its first line and headers.
@@ -43,11 +43,11 @@ pub struct Request {
 pub struct Store {
     address: SocketAddr,
     taken: Receiver<Request>,
-    shown: Shown,
+    presented: PresentedCertificate,
 }
 
 impl Store {
-    /// A store on a free port that behaves as in `behaviours`, then takes everything.
+    /// A store on a free port that handles requests as in `behaviours`, then accepts all others.
     ///
     /// # Panics
     /// When there is no free port.
@@ -56,29 +56,37 @@ impl Store {
         Self::start_at(([127, 0, 0, 1], 0).into(), behaviours)
     }
 
-    /// As [`Self::start`], at an address.
+    /// Like [`Self::start`], at this address.
     ///
     /// # Panics
-    /// When it is taken.
+    /// When the address is in use.
     #[must_use]
     pub fn start_at(address: SocketAddr, behaviours: &[Behaviour]) -> Self {
-        Self::listen(address, Shown::new(None), behaviours)
+        Self::listen(address, PresentedCertificate::new(None), behaviours)
     }
 
-    /// As [`Self::start`], with TLS.
+    /// Like [`Self::start`], with TLS.
     #[must_use]
     pub fn start_tls(certificate: Arc<ServerConfig>, behaviours: &[Behaviour]) -> Self {
-        Self::listen(([127, 0, 0, 1], 0).into(), Shown::new(Some(certificate)), behaviours)
+        Self::listen(
+            ([127, 0, 0, 1], 0).into(),
+            PresentedCertificate::new(Some(certificate)),
+            behaviours,
+        )
     }
 
-    fn listen(address: SocketAddr, shown: Shown, behaviours: &[Behaviour]) -> Self {
+    fn listen(
+        address: SocketAddr,
+        presented: PresentedCertificate,
+        behaviours: &[Behaviour],
+    ) -> Self {
         let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let mut behaviours: VecDeque<_> = behaviours.iter().copied().collect();
         let (sender, taken) = channel();
-        let certificate = shown.clone();
+        let certificate = presented.clone();
         std::thread::spawn(move || {
-            // One connection after the other: exoprof has one for each store.
+            // One connection at a time: exoprof opens one for each store.
             for stream in listener.incoming().flatten() {
                 let served = match certificate.get() {
                     None => serve(stream, &mut behaviours, &sender),
@@ -92,12 +100,12 @@ impl Store {
                 }
             }
         });
-        Self { address, taken, shown }
+        Self { address, taken, presented }
     }
 
-    /// Shows another certificate from now on.
+    /// Presents another certificate from now on.
     pub fn show(&self, certificate: Arc<ServerConfig>) {
-        self.shown.change(certificate);
+        self.presented.change(certificate);
     }
 
     /// Its address.
@@ -106,7 +114,7 @@ impl Store {
         self.address
     }
 
-    /// The next request that was taken.
+    /// The next accepted request.
     ///
     /// # Panics
     /// When none comes within minutes.
@@ -116,7 +124,7 @@ impl Store {
     }
 }
 
-/// Serves a connection to its end; `None` when nobody wants the messages any more.
+/// Serves a connection to its end; `None` once the test no longer receives messages.
 fn serve(
     mut stream: impl Read + Write,
     behaviours: &mut VecDeque<Behaviour>,
@@ -150,7 +158,7 @@ impl Request {
     /// The path and query.
     ///
     /// # Panics
-    /// When it is no POST request.
+    /// When it is not a POST request.
     #[must_use]
     pub fn target(&self) -> &str {
         let mut words = self.head.lines().next().unwrap_or_default().split(' ');
@@ -167,7 +175,7 @@ impl Request {
         })
     }
 
-    /// A parameter of the query, decoded.
+    /// A query parameter, decoded.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<String> {
         let query = self.target().split_once('?')?.1;
@@ -175,10 +183,10 @@ impl Request {
         pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| unescaped(value))
     }
 
-    /// A part of a form, by RFC 7578.
+    /// A part of a multipart form, by RFC 7578.
     ///
     /// # Panics
-    /// When the body is no form.
+    /// When the body is not a form.
     #[must_use]
     pub fn part(&self, name: &str) -> Option<Vec<u8>> {
         let kind = self.header("content-type").expect("a content type");
@@ -190,7 +198,8 @@ impl Request {
         let end = *at.last().expect("a boundary");
         assert_eq!(&self.body[end + mark.len()..], b"--\r\n", "the form's end");
         at.windows(2).find_map(|w| {
-            // Behind the boundary's line, and before the line break that belongs to the next one.
+            // After the boundary's line, and before the line break that belongs to the next
+            // boundary.
             let part = &self.body[w[0] + mark.len() + 2..w[1] - 2];
             let split = part.windows(4).position(|w| w == b"\r\n\r\n").expect("a part's head");
             let head = String::from_utf8_lossy(&part[..split]).into_owned();

@@ -1,4 +1,4 @@
-//! A running ground-truth program and the handshake with it (see `tests/targets/truth.h`).
+//! Runs a ground-truth program and speaks its handshake (see `tests/targets/truth.h`).
 
 use std::borrow::BorrowMut;
 use std::collections::BTreeMap;
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crate::Program;
 
-/// A bound on waiting for a line, far above what any program needs: a hung test must end.
+/// Limit for waiting for a line, far above what any program needs, so that a hung test ends.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// CPU nanoseconds by site, as the program measured them itself.
+/// CPU nanoseconds by site, as measured by the program itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Truth(pub BTreeMap<String, u64>);
 
@@ -26,7 +26,7 @@ impl Truth {
         )
     }
 
-    /// What was used since an earlier mark.
+    /// The difference to an earlier mark.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let used =
@@ -49,7 +49,7 @@ impl Truth {
         self.0.values().sum()
     }
 
-    /// The share of one site in all, from 0 to 1.
+    /// The share of one site in the total, from 0 to 1.
     #[must_use]
     pub fn share(&self, site: &str) -> f64 {
         self.ns(site) as f64 / self.total() as f64
@@ -74,7 +74,7 @@ impl Target {
         Self::spawn_command(command)
     }
 
-    /// As [`Self::spawn`], then sets it to work without end.
+    /// Like [`Self::spawn`], then makes it work until it is ended.
     #[must_use]
     pub fn working(program: Program, args: &[&str]) -> Self {
         let mut target = Self::spawn(program, args);
@@ -115,10 +115,10 @@ impl Target {
         self.child.id()
     }
 
-    /// A value that the program gave with `ready`, such as its port.
+    /// A value from the program's `ready` line, such as its port.
     ///
     /// # Panics
-    /// When it gave none of that name.
+    /// When the line has no such value.
     #[must_use]
     pub fn given(&self, key: &str) -> &str {
         self.ready
@@ -129,8 +129,8 @@ impl Target {
             .1
     }
 
-    /// Sets it to work, for `ms` milliseconds of CPU time (per thread, where a target says so);
-    /// 0 is without end.
+    /// Makes it work for `ms` milliseconds of CPU time (per thread, if the target's header says
+    /// so); 0 means without end.
     pub fn go(&mut self, ms: u64) {
         self.send(&format!("go {ms}"));
     }
@@ -155,7 +155,7 @@ impl Target {
         writeln!(stdin, "{line}").and_then(|()| stdin.flush()).expect("the target reads stdin");
     }
 
-    /// Waits for a line that begins with `prefix`, and skips others.
+    /// Waits for a line that begins with `prefix`, skipping others.
     ///
     /// # Panics
     /// When the program ends or takes minutes.
@@ -172,16 +172,16 @@ impl Target {
         }
     }
 
-    /// Closes stdin: the program ends by itself soon after. It becomes a zombie until
-    /// [`Self::finish`] or the drop.
+    /// Closes stdin, which makes the program end soon after. It stays a zombie until
+    /// [`Self::finish`] or until it is dropped.
     pub fn close(&mut self) {
         self.stdin = None;
     }
 
-    /// Ends the program and gives all CPU time that it used.
+    /// Ends the program and returns all CPU time that it used.
     ///
     /// # Panics
-    /// When it does not end well: a profiler must not make it fail.
+    /// When its exit status is not 0: a profiler must not make it fail.
     #[must_use]
     pub fn finish(mut self) -> Truth {
         self.close();
@@ -191,7 +191,7 @@ impl Target {
         truth
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     ///
     /// # Panics
     /// When it cannot be waited for.
@@ -199,7 +199,7 @@ impl Target {
         self.child.wait().expect("a child can be waited for")
     }
 
-    /// Kills it, and leaves it a zombie.
+    /// Kills it without reaping it: it stays a zombie.
     ///
     /// # Panics
     /// When it cannot be killed.
@@ -210,7 +210,7 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        // It may have ended already; either way it is reaped.
+        // It may have ended already; either way it must be reaped.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

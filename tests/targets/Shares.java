@@ -1,4 +1,4 @@
-/** Two functions, of which heavyA does three times what heavyB does. */
+/** heavyA does three times the work of heavyB. */
 public class Shares {
     static long sink;
 

@@ -1,10 +1,10 @@
-// Runs a command for scripts/bench and says what it took:
+// Runs a command for scripts/bench and reports what it used:
 //   bench_spawn CMD ARG...
-// prints `pid PID` at once and, when CMD has ended,
+// prints `pid PID` immediately and, when CMD has ended,
 //   used status=N user=SECONDS sys=SECONDS maxrss=KIB faults=N switches=N
-// on file descriptor 3. User and system time are those of the command with all children that it
-// waited for. A program of its own because the kernel's peak of memory is inherited from whoever
-// called fork: below a Python interpreter every command would seem to take that much.
+// on file descriptor 3. User and system time are those of the command and of all children that it
+// waited for. This is a separate program because a forked process inherits its parent's peak
+// memory: below a Python interpreter every command would seem to use that much.
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -20,7 +20,7 @@ int main(int argc, char **argv)
 {
     if (argc < 2)
         return 2;
-    // Interrupts are meant for the command; it is sent them by its own pid.
+    // Interrupts are meant for the command, which scripts/bench signals by its PID.
     signal(SIGINT, SIG_IGN);
     pid_t pid = fork();
     if (pid < 0) {

@@ -1,9 +1,9 @@
-// The work that scripts/bench measures profilers on: two threads, always busy, stacks of 15 to 20
-// frames below the thread's start that differ from sample to sample, without frame pointers.
+// The load that scripts/bench profiles: two threads, always busy, with stacks of 15 to 20 frames
+// below the thread's start that differ from sample to sample, without frame pointers.
 //
-// An operation is one run of a little interpreter over an expression tree, of a sort and of a
-// checksum of what comes out; about 20 us, and exactly the same work each time. Threads share
-// nothing. The program prints `ready pid=PID`, answers each line on stdin by
+// An operation runs a little interpreter over an expression tree, sorts the values and computes a
+// checksum; it takes about 20 us and is exactly the same work each time. Threads share nothing. The
+// program prints `ready pid=PID`, answers each line on stdin with
 //   mark ops=N cpu=NANOSECONDS wall=NANOSECONDS
 // (operations of both threads so far, their CLOCK_THREAD_CPUTIME_ID, CLOCK_MONOTONIC), and ends
 // when stdin closes.
@@ -44,7 +44,7 @@ static uint64_t next(struct state *s)
     return s->seed ^= s->seed << 17;
 }
 
-// Leaves: where most of the time goes, each a loop of its own.
+// Leaves: most of the time is spent here, each in its own loop.
 NOINLINE static uint64_t leaf_mix(uint64_t x, unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
@@ -68,7 +68,8 @@ NOINLINE static uint64_t leaf_bits(uint64_t x, unsigned n)
 
 static uint64_t evaluate(struct state *s, unsigned depth, uint64_t x);
 
-// One function per kind of node; frames of different sizes and saved registers, as real code has.
+// One function per kind of node, with frames of different sizes and saved registers, like real
+// code.
 NOINLINE static uint64_t node_add(struct state *s, unsigned depth, uint64_t x)
 {
     uint64_t left = evaluate(s, depth, x);
@@ -150,7 +151,7 @@ NOINLINE static uint64_t handle_request(uint64_t seed)
 
 NOINLINE static void serve(struct worker *w)
 {
-    // The same few requests in turn: every operation costs the same, on average over a few.
+    // The same few requests in turn: operations cost the same, averaged over a few.
     static const uint64_t seeds[4] = { 0x12345, 0x98765432, 0xabcdef0123, 0x55aa55aa55aa };
     while (!ended) {
         w->sum += handle_request(seeds[w->ops & 3]);

@@ -1,5 +1,5 @@
-// Threads that wait for ever, or that sleep again and again.
-//   blocked N         N threads below `wait_for_ever`, each for a semaphore of its own
+// Threads that wait forever or sleep repeatedly.
+//   blocked N         N threads below `wait_for_ever`, each on its own semaphore
 //   blocked N MS      N threads below `sleep_again`, each for MS milliseconds at a time
 #include "truth.h"
 #include <pthread.h>

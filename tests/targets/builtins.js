@@ -1,6 +1,6 @@
-// Works in V8's builtins and in the handlers of its interpreter, which are code without unwind
-// information: strings, numbers, literals, properties of many shapes. Until stdin ends, or for as
-// many milliseconds as it is told.
+// Works in V8's builtins and the handlers of its interpreter, which have no unwind information:
+// strings, numbers, literals, properties of many shapes. Runs until it is killed, or for the
+// milliseconds of wall time given as its argument.
 'use strict';
 const shapes = [];
 for (let i = 0; i < 40; i++) shapes.push({['p' + i]: i, common: i, ['q' + i]: [i]});

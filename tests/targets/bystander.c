@@ -1,5 +1,5 @@
-// A process that nobody records: the cheapest system call, again and again. `truth` gives the calls
-// and the CPU time.
+// A process that is not recorded and repeats the cheapest system call. `truth` gives the number of
+// calls and the CPU time.
 #include "truth.h"
 #include <sys/syscall.h>
 

@@ -1,5 +1,6 @@
-// Proves unwinding out of libc, the vDSO and the kernel, each a fifth of the CPU time:
-//   in_qsort     qsort with a callback of ours (`compare_items`) above libc's frames
+// For tests of unwinding out of libc, the vDSO and the kernel; each site takes a fifth of the CPU
+// time:
+//   in_qsort     qsort with our callback (`compare_items`) leafward of libc's frames
 //   in_bsearch   bsearch likewise (`compare_keys`)
 //   in_memcpy    a memcpy of 1 MiB: the leaf is an assembly routine of libc
 //   in_vdso      clock_gettime(CLOCK_MONOTONIC): the leaf is in the vDSO

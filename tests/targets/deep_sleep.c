@@ -1,4 +1,4 @@
-// Waits for ever below 301 calls of `down`, on 130 KiB of stack.
+// Waits forever below 301 calls of `down`, on 130 KiB of stack.
 #include "truth.h"
 
 NOINLINE static int down(int n)

@@ -1,6 +1,7 @@
-// Proves that code that comes and goes keeps its name: `dlopen ALPHA.so BETA.so` loads one plugin,
-// works in it for about 20 ms, unloads it, loads the other (mostly at the same address: `same`
-// counts how often), alpha twice as often as beta.
+// For tests that code which is loaded and unloaded keeps its name: `dlopen ALPHA.so BETA.so` loads
+// one plugin, works in it for about 20 ms, unloads it and loads the other, alpha twice as often as
+// beta. `same` counts how often the other was loaded at the same address, which is most of the
+// time.
 #include "truth.h"
 
 #include <dlfcn.h>

@@ -1,6 +1,7 @@
-// Proves unwinding in and through C++ exception handling: `throwing` throws from 20 frames down
-// and catches at the top, all the time; its share includes libgcc's unwinder, whose own frames
-// (_Unwind_RaiseException and what restores registers) are the hard ones. `calm` is the control.
+// For tests of unwinding through C++ exception handling: `throwing` repeatedly throws from 20
+// frames down and catches at the top. Its share includes libgcc's unwinder, whose own frames
+// (_Unwind_RaiseException and the code that restores registers) are hard to unwind. `calm` is the
+// control.
 #include "truth.h"
 
 #include <stdexcept>

@@ -1,6 +1,6 @@
-// Proves that an exec in mid-recording is followed: `exec SHARES` burns the goal in `before_exec`
-// and becomes SHARES under the same PID, which burns as much again and prints `done`. Samples of
-// both programs must be symbolized with their own program.
+// For tests of an exec during the recording: `exec SHARES` burns its goal in `before_exec` and
+// executes SHARES under the same PID, which burns as much again and prints `done`. Samples of both
+// programs must be symbolized with their own program.
 #include "truth.h"
 
 static volatile uint64_t sink;

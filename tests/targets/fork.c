@@ -1,7 +1,7 @@
-// Proves that forked children are followed: `fork SHARES` forks, for each `go MS`, a child that
-// burns MS/2 in `child_burn` and forks a grandchild that burns MS/2 in `grandchild_burn`, a child
-// that executes SHARES for MS, and burns MS itself in `parent_burn`. The truth is what wait4
-// reports of each child (the kernel's sum of its run time), so it includes fork and exec.
+// For tests of forked children: for each `go MS`, `fork SHARES` forks a child that burns MS/2 in
+// `child_burn` and forks a grandchild that burns MS/2 in `grandchild_burn`, forks a child that
+// executes SHARES for MS, and burns MS itself in `parent_burn`. The truth is what wait4 reports for
+// each child (the kernel's sum of its run time), so it includes fork and exec.
 #include "truth.h"
 
 #include <fcntl.h>
@@ -41,7 +41,7 @@ static pid_t fork_or_die(void)
     return pid;
 }
 
-// The child's own use and its grandchild's come back apart through `report`.
+// Reports the grandchild's CPU time separately, through `report`.
 static void child(uint64_t ns, int report)
 {
     pid_t grandchild = fork_or_die();
@@ -88,8 +88,8 @@ int main(int argc, char **argv)
         if (read(pipes[0], &grandchild_ns, sizeof grandchild_ns) != sizeof grandchild_ns)
             abort();
         second->ns += grandchild_ns;
-        // The kernel charges a reaped grandchild to ru_utime of RUSAGE_CHILDREN, and wait4 gives
-        // RUSAGE_BOTH: the grandchild's use is in it and is taken off.
+        // The kernel adds a reaped grandchild to RUSAGE_CHILDREN, and wait4 reports RUSAGE_BOTH, so
+        // the grandchild's time is included and must be subtracted.
         first->ns += reap(forked, &status) - grandchild_ns;
         if (status != 0)
             abort();

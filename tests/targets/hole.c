@@ -1,6 +1,6 @@
-// Proves that stacks are whole across pages that were never touched: `hole` burns in `below_hole`,
-// called by `with_hole`, whose frame is an array of twelve pages of which none is touched, in threads
-// that follow each other: the stack of each is new.
+// For tests of stacks with pages that were never touched: `hole` burns in `below_hole`, called by
+// `with_hole`, whose frame is an array of twelve untouched pages. One thread follows another, so
+// that each stack is new.
 #include "truth.h"
 
 #include <pthread.h>
@@ -22,7 +22,7 @@ NOINLINE static void below_hole(uint64_t n)
 NOINLINE static void with_hole(void)
 {
     char array[12 * 4096];
-    // It is there, and nothing is known of what is in it.
+    // The array must exist, and the compiler must not assume anything about its contents.
     __asm__ volatile("" : : "r"(array));
     while (truth_cpu() < EACH)
         truth_slice(&shares[0]);
@@ -37,7 +37,7 @@ static void *start(void *arg)
 
 int main(void)
 {
-    // A huge page has no holes.
+    // A huge page would touch all of them.
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
     shares[0] = (struct truth_share){ "below_hole", below_hole, 1, 0, NULL };
     truth_prepare(shares, 1, 4000000);
@@ -47,7 +47,7 @@ int main(void)
     while (truth_wait_go()) {
         while (truth_going) {
             pthread_t thread;
-            // The C library keeps the stacks of ended threads, but for large ones.
+            // The C library reuses the stacks of ended threads, except large ones.
             pthread_attr_setstacksize(&fresh, 64 << 20);
             if (pthread_create(&thread, &fresh, start, NULL) != 0 || pthread_join(thread, NULL) != 0)
                 return 3;

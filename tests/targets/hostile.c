@@ -1,8 +1,8 @@
-// A target that lies, in every way that its owner can without any right. `hostile WAY`:
-//   maps    as many executable mappings as there may be, up to 100,000, of files whose names hold
-//           newlines and escape sequences and look like other rows; a thread name of that kind
-//   stack   a stack pointer that points anywhere while the CPU is used
-//   frames  unwind tables by which a function is its own caller, on a stack that says so as well
+// A target that lies, in ways that need no privileges. `hostile WAY`:
+//   maps    as many executable mappings as allowed, up to 100,000, of files whose names contain
+//           newlines and escape sequences and look like other lines; a thread name of that kind
+//   stack   an arbitrary stack pointer while it uses the CPU
+//   frames  unwind tables by which a function is its own caller, on a matching stack
 #include "truth.h"
 
 #include <fcntl.h>
@@ -28,14 +28,14 @@ static int map_all(const char *folder)
     if (fd < 0 || ftruncate(fd, 3 << 12) != 0)
         exit(3);
     int count = 0;
-    // Every other offset, so that neighbours do not become one.
+    // Alternating offsets, so that the kernel does not merge neighbouring mappings.
     while (count < 100000) {
         off_t offset = count % 2 ? 0 : 2 << 12;
         if (mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, offset) == MAP_FAILED)
             break;
         count++;
     }
-    // Another file takes its name, and the mapped one is cut.
+    // Another file takes the name, and the mapped one is truncated.
     char other[4096];
     snprintf(other, sizeof other, "%s/other", folder);
     rename(name, other);
@@ -46,7 +46,7 @@ static int map_all(const char *folder)
     return count;
 }
 
-// Works for about a millisecond with the stack pointer at `where`. Nothing may be pushed.
+// Works for about a millisecond with the stack pointer at `where`. Must not push anything.
 NOINLINE static void elsewhere(uint64_t where)
 {
     __asm__ volatile("mov %%rsp, %%r12\n\t"
@@ -61,8 +61,8 @@ NOINLINE static void elsewhere(uint64_t where)
                      : "r12", "rcx", "memory");
 }
 
-// CFA = rsp + 16, the return address at CFA - 8 is this function's own, and the caller's stack
-// pointer is the same one again.
+// CFA = rsp + 16; the return address at CFA - 8 points into this function, and the caller's stack
+// pointer is the same as its own.
 void own_caller(void *stack);
 __asm__(".text\n"
         ".globl own_caller\n"
@@ -99,7 +99,7 @@ int main(int argc, char **argv)
     int count = 0;
     if (!strcmp(argv[1], "maps"))
         count = map_all(argv[2]);
-    // Nothing is called with another stack: a signal would end the program.
+    // No call happens on a foreign stack: a signal then would end the program.
     printf("ready count=%d\n", count);
     fflush(stdout);
     while (truth_wait_go()) {

@@ -1,5 +1,5 @@
-// Proves inlined frames of C: `hot` is a real function, in which `level1`, `level2` and `level3`
-// are inlined into each other. `@begin F` marks where F is declared, `@end F` its last line, and
+// For tests of inlined frames of C: `hot` is not inlined; `level1`, `level2` and `level3` are
+// inlined into it and each other. `@begin F` marks where F is declared, `@end F` its last line, and
 // `@call F` the line that calls F: tests/tests/inlines.rs reads its expectations from these marks.
 #include "truth.h"
 

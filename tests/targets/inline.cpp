@@ -1,5 +1,5 @@
-// Proves inlined frames of C++: templates, a lambda and member functions inlined into `hot`.
-// The marks are explained in inline.c.
+// For tests of inlined frames of C++: templates and member functions inlined into `hot`. The marks
+// are explained in inline.c.
 #include "truth.h"
 
 #define ALWAYS inline __attribute__((always_inline))

@@ -1,5 +1,5 @@
-// Proves inlined frames of Rust: a generic function, a closure and a method inlined into `hot`.
-// The marks are explained in inline.c.
+// For tests of inlined frames of Rust: two functions, one of them generic, and a method inlined
+// into `hot`. The marks are explained in inline.c.
 use std::hint::black_box;
 
 include!("truth.rs");

@@ -1,8 +1,9 @@
-// Compiles code into memory that it uses again and again, and writes down what it compiled:
-//   jit map     /tmp/perf-PID.map, in turns of 400 ms of CPU time
-//   jit dump    DIR/jit-PID.dump, in turns of 40 ms, with the time of each
-//   jit stale   as map, but the file is made before by somebody else: nothing is written
-// Sites, called by run_first and run_second: jit_first (3 parts) and jit_second (1 part), which lie at one address in turn.
+// Compiles code into memory that it reuses, and writes down what it compiled:
+//   jit map     into /tmp/perf-PID.map, in turns of 400 ms of CPU time
+//   jit dump    into DIR/jit-PID.dump, in turns of 40 ms, each with a timestamp
+//   jit stale   as map, but writes nothing: the test writes the file
+// Sites, called by run_first and run_second: jit_first (3 parts) and jit_second (1 part),
+// alternately at the same address.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -33,7 +34,7 @@ static void open_dump(const char *folder)
         uint64_t time, flags;
     } header = { 0x4a695444, 1, 40, 62, 0, (uint32_t)getpid(), 0, 0 };
     put(&header, sizeof header);
-    // So that profilers find the file.
+    // Profilers find the file by this mapping.
     if (out < 0 || mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, out, 0) == MAP_FAILED)
         exit(3);
 }
@@ -86,8 +87,8 @@ NOINLINE static void turn(struct truth_site *site, uint64_t ms)
     site->ns += now - begin;
 }
 
-// What the code was compiled as is told by who called it. The comments keep the two apart, which
-// are the same otherwise.
+// The caller shows what the code was compiled as. The assembler comments keep the two functions,
+// which are otherwise identical, from being merged.
 NOINLINE static void run_first(struct truth_site *site, uint64_t ms)
 {
     turn(site, ms);

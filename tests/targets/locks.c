@@ -1,8 +1,8 @@
-// Threads that wait, each in a way of its own, for dumps: `locks N`.
-//   `first` and `second` hold a mutex each and wait for the other's: a deadlock;
-//   `queued` waits for the mutex of `holder`, who sleeps; `idle_0` to `idle_N-1` wait for a condition.
-// Prints `ready first=TID second=TID queued=TID holder=TID`. `go` has it create a thread by
-// create_here(), which ends at once, and print `done`.
+// Threads blocked in different ways, for dumps: `locks N`.
+//   `first` and `second` hold a mutex each and wait for each other's: a deadlock;
+//   `queued` waits for the mutex of `holder`, which sleeps; N idlers wait for a condition variable.
+// Prints `ready first=TID second=TID queued=TID holder=TID`. On `go` it creates a thread in
+// create_here() that ends immediately, and prints `done`.
 #include "truth.h"
 
 #include <pthread.h>

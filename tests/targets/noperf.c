@@ -1,5 +1,5 @@
-// `noperf CMD ARG...` runs CMD where perf_event_open fails with EPERM, as Docker's default seccomp
-// profile makes it; everything else is allowed.
+// `noperf CMD ARG...` runs CMD with a seccomp filter under which perf_event_open fails with EPERM,
+// as in Docker's default profile; all other system calls are allowed.
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>

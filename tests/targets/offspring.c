@@ -1,8 +1,8 @@
-// Proves that children are found without perf events: `offspring SHARES` forks, for each `go MS`, a
-// child that sleeps MS/2 in `child_sleeps`, forks a grandchild that sleeps MS/2 in
-// `grandchild_sleeps` and then burns MS/2 in `grandchild_burns`, and waits for it in
-// `child_waits`; and a child that executes SHARES for MS/2. The truth is the wall clock. The child
-// also creates a thread, which ends at once, in `child_creates`.
+// For tests that children are found without perf events: for each `go MS`, `offspring SHARES` forks
+// a child that sleeps MS/2 in `child_sleeps`, forks a grandchild that sleeps MS/2 in
+// `grandchild_sleeps` and then burns MS/2 in `grandchild_burns`, and waits for it in `child_waits`;
+// and a child that executes SHARES for MS/2. The truth is wall-clock time. In `child_creates`, the
+// child also creates a thread that ends immediately.
 #include "truth.h"
 
 #include <fcntl.h>
@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 
 static volatile uint64_t sink;
-// Shared by all of them.
+// Shared memory of all processes.
 static struct {
     uint64_t child_sleeps, child_waits, grandchild_sleeps, grandchild_burns;
 } *took;
@@ -42,7 +42,7 @@ NOINLINE static uint64_t grandchild_sleeps(uint64_t ns)
 {
     uint64_t begin = now();
     sleep_ns(ns);
-    // Otherwise the compiler takes both functions for one.
+    // Without this, the compiler would merge this function with child_sleeps.
     sink += 1;
     return now() - begin;
 }

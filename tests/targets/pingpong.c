@@ -1,5 +1,5 @@
-// Two threads on one CPU that wake each other by a futex as fast as they can: some hundred
-// thousand switches a second. `truth` gives the rounds, and the CPU time of both.
+// Two threads on one CPU that wake each other by a futex as fast as they can: some hundred thousand
+// context switches a second. `truth` gives the rounds and the CPU time of both.
 #include "truth.h"
 #include <linux/futex.h>
 #include <pthread.h>

@@ -1,5 +1,5 @@
-// A plugin of dlopen.c; built twice, with -DWORK=alpha_work and -DWORK=beta_work. Both are laid
-// out alike, so a loader that reuses the address puts one function exactly where the other was.
+// A plugin for dlopen.c, built twice, with -DWORK=alpha_work and -DWORK=beta_work. Both have the
+// same layout, so a loader that reuses the address puts one function exactly where the other was.
 #include <stdint.h>
 
 uint64_t WORK(uint64_t n);

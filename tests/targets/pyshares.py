@@ -1,7 +1,7 @@
 """Ground truth in Python: CPU time by site, by the handshake of truth.h.
 
-Sites: `heavy_a` and `heavy_b` do the same in `leaf`; `heavy_c` works by itself; `heavy_sort` is
-called back from C. With an argument N, that many threads do it, in turn, as the interpreter's lock has it.
+Sites: `heavy_a` and `heavy_b` do the same work in `leaf`; `heavy_c` has no callee; `heavy_sort` is
+called back from C. With an argument N, that many threads work, in turn by the GIL.
 """
 
 import sys

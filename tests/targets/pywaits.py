@@ -1,9 +1,10 @@
-"""Waits in Python, each at a function of its own, in a thread of its own, by the handshake of
-truth.h: `SITE=NANOSECONDS` is wall time less CPU time of the call, `SITE_n` how many calls there
-were, `SITE_max` the longest. Where a site waits, its line says `waits in SITE`.
+"""Waits in Python, each in its own function and thread, with the handshake of truth.h.
 
-With the argument `locks`, a mutex of the C library besides: `lock_native` waits for it while
-`hold_native` holds it, and lets go of it in the line that says so.
+`SITE=NANOSECONDS` is the wall time less the CPU time of the calls, `SITE_n` the number of calls,
+`SITE_max` the longest. The line in which a site waits is marked `waits in SITE`.
+
+With the argument `locks`, there is also a mutex of the C library: `lock_native` waits for it while
+`hold_native` holds it; the line that unlocks it is marked `unlocks in hold_native`.
 """
 
 import os
@@ -92,7 +93,7 @@ def begin_locks():
         while True:
             native.pthread_mutex_lock(mutex)
             time.sleep(0.01)
-            native.pthread_mutex_unlock(mutex)  # lets go in hold_native
+            native.pthread_mutex_unlock(mutex)  # unlocks in hold_native
             pause()
 
     of_sites["lock_native"] = [0, 0, 0]
@@ -126,7 +127,7 @@ def main():
         elif line.startswith("mark"):
             mark()
         elif line.startswith("fork") and os.fork() == 0:
-            # Of its own, and without anything that says that it has ended.
+            # The child has its own threads and no stdin, so it never notices the end.
             os.close(0)
             begin_all()
             wait_for_ever()

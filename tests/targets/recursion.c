@@ -1,7 +1,7 @@
-// Proves that deep stacks are whole: `recursion small DEPTH` and `recursion big DEPTH` stand
-// exactly DEPTH frames of `descend_small` (some 50 bytes each) or `descend_big` (over 70 KiB each,
-// more than the largest window a kernel copies) above `bottom_burn`, which burns 50 ms of CPU each time.
-// The thread is its own, with a stack of 512 MiB, so that the caller's limits do not matter.
+// For tests of deep stacks: `recursion small DEPTH` and `recursion big DEPTH` call exactly DEPTH
+// frames of `descend_small` (some 50 bytes each) or `descend_big` (over 70 KiB each, more than the
+// largest window a kernel copies), below which `bottom_burn` burns 50 ms of CPU time at a time.
+// This runs in a thread with a stack of 512 MiB, so the caller's limits do not matter.
 #include "truth.h"
 
 #include <pthread.h>
@@ -19,7 +19,7 @@ NOINLINE static uint64_t bottom_burn(uint64_t n)
     return x;
 }
 
-// The result is used after the call, so no frame is a tail call.
+// The result is used after the call, so there are no tail calls.
 NOINLINE static uint64_t descend_small(int left)
 {
     if (left == 0) {
@@ -51,7 +51,7 @@ NOINLINE static uint64_t descend_big(int left)
 static void *thread(void *nothing)
 {
     begin = truth_cpu();
-    // DEPTH frames: left runs from DEPTH-1 down to 0.
+    // DEPTH frames: `left` runs from DEPTH-1 down to 0.
     do {
         sink += big ? descend_big(depth - 1) : descend_small(depth - 1);
     } while (truth_continue(begin));

@@ -1,9 +1,10 @@
-// Threads that are never long where they are: `restless N`.
-//   Each comes again and again to `left_leaf` by way of `left`, or to `right_leaf` by way of `right`,
-//   works there for a fraction of a millisecond, writing over where the other one's frames were, and
-//   waits for about as long: where it waited last is then no longer told by what is on its stack. A stack with both, or a broken one, is one that never was.
-//   Waits are such that the kernel does not begin again (signal(7), epoll_wait): `eintr` counts those
-//   that failed because something stopped their thread. `waits` counts them all.
+// Threads that never stay long in one place: `restless N`.
+// Each thread repeatedly calls `left_leaf` through `left` or `right_leaf` through `right`, works
+// there for a fraction of a millisecond, overwriting the place of the other's frames, and waits for
+// about as long. Its stack then no longer shows where it waited last. A stack that contains both,
+// or is broken, never existed.
+// The kernel does not restart these waits (signal(7), epoll_wait): `eintr` counts those that failed
+// because the thread was stopped. `waits` counts all of them.
 #include "truth.h"
 
 #include <pthread.h>
@@ -13,8 +14,9 @@
 static struct truth_site *eintr, *waits;
 static int epoll;
 
-// `room` holds MARK_side, then one and the same byte wherever the thread waits, and a mixture while it
-// works. Both sides have rooms of a size that frames of one are not where those of the other were.
+// `room` holds MARK_side, then the same byte everywhere while the thread waits, and a mixture while
+// it works. The sizes of the two rooms differ, so that frames of one side are not where those of
+// the other were.
 #define MARK_left 0x6c656674726f6f6dull
 #define MARK_right 0x72696768726f6f6dull
 

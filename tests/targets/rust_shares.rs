@@ -1,6 +1,6 @@
-// Proves shares and names of Rust code, with v0 and with legacy mangling: three functions take
-// about 1/3 each of the CPU time; one is generic (two instances), one a trait method of a generic
-// type. Names must come out demangled and whole, `<…>` included.
+// For tests of shares and names of Rust code, with v0 and with legacy mangling: three functions
+// take about 1/3 each of the CPU time; one is generic (two instances), one a trait method of a
+// generic type. Names must be demangled and complete, including `<…>`.
 use std::hint::black_box;
 
 include!("truth.rs");

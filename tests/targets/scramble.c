@@ -1,5 +1,5 @@
-// Threads that wait for locks and for each other, briefly and all the time: many are woken while
-// they are still on their way to sleep. `truth` gives how often, in `rounds`.
+// Threads that constantly wait for locks and for each other, briefly: many are woken while they are
+// still going to sleep. `truth` gives the number of `rounds`.
 #include "truth.h"
 #include <pthread.h>
 

@@ -1,6 +1,6 @@
-// A busy multi-threaded server, to prove that recording disturbs nothing: `server N` answers on
-// N threads with epoll. A request is 16 bytes; the answer is the same bytes, each incremented,
-// after some 20 us of work. Prints `ready pid=PID port=PORT`; ends when stdin closes.
+// A busy multi-threaded server, for tests that recording disturbs nothing: `server N` answers on N
+// threads with epoll. A request is 16 bytes; the answer is the same bytes, each incremented, after
+// some 20 us of work. Prints `ready pid=PID port=PORT`; ends when stdin closes.
 #include "truth.h"
 
 #include <arpa/inet.h>
@@ -19,8 +19,8 @@ NOINLINE static void answer_work(uint64_t n)
     __atomic_fetch_add(&sink, x, __ATOMIC_RELAXED);
 }
 
-// Requests of 16 bytes from our own client over loopback arrive whole; anything else ends the
-// connection, which the client sees as a lost request.
+// Requests of 16 bytes from our own client over loopback arrive in one piece. Anything else closes
+// the connection, which the client sees as a lost request.
 static void serve(int epoll, int fd)
 {
     unsigned char request[16];

@@ -1,9 +1,9 @@
-// Proves that CPU shares are right: four functions take 50, 30, 15 and 5% of the CPU time, in
-// slices of about 4 ms in random order. `heavy_d` spends its time in a callee (`leaf_of_d`), so
-// flat and cumulative differ. Built PIE, not PIE, static, static-pie, with musl, and stripped.
+// For tests of CPU shares: four functions take 50, 30, 15 and 5% of the CPU time, in slices of
+// about 4 ms in random order. `heavy_d` spends its time in a callee (`leaf_of_d`), so flat and
+// cumulative differ. Built as PIE, without PIE, static, static-pie, with musl, and stripped.
 //
-// `shares --burn MS` needs no handshake: it burns at once, prints `done` and waits for stdin to
-// close (fork.c and exec.c run it so).
+// `shares --burn MS` needs no handshake: it burns immediately, prints `done` and waits for stdin to
+// close (used by fork.c and exec.c).
 #include "truth.h"
 
 static volatile uint64_t sink;

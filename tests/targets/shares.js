@@ -1,5 +1,5 @@
-// Three times as much work in hotAlpha as in hotBeta; it goes on until stdin ends, or for as many
-// milliseconds of CPU time as it is told.
+// Three times as much work in hotAlpha as in hotBeta. Runs until it is killed, or for the
+// milliseconds of CPU time given as its argument.
 'use strict';
 function hotAlpha(n) {
   let s = 0;

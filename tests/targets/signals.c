@@ -1,7 +1,7 @@
-// Proves unwinding through a signal frame: SIGPROF comes after every 5 ms of CPU time, its handler
-// burns about 2 ms in `handler_burn`; below the handler stands `interrupted_loop`.
+// For tests of unwinding through a signal frame: SIGPROF arrives after every 5 ms of CPU time and
+// its handler burns about 2 ms in `handler_burn`; the handler interrupts `interrupted_loop`.
 //   signals normal    on the thread's own stack
-//   signals alternate on a sigaltstack, in a mapping of its own
+//   signals alternate on a sigaltstack in its own mapping
 #include "truth.h"
 
 #include <signal.h>
@@ -42,7 +42,7 @@ int main(int argc, char **argv)
     in_handler = truth_site("handler_burn");
     in_loop = truth_site("interrupted_loop");
     handler_iterations = truth_calibrate(handler_burn, 2000000);
-    // Long, so that the interrupted stack is seldom found elsewhere.
+    // Long, so that the interrupted stack is rarely elsewhere.
     uint64_t iterations = truth_calibrate(interrupted_loop, 100000000);
     struct sigaction action;
     memset(&action, 0, sizeof action);

@@ -1,5 +1,5 @@
-// Proves that idleness costs nothing and is not counted: two threads sleep and wake every 10 ms to
-// burn 0.2 ms in `short_work`; CPU use is some 4% of one CPU.
+// For tests that idle time costs nothing and is not counted: two threads sleep and wake every 10 ms
+// to burn 0.2 ms in `short_work`, which uses some 4% of one CPU.
 #include "truth.h"
 
 #include <pthread.h>

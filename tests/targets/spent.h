@@ -1,4 +1,4 @@
-// What a thread has spent so far: wall time, CPU time, and the time that it was runnable without a CPU.
+// What a thread has used so far: wall time, CPU time, and the time it was runnable without a CPU.
 #include "truth.h"
 #include <fcntl.h>
 
@@ -9,7 +9,7 @@ static inline uint64_t wall(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-// The second number of schedstat.
+// The second number in schedstat.
 static inline uint64_t run_delay(void)
 {
     static __thread int fd = -1;
@@ -29,8 +29,8 @@ struct spent {
     uint64_t wall, cpu, delay;
 };
 
-// All of one moment: the thread has waited for no CPU between two of them. On a busy machine it often
-// has, for milliseconds, which would be taken for sleep.
+// A consistent reading: the thread did not wait for a CPU between the three. On a busy machine it
+// often waits for milliseconds, which would be counted as sleep.
 static inline struct spent spent(void)
 {
     uint64_t delay = run_delay();
@@ -42,7 +42,7 @@ static inline struct spent spent(void)
     }
 }
 
-// Time asleep. Less than none: it did not wait, and the clocks took longer.
+// Time asleep. A negative difference means that it did not wait and reading the clocks took longer.
 static inline uint64_t slept(struct spent from, struct spent to)
 {
     int64_t ns = (int64_t)(to.wall - from.wall) - (int64_t)(to.cpu - from.cpu) - (int64_t)(to.delay - from.delay);

@@ -1,11 +1,11 @@
-// Proves that every thread's CPU time is right, whatever threads do:
+// For tests of every thread's CPU time, in these modes:
 //   threads fixed N    N threads; thread i burns (i+1)/N of the goal, then waits
 //   threads churn N    threads that live for 20 ms of CPU each, N at a time, until the goal;
 //                      none of them exists when the recording starts
-//   threads brief N    as churn, but for 0.05 ms of CPU each
+//   threads brief N    as churn, but with 0.05 ms of CPU each
 //   threads many N     N threads that each burn 1/N of the goal in slices of 1 ms
 //   threads rename N   as fixed, but halfway every thread changes its name
-// Functions: burn_0 .. burn_3 by thread number modulo 4, so that stacks tell threads apart.
+// Functions: burn_0 .. burn_3 by thread number modulo 4, so that stacks distinguish threads.
 #include "truth.h"
 
 #include <pthread.h>
@@ -35,7 +35,7 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static int generation, started, finished;
 static int count;
 static enum { FIXED, CHURN, MANY, RENAME } mode;
-static uint64_t life = 20000000; // ns of CPU that a thread of CHURN has
+static uint64_t life = 20000000; // CPU nanoseconds of a CHURN thread
 
 static void name_self(const char *prefix, int index)
 {

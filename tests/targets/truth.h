@@ -1,12 +1,12 @@
-// The handshake and the CPU accounting that all ground-truth programs share.
+// The handshake and the CPU accounting shared by all ground-truth programs.
 //
 // The program prints `ready KEY=VALUE...`, then obeys lines on stdin:
 //   go MS   start working; MS > 0: stop after MS milliseconds of CPU time and print `done`
 //   mark    print `truth NAME=NANOSECONDS...`: CPU time per site since the start
 // and ends when stdin closes, after a last `truth` line.
 //
-// What is printed is what was measured with CLOCK_THREAD_CPUTIME_ID, not what was planned, so a
-// busy machine changes the truth and the profile alike.
+// The printed numbers are measured with CLOCK_THREAD_CPUTIME_ID, not planned, so a busy machine
+// changes the truth and the profile alike.
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -29,7 +29,7 @@ struct truth_site {
 static struct truth_site truth_sites[64];
 static int truth_count;
 static volatile int truth_ended;  // stdin closed
-static volatile int truth_going;  // `go` was said and the goal is not reached yet
+static volatile int truth_going;  // between `go` and reaching the goal
 static uint64_t truth_goal_ns;    // 0: no goal
 
 static inline uint64_t truth_cpu(void)
@@ -46,7 +46,7 @@ __attribute__((unused)) static struct truth_site *truth_site(const char *name)
     return site;
 }
 
-// Own and simple, so that it costs nothing and is the same everywhere.
+// Our own generator: cheap, and the same everywhere.
 __attribute__((unused)) static uint32_t truth_random(void)
 {
     static uint64_t state;
@@ -70,7 +70,7 @@ static void truth_print(void)
     fflush(stdout);
 }
 
-// Obeys what lies on stdin; waits up to `timeout_ms` (-1: for ever) for the first line.
+// Obeys pending lines on stdin; waits up to `timeout_ms` (-1: forever) for the first one.
 static void truth_obey(int timeout_ms)
 {
     static char line[128];
@@ -117,7 +117,7 @@ __attribute__((unused)) static void truth_ready(void)
     fflush(stdout);
 }
 
-// Waits idle until `go` or the end; true: work.
+// Waits idle until `go` or the end; returns true if there is work.
 __attribute__((unused)) static int truth_wait_go(void)
 {
     while (!truth_ended && !truth_going)
@@ -132,8 +132,8 @@ __attribute__((unused)) static void truth_done(void)
     fflush(stdout);
 }
 
-// For programs that work in one thread: true while work is to be done. `begin` is the thread's
-// CPU time at which this work began.
+// For single-threaded programs: true while there is work. `begin` is the thread's CPU time when
+// this work began.
 __attribute__((unused)) static int truth_continue(uint64_t begin)
 {
     truth_obey(0);
@@ -148,7 +148,7 @@ __attribute__((unused)) static int truth_finish(void)
     return 0;
 }
 
-// How many iterations of `run` take about `ns` of CPU time.
+// The number of iterations of `run` that take about `ns` of CPU time.
 __attribute__((unused)) static uint64_t truth_calibrate(void (*run)(uint64_t), uint64_t ns)
 {
     uint64_t iterations = 1000;
@@ -162,8 +162,8 @@ __attribute__((unused)) static uint64_t truth_calibrate(void (*run)(uint64_t), u
     }
 }
 
-// Slices in random order and of random length (75..125% of `slice_ns`), each round in the exact
-// proportion of the weights: sampling cannot fall into step with them.
+// Slices in random order and of random length (75..125% of `slice_ns`); each round has the exact
+// proportions of the weights. Random, so that sampling cannot be in step with them.
 struct truth_share {
     const char *name;
     void (*run)(uint64_t);

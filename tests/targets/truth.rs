@@ -1,5 +1,5 @@
-// The handshake of truth.h for Rust programs, without any crate; `include!`d by them.
-// Commands are read by a thread of its own ("truth"), which sleeps in read(2) otherwise.
+// The handshake of truth.h for Rust programs that `include!` this file; it needs no crates. A
+// separate thread ("truth") reads commands and otherwise sleeps in read(2).
 
 #[repr(C)]
 struct Timespec {
@@ -31,7 +31,7 @@ fn truth_print(names: &[&str]) {
     println!("{line}");
 }
 
-/// Prints `ready`, obeys stdin and runs `slice(i)` round and round while work is to be done.
+/// Prints `ready`, obeys stdin and runs random slices `slice(i)` while there is work.
 fn truth_run(names: &'static [&'static str], slice: fn(usize)) {
     use std::sync::atomic::Ordering::SeqCst;
     let main = std::thread::current();

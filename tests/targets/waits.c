@@ -1,11 +1,11 @@
-// Waiting of every kind, at functions of their own, each with the time that it took:
-// wall time less CPU time of the call, in `truth SITE=NANOSECONDS`, and how many waits there were
-// in `SITE_n`, the longest in `SITE_max`. Locks also tell by whom others were held up: `held_SITE` is the integral, over the
-// time that SITE held the lock, of the number of threads that waited for it. `naive_SITE` is what
-// would be charged to it by those who take each wait for the fault of whoever ended it.
+// Waits of every kind, each in its own function, with the time they took: `truth SITE=NANOSECONDS`
+// is the wall time less the CPU time of the calls, `SITE_n` the number of waits, `SITE_max` the
+// longest. Locks also report who held up others: `held_SITE` is the integral, over the time that
+// SITE held the lock, of the number of threads that waited for it. `naive_SITE` is what SITE would
+// be charged if each wait were charged to the thread that ended it.
 //
-// The argument chooses: `long` waits only, `short` ones mostly, `times` (both), `locks` (with all that waits
-// for a futex and is none), or all of it.
+// The argument chooses the sites: `long` (only long waits), `short` (mostly short ones), `times`
+// (both), `locks` (also futex waits that are not for a lock), or `all` (the default).
 #include "spent.h"
 #include <pthread.h>
 #include <semaphore.h>
@@ -18,7 +18,7 @@ static void longest(struct truth_site *site, uint64_t waited)
         ;
 }
 
-// The site's function must stay on the stack of what it calls.
+// The site's function must stay on the stack of the functions it calls.
 #define SITE(name, ...) \
     static struct truth_site *name##_site, *name##_count, *name##_max; \
     NOINLINE static void name(void) \
@@ -26,7 +26,7 @@ static void longest(struct truth_site *site, uint64_t waited)
         uint64_t begin = wall(), cpu = truth_cpu(); \
         __VA_ARGS__; \
         int64_t waited = (int64_t)(wall() - begin) - (int64_t)(truth_cpu() - cpu); \
-        /* Less than none: it did not wait, and the clocks took longer. */ \
+        /* Negative if it did not wait and reading the clocks took longer. */ \
         if (waited > 0) { \
             __atomic_add_fetch(&name##_site->ns, (uint64_t)waited, __ATOMIC_RELAXED); \
             longest(name##_max, (uint64_t)waited); \
@@ -34,8 +34,8 @@ static void longest(struct truth_site *site, uint64_t waited)
         __atomic_add_fetch(&name##_count->ns, 1, __ATOMIC_RELAXED); \
     }
 
-// A lock: who holds it up is charged until it lets go. When the waiter has a CPU again is a matter of the
-// machine, and told apart, in `SITE_run`.
+// A lock: the holder is charged until it unlocks. When the waiter gets a CPU again depends on the
+// machine and is counted separately, in `SITE_run`.
 #define LOCK(name, ...) \
     static struct truth_site *name##_site, *name##_run, *name##_count, *name##_max; \
     NOINLINE static void name(void) \
@@ -80,7 +80,7 @@ struct account {
     struct holder *holder, *last;
 };
 
-// Called at every change of who waits and who holds.
+// Called whenever a waiter or the holder changes.
 static void account(struct account *a, int waiters, struct holder *holder, int change_holder, uint64_t waited)
 {
     while (__atomic_exchange_n(&a->busy, 1, __ATOMIC_ACQUIRE))
@@ -145,7 +145,7 @@ NOINLINE static void hold_write(void)
     __asm__ volatile("");
 }
 
-// --- What waits and is no lock ---
+// --- Waits that are not for a lock ---
 
 static pthread_mutex_t cond_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
@@ -228,7 +228,7 @@ LOOP(notify, notify())
 #define THREE(name) BOTH(name), name##_run = truth_site(#name "_run")
 
 struct group {
-    const char *names;  // of the arguments that choose it
+    const char *names;  // of the arguments that choose this group
     void *(*loops[16])(void *);
 };
 

@@ -1,4 +1,5 @@
-// Locks of C++'s standard library, and what is none. See `waits.c` for what the sites tell.
+// Locks of C++'s standard library, and other waits. The sites `locks` and `others` give the time
+// asleep, in nanoseconds.
 #include "spent.h"
 #include <chrono>
 #include <condition_variable>
@@ -120,6 +121,6 @@ int main()
     while (!truth_ended)
         truth_obey(-1);
     int status = truth_finish();
-    // The threads go on: nothing of theirs is to be destroyed.
+    // The threads continue, so nothing they use may be destroyed.
     _exit(status);
 }

@@ -1,6 +1,5 @@
-// Locks of Rust's standard library, and what is none. `truth` gives the time that was slept for
-// locks, and for everything else: wall time less CPU time, and less the time that a CPU was waited
-// for.
+// Locks of Rust's standard library, and other waits. `truth` gives the time slept for locks and for
+// everything else: wall time less CPU time and less the time spent waiting for a CPU.
 #![allow(dead_code)]
 
 include!("truth.rs");
@@ -12,8 +11,8 @@ use std::time::{Duration, Instant};
 
 const NAMES: &[&str] = &["locks", "others"];
 
-/// How long the thread has waited for a CPU: the second number of its schedstat.
-/// Without memory of its own, for which allocators have locks.
+/// How long the thread has waited for a CPU: the second number in its schedstat. Does not allocate,
+/// because allocators use locks.
 fn run_delay() -> u64 {
     use std::os::unix::fs::FileExt;
     thread_local!(static STATS: std::fs::File =
@@ -24,8 +23,8 @@ fn run_delay() -> u64 {
     text.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// Wall time, and CPU time with the wait for a CPU, all of one moment: it has waited for none between
-/// two of them.
+/// Wall time, and CPU time plus the wait for a CPU, as a consistent reading: the thread did not
+/// wait for a CPU between them.
 fn spent() -> (Instant, u64) {
     let mut delay = run_delay();
     loop {

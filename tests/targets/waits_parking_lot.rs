@@ -1,6 +1,6 @@
-//! Locks of parking_lot, and what is none. `truth` gives the time that was slept for locks, and for
-//! everything else: wall time less CPU time, and less the time that a CPU was waited for, because
-//! these locks call sched_yield(2) before they sleep.
+//! Locks of parking_lot, and other waits. `truth` gives the time slept for locks and for everything
+//! else: wall time less CPU time and less the time spent waiting for a CPU, because these locks
+//! call sched_yield(2) before they sleep.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -17,11 +17,11 @@ fn thread_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a thread has a clock").into()
 }
 
-/// How long the thread has waited for a CPU: the second number of its schedstat.
-/// Without memory of its own, for which allocators have locks.
+/// How long the thread has waited for a CPU: the second number in its schedstat. Does not allocate,
+/// because allocators use locks.
 fn run_delay() -> Duration {
     thread_local!(static STATS: File =
-        File::open("/proc/thread-self/schedstat").expect("of CONFIG_SCHED_INFO"));
+        File::open("/proc/thread-self/schedstat").expect("schedstat requires CONFIG_SCHED_INFO"));
     let mut text = [0; 80];
     let got = STATS.with(|stats| stats.read_at(&mut text, 0)).expect("it can be read");
     let text = std::str::from_utf8(&text[..got]).expect("numbers");
@@ -29,8 +29,8 @@ fn run_delay() -> Duration {
     Duration::from_nanos(ns)
 }
 
-/// What a thread has spent so far, all of one moment: it has waited for no CPU between two of them. On a
-/// busy machine it often has, for milliseconds, which would be taken for sleep.
+/// What a thread has used so far, as a consistent reading: it did not wait for a CPU between the
+/// clocks. On a busy machine it often waits for milliseconds, which would be counted as sleep.
 struct Spent {
     at: Instant,
     running: Duration,
@@ -63,7 +63,7 @@ fn pause(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
 }
 
-/// Unlocks, and not as the last thing: the caller's frame would be gone.
+/// Unlocks before the caller returns, so that the caller's frame is still on the stack.
 #[inline(always)]
 fn released<T>(held: T) {
     drop(held);
@@ -125,7 +125,7 @@ fn repeat(work: fn()) {
 
 fn main() {
     println!("ready pid={}", std::process::id());
-    let told = || {
+    let print_truth = || {
         let (locks, others) = (LOCKS.load(Relaxed), OTHERS.load(Relaxed));
         println!("truth locks={locks} others={others}");
     };
@@ -138,8 +138,8 @@ fn main() {
                 repeat(work);
             }
         } else {
-            told();
+            print_truth();
         }
     }
-    told();
+    print_truth();
 }

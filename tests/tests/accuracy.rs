@@ -1,5 +1,5 @@
-//! CPU shares within ±2 points of what the program measured itself (see `expect::SHARE_POINTS` for
-//! why 2), and stacks that are whole.
+//! Tests that CPU shares are within ±2 points of the program's own measurement (see
+//! `expect::SHARE_POINTS` for why 2) and that stacks are complete.
 
 use exoprof_tests::expect::{
     assert_reach, assert_roots, assert_shares, assert_site_shares, is_marked,
@@ -7,7 +7,7 @@ use exoprof_tests::expect::{
 use exoprof_tests::programs::{self, Program};
 use exoprof_tests::{Profile, Target, Truth, record_busy};
 
-/// At least 99.5% of stacks must reach the thread's root: the rest may be caught in the few
+/// At least 99.5% of stacks must reach the thread's root. The rest may be sampled in the few
 /// instructions of a prologue, of `clone` or of the dynamic loader.
 const WHOLE: f64 = 0.995;
 
@@ -27,7 +27,7 @@ fn profile_at(program: Program, args: &[&str], hertz: &str) -> (Profile, Truth) 
 const SHARE_SITES: &[&str] = &["heavy_a", "heavy_b", "heavy_c", "heavy_d"];
 
 #[track_caller]
-fn shares_are_right(program: Program) {
+fn check_shares(program: Program) {
     let (profile, truth) = profile_of(program, &[]);
     assert_site_shares(&profile, &truth, SHARE_SITES);
     assert_roots(&profile, WHOLE);
@@ -36,36 +36,36 @@ fn shares_are_right(program: Program) {
 
 #[test]
 fn shares_pie() {
-    shares_are_right(programs::SHARES);
+    check_shares(programs::SHARES);
 }
 
 #[test]
 fn shares_no_pie() {
-    shares_are_right(programs::SHARES_NO_PIE);
+    check_shares(programs::SHARES_NO_PIE);
 }
 
 #[test]
 fn shares_static() {
-    shares_are_right(programs::SHARES_STATIC);
+    check_shares(programs::SHARES_STATIC);
 }
 
 #[test]
 fn shares_static_pie() {
-    shares_are_right(programs::SHARES_STATIC_PIE);
+    check_shares(programs::SHARES_STATIC_PIE);
 }
 
-/// musl has no unwind tables: what called `main` is known by its code.
+/// musl has no unwind tables; the caller of `main` is recognised by its code.
 #[test]
 fn shares_musl() {
-    shares_are_right(programs::SHARES_MUSL);
-    shares_are_right(programs::SHARES_MUSL_DYNAMIC);
+    check_shares(programs::SHARES_MUSL);
+    check_shares(programs::SHARES_MUSL_DYNAMIC);
 }
 
 #[test]
 fn stripped_reaches_root() {
     let (profile, _) = profile_of(programs::SHARES_STRIPPED, &[]);
     assert_roots(&profile, WHOLE);
-    // No name may be made up for code whose symbols are gone.
+    // Code whose symbols are stripped must not get an invented name.
     let named = profile.sum("samples", |s| {
         let ours = |m: &exoprof_tests::profile::Mapping| m.file.ends_with("shares-stripped");
         s.stack.iter().any(|f| {
@@ -76,9 +76,9 @@ fn stripped_reaches_root() {
     assert_eq!(named, 0, "{}", profile.describe(4, |_| true));
 }
 
-/// The default rate: 300 samples in 3 s, one per two slices or so, so chance decides much more.
-/// Four standard deviations of a binomial, sqrt(0.5*0.5/280)*4 = 12 points, is missed once in
-/// 16,000 runs; it still tells 50% from 30%.
+/// At the default rate there are 300 samples in 3 s, about one per two slices, so chance has much
+/// more effect. The tolerance is four standard deviations of a binomial, sqrt(0.5*0.5/280)*4 = 12
+/// points, exceeded once in 16,000 runs; it still distinguishes 50% from 30%.
 #[test]
 fn shares_at_99_hertz() {
     let (profile, truth) = profile_at(programs::SHARES, &[], "99");
@@ -87,7 +87,7 @@ fn shares_at_99_hertz() {
     assert_roots(&profile, WHOLE);
 }
 
-/// A callee's time is its own, and its caller's only in sum.
+/// A callee's time is flat in the callee and only cumulative in its caller.
 #[test]
 fn flat_and_cumulative_differ() {
     let (profile, _) = profile_of(programs::SHARES, &[]);
@@ -101,11 +101,12 @@ fn flat_and_cumulative_differ() {
     });
 }
 
-/// Names of Rust: generic instances apart, `<…>` whole, the linker's name beside.
+/// Rust names: generic instances are separate, `<…>` is kept, and the mangled name is kept as well.
 #[track_caller]
-fn rust_is_right(program: Program, prefix: &str) {
+fn check_rust(program: Program, prefix: &str) {
     let (profile, truth) = profile_of(program, &[]);
-    // Both instances of the generic function are one site here: legacy names do not tell them.
+    // Both instances of the generic function are one site here: legacy names do not distinguish
+    // them.
     let all = truth.total() as f64;
     let generic = profile.sum("cpu", |s| s.has("generic_mix")) as f64;
     let holder = profile.sum("cpu", |s| s.has("work")) as f64;
@@ -127,33 +128,33 @@ fn rust_is_right(program: Program, prefix: &str) {
 
 #[test]
 fn rust_v0() {
-    rust_is_right(programs::RUST_V0, "_R");
+    check_rust(programs::RUST_V0, "_R");
 }
 
 #[test]
 fn rust_legacy() {
-    rust_is_right(programs::RUST_LEGACY, "_ZN");
+    check_rust(programs::RUST_LEGACY, "_ZN");
 }
 
 #[test]
 fn exceptions() {
     let (profile, truth) = profile_of(programs::EXCEPTIONS, &[]);
     assert_site_shares(&profile, &truth, &["throwing", "calm"]);
-    // libgcc's unwinder restores registers in code that no table describes fully.
+    // libgcc's unwinder restores registers in code that no unwind table describes fully.
     assert_roots(&profile, 0.99);
     let in_unwinder = profile.sum("cpu", |s| s.has("throwing") && s.has("_Unwind_RaiseException"));
     assert!(in_unwinder > 0, "{}", profile.describe(6, |s| s.has("throwing")));
 }
 
 #[track_caller]
-fn signals_are_right(stack: &str, whole: f64) {
+fn check_signals(stack: &str, whole: f64) {
     let (profile, truth) = profile_of(programs::SIGNALS, &[stack]);
     let handler = |s: &exoprof_tests::Sample| s.has("handler_burn");
     let measured = profile.sum("cpu", handler) as f64 / profile.total("cpu") as f64 * 100.0;
     let real = truth.share("handler_burn") * 100.0;
     assert!((measured - real).abs() <= 2.0, "handler: {measured:.2}%, true {real:.2}%");
     assert_roots(&profile, whole);
-    // 1% may interrupt the few instructions between two rounds.
+    // 1% may interrupt the few instructions between two rounds of the loop.
     assert_reach(&profile, 0.99, "the interrupted function below the handler", |s| {
         match (s.position("on_signal"), s.position("interrupted_loop")) {
             (Some(above), Some(below)) => above < below,
@@ -164,21 +165,23 @@ fn signals_are_right(stack: &str, whole: f64) {
 
 #[test]
 fn signal_on_own_stack() {
-    signals_are_right("normal", WHOLE);
+    check_signals("normal", WHOLE);
 }
 
-/// The interrupted stack is not copied then, and completed from how it is found at two readings of
-/// the rings, 20 ms apart: 8 samples of the handler lie between two. Those before the first reading
-/// are truncated, and twice as many if one reading finds the program between two rounds.
+/// The kernel does not copy the interrupted stack in this case. It is completed from how it is
+/// found at two readings of the ring buffers, 20 ms apart; 8 samples of the handler lie between two
+/// readings. Those before the first reading are truncated, and twice as many if one reading finds
+/// the program between two rounds.
 #[test]
 fn signal_on_alternate_stack() {
-    signals_are_right("alternate", 0.99);
+    check_signals("alternate", 0.99);
 }
 
-/// Every stack that holds the bottom holds exactly DEPTH frames of the recursion, and its root.
-/// 2% may be caught while the recursion goes down or up, which for 5000 big frames takes time.
+/// Every stack that contains the bottom contains exactly `depth` frames of the recursion, and its
+/// root. 2% may be sampled while the recursion descends or returns, which takes time with 5000 big
+/// frames.
 #[track_caller]
-fn recursion_is_whole(kind: &str, depth: usize) {
+fn check_recursion(kind: &str, depth: usize) {
     let (profile, _) = profile_of(programs::RECURSION, &[kind, &depth.to_string()]);
     let function = format!("descend_{kind}");
     let at_bottom = |s: &exoprof_tests::Sample| s.has("bottom_burn") && !is_marked(s);
@@ -193,31 +196,32 @@ fn recursion_is_whole(kind: &str, depth: usize) {
 
 #[test]
 fn recursion_small_10() {
-    recursion_is_whole("small", 10);
+    check_recursion("small", 10);
 }
 
 #[test]
 fn recursion_small_1000() {
-    recursion_is_whole("small", 1000);
+    check_recursion("small", 1000);
 }
 
 #[test]
 fn recursion_small_5000() {
-    recursion_is_whole("small", 5000);
+    check_recursion("small", 5000);
 }
 
 #[test]
 fn recursion_big_10() {
-    recursion_is_whole("big", 10);
+    check_recursion("big", 10);
 }
 
 #[test]
 fn recursion_big_1000() {
-    recursion_is_whole("big", 1000);
+    check_recursion("big", 1000);
 }
 
-/// The kernel's copy of a stack ends at a page that was never touched. Such pages are read once, so
-/// that later copies go on: only a thread's first samples have to be completed from the live stack.
+/// The kernel's copy of a stack ends at a page that was never touched. exoprof reads such pages
+/// once, so that later copies continue past them; only a thread's first samples have to be
+/// completed from the live stack.
 #[test]
 fn pages_that_were_never_touched() {
     let (profile, truth) = profile_of(programs::HOLE, &[]);
@@ -228,8 +232,8 @@ fn pages_that_were_never_touched() {
     });
     let completed = completed.unwrap_or(0);
     let (all, cut) = (profile.total("samples"), profile.sum("samples", is_marked));
-    // A thread gives 120 samples: those of the first one or two readings of the rings, 20 ms each,
-    // and not those of all the readings that it takes to get through the hole page by page.
+    // A thread gives 120 samples. Those of the first one or two readings of the ring buffers, 20 ms
+    // each, may be short; the number must not grow with the pages of the hole.
     let short = completed + cut;
     assert!(short > 0 && short * 2 < all, "{completed} completed, {cut} cut, of {all}");
 }
@@ -259,21 +263,21 @@ fn through_libc(program: Program) {
     };
     assert!(above("compare_items", "in_qsort"));
     assert!(above("compare_keys", "in_bsearch"));
-    // The vDSO comes symbolized: no reader can do it later.
+    // The vDSO must be symbolized at recording time: no reader can do it later.
     let in_vdso =
         |f: &exoprof_tests::Frame| f.mapping.as_ref().is_some_and(|m| m.file.contains("vdso"));
     let vdso: Vec<_> =
         profile.samples.iter().filter(|s| s.has("in_vdso") && in_vdso(s.leaf())).collect();
     assert!(!vdso.is_empty(), "{}", profile.describe(6, |s| s.has("in_vdso")));
     assert!(vdso.iter().all(|s| s.leaf().function.contains("clock_gettime")), "{}", vdso[0]);
-    // Kernel frames stand leafward of libc's read.
+    // Kernel frames are leafward of libc's read.
     let kernel = profile.sum("cpu", |s| s.has("in_kernel") && s.has("vfs_read"));
     let site = profile.sum("cpu", |s| s.has("in_kernel"));
     assert!(kernel as f64 > 0.9 * site as f64, "{}", profile.describe(6, |s| s.has("in_kernel")));
 }
 
 #[test]
-fn no_kernel_frames_when_refused() {
+fn no_kernel_frames_with_no_kernel_option() {
     let target = Target::working(programs::DEEP_LIBC, &[]);
     let recording = record_busy(target.pid(), 2.0, &["-F", "997", "--no-kernel"]);
     let kernel = recording.profile.sum("samples", |s| {

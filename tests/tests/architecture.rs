@@ -1,4 +1,5 @@
-//! The house stands: which crate may import which, and one gimli for all who read DWARF.
+//! Checks the architecture: which crate may import which, no large import cycles, and a single
+//! version of gimli.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 use exoprof_tests::imports::Crate;
 
-/// What each crate may import of the others.
+/// The workspace crates that each crate may import.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("pprof", &[]),
     ("image", &[]),
@@ -76,13 +77,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Files that need each other are read and changed together: no more than so many.
-const MOST_IN_A_CIRCLE: usize = 3;
-/// Crates that have a larger circle, and of how many files: no more is added to it.
-const LARGER_CIRCLES: &[(&str, usize)] = &[("pprof", 5)];
+/// Files that import each other in a cycle must be read and changed together: a cycle has at most
+/// this many.
+const MAX_CYCLE: usize = 3;
 
-/// What names a particular language runtime, and the folders or files that may: its part in a
-/// recording, which is a row of a table to all others, and the profiles that it records itself.
+/// What names a particular language runtime, and the folders and files where it may occur: the
+/// runtime's part in a recording, which all other code sees as a row of a table, and the profiles
+/// that it records itself.
 const RUNTIMES: &[(&str, &[&str])] = &[
     ("runtimes::go", &[]),
     ("runtimes::jit", &[]),
@@ -103,7 +104,7 @@ const RUNTIMES: &[(&str, &[&str])] = &[
 ];
 
 fn metadata() -> Metadata {
-    // Packages for other platforms were never downloaded.
+    // Packages for other platforms are not downloaded.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     MetadataCommand::new()
         .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
@@ -117,13 +118,13 @@ fn metadata() -> Metadata {
         .expect("cargo metadata")
 }
 
-/// Crates that others could use alone have package names with a prefix; rows here go without.
+/// Strips the prefix of published packages' names; the tables in this file use names without it.
 fn short(package: &str) -> &str {
     package.strip_prefix("exoprof-").unwrap_or(package)
 }
 
 #[test]
-fn arrows_point_one_way() {
+fn crates_import_only_what_is_allowed() {
     let metadata = metadata();
     let crates: BTreeMap<&str, _> =
         metadata.workspace_packages().into_iter().map(|p| (short(&p.name), p)).collect();
@@ -143,12 +144,12 @@ fn arrows_point_one_way() {
 }
 
 #[test]
-fn prost_object_and_anyhow_live_in_their_places() {
+fn prost_object_and_anyhow_are_used_where_allowed() {
     let metadata = metadata();
     for (library, home) in [
         ("prost", &["pprof"][..]),
         ("object", &["image", "symbolize", "tests"]),
-        // Errors of libraries are types of their own.
+        // Libraries have their own error types.
         ("anyhow", &["exoprof", "fuzz"]),
     ] {
         let users: Vec<&str> = metadata
@@ -181,7 +182,7 @@ fn all_agree_on_one_gimli() {
             }
         }
     }
-    // framehop, the oracle of unwind's tests, shares no type with us: it may lag behind.
+    // framehop, the reference in unwind's tests, shares no type with us, so its version may differ.
     versions.remove("framehop");
     let distinct: BTreeSet<_> = versions.values().flatten().collect();
     assert_eq!(distinct.len(), 1, "{versions:?}");
@@ -198,9 +199,9 @@ fn framehop_is_only_used_in_tests() {
     }
 }
 
-/// How paths are read: see [`exoprof_tests::imports`].
+/// See [`exoprof_tests::imports`] for how imports are found.
 #[test]
-fn no_circle_of_more_than_three_files() {
+fn no_import_cycle_of_more_than_three_files() {
     let metadata = metadata();
     let mut wrong = Vec::new();
     for package in metadata.workspace_packages() {
@@ -209,16 +210,14 @@ fn no_circle_of_more_than_three_files() {
         if !MAY_IMPORT.iter().any(|(named, _)| *named == name) {
             continue;
         }
-        let larger = LARGER_CIRCLES.iter().find(|(of, _)| *of == name).map(|(_, size)| *size);
-        let most = larger.unwrap_or(MOST_IN_A_CIRCLE);
-        let circles = Crate::read(src.as_std_path()).circles_of_more_than(most);
-        wrong.extend(circles.into_iter().map(|files| format!("{name}: {} {files:?}", files.len())));
+        let cycles = Crate::read(src.as_std_path()).cycles_of_more_than(MAX_CYCLE);
+        wrong.extend(cycles.into_iter().map(|files| format!("{name}: {} {files:?}", files.len())));
     }
-    assert!(wrong.is_empty(), "files that all need each other:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "files that import each other in a cycle:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn a_runtime_is_known_by_its_row_only() {
+fn runtimes_are_named_only_in_their_own_code() {
     let crates = exoprof_tests::repository().join("crates");
     let mut files = Vec::new();
     list_sources(&crates, &mut files);
@@ -237,11 +236,11 @@ fn a_runtime_is_known_by_its_row_only() {
     let table = std::fs::read_to_string(crates.join("aggregate/src/runtimes/mod.rs"));
     let table = table.expect("the table of runtimes");
     for module in ["go", "jit", "python"] {
-        assert!(table.contains(&format!("\nmod {module};")), "{module} is for the table only");
+        assert!(table.contains(&format!("\nmod {module};")), "mod {module} is not private");
     }
 }
 
-/// The sources of all crates, without their tests.
+/// The source files of all crates, without tests.
 fn list_sources(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("folder") {
         let path = entry.expect("entry").path();

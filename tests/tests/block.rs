@@ -1,4 +1,4 @@
-//! `record block`: delays and counts against what the programs measured themselves.
+//! Tests of `record block`: delays and counts compared with the program's own measurements.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use exoprof_tests::compared::{Compared, account};
 use exoprof_tests::{Profile, Recorder, Sample, Target, procfs, programs};
 use nix::sys::signal::Signal;
 
-/// What waits at each site of `waits.c times`, by the label.
+/// The `wait` label of each site of `waits.c times`.
 const KINDS: &[(&str, &str)] = &[
     ("sleep_long", "sleep"),
     ("sleep_short", "sleep"),
@@ -26,10 +26,10 @@ fn assert_kinds(profile: &Profile, kinds: &[(&str, &str)]) {
     }
 }
 
-/// Waits longer than the rate are all sampled, so that only the partial ones at both ends are
-/// left to chance: ±2%.
+/// Waits longer than the rate are all sampled, so only the partial ones at both ends are subject to
+/// chance: ±2%.
 #[test]
-fn delays_and_counts_are_those_of_the_program() {
+fn delays_and_counts_match_the_program() {
     let compared =
         Compared::of(programs::WAITS, "times", (5.0, &["block", "--block-rate", "1ms"]), &[]);
     for site in ["sleep_long", "wait_poll", "read_pipe", "wait_cond", "wait_semaphore"] {
@@ -41,7 +41,7 @@ fn delays_and_counts_are_those_of_the_program() {
     assert_eq!(profile.sample_types, ["contentions/count", "delay/nanoseconds"]);
     assert_eq!((profile.period_type.as_str(), profile.period), ("contentions/count", 1));
     assert_kinds(profile, KINDS);
-    // The stack goes on in the kernel, where it blocks.
+    // The stack continues into the kernel, where the thread blocks.
     let at = profile.sum("delay", |s| s.has("sleep_long"));
     let blocked = profile.sum("delay", |s| {
         s.has("sleep_long")
@@ -49,39 +49,41 @@ fn delays_and_counts_are_those_of_the_program() {
             && s.leaf().mapping.as_ref().is_some_and(|m| m.file.contains("kernel"))
     });
     assert!(blocked as f64 > 0.98 * at as f64, "{}", profile.describe(6, |s| s.has("sleep_long")));
-    // To have waited for a CPU is told apart.
+    // Waiting for a CPU is reported separately.
     assert!(profile.sum("delay", |s| s.label("wait") == "runnable") > 0);
-    // The main thread waits for its standard input all the time: until a mark is asked for, and
-    // again, until the recording ends.
+    // The main thread waits for standard input all the time: once until a mark is requested, and
+    // again until the recording ends.
     let main = profile.sum("delay", |s| s.has("truth_obey"));
     let all = profile.duration_nanos as f64;
     assert!((main as f64 / all - 1.0).abs() < 0.02, "{main} of {all} ns in main");
     assert!(profile.sum("delay", |s| s.has("truth_obey") && s.label("in_progress") == "true") > 0);
 }
 
-/// Waits of 250 µs at a rate of 1 ms. What they are scaled up to is right in the mean, and differs by
+/// Waits of 250 µs at a rate of 1 ms. Their scaled-up values are right on average and vary by
 /// chance: the sum of the delays has a standard deviation of √(1 ms / sum), 1% in 10 s, and the
-/// number of n waits one of √(5 / n) (four for each wait that is sampled, and the first half second,
-/// in which the rate is coarser); on a machine that is busy n is smaller. 4.5 standard deviations
-/// are missed less than once in 100,000 times.
+/// number of n waits one of √(5 / n) (four for each sampled wait, and the first half second, in
+/// which the rate is coarser); on a busy machine n is smaller. 4.5 standard deviations are exceeded
+/// less than once in 100,000 runs.
 ///
-/// The delays have 2.5% more besides: where a CPU was idle the kernel begins to count a thread's CPU
-/// time when it wakes it, 6 to 7 µs before it switches to it, and the program takes its own CPU time
-/// off. The times of the tracepoint (`perf record -e sched:sched_switch`) are more by as much.
+/// The recorded delays are also 2.5% too long: on an idle CPU, the kernel starts to count a
+/// thread's CPU time when it wakes the thread, 6 to 7 µs before it switches to it, and the program
+/// subtracts its own CPU time. The times of the tracepoint (`perf record -e sched:sched_switch`)
+/// are longer by the same amount.
 #[test]
-fn waits_that_are_shorter_than_the_rate() {
+fn waits_shorter_than_the_rate() {
     let args = ["block", "--block-rate", "1ms"];
     let compared = Compared::of(programs::WAITS, "short", (10.0, &args), &[]);
     let delay = compared.ratio_of_delays("sleep_short");
-    assert!((0.95..=1.075).contains(&delay), "{delay:.4} of the delays");
+    assert!((0.95..=1.075).contains(&delay), "delay of sleep_short: {delay:.4} of the truth");
     let waits = 10.0 * compared.truth(&["sleep_short_n"]);
     compared.assert_count("sleep_short", f64::max(0.05, 4.5 * (5.0 / waits).sqrt()));
     compared.assert_delay("sleep_long", 0.02);
     compared.assert_count("sleep_long", 0.03);
 }
 
-/// Without restartable sequences the stacks are taken at the exit of system calls. For 5 s: what the
-/// program does while the recording begins, and is in its own account only, is 1% of it or so.
+/// Without restartable sequences, stacks are taken at the exit of system calls. Recorded for 5 s:
+/// what the program does while the recording starts counts only in its own measurement; that is
+/// about 1% of 5 s.
 #[test]
 fn threads_without_rseq() {
     let compared = Compared::of(
@@ -97,13 +99,13 @@ fn threads_without_rseq() {
     assert_kinds(&compared.profile, KINDS);
 }
 
-/// Waits of 5 to 20 ms, some 600 a second: each is sampled.
+/// Waits of 5 to 20 ms, some 600 a second: every one is sampled.
 #[test]
 fn perf_events_alone() {
     let compared =
         Compared::of(programs::WAITS, "long", (5.0, &["block", "--backend", "perf"]), &[]);
-    compared.assert_says("one in 1 switches was sampled");
-    compared.assert_says("without bpf programs: as asked for");
+    compared.assert_says("every context switch was sampled");
+    compared.assert_says("without BPF programs: --backend perf was given");
     for site in ["sleep_long", "wait_poll", "read_pipe", "wait_cond", "wait_semaphore"] {
         compared.assert_delay(site, 0.02);
     }
@@ -112,8 +114,8 @@ fn perf_events_alone() {
     assert_kinds(&compared.profile, &kinds);
 }
 
-/// Some 5000 switches a second: about there, one in several is sampled, and each stands for as
-/// many. 15% is what a prime period of 7 gives; the rarest sites are left out.
+/// At some 5000 switches a second, about one in several is sampled and scaled up. 15% is the error
+/// with a prime period of 7; the rarest sites are left out.
 #[test]
 fn perf_events_alone_with_a_period() {
     let compared =
@@ -124,16 +126,16 @@ fn perf_events_alone_with_a_period() {
     }
 }
 
-/// What never ends is in the profile all the same, each thread with its stack and full time. Meanwhile
-/// they cost next to nothing.
+/// Waits that never end are in the profile too, each thread with its stack and full time. Meanwhile
+/// they cost almost nothing.
 #[test]
-fn a_thousand_threads_that_wait_for_ever() {
+fn a_thousand_threads_that_wait_forever() {
     let target = Target::working(programs::BLOCKED, &["1000"]);
     let mut running = Recorder::of(target.pid()).args(["block", "-d", "10m"]).start();
     running.wait_recording();
     let own = || procfs::cpu_by_thread(running.pid()).values().sum::<u64>() as f64;
     let (began, before) = (Instant::now(), own());
-    // The length of the measurement, not a wait for something to happen.
+    // The length of the measurement, not a wait for an event.
     std::thread::sleep(Duration::from_secs(2));
     let share = (own() - before) / began.elapsed().as_nanos() as f64;
     assert!(share < 0.03, "{:.1}% of a CPU", share * 100.0);
@@ -148,7 +150,7 @@ fn a_thousand_threads_that_wait_for_ever() {
     assert!(threads.len() >= 1000, "{} threads", threads.len());
 }
 
-/// Ten thousand waits of 100 ms a second, each longer than any rate that would sample them all.
+/// Ten thousand waits of 100 ms a second: too many to sample all of them, at any rate.
 #[test]
 fn a_thousand_threads_that_sleep() {
     let target = Target::working(programs::BLOCKED, &["1000", "100"]);
@@ -158,7 +160,7 @@ fn a_thousand_threads_that_sleep() {
         .recording();
     let profile = &recording.profile;
     assert_eq!(account(profile).1, 0, "{}", *recording);
-    // Besides the 1000 that wait at the end.
+    // Without the 1000 waits still in progress at the end.
     let per_second = (account(profile).0 - 1000) as f64 * 1e9 / profile.duration_nanos as f64;
     assert!(per_second <= 2000.0, "{per_second} samples a second");
     let asleep = profile.sum("delay", |s| s.has("sleep_again"));
@@ -167,7 +169,7 @@ fn a_thousand_threads_that_sleep() {
     assert!((asleep as f64 / all - 1.0).abs() < 0.08, "{asleep} of {all} ns");
 }
 
-/// Hundreds of thousands of switches a second: nothing is lost.
+/// Hundreds of thousands of switches a second must not lose a record.
 #[test]
 fn ping_pong() {
     let target = Target::working(programs::PINGPONG, &[]);
@@ -181,7 +183,7 @@ fn ping_pong() {
     assert!(account(profile).0 as f64 <= 2000.0 * 2.1, "{}", *recording);
 }
 
-/// A command from its begin, and the children that it forks.
+/// A command from its start, and the children that it forks.
 #[test]
 fn a_command_and_its_children() {
     let script = "sleep 0.8 & (sleep 0.8; sleep 0.8) & wait";
@@ -195,13 +197,13 @@ fn a_command_and_its_children() {
         let sleeps = s.label("process") == "sleep" && s.label("wait") == "sleep";
         sleeps && s.stack.iter().any(|f| f.function.contains("nanosleep"))
     });
-    // A timer is never early; it is late where the machine itself gets no CPU from its host.
+    // A timer is never early; it is late when the machine itself gets no CPU time from its host.
     assert!(
         (0.999..1.05).contains(&(slept as f64 / 2.4e9)),
         "{slept} ns\n{}",
         profile.describe(9, |_| true)
     );
-    // The shell waits for a child, or for the signal of its end.
+    // The shell waits for a child, or for the signal that reports its end.
     let waited = profile.sum("delay", |s| ["child", "signal"].contains(&s.label("wait")));
     assert!(waited as f64 > 2.3e9, "{waited} ns\n{}", profile.describe(9, |_| true));
 }

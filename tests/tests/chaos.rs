@@ -1,5 +1,5 @@
-//! Recording disturbs nothing: a busy multi-threaded server answers every request while it is
-//! attached to and left 200 times, or while exoprof is killed, and is afterwards as it was before.
+//! Tests that recording disturbs nothing: a busy multi-threaded server answers every request while
+//! exoprof attaches and detaches 200 times or is killed, and its state is unchanged afterwards.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -55,7 +55,7 @@ impl Load {
     }
 }
 
-/// Half a minute is no measure of speed: an answer that late is a lost one.
+/// The timeout of 30 s does not measure speed: an answer that late counts as lost.
 fn ask(port: u16, client: u64, ends: &AtomicBool, answered: &AtomicU64) -> Result<(), String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
@@ -87,7 +87,7 @@ fn server() -> (Target, Load, State) {
 }
 
 #[test]
-fn two_hundred_rounds() {
+fn two_hundred_recordings() {
     let (server, load, before) = server();
     for round in 0..200 {
         let outcome = Recorder::of(server.pid()).args(["-d", "50ms", "-F", "997", "-q"]).run();
@@ -100,7 +100,7 @@ fn two_hundred_rounds() {
     let _ = server.finish();
 }
 
-/// Killed at moments spread over attaching, recording and writing.
+/// exoprof is killed at moments spread over attaching, recording and writing.
 #[test]
 fn exoprof_killed_in_the_middle() {
     let (server, load, before) = server();
@@ -118,7 +118,7 @@ fn exoprof_killed_in_the_middle() {
     }
     load.wait_answers(1000);
     load.finish();
-    // It can still be recorded, and holds no leftovers.
+    // It can still be recorded, and exoprof left nothing behind.
     let recording = Recorder::of(server.pid()).args(["-d", "300ms"]).run().recording();
     assert!(recording.status.success());
     let _ = server.finish();
@@ -139,7 +139,7 @@ fn two_recorders_at_once() {
     let _ = server.finish();
 }
 
-/// EXOPROF_ROUNDS sets how many; a thousand take a minute or two.
+/// EXOPROF_ROUNDS sets the number of rounds; a thousand take a minute or two.
 fn rounds(default: u64) -> u64 {
     std::env::var("EXOPROF_ROUNDS").map_or(default, |n| n.parse().expect("a number"))
 }
@@ -150,7 +150,7 @@ fn dump(pid: u32) -> std::process::Command {
     command
 }
 
-/// All threads are stopped each time.
+/// Each dump stops all threads.
 #[test]
 fn dumps_under_load() {
     let (server, load, before) = server();
@@ -164,10 +164,10 @@ fn dumps_under_load() {
     let _ = server.finish();
 }
 
-/// Killed at moments spread over reading, stopping, copying and naming; and in recordings that
-/// stop threads all the time.
+/// exoprof is killed at moments spread over reading, stopping, copying and symbolizing, and in
+/// recordings that stop threads all the time.
 #[test]
-fn killed_while_threads_stand() {
+fn killed_while_threads_are_stopped() {
     let (server, load, before) = server();
     let pid = server.pid().to_string();
     for round in 0..rounds(60) {
@@ -184,8 +184,8 @@ fn killed_while_threads_stand() {
         child.kill().unwrap();
         child.wait().unwrap();
         let free = std::iter::repeat_with(|| State::of(server.pid())).take(1000);
-        // The kernel lets the threads go before the killed process is reaped; each then takes
-        // itself out of its stop.
+        // The kernel resumes the threads before the killed process is reaped, but each thread
+        // leaves its stop on its own.
         assert!(free.into_iter().any(|now| now == before), "after round {round}");
     }
     load.wait_answers(1000);

@@ -1,4 +1,4 @@
-//! The command line: naming, refusals before anything is recorded, messages that help.
+//! Tests of the command line: output names, failures before anything is recorded, helpful messages.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -12,7 +12,7 @@ use exoprof_tests::server::open_folder;
 use exoprof_tests::{Profile, Recorder, Target, exoprof};
 use nix::sys::signal::Signal;
 
-/// The user "nobody", who may do nothing to root's processes.
+/// The user `nobody`, who has no rights over root's processes.
 const NOBODY: u32 = 65534;
 
 fn names_in(folder: &Path) -> Vec<String> {
@@ -30,7 +30,7 @@ fn names_count_up_and_nothing_is_overwritten() {
     let pid = target.pid().to_string();
     let folder = tempfile::tempdir().unwrap();
     let name = |n: usize| format!("exoprof.shares.{pid}.cpu.{n:03}.pb.gz");
-    // A file of another's stands in the way of the second.
+    // Somebody else's file already has the second name.
     fs::write(folder.path().join(name(2)), "mine").unwrap();
     for _ in 0..2 {
         let output = exoprof()
@@ -45,7 +45,7 @@ fn names_count_up_and_nothing_is_overwritten() {
     let _ = Profile::decode(&fs::read(folder.path().join(name(3))).unwrap());
 }
 
-/// The name of the process is the target's to choose: it must not lead out of the folder.
+/// The target chooses its process name; the name must not lead out of the output folder.
 #[test]
 fn hostile_process_names() {
     let script = "printf '../../e\\nv\\033[1m' >/proc/$$/comm; echo ready; \
@@ -70,28 +70,28 @@ fn hostile_process_names() {
     assert_eq!(names_in(outer.path()), ["a"]);
 }
 
-/// Runs a recording that must be refused at once: it would last ten minutes.
+/// Runs a recording that must fail immediately: a recording would last ten minutes.
 #[track_caller]
-fn refused_at_once(recorder: Recorder, code: i32, words: &[&str]) {
+fn assert_fails_at_once(recorder: Recorder, code: i32, words: &[&str]) {
     let began = Instant::now();
     let outcome = recorder.args(["-d", "10m"]).run();
-    assert!(began.elapsed() < Duration::from_secs(300), "it has recorded before it failed");
+    assert!(began.elapsed() < Duration::from_secs(300), "it recorded before it failed");
     assert_eq!(outcome.status.code(), Some(code), "{outcome}");
     assert!(!outcome.stderr.contains("panicked"), "{outcome}");
-    let said = outcome.stderr.to_lowercase();
+    let stderr = outcome.stderr.to_lowercase();
     for word in words {
-        assert!(said.contains(&word.to_lowercase()), "the message lacks {word:?}: {outcome}");
+        assert!(stderr.contains(&word.to_lowercase()), "the message lacks {word:?}: {outcome}");
     }
 }
 
 #[test]
-fn existing_output_is_refused_without_force() {
+fn existing_output_needs_force() {
     let target = Target::working(programs::SHARES, &[]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("there.pb.gz");
     fs::write(&path, "mine").unwrap();
     let with_output = || Recorder::of(target.pid()).name_itself().args([Path::new("-o"), &path]);
-    refused_at_once(with_output(), 1, &["there.pb.gz", "--force"]);
+    assert_fails_at_once(with_output(), 1, &["there.pb.gz", "--force"]);
     assert_eq!(fs::read(&path).unwrap(), b"mine");
     let outcome = with_output().args(["-d", "300ms", "--force"]).run();
     assert!(outcome.status.success(), "{outcome}");
@@ -100,13 +100,13 @@ fn existing_output_is_refused_without_force() {
 }
 
 #[test]
-fn unwritable_outputs_are_refused() {
+fn unwritable_outputs_fail() {
     let target = Target::working(programs::SHARES, &[]);
     let file = tempfile::NamedTempFile::new().unwrap();
     let below_a_file = file.path().join("x.pb.gz");
     for path in ["/nonexistent/x.pb.gz", "/proc/x.pb.gz", below_a_file.to_str().unwrap()] {
         let recorder = Recorder::of(target.pid()).name_itself().args(["-o", path]);
-        refused_at_once(recorder, 1, &[path]);
+        assert_fails_at_once(recorder, 1, &[path]);
     }
 }
 
@@ -120,9 +120,9 @@ fn output_to_stdout() {
     assert!(outcome.stderr.contains("heavy_a"), "{outcome}");
 }
 
-/// As in `exoprof record … 2>&1 | head -3`: who reads goes away before all is said.
+/// As in `exoprof record … 2>&1 | head -3`: the reader closes the pipe before all is printed.
 #[test]
-fn nobody_reads_what_is_said() {
+fn stderr_is_a_closed_pipe() {
     let target = Target::working(programs::SHARES, &[]);
     let folder = tempfile::tempdir().unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
@@ -203,7 +203,7 @@ fn wrong_usage_is_status_2() {
 fn help_shows_an_example() {
     for command in ["record", "dump", "serve", "report", "view", "top", "doctor"] {
         let output = exoprof().args([command, "--help"]).output().unwrap();
-        // Commands of later issues may be absent, but then wholly.
+        // Commands of later issues may be missing, but then entirely.
         let known = exoprof().arg("--help").output().unwrap();
         if !String::from_utf8_lossy(&known.stdout).contains(&format!("  {command}")) {
             assert_ne!(command, "record");
@@ -239,14 +239,14 @@ fn zombie() {
     outcome.assert_fails(1, &[&pid.to_string(), "zombie"]);
 }
 
-/// The kernel's own threads have no memory map, so `/proc/PID/exe` leads nowhere.
+/// Kernel threads have no memory map, so `/proc/PID/exe` cannot be read.
 #[test]
 fn kernel_thread() {
-    assert!(fs::read_link("/proc/2/exe").is_err(), "PID 2 is no kernel thread here");
+    assert!(fs::read_link("/proc/2/exe").is_err(), "PID 2 is not a kernel thread here");
     Recorder::of(2).run().assert_fails(1, &["2", "kernel thread"]);
 }
 
-/// A copy of a program where everyone may run it.
+/// Copies a program to where every user may run it.
 fn public_copy(folder: &Path, program: &Path) -> PathBuf {
     let copy = folder.join(program.file_name().unwrap());
     fs::copy(program, &copy).unwrap();
@@ -273,14 +273,14 @@ fn without_rights_the_message_names_the_fix() {
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    // The process is root's: no sysctl helps, sudo or a capability does.
+    // The process belongs to root: no sysctl helps; sudo or a capability does.
     assert!(stderr.contains("CAP_") || stderr.contains("perf_event_paranoid"), "{stderr}");
     assert!(stderr.contains("sudo") || stderr.contains("sysctl"), "no command: {stderr}");
     assert_eq!(names_in(folder.path()).len(), 1, "only the copy of the binary is there");
 }
 
-/// One's own process needs no root where `perf_event_paranoid` is 2 or less, as in the kernel's
-/// default; Debian's own kernels have 3, and then the message names the sysctl.
+/// A user's own process can be recorded without root where `perf_event_paranoid` is 2 or less, the
+/// kernel's default. Debian's kernels have 3; the message then names the sysctl.
 #[test]
 fn own_process_without_root() {
     let folder = open_folder();
@@ -306,7 +306,7 @@ fn own_process_without_root() {
     assert!(profile.sum("samples", |s| s.has("heavy_a")) > 0, "{}", profile.describe(4, |_| true));
 }
 
-/// Docker's default seccomp profile refuses perf_event_open whatever the rights.
+/// Docker's default seccomp profile blocks perf_event_open, whatever the rights.
 #[test]
 fn perf_blocked_by_seccomp() {
     let target = Target::working(programs::SHARES, &[]);
@@ -325,13 +325,13 @@ fn summary_and_quiet() {
     for word in ["profile.pb.gz", "samples", "lost", "truncated", "heavy_a", "heavy_b"] {
         assert!(said.contains(word), "the summary lacks {word}: {said}");
     }
-    assert!(!said.contains('\u{1b}') && !said.contains('\r'), "no colour, no bar: {said:?}");
+    assert!(!said.contains('\u{1b}') && !said.contains('\r'), "colour or a bar: {said:?}");
     assert!(recording.stdout.is_empty());
     let quiet = Recorder::of(target.pid()).args(["-d", "300ms", "-q"]).run().recording();
     assert_eq!(quiet.stderr, "");
 }
 
-/// On a terminal there is a progress bar; NO_COLOR takes the colours, not the bar.
+/// On a terminal there is a progress bar; NO_COLOR turns off the colours, not the bar.
 #[test]
 fn progress_on_a_terminal() {
     let target = Target::working(programs::SHARES, &[]);

@@ -1,5 +1,5 @@
-//! Targets in namespaces of their own, as container runtimes make them, and files that are not what
-//! they were when the target started.
+//! Tests of targets in their own namespaces, as container runtimes create them, and of files that
+//! have changed since the target started.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,14 +12,15 @@ use exoprof_tests::{Profile, Recorder, Target, record, record_busy, repository};
 
 const SITES: &[&str] = &["heavy_a", "heavy_b", "heavy_c", "heavy_d"];
 
-/// The first process in the PID namespace that `unshare --fork` has made, as we see it.
+/// The first process in the PID namespace that `unshare --fork` created, by its PID in our
+/// namespace.
 fn inner_pid(target: &Target) -> u32 {
     let outer = target.pid();
     let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap();
     children.split_whitespace().next().expect("unshare has a child").parse().unwrap()
 }
 
-/// A shell in new mount and PID namespaces; `script` execs the target at its end.
+/// A shell in new mount and PID namespaces; at its end, `script` executes the target.
 fn contained(script: &str, args: &[&Path]) -> Target {
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "--pid", "--fork", "sh", "-ec", script, "sh"]).args(args);
@@ -28,8 +29,8 @@ fn contained(script: &str, args: &[&Path]) -> Target {
     target
 }
 
-/// A root of overlayfs that nobody else sees, with a user namespace inside: names, lines and
-/// paths are those of the container, PIDs are ours.
+/// An overlayfs root that no other process sees, with a user namespace inside: names, lines and
+/// paths are those of the container; PIDs are those of our namespace.
 #[test]
 fn overlay_root_with_namespaces() {
     let folder = tempfile::tempdir().unwrap();
@@ -41,7 +42,7 @@ fn overlay_root_with_namespaces() {
         .unwrap();
     fs::copy(SHARES_STATIC.path(), at("lower/app/service")).unwrap();
     fs::copy("/bin/busybox", at("lower/app/busybox")).unwrap();
-    // As container runtimes do it; a mere chroot would leave its path before all others.
+    // Container runtimes use pivot_root too; with a mere chroot, its path would precede all others.
     let script = "cd \"$1\"; mount -t tmpfs none upper; mkdir upper/u upper/w; \
                   mount -t overlay overlay -o lowerdir=lower,upperdir=upper/u,workdir=upper/w root; \
                   cd root; mount -t proc proc proc; pivot_root . .; /app/busybox umount -l .; \
@@ -61,8 +62,8 @@ fn overlay_root_with_namespaces() {
     assert!(heavy.is_some_and(|f| f.line > 0 && f.file.ends_with("shares.c")), "{heavy:?}");
 }
 
-/// Without the right to follow the mappings' own links, files are had by their paths: those of a
-/// mere chroot begin with its own.
+/// Without the right to follow the links of mappings, files are opened by path; paths in a mere
+/// chroot begin with the chroot's own path.
 #[test]
 fn chroot_without_the_right_to_follow_mappings() {
     let folder = tempfile::tempdir().unwrap();
@@ -79,30 +80,30 @@ fn chroot_without_the_right_to_follow_mappings() {
     };
     let profile = run().recording().profile;
     assert_roots(&profile, 0.99);
-    named(&profile);
+    assert_named(&profile);
     assert!(!profile.comments.iter().any(|c| c.contains("not read")), "{:?}", profile.comments);
-    // Deleted, such a file cannot be had at all: the message says so, with the fix.
+    // Once deleted, such a file cannot be opened at all; the message says so, with the fix.
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let libc = maps.split_whitespace().find(|f| f.ends_with("/libc.so.6")).expect("libc is mapped");
     assert!(Path::new(libc).starts_with(folder.path()), "not the system's: {libc}");
     fs::remove_file(libc).unwrap();
     let outcome = run();
-    let told = outcome.stderr.clone();
-    for text in [told, outcome.recording().profile.comments.join("\n")] {
+    let stderr = outcome.stderr.clone();
+    for text in [stderr, outcome.recording().profile.comments.join("\n")] {
         let line = text.lines().find(|l| l.contains("not read: ")).expect(&text);
         let fix = "fix: sudo setcap cap_bpf,cap_checkpoint_restore,";
         assert!(line.contains("/libc.so.6: ") && line.contains(fix), "{line}");
     }
 }
 
-/// A perf map lies in the target's own /tmp, under its PID in its own namespace. One of that name
-/// in ours is of somebody else.
+/// A perf map is in the target's own /tmp, under its PID in its own namespace. A file of that name
+/// in our /tmp belongs to another process.
 #[test]
 fn perf_map_in_namespaces() {
     let planted = PathBuf::from("/tmp/perf-1.map");
     fs::write(&planted, "0 7fffffffffff planted\n").unwrap();
     let script = "mount -t tmpfs none /tmp; exec \"$1\" map";
-    // A program below /tmp would not be seen any more.
+    // The new /tmp would hide a program below /tmp.
     let program = JIT.path();
     assert!(!program.starts_with("/tmp"), "{}", program.display());
     let target = contained(script, &[&program]);
@@ -113,7 +114,7 @@ fn perf_map_in_namespaces() {
     assert_eq!(profile.sum("samples", |s| s.has("planted")), 0);
 }
 
-/// Python with its own root, in namespaces of its own.
+/// Python with its own root, in its own namespaces.
 #[test]
 fn python_in_namespaces() {
     let root = repository().join(".cache/python/trixie");
@@ -127,7 +128,7 @@ fn python_in_namespaces() {
     assert_reach(&profile, 0.95, "a Python function", heavy);
 }
 
-/// A folder in the hierarchy of control groups, removed when dropped.
+/// A control group, removed when dropped.
 struct Group(PathBuf);
 
 impl Group {
@@ -151,7 +152,7 @@ impl Drop for Group {
     }
 }
 
-/// The id of the container is a label of each sample, and stands in the comments.
+/// The container's ID is a label of each sample and is in the comments.
 #[test]
 fn container_id() {
     let id = "e90b8831a4b8".repeat(6)[..64].to_owned();
@@ -167,13 +168,13 @@ fn container_id() {
     drop(group);
 }
 
-fn named(profile: &Profile) {
+fn assert_named(profile: &Profile) {
     assert_reach(profile, 0.97, "a function of the running program", |s| {
         SITES.iter().any(|site| s.has(site))
     });
 }
 
-/// An upgrade puts a new file at the path: what runs is the old one.
+/// An upgrade puts a new file at the path while the old one is still running.
 #[test]
 fn program_that_was_replaced() {
     let folder = tempfile::tempdir().unwrap();
@@ -185,7 +186,7 @@ fn program_that_was_replaced() {
     fs::copy(SLEEPY.path(), &fresh).unwrap();
     fs::rename(&fresh, &path).unwrap();
     let profile = record_busy(target.pid(), 2.0, &["-F", "499"]).profile;
-    named(&profile);
+    assert_named(&profile);
     assert_eq!(profile.mappings[0].file, path.to_str().unwrap(), "without ` (deleted)`");
     let build_id = |path: &Path| {
         let notes = Command::new("readelf").arg("-n").arg(path).output().unwrap().stdout;

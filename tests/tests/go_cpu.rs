@@ -1,5 +1,5 @@
-//! CPU profiles of Go programs: whole stacks over every change of stacks, labels, C on both sides,
-//! and the names that Go's own profiles have.
+//! Tests of CPU profiles of Go programs: stacks are complete across every stack switch, labels are
+//! right, C and Go call each other, and names equal those of Go's own profiles.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -9,7 +9,7 @@ use exoprof_tests::expect::{assert_reach, is_marked, reaches_root};
 use exoprof_tests::gotarget::{BUILDS, Build, LAST, build, build_with, installed};
 use exoprof_tests::{Profile, Recording, Sample, Target, gotool, procfs, record, record_busy};
 
-/// Real stacks need not be whole where a signal or the scheduler is between two of them.
+/// Some stacks cannot be complete: a signal or the scheduler may be between two of them.
 const WHOLE: f64 = 0.99;
 
 fn start(version: &str, how: Build, mode: &str) -> Target {
@@ -22,7 +22,7 @@ fn start(version: &str, how: Build, mode: &str) -> Target {
 }
 
 fn recorded(target: &Target) -> Recording {
-    // Its threads are there, most of them: new ones have no captures in their first 20 ms.
+    // Waits until most of its threads exist: new ones have no captures in their first 20 ms.
     let began = Instant::now();
     while procfs::cpu_of_all(target.pid()) < Duration::from_millis(200) {
         assert!(began.elapsed() < Duration::from_secs(180), "it does not work");
@@ -31,10 +31,10 @@ fn recorded(target: &Target) -> Recording {
     record_busy(target.pid(), 3.0, &["-F", "997"])
 }
 
-/// Whole, and down to where Go's stacks begin: a goroutine's, or the scheduler's.
+/// Whether the stack is complete, down to the root of a Go stack: a goroutine's or the scheduler's.
 fn is_whole(s: &Sample) -> bool {
     let roots = ["runtime.goexit", "runtime.mcall", "runtime.mstart", "runtime.rt0_go"];
-    // The goroutine that was preempted there is no longer the thread's.
+    // The thread no longer runs the goroutine that was preempted there.
     let preempted = s.root().function == "runtime.morestack" && s.has("runtime.gopreempt_m");
     let at_root = preempted || roots.iter().any(|root| s.root().function == *root);
     !is_marked(s) && (reaches_root(s) || at_root)
@@ -44,8 +44,8 @@ fn assert_whole(profile: &Profile) {
     assert_reach(profile, WHOLE, "the root of Go's stack", is_whole);
 }
 
-/// How many of some hundred samples may miss: one in a hundred in the mean (threads have no captures
-/// in their first 20 ms), and three standard deviations more; two always.
+/// How many of some hundred samples may be incomplete: one in a hundred on average (threads have no
+/// captures in their first 20 ms) plus three standard deviations; always at least two.
 fn allowed_of(all: i64) -> f64 {
     allowed(all, 1.0 - WHOLE)
 }
@@ -55,7 +55,7 @@ fn allowed(all: i64, share: f64) -> f64 {
     f64::max(2.0, mean + 3.0 * mean.sqrt())
 }
 
-/// As [`assert_whole`] for few samples: two may always miss.
+/// Like [`assert_whole`] for few samples: two may always be incomplete.
 #[track_caller]
 fn assert_whole_of_few(profile: &Profile) {
     let all = profile.total("samples");
@@ -65,8 +65,9 @@ fn assert_whole_of_few(profile: &Profile) {
     assert!(missing as f64 <= allowed, "{missing} of {all} are not whole:\n{wrong}");
 }
 
-/// Of the samples with this function, enough, nearly all go on to `outer`. On a busy machine a target
-/// gets so little of it that one sample is more than a hundredth of all; two may always miss.
+/// Of the samples with this function, nearly all continue to `outer`, and there are at least
+/// `least`. On a busy machine a target gets so little CPU time that one sample is more than 1% of
+/// all; two may always be missing.
 #[track_caller]
 fn assert_leads_to(profile: &Profile, function: &str, outer: &str, least: i64) {
     let with = |s: &Sample| s.has(function);
@@ -79,10 +80,10 @@ fn assert_leads_to(profile: &Profile, function: &str, outer: &str, least: i64) {
     assert!(missing <= allowed, "{function}: {good} of {all} to {outer}:\n{wrong}");
 }
 
-/// The allocation of large objects, growing stacks and clocks each leave the goroutine's stack in
-/// another way.
+/// Allocating large objects, growing stacks and reading clocks each switch away from the
+/// goroutine's stack in a different way.
 #[test]
-fn stacks_go_on_where_the_goroutine_left_its_own() {
+fn stacks_continue_across_stack_switches() {
     for version in installed() {
         let target = start(version, Build::Plain, "systems");
         let profile = recorded(&target).profile;
@@ -100,15 +101,15 @@ fn stacks_under_garbage_collection_in_every_build() {
         let profile = recorded(&target).profile;
         assert_whole(&profile);
         assert_leads_to(&profile, "runtime.systemstack", "runtime.goexit", 20);
-        // The worker's goroutine itself, which frame pointers alone would skip.
+        // The worker's own goroutine, which unwinding by frame pointers alone would skip.
         assert_leads_to(&profile, "runtime.gcDrain", "runtime.gcBgMarkWorker", 5);
     }
 }
 
-/// Frameless assembly keeps its caller's frame pointer, so that frame pointers alone lose that
-/// caller in up to half of the samples (measured).
+/// Frameless assembly keeps its caller's frame pointer, so unwinding by frame pointers alone loses
+/// that caller in up to half of the samples (measured).
 #[test]
-fn the_caller_of_frameless_assembly_is_there() {
+fn the_caller_of_frameless_assembly_is_found() {
     let sites = ["main.moves", "main.searches", "main.sorts", "main.builds"];
     for version in installed() {
         let mut target = start(version, Build::Plain, "mix");
@@ -120,7 +121,7 @@ fn the_caller_of_frameless_assembly_is_there() {
         let truth = target.mark().since(&before);
         let profile = &recording.profile;
         assert_whole(profile);
-        // What works, not what measures.
+        // Only the work itself, not the measuring.
         let measures = |s: &Sample| s.has("main.threadTime") || s.has("main.site");
         let in_mix = |s: &Sample| s.has("main.timed") && !measures(s);
         let lost = |s: &Sample| in_mix(s) && !sites.iter().any(|site| s.has(site));
@@ -138,7 +139,8 @@ fn the_caller_of_frameless_assembly_is_there() {
         let ours = share(&gotool::top(&recording.path));
         let theirs = share(&gotool::top(own.path()));
         assert!(theirs > 5.0, "{theirs}");
-        // By the program's own clock, to the point: of 3,000 samples, a fifth strays by 0.7 points.
+        // Compared with the program's own clock, in points: with 3,000 samples, a share of a fifth
+        // has a standard deviation of 0.7 points.
         for (function, site) in sites.iter().zip(["moves", "searches", "sorts", "builds"]) {
             let here = profile.sum("cpu", |s| s.has(function)) as f64 / profile.total("cpu") as f64;
             let off = 100.0 * (here - truth.share(site)).abs();
@@ -146,9 +148,9 @@ fn the_caller_of_frameless_assembly_is_there() {
             assert!(off <= f64::max(3.0, chance), "Go {version}: {site} off by {off:.1} points");
             eprintln!("{site}: {off:.2} points off");
         }
-        // The two are of different seconds. Of a fifth of the samples, with 2,000 and 4,000 of them
-        // chance alone strays by 1.1 points: five are more than four standard deviations. On a busy
-        // machine there are fewer.
+        // The two profiles cover different seconds. For a fifth of the samples, with 2,000 and
+        // 4,000 of them, the standard deviation is 1.1 points: five points are more than four
+        // standard deviations. On a busy machine there are fewer samples.
         let bytes = std::fs::read(own.path()).expect("its own profile");
         let counts = [profile.total("samples"), Profile::decode_foreign(&bytes).total("samples")];
         let variance = counts.map(|n| 0.2 * 0.8 / n as f64).iter().sum::<f64>();
@@ -159,9 +161,9 @@ fn the_caller_of_frameless_assembly_is_there() {
     }
 }
 
-/// Each request's work is a function of its own, so that each stack tells which label is right.
+/// Each request's work is a function of its own, so that each stack shows which label is right.
 #[test]
-fn labels_are_those_of_the_moment_of_the_sample() {
+fn labels_match_the_sampled_request() {
     for version in installed() {
         let mut target = start(version, Build::Stripped, "labels");
         let before = target.mark();
@@ -197,8 +199,8 @@ fn labels_are_those_of_the_moment_of_the_sample() {
         let missing = (many - right) as f64;
         assert!(missing <= allowed(many, 0.005), "Go {version}: {right} of {many} with all");
 
-        // Chance alone: four standard deviations of the largest share, a third, are 4.9 points with
-        // 1500 samples. A busy machine gives fewer.
+        // Random error only: four standard deviations of the largest share, a third, are 4.9 points
+        // with 1500 samples. A busy machine gives fewer samples.
         let chance = 4.0 * f64::sqrt(0.222 / profile.total("samples") as f64);
         let total = profile.total("cpu") as f64;
         for (name, ns) in profile.by_label("cpu", "request") {
@@ -213,10 +215,10 @@ fn labels_are_those_of_the_moment_of_the_sample() {
     }
 }
 
-/// What is recorded by stopping threads reads the stacks that a thread has left, and the labels,
-/// from memory.
+/// Recordings that stop threads read the stacks that a thread has switched away from, and the
+/// labels, from memory.
 #[test]
-fn stopped_threads_go_on_where_the_goroutine_left_its_own_stack() {
+fn stacks_of_stopped_threads_continue_across_stack_switches() {
     for version in installed() {
         let target = start(version, Build::Plain, "systems");
         for what in [&["wall"][..], &["cpu", "--backend", "ptrace"]] {
@@ -227,9 +229,9 @@ fn stopped_threads_go_on_where_the_goroutine_left_its_own_stack() {
                 profile.sum("samples", crosses),
                 profile.sum("samples", |s| crosses(s) && s.has("runtime.goexit")),
             );
-            // Where others have the CPUs, too, stops take longer, and there are fewer of them.
+            // On a busy machine stops take longer, and there are fewer of them.
             assert!(all >= 2, "Go {version} {what:?}: {all} on the system stack");
-            // One moment, between two stacks, may be met each time.
+            // Each time, one sample may be at the moment between two stacks.
             assert!(all - whole <= 2, "{whole} of {all}: {}", profile.describe(4, crosses));
         }
     }
@@ -261,14 +263,14 @@ fn stopped_threads_have_their_goroutines_labels() {
 
 /// Threads that sleep in C are not even stopped.
 #[test]
-fn sleeping_threads_go_on_from_c_into_go() {
+fn stacks_of_sleeping_threads_continue_from_c_into_go() {
     for how in [Build::Cgo, Build::StrippedPieCgo] {
         let target = start(LAST, how, "waits");
         let profile = record(target.pid(), &["wall", "-d", "1s"]).profile;
         assert_whole(&profile);
         let in_c = |s: &Sample| s.has("main.waitInC") && s.has("runtime.goexit");
         let through = |s: &Sample| in_c(s) && s.has("crosscall2") && s.has("main.waits");
-        // Each of two threads for about a second.
+        // Two threads, each for about a second.
         for (what, ns) in [
             ("C", profile.sum("wall", |s| in_c(s) && !through(s))),
             ("Go that C called", profile.sum("wall", through)),
@@ -298,7 +300,8 @@ fn c_and_go_call_each_other() {
             assert_leads_to(&profile, function, "main.cgo", 20);
         }
         assert_leads_to(&profile, "main.fromC", "main.throughC", 20);
-        // Called back, C is between: by name where the program has names.
+        // When C calls back into Go, the C frames are between the Go frames, by name if the program
+        // has symbols.
         let back = |s: &Sample| {
             let c = between(s, "crosscall2", "runtime.asmcgocall");
             c.is_some_and(|c| match how {
@@ -310,7 +313,7 @@ fn c_and_go_call_each_other() {
         let good = profile.sum("samples", |s| s.has("main.fromC") && back(s));
         let wrong = profile.describe(3, |s| s.has("main.fromC") && !back(s));
         assert!(good as f64 >= WHOLE * all as f64, "{how:?}: {good} of {all}:\n{wrong}");
-        // The work itself is in C, and Go called it.
+        // The work itself is in C, called by Go.
         let in_c = |s: &Sample| match how {
             Build::Cgo => s.has("c_work") && s.has("c_outer"),
             _ => s.position("runtime.asmcgocall").is_some_and(|at| at >= 2),
@@ -330,7 +333,7 @@ fn callers(profile: &Profile) -> BTreeMap<String, f64> {
             let inlined = if f.inlined { " (inline)" } else { "" };
             format!("{} {}:{} from {}{inlined}\n", f.function, f.file, f.line, f.start_line)
         };
-        // Go leaves the frame out that every goroutine begins with.
+        // Go omits the frame that every goroutine begins with.
         let shown = s.stack[at + 1..].iter().filter(|f| f.function != "runtime.goexit");
         let text: String = shown.map(line).collect();
         *chains.entry(text).or_default() += s.values[0] as f64 / total;
@@ -339,7 +342,7 @@ fn callers(profile: &Profile) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn names_lines_and_inlined_calls_are_those_of_gos_own_profile() {
+fn names_lines_and_inlined_calls_match_gos_own_profile() {
     let builds = [Build::Plain, Build::Stripped, Build::StrippedPieCgo];
     let latest = builds.map(|how| (LAST, how));
     let earlier = installed().into_iter().filter(|v| *v != LAST).map(|v| (v, Build::Stripped));
@@ -351,7 +354,7 @@ fn names_lines_and_inlined_calls_are_those_of_gos_own_profile() {
         let ours = callers(&recorded(&target).profile);
         let bytes = std::fs::read(own.path()).expect("its own profile");
         let theirs = callers(&Profile::decode_foreign(&bytes));
-        // Seven kinds of calls take equal parts; what is rare may be in one and not in the other.
+        // Seven kinds of calls take equal shares; rare ones may be in only one of the profiles.
         let often = |chains: &BTreeMap<String, f64>| -> Vec<String> {
             chains.iter().filter(|(_, share)| **share > 0.03).map(|(c, _)| c.clone()).collect()
         };
@@ -362,13 +365,13 @@ fn names_lines_and_inlined_calls_are_those_of_gos_own_profile() {
 }
 
 #[test]
-fn go_builds_by_our_profile() {
+fn go_build_accepts_our_profile_for_pgo() {
     let target = start(LAST, Build::Stripped, "names");
     let recording = recorded(&target);
     let (profile, debug) = (format!("-pgo={}", recording.path.display()), "-gcflags=-d=pgodebug=1");
     let flags = [profile.as_str(), debug];
     let (_, said) = build_with(LAST, "cpu", Build::Plain, "-pgo", &flags);
-    // The compiler finds the hot calls again, by function and line from its start.
+    // The compiler recognises the hot calls by function and by line from the function's start.
     for function in ["main.inlines", "main.inlined1", "main.inlined2"] {
         let hot = format!("hot-node enabled increased budget=2000 for func={function}");
         assert!(said.contains(&hot), "{function} in:\n{said}");

@@ -1,5 +1,5 @@
-//! What is changed in a Go program is put back, whatever becomes of exoprof; and where it is not
-//! certain what would be changed, nothing is.
+//! Tests that exoprof restores what it changes in a Go program, however exoprof ends, and changes
+//! nothing when it is not sure of an address.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use process::seize::{Stop, Threads, Tracer};
 
 type Changed = fn(Rates) -> bool;
 
-/// The kinds that change something, and whether it is changed.
+/// The profile kinds that change a rate, each with a check whether it is changed.
 const CHANGING: [(&str, Changed); 4] = [
     ("heap", |r| r.heap != 0),
     ("allocs", |r| r.heap != 0),
@@ -25,7 +25,7 @@ fn start(target: &GoTarget, kind: &str) -> Running {
     Recorder::of(target.pid()).args([kind, "-d", "10m"]).start()
 }
 
-/// Watchdogs of exoprof that run.
+/// The running watchdog processes of exoprof.
 fn watchdogs() -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = processes.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
@@ -46,7 +46,7 @@ fn wait_until(what: &str, holds: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_killed_exoprof_leaves_no_rate_changed() {
+fn killed_exoprof_leaves_no_rate_changed() {
     let mut target = GoTarget::start(LAST, "plain", Build::Plain);
     for (kind, changed) in CHANGING {
         let running = start(&target, kind);
@@ -56,13 +56,13 @@ fn a_killed_exoprof_leaves_no_rate_changed() {
         target.wait_rates("restored", |r| r == NO_RATES);
     }
     wait_until("the watchdogs have gone", || watchdogs().is_empty());
-    // It works on.
+    // The program still works.
     target.ask("contend 1");
     target.ask("gc");
 }
 
 #[test]
-fn an_interrupted_exoprof_restores_and_writes() {
+fn interrupted_exoprof_restores_and_writes() {
     let mut target = GoTarget::start(LAST, "plain", Build::Plain);
     for (kind, changed) in CHANGING {
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -78,10 +78,10 @@ fn an_interrupted_exoprof_restores_and_writes() {
     wait_until("the watchdogs have gone", || watchdogs().is_empty());
 }
 
-/// Two at once: the one that ends first does not end the other's sampling, and the last one
-/// leaves nothing behind, also when it is killed.
+/// With two recordings at once, the one that ends first does not stop the other's sampling, and the
+/// last one leaves nothing changed, even when it is killed.
 #[test]
-fn two_at_once_leave_no_rate_changed() {
+fn two_recordings_at_once_leave_no_rate_changed() {
     for last in [Signal::SIGINT, Signal::SIGKILL] {
         for (kind, changed) in CHANGING {
             let mut target = GoTarget::start(LAST, "plain", Build::Plain);
@@ -95,7 +95,7 @@ fn two_at_once_leave_no_rate_changed() {
             target.ask("keep 2");
             first.signal(Signal::SIGINT);
             let first = first.finish().recording();
-            // The second goes on by itself, and sees what both had set.
+            // The second recording continues on its own and sees the rates that both had set.
             target.wait_rates("set by the second", changed);
             target.ask("contend 5");
             target.ask("keep 2");
@@ -113,14 +113,14 @@ fn two_at_once_leave_no_rate_changed() {
     }
 }
 
-/// A target that exits while it is recorded leaves what was read last.
+/// If the target exits while it is recorded, the profile contains the last data that was read.
 #[test]
 fn a_target_that_exits_leaves_a_profile() {
     let mut target = GoTarget::start(LAST, "plain", Build::Plain);
     let args = ["block", "-d", "10m", "--block-rate", "1"];
     let running = Recorder::of(target.pid()).args(args).start();
     target.wait_rates("set", |r| r.block != 0);
-    // It waits for over a second, and exoprof reads twice a second.
+    // It waits for over a second in total, and exoprof reads twice a second.
     target.ask("contend 200");
     target.kill();
     let recording = running.finish().recording();
@@ -129,9 +129,10 @@ fn a_target_that_exits_leaves_a_profile() {
     wait_until("the watchdog has gone", || watchdogs().is_empty());
 }
 
-/// Unoptimised code without symbols: the recovery of addresses is wrong there, and knows it.
+/// In unoptimised code without symbols, addresses cannot be recovered reliably; exoprof detects
+/// that.
 #[test]
-fn what_is_not_certain_is_not_written() {
+fn uncertain_addresses_are_not_written() {
     let mut target = GoTarget::start(LAST, "plain", Build::UnoptimisedStripped);
     let writable = || {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", target.pid())).unwrap();
@@ -148,7 +149,7 @@ fn what_is_not_certain_is_not_written() {
         let outcome = Recorder::of(target.pid()).args([kind, "-d", "1s"]).run();
         outcome.assert_fails(1, &["the address of runtime."]);
     }
-    // The program itself counts time and the like there; what we write is a rate.
+    // The program itself updates clocks and counters there; exoprof would write a rate.
     let changed = before.chunks(8).zip(writable().chunks(8)).filter(|(a, b)| a != b).count();
     assert!(changed < 64, "{changed} words changed");
     target.ask("gc");
@@ -162,7 +163,7 @@ fn heap_history_changes_nothing() {
     assert_eq!(target.rates(), NO_RATES);
 }
 
-/// The threads that wait for a signal of the runtime's: `m.signalPending`.
+/// The threads that still have to handle a signal from the runtime: `m.signalPending`.
 fn awaiting_signal(target: &GoTarget, [link, pending]: [u64; 2]) -> HashSet<u64> {
     let mut m = target.variable("runtime.allm");
     let mut all = HashSet::new();
@@ -179,8 +180,8 @@ fn awaiting_signal(target: &GoTarget, [link, pending]: [u64; 2]) -> HashSet<u64>
     all
 }
 
-/// What stops a Go program's threads must hand on the signals that were under way: the runtime
-/// waits for its SIGURG for ever, and with it the garbage collector.
+/// Stopping a Go program's threads must not lose signals in delivery: the runtime would wait
+/// forever for its SIGURG, and the garbage collector with it.
 #[test]
 fn four_thousand_stops_lose_no_signal() {
     let mut target = GoTarget::start(LAST, "truth", Build::Plain);
@@ -202,7 +203,8 @@ fn four_thousand_stops_lose_no_signal() {
     let met = met.expect("a thread of ours");
     assert!(met > 0, "no stop met a signal: nothing was tested");
     eprintln!("{met} signals were under way at a stop");
-    // Each thread answers: not all need to at the same moment, since more signals are sent.
+    // Every thread must handle its signal at some time, not all at the same moment: more signals
+    // are sent meanwhile.
     let mut waiting = awaiting_signal(&target, offsets);
     let began = Instant::now();
     while !waiting.is_empty() {
@@ -210,14 +212,14 @@ fn four_thousand_stops_lose_no_signal() {
         let now = awaiting_signal(&target, offsets);
         waiting.retain(|m| now.contains(m));
     }
-    // Each collection needs every spinning goroutine to be interrupted by a signal.
+    // Each collection must interrupt every spinning goroutine with a signal.
     target.ask("gc");
     assert!(count(target.ask("collections")) >= before + 2);
     assert!(procfs::State::of(target.pid()).is_free());
 }
 
-/// The same with all that a dump does. One goroutine in some hundreds stands where Go itself could
-/// not tell its stack, and is stopped again: of 200, none or one is left without.
+/// The same with full dumps. One goroutine in some hundreds is at a point where Go itself could not
+/// unwind its stack, and is stopped again: of 200, at most one has no stack in the end.
 #[test]
 fn dumps_of_a_busy_program_lose_no_signal_and_no_stack() {
     let mut target = GoTarget::start(LAST, "truth", Build::Stripped);
@@ -246,9 +248,9 @@ fn dumps_of_a_busy_program_lose_no_signal_and_no_stack() {
     assert!(procfs::State::of(target.pid()).is_free());
 }
 
-/// The goroutines of large programs: read in the main without stopping anything.
+/// The goroutines of large programs are mostly read without stopping threads.
 #[test]
-fn many_goroutines_are_hardly_stopped_for() {
+fn many_goroutines_are_read_with_short_stops() {
     for many in [10_000, 100_000] {
         let mut target = GoTarget::start(LAST, "truth", Build::Stripped);
         target.ask(&format!("many {many}"));
@@ -258,7 +260,7 @@ fn many_goroutines_are_hardly_stopped_for() {
             let outcome = Recorder::of(pid).args(["goroutine"]).run().recording();
             assert!(outcome.profile.total("goroutine") > many, "{many}");
             let spinning = outcome.profile.sum("goroutine", |s| s.has("main.spinning"));
-            assert_eq!(spinning, 2, "{many}: running goroutines have stacks, too");
+            assert_eq!(spinning, 2, "{many}: running goroutines must have stacks");
             // `2 threads that were running goroutines were stopped, 0.3 ms in total`
             let note = outcome.stderr.lines().find_map(|l| {
                 let (_, rest) = l.split_once(" stopped, ")?;
@@ -266,17 +268,18 @@ fn many_goroutines_are_hardly_stopped_for() {
             });
             note.unwrap_or(0.0)
         };
-        // Where exoprof loses the CPU between a stop and its end, that lasts for some more; to read
-        // them all takes longer each time.
+        // If exoprof loses the CPU during a stop, the stop takes longer. Stopping for the whole
+        // read would take long every time.
         let least = (0..5).map(|_| stopped()).find(|ms| *ms <= 10.0);
         assert!(least.is_some(), "{many}: over 10 ms five times");
     }
 }
 
-/// A version that is newer than this exoprof, played by a known one under another name: read by
-/// its DWARF, or by the nearest layout that makes sense, and then never written.
+/// A Go version newer than this exoprof, simulated by renaming a known one: it is read by its
+/// DWARF, or else by the nearest layout that makes sense; in the latter case it is never written
+/// to.
 #[test]
-fn unknown_versions_are_read_and_never_written_by_a_guess() {
+fn unknown_versions_are_read_but_not_written_by_a_guess() {
     for (how, dwarf) in [(Build::Plain, true), (Build::Stripped, false)] {
         let known = std::fs::read(build(LAST, "plain", how)).unwrap();
         let mut unknown = known.clone();

@@ -1,4 +1,5 @@
-//! Sampling that is switched on from outside, in Go programs that import no profiling package.
+//! Tests of heap, block and mutex sampling turned on from outside, in Go programs that import no
+//! profiling package.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use exoprof_tests::records::{Record, assert_same, records};
 use exoprof_tests::{Profile, Recorder, Recording};
 use nix::sys::signal::Signal;
 
-/// Starts a recording that lasts until it is told to end, and waits until its rate is set.
+/// Starts a recording that lasts until it is interrupted, and waits until its rate is set.
 fn recording(target: &GoTarget, args: &[&str], set: impl Fn(Rates) -> bool) -> Running {
     let running = Recorder::of(target.pid()).args(args).args(["-d", "10m"]).start();
     target.wait_rates("set for the recording", set);
@@ -43,8 +44,8 @@ fn heap_of_a_program_without_profiling() {
             let mib = |column: &str, function: &str| {
                 profile.sum(column, |s| s.has(function)) as f64 / MIB
             };
-            // 4,096 objects, each sampled with probability 1−1/e: one standard deviation is
-            // 1.2 %, so 5 % are four of them.
+            // 4,096 objects, each sampled with probability 1−1/e: one standard deviation is 1.2%,
+            // so 5% is four of them.
             let kept = mib("inuse_space", "main.keep");
             assert!((kept - 64.0).abs() <= 3.2, "{what}: 64 MiB kept, not {kept}");
             let kept = mib("alloc_space", "main.keep");
@@ -57,9 +58,9 @@ fn heap_of_a_program_without_profiling() {
     });
 }
 
-/// A second recording does not show what the first one saw being allocated.
+/// A second recording does not include the allocations of the first.
 #[test]
-fn a_second_heap_recording_begins_anew() {
+fn a_second_heap_recording_starts_from_zero() {
     let mut target = GoTarget::start(LAST, "plain", Build::Plain);
     let args = ["allocs", "--heap-rate", "16KiB"];
     let first = recording(&target, &args, |r| r.heap != 0);
@@ -76,10 +77,10 @@ fn a_second_heap_recording_begins_anew() {
     assert!((of(&second, "main.drop") - 64.0).abs() < 5.0);
 }
 
-/// 512 MiB at one sample in 112 MiB are 4.6 samples, so six runs have 27 ± 5. Without a reset of
-/// the allocation caches each of eight adds one at once: 75 ± 5.
+/// 512 MiB at one sample per 112 MiB give 4.6 samples, so six runs give 27 ± 5. If the allocation
+/// caches were not reset, each of eight would add one immediately: 75 ± 5.
 #[test]
-fn no_cache_adds_a_sample_of_its_own() {
+fn allocation_caches_add_no_samples() {
     for_each_version(|version| {
         if !["1.21.13", "1.24.11", LAST].contains(&version) {
             return;
@@ -88,7 +89,7 @@ fn no_cache_adds_a_sample_of_its_own() {
         let mut samples = 0;
         for _ in 0..6 {
             let mut target = GoTarget::run(&path, &[("GOMAXPROCS", "8")]);
-            // All eight processors have worked before.
+            // All eight processors (Ps) have allocated before.
             target.ask("spread 1");
             let args = ["heap", "--heap-rate", "117440512"];
             let running = recording(&target, &args, |r| r.heap != 0);
@@ -97,18 +98,18 @@ fn no_cache_adds_a_sample_of_its_own() {
             let kept = text.lines().find_map(|l| l.strip_prefix("samples: ")?.split(' ').next());
             samples += kept.and_then(|n| n.parse::<u64>().ok()).expect("samples kept");
         }
-        // Check 3 of the facts: at most 7 in the mean.
+        // At most 7 on average.
         assert!((5..=42).contains(&samples), "{version}: {samples} samples");
     });
 }
 
-/// Nanoseconds that the program itself measured, at least and at most.
+/// The least and the most nanoseconds waited, as measured by the program itself.
 fn waited(answer: &str) -> [f64; 2] {
     let numbers: Vec<f64> = answer.split_whitespace().filter_map(|w| w.parse().ok()).collect();
     numbers.try_into().unwrap_or_else(|_| panic!("{answer}"))
 }
 
-/// The ways to wait of `plain`: a function each, and what of Go it waits in.
+/// The ways in which `plain` waits: its function, and the Go function that it waits in.
 const WAITS: [(&str, &str); 8] = [
     ("main.waitMutex", "sync.(*Mutex).Lock"),
     ("main.waitChannel", "runtime.chanrecv1"),
@@ -125,8 +126,8 @@ fn assert_waits(profile: &Profile, functions: &[&str], [least, most]: [f64; 2], 
     let here = |s: &exoprof_tests::Sample| functions.iter().all(|f| s.has(f));
     assert_eq!(profile.sum("contentions", here), 40, "{what} {functions:?}");
     let delay = profile.sum("delay", here) as f64;
-    // Until just before it is woken, and until it runs again. From its clock to its waiting there are
-    // some microseconds of 5 ms.
+    // Between the program's two measurements: until just before it is woken, and until it runs
+    // again. From reading the clock to waiting takes some microseconds of 5 ms.
     assert!(
         delay >= least * 0.95 && delay <= most * 1.01,
         "{what} {functions:?}: {delay} of {least} to {most}"
@@ -170,12 +171,12 @@ fn contention_of_a_program_without_profiling() {
     });
 }
 
-/// The same program built with runtime/pprof, so that it can say what it sees itself: the same
-/// records, the same counts, and delays that differ by how well each knows the rate of the tick
-/// counter: all of them by the same factor. Go 1.21 measures it over 100 ms, right within 0.02 %; where
-/// it loses the CPU between a reading of the counter and one of the clock, it is less right.
+/// The same program built with runtime/pprof, which can write its own profile: both have the same
+/// records and counts. Delays differ by how exactly each side knows the frequency of the tick
+/// counter, all by the same factor. Go 1.21 measures it over 100 ms, accurate within 0.02%; less if
+/// it loses the CPU between reading the counter and the clock.
 #[test]
-fn contention_is_that_of_the_programs_own_profile() {
+fn contention_matches_the_programs_own_profile() {
     for_each_version(|version| {
         for how in BUILDS {
             let what = format!("{version} {how:?}");
@@ -195,7 +196,7 @@ fn contention_is_that_of_the_programs_own_profile() {
                 let is = |n: &String| n.contains(&format!(".{kind}."));
                 let name = outcome.files().into_iter().find(is).expect("a file");
                 let ours = Profile::decode(&std::fs::read(folder.join(name)).unwrap());
-                // The runtime's own locks go on being contended between the two readings.
+                // Contention of the runtime's own locks continues between the two readings.
                 let of = |profile: &Profile| {
                     let mut all = records(profile, 128);
                     all.retain(|(stack, _), _| stack.iter().any(|f| f.starts_with("main.wait")));
@@ -233,7 +234,8 @@ fn waiters_of_a_mutex() {
     assert!(!profile.samples.iter().any(|s| s.has("main.waitChannel")));
 }
 
-/// A program that samples by itself is read, not changed; the profile is what was added.
+/// A program that already samples is read without a change; the profile contains only what was
+/// added.
 #[test]
 fn contention_of_a_program_that_samples_itself() {
     for_each_version(|version| {
@@ -258,16 +260,16 @@ fn contention_of_a_program_that_samples_itself() {
     });
 }
 
-/// The program that a command starts has no input here and ends at once: it is found while it
-/// lives, or said not to have begun. `truth` sets itself up for half a second before that.
+/// The command has no input here and ends immediately: exoprof must find it while it runs, or
+/// report that it did not start. `truth` initializes for half a second before that.
 #[test]
-fn a_command_is_recorded_from_its_begin_on() {
+fn a_command_is_recorded_from_its_start() {
     let truth = build(LAST, "truth", Build::Stripped);
     let outcome =
         Recorder::new().args(["goroutine", "-d", "20s"]).command(&[truth.to_str().unwrap()]).run();
     let recording = outcome.recording();
     assert!(recording.stderr.contains("the target exited"), "{}", recording.stderr);
-    // Read before the end, at least once.
+    // It was read at least once before it ended.
     assert!(recording.profile.samples.iter().any(|s| s.has("main.main")));
     assert!(recording.profile.total("goroutine") > 1);
 }

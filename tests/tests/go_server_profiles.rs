@@ -1,5 +1,6 @@
-//! Debian's prometheus and etcd: real programs, stripped, position independent, of an old Go.
-//! Both serve their own profiles; ours must agree with them, as `go tool pprof` shows both.
+//! Compares our profiles of Debian's prometheus and etcd (an old Go, stripped,
+//! position-independent) with the profiles that both serve themselves, as `go tool pprof` shows
+//! them.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -12,7 +13,7 @@ use exoprof_tests::recorder::exoprof;
 use exoprof_tests::server::{Background, free_port};
 use exoprof_tests::{Profile, Recorder, Recording, record};
 
-/// The body of an answer, if it is good.
+/// The body of an answer with status 200.
 fn get(port: u16, path: &str) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
@@ -60,25 +61,25 @@ fn theirs(port: u16, kind: &str) -> (Profile, tempfile::NamedTempFile) {
     (Profile::decode_foreign(&bytes), file)
 }
 
-/// The first value of each stack, by its functions and lines.
+/// The first value of each stack, by functions and lines.
 fn stacks(profile: &Profile) -> BTreeMap<Vec<String>, i64> {
     let mut all = BTreeMap::new();
     for s in &profile.samples {
-        // Go 1.19 cuts stacks at 32 frames.
+        // Go 1.19 truncates stacks at 32 frames.
         let frames = s.stack.iter().take(32).map(|f| format!("{}:{}", f.function, f.line));
         *all.entry(frames.collect()).or_default() += s.values[0];
     }
     all
 }
 
-/// How much of `a` is in `b` as well.
+/// The share of `a` that is also in `b`.
 fn common(a: &BTreeMap<Vec<String>, i64>, b: &BTreeMap<Vec<String>, i64>) -> f64 {
     let both: i64 = a.iter().map(|(k, v)| v.min(b.get(k).unwrap_or(&0))).sum();
     both as f64 / a.values().sum::<i64>() as f64
 }
 
-/// What `go tool pprof -top` shows of two profiles: the functions that hold much of one hold as
-/// much of the other, within some points.
+/// Compares the output of `go tool pprof -top` for two profiles: functions with a large share of
+/// theirs have about the same share of ours, within `points`.
 #[track_caller]
 fn assert_same_top(ours: &Recording, theirs: &Path, points: f64) {
     let (a, b) = (top(&ours.path), top(theirs));
@@ -101,9 +102,9 @@ fn assert_same_top(ours: &Recording, theirs: &Path, points: f64) {
 
 fn compare(server: &mut Background, port: u16) {
     let pid = server.pid();
-    // Goroutines come and go with each request for the program's own profile, and timers wake
-    // some: nine in ten are at rest. A server that is still starting is not: what it says of itself
-    // before and after tells.
+    // Each request for the program's own profile starts and ends goroutines, and timers wake some;
+    // nine in ten are idle. That does not hold for a server that is still starting, which shows in
+    // its own profiles before and after.
     let mut attempts = 0;
     let (recording, their_profile, their_file) = loop {
         let (before, their_file) = theirs(port, "goroutine");
@@ -114,7 +115,7 @@ fn compare(server: &mut Background, port: u16) {
         if common(&own, &after).min(common(&after, &own)) >= 0.95 {
             break (recording, before, their_file);
         }
-        assert!(attempts < 20, "it never comes to rest");
+        assert!(attempts < 20, "it never becomes idle");
         std::thread::sleep(std::time::Duration::from_millis(500));
     };
     let (a, b) = (stacks(&recording.profile), stacks(&their_profile));
@@ -122,8 +123,8 @@ fn compare(server: &mut Background, port: u16) {
     assert!(common(&a, &b) >= 0.9, "goroutines: {:.3} of ours", common(&a, &b));
     assert_same_top(&recording, their_file.path(), 10.0);
 
-    // The heap's records are published by a garbage collection: ask for one before both, and a
-    // server at rest makes no other one between.
+    // The heap's records are published by a garbage collection: request one before both; an idle
+    // server makes no other one in between.
     let (their_profile, their_file) = theirs(port, "heap?gc=1");
     let recording = record(pid, &["heap"]);
     assert_eq!(recording.profile.period, 512 << 10);
@@ -135,7 +136,8 @@ fn compare(server: &mut Background, port: u16) {
     let recording = record(pid, &["threadcreate"]);
     assert!(recording.profile.total("threadcreate") >= 3);
 
-    // Neither samples its waits: what we see of them, they cannot show, except while we do.
+    // Neither program samples its waits, so its own block profile has only what it recorded while
+    // we set the rate.
     let args = ["block", "--block-rate", "1", "-d", "10m"];
     let mut running = Recorder::of(pid).args(args).start();
     running.wait_waiting();
@@ -146,7 +148,7 @@ fn compare(server: &mut Background, port: u16) {
     running.signal(nix::sys::signal::Signal::SIGINT);
     let ours = running.finish().recording().profile;
     let (a, b) = (stacks(&ours), stacks(&their_profile));
-    assert!(!b.is_empty(), "its own profile has what we made it record");
+    assert!(!b.is_empty(), "its own profile lacks what we made it record");
     assert!(common(&b, &a) >= 0.9, "block: {:.3} of theirs", common(&b, &a));
     let (after, _) = theirs(port, "block");
     get(port, "/metrics").expect("an answer");
@@ -160,14 +162,14 @@ fn compare(server: &mut Background, port: u16) {
 }
 
 #[test]
-fn prometheus_is_seen_as_it_sees_itself() {
+fn prometheus_profiles_match_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let (mut server, port) = prometheus(folder.path());
     compare(&mut server, port);
 }
 
 #[test]
-fn etcd_is_seen_as_it_sees_itself() {
+fn etcd_profiles_match_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let (mut server, port) = etcd(folder.path());
     compare(&mut server, port);

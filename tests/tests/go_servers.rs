@@ -1,4 +1,5 @@
-//! Debian's prometheus and etcd under load: Go 1.19, stripped, position independent.
+//! Tests CPU profiles of Debian's prometheus and etcd under load: Go 1.19, stripped,
+//! position-independent.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +9,7 @@ use exoprof_tests::expect::{assert_reach, is_marked, reaches_root};
 use exoprof_tests::server::{Background, free_port};
 use exoprof_tests::{Profile, Sample, record_busy};
 
-/// Whole, and down to where Go's stacks begin: a goroutine's, or the scheduler's.
+/// Whether the stack is complete, down to the root of a Go stack: a goroutine's or the scheduler's.
 fn is_whole(s: &Sample) -> bool {
     let roots = ["runtime.goexit", "runtime.mcall", "runtime.mstart", "runtime.rt0_go"];
     let preempted = s.root().function == "runtime.morestack" && s.has("runtime.gopreempt_m");
@@ -16,18 +17,18 @@ fn is_whole(s: &Sample) -> bool {
     !is_marked(s) && (reaches_root(s) || at_root)
 }
 
-/// What must hold of any Go server.
+/// Checks what must hold for any Go server.
 fn check(profile: &Profile) {
     assert!(profile.total("samples") > 200, "{}", profile.describe(5, |_| true));
     assert_reach(profile, 0.99, "the root of Go's stack", is_whole);
-    // Before Go 1.21 `systemstack` keeps no frame: its caller is known by `g.sched` alone.
+    // Before Go 1.21 `systemstack` keeps no frame; only `g.sched` shows its caller.
     let after = |s: &Sample| {
         let at = s.position("runtime.systemstack")?;
         s.stack.get(at + 1).map(|f| f.function.clone())
     };
     let crossing = |s: &Sample| s.has("runtime.systemstack");
     let all = profile.sum("samples", crossing);
-    // The function that is called there is a closure of the caller, and named after it:
+    // The function called there is a closure of the caller and named after it:
     // `runtime.gcBgMarkWorker.func2`.
     let right = |s: &Sample| {
         let Some(at) = s.position("runtime.systemstack") else { return false };
@@ -45,7 +46,7 @@ fn check(profile: &Profile) {
     assert!(good as f64 >= 0.97 * all as f64, "{good} of {all} with the right caller:\n{wrong}");
 }
 
-/// Requests without end, from several connections.
+/// Sends requests continuously over several connections.
 struct Load {
     stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
     threads: Vec<std::thread::JoinHandle<u64>>,
@@ -73,7 +74,7 @@ impl Load {
     }
 }
 
-/// The answer to a request, if it is a success.
+/// The answer to a request, if its status is 200.
 fn ask(port: u16, request: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.write_all(request.as_bytes()).ok()?;

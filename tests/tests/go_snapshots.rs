@@ -1,5 +1,5 @@
-//! What a Go program's runtime knows of it, read from outside, against what the program itself
-//! makes of that with runtime/pprof: record by record, in every version and build.
+//! Compares what exoprof reads of a Go program's runtime from outside with the program's own
+//! profiles from runtime/pprof, record by record, in every version and build.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,20 @@ use exoprof_tests::recorder::exoprof;
 use exoprof_tests::records::{Record, assert_same, records};
 use exoprof_tests::{Profile, Recording, record};
 
-/// Frames of runtime/pprof's goroutine and heap profiles: runtime.profstackdepth and before.
+/// Frames in runtime/pprof's goroutine and heap profiles: runtime.profstackdepth, or the limit of
+/// earlier versions.
 fn depth(version: &str) -> usize {
     if ["1.21.13", "1.22.10"].contains(&version) { 32 } else { 128 }
 }
 
-/// Drops the goroutine that made the program's own profile: it is elsewhere when we look.
+/// Drops the goroutine that writes the program's own profile: it is elsewhere when exoprof reads.
 fn without_dumper(mut all: BTreeMap<Record, Vec<i64>>) -> BTreeMap<Record, Vec<i64>> {
     all.retain(|(stack, _), _| !stack.iter().any(|f| f.starts_with("main.main ")));
     all
 }
 
 fn snapshot(target: &GoTarget, kind: &str) -> Recording {
-    // A snapshot waits for nothing.
+    // A snapshot does not wait for the duration.
     let began = std::time::Instant::now();
     let recording = record(target.pid(), &[kind, "-d", "10m"]);
     assert!(began.elapsed().as_secs() < 300, "{kind} waited for the end of its duration");
@@ -28,7 +29,7 @@ fn snapshot(target: &GoTarget, kind: &str) -> Recording {
 }
 
 #[test]
-fn goroutines_are_those_of_the_program() {
+fn goroutines_match_the_programs_own_profile() {
     for_each_version(|version| {
         for how in BUILDS {
             let what = format!("{version} {how:?}");
@@ -53,7 +54,7 @@ fn goroutines_are_those_of_the_program() {
 }
 
 #[test]
-fn heap_and_allocs_are_those_of_the_program() {
+fn heap_and_allocs_match_the_programs_own_profiles() {
     for_each_version(|version| {
         for how in BUILDS {
             let what = format!("{version} {how:?}");
@@ -85,20 +86,21 @@ fn heap_and_allocs_are_those_of_the_program() {
 }
 
 #[test]
-fn threads_are_those_of_the_program() {
+fn threads_match_the_programs_own_profile() {
     for_each_version(|version| {
         let mut target = GoTarget::start(version, "truth", Build::StrippedPieCgo);
-        // A thread may be started at any moment: the same number before and after.
+        // A thread may start at any moment, so both numbers must be equal.
         let (ours, theirs) = (0..20)
             .map(|_| (target.own_profile("threadcreate"), snapshot(&target, "threadcreate")))
             .find(|(t, o)| t.total("threadcreate") == o.profile.total("threadcreate"))
             .map(|(t, o)| (o, t))
-            .expect("threads that stay the same");
+            .expect("the number of threads stays the same once");
         assert_eq!(ours.profile.sample_types, ["threadcreate/count"]);
         let stacks = |p: &Profile, marker: &str| {
             let mut all = records(p, 128);
-            // Go writes a sample without any frame where it noted no stack; in some versions one
-            // of zeros, and zeros after every other stack as well.
+            // Where Go recorded no stack, it writes a sample without frames, or in some versions
+            // one with frames of address 0; those versions also append such frames to every other
+            // stack.
             all.retain(|(stack, _), _| {
                 stack.first().is_some_and(|f| !f.starts_with(marker) && !f.starts_with(' '))
             });
@@ -113,9 +115,9 @@ fn threads_are_those_of_the_program() {
     });
 }
 
-/// `exoprof dump` and the program's own text, line by line.
+/// Compares `exoprof dump` with the program's own text, line by line.
 #[test]
-fn dumps_are_those_of_the_program() {
+fn dumps_match_the_programs_own() {
     for_each_version(|version| {
         let mut target = GoTarget::start(version, "truth", Build::Plain);
         for (args, level, separator) in [(&[][..], 2, "\n\n"), (&["--group"][..], 1, "\n\n")] {
@@ -125,7 +127,7 @@ fn dumps_are_those_of_the_program() {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             let ours = String::from_utf8(output.stdout).unwrap();
             let records = |text: &str| -> Vec<String> {
-                // The goroutine that makes the dump is elsewhere when we look.
+                // The goroutine that makes the dump is elsewhere when exoprof reads.
                 let dumps = |r: &&str| !r.contains("main.main");
                 let text =
                     if level == 1 { text.split_once('\n').expect("a total").1 } else { text };
@@ -153,13 +155,14 @@ fn a_dump_also_writes_the_profile() {
     let profile = Profile::decode(&std::fs::read(&path).unwrap());
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(profile.total("goroutine"), text.matches("\ngoroutine ").count() as i64 + 1);
-    // What is there already is not overwritten.
+    // An existing file is not overwritten.
     assert_eq!(run(&["--pprof", path.to_str().unwrap()]).status.code(), Some(1));
 }
 
-/// Go 1.26 and later: what nothing can ever wake is marked, once the program looked for it.
+/// Go 1.26 and later: goroutines that nothing can ever wake are marked once the program has
+/// searched for them.
 #[test]
-fn leaked_goroutines_are_told_apart() {
+fn leaked_goroutines_are_reported() {
     let mut target = GoTarget::start(LAST, "truth", Build::Stripped);
     let leaked = target.own_profile("goroutineleak").total("goroutineleak");
     assert!(leaked > 20, "{leaked}");
@@ -169,8 +172,7 @@ fn leaked_goroutines_are_told_apart() {
     assert!(recording.profile.comments.iter().any(|c| c.contains(&note)));
 }
 
-/// Nothing is stopped where that is asked for: goroutines that run have no stack then, and the heap
-/// of a program that does not sample it is refused.
+/// With `--no-stop`, no thread is stopped; running goroutines then have no stack.
 #[test]
 fn without_a_stop() {
     let version = LAST;
@@ -183,7 +185,7 @@ fn without_a_stop() {
     let theirs = target.own_profile("goroutine");
     assert_eq!(recording.profile.total("goroutine"), theirs.total("goroutine"));
     target.ask("spin 1");
-    // Found running, unless Go has just taken the thread from it.
+    // It is found running, unless Go has just taken the thread from it.
     let found = (0..20).any(|_| {
         let profile = record(target.pid(), &["goroutine", "--no-stop"]).profile;
         let ran = profile.sum("goroutine", |s| s.leaf().function.contains("was not stopped"));
@@ -191,5 +193,5 @@ fn without_a_stop() {
         assert_eq!(ran > 0, profile.comments.iter().any(says), "{:?}", profile.comments);
         ran > 0
     });
-    assert!(found, "the goroutine that runs was never found running");
+    assert!(found, "the spinning goroutine was never found running");
 }

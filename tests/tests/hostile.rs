@@ -1,5 +1,5 @@
-//! Targets that lie: time and memory stay bounded, nothing is read outside of their root, and what
-//! is true in them is found nevertheless.
+//! Tests of targets that lie: time and memory stay bounded, nothing outside the target's root is
+//! read, and the honest parts of the profile are still right.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn recorded(target: &Target) -> Recording {
     record_busy(target.pid(), 1.5, &["-F", "499"])
 }
 
-/// Whether stderr and the profile are free of what the target would have a terminal do.
+/// Asserts that exoprof did not panic and stderr has no terminal escapes from the target.
 fn assert_harmless(outcome: &Outcome) {
     assert!(!outcome.stderr.contains("panicked"), "{outcome}");
     assert!(!outcome.stderr.contains('\u{1b}'), "{:?}", outcome.stderr);
@@ -29,7 +29,7 @@ fn a_hundred_thousand_mappings_with_names_that_lie() {
     let folder = tempfile::tempdir().unwrap();
     let target = hostile("maps", folder.path());
     let count: u64 = target.given("count").parse().unwrap();
-    // vm.max_map_count is 65,530 where nobody has raised it.
+    // vm.max_map_count is 65,530 by default.
     assert!(count > 50_000, "{count}");
     let outcome = recorded(&target);
     assert_harmless(&outcome);
@@ -50,7 +50,7 @@ fn a_stack_pointer_that_points_anywhere() {
     let used = outcome.max_rss_kib;
     assert!(used < 100 * MIB, "{} MiB", used / MIB);
     let profile = &outcome.profile;
-    // Where it executes is told by the instruction pointer in any case.
+    // The instruction pointer shows in any case where it executes.
     assert!(profile.sum("cpu", |s| s.has("elsewhere")) > 0, "{}", profile.describe(5, |_| true));
     assert!(profile.sum("cpu", |s| s.has("honest_work")) > 0);
     let _ = target.finish();
@@ -70,7 +70,8 @@ fn a_function_that_is_its_own_caller() {
     let _ = target.finish();
 }
 
-/// The target's debug link leads to a symbolic link out of its root, to a file that would fit.
+/// The target's debug link names a symbolic link that leaves the target's root, to a file that
+/// would match.
 #[test]
 fn links_out_of_the_root_are_not_followed() {
     let folder = tempfile::tempdir().unwrap();
@@ -100,7 +101,7 @@ fn links_out_of_the_root_are_not_followed() {
         recording.profile.sum("cpu", |s| s.has("heavy_a")) > 0
     };
     assert!(!names(), "a file outside of the target's root was used");
-    // The same file in the root is found: the test can fail.
+    // The same file inside the root is found, so the test can fail.
     std::fs::remove_file(root.join("program.debug")).unwrap();
     std::fs::copy(&debug, root.join("program.debug")).unwrap();
     assert!(names(), "a debug file in the target's root is used");
@@ -115,8 +116,8 @@ fn objcopy(args: &[&str]) {
     assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Debug information in the cache of the user's debuginfod client is used, also under sudo; and a
-/// server is asked only on request.
+/// Debug information in the user's debuginfod cache is used, also under sudo; a server is only
+/// contacted with `--debuginfod`.
 #[test]
 fn debug_information_from_the_cache_and_from_a_server() {
     let folder = tempfile::tempdir().unwrap();
@@ -144,15 +145,15 @@ fn debug_information_from_the_cache_and_from_a_server() {
 
     let bytes = std::fs::read(&debug).unwrap();
     let (url, asked) = serve(format!("/buildid/{id}/debuginfo"), bytes.clone());
-    assert!(!found(record(&cache, &[], &url)).1, "nobody asked for the server");
-    assert!(asked.try_iter().next().is_none(), "the server was asked without leave");
+    assert!(!found(record(&cache, &[], &url)).1, "the server was used without --debuginfod");
+    assert!(asked.try_iter().next().is_none(), "the server was contacted without --debuginfod");
     assert!(found(record(&cache, &["--debuginfod"], &url)).1);
     assert_eq!(std::fs::read(cache.join(&id).join("debuginfo")).unwrap(), bytes);
-    assert!(found(record(&cache, &[], "")).1, "what the server gave is in the cache");
+    assert!(found(record(&cache, &[], "")).1, "the downloaded file is not used from the cache");
     let _ = target.finish();
 }
 
-/// Serves one path, and tells what is asked.
+/// Serves one path over HTTP and reports the requests.
 fn serve(path: String, bytes: Vec<u8>) -> (String, std::sync::mpsc::Receiver<String>) {
     use std::io::{BufRead as _, BufReader, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

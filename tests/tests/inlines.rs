@@ -1,11 +1,12 @@
-//! Inlined calls: every level by name and line. Expectations come from marks in the sources.
+//! Tests of inlined calls: every level has the right name and line. Expectations come from marks in
+//! the sources.
 
 use exoprof_tests::expect::assert_reach;
 use exoprof_tests::programs::{self, Program};
 use exoprof_tests::{Sample, Target, record_busy};
 
-/// Checks one stack against the marks: between two functions of the chain that stand next to each
-/// other, the caller's line is the one marked `@call CALLEE`; each start line is `@begin`.
+/// Checks one stack against the marks: between two adjacent functions of the chain, the caller's
+/// line is the one marked `@call CALLEE`, and each start line is `@begin`.
 fn check(program: Program, chain: &[&str], sample: &Sample) -> Result<(), String> {
     let from = sample.position(chain[0]).ok_or("the innermost level is missing")?;
     for (at, pair) in (from..).zip(chain.windows(2)) {
@@ -27,14 +28,14 @@ fn check(program: Program, chain: &[&str], sample: &Sample) -> Result<(), String
     Ok(())
 }
 
-/// `chain` is innermost first and ends with the real function's caller.
+/// `chain` is innermost first and ends with the caller of the function that is not inlined.
 #[track_caller]
-fn inlines_are_right(program: Program, chain: &[&str]) {
+fn check_inlines(program: Program, chain: &[&str]) {
     let target = Target::working(program, &[]);
     let recording = record_busy(target.pid(), 2.0, &["-F", "997"]);
     let profile = &recording.profile;
-    // The loop's own instructions may belong to the level above, so not every sample is innermost;
-    // which do not hold level 0 or 1 is the compiler's choice, and rare.
+    // The loop's own instructions may belong to the outer level, so not every sample is in the
+    // innermost one. The compiler decides which samples lack level 0 or 1; they are rare.
     assert_reach(profile, 0.95, "the hot function", |s| s.has("hot"));
     let innermost = profile.sum("samples", |s| s.has(chain[0]));
     let all = profile.total("samples");
@@ -47,7 +48,7 @@ fn inlines_are_right(program: Program, chain: &[&str]) {
             }
         }
     }
-    // The innermost line lies within the function (0: the compiler names none).
+    // The innermost line is within the function, or 0 if the compiler gives none.
     let [begin, end] =
         ["@begin", "@end"].map(|mark| program.marked_line(&format!("{mark} {}", chain[0])));
     for frame in profile.samples.iter().flat_map(|s| &s.stack).filter(|f| f.is(chain[0])) {
@@ -61,15 +62,15 @@ fn inlines_are_right(program: Program, chain: &[&str]) {
 
 #[test]
 fn inlines_of_c() {
-    inlines_are_right(programs::INLINE_C, &["level3", "level2", "level1", "hot", "main"]);
+    check_inlines(programs::INLINE_C, &["level3", "level2", "level1", "hot", "main"]);
 }
 
 #[test]
 fn inlines_of_cxx() {
-    inlines_are_right(programs::INLINE_CXX, &["step", "many", "run", "hot", "main"]);
+    check_inlines(programs::INLINE_CXX, &["step", "many", "run", "hot", "main"]);
 }
 
 #[test]
 fn inlines_of_rust() {
-    inlines_are_right(programs::INLINE_RUST, &["step", "many", "run", "hot", "slice"]);
+    check_inlines(programs::INLINE_RUST, &["step", "many", "run", "hot", "slice"]);
 }

@@ -1,4 +1,5 @@
-//! Code that a target compiles itself: named by its perf map or jitdump, at each sample's time.
+//! Tests of JIT-compiled code: it is symbolized by its perf map or jitdump as of each sample's
+//! time.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,7 +13,8 @@ fn target_file(name: &str) -> PathBuf {
     repository().join("tests/targets").join(name)
 }
 
-/// The share of samples in compiled code whose name is that of what their caller had compiled.
+/// Asserts that at least `share` of the samples in compiled code have the name of the code that
+/// their caller had compiled.
 #[track_caller]
 fn assert_named_in_time(profile: &Profile, share: f64) {
     let named = |s: &Sample| s.has("jit_first") || s.has("jit_second");
@@ -30,8 +32,8 @@ fn assert_named_in_time(profile: &Profile, share: f64) {
     assert!(good as f64 >= share * all as f64, "{good} of {all} named in time:\n{seen}");
 }
 
-/// The map is read when samples are, some 20 ms after they were taken: of each turn of 300 and
-/// 100 ms of CPU time the last bit gets the name of the code that came after.
+/// exoprof reads the map when it reads samples, some 20 ms after they were taken: the end of each
+/// turn of 300 and 100 ms of CPU time gets the name of the next code.
 #[test]
 fn perf_map_with_code_that_is_replaced() {
     let target = Target::working(JIT, &["map"]);
@@ -41,8 +43,8 @@ fn perf_map_with_code_that_is_replaced() {
     assert_reach(&profile, 0.98, "main", |s| s.has("main"));
 }
 
-/// The dump has times: turns of 30 and 10 ms come out as they are, but for the sample that is
-/// taken between the writing of the record and the call.
+/// The dump has timestamps: turns of 30 and 10 ms are exact, except for a sample taken between
+/// writing the record and the call.
 #[test]
 fn jitdump_with_code_that_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
@@ -52,7 +54,7 @@ fn jitdump_with_code_that_is_replaced() {
     assert_named_in_time(&profile, 0.99);
 }
 
-/// Anyone may write to /tmp: a map of another user's is not used, and the profile says so.
+/// Anyone may write to /tmp: another user's map is not used, and the profile says so.
 #[test]
 fn perf_map_of_another_user() {
     let target = Target::working(JIT, &["stale"]);
@@ -67,7 +69,8 @@ fn perf_map_of_another_user() {
     assert!(comments.contains("belongs to user 65534"), "{comments}");
 }
 
-/// A gigabyte that nobody wrote: read in part, in bounded time and memory, and said so.
+/// A sparse file of a gigabyte: it is read partially, in bounded time and memory, and the profile
+/// says so.
 #[test]
 fn perf_map_of_a_gigabyte() {
     let target = Target::working(JIT, &["stale"]);
@@ -95,8 +98,8 @@ fn busy(command: &mut Command) -> Background {
 fn assert_hot_functions(profile: &Profile, whole: f64) {
     let part =
         |name: &str| profile.sum("cpu", |s| s.leaf().is(name)) as f64 / profile.total("cpu") as f64;
-    // 75 and 25 % by what they do; which of them waits for its compiler differs. On a busy machine
-    // there are some 300 samples, and three standard deviations are 7.5 points.
+    // The expected shares are 75% and 25%; which function waits for its compiler varies. On a busy
+    // machine there are some 300 samples; three standard deviations are 7.5 points.
     let (alpha, beta) = (part("hotAlpha"), part("hotBeta"));
     let seen = profile.describe(5, |_| true);
     assert!((0.6..0.88).contains(&alpha), "hotAlpha {alpha}\n{seen}");
@@ -108,12 +111,12 @@ fn assert_hot_functions(profile: &Profile, whole: f64) {
     assert!(hot.system_name.starts_with("JS:"), "{hot:?}");
 }
 
-/// Without inlining, so that both functions have frames of their own.
+/// Without inlining, so that each function has its own frame.
 const NODE: &[&str] = &["--no-turbo-inlining"];
 
 #[test]
 fn node_with_a_perf_map() {
-    // V8 leaves a log in its folder.
+    // V8 leaves a log in its working folder.
     let folder = tempfile::tempdir().unwrap();
     let mut node = busy(
         Command::new("/usr/bin/node")
@@ -128,15 +131,15 @@ fn node_with_a_perf_map() {
     let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", node.pid()));
 }
 
-/// V8's builtins and the handlers of its interpreter have no unwind information; a third of them
-/// have no frame either, and their caller is then known by the return address alone.
+/// V8's builtins and its interpreter's handlers have no unwind information. A third of them have no
+/// frame either; only the return address shows their caller.
 #[test]
 fn node_in_builtins() {
     for how in [&["--no-turbo-inlining"][..], &["--no-opt", "--no-sparkplug"]] {
         let folder = tempfile::tempdir().unwrap();
         let node = busy(
             Command::new("/usr/bin/node")
-                // The second one gives each interpreted function a name.
+                // The second option gives each interpreted function a name.
                 .args(["--perf-basic-prof", "--interpreted-frames-native-stack"])
                 .args(how)
                 .arg(target_file("builtins.js"))
@@ -147,7 +150,7 @@ fn node_in_builtins() {
         let in_builtins = |s: &Sample| s.leaf().function.starts_with("Builtins_");
         let share = profile.sum("samples", in_builtins) as f64 / profile.total("samples") as f64;
         assert!(share > 0.2, "{share}: {how:?} works elsewhere: {}", profile.describe(5, |_| true));
-        // What calls a builtin calls it from within the loop's function.
+        // Builtins are called from within the loop's function.
         let of_loop = |s: &Sample| in_builtins(s) && s.has("outerWork");
         let all = profile.sum("samples", of_loop);
         let good = profile.sum("samples", |s| of_loop(s) && s.has("innerWork"));
@@ -157,7 +160,7 @@ fn node_in_builtins() {
     }
 }
 
-/// V8 holds the dump back: what it tells of the hot functions comes when node ends.
+/// V8 buffers the dump: the records of the hot functions are written when node ends.
 #[test]
 fn node_with_a_jitdump() {
     let folder = tempfile::tempdir().unwrap();
@@ -183,8 +186,8 @@ fn node_with_a_jitdump() {
     assert!(lines.contains(&6), "the loop's line: {lines:?}");
 }
 
-/// A browser: of its 236 MB of code hardly any has unwind tables; it keeps frame pointers, which is
-/// believed where the code shows it.
+/// A browser: hardly any of its 236 MB of code has unwind tables. It keeps frame pointers, which
+/// exoprof uses where the code confirms them.
 #[test]
 fn chromium_without_unwind_tables() {
     let folder = tempfile::tempdir().unwrap();
@@ -211,18 +214,18 @@ fn chromium_without_unwind_tables() {
     let renderer = renderer().unwrap();
     let profile = record_busy(renderer, 2.0, &["-F", "997"]).profile;
     browser.assert_running();
-    // Each of its processes has left one.
+    // Each of its processes has left a map.
     for pid in procfs::with_words(&[&data]) {
         let _ = std::fs::remove_file(format!("/tmp/perf-{pid}.map"));
     }
     // V8 may inline the others into this function.
     let hot = |s: &Sample| s.has("turn");
-    assert_reach(&profile, 0.7, "what is hot", hot);
-    assert_reach(&profile, 0.99, "main, from there", |s| !hot(s) || s.has("ChromeMain"));
+    assert_reach(&profile, 0.7, "the hot function", hot);
+    assert_reach(&profile, 0.99, "main from the hot function", |s| !hot(s) || s.has("ChromeMain"));
     assert_roots(&profile, 0.99);
 }
 
-/// The runtime of a wheel on PyPI, and a program by Mono's compiler.
+/// The .NET runtime comes from a wheel on PyPI, and Mono's compiler compiles the program.
 #[test]
 fn dotnet_with_a_perf_map() {
     let runtime = repository().join(".cache/dotnet/dotnetcore2/bin");
@@ -262,7 +265,8 @@ fn dotnet_with_a_perf_map() {
         let here = |s: &Sample| s.leaf().is(&format!("float64 [Shares] Shares::{name}(int32)"));
         profile.sum("cpu", here) as f64 / profile.total("cpu") as f64
     };
-    // 75 and 25 % by what they do. Three standard deviations of some 300 samples are 7.5 points.
+    // The expected shares are 75% and 25%. With some 300 samples, three standard deviations are 7.5
+    // points.
     let (alpha, beta) = (part("HotAlpha"), part("HotBeta"));
     let seen = profile.describe(5, |_| true);
     assert!((0.67..0.83).contains(&alpha), "HotAlpha {alpha}\n{seen}");
@@ -270,7 +274,7 @@ fn dotnet_with_a_perf_map() {
     assert_roots(&profile, 0.99);
 }
 
-/// Java writes its map on request. Before that, the profile says how to get one.
+/// Java writes its map on request. Until then, the profile's comments say how to request one.
 #[test]
 fn java_with_and_without_a_perf_map() {
     let mut java = busy(
@@ -293,9 +297,10 @@ fn java_with_and_without_a_perf_map() {
     };
     let (a, b) = (part("Shares.heavyA(int)"), part("Shares.heavyB(int)"));
     let seen = profile.describe(5, |_| true);
-    // 75 and 25 %; three standard deviations of some 300 samples on a busy machine are 7.5 points.
+    // The expected shares are 75% and 25%; with some 300 samples on a busy machine, three standard
+    // deviations are 7.5 points.
     assert!((0.65..0.85).contains(&a) && (0.15..0.35).contains(&b), "{a} {b}\n{seen}");
-    // By frame pointers through the interpreter's frames to the thread's start.
+    // Unwound by frame pointers through the interpreter's frames to the thread's start.
     assert_reach(&profile, 0.98, "the thread's start", |s| s.has("start_thread"));
     assert!(!profile.comments.join("\n").contains("Compiler.perfmap"));
 }

@@ -1,4 +1,4 @@
-//! Labels of samples and comments of the profile.
+//! Tests of sample labels and profile comments.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ fn threads_have_names_and_ids() {
     assert!((0..4).all(|k| names.contains_key(&format!("worker-{k}"))), "{names:?}");
 }
 
-/// A thread that changes its name is one thread; each of its names is one it had.
+/// A thread that changes its name keeps one ID, and each label is a name it had.
 #[test]
 fn threads_that_change_their_names() {
     let mut target = Target::spawn(programs::THREADS, &["rename", "2"]);
@@ -57,7 +57,7 @@ fn labels_are_of_one_type_and_not_reserved() {
 }
 
 #[test]
-fn comments_tell_how_it_was_recorded() {
+fn comments_describe_the_recording() {
     let target = Target::working(programs::SHARES, &[]);
     let recording = record_busy(target.pid(), 1.0, &["-F", "499"]);
     let comments = recording.profile.comments.join("\n");

@@ -1,4 +1,5 @@
-//! Whatever happens during a recording, what was collected is written, complete and symbolized.
+//! Tests of processes that fork, exec, exit or are killed, and of exoprof being interrupted: what
+//! was recorded is written, complete and symbolized.
 
 use std::process::{Command, Stdio};
 
@@ -20,8 +21,8 @@ fn children_grandchildren_and_exec() {
     let recording = running.finish().recording();
     let truth = target.finish();
     let profile = &recording.profile;
-    // Children's totals are weighted as threads are; what they use between the last reading and
-    // their end, and in fork and exec themselves, is some ms of 500: hence 5%.
+    // Children's totals are weighted like threads'. What they use between the last reading and
+    // their end, and in fork and exec themselves, is some ms of 500, hence 5%.
     for site in ["parent_burn", "child_burn", "grandchild_burn"] {
         let cpu = profile.sum("cpu", |s| s.has(site)) as f64;
         assert_close(site, cpu, truth.ns(site) as f64, 0.05);
@@ -38,7 +39,7 @@ fn children_grandchildren_and_exec() {
 }
 
 #[test]
-fn children_are_left_out_when_refused() {
+fn children_are_left_out_with_no_children() {
     let shares = programs::SHARES.path();
     let mut target = Target::spawn(programs::FORK, &[shares.to_str().unwrap()]);
     let mut running =
@@ -54,20 +55,21 @@ fn children_are_left_out_when_refused() {
     }
 }
 
-/// A followed child ends, and a program that is none of the target's gets its PID.
+/// A followed child ends, and a program unrelated to the target gets its PID.
 #[test]
 fn reused_pid_of_a_child() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "echo ready pid=$$; while read x; do true & echo child $!; wait; done"]);
     let mut target = Target::spawn_command(shell);
-    // As root and at this rate whole CPUs are sampled: the stranger's samples are seen, too.
+    // As root and at this rate, whole CPUs are sampled, so the unrelated program's samples are seen
+    // too.
     let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     target.send("");
     let line = target.expect("child ");
     let pid: u32 = line.strip_prefix("child ").unwrap().parse().unwrap();
     target.send("");
-    // The next one is forked only after the first was waited for: its PID is free.
+    // The second child is forked only after the first was reaped: the first PID is free.
     target.expect("child ");
     let burns = || {
         std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
@@ -78,8 +80,8 @@ fn reused_pid_of_a_child() {
         assert!(child.wait().unwrap().success());
         reused
     };
-    // Another process may be quicker to take the PID.
-    assert!((0..20).any(|_| burns()), "PID {pid} could not be had again");
+    // Another process may take the PID first.
+    assert!((0..20).any(|_| burns()), "PID {pid} was never reused");
     running.signal(Signal::SIGINT);
     let profile = running.finish().recording().profile;
     assert!(profile.by_label("samples", "process").contains_key("sh"));
@@ -99,13 +101,13 @@ fn exec_into_another_program() {
     target.wait_done();
     running.signal(Signal::SIGINT);
     let profile = running.finish().recording().profile;
-    // Each program burns 1000 ms; 4% is for exec itself, calibration and the reading at the exec.
+    // Each program burns 1000 ms; 4% covers exec itself, calibration and the reading at the exec.
     let before = profile.sum("cpu", |s| s.has("before_exec")) as f64;
     assert_close("before the exec", before, 1e9, 0.04);
     let after = profile.sum("cpu", |s| s.stack.iter().any(|f| f.function.starts_with("heavy_")));
     assert_close("after the exec", after as f64, 1e9, 0.04);
     assert_roots(&profile, 0.99);
-    // A stack of one program never holds a function of the other.
+    // No stack contains functions of both programs.
     let mixed = profile.sum("samples", |s| {
         s.has("before_exec") && s.stack.iter().any(|f| f.function.starts_with("heavy_"))
     });
@@ -123,7 +125,7 @@ fn plugins_loaded_in_turn() {
     let mut truth = target.mark().since(&before);
     let reused = truth.0.remove("same").unwrap();
     assert!(reused > 10, "the loader did not reuse addresses: {reused}");
-    // Plugins are loaded and unloaded some 50 times a second; shares are 2:1.
+    // Plugins are loaded and unloaded some 50 times a second; their shares are 2:1.
     assert_site_shares(&recording.profile, &truth, &["alpha_work", "beta_work"]);
     assert_roots(&recording.profile, 0.99);
     for sample in &recording.profile.samples {
@@ -136,9 +138,9 @@ fn plugins_loaded_in_turn() {
     let _ = target.finish();
 }
 
-/// Checks a recording that ended early: complete, symbolized, nothing beside it.
+/// Checks a recording that ended early: it is complete and symbolized, and left no other file.
 #[track_caller]
-fn early_end_is_complete(outcome: Outcome, ms: f64) -> Recording {
+fn check_early_end(outcome: Outcome, ms: f64) -> Recording {
     let recording = outcome.recording();
     assert_eq!(recording.files(), ["profile.pb.gz"]);
     assert_close("CPU", recording.profile.total("cpu") as f64, ms * 1e6, 0.04);
@@ -151,29 +153,29 @@ fn early_end_is_complete(outcome: Outcome, ms: f64) -> Recording {
 }
 
 #[track_caller]
-fn ends_by_signal(signal: Signal) {
+fn check_ends_on_signal(signal: Signal) {
     let mut target = Target::spawn(programs::SHARES, &[]);
     let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     target.go(1000);
     target.wait_done();
     running.signal(signal);
-    let _ = early_end_is_complete(running.finish(), 1000.0);
+    let _ = check_early_end(running.finish(), 1000.0);
     assert!(State::of(target.pid()).is_free());
     let _ = target.finish();
 }
 
 #[test]
-fn ends_by_ctrl_c() {
-    ends_by_signal(Signal::SIGINT);
+fn ends_on_ctrl_c() {
+    check_ends_on_signal(Signal::SIGINT);
 }
 
 #[test]
-fn ends_by_sigterm() {
-    ends_by_signal(Signal::SIGTERM);
+fn ends_on_sigterm() {
+    check_ends_on_signal(Signal::SIGTERM);
 }
 
-/// The target ends while it is recorded: symbols come from what was opened while it lived.
+/// The target exits while it is recorded: symbols come from files that were opened before.
 #[test]
 fn target_exits() {
     let mut target = Target::spawn(programs::SHARES, &[]);
@@ -184,12 +186,12 @@ fn target_exits() {
     };
     target.go(1000);
     target.wait_done();
-    // Ended and reaped: nothing of /proc/PID is left.
+    // The target was reaped: nothing of /proc/PID is left.
     let _ = target.finish();
-    let _ = early_end_is_complete(running.finish(), 1000.0);
+    let _ = check_early_end(running.finish(), 1000.0);
 }
 
-/// As above, but its executable is gone too, as after an upgrade in mid-recording.
+/// As above, but its executable is deleted too, as by an upgrade during the recording.
 #[test]
 fn target_exits_and_its_file_is_deleted() {
     let folder = tempfile::tempdir().unwrap();
@@ -202,12 +204,12 @@ fn target_exits_and_its_file_is_deleted() {
     target.go(1000);
     target.wait_done();
     let _ = target.finish();
-    let recording = early_end_is_complete(running.finish(), 1000.0);
+    let recording = check_early_end(running.finish(), 1000.0);
     let main = &recording.profile.mappings[0];
     assert!(!main.file.ends_with(" (deleted)"), "{main:?}");
 }
 
-/// A killed target leaves a profile as well.
+/// A killed target also leaves a profile.
 #[test]
 fn target_is_killed() {
     let mut target = Target::spawn(programs::SHARES, &[]);
@@ -217,20 +219,20 @@ fn target_is_killed() {
     target.wait_done();
     target.kill();
     target.wait();
-    let _ = early_end_is_complete(running.finish(), 1000.0);
+    let _ = check_early_end(running.finish(), 1000.0);
 }
 
 #[test]
-fn killed_exoprof_leaves_nothing() {
+fn killed_exoprof_leaves_no_files() {
     let mut target = Target::working(programs::SHARES, &[]);
     let before = State::of(target.pid());
     let mut running = Recorder::of(target.pid()).args(["-d", "10m", "-F", "997"]).start();
     running.wait_recording();
     running.signal(Signal::SIGKILL);
     let outcome = running.finish();
-    assert_eq!(outcome.files(), Vec::<String>::new(), "nothing half-written");
+    assert_eq!(outcome.files(), Vec::<String>::new(), "half-written files");
     assert_eq!(State::of(target.pid()), before);
-    // It works on: CPU time grows.
+    // The target still works: its CPU time grows.
     let mark = target.mark();
     while target.mark().since(&mark).total() == 0 {}
     let _ = target.finish();
@@ -243,6 +245,6 @@ fn command_is_started_and_recorded() {
         .args(["-d", "10m", "-F", "997"])
         .command(&[shares.to_str().unwrap(), "--burn", "1000"])
         .run();
-    let recording = early_end_is_complete(outcome, 1000.0 + 30.0);
+    let recording = check_early_end(outcome, 1000.0 + 30.0);
     assert!(recording.profile.total("samples") > 100);
 }

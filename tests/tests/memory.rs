@@ -1,4 +1,4 @@
-//! The profiler's own memory is bounded: it keeps aggregated stacks, not raw samples.
+//! Tests that exoprof's memory use is bounded: it keeps aggregated stacks, not raw samples.
 
 use exoprof_tests::programs;
 use exoprof_tests::{Target, record_busy};

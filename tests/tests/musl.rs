@@ -1,5 +1,5 @@
-//! Threads that wait in musl, which has neither unwind tables nor, in its `libc.so`, symbols of what
-//! it does not export: the system call that they wait in.
+//! Tests of threads blocked in musl, which has no unwind tables and whose `libc.so` has no symbols
+//! for functions it does not export, such as the system call they wait in.
 
 use exoprof_tests::programs::{self, Program};
 use exoprof_tests::{Profile, Recorder, Target, exoprof};
@@ -14,7 +14,8 @@ fn for_each(check: impl Fn(&mut Target)) {
     }
 }
 
-/// Whoever takes what comes after `memset` in the file for a part of it says that they wait there.
+/// An unwinder that attributes code to the preceding exported symbol, such as `memset`, would say
+/// that the threads wait there.
 fn assert_names(profile: &Profile) {
     for name in ["memset", "memcpy", "memmove", "longjmp", "setjmp"] {
         let seen = profile.samples.iter().find(|s| s.stack.iter().any(|f| f.function == name));
@@ -23,7 +24,7 @@ fn assert_names(profile: &Profile) {
 }
 
 #[test]
-fn by_the_wall_clock() {
+fn in_a_wall_profile() {
     for_each(|target| {
         let recording = Recorder::of(target.pid()).args(["wall", "-d", "2s"]).run().recording();
         let profile = recording.profile;
@@ -46,9 +47,9 @@ fn in_a_dump() {
     });
 }
 
-/// The waits of all of them began before the recording, and last longer.
+/// All waits began before the recording and last beyond its end.
 #[test]
-fn by_their_waits() {
+fn in_a_block_profile() {
     for_each(|target| {
         let mut running = Recorder::of(target.pid()).args(["block", "-d", "10m"]).start();
         running.wait_waiting();

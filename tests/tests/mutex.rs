@@ -1,4 +1,4 @@
-//! `record mutex`: locks and nothing else, charged to who held them.
+//! Tests of `record mutex`: it records only waits for locks, charged to the lock's holder.
 
 use std::process::Command;
 
@@ -19,14 +19,15 @@ fn delay(compared: &Compared, keep: impl Fn(&Sample) -> bool) -> f64 {
     compared.measured("delay", keep)
 }
 
-/// The delays are those of the locks' waiters: −5…+2%, and 1% for the partial waits at both ends.
-/// Both end at waking: how long it takes until the waiter runs again depends on the machine.
+/// The total delay is that of the locks' waiters: −5…+2%, plus 1% for the partial waits at both
+/// ends. Both sides count a wait until the waiter is woken; how long it takes until the waiter runs
+/// again depends on the machine.
 #[track_caller]
 fn assert_total(compared: &Compared, sites: &[&str]) {
     let ratio = delay(compared, |_| true) / compared.truth(sites);
     assert!(
         (0.94..=1.03).contains(&ratio),
-        "{ratio:.4} of the locks' waiting\n{}",
+        "total: {ratio:.4} of the truth\n{}",
         compared.profile.describe(9, |_| true)
     );
 }
@@ -40,10 +41,11 @@ fn assert_none(compared: &Compared, functions: &[&str]) {
 }
 
 const LOCK_SITES: &[&str] = &["wait_lock", "wait_read", "wait_write"];
-/// Who ends waits for a condition variable, a semaphore, a barrier, or a thread.
+/// Functions that end waits for a condition variable, a semaphore, a barrier or a thread, which are
+/// not locks.
 const NO_LOCKS: &[&str] = &["notify", "wait_barrier", "wait_join", "short_thread", "wait_cond"];
 
-/// Each within 15% of what overlapped with its holding.
+/// Each holder's delay is within 15% of the waiting that overlapped with its holding.
 #[track_caller]
 fn assert_holders(compared: &Compared) {
     let mut naive_fails = false;
@@ -54,17 +56,18 @@ fn assert_holders(compared: &Compared) {
         let naive = compared.truth(&[&format!("naive_{holder}")]) / truth;
         naive_fails |= (naive - 1.0).abs() > 0.3;
     }
-    // Whoever charges a wait to the one that ended it is far off: the program tells these apart.
-    assert!(naive_fails, "the naive shares are those of the truth");
+    // A profiler that charges the whole wait to the thread that ended it is far off: the program
+    // distinguishes the two.
+    assert!(naive_fails, "the naive shares do not differ from the truth");
 }
 
 #[test]
-fn holders_are_charged_with_what_others_waited() {
+fn holders_are_charged_for_the_waits_of_others() {
     let compared = record(programs::WAITS, &[]);
     assert_total(&compared, LOCK_SITES);
     assert_none(&compared, NO_LOCKS);
     assert_holders(&compared);
-    // It is the unlocking side.
+    // The stack is that of the unlocking side.
     let leaf = |s: &Sample| s.stack.iter().take(8).any(|f| f.function.contains("unlock"));
     assert_eq!(
         delay(&compared, |s| !leaf(s)),
@@ -76,7 +79,7 @@ fn holders_are_charged_with_what_others_waited() {
     assert_eq!(profile.sample_types, ["contentions/count", "delay/nanoseconds"]);
 }
 
-/// Only what the C library exports has a name.
+/// In a stripped program only what the C library exports has a name.
 #[test]
 fn a_stripped_program() {
     let compared = record(programs::WAITS_STRIPPED, &[]);
@@ -84,7 +87,7 @@ fn a_stripped_program() {
     assert_none(&compared, &["sem_post", "pthread_cond_signal", "pthread_barrier_wait"]);
 }
 
-/// musl has no unwind tables, and other names for what waits in it.
+/// musl has no unwind tables, and its waiting functions have other names.
 #[test]
 fn musl() {
     for program in [programs::WAITS_MUSL, programs::WAITS_MUSL_DYNAMIC] {
@@ -118,14 +121,14 @@ fn rust() {
     }
 }
 
-/// Each of its waiters sleeps on a word of its own.
+/// Each of its waiters sleeps on its own futex word.
 #[test]
 fn parking_lot() {
     let program = Command::new(env!("CARGO_BIN_EXE_waits-parking-lot"));
     let compared = Compared::of_command(program, (4.0, &["mutex"]));
     assert_total(&compared, &["locks"]);
     assert_none(&compared, &["feed", "wait_queue"]);
-    // Writers hardly sleep for the short time of a reader.
+    // Writers hardly sleep in the short time that a reader holds the lock.
     for holder in ["hold_mutex", "hold_write"] {
         assert!(delay(&compared, |s| s.has(holder)) > 0.0, "{holder}");
     }
@@ -137,7 +140,7 @@ fn the_waiting_side() {
     assert_total(&compared, LOCK_SITES);
     assert_none(&compared, &["notify", "wait_cond", "wait_semaphore", "wait_barrier", "wait_join"]);
     for site in LOCK_SITES {
-        // Few waits at some sites: their number alone is uncertain by 10%.
+        // Some sites have few waits: their number alone is uncertain by 10%.
         let ratio = delay(&compared, |s| s.has(site)) / compared.truth(&[site]);
         assert!((ratio - 1.0).abs() < 0.2, "{site}: {ratio:.3} of the truth");
     }
@@ -145,16 +148,16 @@ fn the_waiting_side() {
     assert!(compared.profile.comments.iter().any(says));
 }
 
-/// Without BPF it is the waiting side, and says so.
+/// Without BPF, stacks are those of the waiting side, and the profile says so.
 #[test]
 fn perf_events_alone() {
     let compared = record(programs::WAITS, &["--backend", "perf"]);
     assert_none(&compared, &["notify", "wait_cond", "wait_semaphore", "wait_barrier", "wait_join"]);
-    // The time until a CPU is free counts as waiting there.
+    // The time until a CPU is free counts as part of the wait.
     let truth = compared.truth(&["wait_lock", "wait_lock_run"]);
     let ratio = delay(&compared, |s| s.has("wait_lock")) / truth;
-    // One in several switches is sampled, and waits differ much in length: some 500 samples give
-    // the sum within 4 × 6%.
+    // One in several switches is sampled, and waits vary much in length: some 500 samples give the
+    // sum within 4 × 6%.
     assert!((ratio - 1.0).abs() < 0.25, "{ratio:.3} of the truth");
     let says = |c: &String| c.contains("stacks are those of the waiting threads");
     assert!(compared.profile.comments.iter().any(says), "{:?}", compared.profile.comments);

@@ -1,5 +1,5 @@
-//! Children that are forked while a recording by the clock runs: nothing tells of them there, and
-//! they are found all the same.
+//! Tests of children forked during a wall or ptrace recording: no events report them there, but
+//! they must be found.
 
 use std::process::{Command, Stdio};
 
@@ -8,8 +8,8 @@ use exoprof_tests::server::{open_folder, postgres};
 use exoprof_tests::{Profile, Recorder, Recording, Sample, Target, programs};
 use nix::sys::signal::Signal;
 
-/// Of the time for which a process lives, what is between its begin and the tick that finds it is
-/// told too much as often as too little; what a busy machine puts off comes on top.
+/// Allowed difference in a process's recorded lifetime. The time between its start and the tick
+/// that finds it is overestimated as often as underestimated; delays on a busy machine add to that.
 const TOLERANCE: f64 = 0.08;
 
 fn offspring() -> Target {
@@ -17,7 +17,7 @@ fn offspring() -> Target {
     Target::spawn(programs::OFFSPRING, &[shares.to_str().unwrap()])
 }
 
-/// A recording of one round of work.
+/// Records one round of work.
 fn recorded(target: &mut Target, args: &[&str]) -> Recording {
     let mut running = Recorder::of(target.pid()).args(args).args(["-d", "10m"]).start();
     running.wait_waiting();
@@ -45,7 +45,7 @@ fn children_grandchildren_and_exec_by_the_wall_clock() {
         let wall = profile.sum("wall", |s| s.has(site) && s.label("process") == "offspring");
         assert_close(site, wall as f64, truth.ns(site) as f64, TOLERANCE);
     }
-    // It has its own name and its own functions from the exec on.
+    // From the exec on, the process has the new program's name and functions.
     let execed = profile.sum("wall", |s| s.label("process") == "shares") as f64;
     assert_close("exec", execed, truth.ns("shares") as f64, TOLERANCE);
     let burns = profile.sum("wall", |s| s.label("process") == "shares" && heavy(s)) as f64;
@@ -56,8 +56,8 @@ fn children_grandchildren_and_exec_by_the_wall_clock() {
     let sleeps = |s: &Sample| s.has("grandchild_sleeps") && s.label("state") == "sleeping";
     assert!(profile.sum("wall", sleeps) > 0);
     assert!(says(profile, "3 child processes forked during the recording"), "{recording:?}");
-    // The stack of who waits is whole without a stop, and so are those that were stopped: what
-    // loads a program's libraries has no tables before they are mapped.
+    // Stacks of waiting threads are complete without a stop, and so are those of stopped ones; only
+    // the dynamic loader has no unwind tables until it has mapped the libraries.
     let broken =
         profile.sum("wall", |s| s.stack.last().is_some_and(|f| f.function.starts_with('[')));
     assert!(broken * 50 < profile.total("wall"), "{}", profile.describe(9, |_| true));
@@ -69,7 +69,7 @@ fn children_grandchildren_and_exec_by_ptrace() {
     let recording = recorded(&mut target, &["cpu", "--backend", "ptrace", "-F", "499"]);
     let _ = target.finish();
     let profile = &recording.profile;
-    // Both burn for 1.5 s of CPU time, and are seen until shortly before their end.
+    // Both burn 1.5 s of CPU time and are sampled until shortly before they end.
     let burns = profile.sum("cpu", |s| s.has("grandchild_burns")) as f64;
     assert_close("grandchild", burns, 1.5e9, TOLERANCE);
     assert_close("exec", profile.sum("cpu", heavy) as f64, 1.5e9, TOLERANCE);
@@ -77,7 +77,7 @@ fn children_grandchildren_and_exec_by_ptrace() {
 }
 
 #[test]
-fn children_are_left_out_when_refused() {
+fn children_are_left_out_with_no_children() {
     for args in [&["wall", "--no-children"][..], &["--backend", "ptrace", "--no-children"]] {
         let mut target = offspring();
         let profile = recorded(&mut target, args).profile;
@@ -88,9 +88,9 @@ fn children_are_left_out_when_refused() {
     }
 }
 
-/// What creates threads is told by events, and children's with it.
+/// Thread creation is reported by events, also for children.
 #[test]
-fn threads_that_children_create() {
+fn threads_created_by_children() {
     let mut target = offspring();
     let recording = recorded(&mut target, &["threadcreate"]);
     let _ = target.finish();
@@ -99,12 +99,12 @@ fn threads_that_children_create() {
     assert_eq!(profile.sum("threadcreate", created), 1, "{}", profile.describe(9, |_| true));
 }
 
-/// Their own first process ends before them.
+/// The process that forked them ends before them.
 #[test]
-fn children_outlive_who_forked_them() {
+fn children_outlive_their_parent() {
     let mut shell = Command::new("sh");
     let shares = programs::SHARES.path();
-    // The child tells that it runs; whoever reads that lets its parent end.
+    // The test sees the child in /proc, then lets its parent end.
     let script = format!(
         "echo ready pid=$$; read x; {} --burn 1500 </dev/null & read x; exit",
         shares.display()
@@ -123,19 +123,20 @@ fn children_outlive_who_forked_them() {
         // A step of polling, not a wait for time to pass.
         std::thread::sleep(std::time::Duration::from_millis(5));
     };
-    // Long since seen then.
+    // By then exoprof has found the child.
     running.wait_used(child, 0.5);
     target.close();
     let _ = target.wait();
-    // It ends with its last process.
+    // The recording ends with its last process.
     let profile = running.finish().recording().profile;
     let burned = profile.sum("wall", |s| s.label("pid") == child.to_string() && heavy(s)) as f64;
     assert!(burned > 1.4e9, "{}", profile.describe(9, |_| true));
 }
 
-/// Children that live for less than the time between two looks are not seen, but what they took is.
+/// Children that live for less than a sampling interval are not seen, but their CPU time is
+/// reported.
 #[test]
-fn what_short_lived_children_took_is_told() {
+fn cpu_time_of_short_lived_children_is_reported() {
     let mut shell = Command::new("sh");
     let burns = "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done";
     let script = format!(

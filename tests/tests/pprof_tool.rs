@@ -1,4 +1,4 @@
-//! `go tool pprof` reads the outcome, and shows what is expected.
+//! Tests that `go tool pprof` reads recorded profiles and shows the expected results.
 
 use exoprof_tests::gotool::{pprof, top};
 use exoprof_tests::programs;
@@ -14,16 +14,16 @@ fn shares(more: &[&str]) -> (Recording, Truth) {
 
 #[test]
 fn top_shows_the_shares() {
-    // Interrupts are entries of their own below the function that they came in: without the
-    // kernel's frames what was spent in a function is all its own, on a busy machine too.
+    // Interrupts are separate entries below the interrupted function. Without kernel frames, all
+    // time in a function is flat, also on a busy machine.
     let (recording, truth) = shares(&["--no-kernel"]);
     let rows = top(&recording.path);
     let row = |name: &str| {
         let found = rows.iter().find(|r| r.function == name);
         found.unwrap_or_else(|| panic!("no {name} in {rows:#?}"))
     };
-    // ±2 points as in accuracy.rs; of the whole total here, so clocks and polling are in. The
-    // kernel's interrupts stand above these functions: in cum, but not in flat.
+    // ±2 points as in accuracy.rs, but here of the whole total, which includes clocks and polling.
+    // The kernel's interrupts are leafward of these functions: in cum, but not in flat.
     for site in ["heavy_a", "heavy_b", "heavy_c"] {
         let real = truth.share(site) * 100.0;
         assert!((row(site).cum - real).abs() <= 2.0, "{site}: {:?}, true {real}", row(site));
@@ -33,7 +33,7 @@ fn top_shows_the_shares() {
     assert!((row("heavy_d").cum - real).abs() <= 2.0, "{:?}, true {real}", row("heavy_d"));
     assert!(row("heavy_d").flat < 1.0 && row("leaf_of_d").flat > 2.0, "{rows:#?}");
     assert!(row("main").cum > 97.0, "{rows:#?}");
-    // It shows CPU time by default, and samples on demand.
+    // It shows CPU time by default, and samples on request.
     assert!(pprof(&["-top"], &recording.path).contains("Type: cpu"));
     assert!(pprof(&["-top", "-sample_index=samples"], &recording.path).contains("Type: samples"));
 }
@@ -56,7 +56,7 @@ fn raw_and_traces() {
     // The main binary is the first mapping.
     let mappings = raw.split("Mappings\n").nth(1).unwrap();
     assert!(mappings.lines().next().unwrap().contains("shares"), "{mappings}");
-    // -traces prints stacks leaf first, a blank column before each caller.
+    // -traces prints stacks leaf first, with a blank column before each caller.
     let traces = pprof(&["-traces"], &recording.path);
     let is_chain = |block: &&str| {
         let lines: Vec<_> =
@@ -77,7 +77,7 @@ fn list_shows_source_lines() {
     assert!(hot.trim_start().starts_with(|c: char| c.is_ascii_digit()), "no time on {hot:?}");
 }
 
-/// Nothing is left to symbolize later: without local symbols pprof shows the same.
+/// The profile is fully symbolized: without local symbols pprof shows the same.
 #[test]
 fn symbolized_without_local_files() {
     let (recording, _) = shares(&[]);
@@ -96,7 +96,7 @@ fn tags_hold_the_labels() {
     assert!((0..4).all(|k| tags.contains(&format!("worker-{k}"))), "{tags}");
 }
 
-/// Two recordings of one program merge: same types, same mappings.
+/// Two recordings of one program have the same types and mappings, so they can be merged.
 #[test]
 fn recordings_merge() {
     let target = Target::working(programs::SHARES, &[]);

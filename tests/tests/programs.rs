@@ -1,4 +1,5 @@
-//! The ground-truth programs themselves: they build, speak the handshake and measure sanely.
+//! Tests of the ground-truth programs themselves: they build, speak the handshake and measure
+//! correctly.
 
 use exoprof_tests::programs;
 use exoprof_tests::{Target, procfs};

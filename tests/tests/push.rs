@@ -1,4 +1,4 @@
-//! `exoprof serve --push`: what arrives at a profile store, and what is not lost.
+//! Tests of `exoprof serve --push`: what a profile store receives, and that no profile is lost.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
 use tempfile::TempDir;
 
-/// A server that pushes recordings of a second, unless told otherwise.
+/// A server that pushes recordings of one second, unless the arguments set another interval.
 struct Pushing {
     server: Server,
     spool: TempDir,
@@ -36,7 +36,7 @@ fn pushing_with(url: &str, args: &[&str], mut command: Command) -> Pushing {
 }
 
 impl Pushing {
-    /// The numbers of the waiting messages.
+    /// The numbers of the messages in the spool.
     fn waiting(&self) -> Vec<u64> {
         let folders = std::fs::read_dir(self.spool.path()).unwrap().flatten();
         let files = folders.flat_map(|d| std::fs::read_dir(d.path()).unwrap().flatten());
@@ -67,11 +67,11 @@ fn shares() -> (Target, String) {
     (target, pid)
 }
 
-/// Holds a message to what Pyroscope's `/ingest` takes from its own clients.
+/// Checks a message against what Pyroscope's `/ingest` accepts from its own clients.
 #[track_caller]
 fn ingested(request: &Request) -> (Profile, u64, u64) {
     assert!(request.target().starts_with("/ingest?"), "{}", request.target());
-    // With a format, Pyroscope takes the whole body for the profile.
+    // With a format, Pyroscope would read the whole body as the profile.
     assert_eq!(request.parameter("format"), None);
     assert_eq!(request.parameter("spyName").as_deref(), Some("exoprof"));
     let second = |name| request.parameter(name).unwrap().parse::<u64>().unwrap();
@@ -105,23 +105,23 @@ fn to_pyroscope() {
     let _ = target.finish();
 }
 
-/// Parca's public definition of the request.
+/// Parca's public protobuf definition of the request.
 fn write_raw_request() -> MessageDescriptor {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
     let files = protox::compile(["parca_writeraw.proto"], [folder]).expect("the definition");
-    let pool = DescriptorPool::from_file_descriptor_set(files).expect("the definition is whole");
+    let pool = DescriptorPool::from_file_descriptor_set(files).expect("the definition is complete");
     let name = "parca.profilestore.v1alpha1.WriteRawRequest";
     pool.get_message_by_name(name).expect("the message")
 }
 
-/// The message that the JSON stands for; unknown fields are an error.
+/// Decodes the message from JSON; unknown fields are an error.
 fn write_raw(json: &[u8]) -> DynamicMessage {
     let mut json = serde_json::Deserializer::from_slice(json);
     let message = DynamicMessage::deserialize(write_raw_request(), &mut json);
     message.expect("a WriteRawRequest in JSON")
 }
 
-/// The message in protobuf's encoding; unknown fields are an error.
+/// Decodes the message from protobuf; unknown fields are an error.
 fn write_raw_encoded(bytes: &[u8]) -> DynamicMessage {
     fn check(message: &DynamicMessage) {
         assert_eq!(message.unknown_fields().count(), 0, "{message}");
@@ -153,7 +153,7 @@ fn to_parca() {
     let _ = target.finish();
 }
 
-/// Holds a request to what Parca needs, and returns its profile.
+/// Checks a request against what Parca needs and returns its profile.
 #[track_caller]
 fn written(message: &DynamicMessage, pid: &str) -> Profile {
     let field = |m: &DynamicMessage, name: &str| m.get_field_by_name(name).unwrap().into_owned();
@@ -202,8 +202,8 @@ fn to_parca_by_grpc() {
     let _ = target.finish();
 }
 
-/// So many are written next, each once, in their order, and with no hole in which another recording
-/// would fit.
+/// Asserts that the next `many` profiles arrive once each, in order, and without a gap that could
+/// hold another recording.
 #[track_caller]
 fn assert_written_in_order(store: &GrpcStore, pid: &str, many: usize) {
     let mut ends = Vec::new();
@@ -217,7 +217,7 @@ fn assert_written_in_order(store: &GrpcStore, pid: &str, many: usize) {
     );
 }
 
-/// As [`assert_written_in_order`], by Pyroscope's protocol, whose times are whole seconds.
+/// Like [`assert_written_in_order`], for Pyroscope's protocol, whose times are whole seconds.
 #[track_caller]
 fn assert_ingested_in_order(store: &Store, many: usize) {
     let mut ends = Vec::new();
@@ -230,10 +230,10 @@ fn assert_ingested_in_order(store: &Store, many: usize) {
 }
 
 #[test]
-fn a_bad_grpc_connection_costs_nothing() {
+fn a_bad_grpc_connection_loses_nothing() {
     use grpc_store::Behaviour::{CutAfter, CutAnswer, Http, Status, Take};
     let (target, pid) = shares();
-    // 400 bytes hold the greeting, the headers and a part of the message.
+    // 400 bytes hold the connection preface, the headers and a part of the message.
     let bad = [CutAfter(10), CutAfter(400), CutAnswer, Status(14, "away"), Http(502), Take];
     let store = GrpcStore::start(&bad);
     let pushing = pushing(&format!("grpc://{}", store.address()), &["-p", &pid]);
@@ -243,7 +243,7 @@ fn a_bad_grpc_connection_costs_nothing() {
     let _ = target.finish();
 }
 
-/// An authority's file, and a token's.
+/// A temporary folder with an authority's certificate, a token and headers.
 struct Secrets {
     folder: TempDir,
     authority: Authority,
@@ -291,9 +291,9 @@ fn to_parca_by_grpc_with_tls() {
     let _ = target.finish();
 }
 
-/// The authorities of the system are those that the distribution's variable names.
+/// The system's authorities are those in the file that `SSL_CERT_FILE` names.
 #[test]
-fn authorities_of_the_system_are_believed() {
+fn authorities_of_the_system_are_trusted() {
     let (target, pid) = shares();
     let secrets = Secrets::new();
     let grpc = GrpcStore::start_tls(secrets.authority.server(HERE, Validity::Now, &["h2"]), &[]);
@@ -308,7 +308,7 @@ fn authorities_of_the_system_are_believed() {
     assert_eq!(call.headers["authorization"], "Bearer s3cret");
     let request = http.next();
     let _ = ingested(&request);
-    // The URL's own user, once.
+    // The user from the URL, sent once.
     let sent = request.head.lines().filter(|l| l.to_lowercase().starts_with("authorization:"));
     assert_eq!(sent.count(), 1, "{}", request.head);
     assert_eq!(request.header("authorization"), Some("Basic b3duOnBhc3M="));
@@ -317,11 +317,11 @@ fn authorities_of_the_system_are_believed() {
 }
 
 #[test]
-fn a_wrong_certificate_is_told_and_costs_nothing() {
+fn a_wrong_certificate_is_reported_and_loses_nothing() {
     let (target, pid) = shares();
     let secrets = Secrets::new();
     let server = |name, validity| secrets.authority.server(name, validity, &["h2"]);
-    // Each in its turn; the next comes when the one before was refused.
+    // Each certificate in turn; the next one follows when the previous one was rejected.
     let wrong = [
         (Authority::new("another").server(HERE, Validity::Now, &["h2"]), "has an unknown issuer"),
         (Authority::new("ours").server(HERE, Validity::Now, &["h2"]), "is not signed by"),
@@ -353,7 +353,7 @@ fn a_wrong_certificate_is_told_and_costs_nothing() {
 }
 
 #[test]
-fn a_wrong_certificate_of_http_is_told_and_costs_nothing() {
+fn a_wrong_http_certificate_is_reported_and_loses_nothing() {
     let (target, pid) = shares();
     let secrets = Secrets::new();
     let server = |name, validity| secrets.authority.server(name, validity, &[]);
@@ -378,11 +378,11 @@ fn a_wrong_certificate_of_http_is_told_and_costs_nothing() {
 }
 
 #[test]
-fn a_bad_tls_connection_costs_nothing() {
+fn a_bad_tls_connection_loses_nothing() {
     use grpc_store::Behaviour::{CutAfter, CutAnswer, Http, Status, Take};
     let (target, pid) = shares();
     let secrets = Secrets::new();
-    // As without TLS: 400 bytes of what TLS carries hold a part of the message.
+    // As without TLS, 400 bytes of the TLS payload hold a part of the message.
     let bad = [CutAfter(10), CutAfter(400), CutAnswer, Status(14, "away"), Http(502), Take];
     let certificate = secrets.authority.server(HERE, Validity::Now, &["h2"]);
     let store = GrpcStore::start_tls(certificate, &bad);
@@ -395,12 +395,12 @@ fn a_bad_tls_connection_costs_nothing() {
 }
 
 #[test]
-fn tls_to_a_server_without_it_is_told() {
+fn a_server_without_tls_is_reported() {
     let (target, pid) = shares();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        // As servers of HTTP do with a line that is none.
+        // HTTP servers answer an invalid request line this way.
         for mut stream in listener.incoming().flatten() {
             let _ = stream.read(&mut [0; 16]);
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
@@ -416,7 +416,7 @@ fn tls_to_a_server_without_it_is_told() {
 }
 
 #[test]
-fn a_call_that_is_refused_does_not_block_others() {
+fn a_rejected_call_does_not_block_others() {
     let (target, pid) = shares();
     let refused = grpc_store::Behaviour::Status(3, "failed%20to parse");
     let store = GrpcStore::start(&[refused; 3]);
@@ -431,7 +431,7 @@ fn a_call_that_is_refused_does_not_block_others() {
 fn nothing_is_lost_while_the_store_is_away() {
     let (target, pid) = shares();
     let address = Store::start(&[]).address();
-    // Nobody listens there for a while.
+    // For a while nothing listens on this port.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert_ne!(address, free);
     let pushing = pushing(&format!("http://{free}"), &["-p", &pid]);
@@ -443,7 +443,7 @@ fn nothing_is_lost_while_the_store_is_away() {
 }
 
 #[test]
-fn a_bad_connection_costs_nothing() {
+fn a_bad_connection_loses_nothing() {
     let (target, pid) = shares();
     let store = Store::start(&[
         Behaviour::CutMessage,
@@ -458,7 +458,7 @@ fn a_bad_connection_costs_nothing() {
     let begun = from;
     for _ in 0..3 {
         let (_, from, end) = ingested(&store.next());
-        assert!(from <= until + 1, "a hole from {until} to {from}");
+        assert!(from <= until + 1, "a gap from {until} to {from}");
         until = end;
     }
     assert!(until > begun);
@@ -467,7 +467,7 @@ fn a_bad_connection_costs_nothing() {
 }
 
 #[test]
-fn a_message_that_is_refused_does_not_block_others() {
+fn a_rejected_message_does_not_block_others() {
     let (target, pid) = shares();
     let store = Store::start(&[Behaviour::Status(400); 3]);
     let mut pushing = pushing(&format!("http://{}", store.address()), &["-p", &pid]);
@@ -491,10 +491,10 @@ fn processes_come_and_go() {
         }
     };
     let _ = of_target();
-    // Well within the second recording.
+    // Waits until well within the second recording.
     let mark = target.mark();
     while target.mark().since(&mark).total() < 700_000_000 {}
-    // What was recorded until its end is sent too.
+    // The recording up to its end must be sent too.
     target.kill();
     target.wait();
     let exit = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -508,13 +508,13 @@ fn processes_come_and_go() {
 }
 
 #[test]
-fn stopping_sends_what_there_is() {
+fn sigterm_sends_the_current_recording() {
     let (mut target, pid) = shares();
     let store = Store::start(&[]);
     let url = format!("http://{}", store.address());
     let mut pushing = pushing(&url, &["-p", &pid, "--push-interval", "5m"]);
     pushing.server.wait_recording(true);
-    // Of a target that got no CPU there would be nothing to send.
+    // If the target got no CPU time, there would be nothing to send.
     let mark = target.mark();
     while target.mark().since(&mark).total() < 300_000_000 {}
     pushing.server.signal(Signal::SIGTERM);
@@ -525,7 +525,7 @@ fn stopping_sends_what_there_is() {
 }
 
 #[test]
-fn what_could_not_be_sent_is_sent_by_the_next_server() {
+fn the_next_server_sends_what_is_in_the_spool() {
     let (target, pid) = shares();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut first = pushing(&format!("http://{free}"), &["-p", &pid]);
@@ -535,7 +535,7 @@ fn what_could_not_be_sent_is_sent_by_the_next_server() {
     let left = first.waiting();
     assert!(left.len() >= 2);
     let _ = target.finish();
-    // A process of that number is needed to push anything; another one will do.
+    // The server needs a process to push anything; any process will do.
     let (other, pid) = shares();
     let store = Store::start_at(free, &[]);
     let folder = first.spool.path().to_str().unwrap();
@@ -549,7 +549,7 @@ fn what_could_not_be_sent_is_sent_by_the_next_server() {
 }
 
 #[test]
-fn what_is_selected_must_be_said() {
+fn incomplete_or_unsafe_options_fail() {
     let command = |args: &[&str]| {
         let mut command = exoprof_tests::exoprof();
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(args);
@@ -563,7 +563,7 @@ fn what_is_selected_must_be_said() {
     let own = std::process::id().to_string();
     let secrets = Secrets::new();
     let (token, ca) = (secrets.path("token"), secrets.path("ca.pem"));
-    // 192.0.2.1 is of nobody; it is not asked.
+    // 192.0.2.1 belongs to no host (RFC 5737); it is never contacted.
     for (args, words) in [
         (&["--push", "http://192.0.2.1", "--push-token-file", &token][..], "without TLS"),
         (&["--push", "grpc://192.0.2.1", "--push-header", "Authorization: x"], "without TLS"),

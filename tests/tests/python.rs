@@ -1,4 +1,5 @@
-//! CPython's functions in place of its evaluation loop, in every version that is there.
+//! Tests that Python functions replace the frames of CPython's evaluation loop, in every installed
+//! version.
 
 use std::process::Command;
 
@@ -25,9 +26,9 @@ fn recorded(python: &Interpreter, args: &[&str], hertz: &str) -> (Profile, Truth
     (recording.profile.clone(), truth)
 }
 
-/// Rounds take some 20 ms, so that samples spread over sites by chance: at 997 Hz and half of
-/// the machine's time there are at least 1200, and three standard deviations of a share of 35 %
-/// are 4 points.
+/// Rounds take some 20 ms, so samples spread over the sites at random. At 997 Hz and half of the
+/// machine's time there are at least 1200; three standard deviations of a share of 35% are 4
+/// points.
 #[test]
 fn every_version() {
     for python in interpreters() {
@@ -36,8 +37,8 @@ fn every_version() {
         println!("{name}: {} samples", profile.total("samples"));
         assert_shares(&profile, &truth, SITES, 4.0);
         assert_roots(&profile, 0.99);
-        // As the loop begins it has not linked its frame yet, and as it ends not any more: most
-        // of all in `by_key`, which does nearly nothing.
+        // At its start the loop has not linked its frame yet, and at its end it has already
+        // unlinked it; this is most frequent in `by_key`, which does almost nothing.
         assert_reach(&profile, 0.95, &format!("Python frames only ({name})"), |s| {
             s.stack.iter().all(|f| !f.function.starts_with("_PyEval_EvalFrameDefault"))
         });
@@ -60,7 +61,7 @@ fn every_version() {
         assert!(leaf.file.ends_with("pyshares.py") && leaf.start_line == 17, "{leaf:?}");
         let off = frames().filter(|f| f.is("leaf")).find(|f| !(17..=21).contains(&f.line));
         assert!(off.is_none(), "{name}: {off:?}");
-        // The native frames between: the key function is called by list.sort.
+        // Native frames are in between: the key function is called by list.sort.
         let at = |s: &Sample, n: &str| s.stack.iter().position(|f| last_name(f) == n);
         let in_key = |s: &Sample| at(s, "by_key").is_some();
         let between = |s: &Sample| at(s, "run") > at(s, "by_key").map(|i| i + 1);
@@ -71,7 +72,7 @@ fn every_version() {
     }
 }
 
-/// Each thread has its own frames, whichever holds the lock.
+/// Each thread has its own frames, whichever holds the GIL.
 #[test]
 fn threads() {
     for python in interpreters().iter().take(1) {
@@ -83,7 +84,7 @@ fn threads() {
     }
 }
 
-/// A program that starts during the recording, and one that ends.
+/// A program that starts during the recording and ends.
 #[test]
 fn from_exec_to_exit() {
     let script = "def burn():\n  for i in range(60000000): pass\nburn()\n";
@@ -92,12 +93,12 @@ fn from_exec_to_exit() {
         .command(&["/usr/bin/python3", "-c", script])
         .run()
         .recording();
-    // What runs before the interpreter is recognized has native frames only.
+    // Samples from before the interpreter is recognised have native frames only.
     assert_reach(&recording.profile, 0.8, "burn", |s| s.has("burn"));
 }
 
-/// An event takes one BPF program: that for Go hands its samples on to that for Python, also where
-/// the Go program begins when Python's is in place.
+/// A perf event runs only one BPF program: the one for Go passes samples on to the one for Python,
+/// also if the Go program starts when Python's is already attached.
 #[test]
 fn together_with_go() {
     let program = build(LAST, "cpu", Build::Plain);
@@ -133,8 +134,8 @@ fn together_with_go() {
         let heavy = |s: &Sample| in_python(s).any(|f| last_name(f).starts_with("heavy_"));
         let named = share(&|s| s.label("pid") == pids[0], &heavy);
         assert!(named > 0.95, "late {late}: {named}: {}", profile.describe(8, |s| !heavy(s)));
-        // A program that has just begun, and each of its first threads, is without labels for some
-        // 20 ms of two seconds; for more where the machine is busy.
+        // A program that has just started, and each of its first threads, has no labels for some 20
+        // ms of two seconds; for longer on a busy machine.
         let labelled = |s: &Sample| s.label("request") == "long";
         let labels = share(&|s| s.has("main.long"), &labelled);
         assert!(labels > if late { 0.8 } else { 0.95 }, "late {late}: {labels}");
@@ -144,10 +145,10 @@ fn together_with_go() {
     }
 }
 
-/// Where threads are stopped, or sleep, their frames are read without BPF: by the wall clock, by
-/// ptrace, and in a dump.
+/// Python frames of stopped and sleeping threads are read without BPF: in wall and ptrace
+/// recordings and in dumps.
 #[test]
-fn threads_that_stand_still() {
+fn stopped_and_sleeping_threads() {
     for python in interpreters() {
         let name = python.to_string();
         let target = python.start(SCRIPT, &[]);
@@ -157,7 +158,7 @@ fn threads_that_stand_still() {
         };
         let frame = |s: &Sample, name: &str| in_python(s).any(|f| last_name(f) == name);
         let wall = recorded(&["wall"]);
-        // Two threads: one works, one waits for orders; each has half of the time.
+        // Of two threads, one works and one waits for commands; each has half of the time.
         for function in ["work", "obey"] {
             let share = wall.sum("wall", |s| frame(s, function)) as f64 / wall.total("wall") as f64;
             assert!((0.45..0.55).contains(&share), "{name}: {function} {share}");
@@ -165,8 +166,8 @@ fn threads_that_stand_still() {
         let waits = |s: &Sample| frame(s, "obey") && s.label("state") == "sleeping";
         assert!(wall.sum("samples", waits) > 0, "{}", wall.describe(4, |_| true));
         let cpu = record_busy(target.pid(), 1.5, &["--backend", "ptrace", "-F", "199"]).profile;
-        // A thread that is preempted stands longest where it asks for its own CPU time, which lets
-        // the scheduler notice that its slice is over: how often is no matter of the stacks.
+        // A preempted thread is mostly found where it reads its own CPU clock: that lets the
+        // scheduler notice that its time slice is over. How often does not matter for the stacks.
         assert_reach(&cpu, 0.95, &format!("the frames of Python ({name})"), |s| {
             let names: Vec<_> = in_python(s).map(last_name).collect();
             names.ends_with(&["work", "main", "<module>"])

@@ -1,4 +1,5 @@
-//! Where Python programs wait, by the functions that wait, in every version that is there.
+//! Tests of block and mutex profiles of Python programs, by the waiting functions, in every
+//! installed version.
 
 use std::process::Command;
 
@@ -12,24 +13,25 @@ use nix::sys::signal::Signal;
 const SCRIPT: &str = "pywaits.py";
 const SITES: [&str; 4] = ["sleep_long", "receive", "acquire", "wait_for_change"];
 
-/// The line of the script that says this.
-fn line_that_says(text: &str) -> i64 {
+/// The line number of the script's line that ends with this text.
+fn line_ending_with(text: &str) -> i64 {
     let script = std::fs::read_to_string(repository().join("tests/targets").join(SCRIPT)).unwrap();
-    let line = script.lines().position(|l| l.ends_with(text)).expect("a line that says it");
+    let line = script.lines().position(|l| l.ends_with(text)).expect("a line with this end");
     i64::try_from(line).unwrap() + 1
 }
 
-/// The delay of the samples that `of` holds of, and the share of it where `right` holds, too.
+/// Of the delay of the samples that satisfy `of`, the share that also satisfies `right`.
 fn share(profile: &Profile, of: impl Fn(&Sample) -> bool, right: impl Fn(&Sample) -> bool) -> f64 {
     let all = profile.sum("delay", &of);
     assert!(all > 0, "{}", profile.describe(8, |_| true));
     profile.sum("delay", |s| of(s) && right(s)) as f64 / all as f64
 }
 
-/// That a site's stacks are whole in Python, down to the thread's begin, and wait in the right line.
+/// Asserts that a site's Python stacks are complete, down to the thread's start, and wait in the
+/// right line.
 #[track_caller]
 fn assert_site(profile: &Profile, site: &str, name: &str) {
-    let line = line_that_says(&format!("waits in {site}"));
+    let line = line_ending_with(&format!("waits in {site}"));
     let right = |s: &Sample| {
         let names: Vec<_> = in_python(s).map(last_name).collect();
         let at = names.iter().position(|n| *n == site).unwrap_or_default();
@@ -40,7 +42,7 @@ fn assert_site(profile: &Profile, site: &str, name: &str) {
             && names[..at] == *inner
             && matches!(outer, ["repeat", "run", "_bootstrap_inner" | "_bootstrap", ..])
     };
-    // On its way in and out of the site, the lock of the interpreter is waited for as well.
+    // On its way into and out of the site, a thread may also wait for the GIL.
     let share = share(profile, |s| s.has(site), right);
     let wrong = || profile.describe(6, |s| s.has(site) && !right(s));
     assert!(share > 0.97, "{name}: {share:.3} of {site} are right:\n{}", wrong());
@@ -59,9 +61,9 @@ fn assert_nothing_missing(profile: &Profile, name: &str) {
     }
 }
 
-/// All waits are longer than the rate, so that what is left to chance are the partial ones at both
-/// ends: one of 20 ms in 3 s. But who waits for what another thread does waits for its turn as well,
-/// and that is not the same all the time where the machine is busy: ±5%.
+/// All waits are longer than the rate, so only the partial ones at both ends are subject to chance:
+/// one of 20 ms in 3 s. A thread that waits for another thread also waits for its turn, which
+/// varies on a busy machine: ±5%.
 #[test]
 fn every_version() {
     for python in interpreters() {
@@ -81,19 +83,19 @@ fn every_version() {
         let whole = profile.sum("delay", reaches_root) as f64 / profile.total("delay") as f64;
         assert!(whole > 0.99, "{name}: {}", profile.describe(4, |s| !reaches_root(s)));
         // A wait that has not ended has lasted as long as the recording.
-        let line = line_that_says("waits in wait_for_ever");
-        let for_ever = |s: &Sample| {
+        let line = line_ending_with("waits in wait_for_ever");
+        let forever = |s: &Sample| {
             s.label("in_progress") == "true"
                 && in_python(s).next().is_some_and(|f| f.is("wait_for_ever") && f.line == line)
         };
-        let ratio = profile.sum("delay", for_ever) as f64 / profile.duration_nanos as f64;
+        let ratio = profile.sum("delay", forever) as f64 / profile.duration_nanos as f64;
         assert!((ratio - 1.0).abs() < 0.02, "{name}: {ratio}: {}", profile.describe(9, |_| true));
     }
 }
 
-/// The stack that unlocked and the one that waited, of a mutex of the C library; nothing of what
-/// else waits for a futex, such as for Python's own locks, which are semaphores, and for its global
-/// lock, which is a condition variable.
+/// A mutex of the C library: once with the stack that unlocked it, once with the stack that waited.
+/// Other futex waits are left out, such as those for Python's own locks, which are semaphores, and
+/// for its GIL, which is a condition variable.
 #[test]
 fn mutexes() {
     for python in interpreters().iter().filter(|p| p.is_complete()) {
@@ -102,7 +104,7 @@ fn mutexes() {
             let args = [kinds, &["--block-rate", "1ms"]].concat();
             Compared::of_command(python.command(SCRIPT, &["locks"]), (3.0, &args))
         };
-        let line = line_that_says("lets go in hold_native");
+        let line = line_ending_with("unlocks in hold_native");
         let held = compared(&["mutex"]);
         let holder = |s: &Sample| {
             in_python(s).next().is_some_and(|f| last_name(f) == "hold_native" && f.line == line)
@@ -130,7 +132,7 @@ fn mutexes() {
     }
 }
 
-/// Chains of waits and of CPU samples have nothing to do with each other.
+/// Unwinding of waits and of CPU samples must not interfere.
 #[test]
 fn together_with_cpu() {
     let python = &interpreters()[0];
@@ -167,7 +169,7 @@ fn together_with_cpu() {
     }
 }
 
-/// A child that is forked while the recording runs, and a program that is started by it.
+/// A child forked during the recording, and a command started by exoprof.
 #[test]
 fn children_and_commands() {
     let python = &interpreters()[0];
@@ -192,7 +194,7 @@ fn children_and_commands() {
         let right = |s: &Sample| s.has(site);
         assert!(recording.profile.sum("delay", |s| of_child(s) && right(s)) > 0, "{site}");
     }
-    // The first 20 to 40 ms of it.
+    // In the first 20 to 40 ms the child is not known as an interpreter.
     let named = share(&recording.profile, of_child, |s| in_python(s).next().is_some());
     assert!(named > 0.9, "{named}: {}", recording.profile.describe(9, of_child));
     let _ = target.finish();
@@ -207,10 +209,11 @@ fn children_and_commands() {
     assert!(rest > 1_800_000_000, "{rest}: {}", recording.profile.describe(9, |_| true));
 }
 
-/// Programs that take no chains are there already when one becomes an interpreter: its waits are
-/// those of the interpreter, and the profile says so; what has not ended has its functions.
+/// A process becomes an interpreter when wait programs without Python support are already attached:
+/// its waits have the interpreter's frames, and the profile says so. Waits still in progress at the
+/// end have Python functions.
 #[test]
-fn an_interpreter_that_comes_late() {
+fn an_interpreter_that_starts_late() {
     let python = interpreters()[0].command(SCRIPT, &[]);
     let words: Vec<_> =
         python.get_args().skip(1).map(|w| w.to_string_lossy().into_owned()).collect();
@@ -232,13 +235,13 @@ fn an_interpreter_that_comes_late() {
         "{:#?}",
         profile.comments
     );
-    let for_ever = |s: &Sample| s.label("in_progress") == "true" && s.has("wait_for_ever");
-    assert!(profile.sum("delay", for_ever) > 0, "{}", profile.describe(9, |_| true));
+    let forever = |s: &Sample| s.label("in_progress") == "true" && s.has("wait_for_ever");
+    assert!(profile.sum("delay", forever) > 0, "{}", profile.describe(9, |_| true));
     let _ = target.finish();
 }
 
 #[test]
-fn by_the_server() {
+fn served_over_http() {
     let target = interpreters()[0].start(SCRIPT, &["locks"]);
     let server = Server::of(target.pid());
     let block = server.get("/debug/pprof/block?seconds=2");

@@ -1,8 +1,8 @@
-//! Real programs under load, none of them ours, all of them stripped as Debian ships them: what
-//! they export must be found, and at least 99% of the stacks must reach the thread's root.
+//! Tests with real programs under load, stripped as Debian ships them: exported functions must be
+//! found, and at least 99% of the stacks must reach the thread's root.
 //!
-//! 99%, not 99.5%: real programs spend part of their time in hand-written assembly, in JIT code
-//! and in kernel entries.
+//! 99%, not 99.5%: real programs spend part of their time in hand-written assembly, in JIT code and
+//! in kernel entries.
 
 use std::fs;
 use std::process::Command;
@@ -14,12 +14,12 @@ use nix::sys::signal::Signal;
 
 const WHOLE: f64 = 0.99;
 
-/// Records a process that is busy.
+/// Records a busy process.
 fn recorded(pid: u32) -> Profile {
     record_busy(pid, 2.0, &["-F", "997"]).profile
 }
 
-/// Asserts that each function stands on at least this share of the CPU time.
+/// Asserts that each function is on the stack for at least this share of the CPU time.
 #[track_caller]
 fn assert_on_stacks(profile: &Profile, functions: &[(&str, f64)]) {
     let total = profile.total("cpu") as f64;
@@ -27,7 +27,7 @@ fn assert_on_stacks(profile: &Profile, functions: &[(&str, f64)]) {
         let share = profile.sum("cpu", |s| s.has(function)) as f64 / total;
         assert!(
             share >= *least,
-            "{function} stands on {:.1}% of the CPU time, under {:.1}%:\n{}",
+            "{function} is on the stack for {:.1}% of the CPU time, under {:.1}%:\n{}",
             share * 100.0,
             least * 100.0,
             profile.describe(8, |s| !s.has(function))
@@ -39,7 +39,7 @@ fn cpu(pid: u32) -> u64 {
     procfs::cpu_by_thread(pid).values().sum()
 }
 
-/// Waits until a process has used 50 ms of CPU more than now: it has its load.
+/// Waits until a process has used 50 ms more of CPU time: its load has started.
 fn wait_busy(waiter: &mut Background, pid: u32) {
     let before = cpu(pid);
     waiter.wait_until("busy", || cpu(pid) > before + 50_000_000);
@@ -64,7 +64,7 @@ fn redis_under_benchmark() {
     assert_roots(&profile, WHOLE);
     // All work is done from the event loop.
     assert_on_stacks(&profile, &[("aeMain", 0.95)]);
-    // Debian's binary is stripped: what is exported has a name.
+    // Debian's binary is stripped, so only exported functions have names.
     assert_on_stacks(&profile, &[("handleClientsWithPendingWrites", 0.05)]);
 }
 
@@ -81,7 +81,7 @@ fn nginx_under_wrk() {
     assert_roots(&profile, WHOLE);
     assert_on_stacks(&profile, &[("ngx_process_events_and_timers", 0.95)]);
     assert_on_stacks(&profile, &[("ngx_http_core_run_phases", 0.1)]);
-    // The master only waits: its profiles are those of the worker that it had forked before.
+    // The master only waits: its profile is that of the worker it has forked.
     let of_worker = |args: &[&str]| {
         let profile = record(master.pid(), args).profile;
         let column = args[0];
@@ -92,7 +92,7 @@ fn nginx_under_wrk() {
     let (cpu, all) = of_worker(&["cpu", "-d", "1s"]);
     assert!(cpu > 0.2e9 && cpu > 0.95 * all, "{cpu} of {all} ns");
     let (wall, all) = of_worker(&["wall", "-d", "1s"]);
-    assert!((wall / all - 0.5).abs() < 0.1, "one thread each: {wall} of {all} ns");
+    assert!((wall / all - 0.5).abs() < 0.1, "the worker, one of two threads: {wall} of {all} ns");
     let (_, all) = of_worker(&["cpu", "-d", "1s", "--no-children"]);
     assert!(all < 0.1 * cpu, "{all} ns");
 }
@@ -123,11 +123,11 @@ fn python() {
     wait_busy(&mut python, pid);
     let profile = recorded(pid);
     assert_roots(&profile, WHOLE);
-    // Its functions stand in place of the loops that execute them.
+    // Python functions replace the loops that execute them.
     assert_on_stacks(&profile, &[("Py_BytesMain", 0.98), ("<module>", 0.98), ("<genexpr>", 0.5)]);
 }
 
-/// JIT code has no tables; it keeps frame pointers, and so the stack goes on below it.
+/// JIT code has no unwind tables but keeps frame pointers, so the stack continues below it.
 #[test]
 fn node() {
     let program = "function hot(n) { let s = 0; for (let i = 0; i < n; i++) s += Math.sqrt(i) * i; \
@@ -152,7 +152,7 @@ fn xz() {
     assert_on_stacks(&profile, &[("lzma_code", 0.9)]);
 }
 
-/// gzip exports nothing and is stripped: only whole stacks can be asked for.
+/// gzip exports nothing and is stripped: only complete stacks can be checked.
 #[test]
 fn gzip() {
     let script = "exec gzip -6 </dev/urandom >/dev/null";
@@ -165,19 +165,20 @@ fn gzip() {
     assert!(!profile.mappings[0].build_id.is_empty());
 }
 
-/// A BPF program of somebody else's, and what it calls, stand between the system call and the
-/// kernel's functions. Of a Python program the kernel takes no such samples, which is said.
+/// BPF programs of other users, and the functions they call, are between the system call and the
+/// kernel's functions. For a Python program the kernel takes no such samples, and the profile says
+/// so.
 #[test]
 fn bpf_programs_of_others() {
     let probed = |target: &Background, call: &str| {
         let pid = target.pid();
-        // Every turn updates a map: some tens of microseconds per call.
+        // Every iteration updates a map: some tens of microseconds per call.
         let probe = format!(
             "tracepoint:syscalls:sys_enter_{call} /pid == {pid}/ \
              {{ $i = 0; while ($i < 300) {{ $i = $i + 1; @a = $i; }} }}"
         );
         let mut bpftrace = Background::start(Command::new("bpftrace").args(["-e", &probe]));
-        // The kernel cuts the name.
+        // The kernel truncates the name.
         let name = format!("sys_enter_{call}").chars().take(14).collect::<String>();
         bpftrace.wait_until("loaded", || {
             let symbols = fs::read_to_string("/proc/kallsyms").unwrap();

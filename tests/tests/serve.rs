@@ -1,4 +1,4 @@
-//! `exoprof serve`: pprof's endpoints, for those who ask rightly and for those who do not.
+//! Tests of `exoprof serve`: pprof's endpoints, with well-formed and with malformed requests.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -39,7 +39,7 @@ fn endpoints_of_one_process() {
     let profile = profile_of(&response);
     assert!(profile.sum("cpu", |s| s.has("heavy_a")) > 0, "{}", profile.describe(4, |_| true));
     assert_eq!(profile.period, 1_000_000_000 / 499);
-    // ±0.5 s: the machine may be busy; what counts is that it is neither 30 s nor nothing.
+    // ±0.5 s: the machine may be busy. What counts is that it is neither 30 s nor 0.
     assert!((0.5e9..1.5e9).contains(&(profile.duration_nanos as f64)));
     let path = programs::SHARES.path();
     assert_eq!(server.get("/debug/pprof/cmdline").text(), path.to_str().unwrap());
@@ -50,14 +50,14 @@ fn endpoints_of_one_process() {
     let _ = target.finish();
 }
 
-/// The number that the index says of threads.
+/// The number of threads on the index page.
 fn threads_in_index(server: &Server) -> i64 {
     let index = server.get("/debug/pprof/").text();
     let (before, _) = index.split_once("</td><td><a href='threadcreate?debug=1'>").unwrap();
     before.rsplit_once("<td>").unwrap().1.parse().unwrap()
 }
 
-/// Scraped every few seconds, a program that does not expect EINTR must not notice.
+/// A program that does not handle EINTR must not notice that it is scraped every few seconds.
 #[test]
 fn without_a_stop() {
     let mut target = Target::working(programs::RESTLESS, &["4"]);
@@ -72,7 +72,7 @@ fn without_a_stop() {
         assert!(server.get("/debug/pprof/goroutine?debug=1").text().contains("total 5"));
     }
     server.get("/debug/pprof/wall?seconds=1").assert_fails(501, &["stopped"]);
-    // All but the first, which nobody created as a thread.
+    // All threads but the main thread, which no thread created.
     assert_eq!(threads_in_index(&server), 4);
     let created = profile_of(&server.get("/debug/pprof/threadcreate?seconds=1"));
     assert_eq!(created.total("threadcreate"), 4);
@@ -80,7 +80,7 @@ fn without_a_stop() {
 }
 
 #[test]
-fn what_cannot_be_had() {
+fn invalid_requests_fail() {
     let target = shares();
     let server = Server::of(target.pid());
     server.get("/debug/pprof/nothing").assert_fails(404, &["Unknown profile"]);
@@ -93,7 +93,7 @@ fn what_cannot_be_had() {
     server.get("/elsewhere").assert_fails(404, &["not found"]);
     let post = Request::post("/debug/pprof/profile", b"").send(server.address());
     post.assert_fails(405, &["POST"]);
-    // Who asks for the headers only gets them at once, and nothing is recorded.
+    // A HEAD request is answered immediately, and nothing is recorded.
     let head = Request::get("/debug/pprof/profile").method("HEAD").send(server.address());
     assert_eq!((head.status, head.body.len(), server.perf_events()), (200, 0, 0));
     let _ = target.finish();
@@ -114,7 +114,7 @@ fn go_tool_pprof_fetches() {
     assert!(traces.contains("heavy_a"), "{traces}");
     let said = exoprof_tests::gotool::interactive(&server.url(&path), "top3\npeek heavy_a\n");
     assert!(said.contains("Showing top 3 nodes") && said.contains("truth_slice"), "{said}");
-    // Its errors are shown.
+    // pprof shows the server's errors.
     let error = exoprof_tests::gotool::fails(&server.url("/debug/pprof/nothing"));
     assert!(error.contains("Unknown profile"), "{error}");
     let _ = target.finish();
@@ -138,7 +138,7 @@ fn symbols_by_address() {
     let _ = target.finish();
 }
 
-/// Serves one profile, with its names taken away, and passes what is asked at `/symbol` on.
+/// Serves one profile without its symbols, and forwards requests for `/symbol`.
 fn nameless(profile: &[u8], to: std::net::SocketAddr) -> std::net::SocketAddr {
     let limits = pprof::Limits::default();
     let mut profile = pprof::decode_with(profile, &limits).expect("a profile");
@@ -167,7 +167,7 @@ fn nameless(profile: &[u8], to: std::net::SocketAddr) -> std::net::SocketAddr {
 }
 
 #[test]
-fn go_tool_pprof_asks_for_symbols() {
+fn go_tool_pprof_requests_symbols() {
     let target = shares();
     let server = Server::of(target.pid());
     let response = server.get("/debug/pprof/profile?seconds=1");
@@ -187,7 +187,7 @@ fn requests_share_a_recording() {
     let first = Request::get(path).begin(server.address());
     server.wait_recording(true);
     let others: Vec<_> = (0..49).map(|_| Request::get(path).begin(server.address())).collect();
-    // One recording is the limit here, so that all of these share it; any other has no place.
+    // Only one recording is allowed here, so all of these share it and any other fails.
     server.get("/debug/pprof/profile?seconds=3").assert_fails(503, &["limit"]);
     let first = Response::read(first);
     let _ = profile_of(&first);
@@ -199,11 +199,11 @@ fn requests_share_a_recording() {
 }
 
 #[test]
-fn the_last_client_to_go_ends_the_recording() {
+fn the_last_client_to_disconnect_ends_the_recording() {
     let target = shares();
     let server = Server::of(target.pid());
     let before = State::of(target.pid());
-    // One of two goes: the other's recording has its whole length, whichever was first.
+    // One of two disconnects: the other's recording has its full length, whichever came first.
     let request = Request::get("/debug/pprof/profile?seconds=2");
     let first = request.begin(server.address());
     server.wait_recording(true);
@@ -211,21 +211,21 @@ fn the_last_client_to_go_ends_the_recording() {
     drop(first);
     let whole = profile_of(&Response::read(second));
     assert!(whole.duration_nanos >= 1_900_000_000, "{} ns", whole.duration_nanos);
-    // All go: it ends, long before its time.
+    // All disconnect: the recording ends, long before its time.
     let request = Request::get("/debug/pprof/profile?seconds=300");
     let both = [request.begin(server.address()), request.begin(server.address())];
     server.wait_recording(true);
     drop(both);
     server.wait_recording(false);
     assert_eq!(State::of(target.pid()), before);
-    // A place is free again, and a new request begins a new recording.
+    // The limit is free again, and a new request starts a new recording.
     let _ = profile_of(&server.get("/debug/pprof/profile?seconds=1"));
     let _ = target.finish();
 }
 
 #[test]
-fn recordings_that_take_too_much_memory_end_early() {
-    // Stacks of this depth take megabytes, where others take some hundred kilobytes.
+fn recordings_that_need_too_much_memory_end_early() {
+    // Stacks of this depth need megabytes; others need some hundred kilobytes.
     let target = Target::working(programs::RECURSION, &["small", "15000"]);
     let server = Server::start(&["-p", &target.pid().to_string(), "--max-memory", "1"]);
     let profile = profile_of(&server.get("/debug/pprof/profile?seconds=50&hz=499"));
@@ -235,14 +235,14 @@ fn recordings_that_take_too_much_memory_end_early() {
 }
 
 #[test]
-fn an_exit_is_told() {
-    // One after the other: recordings of one process' CPU time take turns.
+fn an_exit_is_reported() {
+    // One after the other: recordings of the CPU time of one process are exclusive.
     let killed_while = |path: &str| {
         let mut target = shares();
         let server = Server::of(target.pid());
         let asked = Request::get(path).begin(server.address());
         server.wait_recording(true);
-        // It is on when something was sampled for a while.
+        // Some CPU time shows that samples were taken.
         let mark = target.mark();
         while target.mark().since(&mark).total() < 300_000_000 {}
         target.kill();
@@ -262,7 +262,7 @@ fn an_exit_is_told() {
 }
 
 #[test]
-fn stopping_delivers_what_was_recorded() {
+fn sigterm_delivers_the_current_recording() {
     let target = shares();
     let mut server = Server::of(target.pid());
     let running = Request::get("/debug/pprof/profile?seconds=300").begin(server.address());
@@ -274,7 +274,7 @@ fn stopping_delivers_what_was_recorded() {
 }
 
 #[test]
-fn any_process_is_served_and_rules_choose() {
+fn processes_are_selected_by_rules() {
     let target = shares();
     let other = Target::spawn(programs::SLEEPY, &[]);
     let server = Server::start(&["--allow", "name=shares,uid=0", "--allow", "name=nobody*"]);
@@ -298,7 +298,7 @@ fn any_process_is_served_and_rules_choose() {
 }
 
 #[test]
-fn strangers_are_refused() {
+fn unauthorized_requests_fail() {
     let target = shares();
     let pid = target.pid().to_string();
     let server = Server::of(target.pid());
@@ -349,7 +349,7 @@ fn a_unix_socket() {
 }
 
 #[test]
-fn rights_are_given_up() {
+fn capabilities_are_dropped() {
     let target = shares();
     let pid = target.pid().to_string();
     for user in [None, Some("nobody")] {
@@ -363,7 +363,7 @@ fn rights_are_given_up() {
         assert_eq!(status(server.pid(), "NoNewPrivs"), "1");
         let is_root = status(server.pid(), "Uid").starts_with('0');
         assert_eq!(is_root, user.is_none());
-        // Recording works as before: kernel frames, names, source lines.
+        // Recording works as before: with kernel frames, names and source lines.
         let profile = profile_of(&server.get("/debug/pprof/profile?seconds=1&hz=499"));
         let mut frames = profile.samples.iter().flat_map(|s| &s.stack);
         assert!(frames.any(|f| f.is("heavy_a") && f.line > 0 && f.file.ends_with("shares.c")));
@@ -373,10 +373,10 @@ fn rights_are_given_up() {
 }
 
 #[test]
-fn senseless_clients_do_not_disturb() {
+fn malformed_requests_do_no_harm() {
     let target = shares();
     let server = Server::of(target.pid());
-    // Slow ones: they never end their headers.
+    // Slow clients never end their headers.
     let slow: Vec<TcpStream> = (0..100)
         .map(|_| {
             let mut stream = TcpStream::connect(server.address()).unwrap();
@@ -387,7 +387,7 @@ fn senseless_clients_do_not_disturb() {
     let raw = |bytes: &[u8]| {
         let mut stream = TcpStream::connect(server.address()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        // It may be refused before all of it is taken.
+        // The server may reject it before reading all of it.
         let _ = stream.write_all(bytes);
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let mut answer = Vec::new();
@@ -409,7 +409,7 @@ fn senseless_clients_do_not_disturb() {
     let _ = target.finish();
 }
 
-/// A Go program's own endpoints would say the same.
+/// Answers for a Go program match those of its own endpoints.
 #[test]
 fn a_go_program() {
     use exoprof_tests::gotarget::{Build, GoTarget, LAST};
@@ -429,8 +429,8 @@ fn a_go_program() {
     assert!(index.contains("goroutine?debug=2"), "{index}");
     let counted = format!("<td>{total}</td><td><a href='goroutine?debug=1'>");
     assert!(index.contains(&counted), "{index}");
-    // The runtime's threads, the first too. One may be started at any moment: the same number of
-    // times three.
+    // The runtime's threads, including the first. One may start at any moment, so the three numbers
+    // must be equal once.
     let counts = |target: &mut GoTarget| {
         let profile = profile_of(&server.get("/debug/pprof/threadcreate"));
         let own = target.own_profile("threadcreate");
@@ -439,7 +439,8 @@ fn a_go_program() {
     let mut tries = (0..20).map(|_| counts(&mut target));
     assert!(tries.any(|[index, profile, own]| index == profile && profile == own));
 
-    // It samples its heap itself: that is given at once, and not the last five seconds of it.
+    // It samples its own heap: the profile is served immediately and covers more than the last five
+    // seconds.
     target.ask("alloc 1");
     target.ask("gc");
     let heap = profile_of(&server.get("/debug/pprof/heap"));
@@ -450,7 +451,7 @@ fn a_go_program() {
     assert!(text.starts_with("heap profile: ") && text.contains("@ heap/1048576\n"), "{text}");
     assert!(text.contains("\tmain."), "{text}");
 
-    // Of block and mutex profiles it knows nothing; so they are recorded for as long as asked.
+    // It does not sample block and mutex profiles, so these are recorded for the requested time.
     let delta = Request::get("/debug/pprof/mutex?seconds=2").begin(server.address());
     target.wait_rates("the mutex profile is on", |r| r.mutex != 0);
     target.ask("contend 1");
@@ -464,7 +465,7 @@ fn a_go_program() {
     for wrong in ["heap?seconds=1&debug=1", "heap?seconds=0", "heap?seconds=x"] {
         server.get(&format!("/debug/pprof/{wrong}")).assert_fails(400, &["seconds"]);
     }
-    // A client that goes away leaves nothing behind.
+    // A client that disconnects leaves nothing changed.
     let gone = Request::get("/debug/pprof/block?seconds=300").begin(server.address());
     target.wait_rates("the block profile is on", |r| r.block != 0);
     drop(gone);

@@ -1,5 +1,6 @@
-//! Threads of native programs as they are now: `dump`, `goroutine`, `threadcreate`, and what is
-//! recorded by stopping them: `wall`, `cpu --backend ptrace`; and what `doctor` says of all this.
+//! Tests of the current threads of native programs (`dump`, `goroutine`, `threadcreate`), of
+//! recordings that stop threads (`wall`, `cpu --backend ptrace`), and of what `doctor` reports
+//! about all of them.
 
 use std::ffi::OsStr;
 use std::process::{Command, Output};
@@ -23,21 +24,21 @@ fn run(args: &[&str]) -> (String, String) {
     (String::from_utf8(stdout).unwrap(), stderr)
 }
 
-/// The part of a dump that is about one thread.
+/// The part of a dump that describes one thread.
 fn section<'a>(text: &'a str, tid: &str) -> &'a str {
     let header = format!("goroutine {tid} [");
     let found = text.split("\n\n").find(|s| s.starts_with(&header));
     found.unwrap_or_else(|| panic!("no thread {tid} in:\n{text}"))
 }
 
-/// Names of functions of the program itself in a stack, innermost first.
+/// The names of the program's own functions in a stack, innermost first.
 fn own_functions(names: impl Iterator<Item = String>) -> Vec<String> {
     let own = ["main", "first", "second", "queued", "holder", "wait_for", "idle", "idler"];
     names.filter(|n| own.contains(&n.as_str())).collect()
 }
 
 #[test]
-fn every_thread_is_dumped_with_its_state_and_the_locks_that_it_waits_for() {
+fn a_dump_has_each_threads_state_and_the_lock_it_waits_for() {
     let target = locks();
     let pid = target.pid().to_string();
     let before = State::of(target.pid());
@@ -58,15 +59,15 @@ fn every_thread_is_dumped_with_its_state_and_the_locks_that_it_waits_for() {
     holds("queued", "holder");
     assert!(section(&text, &tid("holder")).contains("nanosleep"), "{text}");
     assert!(!section(&text, &tid("holder")).contains("waits for"), "{text}");
-    for told in [&text, &stderr] {
-        let line = told.lines().find(|l| l.contains("deadlock: ")).expect("a deadlock is told");
+    for output in [&text, &stderr] {
+        let line = output.lines().find(|l| l.contains("deadlock: ")).expect("a deadlock");
         assert!(line.contains("(first)") && line.contains("(second)"), "{line}");
-        assert!(!line.contains("queued"), "who waits for no circle is in none: {line}");
+        assert!(!line.contains("queued"), "queued is not part of the deadlock: {line}");
     }
 }
 
-/// gdb's stacks of the same threads, in the functions of the program itself: in libc the two name
-/// aliases and inlined calls differently.
+/// Compares with gdb's stacks of the same threads, but only the program's own functions: in libc
+/// the two name aliases and inlined calls differently.
 #[test]
 fn gdb_sees_the_same_stacks() {
     let target = locks();
@@ -81,7 +82,7 @@ fn gdb_sees_the_same_stacks() {
     for part in gdb.split("\nThread ").skip(1) {
         let tid = part.split("LWP ").nth(1).and_then(|s| s.split([')', ' ']).next()).unwrap();
         let frames = part.lines().filter(|l| l.starts_with('#'));
-        // `#1  0x… in wait_for (mutex=…) at …`, or without the address where it was inlined.
+        // `#1  0x… in wait_for (mutex=…) at …`, or without the address for an inlined call.
         let function = |l: &str| {
             let rest = l.split_once(" in ").map_or_else(|| l[3..].trim_start(), |(_, r)| r);
             rest.split_whitespace().next().unwrap_or_default().to_owned()
@@ -107,14 +108,14 @@ fn equal_stacks_are_grouped_and_the_profile_counts_them() {
     assert_eq!(profile.total("goroutine"), 5 + IDLERS as i64);
     assert_eq!(profile.sum("goroutine", |s| s.has("idle")), IDLERS as i64);
     let states = profile.by_label("goroutine", "state");
-    // That of the main thread: poll, or after the dump its continuation.
+    // The state of the main thread: poll, or restart_syscall after the dump.
     assert!(states.keys().any(|s| s.contains("poll")), "{states:?}");
     assert_eq!(states["futex wait"], 3 + IDLERS as i64);
     assert_eq!(profile.by_label("goroutine", "thread")["idler"], IDLERS as i64);
 }
 
 #[test]
-fn creators_of_threads_and_start_functions_of_those_that_were_there() {
+fn threadcreate_has_creators_and_start_functions() {
     let mut target = locks();
     let mut running = Recorder::of(target.pid()).args(["threadcreate", "-d", "10m"]).start();
     running.wait_recording();
@@ -132,23 +133,24 @@ fn creators_of_threads_and_start_functions_of_those_that_were_there() {
     assert_eq!(profile.total("threadcreate"), 3 + 4 + IDLERS as i64);
 }
 
-/// Every thread has its whole time in the profile, wherever it waits.
+/// Every thread has its full time in the profile, wherever it waits.
 #[test]
 fn the_wall_clock_counts_all_threads() {
     let target = locks();
     let profile = Recorder::of(target.pid()).args(["wall", "-d", "4s"]).run().recording().profile;
     let threads = 5.0 + IDLERS as f64;
     let whole = profile.duration_nanos as f64 * threads;
-    // What is between the begin and the first tick, and the end and the last, is not told.
+    // The time before the first tick and after the last one is not recorded.
     assert_close("wall time", profile.total("wall") as f64, whole, 0.05);
     let idle = profile.sum("wall", |s| s.has("idle")) as f64;
     assert_close("share of idlers", idle / whole, IDLERS as f64 / threads, 0.05);
     assert_eq!(profile.by_label("wall", "state").keys().collect::<Vec<_>>(), ["sleeping"]);
 }
 
-/// Where perf_event_open is refused, ptrace serves: by itself, and it says so.
+/// If perf_event_open is blocked, the ptrace backend is chosen automatically, and the profile says
+/// so.
 #[test]
-fn cpu_by_ptrace_where_perf_events_are_refused() {
+fn cpu_by_ptrace_where_perf_events_are_blocked() {
     let mut target = Target::working(programs::SHARES, &[]);
     let before = State::of(target.pid());
     let noperf = programs::NOPERF.path();
@@ -170,7 +172,7 @@ fn cpu_by_ptrace_where_perf_events_are_refused() {
         profile.comments
     );
     assert!(says("threads were stopped"), "{:?}", profile.comments);
-    // They differ by what is used between the marks and the recording's begin and end.
+    // They differ by the CPU time between the marks and the recording's start and end.
     let (cpu, all) = (profile.total("cpu") as f64, truth.total() as f64);
     assert!((0.8..1.2).contains(&(cpu / all)), "{cpu} of {all}");
     let whole = profile.sum("cpu", |s| s.has("main"));
@@ -178,7 +180,7 @@ fn cpu_by_ptrace_where_perf_events_are_refused() {
     let samples = profile.total("samples") as f64;
     for site in ["heavy_a", "heavy_b", "heavy_c", "heavy_d"] {
         let share = profile.sum("cpu", |s| s.has(site)) as f64 / cpu;
-        // Four standard deviations of chance, and slices of the target on top.
+        // Four standard deviations, plus the target's slices.
         let allowed = 4.0 * (0.25 / samples).sqrt() + 0.03;
         let off = (share - truth.share(site)).abs();
         assert!(off <= allowed, "{site}: {share} of {}, {samples} samples", truth.share(site));
@@ -186,7 +188,7 @@ fn cpu_by_ptrace_where_perf_events_are_refused() {
 }
 
 #[test]
-fn the_ptrace_backend_can_be_asked_for_and_profiles_a_command() {
+fn the_ptrace_backend_can_be_selected_and_profiles_a_command() {
     let shares = programs::SHARES.path();
     let outcome = Recorder::new()
         .args(["--backend", "ptrace", "-d", "1s"])
@@ -207,13 +209,13 @@ fn doctor_reports_each_kind_with_its_fix() {
     for kind in ["cpu", "wall", "block", "mutex", "goroutine", "threadcreate"] {
         assert_eq!(verdict(&text, kind), "yes", "{kind}:\n{text}");
     }
-    // Only Go's allocator keeps records, and this is no Go program.
+    // Only Go's allocator keeps records, and this is not a Go program.
     for kind in ["heap", "allocs"] {
         assert_eq!(verdict(&text, kind), "no", "{kind}:\n{text}");
     }
     let (text, _) = run(&["doctor"]);
     assert_eq!(verdict(&text, "heap"), "yes", "{text}");
-    // As nobody, everything of a process of root is refused, with the command that fixes it.
+    // As nobody, nothing of root's process can be recorded; the fix is printed.
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
     let out = Command::new("setpriv")
         .args(nobody)
@@ -225,7 +227,7 @@ fn doctor_reports_each_kind_with_its_fix() {
     let at = text.lines().position(|l| l.starts_with("goroutine ")).expect("a line of its own");
     assert!(text.lines().nth(at).unwrap().contains(" no "), "{text}");
     assert!(text.lines().nth(at + 1).unwrap().contains("fix: sudo setcap"), "{text}");
-    // Without BPF there is less, not nothing.
+    // Without BPF, some kinds are still available.
     let out = Command::new("setpriv")
         .args(["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"])
         .arg(exoprof_tests::recorder::binary())
@@ -238,7 +240,7 @@ fn doctor_reports_each_kind_with_its_fix() {
         text.contains("perf events, without the unlocking thread (BPF programs require CAP_BPF"),
         "{text}"
     );
-    // Traced by somebody else, it can be sampled but not stopped.
+    // A process traced by another tool can be sampled but not stopped.
     let pid = target.pid();
     let process = Process::open(pid.cast_signed()).unwrap();
     let traced = Tracer::run(|tracer| {
@@ -251,7 +253,7 @@ fn doctor_reports_each_kind_with_its_fix() {
         ("yes".into(), "no".into()),
         "{text}"
     );
-    // Of what has ended, nothing.
+    // Nothing can be recorded of a process that has ended.
     let mut ended = Command::new("true").spawn().unwrap();
     while procfs::status(ended.id(), "State").starts_with(['R', 'S', 'D']) {
         std::thread::yield_now();
@@ -268,7 +270,7 @@ fn several_kinds_and_processes_at_once() {
     let (one, two) = (locks(), locks());
     let folder = tempfile::tempdir().unwrap();
     let pids = [one.pid().to_string(), two.pid().to_string()];
-    // It need not be there.
+    // The directory need not exist.
     let path = folder.path().join("of/today");
     let path = path.to_str().unwrap();
     let types = "cpu,wall,goroutine,threadcreate";
@@ -291,20 +293,20 @@ fn several_kinds_and_processes_at_once() {
     }
 }
 
-/// As with a stop: all threads, whole, with their states, the locks that they wait for and who is in
-/// a deadlock.
+/// The same as with a stop: all threads, with complete stacks, states, the locks they wait for and
+/// deadlocks.
 #[test]
 fn without_a_stop_waiting_threads_are_the_same() {
     let target = locks();
     let pid = target.pid().to_string();
     let before = State::of(target.pid());
     let (mut text, mut stderr) = (String::new(), String::new());
-    // Idlers may be on their way yet.
+    // Idlers may not have reached their wait yet.
     while text.matches("\nidle(...)").count() < IDLERS {
         (text, stderr) = run(&["dump", "-p", &pid, "--no-stop"]);
     }
     assert_eq!(State::of(target.pid()), before);
-    // Not before: a stop interrupts sleeps, which go on under another name.
+    // Not earlier: a stop interrupts sleeps, which then continue under another name.
     let (stopped, _) = run(&["dump", "-p", &pid]);
     assert!(stderr.contains("no thread was stopped"), "{stderr}");
     assert!(!stderr.contains("were stopped"), "{stderr}");
@@ -315,7 +317,7 @@ fn without_a_stop_waiting_threads_are_the_same() {
     for (ours, theirs) in sections(&text).into_iter().zip(sections(&stopped)) {
         assert_eq!(ours, theirs);
     }
-    assert_eq!(sections(&text).len(), 5 + IDLERS + 1, "a deadlock is told, too");
+    assert_eq!(sections(&text).len(), 5 + IDLERS + 1, "a deadlock is reported, too");
     let profile =
         Recorder::of(target.pid()).args(["goroutine", "--no-stop"]).run().recording().profile;
     assert_eq!(profile.total("goroutine"), 5 + IDLERS as i64);
@@ -331,8 +333,8 @@ fn without_a_stop_waiting_threads_are_the_same() {
     assert!(profile.comments.iter().any(|c| c.contains("no thread was stopped")));
 }
 
-/// Threads that run on all the time: no stack is made of two moments, and nobody notices anything.
-/// With a stop they do: their waits fail, as the kernel does not begin them again.
+/// Threads that run all the time: no stack mixes two moments, and the program notices nothing. A
+/// stop would be noticed: it makes the program's waits fail, as the kernel does not restart them.
 #[test]
 fn without_a_stop_no_wait_is_interrupted_and_no_stack_is_torn() {
     const THREADS: i64 = 4;
@@ -363,11 +365,11 @@ fn without_a_stop_no_wait_is_interrupted_and_no_stack_is_torn() {
         run(&["dump", "-p", &target.pid().to_string()]);
     }
     let interrupted = target.mark().since(&before).ns("eintr");
-    assert!(interrupted > 0, "stops that nobody notices would make this test pass for nothing");
+    assert!(interrupted > 0, "stops interrupt no wait, so the test above proves nothing");
 }
 
-/// More than the kernel's program can copy at once is read from memory, and found right at the next
-/// look.
+/// A stack larger than the kernel-side copy is read from memory, and confirmed unchanged at the
+/// next pass.
 #[test]
 fn without_a_stop_deep_stacks_are_whole() {
     let target = Target::spawn(programs::DEEP_SLEEP, &[]);
@@ -378,7 +380,7 @@ fn without_a_stop_deep_stacks_are_whole() {
         profile.samples[0].clone()
     };
     let (mut ours, theirs) = (stack(&["--no-stop"]), stack(&[]));
-    // It may have been on its way there yet.
+    // It may not have reached the bottom yet.
     for _ in 0..50 {
         if ours.stack.len() < theirs.stack.len() {
             ours = stack(&["--no-stop"]);
@@ -389,9 +391,9 @@ fn without_a_stop_deep_stacks_are_whole() {
     assert_eq!(ours.stack.len(), theirs.stack.len());
 }
 
-/// Thousands of looks: wherever a thread waits, its copied stack is what it is at that wait, which the
-/// program writes there beforehand, bit by bit. A copy that began too early or ended too late, or of
-/// registers of an earlier wait, has a mixture.
+/// Thousands of passes: wherever a thread waits, its copied stack must equal what the program wrote
+/// there before that wait, bit by bit. A copy that began too early or ended too late, or with
+/// registers of an earlier wait, would be a mixture.
 #[test]
 fn without_a_stop_copies_are_of_one_moment() {
     let target = Target::working(programs::RESTLESS, &["4"]);
@@ -401,7 +403,7 @@ fn without_a_stop_copies_are_of_one_moment() {
         let looked = copier.look(target.pid().cast_signed(), |look| match look.what {
             events::Looked::Copied(copy) if copy.call.is_some_and(|c| c.0 == EPOLL_PWAIT2) => {
                 copies += 1;
-                let room = room(copy.stack).expect("it waits below one of them");
+                let room = room(copy.stack).expect("a mark of the program");
                 assert!(room.iter().all(|b| *b == room[0]), "torn: {room:?}");
             }
             events::Looked::Runs => ran += 1,
@@ -415,28 +417,28 @@ fn without_a_stop_copies_are_of_one_moment() {
 /// The system call that `restless.c` waits in, the same on all architectures.
 const EPOLL_PWAIT2: u32 = 441;
 
-/// What a thread of `restless.c` has put on its stack, behind the mark that it begins with.
+/// What a thread of `restless.c` has put on its stack, after the mark.
 fn room(stack: &[u8]) -> Option<&[u8]> {
     let rooms = [(0x6c65_6674_726f_6f6d_u64, 96), (0x7269_6768_726f_6f6d, 1504)];
     let mut words = stack.chunks_exact(8).take(32).enumerate();
     words.find_map(|(i, word)| {
         let word = u64::from_le_bytes(word.try_into().ok()?);
         let (_, size) = rooms.iter().find(|(mark, _)| *mark == word)?;
-        // The last byte is written when all is over.
+        // The last byte is written when the wait is over.
         stack.get(i * 8 + 8..i * 8 + size - 1)
     })
 }
 
-/// A thread that has a CPU for itself: it is named, and what it does is not guessed. The scheduler
-/// takes real-time threads off for a twentieth of each second: then it is caught.
+/// A thread that has a CPU for itself is listed by name, without an invented stack. The scheduler
+/// suspends real-time threads for a twentieth of each second; then it is sampled.
 #[test]
-fn without_a_stop_a_thread_that_never_rests_is_named() {
+fn without_a_stop_a_thread_that_never_sleeps_is_listed() {
     let mut command = Command::new("chrt");
     command.args(["--fifo", "1"]).arg(programs::SHARES.path());
     let mut target = Target::spawn_command(command);
     target.go(0);
     let pid = target.pid().to_string();
-    let mut told = false;
+    let mut listed = false;
     for _ in 0..20 {
         let (text, stderr) = run(&["dump", "-p", &pid, "--no-stop"]);
         let section = section(&text, &pid);
@@ -445,20 +447,20 @@ fn without_a_stop_a_thread_that_never_rests_is_named() {
             let note = note.unwrap_or_else(|| panic!("{stderr}"));
             assert!(note.contains(&format!("shares ({pid})")), "{note}");
             assert!(section.contains("[running, thread shares]"), "{section}");
-            told = true;
+            listed = true;
             break;
         }
         assert!(section.contains("main(...)"), "{text}");
     }
-    assert!(told, "it was found resting each time");
+    assert!(listed, "it was found off the CPU each time");
 }
 
-/// Who asks for no stop gets none: what cannot be had without is refused, with what would help.
+/// With `--no-stop` no thread is ever stopped: what would need a stop fails, with a hint.
 #[test]
-fn without_a_stop_what_needs_one_is_refused() {
+fn without_a_stop_what_needs_one_fails() {
     let target = locks();
     let pid = target.pid().to_string();
-    let refused = |command: &mut Command| {
+    let error_of = |command: &mut Command| {
         let out = command.output().unwrap();
         assert_eq!(out.status.code(), Some(1), "{out:?}");
         String::from_utf8(out.stderr).unwrap()
@@ -467,11 +469,11 @@ fn without_a_stop_what_needs_one_is_refused() {
     let file = folder.path().join("x.pb.gz");
     let file = file.to_str().unwrap();
     let wall = ["record", "wall", "-p", &pid, "-d", "1s", "-o", file, "--no-stop"];
-    assert!(refused(exoprof().args(wall)).contains("would be stopped"));
+    assert!(error_of(exoprof().args(wall)).contains("which --no-stop forbids"));
     let without_bpf = ["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"];
     let mut command = Command::new("setpriv");
     command.args(without_bpf).arg(exoprof_tests::recorder::binary());
-    let said = refused(command.args(["dump", "-p", &pid, "--no-stop"]));
+    let said = error_of(command.args(["dump", "-p", &pid, "--no-stop"]));
     assert!(said.contains("CAP_BPF") && said.contains("fix: sudo setcap"), "{said}");
     assert!(State::of(target.pid()).is_free());
 }

@@ -1,24 +1,24 @@
-//! `exoprof top`, in a real terminal (tmux): what it shows, what keys do, and that the terminal is
-//! left as it was.
+//! Tests of `exoprof top` in a real terminal (tmux): what it shows, what keys do, and that it
+//! restores the terminal.
 
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use exoprof_tests::{Target, exoprof, programs, recorder};
 
-/// Where the program spends half of its CPU time.
+/// The function with half of the program's CPU time.
 const HEAVIEST: &str = "heavy_a";
 
-/// A bound on waiting for the screen, far above what anything needs.
+/// Limit for waiting for the screen, far above what anything needs.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A terminal of its own, gone with the test.
+/// A tmux terminal, closed with the test.
 struct Terminal {
     socket: String,
 }
 
 impl Terminal {
-    /// A shell in a terminal; the prompt is `ready>`.
+    /// Starts a shell in a terminal; its prompt is `ready> `.
     fn new(name: &str) -> Self {
         let socket = format!("exoprof-{name}-{}", std::process::id());
         let terminal = Self { socket };
@@ -52,19 +52,20 @@ impl Terminal {
             if holds(&screen) {
                 return screen;
             }
-            assert!(began.elapsed() < PATIENCE, "the screen still is:\n{screen}");
+            assert!(began.elapsed() < PATIENCE, "the screen is still:\n{screen}");
             // A step of polling, not a wait for time to pass.
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Runs a command between two readings of the terminal's settings.
+    /// Runs a command and prints the terminal's settings before and after it.
     fn run(&self, command: &str) {
         let line = format!("clear; stty -g; {command}; echo status=$?; stty -g");
         self.keys(&[&line, "Enter"]);
     }
 
-    /// The exit status of what was run, once the terminal is as it was before.
+    /// Waits until the command has ended, checks that the terminal is restored, and returns the
+    /// exit status.
     #[track_caller]
     fn ended(&self) -> String {
         let has_prompt = |screen: &str| {
@@ -74,8 +75,8 @@ impl Terminal {
         let settings: Vec<&str> = screen.lines().filter(|l| l.matches(':').count() > 10).collect();
         let [before, after] = &*settings else { panic!("{screen}") };
         assert_eq!(before, after);
-        assert_eq!(self.flag("alternate_on"), "0", "it left the alternate screen");
-        assert_eq!(self.flag("cursor_flag"), "1", "the cursor is seen");
+        assert_eq!(self.flag("alternate_on"), "0", "still on the alternate screen");
+        assert_eq!(self.flag("cursor_flag"), "1", "the cursor is hidden");
         screen.lines().find_map(|l| l.strip_prefix("status=")).unwrap().to_owned()
     }
 
@@ -101,14 +102,14 @@ fn top(target: &Target) -> String {
     format!("{} top -p {}", recorder::binary().display(), target.pid())
 }
 
-/// The process that watches this target.
+/// The PID of the `exoprof top` that watches this target.
 fn pid_of_top(target: &Target) -> i32 {
     let wanted = format!("top\0-p\0{}\0", target.pid());
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let mut pids = processes.filter_map(|p| p.file_name().to_str()?.parse::<i32>().ok());
     let is_top = |pid: &i32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        // Not the shell whose command line quotes it.
+        // Not the shell, whose command line quotes it.
         String::from_utf8_lossy(&line).ends_with(&wanted)
     };
     pids.find(is_top).expect("exoprof top runs")
@@ -126,7 +127,7 @@ fn heaviest_functions_and_keys() {
         row.trim().split('%').next()?.trim().parse().ok()
     };
     // The program spends half of its time there. 99 samples a second are few, and fewer on a busy
-    // machine: sooner or later so many are seen.
+    // machine; sooner or later the share is in this range.
     terminal.wait_for(|s| flat(s).is_some_and(|share| (30.0..70.0).contains(&share)));
 
     terminal.keys(&["s"]);
@@ -145,7 +146,7 @@ fn heaviest_functions_and_keys() {
 }
 
 #[test]
-fn the_terminal_is_given_back_on_sigterm_and_when_the_target_ends() {
+fn the_terminal_is_restored_on_sigterm_and_when_the_target_ends() {
     let mut target = busy();
     let terminal = Terminal::new("term");
     terminal.run(&top(&target));

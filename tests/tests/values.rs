@@ -1,6 +1,6 @@
-//! Values are CPU nanoseconds as the kernel counts them, within 2% in all and per thread, however
-//! many timers came late. The work of these targets lies wholly within the recording: it is begun
-//! when samples are taken and done before the recording ends, so schedstat is exact.
+//! Tests that values are CPU nanoseconds as the kernel counts them, within 2% in total and per
+//! thread, however many timers fire late. The targets work entirely within the recording: they
+//! start when samples are taken and finish before the recording ends, so schedstat is exact.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use exoprof_tests::programs;
 use exoprof_tests::{Recorder, Recording, Target, Truth};
 use nix::sys::signal::Signal;
 
-/// The tolerance: totals agree with schedstat within 2%.
+/// Totals agree with schedstat within 2%.
 const TOLERANCE: f64 = 0.02;
 
 struct Measured {
@@ -24,7 +24,7 @@ fn within_recording(mut target: Target, ms: u64, hertz: &str) -> Measured {
     let pid = target.pid();
     let before = target.mark();
     let cpu_before = procfs::cpu_by_thread(pid);
-    // The end comes by SIGINT when the work is done; the duration only bounds it.
+    // SIGINT ends the recording when the work is done; the duration is only a limit.
     let mut running = Recorder::of(pid).args(["-d", "10m", "-F", hertz]).start();
     running.wait_recording();
     target.go(ms);
@@ -40,7 +40,7 @@ fn within_recording(mut target: Target, ms: u64, hertz: &str) -> Measured {
     Measured { recording, threads, truth }
 }
 
-fn total_is_right(measured: &Measured) {
+fn assert_total(measured: &Measured) {
     let cpu = measured.recording.profile.total("cpu") as f64;
     let truth = measured.threads.values().sum::<u64>() as f64;
     assert_close("total CPU", cpu, truth, TOLERANCE);
@@ -50,13 +50,13 @@ fn total_is_right(measured: &Measured) {
 fn single_thread_total() {
     for hertz in ["99", "997"] {
         let measured = within_recording(Target::spawn(programs::SHARES, &[]), 2500, hertz);
-        total_is_right(&measured);
+        assert_total(&measured);
         let profile = &measured.recording.profile;
         assert_eq!(profile.sample_types, ["samples/count", "cpu/nanoseconds"]);
         assert_eq!(profile.period_type, "cpu/nanoseconds");
         assert_eq!(profile.period, 1_000_000_000 / hertz.parse::<i64>().unwrap());
-        // Raw samples stay raw: never more than the rate allows, and not so few that the kernel
-        // must have been asked for another rate (77% has been measured on virtual machines).
+        // Sample counts are not scaled: never more than the rate allows, and not so few that the
+        // kernel must have used another rate (77% has been measured on virtual machines).
         let expected = measured.truth.total() as f64 / profile.period as f64;
         let samples = profile.total("samples") as f64;
         assert!(samples < expected * 1.1 + 5.0, "{samples} samples, {expected} at most");
@@ -67,10 +67,10 @@ fn single_thread_total() {
 #[test]
 fn every_thread_is_right() {
     let measured = within_recording(Target::spawn(programs::THREADS, &["fixed", "4"]), 2000, "997");
-    total_is_right(&measured);
+    assert_total(&measured);
     let by_thread = measured.recording.profile.by_label("cpu", "thread_id");
     for (tid, truth) in &measured.threads {
-        // Threads that did nothing to speak of (the main thread) have no 2% to be exact in.
+        // Threads that did almost nothing (the main thread) are too short for 2%.
         if *truth > 100_000_000 {
             let cpu = by_thread.get(&tid.to_string()).copied().unwrap_or(0);
             assert_close(&format!("thread {tid}"), cpu as f64, *truth as f64, TOLERANCE);
@@ -83,8 +83,8 @@ fn every_thread_is_right() {
     }
 }
 
-/// 60 threads that did not exist when the recording began, each of them for 20 ms of CPU.
-/// A life has some 20 samples and is not seen between its last reading and its end, hence 5%.
+/// 60 threads that start after the recording, each with 20 ms of CPU time. A thread has some 20
+/// samples and is not seen between its last reading and its end, hence 5%.
 #[test]
 fn threads_that_come_and_go() {
     let measured = within_recording(Target::spawn(programs::THREADS, &["churn", "4"]), 1200, "997");
@@ -94,10 +94,10 @@ fn threads_that_come_and_go() {
     assert!(threads >= 58, "{threads} of 60 threads seen");
 }
 
-/// 16,000 threads end during the recording, each on the CPU where it happens to be, while samples are
-/// taken on the other at ten thousand a second. A ring that more than one CPU writes to stands
-/// still soon, and all later records of its CPU are lost: then less than half is kept. Some may
-/// be lost where this machine does not let us read in time.
+/// 16,000 threads end during the recording, each on any CPU, while the other CPU takes ten thousand
+/// samples a second. A ring buffer that more than one CPU writes to soon stalls, and all later
+/// records of its CPU are lost: less than half would be kept. Some may be lost if the machine does
+/// not let exoprof read in time.
 #[test]
 fn many_threads_end_at_a_high_rate() {
     let target = Target::spawn(programs::THREADS, &["brief", "4"]);
@@ -105,22 +105,23 @@ fn many_threads_end_at_a_high_rate() {
     let (kept, lost) = account(&measured.recording.profile);
     assert!(lost * 10 < kept, "{}", *measured.recording);
     let cpu = measured.recording.profile.sum("cpu", |s| s.has("burn_for")) as f64;
-    // The rest of a thread's 0.05 ms is its begin and end in the kernel.
+    // The rest of a thread's 0.05 ms is its start and end in the kernel.
     assert!(cpu > 0.9 * measured.truth.total() as f64, "{cpu} of {}", measured.truth.total());
 }
 
-/// Each of 1000 threads works 3 ms: three samples or so, some perhaps none, so only the sum counts.
+/// Each of 1000 threads works for 3 ms: about three samples, sometimes none, so only the sum is
+/// checked.
 #[test]
 fn a_thousand_threads() {
     let target = Target::spawn(programs::THREADS, &["many", "1000"]);
     let measured = within_recording(target, 3000, "997");
-    total_is_right(&measured);
+    assert_total(&measured);
     let threads = measured.recording.profile.by_label("cpu", "thread_id").len();
     assert!(threads > 800, "{threads} of 1000 threads seen");
 }
 
-/// Idleness is not counted: some 4% of a CPU is used, and no more appears.
-/// 150 wakes of 0.2 ms meet few samples, so what schedstat weighting makes of them is exact.
+/// Idle time must not be counted: some 4% of a CPU is used, and no more may be recorded. 150 wakes
+/// of 0.2 ms get few samples, so the value depends on the weighting by schedstat.
 #[test]
 fn idle_program() {
     let mut target = Target::working(programs::SLEEPY, &[]);
@@ -133,7 +134,7 @@ fn idle_program() {
     let _ = target.finish();
 }
 
-/// Twice the load, twice the value: the rate does not leak into nanoseconds.
+/// The duration and the start time in the profile are plausible.
 #[test]
 fn header_times() {
     let measured = within_recording(Target::spawn(programs::SHARES, &[]), 1000, "997");

@@ -1,4 +1,5 @@
-//! Waiting on real programs, and what sampling it must not do to others.
+//! Tests of block and mutex profiles of real programs, and that sampling waits does not disturb
+//! others.
 
 use std::os::fd::AsFd as _;
 use std::process::Command;
@@ -30,8 +31,8 @@ fn assert_nothing_lost(recording: &Recording) {
     assert!(account.is_some_and(|a| a.contains(" kept, 0 lost")), "{account:?}");
 }
 
-/// Clients that update the same row wait for each other's transactions: in backends that the
-/// postmaster forks during the recording, in functions that only its export table names.
+/// Clients that update the same row wait for each other's transactions, in backends that the
+/// postmaster forks during the recording and in functions that only its export table names.
 #[test]
 fn postgres_with_contended_updates() {
     let folder = open_folder();
@@ -189,8 +190,7 @@ fn monitors_of_java() {
     assert_eq!(mutex.sum("delay", |s| s.has("ObjectMonitor::wait")), 0);
 }
 
-/// The master does nothing but wait for a signal; the worker that it had forked before waits for
-/// its clients.
+/// The master only waits for a signal; the worker that it forked earlier waits for its clients.
 #[test]
 fn nginx_waits_in_its_worker() {
     let folder = open_folder();
@@ -250,13 +250,13 @@ fn redis_waits_for_its_clients() {
     let polled = profile.sum("delay", |s| s.has("aeMain") && s.label("wait") == "poll");
     let loop_waits = profile.sum("delay", |s| s.has("aeMain") && s.label("wait") != "runnable");
     assert!(polled > 0 && polled as f64 > 0.9 * loop_waits as f64, "{polled} of {loop_waits} ns");
-    // Background threads wait for work all the time: a condition variable is no lock.
+    // Background threads wait for work all the time: a condition variable is not a lock.
     let mutex = Recorder::of(server.pid()).args(["mutex", "-d", "1s"]).run().recording();
     assert_eq!(mutex.profile.sum("contentions", |s| s.has("bioProcessBackgroundJobs")), 0);
 }
 
-/// Without CAP_BPF, with the rights for perf events and the target: what can be had is had, and
-/// the profile says what is missing.
+/// Without CAP_BPF, but with the rights for perf events and for the target: what is possible is
+/// recorded, and the profile says what is missing.
 #[test]
 fn without_the_right_to_load_programs() {
     let target = Target::working(programs::WAITS, &["long"]);
@@ -267,9 +267,9 @@ fn without_the_right_to_load_programs() {
         .run()
         .recording();
     let says = |words: &str| recording.profile.comments.iter().any(|c| c.contains(words));
-    assert!(says("without bpf programs") && says("CAP_BPF"), "{:?}", recording.profile.comments);
+    assert!(says("without BPF programs") && says("CAP_BPF"), "{:?}", recording.profile.comments);
     assert!(recording.profile.sum("delay", |s| s.has("sleep_long")) > 0);
-    // Killed or not, it leaves the target alone.
+    // The target is unaffected.
     let _ = target.finish();
 }
 
@@ -280,7 +280,7 @@ fn sampler(options: &WaitOptions) -> (WaitSampler, events::RingSet) {
     (sampler, rings)
 }
 
-/// A ring that is much too small: every record that was lost is counted.
+/// With a ring buffer that is much too small, every lost record is counted.
 #[test]
 fn losses_are_counted() {
     let target = Target::working(programs::BLOCKED, &["100", "1"]);
@@ -291,14 +291,14 @@ fn losses_are_counted() {
     sampler.follow(&[process.as_fd()]).unwrap();
     let wants = WaitWants { waits: true, ..WaitWants::default() };
     sampler.begin(0, 0, wants).unwrap();
-    // Nobody reads the rings until they have overflown.
+    // The ring buffers are not read until they have overflowed.
     let began = Instant::now();
     while sampler.counters().failed < 100 {
         assert!(began.elapsed() < Duration::from_secs(180), "{:?}", sampler.counters());
         std::thread::sleep(Duration::from_millis(10));
     }
     sampler.end().unwrap();
-    // What was sampled before that is written when its thread comes by.
+    // A pending sample is written when its thread next runs.
     let mut before = sampler.counters();
     loop {
         std::thread::sleep(Duration::from_millis(50));
@@ -317,7 +317,7 @@ fn losses_are_counted() {
     });
     let counters = sampler.counters();
     assert_eq!(written, counters.emitted, "{counters:?}");
-    // A sample taken while one was pending is in the same record.
+    // A sample taken while another was pending is in the same record.
     assert!(counters.emitted + counters.failed <= counters.picked, "{counters:?}");
     assert!(counters.picked - counters.emitted - counters.failed <= 100, "{counters:?}");
     assert!(rings.losses().lost <= counters.failed, "{:?} {counters:?}", rings.losses());
@@ -325,10 +325,10 @@ fn losses_are_counted() {
     let _ = target.finish();
 }
 
-/// What was waited before the recording began is nobody's charge, however long before that the
+/// Time waited before the recording started is charged to no one, however long before that the
 /// programs were attached and saw the waiters.
 #[test]
-fn waits_are_charged_from_the_begin_on() {
+fn waits_are_charged_from_the_start_of_the_recording() {
     let me = process::Process::open(std::process::id().cast_signed()).unwrap();
     let lock = std::sync::Mutex::new(());
     let options =
@@ -350,7 +350,7 @@ fn waits_are_charged_from_the_begin_on() {
             std::thread::sleep(Duration::from_millis(1));
         }
         sampler.follow(&[me.as_fd()]).unwrap();
-        // What must not be charged, and then what must be.
+        // This wait must not be charged; the one after `begin` must be.
         std::thread::sleep(Duration::from_millis(500));
         let begin = monotonic();
         sampler.begin(begin, 0, WaitWants { wakings: true, ..WaitWants::default() }).unwrap();
@@ -369,8 +369,8 @@ fn waits_are_charged_from_the_begin_on() {
             charged += woke.wait.0;
         }
     });
-    // Two threads; the second one until the first has let go, which as a short wait may stand for
-    // one of 10 ms.
+    // Two threads wait; the second one until the first has unlocked, which as a short wait may be
+    // scaled up to 10 ms.
     let (least, most) = (2 * (unlocked - begin), 2 * (ended - begin) + 10_000_000);
     assert!((least..=most).contains(&charged), "{charged} of {least} to {most} ns");
 }
@@ -380,9 +380,9 @@ fn monotonic() -> u64 {
     Duration::from(now).as_nanos() as u64
 }
 
-/// A waiter that stayed counted for good would have others charged for ever. The windows are narrow:
-/// a thread is woken on one CPU while it goes to sleep on another, or while it is being looked at
-/// for the first time. Stopped threads wait for no futex.
+/// A waiter that is never removed from the count would be charged to others forever. The race
+/// windows are narrow: a thread is woken on one CPU while it goes to sleep on another, or while it
+/// is registered for the first time. Stopped threads wait for no futex, so the count must be 0.
 #[test]
 fn no_waiter_is_left_behind() {
     let target = Target::working(programs::SCRAMBLE, &[]);
@@ -422,8 +422,8 @@ fn no_waiter_is_left_behind() {
     let _ = target.finish();
 }
 
-/// Switches of the target in half a second: events of the tracepoint, and perf's own count of the
-/// same moments, which no program on the tracepoint can touch.
+/// Context switches of the target in half a second: events of the tracepoint, and perf's own count
+/// of the same switches, which programs on the tracepoint cannot affect.
 fn perf_counts(pid: u32) -> (u64, u64) {
     let output = Command::new("perf")
         .args(["stat", "-x,", "-e", "sched:sched_switch,context-switches", "-p", &pid.to_string()])
@@ -439,7 +439,7 @@ fn perf_counts(pid: u32) -> (u64, u64) {
 }
 
 /// Other users of the tracepoints see all events while ours are attached: as many as there are
-/// switches. The two counters are not switched on at once, hence 2%.
+/// switches. The two counters do not start at the same moment, hence 2%.
 #[test]
 fn other_users_of_the_tracepoints_are_not_affected() {
     let target = Target::working(programs::WAITS, &["times"]);
@@ -454,7 +454,7 @@ fn other_users_of_the_tracepoints_are_not_affected() {
     let _ = target.finish();
 }
 
-/// What a process has open of BPF and perf: programs, maps and links, and perf events.
+/// The BPF objects (programs, maps, links) and the perf events that a process has open.
 fn kernel_objects(pid: u32) -> (usize, usize) {
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
     let links: Vec<_> = fds.flatten().filter_map(|fd| fd.path().read_link().ok()).collect();
@@ -462,8 +462,7 @@ fn kernel_objects(pid: u32) -> (usize, usize) {
     (count("bpf"), count("perf_event"))
 }
 
-/// Two kinds of a session are made of one set of programs and one ring per CPU, and each is what
-/// it is alone.
+/// Two kinds in one session share one set of programs and one ring buffer per CPU.
 #[test]
 fn block_and_mutex_share_their_attachment() {
     let objects = |kinds: &str, backend: &str| {
@@ -489,8 +488,8 @@ fn block_and_mutex_share_their_attachment() {
     }
 }
 
-/// exoprof killed in the middle: the kernel takes everything away, the target goes on, and
-/// another recording works.
+/// When exoprof is killed, the kernel removes everything, the target continues, and another
+/// recording works.
 #[test]
 fn killed_in_the_middle() {
     let mut target = Target::working(programs::WAITS, &["times"]);

@@ -87,6 +87,8 @@ pub struct RingReader {
     begin: u64,
     end: u64,
     lost_before: u64,
+    /// The part of `lost_before` that the rings reported.
+    reported_before: u64,
 }
 
 impl RingReader {
@@ -117,13 +119,15 @@ impl RingReader {
     }
 
     fn new(recorder: Recorder) -> Self {
-        Self { recorder, time: 0, begin: 0, end: 0, lost_before: 0 }
+        Self { recorder, time: 0, begin: 0, end: 0, lost_before: 0, reported_before: 0 }
     }
 
-    /// The recording begins now: what was lost before does not count. Returns the time
-    /// (CLOCK_MONOTONIC, nanoseconds).
-    pub fn begin(&mut self, lost_before: u64) -> u64 {
-        self.lost_before = lost_before;
+    /// The recording begins now: earlier losses do not count. `lost` is the kernel's count of lost
+    /// records so far; `None` if only the rings report them. Returns the time (CLOCK_MONOTONIC,
+    /// nanoseconds).
+    pub fn begin(&mut self, source: &dyn EventSource, lost: Option<u64>) -> u64 {
+        self.reported_before = source.losses().lost;
+        self.lost_before = lost.unwrap_or(self.reported_before);
         self.begin = monotonic_now();
         self.end = self.begin;
         self.time = unix_now();
@@ -183,9 +187,14 @@ impl RingReader {
         source.drain(until, &mut |e| handle(recorder, e));
     }
 
-    /// Whether a followed process lives, as far as its events were read.
-    #[must_use]
-    pub fn someone_lives(&self) -> bool {
+    /// Whether a followed process is still alive. Reads all events first: a fork that has not been
+    /// read yet may be the only living process.
+    pub fn someone_lives(
+        &mut self,
+        source: &mut dyn EventSource,
+        handle: &mut dyn FnMut(&mut Recorder, &Event<'_>),
+    ) -> bool {
+        self.read_all(source, handle);
         let mut all = self.recorder.processes.iter();
         all.any(|(_, t)| t.process.as_ref().is_some_and(|p| p.is_alive()))
     }
@@ -194,6 +203,13 @@ impl RingReader {
     #[must_use]
     pub fn lost(&self, since_opened: u64) -> u64 {
         since_opened.saturating_sub(self.lost_before)
+    }
+
+    /// The losses during the recording that its rings have reported so far. Cheaper than the
+    /// kernel's count, which may be larger.
+    #[must_use]
+    pub fn lost_as_reported(&self, source: &dyn EventSource) -> u64 {
+        source.losses().lost.saturating_sub(self.reported_before)
     }
 
     /// What there is to say of the recording. `lost` is of the recording alone.
@@ -279,11 +295,24 @@ mod tests {
     }
 
     #[test]
+    fn losses_shown_meanwhile_are_measured_against_the_rings_own_start_value() {
+        let mut reader = reader();
+        let mut source = Recorded(vec![1, 2, 3], 0);
+        source.drain(2, &mut |_| {});
+        // The kernel had counted 5 losses; the rings had reported one of them.
+        reader.begin(&source, Some(5));
+        assert_eq!(reader.lost_as_reported(&source), 0);
+        source.drain(u64::MAX, &mut |_| {});
+        assert_eq!(reader.lost_as_reported(&source), 2);
+        assert_eq!(reader.lost(7), 2);
+    }
+
+    #[test]
     fn losses_before_the_recording_do_not_count() {
         let mut reader = reader();
         let mut source = Recorded(vec![1, 2, 3], 0);
         source.drain(3, &mut |_| {});
-        let began = reader.begin(source.losses().lost);
+        let began = reader.begin(&source, None);
         assert_eq!(reader.recorder.start, began);
         source.drain(u64::MAX, &mut |_| {});
         reader.end_at(began + 5_000);

@@ -1,4 +1,4 @@
-//! A finished recording becomes a profile.
+//! Writes samples into a pprof profile: their locations, mappings, functions and labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,36 +16,36 @@ use pprof::{
 use crate::symbols::Resolved;
 
 const PAGE: u64 = 4096;
-/// Frames that are no code get addresses of their own from here on.
+/// Addresses from here on stand for markers: frames that are not code.
 const MARKER_BASE: u64 = 0x1000;
-/// Functions of a runtime that lie at no address get one out of reach of user space: for each
-/// runtime, the numbers of its frames from here on.
+/// Functions of a runtime that have no address get one outside user space: from here on, each
+/// runtime has a range of [`RUNTIME_SIZE`] addresses, one per function.
 const RUNTIME_BASE: u64 = 1 << 62;
 const RUNTIME_SIZE: u64 = 1 << 32;
 
-/// A stack with its values.
+/// A sample: a stack with its values.
 pub struct Valued {
-    /// Whose.
+    /// The thread that was sampled.
     pub thread: NamedThread,
     /// The stack.
     pub stack: NodeIndex,
-    /// Labels beyond those of the thread; of equal keys, these win.
+    /// Labels beyond those of the thread. They win over the thread's if keys are equal.
     pub labels: Vec<(Arc<str>, Arc<str>)>,
-    /// One for each sample type.
+    /// One per sample type.
     pub values: Vec<i64>,
 }
 
-/// What the samples refer to.
+/// The tables that samples refer to.
 pub struct Tables<'a> {
     /// The calling contexts.
     pub tree: &'a StackTree,
-    /// The names of its frames, by index.
+    /// The functions of the tree's frames, by frame index.
     pub resolved: &'a [Resolved],
-    /// What each mapping was.
+    /// The mappings of [`Place::User`] frames.
     pub mappings: &'a BTreeMap<MappingId, Arc<Mapping>>,
-    /// Whose frames lie in mappings of their own.
+    /// Runtimes, whose frames may have mappings of their own.
     pub runtimes: &'a Runtimes,
-    /// The mapping of the (first) target's executable, to be the profile's first.
+    /// The mapping of the first target's executable; it becomes the profile's first mapping.
     pub main: Option<MappingId>,
     /// Add `pid` and `process` to the labels.
     pub label_processes: bool,
@@ -58,12 +58,13 @@ pub struct Assembler<'a> {
     locations: Vec<Option<LocationIndex>>,
     mapping_index: BTreeMap<MappingId, MappingIndex>,
     stack: Vec<LocationIndex>,
-    /// Files with nameless functions, whose mappings must not count as symbolized.
+    /// Files with nameless functions. Their mappings must not be marked as symbolized, or readers
+    /// would not look for the names.
     nameless: BTreeSet<Arc<str>>,
 }
 
 impl<'a> Assembler<'a> {
-    /// For a profile whose header is in the builder.
+    /// `builder` already has the profile's header.
     ///
     /// # Errors
     /// The profile exceeds what its format can hold.
@@ -83,11 +84,7 @@ impl<'a> Assembler<'a> {
         Ok(this)
     }
 
-    /// Adds a sample.
-    ///
-    /// # Errors
-    /// The profile exceeds what its format can hold.
-    pub fn add(&mut self, sample: &Valued) -> Result<(), BuildError> {
+    fn add(&mut self, sample: &Valued) -> Result<(), BuildError> {
         let tree = self.tables.tree;
         let mut stack = std::mem::take(&mut self.stack);
         stack.clear();
@@ -112,8 +109,18 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
-    /// The profile.
-    pub fn finish(self) -> Profile {
+    /// Adds all samples and returns the profile.
+    ///
+    /// # Errors
+    /// The profile exceeds what its format can hold.
+    pub fn assemble(mut self, samples: &[Valued]) -> Result<Profile, BuildError> {
+        for sample in samples {
+            self.add(sample)?;
+        }
+        Ok(self.finish())
+    }
+
+    fn finish(self) -> Profile {
         let mut profile = self.builder.finish();
         for m in profile.mappings.iter_mut().filter(|m| self.nameless.contains(&m.file)) {
             m.has_functions = false;
@@ -199,13 +206,13 @@ impl<'a> Assembler<'a> {
     }
 }
 
-/// What makes Go show the wrapper that called it (`elideWrapperCalling` in its
+/// Whether Go shows a wrapper that called this function (`elideWrapperCalling` in its
 /// runtime/traceback.go).
 fn is_panic(function: &str) -> bool {
     ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"].contains(&function)
 }
 
-/// A label that the program has set itself stands in place of ours of that name.
+/// A label that the program has set replaces ours of the same name.
 fn labels(sample: &Valued, processes: bool) -> Vec<Label> {
     let thread = &sample.thread;
     let mut labels = vec![
@@ -224,7 +231,7 @@ fn labels(sample: &Valued, processes: bool) -> Vec<Label> {
     labels
 }
 
-/// Which of a process' mappings is its executable.
+/// The mapping of a process' executable.
 pub fn main_mapping(space: &AddressSpace, exe: Option<&str>) -> Option<Arc<Mapping>> {
     let named = space.iter().find(|m| exe.is_some_and(|exe| &*m.name == exe));
     named.or_else(|| space.iter().find(|m| m.image.is_ok())).cloned()

@@ -1,4 +1,4 @@
-//! What a profile says of itself: one comment a line.
+//! Writes the comments of a profile, one per line: what was recorded, how, and what is missing.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use process::Identity;
 
 use crate::outcome::Stats;
 
-/// Who was profiled.
+/// The line for a target.
 pub fn target(pid: i32, id: &Identity) -> String {
     let mut words = id.cmdline.iter().map(|w| w.to_string_lossy().into_owned());
     let mut line = words.next().unwrap_or_else(|| id.comm.clone());
@@ -18,17 +18,17 @@ pub fn target(pid: i32, id: &Identity) -> String {
     format!("target: pid {pid}{container}: {line}")
 }
 
-/// How the recording was asked for.
+/// The line for the command that made the recording.
 pub fn command(line: &str) -> String {
     format!("command: {}", one_line(line))
 }
 
-/// Arguments may be anything and of any length.
+/// Arguments may contain control characters and have any length.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
 }
 
-/// How it was recorded, and what is missing.
+/// The lines on how the profile was recorded and on what is missing.
 pub fn recording(stats: &Stats) -> Vec<String> {
     let mut lines = vec![
         format!("exoprof version: {}", env!("CARGO_PKG_VERSION")),
@@ -51,14 +51,14 @@ pub fn recording(stats: &Stats) -> Vec<String> {
     };
     note(stats.samples.completed, "deep stacks completed from the live stack");
     note(stats.samples.no_user_stack, "samples without a user stack (exiting or in exec)");
-    note(stats.throttled, "times the kernel throttled the sampling of a cpu");
-    note(stats.malformed, "records could not be understood");
+    note(stats.throttled, "times the kernel throttled sampling on a CPU");
+    note(stats.malformed, "records could not be parsed");
     note(stats.unreadable_maps, "mappings could not be read");
-    note(stats.file_faults, "reads of files that were cut short met zeros");
+    note(stats.file_faults, "reads returned zeros because a file was truncated meanwhile");
     note(stats.nameless_frames, "addresses without a name in their image");
     note(
         u64::from(stats.samples.contexts_cut),
-        "limit reached: too many calling contexts, the rest stays at its callers",
+        "limit reached: too many calling contexts; later samples are attributed to their callers",
     );
     lines.extend(stats.kernel_names.iter().map(|why| format!("no kernel names: {why}")));
     lines.extend(stats.reattach_failed.iter().map(|why| format!("sampling ended early: {why}")));

@@ -1,5 +1,5 @@
-//! Where the debug information of the targets' images is: in the targets' own roots, else where
-//! our machine has it.
+//! Finds debug files of the targets' images: in the targets' own root directories, then on this
+//! machine.
 
 use std::fs::File;
 use std::io;
@@ -13,17 +13,17 @@ use symbolize::{DebugFiles, RootedFiles};
 
 use crate::debuginfod;
 
-/// The one folder of our own root that is looked into by a path that a target has a say in: debug
-/// packages may be installed beside us and not in the target's container. It is the package
-/// manager's, and a build id or checksum decides whether a file in it fits.
+/// The only directory of our own root that is searched by a path that a target can influence: debug
+/// packages may be installed here and not in the target's container. Only the package manager writes
+/// to it, and a file is accepted only if its build ID or checksum matches.
 const HOST_DEBUG: &str = "/usr/lib/debug";
 
-/// The files of the targets, as they see them. Their roots are held open, so that debug files
-/// are found after the targets' end as well.
+/// Files as the targets see them. The targets' root directories stay open, so that debug files are
+/// still found after the targets have exited.
 pub struct TargetFiles(pub Vec<Root>);
 
 impl TargetFiles {
-    /// Those of these processes.
+    /// Opens the root directories of these processes.
     pub fn of(processes: &[Arc<Process>]) -> Self {
         Self(processes.iter().filter_map(|p| Root::of(p).ok()).collect())
     }
@@ -47,10 +47,10 @@ impl DebugFiles for TargetFiles {
 
     fn map(&self, file: &File) -> Result<Arc<ElfImage>, ElfError> {
         let bytes = ImageBytes::map(file)?;
-        // Parsing reads the file already, so that the guard has to stand before.
+        // Parsing reads the file, so the SIGBUS guard must be registered before.
         let parsing = sigbus::Registration::new(bytes.as_ptr_range());
         let image = Arc::new(ElfImage::parse(bytes)?);
-        // Refused only beyond tens of thousands of files.
+        // Fails only beyond tens of thousands of files.
         let _ = sigbus::guard(&image);
         drop(parsing);
         Ok(image)
@@ -59,7 +59,7 @@ impl DebugFiles for TargetFiles {
     fn by_build_id(&self, id: &[u8], accept: &mut dyn FnMut(PathBuf, io::Result<File>) -> bool) {
         let files = RootedFiles::new("/");
         for cache in debuginfod::caches() {
-            let path = debuginfod::place_in(&cache, id);
+            let path = debuginfod::path_in(&cache, id);
             let file = files.open(&path);
             if accept(path, file) {
                 return;

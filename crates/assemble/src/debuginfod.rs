@@ -1,5 +1,5 @@
-//! Debug information by build id from debuginfod: the caches of its clients, and, only where the
-//! user asks for it, its servers (debuginfod(8), `debuginfod_find_debuginfo(3)`).
+//! Finds debug information by build ID in the caches of debuginfod clients and, only if the user
+//! asks for it, on debuginfod servers (debuginfod(8), `debuginfod_find_debuginfo(3)`).
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -11,35 +11,35 @@ use std::time::{Duration, Instant};
 use image::ElfImage;
 use nix::unistd::{Uid, User};
 
-/// A server that has not answered by then is left alone for a while.
+/// Time for a server to answer before it counts as unreachable.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the whole of one file.
+/// Time for the transfer of one file.
 const MAX_TRANSFER: Duration = Duration::from_secs(120);
-/// Chromium's is 1.5 GiB.
+/// The debug information of Chromium has 1.5 GiB.
 const DEFAULT_MAX_BYTES: u64 = 2 << 30;
-/// A server that was not reached is not asked again before.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long an unreachable server is not asked again.
+const RETRY_AFTER: Duration = Duration::from_secs(300);
 /// More servers than anyone configures.
 const MAX_SERVERS: usize = 16;
 
 static SERVERS: OnceLock<Servers> = OnceLock::new();
 
-/// Why servers cannot be asked.
+/// Why servers cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ServersError {
-    /// There are none.
+    /// `DEBUGINFOD_URLS` names none.
     #[error(
-        "DEBUGINFOD_URLS is not set: it holds the addresses of the servers, separated by spaces (sudo removes it: sudo DEBUGINFOD_URLS=\"$DEBUGINFOD_URLS\" exoprof …)"
+        "DEBUGINFOD_URLS is not set; set it to the URLs of the servers, separated by spaces (sudo removes it: sudo DEBUGINFOD_URLS=\"$DEBUGINFOD_URLS\" exoprof …)"
     )]
     NoUrls,
-    /// There is no place for what they send.
+    /// There is no directory for the cache.
     #[error(
-        "no folder for the cache: neither DEBUGINFOD_CACHE_PATH, XDG_CACHE_HOME nor HOME is set"
+        "no directory for the debuginfod cache; set DEBUGINFOD_CACHE_PATH, XDG_CACHE_HOME or HOME"
     )]
     NoCache,
 }
 
-/// Servers that are asked for debug information that is not on this machine.
+/// Servers that provide debug information that this machine does not have.
 #[derive(Debug)]
 pub struct Servers {
     urls: Vec<String>,
@@ -51,20 +51,19 @@ pub struct Servers {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Builds that no server has.
+    /// Build IDs that no server has.
     unknown: HashSet<Vec<u8>>,
-    /// Servers that were not reached, and when.
-    silent: Vec<(usize, Instant)>,
-    /// What went wrong, for the user; taken by [`failures`].
+    /// Unreachable servers, by index, with the time of the failure.
+    unreachable: Vec<(usize, Instant)>,
+    /// Failures to show to the user; [`failures`] takes them.
     failures: Vec<String>,
 }
 
-/// From now on the servers that the environment names are asked, in this whole process.
-/// `DEBUGINFOD_URLS`, `DEBUGINFOD_TIMEOUT` (seconds), `DEBUGINFOD_MAXSIZE` (bytes) and
-/// `DEBUGINFOD_CACHE_PATH` have the meaning that they have for other clients.
+/// Makes this process use the servers that the environment names, from now on. `DEBUGINFOD_URLS`, `DEBUGINFOD_TIMEOUT` (seconds), `DEBUGINFOD_MAXSIZE` (bytes) and
+/// `DEBUGINFOD_CACHE_PATH` mean what they mean to other clients.
 ///
 /// # Errors
-/// No servers are named, or there is no place for the cache.
+/// No servers are named, or there is no directory for the cache.
 pub fn use_servers_of_environment() -> Result<(), ServersError> {
     let urls = std::env::var("DEBUGINFOD_URLS").unwrap_or_default();
     let urls: Vec<String> = urls
@@ -80,7 +79,7 @@ pub fn use_servers_of_environment() -> Result<(), ServersError> {
     let timeout = number("DEBUGINFOD_TIMEOUT").filter(|&n| n > 0).map(Duration::from_secs);
     let cache = own_cache().ok_or(ServersError::NoCache)?;
     let max_bytes = number("DEBUGINFOD_MAXSIZE").filter(|&n| n > 0).unwrap_or(DEFAULT_MAX_BYTES);
-    // A second call finds the same environment.
+    // Fails if it was called before, with the same environment.
     let _ = SERVERS.set(Servers::new(urls, cache, timeout.unwrap_or(DEFAULT_TIMEOUT), max_bytes));
     Ok(())
 }
@@ -89,12 +88,12 @@ pub(crate) fn servers() -> Option<&'static Servers> {
     SERVERS.get()
 }
 
-/// What went wrong with the servers since the last call, for the user.
+/// Failures of servers since the last call, to be shown to the user.
 pub fn failures() -> Vec<String> {
     servers().map(|s| std::mem::take(&mut s.state().failures)).unwrap_or_default()
 }
 
-/// The folders of the caches: ours, and that of the user who called us by sudo.
+/// The directories of the caches: ours, and that of the user who ran sudo.
 pub(crate) fn caches() -> Vec<PathBuf> {
     let invoking = std::env::var("SUDO_UID").ok().filter(|_| Uid::effective().is_root());
     let uid = invoking.and_then(|uid| uid.parse().ok()).map(Uid::from_raw);
@@ -110,8 +109,8 @@ fn own_cache() -> Option<PathBuf> {
         .or_else(|| Some(folder("HOME")?.join(".cache/debuginfod_client")))
 }
 
-/// The file for a build in a cache.
-pub(crate) fn place_in(cache: &Path, id: &[u8]) -> PathBuf {
+/// Where a cache keeps the file of a build.
+pub(crate) fn path_in(cache: &Path, id: &[u8]) -> PathBuf {
     cache.join(hex(id)).join("debuginfo")
 }
 
@@ -124,12 +123,12 @@ fn hex(id: &[u8]) -> String {
 }
 
 enum Failure {
-    /// It has none of this build.
-    NotThere,
-    /// It was not reached, or broke off.
-    Silent(String),
-    /// What it sent cannot be used.
-    Refused(String),
+    /// The server does not have this build.
+    NotFound,
+    /// The server was not reached, or the connection broke.
+    Unreachable(String),
+    /// The answer cannot be used.
+    Rejected(String),
 }
 
 impl Servers {
@@ -149,7 +148,7 @@ impl Servers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Offers the debug information of a build.
+    /// Passes the debug information of a build to `accept`, from each server until one is accepted.
     pub(crate) fn fetch(
         &self,
         id: &[u8],
@@ -159,24 +158,24 @@ impl Servers {
             return;
         }
         for (number, url) in self.urls.iter().enumerate() {
-            self.state().silent.retain(|(_, when)| when.elapsed() < PATIENCE);
-            if self.state().silent.iter().any(|(n, _)| *n == number) {
+            self.state().unreachable.retain(|(_, when)| when.elapsed() < RETRY_AFTER);
+            if self.state().unreachable.iter().any(|(n, _)| *n == number) {
                 continue;
             }
             let address = format!("{url}/buildid/{}/debuginfo", hex(id));
             match self.download(&address, id) {
                 Ok(file) => {
-                    if accept(place_in(&self.cache, id), Ok(file)) {
+                    if accept(path_in(&self.cache, id), Ok(file)) {
                         return;
                     }
                 }
-                Err(Failure::NotThere) => {}
-                Err(Failure::Silent(why)) => {
+                Err(Failure::NotFound) => {}
+                Err(Failure::Unreachable(why)) => {
                     let mut state = self.state();
-                    state.silent.push((number, Instant::now()));
+                    state.unreachable.push((number, Instant::now()));
                     state.failures.push(format!("debuginfod: {url}: {why}"));
                 }
-                Err(Failure::Refused(why)) => {
+                Err(Failure::Rejected(why)) => {
                     self.state().failures.push(format!("debuginfod: {address}: {why}"));
                 }
             }
@@ -184,35 +183,36 @@ impl Servers {
         self.state().unknown.insert(id.to_owned());
     }
 
-    /// Downloads to the cache. The file gets its name when it is complete and the right one.
+    /// Downloads to the cache. The file gets its name only once it is complete and has the right
+    /// build ID.
     fn download(&self, address: &str, id: &[u8]) -> Result<File, Failure> {
-        let silent = |e: &dyn std::fmt::Display| Failure::Silent(e.to_string());
-        let refused = |e: &dyn std::fmt::Display| Failure::Refused(e.to_string());
+        let unreachable = |e: &dyn std::fmt::Display| Failure::Unreachable(e.to_string());
+        let rejected = |e: &dyn std::fmt::Display| Failure::Rejected(e.to_string());
         let mut response = match self.agent.get(address).call() {
             Ok(response) => response,
-            Err(ureq::Error::StatusCode(404)) => return Err(Failure::NotThere),
-            Err(e @ ureq::Error::StatusCode(_)) => return Err(refused(&e)),
-            Err(e) => return Err(silent(&e)),
+            Err(ureq::Error::StatusCode(404)) => return Err(Failure::NotFound),
+            Err(e @ ureq::Error::StatusCode(_)) => return Err(rejected(&e)),
+            Err(e) => return Err(unreachable(&e)),
         };
-        let too_large = || Failure::Refused(format!("larger than {} bytes", self.max_bytes));
+        let too_large = || Failure::Rejected(format!("larger than {} bytes", self.max_bytes));
         let length = response.body().content_length();
         if length.is_some_and(|n| n > self.max_bytes) {
             return Err(too_large());
         }
-        let place = place_in(&self.cache, id);
+        let place = path_in(&self.cache, id);
         let folder = place.parent().unwrap_or(&self.cache);
-        std::fs::create_dir_all(folder).map_err(|e| refused(&e))?;
-        let mut part = tempfile::NamedTempFile::new_in(folder).map_err(|e| refused(&e))?;
+        std::fs::create_dir_all(folder).map_err(|e| rejected(&e))?;
+        let mut part = tempfile::NamedTempFile::new_in(folder).map_err(|e| rejected(&e))?;
         let mut body = response.body_mut().as_reader().take(self.max_bytes + 1);
-        let written = io::copy(&mut body, &mut part).map_err(|e| silent(&e))?;
+        let written = io::copy(&mut body, &mut part).map_err(|e| unreachable(&e))?;
         if written > self.max_bytes {
             return Err(too_large());
         }
-        let image = ElfImage::open(part.as_file()).map_err(|e| refused(&e))?;
+        let image = ElfImage::open(part.as_file()).map_err(|e| rejected(&e))?;
         if image.build_id() != Some(id) {
-            return Err(Failure::Refused("the debug information of another build".into()));
+            return Err(Failure::Rejected("the file has another build ID".into()));
         }
-        part.persist(&place).map_err(|e| refused(&e))
+        part.persist(&place).map_err(|e| rejected(&e))
     }
 }
 
@@ -225,7 +225,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that gives each request the next of some answers, and tells what was asked.
+    /// A server that sends the next answer for each request, and reports the request lines.
     fn server(answers: Vec<Vec<u8>>) -> (String, Receiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -237,7 +237,7 @@ mod tests {
                 let first = lines.next().unwrap().unwrap();
                 while lines.next().is_some_and(|l| l.is_ok_and(|l| !l.is_empty())) {}
                 sender.send(first).unwrap();
-                // A client that has seen enough hangs up.
+                // The client may close the connection before it has read everything.
                 let _ = stream.write_all(&answer);
             }
         });
@@ -255,7 +255,7 @@ mod tests {
     const NOT_FOUND: &[u8] =
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
-    /// A program, and its build id.
+    /// A program and its build ID.
     fn program(dir: &Path, text: &str) -> (Vec<u8>, Vec<u8>) {
         let (source, path) = (dir.join("p.c"), dir.join("p"));
         std::fs::write(&source, text).unwrap();
@@ -266,12 +266,12 @@ mod tests {
         (std::fs::read(&path).unwrap(), image.build_id().unwrap().to_vec())
     }
 
-    fn asking(urls: &[&str], cache: &Path, max_bytes: u64) -> Servers {
+    fn servers_at(urls: &[&str], cache: &Path, max_bytes: u64) -> Servers {
         let urls = urls.iter().map(ToString::to_string).collect();
         Servers::new(urls, cache.to_owned(), Duration::from_millis(500), max_bytes)
     }
 
-    /// Whether a build is offered, and where it was put.
+    /// The path of a build that the servers provided.
     fn offered(servers: &Servers, id: &[u8]) -> Option<PathBuf> {
         let mut found = None;
         servers.fetch(id, &mut |path, file| {
@@ -284,13 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn what_one_of_the_servers_has_gets_its_place_in_the_cache() {
+    fn a_download_is_stored_in_the_cache() {
         let dir = tempfile::tempdir().unwrap();
         let (bytes, id) = program(dir.path(), "int main(void) { return 0; }");
         let (poor, poor_asked) = server(vec![NOT_FOUND.to_vec()]);
         let (rich, _asked) = server(vec![ok(&bytes)]);
-        // Nobody listens at port 1.
-        let servers = asking(&["http://127.0.0.1:1", &poor, &rich], dir.path(), 1 << 30);
+        // Nothing listens on port 1.
+        let servers = servers_at(&["http://127.0.0.1:1", &poor, &rich], dir.path(), 1 << 30);
         let place = dir.path().join(hex(&id)).join("debuginfo");
         assert_eq!(offered(&servers, &id), Some(place.clone()));
         assert_eq!(std::fs::read(&place).unwrap(), bytes);
@@ -303,13 +303,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_or_of_another_build_or_breaks_off_is_refused() {
+    fn downloads_that_are_too_large_or_wrong_or_incomplete_are_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let (bytes, _) = program(dir.path(), "int main(void) { return 0; }");
         let (_, id) = program(dir.path(), "int main(void) { return 1; }");
         let endless = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec();
         let cases = [
-            (ok(&bytes), 1 << 30, "another build"),
+            (ok(&bytes), 1 << 30, "another build ID"),
             (ok(&bytes), 100, "larger than 100 bytes"),
             ([endless, bytes.clone()].concat(), 1000, "larger than 1000 bytes"),
             (ok(&bytes)[..bytes.len() / 2].to_vec(), 1 << 30, "127.0.0.1"),
@@ -318,22 +318,22 @@ mod tests {
         ];
         for (answer, max_bytes, why) in cases {
             let (url, _asked) = server(vec![answer]);
-            let servers = asking(&[&url], dir.path(), max_bytes);
+            let servers = servers_at(&[&url], dir.path(), max_bytes);
             assert_eq!(offered(&servers, &id), None, "{why}");
             let failures = std::mem::take(&mut servers.state().failures);
             assert!(failures.len() == 1 && failures[0].contains(why), "{why}: {failures:?}");
-            assert!(!place_in(dir.path(), &id).exists());
+            assert!(!path_in(dir.path(), &id).exists());
         }
     }
 
     #[test]
-    fn a_server_that_does_not_answer_is_asked_once_and_so_is_one_that_has_nothing() {
+    fn unreachable_servers_and_unknown_builds_are_asked_once() {
         let dir = tempfile::tempdir().unwrap();
-        // Accepted by the kernel, and never read.
+        // The kernel accepts the connection; nothing reads from it.
         let mute = TcpListener::bind("127.0.0.1:0").unwrap();
         let mute = (format!("http://{}", mute.local_addr().unwrap()), mute);
         let (poor, asked) = server(vec![NOT_FOUND.to_vec(), NOT_FOUND.to_vec()]);
-        let servers = asking(&[&mute.0, &poor], dir.path(), 1000);
+        let servers = servers_at(&[&mute.0, &poor], dir.path(), 1000);
         for id in [[1; 20], [1; 20], [2; 20]] {
             assert_eq!(offered(&servers, &id), None);
         }

@@ -1,8 +1,8 @@
-//! From counted calling contexts to a profile with names.
+//! Turns counted calling contexts into a profile with names.
 //!
 //! ```text
 //!   contexts ─► symbols ─► conclude ─► builder ─► pprof
-//!                 │           └─ comments: what the profile says of itself
+//!                 │           └─ comments: how it was recorded, what is missing
 //!                 └─ debugfiles ─► debuginfod
 //! ```
 

@@ -1,4 +1,4 @@
-//! What a recording tells of itself.
+//! Collects statistics of a recording: how it was made and what is missing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,37 +8,37 @@ use aggregate::rings::RecordingFacts;
 
 use crate::symbols::SymbolLosses;
 
-/// What a recording is made of, and what is missing from it.
+/// How a recording was made, and what is missing from it.
 #[derive(Debug, Clone, Default)]
 pub struct Stats {
     /// How samples were taken.
     pub backend: String,
-    /// What became of the samples.
+    /// Outcomes of the samples.
     pub samples: SampleStats,
-    /// Records that the kernel had no room for.
+    /// Records that were lost because a ring buffer was full.
     pub lost: u64,
     /// Times the kernel throttled a CPU.
     pub throttled: u64,
-    /// Records that could not be understood.
+    /// Records that could not be parsed.
     pub malformed: u64,
     /// Rows or events of mappings that could not be read.
     pub unreadable_maps: u64,
-    /// Addresses that their images have no name for.
+    /// Addresses that have no name in their image.
     pub nameless_frames: u64,
-    /// Files with sampled code that could not be read, and why.
+    /// Files with sampled code that could not be read, each with the reason.
     pub unread_images: Vec<String>,
     /// Images whose debug information is damaged.
     pub damaged_images: Vec<Arc<str>>,
-    /// Why kernel frames have no names, and how many of them where some have.
+    /// Why kernel frames have no names, and how many if only some have none.
     pub kernel_names: Option<String>,
-    /// Why sampling could not go on after the stack window was made larger.
+    /// Why sampling ended when the stack window was enlarged.
     pub reattach_failed: Option<String>,
-    /// Reads of the targets' files that met zeros, because a file was cut short under us.
+    /// Reads of mapped files that returned zeros because the file was truncated meanwhile.
     pub file_faults: u64,
     /// How long the recording took.
     pub elapsed: Duration,
-    /// What else a reader of the profile should know, one line each: it goes into the profile's
-    /// comments, and is shown.
+    /// Whatever else readers of the profile should know, one line each. Shown to the user and
+    /// written into the profile's comments.
     pub notes: Vec<String>,
 }
 
@@ -58,8 +58,7 @@ impl From<RecordingFacts> for Stats {
 }
 
 impl Stats {
-    /// The statistics that every recording has: what it shares with others, and what could not be
-    /// named.
+    /// The statistics that every recording has.
     #[must_use]
     pub fn new(facts: RecordingFacts, losses: &SymbolLosses) -> Self {
         Self {

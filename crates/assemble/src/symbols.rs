@@ -1,4 +1,4 @@
-//! Names for the frames of a recording: one batch per image, and one for the kernel.
+//! Names the frames of a recording: one batch per image, and one for the kernel.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,50 +7,51 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aggregate::ids::{FrameKey, Function, Place};
+use aggregate::recorder::Recorder;
 use aggregate::runtimes::Runtimes;
 use image::{Avma, ElfImage, Mapping, MappingId, MappingKind, Svma};
 use symbolize::kernel::{KernelSymbol, NoKernelSymbol};
 use symbolize::{DebugFiles, Frame, ImageSymbols, find_debug_file};
 
-/// What is known of a frame.
+/// The functions of a frame.
 #[derive(Debug, Clone, Default)]
 pub struct Resolved {
-    /// Innermost inlined call first; empty where nothing is known of the address.
+    /// Innermost inlined call first; empty if nothing is known about the address.
     pub functions: Vec<Function>,
-    /// The function has no name of its own: who has the image's symbols can do better.
+    /// The image has no name for the function: a reader with its symbols may find one.
     pub nameless: bool,
     /// A function that Go's profiles leave out of stacks: see [`symbolize::Symbolized::wrapper`].
     pub wrapper: bool,
 }
 
-/// What could not be told, for the profile's comments.
+/// What could not be named, for the profile's comments.
 #[derive(Debug, Default)]
 pub struct SymbolLosses {
-    /// Frames in images that name no function there.
+    /// Frames whose image has no name for their function.
     pub nameless: u64,
-    /// Images whose debug information is broken or missing in part or exceeds the limits: path,
-    /// and what is known of it.
+    /// Paths of images whose debug information is broken, partly missing or over the limits, with
+    /// the details that are known.
     pub damaged: Vec<Arc<str>>,
-    /// Files that could not be opened or read, with the reason: of their frames only addresses
-    /// are known, and stacks may end there.
+    /// Files that could not be opened or read, with the reason. Their frames have only addresses,
+    /// and stacks may end in them.
     unread: BTreeMap<Arc<str>, String>,
-    /// Why kernel addresses have no names, if they have none.
+    /// Why kernel addresses have no names; `None` if they have.
     pub kernel: Option<String>,
 }
 
-/// Unread files that are named one by one.
+/// Unread files that are listed individually.
 const MAX_UNREAD: usize = 8;
 
 impl SymbolLosses {
     fn note_unread(&mut self, m: &Mapping) {
         let Err(absence) = &m.image else { return };
-        // Memory that only looks like a file holds code of a compiler's.
+        // A memfd is not a file on disk: JIT compilers put their code there.
         if m.kind == MappingKind::File && !m.name.starts_with("/memfd:") {
             self.unread.entry(m.name.clone()).or_insert_with(|| absence.to_string());
         }
     }
 
-    /// One line for each file, and the command that fixes it, if there is one.
+    /// One line per file, and the command that fixes it if there is one.
     pub fn unread(&self) -> Vec<String> {
         if self.unread.is_empty() {
             return Vec::new();
@@ -62,7 +63,7 @@ impl SymbolLosses {
             .map(|(path, why)| format!("{path}: {why}"))
             .collect();
         if let Some(more @ 1..) = self.unread.len().checked_sub(MAX_UNREAD) {
-            lines.push(format!("{more} files more"));
+            lines.push(format!("and {more} more files"));
         }
         let obstacle = host::Rights::read().ok().and_then(|r| r.deleted_files().err());
         if let (Some(last), Some(o)) = (lines.last_mut(), obstacle) {
@@ -72,27 +73,139 @@ impl SymbolLosses {
     }
 }
 
-/// So many images are kept from one look-up to the next: a target may load new ones for ever.
+/// Images kept between batches: a target may load new ones without end.
 const MAX_IMAGES: usize = 500;
 
-/// What was read of images and of the kernel's symbols, for the next look-up.
+/// What the addresses of frames refer to.
+#[derive(Clone, Copy)]
+pub struct FrameContext<'a> {
+    /// The mappings of [`Place::User`] frames.
+    pub mappings: &'a BTreeMap<MappingId, Arc<Mapping>>,
+    /// The names of [`Place::Marker`] frames, by address.
+    pub markers: &'a [String],
+    /// The runtimes of [`Place::Runtime`] frames; `None` if there are no such frames.
+    pub runtimes: Option<&'a Runtimes>,
+}
+
+impl<'a> From<&'a Recorder> for FrameContext<'a> {
+    fn from(recorder: &'a Recorder) -> Self {
+        Self {
+            mappings: &recorder.mappings,
+            markers: &recorder.markers,
+            runtimes: Some(&recorder.runtimes),
+        }
+    }
+}
+
+/// Names frames: one batch of addresses per image, and one for the kernel.
+///
+/// By default it keeps nothing between batches.
 #[derive(Default)]
-pub struct Known {
+pub struct Namer {
     images: BTreeMap<*const ElfImage, ImageSymbols>,
-    /// The kernel's own functions by their ends, with where they start. Those of modules and BPF
-    /// programs come and go.
+    /// The kernel's own functions by end address, with their start. Functions of modules and BPF
+    /// programs are not kept, because those can be unloaded.
     kernel: BTreeMap<u64, (u64, Function)>,
-    /// What may be held decompressed from one look-up to the next, in bytes.
+    /// How many decompressed bytes may be kept between batches.
     keep: u64,
 }
 
-impl Known {
-    /// For several look-ups, which come one after the other.
+impl Namer {
+    /// A namer for several batches: it keeps the kernel's functions, and of the images' debug
+    /// sections at most `bytes` decompressed ones.
+    #[must_use]
     pub fn keeping(bytes: u64) -> Self {
         Self { keep: bytes, ..Self::default() }
     }
 
-    /// What an image holds, with its debug file, which is looked for once.
+    /// Names frames. The result has one entry per frame, in the order of `frames`.
+    pub fn name(
+        &mut self,
+        frames: &[FrameKey],
+        context: FrameContext<'_>,
+        files: &dyn DebugFiles,
+    ) -> (Vec<Resolved>, SymbolLosses) {
+        let mut out = vec![Resolved::default(); frames.len()];
+        let mut losses = SymbolLosses::default();
+        let mut by_image: BTreeMap<*const ElfImage, Batch<'_>> = BTreeMap::new();
+        let mut kernel = Vec::new();
+        for (i, frame) in frames.iter().enumerate() {
+            match frame.place {
+                Place::Kernel => match self.kernel(frame.address) {
+                    Some(function) => out[i].functions = vec![function.clone()],
+                    None => kernel.push((i, frame.address)),
+                },
+                Place::Marker => out[i].functions = vec![marker(context.markers, frame.address)],
+                Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
+                Place::Runtime { runtime, index, .. } => {
+                    let functions = context.runtimes.map(|r| r.functions(runtime, index));
+                    out[i].functions = functions.unwrap_or_default();
+                }
+                Place::User(id) => match context.mappings.get(&id) {
+                    None => out[i].functions = vec![Function::named("[unmapped]")],
+                    Some(mapping) => match mapping.image_at(frame.address) {
+                        Some((image, svma)) => {
+                            let batch = by_image
+                                .entry(Arc::as_ptr(image))
+                                .or_insert_with(|| Batch { image, mapping, addresses: Vec::new() });
+                            batch.addresses.push((i, svma));
+                        }
+                        None => {
+                            losses.note_unread(mapping);
+                            out[i].functions = nameless_memory(mapping).into_iter().collect();
+                        }
+                    },
+                },
+            }
+        }
+        for batch in by_image.values() {
+            batch.name(self, files, &mut out, &mut losses);
+            self.trim();
+        }
+        self.name_kernel(&kernel, &mut out, &mut losses);
+        (out, losses)
+    }
+
+    /// Names kernel addresses by `/proc/kallsyms`. `addresses` are positions in `out` with their
+    /// address.
+    fn name_kernel(
+        &mut self,
+        addresses: &[(usize, Avma)],
+        out: &mut [Resolved],
+        losses: &mut SymbolLosses,
+    ) {
+        if addresses.is_empty() {
+            return;
+        }
+        let words: Vec<u64> = addresses.iter().map(|(_, a)| a.0).collect();
+        let names = File::open("/proc/kallsyms")
+            .and_then(|f| symbolize::kernel::resolve(BufReader::with_capacity(1 << 16, f), &words));
+        let names = match names {
+            Ok(names) => names.names,
+            Err(e) => {
+                losses.kernel = Some(format!("/proc/kallsyms: {e}"));
+                Vec::new()
+            }
+        };
+        let mut nameless = 0;
+        for (n, (i, _)) in addresses.iter().enumerate() {
+            out[*i].functions = vec![match names.get(n) {
+                Some(Ok(symbol)) => self.kernel_function(symbol),
+                Some(Err(e)) => {
+                    nameless += 1;
+                    losses.kernel.get_or_insert_with(|| why_no_kernel_name(*e));
+                    Function::named("[kernel]")
+                }
+                None => Function::named("[kernel]"),
+            }];
+        }
+        if let (Some(why), 1..) = (&mut losses.kernel, nameless) {
+            // A single address may belong to a BPF program or module that was unloaded.
+            *why = format!("{nameless} of {} addresses: {why}", addresses.len());
+        }
+    }
+
+    /// The symbols of an image and of its debug file, which is searched for once.
     fn image(
         &mut self,
         image: &Arc<ElfImage>,
@@ -100,11 +213,11 @@ impl Known {
         files: &dyn DebugFiles,
     ) -> ImageSymbols {
         let find = || ImageSymbols::new(image.clone(), &find_debug_file(image, path, files));
-        // The symbols hold the image, so that no other one can get its address.
+        // The symbols keep the image alive, so no other image can get its address.
         self.images.entry(Arc::as_ptr(image)).or_insert_with(find).clone()
     }
 
-    /// Lets go of what takes too much memory.
+    /// Drops what exceeds the limits on memory.
     fn trim(&mut self) {
         if self.images.len() > MAX_IMAGES {
             self.images.clear();
@@ -131,65 +244,13 @@ impl Known {
     }
 }
 
-/// Names all frames. `mappings` tells what each mapping was; of frames without a recording, there
-/// are no `runtimes`.
-pub fn resolve(
-    known: &mut Known,
-    frames: &[FrameKey],
-    markers: &[String],
-    mappings: &BTreeMap<MappingId, Arc<Mapping>>,
-    runtimes: Option<&Runtimes>,
-    files: &dyn DebugFiles,
-) -> (Vec<Resolved>, SymbolLosses) {
-    let mut out = vec![Resolved::default(); frames.len()];
-    let mut losses = SymbolLosses::default();
-    let mut by_image: BTreeMap<*const ElfImage, Batch<'_>> = BTreeMap::new();
-    let mut kernel = Vec::new();
-    for (i, frame) in frames.iter().enumerate() {
-        match frame.place {
-            Place::Kernel => match known.kernel(frame.address) {
-                Some(function) => out[i].functions = vec![function.clone()],
-                None => kernel.push((i, frame.address)),
-            },
-            Place::Marker => out[i].functions = vec![marker(markers, frame.address)],
-            Place::Unmapped => out[i].functions = vec![Function::named("[unmapped]")],
-            Place::Runtime { runtime, index, .. } => {
-                out[i].functions = runtimes.map_or_else(Vec::new, |r| r.functions(runtime, index));
-            }
-            Place::User(id) => {
-                match mappings.get(&id) {
-                    Some(m) => match m.image_at(frame.address) {
-                        Some((image, svma)) => {
-                            let batch = by_image
-                                .entry(Arc::as_ptr(image))
-                                .or_insert_with(|| Batch { image, mapping: m, wanted: Vec::new() });
-                            batch.wanted.push((i, svma));
-                        }
-                        None => {
-                            losses.note_unread(m);
-                            out[i].functions = nameless_memory(m).into_iter().collect();
-                        }
-                    },
-                    None => out[i].functions = vec![Function::named("[unmapped]")],
-                }
-            }
-        }
-    }
-    for batch in by_image.values() {
-        batch.resolve(known, files, &mut out, &mut losses);
-        known.trim();
-    }
-    resolve_kernel(known, &kernel, &mut out, &mut losses);
-    (out, losses)
-}
-
 fn marker(markers: &[String], index: Avma) -> Function {
     let name = usize::try_from(index.0).ok().and_then(|i| markers.get(i));
     Function::named(name.map_or("[unknown marker]", String::as_str))
 }
 
-/// Memory that no reader of the profile can look into later has to get its name here. A file
-/// that could not be opened has not: whoever has it can resolve the address.
+/// Names memory that readers of the profile cannot inspect later. A file that could not be opened
+/// gets no name: a reader who has the file can still resolve the address.
 fn nameless_memory(m: &Mapping) -> Option<Function> {
     match m.kind {
         MappingKind::File => None,
@@ -202,20 +263,21 @@ fn nameless_memory(m: &Mapping) -> Option<Function> {
 struct Batch<'a> {
     image: &'a Arc<ElfImage>,
     mapping: &'a Mapping,
-    wanted: Vec<(usize, Svma)>,
+    /// Positions in the output, with the address.
+    addresses: Vec<(usize, Svma)>,
 }
 
 impl Batch<'_> {
-    fn resolve(
+    fn name(
         &self,
-        known: &mut Known,
+        namer: &mut Namer,
         files: &dyn DebugFiles,
         out: &mut [Resolved],
         losses: &mut SymbolLosses,
     ) {
         let path = Path::new(&*self.mapping.name);
-        let symbols = known.image(self.image, path, files);
-        let addresses: Vec<Svma> = self.wanted.iter().map(|(_, svma)| *svma).collect();
+        let symbols = namer.image(self.image, path, files);
+        let addresses: Vec<Svma> = self.addresses.iter().map(|(_, svma)| *svma).collect();
         let batch = symbols.resolve_with(&addresses, path, files);
         let lost = batch.losses;
         if lost.broken_units > 0 || lost.unreadable_sections > 0 || lost.limit_reached {
@@ -225,7 +287,7 @@ impl Batch<'_> {
             losses.damaged.push(missing_split(path, &batch).into());
         }
         let mut nameless = Vec::new();
-        for ((i, svma), symbol) in self.wanted.iter().zip(batch.symbols) {
+        for ((i, svma), symbol) in self.addresses.iter().zip(batch.symbols) {
             match symbol {
                 Ok(s) => {
                     out[*i].wrapper = s.wrapper;
@@ -238,8 +300,8 @@ impl Batch<'_> {
         self.bound(&nameless, out);
     }
 
-    /// Gives the addresses of nameless functions at least the function's bounds, so that they
-    /// stay together: `redis-server+0x1a2b0`.
+    /// Names addresses of nameless functions by the function's start (`redis-server+0x1a2b0`), so
+    /// that all samples of a function stay together.
     fn bound(&self, nameless: &[(usize, Svma)], out: &mut [Resolved]) {
         if nameless.is_empty() {
             return;
@@ -272,17 +334,18 @@ fn function(f: Frame) -> Function {
     }
 }
 
-/// A module's function bears its module, as in the kernel's own traces: `ext4_sync_fs [ext4]`.
+/// Appends the module to a module's function, as the kernel's own traces do:
+/// `ext4_sync_fs [ext4]`.
 fn kernel_function(symbol: &KernelSymbol) -> Function {
     let name = match &*symbol.module {
-        // `bpf_prog_HASH_name` says it already.
+        // The name `bpf_prog_HASH_name` already says what it is.
         symbolize::kernel::KERNEL | "[bpf]" => symbol.name.clone(),
         module => format!("{} {module}", symbol.name).into(),
     };
     Function { system_name: symbol.name.clone(), ..Function::named(name) }
 }
 
-/// Where the addresses are hidden, what would show them.
+/// Why an address has no name; if addresses are hidden, also what would reveal them.
 fn why_no_kernel_name(e: NoKernelSymbol) -> String {
     let obstacle = match e {
         NoKernelSymbol::KptrRestricted => {
@@ -293,43 +356,6 @@ fn why_no_kernel_name(e: NoKernelSymbol) -> String {
     match obstacle {
         Some(o) => o.to_string(),
         None => e.to_string(),
-    }
-}
-
-fn resolve_kernel(
-    known: &mut Known,
-    wanted: &[(usize, Avma)],
-    out: &mut [Resolved],
-    losses: &mut SymbolLosses,
-) {
-    if wanted.is_empty() {
-        return;
-    }
-    let addresses: Vec<u64> = wanted.iter().map(|(_, a)| a.0).collect();
-    let names = File::open("/proc/kallsyms")
-        .and_then(|f| symbolize::kernel::resolve(BufReader::with_capacity(1 << 16, f), &addresses));
-    let names = match names {
-        Ok(names) => names.names,
-        Err(e) => {
-            losses.kernel = Some(format!("/proc/kallsyms: {e}"));
-            Vec::new()
-        }
-    };
-    let mut nameless = 0;
-    for (n, (i, _)) in wanted.iter().enumerate() {
-        out[*i].functions = vec![match names.get(n) {
-            Some(Ok(symbol)) => known.kernel_function(symbol),
-            Some(Err(e)) => {
-                nameless += 1;
-                losses.kernel.get_or_insert_with(|| why_no_kernel_name(*e));
-                Function::named("[kernel]")
-            }
-            None => Function::named("[kernel]"),
-        }];
-    }
-    if let (Some(why), 1..) = (&mut losses.kernel, nameless) {
-        // One address of many is a BPF program or a module that has gone.
-        *why = format!("{nameless} of {} addresses: {why}", wanted.len());
     }
 }
 
@@ -347,11 +373,11 @@ ffffffffc0001000 t bpf_prog_6deef7357e7b4530_watch\t[bpf]
 ";
 
     #[test]
-    fn a_kernel_function_is_known_up_to_the_next_symbol() {
-        let mut known = Known::keeping(1);
+    fn a_kernel_function_extends_to_the_next_symbol() {
+        let mut namer = Namer::keeping(1);
         let function = Function::named("do_syscall_64");
-        known.kernel.insert(0xffffffff81000200, (0xffffffff81000100, function.clone()));
-        let at = |address| known.kernel(Avma(address));
+        namer.kernel.insert(0xffffffff81000200, (0xffffffff81000100, function.clone()));
+        let at = |address| namer.kernel(Avma(address));
         assert_eq!(at(0xffffffff810000ff), None);
         assert_eq!(at(0xffffffff81000100), Some(&function));
         assert_eq!(at(0xffffffff810001ff), Some(&function));
@@ -360,7 +386,7 @@ ffffffffc0001000 t bpf_prog_6deef7357e7b4530_watch\t[bpf]
     }
 
     #[test]
-    fn functions_of_modules_bear_their_module() {
+    fn functions_of_modules_show_their_module() {
         let addresses = [0xffffffff81000110, 0xffffffffc0000010, 0xffffffffc0001010];
         let found = symbolize::kernel::resolve(KALLSYMS.as_bytes(), &addresses).unwrap();
         let functions: Vec<_> =

@@ -13,10 +13,11 @@ use aggregate::runtimes::{
 };
 use assemble::Stats;
 use assemble::builder::Valued;
-use assemble::conclude::{self, About, Header, Named};
+use assemble::conclude::{Header, Named, Targets};
 use assemble::debugfiles::TargetFiles;
 use events::{Comm, Event, EventKind, Fork, MmapEvent, Sample, USER_REGISTERS, Words};
 use image::{Arch, Avma};
+use pprof::kinds::GOROUTINE;
 use process::Process;
 use unwind::Registers;
 
@@ -181,8 +182,7 @@ impl Recording {
     }
 
     fn named(&mut self) -> Named {
-        let roots = [self.process.clone()];
-        conclude::name(&mut self.recorder, &roots, &TargetFiles::of(&roots))
+        targets(&self.process).name(&mut self.recorder)
     }
 
     /// The functions of a stack, leaf first, without the marker of its unknown root.
@@ -192,6 +192,12 @@ impl Recording {
         let names = functions.map(|f| f.name.to_string());
         names.filter(|n| !n.starts_with("[broken") && !n.starts_with("[truncated")).collect()
     }
+}
+
+fn targets(process: &Arc<Process>) -> Targets {
+    let roots = vec![process.clone()];
+    let files = TargetFiles::of(&roots);
+    Targets { roots, files, children: false, command_line: "test".into() }
 }
 
 fn label(value: &str) -> Vec<(String, String)> {
@@ -211,12 +217,10 @@ fn a_runtime_takes_part_in_samples_and_names_its_frames() {
     let recorder = &recording.recorder;
     let thread = recorder.processes.named_threads()[key.thread as usize].clone();
     let sample = Valued { thread, stack: key.stack, labels: Vec::new(), values: vec![1] };
-    let roots = [recording.process.clone()];
-    let about =
-        About { recorder, named: &named, roots: &roots, children: false, command_line: "test" };
-    let header = Header { types: &[("a", "count")], period: (("a", "count"), 1), time: 0 };
-    let profile =
-        conclude::build(&about, &header, &Stats::default(), &[sample]).expect("a profile");
+    let header = Header { kind: &GOROUTINE, period: 1, time: 0 };
+    let profile = targets(&recording.process)
+        .build(&header, (recorder, &named), &Stats::default(), &[sample])
+        .expect("a profile");
     let files = || profile.mappings.iter().map(|m| &*m.file);
     assert_eq!(files().filter(|f| *f == "[made-up]").count(), 1, "{:?}", files());
     // The compiled code stays in the memory that it lies in.

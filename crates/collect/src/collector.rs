@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aggregate::family::Family;
+use assemble::conclude::Targets;
+use assemble::debugfiles::TargetFiles;
 use process::Process;
 
 use crate::options::RecordOptions;
@@ -97,6 +99,16 @@ impl<'a> Request<'a> {
             before_exec: false,
             shared: Shared::default(),
             family: OnceCell::new(),
+        }
+    }
+
+    /// The targets as every profile of the session describes them. Opens their root directories.
+    pub(crate) fn targets(&self) -> Targets {
+        Targets {
+            roots: self.roots.to_vec(),
+            files: TargetFiles::of(&self.family().processes),
+            children: self.options.children,
+            command_line: self.options.command_line.clone(),
         }
     }
 

@@ -7,7 +7,7 @@ use aggregate::clock::monotonic_now;
 use aggregate::ids::{FrameKey, Place};
 use aggregate::processes::Processes;
 use assemble::debugfiles::TargetFiles;
-use assemble::symbols::{self, Known};
+use assemble::symbols::{FrameContext, Namer};
 use gopclntab::LineTable;
 use image::{Avma, ElfImage, Mapping, MappingId, Svma};
 use process::{Process, Root};
@@ -52,8 +52,8 @@ fn locate(process: &Arc<Process>, addresses: &[u64]) -> Located {
 pub fn function_names(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<Arc<str>>> {
     let Located { frames, mappings } = locate(process, addresses);
     let files = TargetFiles(Root::of(process).ok().into_iter().collect());
-    let (resolved, _) =
-        symbols::resolve(&mut Known::default(), &frames, &[], &mappings, None, &files);
+    let context = FrameContext { mappings: &mappings, markers: &[], runtimes: None };
+    let (resolved, _) = Namer::default().name(&frames, context, &files);
     let named = resolved.into_iter().zip(&frames).map(|(mut r, frame)| {
         let known = frame.place != Place::Unmapped && !r.nameless;
         r.functions.pop().filter(|_| known).map(|f| f.name)

@@ -30,13 +30,13 @@ pub struct SamplingOptions {
     pub frequency: u32,
     /// Take kernel call chains (requires perf_event_paranoid ≤ 1 or CAP_PERFMON).
     pub kernel_callchain: bool,
-    /// Count user mode only, all that an unprivileged user may do at perf_event_paranoid = 2.
+    /// Count user mode only: an unprivileged user may do no more at perf_event_paranoid = 2.
     pub exclude_kernel: bool,
     /// Bytes of user stack to copy with each sample: a multiple of 8, at most 65,528.
     pub stack_bytes: u32,
     /// Follow forked children as well as new threads.
     pub children: bool,
-    /// Sample a thread each time that it has been switched out so many times, instead of by a clock.
+    /// Sample a thread each time that it has been switched out this many times, not by a clock.
     /// Each switch is then reported as [`crate::EventKind::Switch`] too.
     pub switches: Option<u64>,
 }
@@ -106,9 +106,9 @@ pub(crate) fn build(
     if inherit {
         attr.set_inherit(1);
         attr.set_inherit_thread(u64::from(!options.children && features.inherit_thread));
-        // Not `inherit_stat`: at the exit of an inherited thread the kernel would write a READ record
-        // from the CPU of the exit into the rings of all CPUs. If that races with a record of the
-        // ring's own CPU, the ring is damaged or stuck for good.
+        // Not `inherit_stat`: at the exit of an inherited thread the kernel would write a READ
+        // record from the CPU of the exit into the rings of all CPUs. If that races with a record
+        // of the ring's own CPU, the ring is damaged or stuck for good.
     }
     record_side_band(&mut attr);
     attr
@@ -131,7 +131,7 @@ fn with_stacks(sample_type: u64, stack_bytes: u32) -> b::perf_event_attr {
     attr
 }
 
-/// Has the ring get records of what happens to threads and mappings.
+/// Makes the ring receive the records of thread and mapping changes.
 fn record_side_band(attr: &mut b::perf_event_attr) {
     attr.set_mmap(1);
     attr.set_mmap2(1);
@@ -166,8 +166,8 @@ pub(crate) const TRACEPOINT_SAMPLE_TYPE: u64 = (b::PERF_SAMPLE_TID
     | b::PERF_SAMPLE_REGS_USER
     | b::PERF_SAMPLE_STACK_USER) as u64;
 
-/// An event of one CPU that samples at each hit of a tracepoint, and records what happens to threads
-/// and mappings.
+/// An event of one CPU that samples at each hit of a tracepoint, and records thread and mapping
+/// changes.
 pub(crate) fn build_tracepoint(id: u64, stack_bytes: u32) -> b::perf_event_attr {
     let mut attr = build_output(stack_bytes, true);
     attr.type_ = b::PERF_TYPE_TRACEPOINT;

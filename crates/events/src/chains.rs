@@ -2,9 +2,9 @@
 //!
 //! Samples are read some milliseconds after they were taken, and the interpreter has changed the
 //! frames in its heap by then. The program (`bpf/interpreter.h`) runs while the sampled thread is
-//! interrupted: with the sampling event (`bpf/interpreter.bpf.c`), or as a part of the programs that
-//! sample waiting (`bpf/waits_chains.bpf.c`). It knows no particular interpreter: a [`ChainLayout`]
-//! per process tells it where the links are.
+//! interrupted: with the sampling event (`bpf/interpreter.bpf.c`), or as a part of the programs
+//! that sample waiting (`bpf/waits_chains.bpf.c`). It knows no particular interpreter: a
+//! [`ChainLayout`] per process tells it where the links are.
 
 use aya::EbpfLoader;
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
@@ -25,7 +25,8 @@ const PROGRAM: &str = "follow_interpreter";
 pub struct ChainLayout {
     /// Address of the pointer to the first interpreter.
     pub head: u64,
-    /// Added to the thread pointer (`fs` base, `tpidr_el0`) to get the interpreter's id of a thread.
+    /// Added to the thread pointer (`fs` base, `tpidr_el0`) to get the interpreter's id of a
+    /// thread.
     pub thread_bias: u64,
     /// In an interpreter, the next one.
     pub interpreter_next: u32,

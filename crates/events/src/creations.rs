@@ -51,8 +51,8 @@ pub struct CreationSampler {
 }
 
 impl CreationSampler {
-    /// Opens the events, which sample from then on, and maps their rings of `ring_bytes` each: less,
-    /// down to 32 KiB, where the locked-memory limit is smaller.
+    /// Opens the events, which sample from then on, and maps their rings of `ring_bytes` each:
+    /// less, down to 32 KiB, where the locked-memory limit is smaller.
     ///
     /// # Errors
     /// [`CreationError`].
@@ -79,7 +79,7 @@ impl CreationSampler {
     /// Stops sampling.
     pub fn disable(&self) {
         for event in &self.events {
-            // Should it fail, closing the events disables them.
+            // If this fails, closing the events disables them.
             let _ = disable_event(event.as_raw_fd());
         }
     }

@@ -105,7 +105,8 @@ pub struct Capture {
     pub goid: u64,
     /// The bounds of its stack.
     pub stack_bounds: (u64, u64),
-    /// `g.sched.sp` and `.pc`: where the goroutine left its stack, if the thread runs on another one.
+    /// `g.sched.sp` and `.pc`: where the goroutine left its stack, if the thread runs on another
+    /// one.
     pub sched: (u64, u64),
     /// `m.vdsoSP` and `m.vdsoPC`: where the vDSO was called from, if it runs.
     pub vdso: (u64, u64),
@@ -142,8 +143,8 @@ impl std::fmt::Debug for GoroutineCapture {
 }
 
 impl GoroutineCapture {
-    /// Loads the program. It does nothing until a sampler [runs](crate::Sampler::run_with_each_sample)
-    /// it and threads are [watched](Self::watch).
+    /// Loads the program. It does nothing until a sampler
+    /// [runs](crate::Sampler::run_with_each_sample) it and threads are [watched](Self::watch).
     ///
     /// # Errors
     /// [`BpfError`]; it requires CAP_BPF, CAP_PERFMON and Linux 5.8.

@@ -1,10 +1,10 @@
 //! Opens the kernel's event sources (perf events and BPF programs) and reads what they record.
 //!
 //! [`Sampler`] opens perf events; [`RingSet::drain`] passes on what the kernel wrote, in time order
-//! over all CPUs and without copying: an [`Event`] borrows from the ring. BPF programs add what perf
-//! events cannot record: [`WaitSampler`] samples blocking, [`GoroutineCapture`] and [`Chains`] copy
-//! the stacks of goroutines and interpreters with each sample, [`StackCopier`] copies the stacks of
-//! threads without stopping them. What a record means for a profile is decided elsewhere.
+//! over all CPUs and without copying: an [`Event`] borrows from the ring. BPF programs add what
+//! perf events cannot record: [`WaitSampler`] samples blocking, [`GoroutineCapture`] and [`Chains`]
+//! copy the stacks of goroutines and interpreters with each sample, [`StackCopier`] copies the
+//! stacks of threads without stopping them. What a record means for a profile is decided elsewhere.
 
 mod attr;
 mod bpf;

@@ -9,7 +9,7 @@ use perf_event_open_sys::bindings as b;
 pub struct Words<'a>(&'a [u8]);
 
 impl<'a> Words<'a> {
-    /// Of bytes; what is left over of the last word is ignored.
+    /// The words in `bytes`; an incomplete last word is ignored.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
@@ -64,14 +64,14 @@ pub enum EventKind<'a> {
         /// How many, samples and others together.
         count: u64,
     },
-    /// The thread is switched in, or out.
+    /// The thread was switched in or out.
     Switch {
-        /// Out.
+        /// Switched out, not in.
         out: bool,
-        /// Out although it could run: it waits for a CPU only.
+        /// Switched out although it could run: it only waits for a CPU.
         preempted: bool,
     },
-    /// The kernel paused sampling on this CPU, where it took too much time.
+    /// The kernel paused sampling on this CPU because it took too much time.
     Throttle,
     /// The kernel resumed sampling on this CPU.
     Unthrottle,
@@ -86,7 +86,7 @@ pub struct Sample<'a> {
     pub period: u64,
     /// The kernel's call chain, innermost first, with `PERF_CONTEXT_*` markers in it.
     pub callchain: Words<'a>,
-    /// What a BPF program wrote with it.
+    /// The data that a BPF program wrote with it.
     pub raw: &'a [u8],
     /// User registers in the order of [`crate::USER_REGISTERS`]; empty where the thread has no
     /// user context (it is exiting, or in exec).
@@ -121,7 +121,7 @@ pub struct MmapEvent<'a> {
 /// A new name.
 #[derive(Debug, Clone, Copy)]
 pub struct Comm<'a> {
-    /// By exec: the address space is new.
+    /// The name was set by exec: the address space is new.
     pub exec: bool,
     /// Up to 15 bytes.
     pub name: &'a [u8],
@@ -151,7 +151,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Of events whose samples have the registers of [`crate::USER_REGISTERS`].
+    /// The layout of events whose samples have the registers of [`crate::USER_REGISTERS`].
     pub fn new(sample_type: u64, stack_bytes: u32) -> Self {
         let registers = crate::USER_REGISTERS.count_ones() as usize;
         Self { sample_type, registers, stack_bytes }
@@ -162,8 +162,8 @@ impl Layout {
     }
 }
 
-/// A cursor over a record's body. Every read is checked: a torn or foreign record must not crash the
-/// profiler.
+/// A cursor over a record's body. Every read is checked: a torn or foreign record must not crash
+/// the profiler.
 #[derive(Clone, Copy)]
 struct Cursor<'a>(&'a [u8]);
 
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_came_by_exec_says_so() {
+    fn a_name_set_by_exec_is_recognised() {
         let mut b = body(&[7 | (8 << 32)]);
         b.extend(b"redis\0\0\0");
         b.extend(body(&[7 | (8 << 32), 5]));

@@ -40,13 +40,13 @@ impl RingSet {
         self.losses
     }
 
-    /// Passes on every record that was written before `until` (CLOCK_MONOTONIC, nanoseconds), in the
-    /// order of their times over all CPUs, and frees their space.
+    /// Passes on every record that was written before `until` (CLOCK_MONOTONIC, nanoseconds), in
+    /// the order of their times over all CPUs, and frees their space.
     ///
-    /// Records of different CPUs become visible out of order. Those before `until` are surely visible
-    /// if `until` is a little before the call. Later ones stay in the ring for the next call, so that
-    /// a mapping is always seen before the samples in it. `u64::MAX` takes everything, for when the
-    /// events are disabled.
+    /// Records of different CPUs become visible out of order. Those before `until` are surely
+    /// visible if `until` is a little before the call. Later ones stay in the ring for the next
+    /// call, so that a mapping is always seen before the samples in it. `u64::MAX` takes
+    /// everything, for when the events are disabled.
     pub fn drain(&mut self, until: u64, mut sink: impl FnMut(&Event<'_>)) {
         let mut ready = std::mem::take(&mut self.ready);
         for i in 0..self.rings.len() {

@@ -168,8 +168,8 @@ impl Sampler {
     }
 
     /// Runs a BPF program with each sample, right before it is written. Returns whether some events
-    /// will only run it once [`Sampler::grow_stack`] replaces them: inherited ones, and all if another
-    /// program ran before, since an event keeps its program.
+    /// will only run it once [`Sampler::grow_stack`] replaces them: inherited ones, and all if
+    /// another program ran before, since an event keeps its program.
     ///
     /// # Errors
     /// [`BpfError`]; the events then sample as before.
@@ -214,12 +214,12 @@ impl Sampler {
         self.all_events().try_for_each(disable_event)
     }
 
-    /// Replaces every event with one that copies `stack_bytes` of stack, into the same rings. Between
-    /// the old and new events is one system call per thread and CPU; what runs meanwhile is not
-    /// sampled.
+    /// Replaces every event with one that copies `stack_bytes` of stack, into the same rings.
+    /// Between the old and new events is one system call per thread and CPU; what runs meanwhile is
+    /// not sampled.
     ///
-    /// Threads that had inherited their events get their own. `tids` lists those that are alive; the
-    /// caller looks for newer ones afterwards.
+    /// Threads that had inherited their events get their own. `tids` lists those that are alive;
+    /// the caller looks for newer ones afterwards.
     ///
     /// # Errors
     /// [`OpenError`]; the old events are closed even then.
@@ -258,8 +258,8 @@ impl Sampler {
         Ok(fresh)
     }
 
-    /// Records lost so far by the kernel's own count (Linux 6.0 and later): the last losses of a ring
-    /// are never reported in it, as it has no space for the report.
+    /// Records lost so far by the kernel's own count (Linux 6.0 and later): the last losses of a
+    /// ring are never reported in it, as it has no space for the report.
     #[must_use]
     pub fn lost(&self) -> Option<u64> {
         if !self.features.format_lost {
@@ -353,8 +353,8 @@ impl Sampler {
     }
 }
 
-/// Maps the rings of all CPUs with the same size: they share the locked-memory limit, and a large ring
-/// of the first CPU would leave nothing for the last.
+/// Maps the rings of all CPUs with the same size: they share the locked-memory limit, and a large
+/// ring of the first CPU would leave nothing for the last.
 pub(crate) fn map_rings(leaders: &[OwnedFd], bytes: &mut usize) -> Result<Vec<Ring>, RingError> {
     loop {
         let size = (*bytes).max(page_size());

@@ -21,8 +21,8 @@ pub struct ThreadLook<'a> {
     pub tid: i32,
     /// The task's state (linux/sched.h); 0 for a runnable thread.
     pub state: u32,
-    /// How often it was switched out. If this is the same at two looks, and it ran at neither, it has
-    /// not run between them.
+    /// How often it was switched out. If this is the same at two looks, and it ran at neither, it
+    /// has not run between them.
     pub switches: u64,
     /// The copy, or why there is none.
     pub what: Looked<'a>,
@@ -56,7 +56,7 @@ pub struct LookedCopy<'a> {
     pub is_full: bool,
 }
 
-/// The loaded program. It is unloaded with this value, or with our process.
+/// The loaded program. It is unloaded when this is dropped, or when our process ends.
 pub struct StackCopier {
     object: Loaded,
 }
@@ -75,9 +75,9 @@ impl StackCopier {
         Ok(Self { object })
     }
 
-    /// Looks at each thread of a process (a PID of our namespace) once. Threads that have not run since
-    /// an earlier look of this copier are not copied again. The caller holds the process, so that its
-    /// PID is not reused.
+    /// Looks at each thread of a process (a PID in our namespace) once. Threads that have not run
+    /// since an earlier look of this copier are not copied again. The caller holds the process, so
+    /// that its PID is not reused.
     ///
     /// # Errors
     /// [`BpfError`].

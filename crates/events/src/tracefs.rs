@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
-/// Where it is usually mounted.
+/// Where tracefs is usually mounted.
 const PLACES: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
-/// linux/mount.h.
+/// From linux/mount.h.
 const FSCONFIG_CMD_CREATE: u32 = 6;
 
 /// Why the number of a tracepoint cannot be read.
@@ -20,7 +20,7 @@ pub enum TracepointError {
     /// Only root may read tracefs.
     #[error("threadcreate needs tracefs, which only root may read")]
     NotPermitted,
-    /// tracefs is there, and the file with the number is not, or cannot be read.
+    /// tracefs is mounted, but the file with the number is missing or unreadable.
     #[error("cannot read the number of the tracepoint {name}: {source}")]
     Read {
         /// The tracepoint, such as `task/task_newtask`.
@@ -31,7 +31,7 @@ pub enum TracepointError {
 }
 
 impl TracepointError {
-    /// The command that helps, or what else to do.
+    /// The command or the step that fixes it.
     #[must_use]
     pub fn fix(&self) -> &'static str {
         match self {
@@ -51,8 +51,8 @@ pub(crate) fn tracepoint(name: &'static str) -> Result<u64, TracepointError> {
             Err(e) => denied |= e.kind() == io::ErrorKind::PermissionDenied,
         }
     }
-    // Containers and small systems do not mount it. A mount that nobody else sees, and that ends
-    // with its descriptor, requires CAP_SYS_ADMIN.
+    // Containers and small systems do not mount it. A mount that is invisible to others, and ends
+    // when its descriptor is closed, requires CAP_SYS_ADMIN.
     let mount = private_mount().map_err(|error| {
         tracing::debug!(%error, "no private mount of tracefs");
         if denied { TracepointError::NotPermitted } else { TracepointError::NotMounted }

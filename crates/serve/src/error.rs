@@ -3,8 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use console::http::guard::TokenError;
-use console::http::listen::ListenError;
+use console::http::HttpError;
 use console::usage::UsageError;
 use process::OpenError;
 use tokio::task::JoinError;
@@ -18,15 +17,12 @@ pub enum ServeError {
     /// The options cannot be combined.
     #[error("{0}")]
     Usage(#[from] UsageError),
+    /// The HTTP server cannot start, or failed.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// A process cannot be served.
     #[error(transparent)]
     Process(#[from] OpenError),
-    /// An address cannot be bound.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The token file is invalid.
-    #[error(transparent)]
-    Token(#[from] TokenError),
     /// The file of headers cannot be read.
     #[error("cannot read {}", .path.display())]
     Headers {
@@ -54,18 +50,6 @@ pub enum ServeError {
     /// Our own privileges cannot be read.
     #[error("cannot read /proc/self/status")]
     Rights(#[source] io::Error),
-    /// Signals cannot be handled.
-    #[error("cannot handle signals")]
-    Signals(#[source] io::Error),
-    /// Signals cannot be waited for.
-    #[error("cannot wait for signals")]
-    Wait(#[source] io::Error),
-    /// The threads of the server cannot be started.
-    #[error("cannot start the server")]
-    Start(#[source] io::Error),
-    /// Connections cannot be accepted.
-    #[error("cannot accept connections")]
-    Serve(#[source] io::Error),
     /// A task of the server failed.
     #[error(transparent)]
     Task(#[from] JoinError),

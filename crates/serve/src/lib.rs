@@ -22,6 +22,7 @@ mod targets;
 
 use std::sync::Arc;
 
+use console::http::HttpError;
 use console::http::guard::{Guard, Token};
 use console::http::listen::{Listen, Socket};
 use console::http::server;
@@ -51,12 +52,13 @@ pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
     let mut doors = Vec::new();
     for listen in &args.listen {
         // Read once per socket, so that the secret is not copied.
-        let token = args.token_file.as_deref().map(Token::read).transpose()?;
-        doors.push((listen.bind(group)?, Guard::new(listen, token)));
+        let token =
+            args.token_file.as_deref().map(Token::read).transpose().map_err(HttpError::from)?;
+        doors.push((listen.bind(group).map_err(HttpError::from)?, Guard::new(listen, token)));
     }
     let push = prepare_push(args, notify)?;
     let push = push.map(|p| push::Push::open(p, user.as_ref())).transpose()?;
-    let stop = StopSignal::install().map_err(ServeError::Signals)?;
+    let stop = StopSignal::install().map_err(HttpError::Signals)?;
     // Each served process takes file descriptors. A lower limit only means fewer at a time.
     let _ = host::raise_nofile();
     privileges::drop_unneeded(user.as_ref())?;
@@ -77,7 +79,7 @@ pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(ServeError::Start)?;
+        .map_err(HttpError::Start)?;
     let push = push.map(Arc::new);
     // Start threads only now: earlier ones would have kept their privileges.
     let senders = push.as_ref().map(|p| p.start_senders()).transpose()?;
@@ -140,7 +142,7 @@ fn push_headers(given: &PushArgs) -> Result<Vec<(String, String)>, ServeError> {
         }
     }
     if let Some(path) = &given.push_token_file {
-        let token = Token::read(path)?;
+        let token = Token::read(path).map_err(HttpError::from)?;
         headers.push(("Authorization".into(), token.bearer()));
     }
     Ok(headers)
@@ -217,16 +219,16 @@ async fn serve(
     let pushing = push.map(|push| tokio::spawn(push.run(server.clone())));
     let watching = tokio::spawn(server.clone().watch_memory());
     let stop = stop.into_stream().and_then(UnixStream::from_std);
-    let stop = stop.map_err(ServeError::Wait)?;
+    let stop = stop.map_err(HttpError::Wait)?;
     tokio::select! {
-        ready = stop.readable() => ready.map_err(ServeError::Wait)?,
+        ready = stop.readable() => ready.map_err(HttpError::Wait)?,
         // A server ends without a signal only if it fails.
-        Some(ended) = running.join_next() => ended?.map_err(ServeError::Serve)?,
+        Some(ended) = running.join_next() => ended?.map_err(HttpError::Serve)?,
     }
     watching.abort();
     server.stop();
     while let Some(ended) = running.join_next().await {
-        ended?.map_err(ServeError::Serve)?;
+        ended?.map_err(HttpError::Serve)?;
     }
     if let Some(pushing) = pushing {
         pushing.await.map_err(ServeError::PushTask)?;

@@ -1,9 +1,6 @@
 //! Defines the errors of `view`.
 
-use std::io;
-
-use console::http::guard::TokenError;
-use console::http::listen::ListenError;
+use console::http::HttpError;
 use console::usage::UsageError;
 use report::ReportError;
 
@@ -16,6 +13,9 @@ pub enum ViewError {
     /// The options cannot be combined.
     #[error("{0}")]
     Usage(#[from] UsageError),
+    /// The HTTP server cannot start, or failed.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The profile cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -25,22 +25,4 @@ pub enum ViewError {
     /// Commands cannot be read.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// The address cannot be bound.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The token file is invalid.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// Signals cannot be handled.
-    #[error("cannot handle signals")]
-    Signals(#[source] io::Error),
-    /// Signals cannot be waited for.
-    #[error("cannot wait for signals")]
-    Wait(#[source] io::Error),
-    /// The server cannot be started.
-    #[error("cannot start the server")]
-    Start(#[source] io::Error),
-    /// Connections cannot be accepted.
-    #[error("cannot accept connections")]
-    Serve(#[source] io::Error),
 }

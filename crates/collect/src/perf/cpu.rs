@@ -1,7 +1,6 @@
 //! Records the `cpu` profile: where threads spend their CPU time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use aggregate::cputime::{self, CpuTime, ThreadUse, UNSAMPLED};
 use aggregate::ids::{Count, CountKey, ROOT, ThreadId};
@@ -9,16 +8,14 @@ use aggregate::processes::NamedThread;
 use aggregate::times;
 use assemble::Stats;
 use assemble::builder::Valued;
-use assemble::conclude::{self, About, Header};
-use assemble::debugfiles::TargetFiles;
+use assemble::conclude::{Header, Targets};
 use assemble::symbols::SymbolLosses;
 use pprof::kinds::CPU;
-use process::Process;
 
 use super::attach::AttachError;
 use super::sampling::{Recording, Sampling};
 use crate::collector::{Collector, Progress, Request};
-use crate::options::{Backend, RecordOptions};
+use crate::options::Backend;
 use crate::outcome::{Ended, Outcome, RecordError};
 use crate::ptrace::ticked;
 
@@ -30,9 +27,8 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
     if request.options.backend == Backend::Ptrace {
         return ticked::prepare_cpu(request, None);
     }
-    let roots = request.roots.to_vec();
     // Keep the targets' roots open: we search them for debug files after the targets have exited.
-    let files = TargetFiles::of(&request.family().processes);
+    let targets = request.targets();
     let sampling = match Sampling::attach(request.family(), request.options) {
         Ok(sampling) => sampling,
         // Don't fall back if the user asked for kernel frames: ptrace cannot record them.
@@ -46,16 +42,16 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
         }
         Err(e) => return Err(e.into()),
     };
-    Ok(Box::new(Cpu { roots, options: request.options.clone(), files, sampling }))
+    Ok(Box::new(Cpu { targets, period: request.options.period(), sampling }))
 }
 
 /// Fewer missing samples than this may be due to chance.
 const MANY_MISSING: i64 = 20;
 
 struct Cpu {
-    roots: Vec<Arc<Process>>,
-    options: RecordOptions,
-    files: TargetFiles,
+    targets: Targets,
+    /// Nanoseconds.
+    period: u64,
     sampling: Sampling,
 }
 
@@ -78,34 +74,16 @@ impl Collector for Cpu {
     }
 
     fn finish(self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
-        let recording = self.sampling.finish();
-        finish(&self.roots, &self.options, recording, &self.files, ended)
+        let Self { targets, period, sampling } = *self;
+        let mut recording = sampling.finish();
+        let samples = valued_samples(&mut recording, period);
+        let named = targets.name(&mut recording.recorder);
+        let mut stats = stats(&recording, &named.losses);
+        stats.notes.extend(missing_samples(&recording, &samples, period));
+        let header = Header { kind: &CPU, period, time: recording.time };
+        let profile = targets.build(&header, (&recording.recorder, &named), &stats, &samples)?;
+        Ok(Outcome { profile, stats, ended })
     }
-}
-
-fn finish(
-    roots: &[Arc<Process>],
-    options: &RecordOptions,
-    mut recording: Recording,
-    files: &TargetFiles,
-    ended: Ended,
-) -> Result<Outcome, RecordError> {
-    let period = options.period();
-    let samples = valued_samples(&mut recording, period);
-    let named = conclude::name(&mut recording.recorder, roots, files);
-    let mut stats = stats(&recording, &named.losses);
-    stats.notes.extend(missing_samples(&recording, &samples, period));
-    let header =
-        Header { types: CPU.sample_types, period: (CPU.period_type, period), time: recording.time };
-    let about = About {
-        recorder: &recording.recorder,
-        named: &named,
-        roots,
-        children: options.children,
-        command_line: &options.command_line,
-    };
-    let profile = conclude::build(&about, &header, &stats, &samples)?;
-    Ok(Outcome { profile, stats, ended })
 }
 
 /// Reports samples that were not taken. The kernel does not run a BPF program while another one

@@ -11,8 +11,7 @@ use aggregate::recorder::Copied;
 use aggregate::rings::{KnownThreads, RingReader};
 use assemble::Stats;
 use assemble::builder::Valued;
-use assemble::conclude::{self, About, Header};
-use assemble::debugfiles::TargetFiles;
+use assemble::conclude::{Header, Targets};
 use events::{CreationError, CreationSampler, RingSet};
 use host::Rights;
 use image::MappingId;
@@ -21,7 +20,6 @@ use process::Process;
 
 use super::attach::AttachError;
 use crate::collector::{Collector, Progress, Request};
-use crate::options::RecordOptions;
 use crate::outcome::{Ended, Outcome, RecordError};
 use crate::threads::snapshot::{CopyMethod, Stops};
 
@@ -37,9 +35,8 @@ const STATIC_START: usize = 2;
 
 /// Attaches to the targets for a threadcreate profile.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
-    let roots = request.roots.to_vec();
+    let targets = request.targets();
     let followed = request.family().processes.clone();
-    let files = TargetFiles::of(&followed);
     let method = CopyMethod::new(request.options.no_stop)?;
     let cpus = events::online_cpus()
         .map_err(|source| super::attach::AttachError::System { what: "list the CPUs", source })?;
@@ -49,10 +46,8 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
             CreationSampler::open(&cpus, STACK_BYTES, RING_BYTES).map_err(explain)
         })?;
     Ok(Box::new(Creations {
-        roots,
+        targets,
         followed,
-        files,
-        options: request.options.clone(),
         before_exec: request.before_exec,
         reader,
         sampler,
@@ -64,11 +59,9 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
 }
 
 struct Creations {
-    roots: Vec<Arc<Process>>,
+    targets: Targets,
     /// The targets, and the processes that they forked before the recording.
     followed: Vec<Arc<Process>>,
-    files: TargetFiles,
-    options: RecordOptions,
     before_exec: bool,
     reader: RingReader,
     sampler: CreationSampler,
@@ -190,7 +183,7 @@ impl Creations {
 
 impl Collector for Creations {
     fn begin(&mut self) -> Result<(), RecordError> {
-        self.reader.begin(self.rings.losses().lost);
+        self.reader.begin(&self.rings, None);
         if !self.before_exec {
             for process in self.followed.clone() {
                 match self.take_existing(&process) {
@@ -206,13 +199,12 @@ impl Collector for Creations {
     fn poll(&mut self) -> Progress {
         self.reader.read_settled(&mut self.rings, &mut |recorder, e| recorder.event(e));
         let samples = self.reader.recorder.stats.kept;
-        let lost = self.reader.lost(self.rings.losses().lost);
+        let lost = self.reader.lost_as_reported(&self.rings);
         Progress { samples, lost, ..Progress::default() }
     }
 
     fn someone_lives(&mut self) -> bool {
-        self.read_all();
-        self.reader.someone_lives()
+        self.reader.someone_lives(&mut self.rings, &mut |recorder, e| recorder.event(e))
     }
 
     fn end(&mut self) {
@@ -225,7 +217,7 @@ impl Collector for Creations {
         let created = self.reader.recorder.stats.kept;
         let samples = self.samples();
         self.reader.recorder.stats.kept += self.existing.len() as u64;
-        let named = conclude::name(&mut self.reader.recorder, &self.roots, &self.files);
+        let named = self.targets.name(&mut self.reader.recorder);
         let losses = self.rings.losses();
         let facts = self.reader.facts(losses, self.reader.lost(losses.lost));
         let mut notes = self.stops.notes();
@@ -236,19 +228,9 @@ impl Collector for Creations {
             notes,
             ..Stats::new(facts, &named.losses)
         };
-        let header = Header {
-            types: THREADCREATE.sample_types,
-            period: (THREADCREATE.period_type, 1),
-            time: self.reader.time,
-        };
-        let about = About {
-            recorder: &self.reader.recorder,
-            named: &named,
-            roots: &self.roots,
-            children: self.options.children,
-            command_line: &self.options.command_line,
-        };
-        let profile = conclude::build(&about, &header, &stats, &samples)?;
+        let header = Header { kind: &THREADCREATE, period: 1, time: self.reader.time };
+        let recorded = (&self.reader.recorder, &named);
+        let profile = self.targets.build(&header, recorded, &stats, &samples)?;
         Ok(Outcome { profile, stats, ended })
     }
 }

@@ -11,10 +11,11 @@ use aggregate::ids::{Count, CountKey, FrameKey, Function, Place};
 use aggregate::processes::Processes;
 use aggregate::recorder::Recorder;
 use assemble::builder::{Assembler, Tables, Valued};
+use assemble::conclude::Header;
 use assemble::debugfiles::TargetFiles;
-use assemble::symbols::{self, Known, Resolved};
+use assemble::symbols::{Namer, Resolved};
+use pprof::Profile;
 use pprof::kinds::CPU;
-use pprof::{Profile, ProfileBuilder, ValueType};
 use process::Process;
 
 use super::sampling::Sampling;
@@ -126,11 +127,8 @@ impl Live {
             main: None,
             label_processes: self.options.children,
         };
-        let mut assembler = Assembler::new(tables, header(&self.options, elapsed))?;
-        for sample in &samples {
-            assembler.add(sample)?;
-        }
-        let profile = assembler.finish();
+        let header = Header { kind: &CPU, period: self.options.period(), time: 0 };
+        let profile = Assembler::new(tables, header.builder(elapsed))?.assemble(&samples)?;
         if recorder.tree.context_count() > MAX_NODES {
             recorder.tree = StackTree::default();
             self.names.reset();
@@ -144,15 +142,6 @@ impl Live {
             threads: living_threads(&recorder.processes),
         })
     }
-}
-
-fn header(options: &RecordOptions, elapsed: Duration) -> ProfileBuilder {
-    let value_type = |(name, unit): &(&str, &str)| ValueType::new(*name, *unit);
-    let mut b = ProfileBuilder::new(CPU.sample_types.iter().map(value_type).collect());
-    let period = i64::try_from(options.period()).unwrap_or(i64::MAX);
-    b.set_period(value_type(&CPU.period_type), period);
-    b.set_duration_nanos(i64::try_from(elapsed.as_nanos()).unwrap_or(i64::MAX));
-    b
 }
 
 fn living_threads(processes: &Processes) -> usize {
@@ -199,7 +188,7 @@ struct Names {
     resolved: Vec<Resolved>,
     /// Indices of frames that are not symbolized yet.
     waiting: Vec<usize>,
-    known: Known,
+    namer: Namer,
     /// The total time that symbolization has taken.
     spent: Duration,
 }
@@ -209,7 +198,7 @@ impl Default for Names {
         Self {
             resolved: Vec::new(),
             waiting: Vec::new(),
-            known: Known::keeping(MAX_DECOMPRESSED),
+            namer: Namer::keeping(MAX_DECOMPRESSED),
             spent: Duration::ZERO,
         }
     }
@@ -235,14 +224,7 @@ impl Names {
         let begin = Instant::now();
         let waiting = std::mem::take(&mut self.waiting);
         let wanted: Vec<FrameKey> = waiting.iter().map(|at| frames[*at]).collect();
-        let (names, _) = symbols::resolve(
-            &mut self.known,
-            &wanted,
-            &recorder.markers,
-            &recorder.mappings,
-            Some(&recorder.runtimes),
-            files,
-        );
+        let (names, _) = self.namer.name(&wanted, recorder.into(), files);
         for (at, name) in waiting.into_iter().zip(names) {
             self.resolved[at] = name;
         }

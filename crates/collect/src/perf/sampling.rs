@@ -9,7 +9,7 @@ use aggregate::family::Family;
 use aggregate::recorder::Recorder;
 use aggregate::rings::{KnownThreads, RecordingFacts, RingReader};
 use aggregate::times;
-use events::BpfError;
+use events::{BpfError, Event};
 
 use super::attach::{self, AttachError, Attached};
 use crate::collector::Progress;
@@ -93,7 +93,8 @@ impl Sampling {
         // Reading the CPU times of thousands of threads takes a while. Records that are lost
         // meanwhile belong to the time before the recording.
         self.read_all();
-        self.reviewed = self.reader.begin(self.lost());
+        let lost = self.lost();
+        self.reviewed = self.reader.begin(&self.attached.rings, Some(lost));
     }
 
     /// Reads new records. Call it several times in the time that fills a ring buffer.
@@ -112,7 +113,7 @@ impl Sampling {
         Progress {
             elapsed: Duration::ZERO,
             samples: self.reader.recorder.stats.kept,
-            lost: self.reader.lost(self.attached.rings.losses().lost),
+            lost: self.reader.lost_as_reported(&self.attached.rings),
         }
     }
 
@@ -125,8 +126,8 @@ impl Sampling {
 
     /// Whether a followed process is still alive.
     pub fn someone_lives(&mut self) -> bool {
-        self.read_all();
-        self.reader.someone_lives()
+        let handle = &mut |recorder: &mut Recorder, e: &Event<'_>| recorder.event(e);
+        self.reader.someone_lives(&mut self.attached.rings, handle)
     }
 
     fn read_all(&mut self) {

@@ -1,5 +1,4 @@
-//! A process whose threads are looked at again and again, and what is known of it from the time
-//! before.
+//! Keeps what is known about a process and its threads between two ticks.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,32 +7,33 @@ use std::time::{Duration, Instant};
 use process::{Process, ProcessMemory, Program, Schedule};
 use rustc_hash::FxHashMap;
 
-use super::sums::Stand;
+use super::sums::Observation;
 
-/// How often mappings are read again, where a stack shows that they have changed; and for how long
-/// each time after an exec, since a program begins with loading its libraries.
+/// How often mappings are read again if broken stacks suggest that they have changed. After an
+/// exec, they are read at every tick for this long, since a program first loads its libraries.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(200);
-/// What is copied of a stack at first; a thread whose stack is deeper gets four times as much.
+/// Bytes of stack that are copied at first. A thread with a deeper stack gets four times as much.
 pub(super) const FIRST_WINDOW: usize = 32 << 10;
-/// Threads are listed at each tick, in processes of more threads than this at each tenth.
+/// Processes with more threads than this have them listed at every tenth tick only.
 const FEW_THREADS: usize = 64;
 
-/// What is known of a thread.
+/// What is known about a thread.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
+pub(super) struct ThreadRecord {
     pub schedule: Schedule,
-    /// It slept when it was seen last, there.
-    pub asleep: Option<Stand>,
+    /// What was observed at the last tick, if it slept then.
+    pub asleep: Option<Observation>,
+    /// Bytes of its stack that are copied.
     pub window: usize,
-    /// Its thread pointer, once it was stopped.
+    /// Its thread pointer, if it has been stopped before.
     pub thread_pointer: Option<u64>,
-    /// CPU time when the recording began, or 0 for a thread that began later.
+    /// CPU time in nanoseconds when the recording began; 0 for a thread that started later.
     baseline: u64,
-    /// CPU time of threads that had its number before, within the recording.
+    /// CPU time in nanoseconds, within the recording, of earlier threads with the same TID.
     earlier: u64,
 }
 
-impl Seen {
+impl ThreadRecord {
     pub fn new(schedule: Schedule, baseline: u64) -> Self {
         Self {
             schedule,
@@ -45,45 +45,46 @@ impl Seen {
         }
     }
 
-    /// CPU time within the recording.
+    /// CPU time within the recording, in nanoseconds.
     pub fn cpu_ns(&self) -> u64 {
         self.earlier + self.schedule.cpu_ns.saturating_sub(self.baseline)
     }
 
-    /// The scheduler's count is `now`. Whether the thread was on no CPU since it was seen last.
+    /// Stores the scheduler's counters. Returns whether the thread has not run since the last tick.
     pub fn update(&mut self, now: Schedule) -> bool {
-        let slept_on = self.schedule.timeslices == now.timeslices;
+        let kept_sleeping = self.schedule.timeslices == now.timeslices;
         if now.cpu_ns < self.schedule.cpu_ns {
-            // A clock that goes back is another thread's.
+            // The clock went back: it is another thread with the same TID.
             *self = Self { earlier: self.cpu_ns(), ..Self::new(now, 0) };
             return false;
         }
         self.schedule = now;
-        slept_on
+        kept_sleeping
     }
 }
 
-/// See the module.
+/// A followed process.
 pub(super) struct Followed {
     pub process: Arc<Process>,
     pub memory: Option<ProcessMemory>,
-    pub threads: FxHashMap<i32, Seen>,
+    pub threads: FxHashMap<i32, ThreadRecord>,
     /// Children that are not followed.
-    pub passed_over: BTreeSet<i32>,
-    /// Stacks were broken since the mappings were read.
+    pub ignored_children: BTreeSet<i32>,
+    /// Stacks were broken since the mappings were last read.
     pub broken: bool,
     listed: Vec<i32>,
     program: Option<Program>,
-    /// When mappings were read last, and when a program was executed.
+    /// When the mappings were last read.
     refreshed: Instant,
+    /// When a program was executed, if that was within [`REFRESH_INTERVAL`].
     executed: Option<Instant>,
 }
 
-/// What has become of a process' program.
+/// How a process' program has changed.
 pub(super) enum Changed {
     /// It has another name.
     Name,
-    /// It is another one.
+    /// It is another program.
     Program,
 }
 
@@ -94,7 +95,7 @@ impl Followed {
             program: process.program().ok(),
             process,
             threads: FxHashMap::default(),
-            passed_over: BTreeSet::new(),
+            ignored_children: BTreeSet::new(),
             broken: false,
             listed: Vec::new(),
             refreshed: Instant::now(),
@@ -102,16 +103,17 @@ impl Followed {
         }
     }
 
-    /// Its threads, the leading one first; `anew` where they are many, too.
-    pub fn list(&mut self, anew: bool) -> Vec<i32> {
-        if anew || self.listed.len() <= FEW_THREADS {
+    /// Its TIDs, the main thread's first. With `force`, they are listed again even if there are
+    /// many.
+    pub fn list(&mut self, force: bool) -> Vec<i32> {
+        if force || self.listed.len() <= FEW_THREADS {
             self.listed = self.process.threads().unwrap_or_default();
         }
         self.listed.clone()
     }
 
-    /// Whether its mappings are to be read again; to be asked before each look.
-    pub fn wants_refresh(&mut self) -> bool {
+    /// Whether its mappings must be read again. Call this at each tick.
+    pub fn needs_refresh(&mut self) -> bool {
         let settles = self.executed.is_some();
         if self.executed.is_some_and(|at| at.elapsed() >= REFRESH_INTERVAL) {
             self.executed = None;
@@ -119,15 +121,15 @@ impl Followed {
         settles || (self.broken && self.refreshed.elapsed() >= REFRESH_INTERVAL)
     }
 
-    /// Its mappings are read now.
+    /// Notes that its mappings are being read, and opens its memory again.
     pub fn refresh(&mut self) {
         self.broken = false;
         self.refreshed = Instant::now();
-        // The descriptor belongs to the address space before an exec.
+        // After an exec, the old descriptor still refers to the old address space.
         self.memory = self.process.memory().ok();
     }
 
-    /// What has changed since it was asked last: to be asked where the leading thread has run.
+    /// What has changed since the last call. Call this when the main thread has run.
     pub fn changed(&mut self) -> Option<(Changed, Program)> {
         let now = self.process.program().ok().filter(|p| p.at != (0, 0))?;
         let before = self.program.replace(now.clone())?;
@@ -147,9 +149,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_that_is_used_again_keeps_the_time_of_both() {
+    fn a_reused_tid_keeps_the_time_of_both_threads() {
         let at = |cpu_ns, timeslices| Schedule { cpu_ns, timeslices };
-        let mut seen = Seen::new(at(700, 3), 500);
+        let mut seen = ThreadRecord::new(at(700, 3), 500);
         seen.window = 1 << 20;
         assert!(seen.update(at(700, 3)));
         assert!(!seen.update(at(900, 4)));

@@ -1,7 +1,7 @@
-//! Samples by the clock, without perf events: threads that run are stopped for a moment.
+//! Samples threads by wall-clock time without perf events: running threads are stopped briefly.
 
+mod children;
 mod followed;
-mod offspring;
 mod sums;
 pub(crate) mod ticked;
 mod ticks;

@@ -1,27 +1,27 @@
-//! What is counted at each tick.
+//! Defines what is counted at each tick.
 
 use aggregate::ids::{LabelsIndex, NodeIndex, ThreadIndex};
 
-/// What the samples are to count.
+/// Which threads are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Count {
-    /// Threads that run.
+    /// Running threads.
     Cpu,
     /// All threads.
     Wall,
 }
 
-/// Samples of one thread, stack and state.
+/// The samples of one thread, stack and state.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sum {
     pub samples: u64,
-    /// Time between the ticks that they were taken at and those before.
+    /// Nanoseconds between the ticks of these samples and the ticks before them.
     pub ns: u64,
 }
 
-/// Where a thread was, with which labels of its goroutine, and in what state (an index of
+/// The stack of a thread, the labels of its goroutine, and its state (an index into
 /// [`super::ticks::Ticker::states`]).
-pub(super) type Stand = (NodeIndex, LabelsIndex, usize);
+pub(super) type Observation = (NodeIndex, LabelsIndex, usize);
 
-/// Thread and stand.
-pub(super) type Key = (ThreadIndex, Stand);
+/// What samples are added up by.
+pub(super) type Key = (ThreadIndex, Observation);

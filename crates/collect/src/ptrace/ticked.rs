@@ -1,4 +1,5 @@
-//! Profiles that are made by [`super::ticks`]: `wall`, and `cpu` where perf events are refused.
+//! Makes the profiles that are sampled by [`super::ticks`]: `wall`, and `cpu` where perf events are
+//! not permitted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,23 +16,23 @@ use aggregate::rings::RecordingFacts;
 use aggregate::times;
 use assemble::Stats;
 use assemble::builder::Valued;
-use assemble::conclude::{self, About, Header};
-use assemble::debugfiles::TargetFiles;
+use assemble::conclude::{Header, Targets};
 use pprof::KindFacts;
-use process::{Process, Threads, Tracer};
+use process::{Threads, Tracer};
 
-use super::offspring::Wanted;
+use super::children::ChildOptions;
 use super::sums;
 use super::ticks::{Shared, Ticker};
 use crate::collector::{Collector, Progress, Request};
 use crate::options::RecordOptions;
 use crate::outcome::{Ended, Outcome, RecordError};
+use crate::waits::counted;
 
-/// The CPU time of children is added up in ticks of 10 ms, by each of their parents: less than this
-/// says nothing.
-const UNSEEN: Duration = Duration::from_millis(50);
+/// Less CPU time than this is not reported as unseen: the kernel adds up the CPU time of children
+/// in ticks of 10 ms, for each of their parents.
+const MIN_UNSEEN: Duration = Duration::from_millis(50);
 
-/// Every thread, also those that wait.
+/// Prepares the wall-clock profile of all threads, including blocked ones.
 pub(crate) fn prepare_wall(
     request: &Request<'_>,
     facts: KindFacts,
@@ -39,7 +40,8 @@ pub(crate) fn prepare_wall(
     prepare(request, facts, sums::Count::Wall, None)
 }
 
-/// The CPU profile by ptrace. `why` says why not by perf events, unless it was asked for.
+/// Prepares the CPU profile by ptrace. `why` says why perf events are not used, unless the user
+/// chose ptrace.
 pub(crate) fn prepare_cpu(
     request: &Request<'_>,
     why: Option<String>,
@@ -54,27 +56,29 @@ fn prepare(
     why: Option<String>,
 ) -> Result<Box<dyn Collector>, RecordError> {
     if request.options.no_stop {
-        return Err(RecordError::NotApplicable(
-            "threads that run would be stopped, each for a moment, and nothing is to be stopped; cpu \
-             by perf events and block tell the same without"
-                .into(),
-        ));
+        let why = match count {
+            sums::Count::Wall => {
+                "wall must briefly stop running threads, which --no-stop forbids; use cpu and \
+                 block instead"
+            }
+            sums::Count::Cpu => {
+                "cpu by ptrace must briefly stop running threads, which --no-stop forbids; use \
+                 --backend perf instead"
+            }
+        };
+        return Err(RecordError::NotApplicable(why.into()));
     }
-    let roots = request.roots.to_vec();
-    // Tried before anything else: without the right to stop threads there is no profile.
-    for root in roots.iter().filter(|_| !request.before_exec) {
+    // Stopping is tried first: without the permission to stop threads there is no profile.
+    for root in request.roots.iter().filter(|_| !request.before_exec) {
         let tried = Tracer::run(|t| t.seize(root, Threads::Only(&[root.pid()])).map(drop));
         tried.map_err(|source| crate::perf::attach::AttachError::System {
             what: "start a thread",
             source,
         })??;
     }
-    let family = request.family().clone();
-    let files = TargetFiles::of(&family.processes);
     Ok(Box::new(Ticked {
-        roots,
-        family,
-        files,
+        targets: request.targets(),
+        family: request.family().clone(),
         options: request.options.clone(),
         facts,
         count,
@@ -88,10 +92,9 @@ fn prepare(
 }
 
 struct Ticked {
-    roots: Vec<Arc<Process>>,
-    /// They, and whom they had forked before.
+    targets: Targets,
+    /// The targets and the children they forked before the recording.
     family: Family,
-    files: TargetFiles,
     options: RecordOptions,
     facts: KindFacts,
     count: sums::Count,
@@ -114,12 +117,12 @@ impl Collector for Ticked {
             }
         }
         let options = &self.options;
-        let children = Wanted { forked: options.children, before: options.descendants };
+        let children = ChildOptions { forked: options.children, existing: options.descendants };
         let ticker = Ticker::new(&self.family.processes, self.count, recorder, children);
         let (shared, period) = (self.shared.clone(), Duration::from_nanos(self.options.period()));
         self.begin = monotonic_now();
         self.time = unix_now();
-        self.shared.living.store(true, Ordering::SeqCst);
+        self.shared.alive.store(true, Ordering::SeqCst);
         let thread = std::thread::Builder::new().name("sampler".into());
         let running = thread.spawn(move || ticker.run(period, &shared));
         self.running = Some(running.map_err(|source| {
@@ -134,7 +137,7 @@ impl Collector for Ticked {
     }
 
     fn someone_lives(&mut self) -> bool {
-        self.shared.living.load(Ordering::SeqCst)
+        self.shared.alive.load(Ordering::SeqCst)
     }
 
     fn end(&mut self) {
@@ -153,23 +156,16 @@ impl Collector for Ticked {
             sums::Count::Wall => wall_samples(&mut ticker),
             sums::Count::Cpu => cpu_samples(&mut ticker, self.options.period()),
         };
-        let named = conclude::name(&mut ticker.recorder, &self.roots, &self.files);
+        let named = self.targets.name(&mut ticker.recorder);
         let stats = Stats {
             backend: self.backend(),
             notes: self.notes(&ticker),
             ..Stats::new(RecordingFacts::of(&ticker.recorder, self.elapsed), &named.losses)
         };
-        let period = (self.facts.period_type, self.options.period());
-        let header = Header { types: self.facts.sample_types, period, time: self.time };
-        let (recorder, roots) = (&ticker.recorder, &self.roots);
-        let about = About {
-            recorder,
-            named: &named,
-            roots,
-            children: self.options.children,
-            command_line: &self.options.command_line,
-        };
-        let profile = conclude::build(&about, &header, &stats, &samples)?;
+        let period = self.options.period();
+        let header = Header { kind: &self.facts, period, time: self.time };
+        let recorded = (&ticker.recorder, &named);
+        let profile = self.targets.build(&header, recorded, &stats, &samples)?;
         Ok(Outcome { profile, stats, ended })
     }
 }
@@ -183,9 +179,9 @@ impl Drop for Ticked {
 impl Ticked {
     fn backend(&self) -> String {
         match self.count {
-            sums::Count::Cpu => "ptrace: running threads are stopped for a moment, user mode only",
+            sums::Count::Cpu => "ptrace: running threads are briefly stopped, user mode only",
             sums::Count::Wall => {
-                "wall clock: sleeping threads by /proc, running ones are stopped for a moment (ptrace)"
+                "wall clock: sleeping threads by /proc, running ones are briefly stopped (ptrace)"
             }
         }
         .to_owned()
@@ -199,24 +195,25 @@ impl Ticked {
         let sum: u64 = stops.iter().map(|us| u64::from(*us)).sum();
         let share = sum as f64 / self.elapsed.as_micros().max(1) as f64 * 100.0;
         notes.push(format!(
-            "threads were stopped {} times, for {} µs at the median and {} µs at most, \
-             {share:.1} % of the time in all",
-            stops.len(),
+            "threads were stopped {}: {} µs median, {} µs maximum, {share:.1} % of the time in \
+             total",
+            counted(stops.len() as u64, "time"),
             stops.get(stops.len() / 2).copied().unwrap_or(0),
             stops.last().copied().unwrap_or(0),
         ));
         notes.extend_from_slice(ticker.recorder.processes.family_notes());
-        notes.extend(ticker.offspring.notes());
+        notes.extend(ticker.children.notes());
         let unseen = Duration::from_nanos(ticker.unseen_cpu_time());
-        if self.options.children && unseen > UNSEEN {
+        if self.options.children && unseen > MIN_UNSEEN {
             notes.push(format!(
-                "child processes that ended took {} ms of CPU time that was not seen: they lived too \
-                 short, or it was their last moment",
+                "child processes that ended used {} ms of CPU time that was not seen: they ended \
+                 too soon, or used it just before they ended",
                 unseen.as_millis()
             ));
         }
         notes.extend(ticker.recorder.runtime_notes());
-        notes.extend(ticker.refused.iter().map(|(why, n)| format!("{n} stops failed: {why}")));
+        let failed = |(why, n): (&String, &u64)| format!("{} failed: {why}", counted(*n, "stop"));
+        notes.extend(ticker.refused.iter().map(failed));
         notes
     }
 }
@@ -226,7 +223,7 @@ fn wall_samples(ticker: &mut Ticker) -> Vec<Valued> {
     let valued = |((thread, (stack, labels, state)), sum): (&sums::Key, &sums::Sum)| {
         let mut labels = ticker.recorder.labels.get(*labels).to_vec();
         let ours = ("state".into(), ticker.states[*state].as_str().into());
-        // The program's own meaning of it goes first, as everywhere.
+        // A label `state` that the program set itself takes precedence, as in all profiles.
         if labels.iter().all(|(key, _)| **key != *"state") {
             labels.push(ours);
         }
@@ -236,7 +233,7 @@ fn wall_samples(ticker: &mut Ticker) -> Vec<Valued> {
     ticker.sums.iter().map(valued).collect()
 }
 
-/// Each thread's samples are weighted so that they add up to its CPU time.
+/// Weights each thread's samples so that they add up to its CPU time.
 fn cpu_samples(ticker: &mut Ticker, period: u64) -> Vec<Valued> {
     let named = ticker.recorder.processes.named_threads().to_vec();
     let mut counts: BTreeMap<ThreadId, Count> = BTreeMap::new();

@@ -1,17 +1,16 @@
-//! Sampling by the clock, without perf events: `/proc` says who runs, ptrace stops those for a
-//! moment and copies their registers and stacks.
+//! Samples threads by wall-clock time, without perf events: `/proc` says which threads run; ptrace
+//! stops those briefly to copy their registers and stacks.
 //!
 //! ```text
 //!   each tick:  schedstat of each thread
-//!                 │ slept before, not been on a CPU since ──► the same stack as before
+//!                 ├─ slept before, not on a CPU since ──► the same stack as before
 //!                 ├─ sleeps now ──► stack pointer and pc from /proc, stack from memory: no stop
-//!                 └─ runs ──► SEIZE + INTERRUPT, copy, let go; unwound afterwards
+//!                 └─ runs ──► SEIZE + INTERRUPT, copy, release; unwound afterwards
 //! ```
 //!
-//! A thread that sleeps is stopped only where its stack cannot be followed from these two
-//! registers. How much of the time threads may stand is bounded: the longer a stop took, the
-//! later the next tick. The ticks are not regular, so that nothing in the target can be in step
-//! with them.
+//! A sleeping thread is stopped only if its stack cannot be unwound from these two registers. The
+//! share of the time for which threads are stopped is bounded: the longer a stop took, the later
+//! the next tick. The ticks are irregular, so that nothing in the target can run in step with them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,31 +28,31 @@ use image::{Arch, Avma};
 use process::{Process, SeizeError, Threads, Tracer};
 use unwind::Registers;
 
-use super::followed::{Changed, FIRST_WINDOW, Followed, Seen};
-use super::offspring::{Offspring, Wanted};
-use super::sums::{Count, Key, Stand, Sum};
+use super::children::{ChildFinder, ChildOptions};
+use super::followed::{Changed, FIRST_WINDOW, Followed, ThreadRecord};
+use super::sums::{Count, Key, Observation, Sum};
 use crate::threads::waiting;
 
-/// Threads stand for at most one part in so many of the time…
+/// Threads are stopped for at most one part in this many of the time…
 const STOPPED_SHARE: u32 = 20;
-/// …and we are on a CPU ourselves for at most one in so many.
+/// …and our own sampling thread is on a CPU for at most one part in this many.
 const OWN_SHARE: u32 = 5;
-/// What a tick took of that beyond its due, as the first stack in a large library does, is made up
-/// for in steps of this, so that no child is overlooked meanwhile…
+/// A tick may exceed our own share, as unwinding the first stack in a large library does. The
+/// excess is made up for in pauses of this length, so that no child is missed meanwhile…
 const STEP: Duration = Duration::from_millis(40);
-/// …as long as no more is owed than this.
-const MOST_OWED: Duration = Duration::from_millis(500);
-/// The deepest stack that is copied.
+/// …unless more than this is owed.
+const MAX_OWED: Duration = Duration::from_millis(500);
+/// At most this many bytes of a stack are copied.
 const MAX_WINDOW: usize = 1 << 20;
-/// What takes long in large processes is done at each tick of so many.
-const SELDOM: u64 = 10;
+/// Work that takes long in large processes is done once in this many ticks.
+const FULL_SCAN_TICKS: u64 = 10;
 
 /// Shared with the session.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub samples: AtomicU64,
-    /// Somebody who is followed lives.
-    pub living: AtomicBool,
+    /// A followed process is alive.
+    pub alive: AtomicBool,
     stop: AtomicBool,
     sampler: Mutex<Option<Thread>>,
 }
@@ -67,7 +66,7 @@ impl Shared {
         }
     }
 
-    /// Waits for that, or for the time.
+    /// Waits for `time`, or until [`Shared::stop`].
     fn wait(&self, time: Duration) {
         let until = Instant::now() + time;
         while !self.stop.load(Ordering::SeqCst) {
@@ -86,7 +85,7 @@ fn own_cpu_time() -> Duration {
     time.map_or(Duration::ZERO, Duration::from)
 }
 
-/// The CPU time of a process' threads is added to what is known of them.
+/// Adds the CPU time of a process' threads, in nanoseconds.
 fn add_times(of: &Followed, to: &mut BTreeMap<ThreadId, u64>) {
     let pid = of.process.pid();
     for (&tid, seen) in &of.threads {
@@ -94,42 +93,45 @@ fn add_times(of: &Followed, to: &mut BTreeMap<ThreadId, u64>) {
     }
 }
 
-/// Takes samples on a thread that traces.
+/// Takes the samples, on a thread that uses ptrace.
 pub(super) struct Ticker {
     pub recorder: Recorder,
     pub sums: BTreeMap<Key, Sum>,
+    /// The names of thread states.
     pub states: Vec<String>,
-    /// How long each stop took, in microseconds, and their sum.
+    /// How long each stop took, in microseconds.
     pub stops: Vec<u32>,
+    /// Stops that failed, by reason.
     pub refused: BTreeMap<String, u64>,
-    pub offspring: Offspring,
+    pub children: ChildFinder,
     count: Count,
     followed: Vec<Followed>,
-    /// CPU time of the threads of processes that have ended.
+    /// CPU time, in nanoseconds, of the threads of processes that have ended.
     ended: BTreeMap<ThreadId, u64>,
     tick: u64,
     began: bool,
-    /// How long threads stood in this tick.
-    stood: Duration,
+    /// How long threads were stopped in this tick.
+    stopped_for: Duration,
+    /// The state of the random numbers.
     random: u64,
 }
 
-/// What a look at a process' threads has found.
+/// What one tick finds about a process' threads.
 #[derive(Default)]
-struct Look {
-    /// Threads to be stopped, and their states.
+struct Scan {
+    /// Threads to stop, and their states.
     running: Vec<(i32, usize)>,
-    /// Threads that were on a CPU since the last look.
+    /// Threads that were on a CPU since the last tick.
     ran: Vec<i32>,
 }
 
 impl Ticker {
-    /// Of processes that are followed by `recorder` already.
+    /// Samples `processes`, which `recorder` already follows.
     pub fn new(
         processes: &[Arc<Process>],
         count: Count,
         mut recorder: Recorder,
-        children: Wanted,
+        children: ChildOptions,
     ) -> Self {
         recorder.look_for_runtimes();
         Self {
@@ -138,38 +140,38 @@ impl Ticker {
             states: Vec::new(),
             stops: Vec::new(),
             refused: BTreeMap::new(),
-            offspring: Offspring::new(processes, children),
+            children: ChildFinder::new(processes, children),
             count,
             followed: processes.iter().cloned().map(Followed::new).collect(),
             ended: BTreeMap::new(),
             tick: 0,
             began: false,
-            stood: Duration::ZERO,
+            stopped_for: Duration::ZERO,
             random: monotonic_now() | 1,
         }
     }
 
-    /// Samples until it is told to stop.
+    /// Samples until [`Shared::stop`], or until all processes have ended.
     pub fn run(mut self, period: Duration, shared: &Shared) -> std::io::Result<Self> {
-        // Baselines of CPU time, and who sleeps already.
         Tracer::run(move |tracer| {
             let this_thread = Some(std::thread::current());
             *shared.sampler.lock().unwrap_or_else(PoisonError::into_inner) = this_thread;
             let (mut last, mut owed) = (Instant::now(), Duration::ZERO);
+            // Reads the baselines of CPU time, and the stacks of threads that already sleep.
             self.tick(tracer, Duration::ZERO);
             self.began = true;
             let mut over = false;
             while !over && !self.followed.is_empty() {
-                // The last one counts the time up to the end.
+                // The last tick counts the time up to the end.
                 over = shared.stop.load(Ordering::SeqCst);
                 let (begun, own) = (Instant::now(), own_cpu_time());
-                self.stood = Duration::ZERO;
+                self.stopped_for = Duration::ZERO;
                 self.tick(tracer, begun - last);
                 last = begun;
                 shared.samples.store(self.recorder.stats.kept, Ordering::Relaxed);
-                let rest = self.stood * (STOPPED_SHARE - 1);
+                let rest = self.stopped_for * (STOPPED_SHARE - 1);
                 owed += own_cpu_time().saturating_sub(own) * (OWN_SHARE - 1);
-                let rest = rest.max(owed.min(STEP)).max(owed.saturating_sub(MOST_OWED));
+                let rest = rest.max(owed.min(STEP)).max(owed.saturating_sub(MAX_OWED));
                 let rest = rest.max(self.jittered(period).saturating_sub(begun.elapsed()));
                 owed = owed.saturating_sub(rest);
                 if !over {
@@ -177,13 +179,13 @@ impl Ticker {
                 }
                 tracer.settle();
             }
-            shared.living.store(false, Ordering::SeqCst);
+            shared.alive.store(false, Ordering::SeqCst);
             times::end_reaped(&mut self.recorder.processes);
             self
         })
     }
 
-    /// Between half and one and a half periods.
+    /// A random time between half and one and a half periods.
     fn jittered(&mut self, period: Duration) -> Duration {
         // xorshift64 (Marsaglia 2003): nothing depends on its quality.
         self.random ^= self.random << 13;
@@ -192,15 +194,15 @@ impl Ticker {
         period / 2 + period.mul_f64((self.random % 1000) as f64 / 1000.0)
     }
 
-    /// CPU time of each thread in the recording, as far as it was seen.
+    /// CPU time of each thread within the recording, in nanoseconds, as of the last tick.
     pub fn cpu_times(&self) -> BTreeMap<ThreadId, u64> {
         let mut times = self.ended.clone();
         self.followed.iter().for_each(|f| add_times(f, &mut times));
         times
     }
 
-    /// Nanoseconds that children took which had ended and were waited for, and that were not seen:
-    /// they lived too short, or it was their last moment.
+    /// CPU time, in nanoseconds, of children that ended and were waited for, as far as it was not
+    /// seen: they ended before a tick, or used it after the last tick that saw them.
     pub fn unseen_cpu_time(&self) -> u64 {
         let seen = self.ended.values().sum();
         times::reaped(&self.recorder.processes).saturating_sub(seen)
@@ -209,27 +211,26 @@ impl Ticker {
     fn tick(&mut self, tracer: &mut Tracer, passed: Duration) {
         self.tick += 1;
         self.recorder.next_round(monotonic_now());
-        self.let_go_of_ended();
-        self.offspring.next_tick(self.began);
+        self.remove_ended();
+        self.children.next_tick(self.began);
         self.recorder.look_for_runtimes();
         let ns = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
         let mut i = 0;
-        // Children that are found on the way come last, and are looked at in the same tick.
+        // Children that are found meanwhile are appended, and sampled in the same tick.
         while i < self.followed.len() {
-            self.look_at_process(tracer, i, ns);
+            self.sample_process(tracer, i, ns);
             i += 1;
         }
     }
 
-    fn let_go_of_ended(&mut self) {
-        let (recorder, offspring, ended) =
-            (&mut self.recorder, &mut self.offspring, &mut self.ended);
+    fn remove_ended(&mut self) {
+        let (recorder, children, ended) = (&mut self.recorder, &mut self.children, &mut self.ended);
         self.followed.retain(|f| {
             let lives = f.process.is_alive();
             if !lives {
                 let pid = f.process.pid();
                 add_times(f, ended);
-                offspring.ended(pid);
+                children.ended(pid);
                 recorder.processes.ended(pid);
                 recorder.forget(pid);
             }
@@ -237,24 +238,24 @@ impl Ticker {
         });
     }
 
-    fn look_at_process(&mut self, tracer: &mut Tracer, i: usize, ns: u64) {
-        if self.followed[i].wants_refresh() {
+    fn sample_process(&mut self, tracer: &mut Tracer, i: usize, ns: u64) {
+        if self.followed[i].needs_refresh() {
             self.refresh(i);
         }
         let broken = self.recorder.stats.broken_total();
         let process = self.followed[i].process.clone();
-        let seldom = self.tick.is_multiple_of(SELDOM);
-        let tids = self.followed[i].list(seldom);
-        let mut look = Look::default();
+        let full_scan = self.tick.is_multiple_of(FULL_SCAN_TICKS);
+        let tids = self.followed[i].list(full_scan);
+        let mut scan = Scan::default();
         for &tid in &tids {
-            self.look(&process, i, ThreadId { pid: process.pid(), tid }, ns, &mut look);
+            self.sample_thread(&process, i, ThreadId { pid: process.pid(), tid }, ns, &mut scan);
         }
-        if !look.running.is_empty() {
-            self.stop(tracer, i, &look.running, ns);
+        if !scan.running.is_empty() {
+            self.stop(tracer, i, &scan.running, ns);
         }
         self.followed[i].broken |= self.recorder.stats.broken_total() > broken;
-        let may_have_forked = if seldom { &tids } else { &look.ran };
-        let children = self.offspring.of(&mut self.followed[i], may_have_forked, seldom);
+        let may_have_forked = if full_scan { &tids } else { &scan.ran };
+        let children = self.children.of(&mut self.followed[i], may_have_forked, full_scan);
         if children.is_empty() {
             return;
         }
@@ -263,11 +264,11 @@ impl Ticker {
             self.recorder.forget(child.pid());
             self.followed.push(Followed::new(child));
         }
-        // It goes through all processes.
+        // Only if there are new children, because this goes through all processes.
         self.recorder.look_for_runtimes();
     }
 
-    /// Reads the mappings again: a library may have been loaded, or a program executed.
+    /// Reads the mappings again, after a library may have been loaded or a program executed.
     fn refresh(&mut self, i: usize) {
         let followed = &mut self.followed[i];
         let process = followed.process.clone();
@@ -279,8 +280,9 @@ impl Ticker {
         self.recorder.look_for_runtimes();
     }
 
-    /// The leading thread was on a CPU: it may have executed another program.
-    fn look_at_program(&mut self, i: usize) {
+    /// Checks whether a process executed another program or changed its name. Call this when its
+    /// main thread was on a CPU.
+    fn check_program(&mut self, i: usize) {
         let Some((changed, now)) = self.followed[i].changed() else { return };
         let pid = self.followed[i].process.pid();
         let exec = matches!(changed, Changed::Program);
@@ -294,26 +296,33 @@ impl Ticker {
         }
     }
 
-    /// Looks at one thread; adds it to those that run, or counts it where it sleeps.
-    fn look(&mut self, process: &Process, i: usize, id: ThreadId, ns: u64, look: &mut Look) {
+    /// Samples a sleeping thread, or adds a running one to those that must be stopped.
+    fn sample_thread(
+        &mut self,
+        process: &Process,
+        i: usize,
+        id: ThreadId,
+        ns: u64,
+        scan: &mut Scan,
+    ) {
         let Ok(schedule) = process.thread_schedule(id.tid) else { return };
         let seen = self.followed[i].threads.get_mut(&id.tid);
         let before = seen.as_ref().map(|s| s.schedule);
-        let slept_on = seen.is_some_and(|s| s.update(schedule));
+        let kept_sleeping = seen.is_some_and(|s| s.update(schedule));
         if before.is_none() {
             let baseline = if self.began { 0 } else { schedule.cpu_ns };
             self.recorder.processes.add_thread(id.pid, id.tid, baseline);
-            self.followed[i].threads.insert(id.tid, Seen::new(schedule, baseline));
+            self.followed[i].threads.insert(id.tid, ThreadRecord::new(schedule, baseline));
         }
         if before != Some(schedule) {
-            look.ran.push(id.tid);
+            scan.ran.push(id.tid);
             if id.tid == id.pid {
-                self.look_at_program(i);
+                self.check_program(i);
             }
         }
         let Some(seen) = self.followed[i].threads.get_mut(&id.tid) else { return };
-        if let (Some(stand), true) = (seen.asleep, slept_on) {
-            return self.add(id, stand, ns);
+        if let (Some(observation), true) = (seen.asleep, kept_sleeping) {
+            return self.add(id, observation, ns);
         }
         seen.asleep = None;
         let (window, pointer) = (seen.window, seen.thread_pointer);
@@ -325,7 +334,7 @@ impl Ticker {
         }
         if wait.state == 'R' {
             let state = self.state("running".into());
-            look.running.push((id.tid, state));
+            scan.running.push((id.tid, state));
             return;
         }
         if self.count == Count::Cpu || matches!(wait.state, 'Z' | 'X' | 't') {
@@ -333,20 +342,22 @@ impl Ticker {
         }
         let state = self.state(waiting::coarse_state(&wait).into());
         match self.sleeping_stack(i, id.tid, wait.call.map(|c| (c.pc, c.sp)), window, pointer) {
-            // It slept before the stack was read, and has not been on a CPU since.
+            // It slept before the stack was read and has not been on a CPU since: the stack is
+            // right.
             Some((node, labels))
                 if process.thread_schedule(id.tid).is_ok_and(|s| s == schedule) =>
             {
-                let stand = (node, labels, state);
+                let observation = (node, labels, state);
                 if let Some(seen) = self.followed[i].threads.get_mut(&id.tid) {
-                    seen.asleep = Some(stand);
+                    seen.asleep = Some(observation);
                 }
-                self.add(id, stand, ns);
+                self.add(id, observation, ns);
             }
-            _ => look.running.push((id.tid, state)),
+            _ => scan.running.push((id.tid, state)),
         }
     }
 
+    /// The index of a state's name.
     fn state(&mut self, name: String) -> usize {
         self.states.iter().position(|s| *s == name).unwrap_or_else(|| {
             self.states.push(name);
@@ -354,8 +365,8 @@ impl Ticker {
         })
     }
 
-    /// The stack of a thread that sleeps, if two registers are enough to follow it to its root; of
-    /// an interpreter's thread, if its thread pointer is known besides.
+    /// The stack of a sleeping thread, if it can be unwound to its root from two registers. For the
+    /// thread of an interpreter, the thread pointer must be known too.
     fn sleeping_stack(
         &mut self,
         i: usize,
@@ -381,7 +392,7 @@ impl Ticker {
         self.recorder.whole_stack(pid, &copy)
     }
 
-    /// Stops threads, copies, and counts them.
+    /// Stops threads, copies their registers and stacks, and samples them.
     fn stop(&mut self, tracer: &mut Tracer, i: usize, running: &[(i32, usize)], ns: u64) {
         let process = self.followed[i].process.clone();
         let pid = process.pid();
@@ -409,9 +420,9 @@ impl Ticker {
             let standing = memory.map(|m| self.recorder.runtimes.read(&thread(m)));
             copies.push((tid, state, user, bytes, full, standing));
         }
-        let stood = seized.release();
-        self.stood += stood;
-        self.stops.push(u32::try_from(stood.as_micros()).unwrap_or(u32::MAX));
+        let stopped_for = seized.release();
+        self.stopped_for += stopped_for;
+        self.stops.push(u32::try_from(stopped_for.as_micros()).unwrap_or(u32::MAX));
         for (tid, state, user, bytes, full, standing) in copies {
             let mut registers = Registers::unknown(Arch::host());
             user.by_dwarf_number().for_each(|(number, value)| registers.set(number, value));
@@ -430,18 +441,19 @@ impl Ticker {
         }
     }
 
-    fn add(&mut self, id: ThreadId, stand: Stand, ns: u64) {
+    /// Adds a sample, once the recording has begun.
+    fn add(&mut self, id: ThreadId, observation: Observation, ns: u64) {
         if !self.began {
             return;
         }
         let Some(thread) = self.recorder.processes.sampled(id.pid, id.tid) else { return };
-        let sum = self.sums.entry((thread, stand)).or_default();
+        let sum = self.sums.entry((thread, observation)).or_default();
         sum.samples += 1;
         sum.ns += ns;
         self.recorder.stats.kept += 1;
     }
 
-    /// CPU time without a stack, for what is not named otherwise.
+    /// A node that stands in for a stack, for CPU time without one.
     pub fn marker(&mut self, name: &str) -> NodeIndex {
         self.recorder.marker(ROOT, name.into())
     }

@@ -11,7 +11,7 @@ use aggregate::recorder::{Copied, Recorder};
 use aggregate::rings::RecordingFacts;
 use assemble::Stats;
 use assemble::builder::Valued;
-use assemble::conclude::{self, About, Header, Named};
+use assemble::conclude::{Header, Named, Targets};
 use assemble::debugfiles::TargetFiles;
 use pprof::kinds::GOROUTINE;
 use process::Process;
@@ -28,8 +28,7 @@ use crate::outcome::{Dump, Ended, Outcome, RecordError};
 pub(super) struct Threads {
     pub recorder: Recorder,
     pub dumped: Vec<DumpedThread>,
-    roots: Vec<Arc<Process>>,
-    files: TargetFiles,
+    targets: Targets,
     time: i64,
     method: CopyMethod,
     stops: Stops,
@@ -47,8 +46,12 @@ impl Threads {
         Ok(Self {
             recorder,
             dumped: Vec::new(),
-            roots: roots.to_vec(),
-            files: TargetFiles::of(roots),
+            targets: Targets {
+                roots: roots.to_vec(),
+                files: TargetFiles::of(roots),
+                children: options.children,
+                command_line: options.command_line.clone(),
+            },
             time: unix_now(),
             method,
             stops: Stops::default(),
@@ -59,7 +62,7 @@ impl Threads {
     /// Copies and unwinds all threads of all processes, one process at a time.
     pub fn take(&mut self) -> Result<(), RecordError> {
         self.time = unix_now();
-        for root in self.roots.clone() {
+        for root in self.targets.roots.clone() {
             self.recorder.processes.refresh_maps(&root, monotonic_now());
             self.recorder.look_for_runtimes();
             let snapshot = self.method.take(&root, &mut self.recorder.runtimes)?;
@@ -117,17 +120,10 @@ impl Threads {
     }
 
     /// Symbolizes the frames and builds the profile.
-    pub fn conclude(
-        &mut self,
-        options: &RecordOptions,
-    ) -> Result<(pprof::Profile, Stats, Named), RecordError> {
-        let named = conclude::name(&mut self.recorder, &self.roots, &self.files);
+    pub fn conclude(&mut self) -> Result<(pprof::Profile, Stats, Named), RecordError> {
+        let named = self.targets.name(&mut self.recorder);
         let stats = self.stats(&named);
-        let header = Header {
-            types: GOROUTINE.sample_types,
-            period: (GOROUTINE.period_type, 1),
-            time: self.time,
-        };
+        let header = Header { kind: &GOROUTINE, period: 1, time: self.time };
         let valued = |d: &DumpedThread| Valued {
             thread: d.thread.clone(),
             stack: d.stack,
@@ -135,15 +131,7 @@ impl Threads {
             values: vec![1],
         };
         let samples: Vec<Valued> = self.dumped.iter().map(valued).collect();
-        let (recorder, roots) = (&self.recorder, &self.roots);
-        let about = About {
-            recorder,
-            named: &named,
-            roots,
-            children: options.children,
-            command_line: &options.command_line,
-        };
-        let profile = conclude::build(&about, &header, &stats, &samples)?;
+        let profile = self.targets.build(&header, (&self.recorder, &named), &stats, &samples)?;
         Ok((profile, stats, named))
     }
 }
@@ -169,7 +157,7 @@ fn deadlock<'a>(
 pub(crate) fn dump(process: &Arc<Process>, options: &RecordOptions) -> Result<Dump, RecordError> {
     let mut threads = Threads::of(std::slice::from_ref(process), options)?;
     threads.take()?;
-    let (profile, stats, named) = threads.conclude(options)?;
+    let (profile, stats, named) = threads.conclude()?;
     let printer = text::Printer::new(&threads.recorder, &named);
     Ok(Dump {
         text: printer.one_by_one(&threads.dumped, &threads.notes()),
@@ -181,11 +169,8 @@ pub(crate) fn dump(process: &Arc<Process>, options: &RecordOptions) -> Result<Du
 
 /// Prepares a profile of where the targets' threads are.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
-    let threads = Threads::of(request.roots, request.options)?;
-    let options = request.options.clone();
     Ok(Box::new(Snapshots {
-        threads,
-        options,
+        threads: Threads::of(request.roots, request.options)?,
         at_end: request.before_exec,
         elapsed: Duration::ZERO,
     }))
@@ -193,7 +178,6 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
 
 struct Snapshots {
     threads: Threads,
-    options: RecordOptions,
     /// The target has not called exec yet, so its threads are copied when the recording ends.
     at_end: bool,
     /// How long copying and unwinding took.
@@ -230,7 +214,7 @@ impl Collector for Snapshots {
                 other => other,
             })?;
         }
-        let (profile, mut stats, _) = self.threads.conclude(&self.options)?;
+        let (profile, mut stats, _) = self.threads.conclude()?;
         stats.elapsed = self.elapsed;
         Ok(Outcome { profile, stats, ended })
     }

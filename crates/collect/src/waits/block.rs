@@ -1,9 +1,9 @@
-//! `block`: where threads wait, for whatever it is.
+//! Makes the `block` profile: where threads wait, for any reason.
 //!
-//! Values are Go's: contentions and nanoseconds of delay, sampled by Go's rule. The label `wait`
-//! says what was waited for; `runnable` is the time after waking, or after preemption, until a
-//! CPU was free. Waits that had not ended when the recording did count as far as they went, and
-//! have the label `in_progress`.
+//! The values are Go's: contentions and nanoseconds of delay, sampled by Go's rule. The label
+//! `wait` says what the thread waited for; `runnable` is the time after waking or preemption until
+//! a CPU was free. A wait that has not ended when the recording ends counts up to that moment and
+//! has the label `in_progress`.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use aggregate::ids::{ROOT, ThreadIndex};
 use aggregate::recorder::Recorder;
 use events::{WaitKind, WaitSample, WaitWants, Waited};
 
-use super::by_bpf::{NO_STACK, Taken, rate_note};
+use super::by_bpf::{NO_STACK, StackSample, rate_note};
 use super::contentions::{Contentions, Key, Sum};
 use super::fallback;
-use super::joint::{Heard, Listener, Scope};
+use super::shared::{Recorded, Scope, WaitProfile};
 use crate::collector::{Collector, Request};
 use crate::outcome::RecordError;
 
@@ -26,11 +26,11 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
 #[derive(Default)]
 struct Block {
     contentions: Contentions,
-    /// How long threads were stopped.
+    /// How long threads were stopped, in nanoseconds.
     stopped: u64,
 }
 
-impl Listener for Block {
+impl WaitProfile for Block {
     fn wants(&self) -> WaitWants {
         WaitWants { waits: true, wakings: false, futexes_only: false }
     }
@@ -39,37 +39,41 @@ impl Listener for Block {
         Scope::All
     }
 
-    fn take(&mut self, recorder: &mut Recorder, taken: &Taken<'_>) {
-        let WaitSample::Waited(waited) = &taken.sample else { return };
-        let stack = recorder.kernel_stack(taken.stack, waited.kernel.iter());
+    fn add_sample(&mut self, recorder: &mut Recorder, sampled: &StackSample<'_>) {
+        let WaitSample::Waited(waited) = &sampled.sample else { return };
+        let stack = recorder.kernel_stack(sampled.stack, waited.kernel.iter());
         let mut put = |kind: WaitKind, sum: Sum| {
             let labels = vec![("wait", kind.name())];
-            self.contentions.add(Key { thread: taken.thread, stack, labels }, sum);
+            self.contentions.add(Key { thread: sampled.thread, stack, labels }, sum);
         };
         let (waited_ns, waits) = waited.wait;
         if waited.place.kind() == WaitKind::Stopped {
             self.stopped += waited_ns;
         }
         put(waited.place.kind(), Sum::of_sample(waits.get(), waited_ns));
-        // To wait for a CPU is no contention of its own, nor mostly a sample of its own.
+        // Waiting for a CPU is not a contention, and only a sample if the record has no other wait.
         let samples = u64::from(waited_ns == 0);
         put(WaitKind::Runnable, Sum { samples, ..Sum::of_sample(0.0, waited.run) });
-        add_lost(&mut self.contentions, recorder, taken.thread, waited);
+        add_lost(&mut self.contentions, recorder, sampled.thread, waited);
     }
 
-    fn conclude(mut self: Box<Self>, heard: &Heard<'_>, notes: &mut Vec<String>) -> Contentions {
-        for u in heard.waits.unfinished() {
+    fn conclude(
+        mut self: Box<Self>,
+        recorded: &Recorded<'_>,
+        notes: &mut Vec<String>,
+    ) -> Contentions {
+        for u in recorded.waits.unfinished() {
             let kind = u.waiting.place.kind().name();
             let labels = vec![("wait", kind), ("in_progress", "true")];
             let delay = u.waiting.now.saturating_sub(u.waiting.id.out);
             let key = Key { thread: u.thread, stack: u.stack, labels };
             self.contentions.add(key, Sum::of_sample(1.0, delay));
         }
-        notes.push(rate_note(heard.waits.rates().0, heard.options));
+        notes.push(rate_note(recorded.waits.rates().0, recorded.options));
         if self.stopped > 0 {
             notes.push(format!(
-                "{:.1?} are of threads that were stopped (wait=stopped): by job control, a debugger, \
-                 or by another kind of this recording, such as wall",
+                "{:.1?} of the delay is from threads that were stopped (wait=stopped): by job \
+                 control, a debugger, or another kind of this recording, such as wall",
                 Duration::from_nanos(self.stopped)
             ));
         }
@@ -77,7 +81,7 @@ impl Listener for Block {
     }
 }
 
-/// What was sampled at a place that the thread had left before its stack could be taken.
+/// Adds the waits whose stacks could not be taken because the thread had left that place.
 fn add_lost(
     contentions: &mut Contentions,
     recorder: &mut Recorder,

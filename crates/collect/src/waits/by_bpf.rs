@@ -1,8 +1,8 @@
-//! Listening to the samples of waiting that BPF programs take ([`events::WaitSampler`]).
+//! Reads the wait samples that BPF programs take ([`events::WaitSampler`]) and unwinds their
+//! stacks.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use aggregate::clock::monotonic_now;
@@ -15,24 +15,24 @@ use events::{
     Event, EventKind, RingSet, WaitChains, WaitCounters, WaitError, WaitId, WaitOptions,
     WaitOutputs, WaitSample, WaitSampler, WaitWants, Waiting,
 };
-use process::Process;
 
 use crate::collector::{Progress, Request};
 use crate::kinds::options::BLOCK_RATE;
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
+use crate::waits::counted;
 
-/// How often the size of the stack window is reviewed.
+/// How often the size of the stack window is checked.
 const REVIEW_INTERVAL_NS: u64 = 200_000_000;
-/// The first window of copied stack; it grows where too many stacks do not fit.
+/// Bytes of stack that are copied at first. The window grows if too many stacks do not fit.
 const FIRST_STACK_BYTES: u32 = 16 << 10;
-/// A third of a second of 2000 samples, all on one CPU.
+/// Holds a third of a second at 2000 samples per second, even if one CPU takes them all.
 const RING_BYTES: usize = 8 << 20;
 /// The marker of a wait whose stack could not be taken in time.
 pub(super) const NO_STACK: &str = "[stack not taken]";
 
-/// A sample of waiting with the stack that belongs to it.
-pub(super) struct Taken<'a> {
+/// A wait sample with its user stack.
+pub(super) struct StackSample<'a> {
     pub thread: ThreadIndex,
     /// The user stack.
     pub stack: NodeIndex,
@@ -42,24 +42,24 @@ pub(super) struct Taken<'a> {
 /// A wait that has not ended.
 pub(super) struct Unfinished {
     pub thread: ThreadIndex,
-    /// User stack, and the kernel's above it.
+    /// The user stack.
     pub user: NodeIndex,
+    /// The user stack with the kernel stack on top.
     pub stack: NodeIndex,
     pub waiting: Waiting,
 }
 
-/// A running recording of waiting.
+/// A running recording of waits.
 pub(super) struct Waits {
     pub reader: RingReader,
-    pub roots: Vec<Arc<Process>>,
     sampler: WaitSampler,
     rings: RingSet,
     stack_bytes: u32,
     reviewed: u64,
-    /// What went wrong on the way.
+    /// Errors during the recording, each once.
     problems: Vec<String>,
     unfinished: Vec<Unfinished>,
-    /// Why no chains of interpreters are followed.
+    /// Why the frame chains of interpreters are not followed; `None` if they are.
     no_chains: Option<String>,
 }
 
@@ -86,7 +86,6 @@ impl Waits {
         sampler.follow(&pidfds)?;
         Ok(Self {
             reader,
-            roots: request.roots.to_vec(),
             sampler,
             rings,
             stack_bytes: FIRST_STACK_BYTES,
@@ -97,26 +96,26 @@ impl Waits {
         })
     }
 
-    /// The recording of what is wanted begins.
+    /// Starts recording what `wants` selects.
     pub fn begin(&mut self, wants: WaitWants) -> Result<(), RecordError> {
-        let begin = self.reader.begin(self.rings.losses().lost);
+        let begin = self.reader.begin(&self.rings, None);
         self.reviewed = begin;
         let threads = self.reader.recorder.processes.thread_count() as u64;
         self.sampler.begin(begin, threads, wants)?;
         Ok(())
     }
 
-    /// Reads what has come.
-    pub fn poll(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) -> Progress {
+    /// Reads new samples.
+    pub fn poll(&mut self, sink: &mut dyn FnMut(&mut Recorder, &StackSample<'_>)) -> Progress {
         let now = monotonic_now();
-        self.reader.read_settled(&mut self.rings, &mut |recorder, e| take(recorder, e, sink));
+        self.reader.read_settled(&mut self.rings, &mut |recorder, e| pass_on(recorder, e, sink));
         if self.no_chains.is_none() {
             self.reader.recorder.look_for_runtimes();
         }
         let counters = match self.sampler.review(now) {
             Ok(counters) => counters,
             Err(e) => {
-                self.problem(&e);
+                self.note_problem(&e);
                 self.sampler.counters()
             }
         };
@@ -131,8 +130,8 @@ impl Waits {
         }
     }
 
-    fn read_all(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
-        self.reader.read_all(&mut self.rings, &mut |recorder, e| take(recorder, e, sink));
+    fn read_all(&mut self, sink: &mut dyn FnMut(&mut Recorder, &StackSample<'_>)) {
+        self.reader.read_all(&mut self.rings, &mut |recorder, e| pass_on(recorder, e, sink));
     }
 
     fn review_window(&mut self) {
@@ -144,40 +143,40 @@ impl Waits {
         match self.sampler.grow_stack(&mut self.rings, wanted) {
             Ok(()) => self.stack_bytes = wanted,
             Err(e) => {
-                self.problem(&e);
-                // Not to be tried again.
+                self.note_problem(&e);
+                // This keeps it from being tried again.
                 self.stack_bytes = u32::MAX;
             }
         }
     }
 
-    fn problem(&mut self, e: &WaitError) {
+    fn note_problem(&mut self, e: &WaitError) {
         let text = e.to_string();
         if !self.problems.contains(&text) {
             self.problems.push(text);
         }
     }
 
-    /// Whether a followed process still runs.
-    pub fn someone_lives(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) -> bool {
-        self.read_all(sink);
-        self.reader.someone_lives()
+    /// Whether a followed process is still running.
+    pub fn someone_lives(&mut self, sink: &mut dyn FnMut(&mut Recorder, &StackSample<'_>)) -> bool {
+        let rings = &mut self.rings;
+        self.reader.someone_lives(rings, &mut |recorder, e| pass_on(recorder, e, sink))
     }
 
-    /// The recording ends: what still waits is listed, with stacks.
+    /// Ends the recording and lists the waits that have not ended, with their stacks.
     ///
-    /// Stacks are read from memory while the threads wait. They are right where a wait is found
-    /// both before and after: so most are read while the recording still runs, only those of
-    /// waits that began at its very end afterwards.
-    pub fn end(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
+    /// The stacks are read from memory while the threads wait. A stack is correct if the same wait
+    /// is found before and after reading it. Most stacks are therefore read while the recording is
+    /// still running; only those of waits that began at its very end are read afterwards.
+    pub fn end(&mut self, sink: &mut dyn FnMut(&mut Recorder, &StackSample<'_>)) {
         self.read_all(sink);
         self.reader.recorder.look_for_runtimes();
         let before = self.list();
         let mut stacks = self.stacks_of(&before, &BTreeMap::new());
-        // Every wait that goes on has lasted until here, however long it takes to list them.
+        // Every wait in progress counts up to this moment, however long listing the waits takes.
         let end = monotonic_now();
         if let Err(e) = self.sampler.end() {
-            self.problem(&e);
+            self.note_problem(&e);
         }
         self.reader.end_at(end);
         let mut at_end = self.list();
@@ -206,13 +205,13 @@ impl Waits {
         match self.sampler.waiting() {
             Ok(waiting) => waiting,
             Err(e) => {
-                self.problem(&e);
+                self.note_problem(&e);
                 Vec::new()
             }
         }
     }
 
-    /// The user stacks of waits that have none yet.
+    /// Reads the user stacks of the waits that are not in `known`.
     fn stacks_of(
         &mut self,
         waiting: &[Waiting],
@@ -224,29 +223,29 @@ impl Waits {
         unknown.filter_map(|w| Some((w.id, stack(w)?))).collect()
     }
 
-    /// The waits that have not ended, after [`Waits::end`].
+    /// The waits that had not ended at the end of the recording; empty before [`Waits::end`].
     pub fn unfinished(&self) -> &[Unfinished] {
         &self.unfinished
     }
 
-    /// What is left in the rings; then nothing more comes.
-    pub fn finish(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
+    /// Reads what is left in the rings, after the recording has ended.
+    pub fn finish(&mut self, sink: &mut dyn FnMut(&mut Recorder, &StackSample<'_>)) {
         self.read_all(sink);
     }
 
-    /// What was recorded by what means, and what is missing. `rate` names the rate in force.
+    /// How the waits were recorded, and what is missing.
     pub fn stats(&self) -> Stats {
         let counters = self.sampler.counters();
         let losses = self.rings.losses();
-        // The programs see each failure, while the last losses of a ring are never reported.
+        // The programs count every failure, but a ring never reports its last losses.
         let lost = counters.failed.max(self.reader.lost(losses.lost));
         let hook = if self.sampler.hooks_every_syscall() { "sys_exit" } else { "rseq" };
         let mut notes = self.problems.clone();
-        notes.extend(shortages(&counters));
+        notes.extend(overflow_notes(&counters));
         notes.extend(self.reader.recorder.runtime_notes());
         notes.extend_from_slice(self.reader.recorder.processes.family_notes());
         notes.extend(
-            self.no_chains.as_ref().and_then(|why| without_functions(&self.reader.recorder, why)),
+            self.no_chains.as_ref().and_then(|why| missing_functions(&self.reader.recorder, why)),
         );
         Stats {
             backend: format!(
@@ -258,15 +257,16 @@ impl Waits {
         }
     }
 
-    /// Mean nanoseconds between two samples of waiting, and of being waited for.
+    /// The mean nanoseconds of waiting between two samples, for waits and for wakeups.
     pub fn rates(&self) -> (u64, u64) {
         self.sampler.rates()
     }
 }
 
-/// Samples waits, and follows the chains of interpreters' frames if there are interpreters: of a
-/// command that has not begun nobody knows yet. All other targets are spared that cost. Returns why
-/// none are followed, too.
+/// Attaches the programs that sample waits. They also follow the frame chains of interpreters if a
+/// target has an interpreter, or is a command that has not started yet and may turn out to have
+/// one. Other targets do not pay that cost. Also returns why no chains are followed, if they are
+/// not.
 fn attach_programs(
     outputs: WaitOutputs,
     request: &Request<'_>,
@@ -281,47 +281,56 @@ fn attach_programs(
             None
         }
         WaitChains::Refused(e) => Some(e.to_string()),
-        WaitChains::NotWanted => Some("there was none yet when the recording was attached".into()),
+        WaitChains::NotWanted => {
+            Some("no interpreter was running when the recording attached".into())
+        }
     };
     Ok((sampler, why))
 }
 
-/// What is missing where an interpreter's chains are not followed while threads wait, and why.
-pub(super) fn without_functions(recorder: &Recorder, why: &str) -> Option<String> {
+/// A note that interpreter functions are missing from stacks of waits, and why.
+pub(super) fn missing_functions(recorder: &Recorder, why: &str) -> Option<String> {
     recorder.runtimes.have_chains().then(|| {
         format!(
-            "stacks of waits that ended are those of the {} interpreter, without the functions that \
-             it executes: {why}",
+            "stacks of ended waits show the {} interpreter without the functions that it executes: \
+             {why}",
             recorder.runtimes.with_chains()
         )
     })
 }
 
-fn shortages(counters: &WaitCounters) -> Vec<String> {
+fn overflow_notes(counters: &WaitCounters) -> Vec<String> {
     let mut notes = Vec::new();
     if counters.untracked > 0 {
         notes.push(format!(
-            "{} waits are not in the sums of their locks: too many locks at a time",
-            counters.untracked
+            "the lock totals lack {}: too many locks are in use",
+            counted(counters.untracked, "wait")
         ));
     }
     if counters.unfollowed > 0 {
-        notes.push(format!("{} threads were not followed: no memory", counters.unfollowed));
+        notes.push(format!(
+            "could not follow {}: the kernel had no memory",
+            counted(counters.unfollowed, "thread")
+        ));
     }
     notes
 }
 
-/// Passes on the sample of waiting in an event; all other events but samples are the recorder's.
-fn take(recorder: &mut Recorder, e: &Event<'_>, sink: &mut dyn FnMut(&mut Recorder, &Taken<'_>)) {
+/// Passes the wait sample of an event to `sink`, and events that are not samples to the recorder.
+fn pass_on(
+    recorder: &mut Recorder,
+    e: &Event<'_>,
+    sink: &mut dyn FnMut(&mut Recorder, &StackSample<'_>),
+) {
     match sample_of(recorder, e) {
-        Some(taken) => sink(recorder, &taken),
+        Some(sampled) => sink(recorder, &sampled),
         None if matches!(e.kind, EventKind::Sample(_)) => {}
         None => recorder.event(e),
     }
 }
 
-/// The sample of waiting in an event of a followed process, with its stack.
-fn sample_of<'a>(recorder: &mut Recorder, e: &Event<'a>) -> Option<Taken<'a>> {
+/// The wait sample in an event of a followed process, with its stack.
+fn sample_of<'a>(recorder: &mut Recorder, e: &Event<'a>) -> Option<StackSample<'a>> {
     let EventKind::Sample(s) = e.kind else { return None };
     if e.time < recorder.start {
         return None;
@@ -336,15 +345,15 @@ fn sample_of<'a>(recorder: &mut Recorder, e: &Event<'a>) -> Option<Taken<'a>> {
         recorder.user_stack(ThreadId { pid: e.pid, tid: e.tid }, e.time, chain, &s).0
     };
     recorder.stats.contexts_cut = recorder.tree.is_full();
-    Some(Taken { thread, stack, sample })
+    Some(StackSample { thread, stack, sample })
 }
 
-/// How densely was sampled, for the profile.
+/// A note about the sampling rate (`ns`: nanoseconds of waiting between two samples).
 pub(super) fn rate_note(ns: u64, options: &RecordOptions) -> String {
     let (rate, finest) =
         (Duration::from_nanos(ns), Duration::from_nanos(options.own.number(&BLOCK_RATE)));
     format!(
-        "waits are sampled by Go's rule, and values scaled up accordingly; the mean time between \
-         two samples adapts to what comes: {rate:?} at the end, never less than {finest:?}"
+        "waits are sampled by Go's rule and values are scaled up; the mean waiting time between \
+         two samples adapts to their number: {rate:?} at the end, never less than {finest:?}"
     )
 }

@@ -1,21 +1,17 @@
-//! Contentions and delays by stack: the values of `block` and `mutex`, in Go's shapes.
-
-use std::sync::Arc;
+//! Adds up contentions and delays by stack, and makes the `block` or `mutex` profile of them.
 
 use aggregate::ids::{FrameKey, NodeIndex, Place, ThreadIndex};
 use aggregate::recorder::{BROKEN, Recorder, SampleStats, TRUNCATED};
 use assemble::Stats;
 use assemble::builder::Valued;
-use assemble::conclude::{self, About, Header, Named};
+use assemble::conclude::{Header, Named, Targets};
 use pprof::Profile;
 use pprof::kinds::BLOCK;
-use process::Process;
 use rustc_hash::FxHashMap;
 
-use crate::options::RecordOptions;
 use crate::outcome::RecordError;
 
-/// Whose they are.
+/// What contentions are added up by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub thread: ThreadIndex,
@@ -23,22 +19,22 @@ pub(super) struct Key {
     pub labels: Vec<(&'static str, &'static str)>,
 }
 
-/// Sums.
+/// The total of some samples.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sum {
     pub contentions: f64,
+    /// Nanoseconds.
     pub delay: f64,
-    /// Samples that it is made of.
+    /// Number of samples.
     pub samples: u64,
 }
 
 impl Sum {
-    /// Those of one sample.
+    /// The values of one sample; `delay` in nanoseconds.
     pub fn of_sample(contentions: f64, delay: u64) -> Self {
         Self { contentions, delay: delay as f64, samples: 1 }
     }
 
-    /// Adds others.
     pub fn add(&mut self, other: Self) {
         self.contentions += other.contentions;
         self.delay += other.delay;
@@ -46,24 +42,24 @@ impl Sum {
     }
 }
 
-/// All of them.
+/// The contentions of a recording.
 #[derive(Default)]
 pub(super) struct Contentions(FxHashMap<Key, Sum>);
 
 impl Contentions {
-    /// Adds to those of a thread, stack and labels.
+    /// Adds a sample, unless both values are 0.
     pub fn add(&mut self, key: Key, sum: Sum) {
         if sum.contentions > 0.0 || sum.delay > 0.0 {
             self.0.entry(key).or_default().add(sum);
         }
     }
 
-    /// Whether there is nothing.
+    /// Whether there are no contentions.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Samples, those of them that end as truncated, and as broken, by reason.
+    /// Counts the samples, the truncated ones, and the broken ones by reason, into `stats`.
     fn count_ends(&self, recorder: &Recorder, stats: &mut SampleStats) {
         (stats.kept, stats.truncated) = (0, 0);
         stats.broken.clear();
@@ -82,7 +78,7 @@ impl Contentions {
         }
     }
 
-    /// In a fixed order, so that equal recordings give equal files.
+    /// The profile's samples in a fixed order, so that equal recordings give equal files.
     fn valued(self, recorder: &Recorder) -> Vec<Valued> {
         let mut all: Vec<_> = self.0.into_iter().collect();
         all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -97,11 +93,11 @@ impl Contentions {
     }
 }
 
-/// Makes the profile, and completes the account of what is missing with what symbols lack.
+/// Makes the profile, and adds to `stats` what is missing for lack of symbols.
 pub(super) fn conclude(
     contentions: Contentions,
+    targets: &Targets,
     (recorder, named): (&Recorder, &Named),
-    (roots, options): (&[Arc<Process>], &RecordOptions),
     time: i64,
     stats: &mut Stats,
 ) -> Result<Profile, RecordError> {
@@ -109,17 +105,10 @@ pub(super) fn conclude(
     stats.damaged_images = named.losses.damaged.clone();
     stats.unread_images = named.losses.unread();
     stats.kernel_names = named.losses.kernel.clone();
-    // Of what was left out, nothing is missing.
+    // Samples that the kind leaves out are not counted as truncated or broken.
     contentions.count_ends(recorder, &mut stats.samples);
     let samples = contentions.valued(recorder);
-    // Mutex has equal types.
-    let header = Header { types: BLOCK.sample_types, period: (BLOCK.period_type, 1), time };
-    let about = About {
-        recorder,
-        named,
-        roots,
-        children: options.children,
-        command_line: &options.command_line,
-    };
-    Ok(conclude::build(&about, &header, stats, &samples)?)
+    // `mutex` has the same sample types as `block`.
+    let header = Header { kind: &BLOCK, period: 1, time };
+    Ok(targets.build(&header, (recorder, named), stats, &samples)?)
 }

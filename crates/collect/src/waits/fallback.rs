@@ -1,39 +1,38 @@
-//! `block` and `mutex` where BPF programs are not allowed: by perf events alone.
+//! Records `block` and `mutex` by perf events alone, where BPF programs are not allowed.
 //!
-//! Who unlocked is not known then: `mutex` gives the stacks of those that waited.
+//! Perf events do not say which thread unlocked, so `mutex` shows the stacks of the waiting
+//! threads.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use aggregate::ids::{NodeIndex, Place, ThreadIndex};
 use aggregate::recorder::Recorder;
-use assemble::conclude::{self, Named};
-use assemble::debugfiles::TargetFiles;
+use assemble::conclude::{Named, Targets};
 use host::rights::Obstacle;
 use rustc_hash::FxHashMap;
 
-use super::by_bpf::without_functions;
+use super::by_bpf::missing_functions;
 use super::contentions::{self, Contentions, Key, Sum};
-use super::joint::{self, Joint, Listener, Scope};
 use super::locks::{self, Class};
 use super::programs;
-use super::switches::{Ended as EndedWait, Switches, kind_of};
+use super::shared::{self, Scope, SharedRecording, WaitProfile};
+use super::switches::{EndedWait, Switches, kind_of};
 use crate::collector::{Collector, Progress, Request};
-use crate::options::{Backend, RecordOptions};
+use crate::options::Backend;
 use crate::outcome::{Ended, Outcome, RecordError};
 use crate::perf::attach::AttachError;
 
-/// Takes part in what BPF programs sample, or else in what perf events can give, saying why.
+/// Records by BPF programs, or by perf events with a note why not by BPF.
 pub(super) fn by_programs_or_perf(
     request: &Request<'_>,
-    kind: Box<dyn Listener>,
+    kind: Box<dyn WaitProfile>,
 ) -> Result<Box<dyn Collector>, RecordError> {
-    joint::take_part(request, kind, || {
+    shared::join(request, kind, || {
         let why = match request.options.backend {
-            Backend::Perf => "as asked for".to_owned(),
+            Backend::Perf => "--backend perf was given".to_owned(),
             Backend::Ptrace => {
-                let why =
-                    "by ptrace there are cpu, wall, goroutine and dump; waits need BPF or perf";
+                let why = "the ptrace backend cannot record waits; use --backend auto or perf";
                 return Err(RecordError::NotApplicable(why.into()));
             }
             Backend::Auto => match programs::open(request) {
@@ -41,30 +40,33 @@ pub(super) fn by_programs_or_perf(
                 other => return other,
             },
         };
-        by_perf(request, why).map_err(|e| neither(e, request.options.backend))
+        by_perf(request, why).map_err(|e| prefer_bpf_obstacle(e, request.options.backend))
     })
 }
 
-/// What permits BPF programs gives the better profile, and is the one thing to say where perf
-/// events are not permitted either.
-fn neither(e: RecordError, backend: Backend) -> RecordError {
+/// Chooses the error for users who may use neither BPF programs nor perf events: the fix is the one
+/// for BPF programs, since they give the better profile.
+fn prefer_bpf_obstacle(e: RecordError, backend: Backend) -> RecordError {
     let bpf = host::Rights::read().ok().and_then(|r| r.bpf().err());
     match (e, bpf) {
         (RecordError::Attach(AttachError::NotPermitted(perf)), Some(bpf))
             if backend == Backend::Auto =>
         {
-            let reason = format!("{}, and without them {}", bpf.reason, perf.reason);
+            let reason =
+                format!("{}, and perf events do not work either: {}", bpf.reason, perf.reason);
             AttachError::NotPermitted(Obstacle { reason, remedy: bpf.remedy }).into()
         }
         (e, _) => e,
     }
 }
 
-fn by_perf(request: &Request<'_>, why: String) -> Result<Rc<RefCell<dyn Joint>>, RecordError> {
+fn by_perf(
+    request: &Request<'_>,
+    why: String,
+) -> Result<Rc<RefCell<dyn SharedRecording>>, RecordError> {
     Ok(Rc::new(RefCell::new(ByPerf {
-        files: TargetFiles::of(&request.family().processes),
+        targets: request.targets(),
         switches: Switches::attach(request)?,
-        options: request.options.clone(),
         why,
         scopes: Vec::new(),
         begun: false,
@@ -73,7 +75,7 @@ fn by_perf(request: &Request<'_>, why: String) -> Result<Rc<RefCell<dyn Joint>>,
     })))
 }
 
-/// The error with its causes, in one line.
+/// Why BPF programs cannot be used, in one line.
 fn reason(e: &events::WaitError) -> String {
     let rights = host::Rights::read().ok().and_then(|r| r.bpf().err());
     match rights {
@@ -82,31 +84,32 @@ fn reason(e: &events::WaitError) -> String {
     }
 }
 
-/// Whose waits, and where the thread waits in user mode.
+/// A thread and where it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Site {
     thread: ThreadIndex,
+    /// The user stack.
     user: NodeIndex,
+    /// The user stack with the kernel stack on top.
     stack: NodeIndex,
     in_progress: bool,
 }
 
 struct ByPerf {
     switches: Switches,
-    files: TargetFiles,
-    options: RecordOptions,
-    /// Why not by BPF.
+    targets: Targets,
+    /// Why BPF programs are not used.
     why: String,
-    /// What each kind takes of it.
+    /// Which waits each kind uses.
     scopes: Vec<Scope>,
     begun: bool,
     sums: FxHashMap<Site, Sum>,
-    /// The names of all frames, once everything has come.
+    /// The names of all frames, once everything has been read.
     named: Option<Named>,
 }
 
-impl Joint for ByPerf {
-    fn join(&mut self, kind: Box<dyn Listener>) -> usize {
+impl SharedRecording for ByPerf {
+    fn join(&mut self, kind: Box<dyn WaitProfile>) -> usize {
         self.scopes.push(kind.scope());
         self.scopes.len() - 1
     }
@@ -141,7 +144,7 @@ impl Joint for ByPerf {
             let period = switches.period;
             switches.finish(&mut |_, ended| add(sums, period, ended));
             switches.reader.recorder.look_for_runtimes();
-            conclude::name(&mut switches.reader.recorder, &switches.roots, &self.files)
+            self.targets.name(&mut switches.reader.recorder)
         });
         let scope = self.scopes.get(number).copied().unwrap_or(Scope::All);
         let mut contentions = Contentions::default();
@@ -152,19 +155,21 @@ impl Joint for ByPerf {
             }
         }
         let mut stats = switches.stats();
-        stats.notes.push(format!("sampled by perf events, without bpf programs: {}", self.why));
-        stats.notes.extend(without_functions(&switches.reader.recorder, "it takes bpf programs"));
+        stats.notes.push(format!("sampled by perf events, without BPF programs: {}", self.why));
+        stats
+            .notes
+            .extend(missing_functions(&switches.reader.recorder, "this requires BPF programs"));
         if scope == Scope::Locks {
             stats.notes.push(
-                "stacks are those of the waiting threads: who unlocked is known with bpf \
-                 programs only"
+                "stacks are those of the waiting threads: only BPF programs can tell which thread \
+                 unlocked"
                     .into(),
             );
         }
         let profile = contentions::conclude(
             contentions,
+            &self.targets,
             (&switches.reader.recorder, named),
-            (&switches.roots, &self.options),
             switches.reader.time,
             &mut stats,
         )?;
@@ -184,7 +189,7 @@ fn add(sums: &mut FxHashMap<Site, Sum>, period: u64, ended: &EndedWait<'_>) {
     sums.entry(site).or_default().add(sum);
 }
 
-/// The labels of a site's waits; `None` where they are not in the scope.
+/// The labels of a site's waits; `None` if the scope does not include them.
 fn labels(
     site: Site,
     scope: Scope,
@@ -201,7 +206,7 @@ fn labels(
         Scope::All => labels.push(("wait", kind)),
         Scope::Locks => {
             let names = locks::names(site.user, recorder, named);
-            // The operation of the futex is not known.
+            // Perf events do not tell the futex operation.
             let class = locks::classify(names.into_iter(), (0, 0));
             if kind != "futex" || class != Class::Lock {
                 return None;

@@ -1,36 +1,36 @@
-//! Which waits for a futex are waits for a lock.
+//! Decides which futex waits are waits for a lock.
 //!
-//! The kernel cannot tell a lock from a condition variable, a semaphore or a parked thread: all
-//! wait for a futex. The *waiter's* stack can: the C library exports `pthread_mutex_lock` and
-//! `pthread_cond_wait` also where it is stripped, and Rust's standard library, parking_lot and
-//! others have functions of their own for the slow path. The waker's stack cannot: to unlock is
-//! often inlined.
+//! The kernel cannot tell a lock from a condition variable, a semaphore or a parked thread: all of
+//! them wait for a futex. The *waiter's* stack can tell: the C library exports `pthread_mutex_lock`
+//! and `pthread_cond_wait` even when it is stripped, and Rust's standard library, parking_lot and
+//! others have separate functions for the slow path. The waker's stack cannot tell, because
+//! unlocking is often inlined.
 
 use aggregate::ids::{NodeIndex, Place};
 use aggregate::recorder::Recorder;
 use assemble::conclude::Named;
 
-/// What a wait for a futex is.
+/// What a futex wait is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
-    /// Of a mutex or a read-write lock.
+    /// A mutex or a read-write lock.
     Lock,
-    /// Of a lock whose waiters wait for a condition variable of their own, which who unlocks it
+    /// A lock whose waiters each wait for their own condition variable, which the unlocking thread
     /// signals.
     LockByCondvar,
-    /// Of anything else.
+    /// Anything else.
     Other,
-    /// Of who knows what: the program asks the kernel itself, in code without names.
+    /// Unknown: code without names calls futex(2) itself.
     Nameless,
 }
 
-/// Frames from the leaf on in which a wait is recognised.
-const REACH: usize = 16;
-/// So many frames above a lock's are looked at for a condition variable that takes its mutex.
-const CONDVAR_REACH: usize = 4;
+/// A wait is recognised by this many frames, counted from the leaf.
+const MAX_FRAMES: usize = 16;
+/// This many frames above a lock's are searched for a condition variable that relocks its mutex.
+const CONDVAR_FRAMES: usize = 4;
 
-/// Whether the innermost function of a waker's stack tells that it lets go of no lock. Only where
-/// the waiter's does not tell enough: to unlock is often inlined.
+/// Whether the innermost function of a waker's stack shows that it does not release a lock. This
+/// only supplements the waiter's stack, because unlocking is often inlined.
 pub(super) fn unlocks_nothing(innermost: Option<&str>) -> bool {
     const POSTS: &[&str] = &["sem_post", "pthread_cond_", "barrier_wait", "pthread_exit"];
     innermost.is_some_and(|name| is_one_of(name, POSTS))
@@ -69,14 +69,14 @@ const LOCKS: &[&str] = &[
     "SpinLock::SlowLock",
     "QBasicMutex::lockInternal",
     "folly::SharedMutexImpl",
-    // InnoDB of MariaDB, which asks the kernel itself
+    // MariaDB's InnoDB, which calls futex(2) itself
     "srw_mutex_impl::wait",
     "ssux_lock_impl::wr_wait",
     "ssux_lock_impl::rd_wait",
     "ssux_lock_impl::u_wait",
 ];
 
-/// Other things that wait for a futex.
+/// Functions that wait for a futex, but not for a lock, as parts of function names.
 const OTHERS: &[&str] = &[
     "pthread_cond_",
     "cnd_wait",
@@ -106,29 +106,30 @@ const OTHERS: &[&str] = &[
     "__atomic_futex",
 ];
 
-/// Locks whose waiters wait for a condition variable of their own: Java's monitors (HotSpot).
+/// Locks whose waiters each wait for their own condition variable: Java's monitors (HotSpot).
 const LOCKS_BY_CONDVAR: &[&str] = &["ObjectMonitor::EnterI", "ObjectMonitor::enter"];
-/// Where these are entered again after a wait for a condition.
+/// Functions that enter such a lock again after waiting for a condition.
 const CONDITIONS: &[&str] = &["ObjectMonitor::wait"];
 
-/// musl's own lock, all of its name.
+/// musl's internal lock; the whole function name, not a part.
 const MUSL_LOCK: &str = "__lock";
 
-/// Where all of musl's waits pass.
+/// Functions that all of musl's waits go through, as prefixes.
 const MUSL_WAITS: &[&str] = &["__timedwait", "__syscall_cp"];
+/// The bit of a futex word that says that threads wait, in musl.
 const MUSL_WAITERS: u32 = 1 << 31;
 
 /// `FUTEX_LOCK_PI` and `FUTEX_LOCK_PI2`.
 const PI: [u32; 2] = [6, 13];
 /// `FUTEX_WAIT` and `FUTEX_WAIT_BITSET`.
 const WAIT: [u32; 2] = [0, 9];
-/// The word of a lock that is held and waited for, in glibc and in Rust.
+/// The futex word of a lock that is held and waited for, in glibc and in Rust.
 const CONTENDED: u32 = 2;
 
-/// The class of a wait by the waiter's functions, innermost first (`None` where one has no name),
-/// and by operation and expected value of its futex.
+/// Classifies a wait by the waiter's functions, innermost first (`None` for a function without a
+/// name), and by the operation and expected value of its futex.
 ///
-/// A condition variable's wait that takes its mutex again counts as the condition variable's.
+/// A condition variable that waits for its mutex again counts as a condition variable, not a lock.
 pub(super) fn classify<'a>(
     functions: impl Iterator<Item = Option<&'a str>>,
     futex: (u32, u32),
@@ -136,8 +137,8 @@ pub(super) fn classify<'a>(
     if PI.contains(&futex.0) {
         return Class::Lock;
     }
-    let names: Vec<Option<&str>> = functions.take(REACH + CONDVAR_REACH).collect();
-    for (i, name) in names.iter().take(REACH).enumerate() {
+    let names: Vec<Option<&str>> = functions.take(MAX_FRAMES + CONDVAR_FRAMES).collect();
+    for (i, name) in names.iter().take(MAX_FRAMES).enumerate() {
         let Some(name) = name.map(path) else { continue };
         if is_one_of(&name, OTHERS) {
             let above: Vec<_> = names.iter().skip(i + 1).flatten().map(|n| path(n)).collect();
@@ -146,43 +147,42 @@ pub(super) fn classify<'a>(
             return if lock { Class::LockByCondvar } else { Class::Other };
         }
         if is_one_of(&name, LOCKS) || name == MUSL_LOCK {
-            let above = names.iter().skip(i + 1).take(CONDVAR_REACH).flatten();
+            let above = names.iter().skip(i + 1).take(CONDVAR_FRAMES).flatten();
             let condvar = above.map(|n| path(n)).any(|n| is_condvar(&n));
             return if condvar { Class::Other } else { Class::Lock };
         }
     }
-    // musl has no unwind tables: its stacks often end where it calls the kernel, and all its
-    // waits look the same. The word of a lock holds its owner or readers, and this bit for those
-    // that wait; that of a semaphore the bit alone (musl 1.2: src/thread/*.c).
+    // musl has no unwind tables: its stacks often end where it calls the kernel, and all its waits
+    // look the same. The word of a lock holds its owner or readers, and this bit if threads wait;
+    // that of a semaphore holds the bit alone (musl 1.2: src/thread/*.c).
     let in_musl = |name: &str| MUSL_WAITS.iter().any(|wait| name.starts_with(wait));
     if names.iter().flatten().any(|name| in_musl(name)) {
         let lock = futex.1 & MUSL_WAITERS != 0 && futex.1 != MUSL_WAITERS;
         return if lock { Class::Lock } else { Class::Other };
     }
-    // A program without any names: what the futex itself tells.
+    // A program without any names: only the futex is left to go by.
     let nameless = names.iter().take(3).all(Option::is_none);
     if nameless && WAIT.contains(&futex.0) && futex.1 == CONTENDED {
         return Class::Lock;
     }
-    // The words of InnoDB's latches look like a condition variable's.
+    // The futex word cannot decide here: InnoDB's latches look like condition variables.
     match &names[..] {
         [Some("syscall"), None, ..] => Class::Nameless,
         _ => Class::Other,
     }
 }
 
-/// What stands for functions of an interpreted program: what they are called says nothing of
-/// locks.
+/// Replaces the names of an interpreted program's functions, which say nothing about locks.
 const INTERPRETED: &str = "[interpreted]";
 
-/// The functions of a user stack, innermost first, as far as [`classify`] looks.
+/// The functions of a user stack, innermost first, as many as [`classify`] reads.
 pub(super) fn names<'a>(
     stack: NodeIndex,
     recorder: &Recorder,
     named: &'a Named,
 ) -> Vec<Option<&'a str>> {
     let mut names = Vec::new();
-    for frame in recorder.tree.stack(stack).take(REACH + CONDVAR_REACH) {
+    for frame in recorder.tree.stack(stack).take(MAX_FRAMES + CONDVAR_FRAMES) {
         let resolved = &named.resolved[frame as usize];
         match recorder.tree.frames()[frame as usize].place {
             Place::Runtime { mapping: None, .. } => names.push(Some(INTERPRETED)),
@@ -203,8 +203,8 @@ fn is_condvar(name: &str) -> bool {
     is_one_of(name, &parts)
 }
 
-/// The function's own path: without parameters and type arguments, which name other things than
-/// what it does. `<a::Lock<T> as b::Raw>::lock::<U>(x)` is `a::Lock::lock::`.
+/// The path of a function without parameters and type arguments, which could mention locks that the
+/// function has nothing to do with. `<a::Lock<T> as b::Raw>::lock::<U>(x)` gives `a::Lock::lock::`.
 fn path(name: &str) -> String {
     let mut path = String::with_capacity(name.len());
     let mut depth = 0_u32;
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn locks() {
         check(Class::Lock, &["__lll_lock_wait", "pthread_mutex_lock", "work"]);
-        // Stripped: only what is exported has a name.
+        // Stripped: only exported functions have names.
         check(Class::Lock, &["", "pthread_mutex_lock", "std::mutex::lock()", "work"]);
         check(Class::Lock, &["", "", "pthread_rwlock_wrlock", "work"]);
         check(
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn no_locks() {
+    fn not_locks() {
         check(Class::Other, &["__futex_abstimed_wait_common", "pthread_cond_wait", "work"]);
         check(Class::Other, &["", "pthread_cond_wait", "work"]);
         check(Class::Other, &["", "sem_wait"]);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_variable_that_takes_its_mutex_is_no_lock() {
+    fn a_condition_variable_that_relocks_its_mutex_is_not_a_lock() {
         check(Class::Other, &["__lll_lock_wait", "__pthread_mutex_cond_lock", "pthread_cond_wait"]);
         check(
             Class::Other,
@@ -301,7 +301,7 @@ mod tests {
                 "std::sys::sync::condvar::futex::Condvar::wait",
             ],
         );
-        // One far above is another matter.
+        // A condition variable far above does not matter.
         check(Class::Lock, &["pthread_mutex_lock", "a", "b", "c", "d", "pthread_cond_wait"]);
     }
 
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn musl_without_its_callers() {
+    fn musl_stacks_that_end_in_the_wait() {
         let class = |value| {
             classify([Some("__syscall_cp_c"), Some("__timedwait_cp")].into_iter(), (0, value))
         };
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn without_names_the_futex_tells() {
+    fn without_names_the_futex_decides() {
         let nameless = || [None; 5].into_iter();
         assert_eq!(classify(nameless(), (0, 2)), Class::Lock);
         assert_eq!(classify(nameless(), (9, 2)), Class::Lock);

@@ -1,11 +1,17 @@
-//! What threads of programs that are not Go wait for, and who lets them wait.
+//! Records where native threads block (`block`) and which threads hold the locks that others wait
+//! for (`mutex`).
 
 pub(crate) mod block;
 mod by_bpf;
 mod contentions;
 mod fallback;
-mod joint;
 mod locks;
 pub(crate) mod mutex;
 mod programs;
+mod shared;
 mod switches;
+
+/// A number with its noun: "1 wait", "2 waits".
+pub(crate) fn counted(n: u64, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}

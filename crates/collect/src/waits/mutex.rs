@@ -1,9 +1,10 @@
-//! `mutex`: who holds locks that others wait for.
+//! Makes the `mutex` profile: which threads hold the locks that others wait for.
 //!
-//! Values are Go's: the stack is that of the thread that unlocked, and the delay what all waiters
-//! of the lock waited since the last time that one of them was let through. The programs charge
-//! every futex so; which futexes are locks is told at the end, by the names in the stacks of the
-//! waiters ([`locks`]). With `--waiters` it is the waiting side: the stacks of those that waited.
+//! The values are Go's: the stack is that of the thread that unlocked, and the delay is the time
+//! that all waiters of the lock have waited since one of them was last woken. The BPF programs
+//! charge wakeups of every futex that way; which futexes are locks is decided at the end, by the
+//! function names in the waiters' stacks ([`locks`]). With `--waiters`, the stacks are those of the
+//! waiting threads instead.
 
 use std::time::Duration;
 
@@ -13,17 +14,18 @@ use assemble::conclude::Named;
 use events::{WaitId, WaitKind, WaitPlace, WaitSample, WaitWants, Woke};
 use rustc_hash::FxHashMap;
 
-use super::by_bpf::{Taken, rate_note};
+use super::by_bpf::{StackSample, rate_note};
 use super::contentions::{Contentions, Key, Sum};
 use super::fallback;
-use super::joint::{Heard, Listener, Scope};
 use super::locks::{self, Class};
+use super::shared::{Recorded, Scope, WaitProfile};
 use crate::collector::{Collector, Request};
 use crate::kinds::options::WAITERS;
 use crate::outcome::RecordError;
+use crate::waits::counted;
 
-/// More wakings than this do not wait for the stacks of whom they woke.
-const MAX_JOINING: usize = 65_536;
+/// At most this many wakeups are kept until the woken thread's stack arrives.
+const MAX_UNMATCHED: usize = 65_536;
 
 /// Attaches to the targets.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
@@ -31,24 +33,26 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
     fallback::by_programs_or_perf(request, Box::new(tally))
 }
 
-/// A waiter by what tells its class.
+/// What decides whether a waiter waits for a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Waiter {
-    /// Its user stack, where that was taken.
+    /// Its user stack, if it was taken.
     stack: Option<NodeIndex>,
+    /// The futex operation and the expected value.
     futex: (u32, u32),
 }
 
-/// Contentions by whose they are and by who waited: what is a lock is known at the end.
+/// Contentions by stack and waiter: which of them are for locks is only known at the end.
 #[derive(Default)]
 struct Tally {
+    /// `--waiters`.
     waiters: bool,
     sums: FxHashMap<(Key, Waiter), Sum>,
-    /// Wakings whose waiters have not been seen yet.
-    joining: FxHashMap<WaitId, (ThreadIndex, NodeIndex, Woke)>,
+    /// Wakeups whose waiters have not been seen yet.
+    unmatched: FxHashMap<WaitId, (ThreadIndex, NodeIndex, Woke)>,
 }
 
-impl Listener for Tally {
+impl WaitProfile for Tally {
     fn wants(&self) -> WaitWants {
         WaitWants { waits: self.waiters, wakings: !self.waiters, futexes_only: true }
     }
@@ -57,68 +61,73 @@ impl Listener for Tally {
         Scope::Locks
     }
 
-    fn take(&mut self, recorder: &mut Recorder, taken: &Taken<'_>) {
-        match &taken.sample {
+    fn add_sample(&mut self, recorder: &mut Recorder, sampled: &StackSample<'_>) {
+        match &sampled.sample {
             WaitSample::Woke(woke) if !self.waiters => {
-                if self.joining.len() >= MAX_JOINING {
-                    self.give_up_joining();
+                if self.unmatched.len() >= MAX_UNMATCHED {
+                    self.flush_unmatched();
                 }
-                self.joining.insert(woke.woken, (taken.thread, taken.stack, *woke));
+                self.unmatched.insert(woke.woken, (sampled.thread, sampled.stack, *woke));
             }
             WaitSample::Woke(_) => {}
-            // What else it waits for is there for `block`.
+            // Other waits are sampled for `block`.
             WaitSample::Waited(waited) if self.waiters => {
                 if waited.wait.0 == 0 || waited.place.kind() != WaitKind::Futex {
                     return;
                 }
-                let stack = recorder.kernel_stack(taken.stack, waited.kernel.iter());
-                let stack_of_waiter = (!waited.stack_changed).then_some(taken.stack);
-                let waiter = Waiter { stack: stack_of_waiter, futex: waited.place.futex };
-                let key = Key { thread: taken.thread, stack, labels: Vec::new() };
-                // As with the unlocker, the delay ends at waking.
-                self.put(key, waiter, waited.wait.1.get(), waited.wait.0);
+                let stack = recorder.kernel_stack(sampled.stack, waited.kernel.iter());
+                let waiter_stack = (!waited.stack_changed).then_some(sampled.stack);
+                let waiter = Waiter { stack: waiter_stack, futex: waited.place.futex };
+                let key = Key { thread: sampled.thread, stack, labels: Vec::new() };
+                // The delay ends when the thread is woken, as it does for the unlocking thread.
+                self.add(key, waiter, waited.wait.1.get(), waited.wait.0);
             }
             WaitSample::Waited(waited) => {
-                let joined = waited.woken.and_then(|id| self.joining.remove(&id));
+                let joined = waited.woken.and_then(|id| self.unmatched.remove(&id));
                 if let Some((thread, stack, woke)) = joined {
-                    let waiter = (!waited.stack_changed).then_some(taken.stack);
-                    self.put_waking(thread, stack, &woke, waiter);
+                    let waiter = (!waited.stack_changed).then_some(sampled.stack);
+                    self.add_wakeup(thread, stack, &woke, waiter);
                 }
             }
         }
     }
 
-    fn conclude(mut self: Box<Self>, heard: &Heard<'_>, notes: &mut Vec<String>) -> Contentions {
-        self.give_up_joining();
+    fn conclude(
+        mut self: Box<Self>,
+        recorded: &Recorded<'_>,
+        notes: &mut Vec<String>,
+    ) -> Contentions {
+        self.flush_unmatched();
         if self.waiters {
-            for u in heard.waits.unfinished() {
+            for u in recorded.waits.unfinished() {
                 let waiter = Waiter { stack: Some(u.user), futex: u.waiting.place.futex };
                 let labels = vec![("in_progress", "true")];
                 let delay = u.waiting.now.saturating_sub(u.waiting.id.out);
                 if u.waiting.place.kind() == WaitKind::Futex {
                     let key = Key { thread: u.thread, stack: u.stack, labels };
-                    self.put(key, waiter, 1.0, delay);
+                    self.add(key, waiter, 1.0, delay);
                 }
             }
         }
-        let (block, mutex) = heard.waits.rates();
-        notes.push(rate_note(if self.waiters { block } else { mutex }, heard.options));
+        let (block, mutex) = recorded.waits.rates();
+        notes.push(rate_note(if self.waiters { block } else { mutex }, recorded.options));
         if self.waiters {
-            notes.push("stacks are those of the waiting threads, not of the unlocking".into());
+            notes.push("stacks are those of the waiting threads, not the unlocking ones".into());
         }
         let (contentions, others, nameless) =
-            self.locks_only(&heard.waits.reader.recorder, heard.named);
+            self.locks_only(&recorded.waits.reader.recorder, recorded.named);
         if contentions.is_empty() {
-            notes.push("no thread was seen waiting for a lock in this time".into());
+            notes.push("no thread waited for a lock during the recording".into());
         }
         if others > 0 {
-            notes.push(format!("{others} samples of waits that are none for a lock were left out"));
+            let samples = counted(others, "sample");
+            notes.push(format!("left out {samples} of waits that were not for a lock"));
         }
         if nameless.samples > 0 {
             notes.push(format!(
-                "{} samples more ({:.1?} of waiting) are of code without names that calls futex(2) \
-                 itself: whether it waits for locks, only the program's debug symbols can tell",
-                nameless.samples,
+                "also left out {} ({:.1?} of waiting) of code without names that calls futex(2) \
+                 itself: only the program's debug symbols can tell whether it waits for a lock",
+                counted(nameless.samples, "sample"),
                 Duration::from_nanos(nameless.delay as u64)
             ));
         }
@@ -127,11 +136,11 @@ impl Listener for Tally {
 }
 
 impl Tally {
-    fn put(&mut self, key: Key, waiter: Waiter, contended: f64, delay: u64) {
+    fn add(&mut self, key: Key, waiter: Waiter, contended: f64, delay: u64) {
         self.sums.entry((key, waiter)).or_default().add(Sum::of_sample(contended, delay));
     }
 
-    fn put_waking(
+    fn add_wakeup(
         &mut self,
         thread: ThreadIndex,
         stack: NodeIndex,
@@ -140,18 +149,18 @@ impl Tally {
     ) {
         let WaitPlace { futex, .. } = woke.place;
         let key = Key { thread, stack, labels: Vec::new() };
-        self.put(key, Waiter { stack: waiter, futex }, woke.wait.1.get(), woke.wait.0);
+        self.add(key, Waiter { stack: waiter, futex }, woke.wait.1.get(), woke.wait.0);
     }
 
-    /// The waiters of these never came by: of what kind they were, their futexes have to tell.
-    fn give_up_joining(&mut self) {
-        for (_, (thread, stack, woke)) in std::mem::take(&mut self.joining) {
-            self.put_waking(thread, stack, &woke, None);
+    /// Adds the wakeups whose waiters' stacks never arrived: their futexes decide what they are.
+    fn flush_unmatched(&mut self) {
+        for (_, (thread, stack, woke)) in std::mem::take(&mut self.unmatched) {
+            self.add_wakeup(thread, stack, &woke, None);
         }
     }
 
-    /// What was waited for locks, how many samples are left out as waits for anything else, and
-    /// what of waits that nobody can tell.
+    /// The contentions of locks, the number of samples of other waits, and the total of waits whose
+    /// class is unknown.
     fn locks_only(self, recorder: &Recorder, named: &Named) -> (Contentions, u64, Sum) {
         let mut classes: FxHashMap<Waiter, Class> = FxHashMap::default();
         let mut contentions = Contentions::default();

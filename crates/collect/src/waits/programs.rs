@@ -1,29 +1,28 @@
-//! Waiting as BPF programs sample it, for all kinds of a session.
+//! Records waits by BPF programs, for all kinds of a session.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use aggregate::recorder::Recorder;
-use assemble::conclude::{self, Named};
-use assemble::debugfiles::TargetFiles;
+use assemble::conclude::{Named, Targets};
 use events::WaitWants;
 
-use super::by_bpf::{Taken, Waits};
+use super::by_bpf::{StackSample, Waits};
 use super::contentions;
-use super::joint::{Heard, Joint, Listener};
+use super::shared::{Recorded, SharedRecording, WaitProfile};
 use crate::collector::{Progress, Request};
 use crate::options::RecordOptions;
 use crate::outcome::{Ended, Outcome, RecordError};
 
 /// Attaches to the targets.
-pub(super) fn open(request: &Request<'_>) -> Result<Rc<RefCell<dyn Joint>>, RecordError> {
-    let files = TargetFiles::of(&request.family().processes);
+pub(super) fn open(request: &Request<'_>) -> Result<Rc<RefCell<dyn SharedRecording>>, RecordError> {
+    let targets = request.targets();
     let waits = Waits::attach(request)?;
     let options = request.options.clone();
     let kinds = Vec::new();
     Ok(Rc::new(RefCell::new(ByPrograms {
         waits,
-        files,
+        targets,
         options,
         kinds,
         begun: false,
@@ -33,25 +32,29 @@ pub(super) fn open(request: &Request<'_>) -> Result<Rc<RefCell<dyn Joint>>, Reco
 
 struct ByPrograms {
     waits: Waits,
-    files: TargetFiles,
+    targets: Targets,
     options: RecordOptions,
-    /// `None` where the kind has been concluded.
-    kinds: Vec<Option<Box<dyn Listener>>>,
+    /// `None` once a kind's profile has been made.
+    kinds: Vec<Option<Box<dyn WaitProfile>>>,
     begun: bool,
-    /// The names of all frames, once everything has come.
+    /// The names of all frames, once everything has been read.
     named: Option<Named>,
 }
 
-/// Each kind passes over what it has no use for.
-fn give(kinds: &mut [Option<Box<dyn Listener>>], recorder: &mut Recorder, taken: &Taken<'_>) {
+/// Passes a sample to all kinds; each ignores the samples that it does not need.
+fn add_to_all(
+    kinds: &mut [Option<Box<dyn WaitProfile>>],
+    recorder: &mut Recorder,
+    sampled: &StackSample<'_>,
+) {
     recorder.stats.kept += 1;
     for kind in kinds.iter_mut().flatten() {
-        kind.take(recorder, taken);
+        kind.add_sample(recorder, sampled);
     }
 }
 
-impl Joint for ByPrograms {
-    fn join(&mut self, kind: Box<dyn Listener>) -> usize {
+impl SharedRecording for ByPrograms {
+    fn join(&mut self, kind: Box<dyn WaitProfile>) -> usize {
         self.kinds.push(Some(kind));
         self.kinds.len() - 1
     }
@@ -69,33 +72,33 @@ impl Joint for ByPrograms {
 
     fn poll(&mut self) -> Progress {
         let kinds = &mut self.kinds;
-        self.waits.poll(&mut |recorder, taken| give(kinds, recorder, taken))
+        self.waits.poll(&mut |recorder, sampled| add_to_all(kinds, recorder, sampled))
     }
 
     fn someone_lives(&mut self) -> bool {
         let kinds = &mut self.kinds;
-        self.waits.someone_lives(&mut |recorder, taken| give(kinds, recorder, taken))
+        self.waits.someone_lives(&mut |recorder, sampled| add_to_all(kinds, recorder, sampled))
     }
 
     fn end(&mut self) {
         let kinds = &mut self.kinds;
-        self.waits.end(&mut |recorder, taken| give(kinds, recorder, taken));
+        self.waits.end(&mut |recorder, sampled| add_to_all(kinds, recorder, sampled));
     }
 
     fn conclude(&mut self, number: usize, ended: Ended) -> Result<Outcome, RecordError> {
         let Self { waits, kinds, .. } = self;
         let named = self.named.get_or_insert_with(|| {
-            waits.finish(&mut |recorder, taken| give(kinds, recorder, taken));
-            conclude::name(&mut waits.reader.recorder, &waits.roots, &self.files)
+            waits.finish(&mut |recorder, sampled| add_to_all(kinds, recorder, sampled));
+            self.targets.name(&mut waits.reader.recorder)
         });
         let mut stats = waits.stats();
-        let heard = Heard { waits, named, options: &self.options };
+        let recorded = Recorded { waits, named, options: &self.options };
         let kind = kinds.get_mut(number).and_then(Option::take);
-        let values = kind.map(|k| k.conclude(&heard, &mut stats.notes)).unwrap_or_default();
+        let values = kind.map(|k| k.conclude(&recorded, &mut stats.notes)).unwrap_or_default();
         let profile = contentions::conclude(
             values,
+            &self.targets,
             (&waits.reader.recorder, named),
-            (&waits.roots, &self.options),
             waits.reader.time,
             &mut stats,
         )?;

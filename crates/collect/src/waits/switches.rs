@@ -1,10 +1,10 @@
-//! Waiting sampled by perf events alone, where BPF programs are not allowed.
+//! Samples waits by perf events alone, where BPF programs are not allowed.
 //!
-//! A sample is taken when a thread has been switched out `period` times, and the wait lasts until
-//! it is switched in again: it stands for `period` waits. So long waits are found as rarely as
-//! short ones, every switch of the target costs it a record, and the time until a CPU is free
-//! counts as waiting. The period is prime, so that it does not fall into step with a program
-//! that waits here and there in turn.
+//! A sample is taken each time that a thread has been switched out `period` times. The wait lasts
+//! until the thread is switched in again, and represents `period` waits. Compared to BPF programs,
+//! long waits are thus sampled as rarely as short ones, the kernel writes a record for every switch
+//! of the target, and the time until a CPU is free counts as waiting. The period is prime, so that
+//! it does not fall into step with a program that waits in several places in turn.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,37 +21,41 @@ use rustc_hash::FxHashMap;
 
 use crate::collector::{Progress, Request};
 use crate::perf::attach::{self, AttachError, Attached};
+use crate::waits::counted;
 
-/// So long the target's switches are counted before the period is chosen.
-const LOOK: Duration = Duration::from_millis(100);
-/// Samples a second that are aimed at.
-const AIM_PER_SECOND: u64 = 5000;
-/// Periods to choose from. None is as short as the loops of usual programs: one that waits for a
-/// lock, for its work and for the next turn would always be met at the same of the three.
+/// How long the target's switches are counted before the period is chosen.
+const MEASURE_TIME: Duration = Duration::from_millis(100);
+/// The period is chosen to give at most this many samples per second.
+const SAMPLES_PER_SECOND: u64 = 5000;
+/// The periods to choose from. None but 1 is as short as the loops of usual programs: with a period
+/// of 3, a loop that waits for a lock, for its work and for the next turn would always be sampled
+/// at the same of the three.
 const PERIODS: &[u64] = &[1, 7, 17, 31, 97, 293, 997, 4999];
-/// From so many switches a second on, a target is slowed down noticeably whatever the period.
+/// Beyond this many switches per second, a target is slowed down noticeably whatever the period.
 const COSTLY_PER_SECOND: u64 = 50_000;
 
-/// A wait, sampled at its begin.
+/// A wait, sampled when it begins.
 pub(super) struct Wait {
     pub thread: ThreadIndex,
-    /// User stack, and the kernel's above it.
+    /// The user stack.
     pub user: NodeIndex,
+    /// The user stack with the kernel stack on top.
     pub stack: NodeIndex,
+    /// When the thread was switched out (CLOCK_MONOTONIC, nanoseconds).
     out: u64,
 }
 
-/// A sampled wait with its length; it stands for [`Switches::period`].
-pub(super) struct Ended<'a> {
+/// A sampled wait and its length. It represents [`Switches::period`] waits.
+pub(super) struct EndedWait<'a> {
     pub wait: &'a Wait,
+    /// Nanoseconds.
     pub delay: u64,
     pub in_progress: bool,
 }
 
-/// A running recording.
+/// A running recording of waits.
 pub(super) struct Switches {
     pub reader: RingReader,
-    pub roots: Vec<Arc<Process>>,
     pub period: u64,
     attached: Attached,
     per_second: u64,
@@ -63,67 +67,61 @@ impl Switches {
     pub fn attach(request: &Request<'_>) -> Result<Self, AttachError> {
         let roots = &request.family().processes;
         let per_second = switches_per_second(roots);
-        let fits = |p: &&u64| per_second / **p <= AIM_PER_SECOND;
+        let fits = |p: &&u64| per_second / **p <= SAMPLES_PER_SECOND;
         let period = PERIODS.iter().find(fits).or(PERIODS.last()).copied().unwrap_or(1);
         let options = request.options;
         let (reader, attached) =
             RingReader::attach(request.family(), options.children, 1, KnownThreads::All, |r| {
                 attach::attach_to_switches(roots, options, period, r)
             })?;
-        Ok(Self {
-            reader,
-            roots: request.roots.to_vec(),
-            period,
-            attached,
-            per_second,
-            waits: FxHashMap::default(),
-        })
+        Ok(Self { reader, period, attached, per_second, waits: FxHashMap::default() })
     }
 
-    /// The recording begins.
+    /// Begins the recording.
     pub fn begin(&mut self) {
         self.read_all(&mut |_, _| {});
         self.waits.clear();
-        self.reader.begin(self.lost());
+        let lost = self.lost();
+        self.reader.begin(&self.attached.rings, Some(lost));
     }
 
-    /// Reads what has come.
-    pub fn poll(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) -> Progress {
+    /// Reads new samples.
+    pub fn poll(&mut self, sink: &mut dyn FnMut(&mut Recorder, &EndedWait<'_>)) -> Progress {
         let waits = &mut self.waits;
         self.reader.read_settled(&mut self.attached.rings, &mut |r, e| event(r, waits, e, sink));
         self.attached.drop_doubled(&mut self.reader.recorder);
         Progress {
             elapsed: Duration::ZERO,
             samples: self.reader.recorder.stats.kept,
-            lost: self.reader.lost(self.attached.rings.losses().lost),
+            lost: self.reader.lost_as_reported(&self.attached.rings),
         }
     }
 
-    /// Whether a followed process still runs.
-    pub fn someone_lives(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) -> bool {
-        self.read_all(sink);
-        self.reader.someone_lives()
+    /// Whether a followed process is still running.
+    pub fn someone_lives(&mut self, sink: &mut dyn FnMut(&mut Recorder, &EndedWait<'_>)) -> bool {
+        let (rings, waits) = (&mut self.attached.rings, &mut self.waits);
+        self.reader.someone_lives(rings, &mut |r, e| event(r, waits, e, sink))
     }
 
-    /// The recording ends.
+    /// Ends the recording.
     pub fn end(&mut self) {
         let _ = self.attached.sampler.disable();
         self.reader.end();
     }
 
-    /// What is left in the rings, and the waits that have not ended.
-    pub fn finish(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) {
+    /// Reads what is left in the rings, and passes on the waits that have not ended.
+    pub fn finish(&mut self, sink: &mut dyn FnMut(&mut Recorder, &EndedWait<'_>)) {
         self.read_all(sink);
         let mut waits: Vec<_> = std::mem::take(&mut self.waits).into_iter().collect();
         waits.sort_unstable_by_key(|(tid, _)| *tid);
         for (_, wait) in &waits {
             let delay = self.reader.ended_at().saturating_sub(wait.out);
             self.reader.recorder.stats.kept += 1;
-            sink(&mut self.reader.recorder, &Ended { wait, delay, in_progress: true });
+            sink(&mut self.reader.recorder, &EndedWait { wait, delay, in_progress: true });
         }
     }
 
-    fn read_all(&mut self, sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>)) {
+    fn read_all(&mut self, sink: &mut dyn FnMut(&mut Recorder, &EndedWait<'_>)) {
         let waits = &mut self.waits;
         self.reader.read_all(&mut self.attached.rings, &mut |r, e| event(r, waits, e, sink));
     }
@@ -132,25 +130,28 @@ impl Switches {
         self.attached.sampler.lost().unwrap_or(0).max(self.attached.rings.losses().lost)
     }
 
-    /// What was recorded by what means, and what is missing.
+    /// How the waits were recorded, and what is missing.
     pub fn stats(&self) -> Stats {
         let losses = self.attached.rings.losses();
+        let which = match self.period {
+            1 => "every context switch".to_owned(),
+            n => format!("one in {n} context switches"),
+        };
         let mut notes = vec![format!(
-            "one in {} switches was sampled; the time until a cpu is free counts as waiting, and \
-             threads that waited all the time are not in it",
-            self.period
+            "{which} was sampled; the time until a CPU is free counts as waiting, and threads that \
+             waited during the whole recording are missing"
         )];
         if self.per_second > COSTLY_PER_SECOND {
             notes.push(format!(
-                "the target is switched {} times a second: it is slowed down; where bpf programs \
-                 are allowed they cost it less",
+                "the target is slowed down, with {} context switches per second; BPF programs, \
+                 where allowed, slow it down less",
                 self.per_second
             ));
         }
         if self.attached.uncovered > 0 {
             notes.push(format!(
-                "{} threads were not sampled: the program creates them too fast",
-                self.attached.uncovered
+                "could not sample {}: the program creates threads too fast",
+                counted(self.attached.uncovered as u64, "thread")
             ));
         }
         notes.extend_from_slice(self.reader.recorder.processes.family_notes());
@@ -162,12 +163,13 @@ impl Switches {
     }
 }
 
-/// A sample comes at the begin of a switch, then the record of it, then that of the return.
+/// Handles an event. For a switch, the kernel writes the sample first, then the record of switching
+/// out, then that of switching in.
 fn event(
     recorder: &mut Recorder,
     waits: &mut FxHashMap<i32, Wait>,
     e: &Event<'_>,
-    sink: &mut dyn FnMut(&mut Recorder, &Ended<'_>),
+    sink: &mut dyn FnMut(&mut Recorder, &EndedWait<'_>),
 ) {
     match e.kind {
         EventKind::Sample(ref s) if e.time >= recorder.start => {
@@ -185,7 +187,7 @@ fn event(
                 let delay = e.time.saturating_sub(wait.out);
                 recorder.stats.kept += 1;
                 recorder.stats.contexts_cut = recorder.tree.is_full();
-                sink(recorder, &Ended { wait: &wait, delay, in_progress: false });
+                sink(recorder, &EndedWait { wait: &wait, delay, in_progress: false });
             }
         }
         EventKind::Sample(_) | EventKind::Switch { .. } => {}
@@ -206,12 +208,13 @@ fn switches_per_second(roots: &[Arc<Process>]) -> u64 {
         roots.iter().map(of).sum()
     };
     let (before, began) = (count(), monotonic_now());
-    std::thread::sleep(LOOK);
+    std::thread::sleep(MEASURE_TIME);
     let elapsed = monotonic_now().saturating_sub(began).max(1);
     count().saturating_sub(before).saturating_mul(1_000_000_000) / elapsed
 }
 
-/// What is waited for, by the kernel's functions (perf's samples do not tell the system call).
+/// What a thread waits for, by the functions of its kernel stack, because perf's samples do not
+/// tell the system call.
 pub(super) fn kind_of<'a>(kernel: impl Iterator<Item = &'a str>) -> &'static str {
     const KINDS: &[(&str, &[&str])] = &[
         ("futex", &["futex"]),

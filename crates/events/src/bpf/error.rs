@@ -7,8 +7,8 @@ use std::io;
 use aya::BtfError;
 use aya::programs::ProgramError;
 
-/// Why a BPF program cannot be loaded, attached or used: what failed, of which object, and what
-/// stands in the way.
+/// Why a BPF program cannot be loaded, attached or used: what failed, in which object, and
+/// why.
 #[derive(Debug)]
 pub struct BpfError {
     /// The object, named after its source: `waits` is made from `bpf/waits.bpf.c`.
@@ -34,7 +34,7 @@ pub enum BpfStep {
     Map(&'static str),
 }
 
-/// What stands in the way of a BPF program.
+/// Why a BPF program cannot be used.
 #[derive(Debug)]
 pub enum BpfObstacle {
     /// EPERM: we lack CAP_BPF or CAP_PERFMON, or a seccomp filter forbids bpf(2).
@@ -51,7 +51,7 @@ pub enum BpfObstacle {
     },
     /// ENOMEM: the kernel has no memory for the maps or the program.
     NoMemory,
-    /// The object lacks this program or map, or has another kind of it.
+    /// The object lacks this program or map, or has one of another type.
     Missing,
     /// The process or thread is gone (ESRCH).
     Gone,
@@ -109,7 +109,7 @@ impl BpfObstacle {
             Some(libc::EPERM) => Self::NotPermitted,
             Some(libc::ENOMEM) => Self::NoMemory,
             Some(libc::ESRCH) => Self::Gone,
-            // EACCES is the verifier's answer where it cannot prove an access to be safe.
+            // EACCES: the verifier cannot prove that an access is safe.
             Some(
                 n @ (libc::EINVAL
                 | libc::EACCES
@@ -181,7 +181,7 @@ fn one_line(error: &(dyn Error + 'static)) -> String {
     for cause in causes(error) {
         let text = cause.to_string();
         let line = without_number(text.lines().next().unwrap_or_default()).to_owned();
-        // Some repeat their cause's words.
+        // Some errors repeat the text of their cause.
         if !parts.last().is_some_and(|last| last.ends_with(&line)) {
             parts.push(line);
         }

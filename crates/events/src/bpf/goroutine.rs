@@ -22,7 +22,7 @@ pub(crate) const KIND_GOROUTINE: u32 = 1;
 pub(crate) const KIND_SYSTEM_STACK: u32 = 2;
 pub(crate) const KIND_LABELS: u32 = 3;
 
-/// What the program knows of a thread.
+/// What the program knows about a thread.
 #[derive(Debug, Clone, Copy, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Thread {
@@ -82,7 +82,7 @@ pub(crate) struct Labels {
     pub copied: u64,
 }
 
-/// One label, its texts cut to the room that there is.
+/// One label; its texts are cut to the available space.
 #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct Label {

@@ -66,7 +66,7 @@ impl Object {
         self.open_by(EbpfLoader::new().btf(types).allow_unsupported_maps())
     }
 
-    /// The same with a loader of the caller's.
+    /// The same, with the caller's loader.
     pub fn open_by(&self, loader: &mut EbpfLoader<'_>) -> Result<Loaded, BpfError> {
         let Self { name, since, bytes } = *self;
         let ebpf = loader.load(bytes).map_err(|e| BpfError::new(name, since, BpfStep::Open, &e))?;
@@ -95,7 +95,7 @@ impl Loaded {
         self.ebpf.program_mut(name).ok_or(missing)?.try_into().map_err(failed)
     }
 
-    /// A program for sampling events that was loaded.
+    /// A loaded program for sampling events.
     pub fn sample_program(&self, name: &'static str) -> Result<SampleProgram, BpfError> {
         let step = BpfStep::Attach(name);
         let program = self.ebpf.program(name);
@@ -104,7 +104,7 @@ impl Loaded {
         SampleProgram::of(descriptor).map_err(self.failed(step))
     }
 
-    /// Starts an iterator that was loaded; what it writes is read from the file.
+    /// Starts a loaded iterator. Its output is read from the file.
     pub fn iterate(&mut self, name: &'static str) -> Result<File, BpfError> {
         let step = BpfStep::Iterate(name);
         let failed = self.failed(step);
@@ -124,7 +124,7 @@ impl Loaded {
         T::try_from(map).map_err(self.failed(BpfStep::Map(name)))
     }
 
-    /// The same, to be written.
+    /// The same, for writing.
     pub fn map_mut<'a, T>(&'a mut self, name: &'static str) -> Result<T, BpfError>
     where
         T: TryFrom<&'a mut Map, Error = MapError>,

@@ -11,7 +11,7 @@ pub(crate) const OBJECT: Object = object!("stacks", since "5.18");
 /// Words of a register set.
 pub(crate) const REGISTERS: usize = USER_REGISTERS.count_ones() as usize;
 pub(crate) const PAGE_BYTES: usize = 4096;
-/// What is copied of a stack at most.
+/// At most this many bytes of a stack are copied.
 pub(crate) const STACK_BYTES: usize = 6 * PAGE_BYTES;
 
 /// `copy_head.what`.

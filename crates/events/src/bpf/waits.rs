@@ -36,7 +36,7 @@ pub(crate) const FLAG_WOKEN: u32 = 2;
 /// Keys of the map `counters`.
 pub(crate) const COUNTERS: usize = 7;
 
-/// What the programs are told.
+/// The settings of the programs.
 #[derive(Debug, Clone, Copy, Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Settings {

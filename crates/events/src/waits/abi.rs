@@ -16,7 +16,7 @@ pub struct WaitCounters {
     pub emitted: u64,
     /// Records that were lost: the ring had no space.
     pub failed: u64,
-    /// Wakings that were sampled.
+    /// Wakeups that were sampled.
     pub wakes_picked: u64,
     /// Sampled threads without restartable sequences.
     pub no_rseq: u64,
@@ -56,7 +56,7 @@ impl Fixed {
     }
 }
 
-/// Identifies a wait by its thread and its begin, to join the waiting and the waking side.
+/// Identifies a wait by its thread and its start, to join the waiting and the waking side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaitId {
     /// The thread, in the first PID namespace.
@@ -102,7 +102,7 @@ pub struct Woke {
     pub woken: WaitId,
     /// Where that thread waited.
     pub place: WaitPlace,
-    /// Nanoseconds of all waiters since the last charge, and the number of wakings, scaled up.
+    /// Nanoseconds of all waiters since the last charge, and the number of wakeups, scaled up.
     pub wait: (u64, Fixed),
     /// The time of the waking thread's [`crate::Chain`].
     pub chain: Option<u64>,
@@ -115,7 +115,7 @@ pub struct Waiting {
     pub pid: i32,
     /// The thread, in our PID namespace.
     pub tid: i32,
-    /// Where.
+    /// Where it waits.
     pub place: WaitPlace,
     /// The wait.
     pub id: WaitId,

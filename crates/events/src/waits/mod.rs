@@ -1,8 +1,8 @@
 //! Samples blocked threads and the threads that wake them, by BPF programs (`bpf/waits.bpf.c`).
 //!
-//! The programs run at the scheduler's tracepoints and decide which waits are sampled. Each sample is
-//! written in the context of the sampled thread, where perf copies its registers and stack, to one
-//! event per CPU, whose ring also gets the records of threads and mappings.
+//! The programs run at the scheduler's tracepoints and decide which waits are sampled. Each sample
+//! is written in the context of the sampled thread, where perf copies its registers and stack, to
+//! one event per CPU, whose ring also gets the records of threads and mappings.
 //!
 //! With interpreters, `bpf/waits_chains.bpf.c` does the same and also follows the thread's chain of
 //! frames ([`Chains`]) right before each sample.
@@ -61,9 +61,9 @@ pub enum WaitError {
 
 /// Whether the chains of interpreters are followed.
 pub enum WaitChains {
-    /// Nobody asked for it.
+    /// They are not followed: this was not requested.
     NotWanted,
-    /// They are, for the processes that are given to this.
+    /// They are followed, for the processes passed to [`Chains::follow`].
     Followed(Box<Chains>),
     /// The kernel rejects the programs that follow them.
     Refused(BpfError),
@@ -81,7 +81,7 @@ pub struct WaitWants {
 }
 
 impl WaitWants {
-    /// What this or the other wants.
+    /// Everything that this or the other selects.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let all_waits = |w: Self| w.waits && !w.futexes_only;
@@ -111,13 +111,13 @@ pub struct WaitOptions {
     pub stack_bytes: u32,
     /// Bytes of each CPU's ring: less, down to 32 KiB, where the locked-memory limit is smaller.
     pub ring_bytes: usize,
-    /// The smallest mean waiting time between two samples, in nanoseconds. It grows where there would
-    /// be more than about 1900 samples per second.
+    /// The smallest mean waiting time between two samples, in nanoseconds. It grows where there
+    /// would be more than about 1900 samples per second.
     pub finest_rate: u64,
 }
 
 /// The BPF programs that sample waiting, and the events that they write to. They are detached and
-/// unloaded with this value, or with our process.
+/// unloaded when this is dropped, or when our process ends.
 pub struct WaitSampler {
     object: Loaded,
     kernel_types: Btf,
@@ -138,8 +138,8 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 impl WaitSampler {
-    /// Loads and attaches the programs. No process is followed yet. With `chains`, the programs follow
-    /// the chains of interpreters too, if the kernel accepts them.
+    /// Loads and attaches the programs. No process is followed yet. With `chains`, the programs
+    /// follow the chains of interpreters too, if the kernel accepts them.
     ///
     /// # Errors
     /// [`WaitError`].
@@ -188,8 +188,8 @@ impl WaitSampler {
         self.hook_every_syscall_if_needed(&self.counters())
     }
 
-    /// Samples `wants` from `now` on (CLOCK_MONOTONIC, nanoseconds). `threads` is the number of followed
-    /// threads.
+    /// Samples `wants` from `now` on (CLOCK_MONOTONIC, nanoseconds). `threads` is the number of
+    /// followed threads.
     ///
     /// # Errors
     /// [`WaitError`].
@@ -201,8 +201,8 @@ impl WaitSampler {
         self.set_flag(flags::RUNNING, true)
     }
 
-    /// Adapts the rates to the number of samples, and hooks system calls if threads need it. Call this
-    /// several times a second.
+    /// Adapts the rates to the number of samples, and hooks system calls if threads need it. Call
+    /// this several times a second.
     ///
     /// # Errors
     /// [`WaitError`].
@@ -223,8 +223,8 @@ impl WaitSampler {
         Ok(counters)
     }
 
-    /// Stops sampling. Pending samples are still written when their threads run, and waiting threads
-    /// are still tracked.
+    /// Stops sampling. Pending samples are still written when their threads run, and waiting
+    /// threads are still tracked.
     ///
     /// # Errors
     /// [`WaitError`].
@@ -260,8 +260,8 @@ impl WaitSampler {
         WaitCounters::from_array(sums)
     }
 
-    /// The number of waiters in the table of futexes. For tests: a waiter that is never removed would
-    /// falsify all later charges.
+    /// The number of waiters in the table of futexes. For tests: a waiter that is never removed
+    /// would falsify all later charges.
     #[must_use]
     pub fn futex_waiters(&self) -> u64 {
         let map = self.object.map::<HashMap<_, FutexKey, FutexBytes>>("futexes");
@@ -275,8 +275,8 @@ impl WaitSampler {
         (self.block_rate.ns(), self.mutex_rate.ns())
     }
 
-    /// Whether the exit of every system call on the machine is hooked, as threads without restartable
-    /// sequences require.
+    /// Whether the exit of every system call on the machine is hooked, as threads without
+    /// restartable sequences require.
     #[must_use]
     pub fn hooks_every_syscall(&self) -> bool {
         self.every_syscall
@@ -367,8 +367,8 @@ fn waiters(futex: &FutexBytes) -> u64 {
     Futex::read_from_bytes(futex).map_or(0, |futex| u64::from(futex.waiters))
 }
 
-/// Opens the object that follows chains, and loads those of its programs that do: whether the kernel
-/// takes them is known before anything is attached.
+/// Opens the object that follows chains, and loads the programs that follow them. This finds out
+/// whether the kernel accepts them before anything is attached.
 fn load_with_chains(kernel_types: &Btf) -> Result<(Loaded, Chains), BpfError> {
     let mut object = OBJECT_WITH_CHAINS.open(Some(kernel_types))?;
     load_program(&mut object, kernel_types, "on_waking", "sched_waking")?;

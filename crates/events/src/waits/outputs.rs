@@ -35,12 +35,13 @@ impl WaitOutputs {
         Ok((this, RingSet::new(rings, layout)))
     }
 
-    /// Has the programs of this object write to the events.
+    /// Makes the programs of this object write to the events.
     pub(super) fn publish(&self, object: &Loaded) -> Result<(), WaitError> {
         publish(&self.cpus, &self.leaders, object)
     }
 
-    /// Has the programs write to new events that copy `stack_bytes` of stack, into the same rings.
+    /// Makes the programs write to new events that copy `stack_bytes` of stack, into the same
+    /// rings.
     pub(super) fn grow_stack(
         &mut self,
         object: &Loaded,

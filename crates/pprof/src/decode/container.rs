@@ -5,7 +5,8 @@ use std::io::{ErrorKind, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{DecodeError, Limits};
+use super::error::DecodeError;
+use super::limits::Limits;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 

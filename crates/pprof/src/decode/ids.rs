@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::DecodeError;
+use super::error::DecodeError;
 use super::limits::Budget;
 
 /// Positions by id.

@@ -1,6 +1,6 @@
 //! Limits the memory that a file can make the decoder allocate.
 
-use super::DecodeError;
+use super::error::DecodeError;
 
 /// Limits on memory. The defaults are for trusted files; use [`Limits::of_file`] for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use prost::Message;
 
-use super::DecodeError;
+use super::error::DecodeError;
 use super::ids::Ids;
 use super::limits::{Budget, Limits};
 use super::wire::Fields;

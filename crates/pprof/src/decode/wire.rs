@@ -2,7 +2,7 @@
 
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-use super::DecodeError;
+use super::error::DecodeError;
 
 /// The content of one field.
 pub(super) enum Value<'a> {

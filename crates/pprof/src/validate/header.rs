@@ -1,6 +1,7 @@
 //! Checks the scalar fields.
 
-use super::{Violation, Violations, Wire};
+use super::violation::{Violation, Violations};
+use super::wire::Wire;
 
 pub(super) fn check(p: &Wire<'_>, found: &mut Violations) {
     let profile = p.profile;

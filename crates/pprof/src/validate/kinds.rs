@@ -1,6 +1,8 @@
 //! Finds a profile's kind by its types. Readers know kinds by the exact names of these.
 
-use super::{Expect, Violation, Violations, Wire};
+use super::expect::Expect;
+use super::violation::{Violation, Violations};
+use super::wire::Wire;
 use crate::kinds;
 
 /// The name of the profile's kind: `block or mutex` where several have equal types.

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Violation, Violations, Wire};
+use super::violation::{Violation, Violations};
+use super::wire::Wire;
 use crate::proto;
 
 pub(super) fn check(p: &Wire<'_>, found: &mut Violations) {

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Expect, Violation, Violations, Wire};
+use super::expect::Expect;
+use super::violation::{Violation, Violations};
+use super::wire::Wire;
 use crate::proto;
 
 /// The smallest page of the architectures that exoprof records.

@@ -111,3 +111,39 @@ pub enum Violation {
     #[error("and {count} more violations")]
     More { count: usize },
 }
+
+/// Further violations are counted, not listed.
+const MAX_LISTED: usize = 100;
+
+/// The violations so far.
+#[derive(Default)]
+pub(super) struct Violations {
+    listed: Vec<Violation>,
+    more: usize,
+}
+
+impl Violations {
+    pub(super) fn add(&mut self, violation: Violation) {
+        if self.listed.len() < MAX_LISTED {
+            self.listed.push(violation);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    pub(super) fn add_if(&mut self, is_violated: bool, violation: impl FnOnce() -> Violation) {
+        if is_violated {
+            self.add(violation());
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Result<(), Vec<Violation>> {
+        if self.listed.is_empty() {
+            return Ok(());
+        }
+        if self.more > 0 {
+            self.listed.push(Violation::More { count: self.more });
+        }
+        Err(self.listed)
+    }
+}

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::http::uri::Authority;
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::push::message::Message;
@@ -93,6 +94,8 @@ impl Destination {
         }
         let port = port_in(host)?;
         let path = path.trim_end_matches('/');
+        // `%40` and the like in a user or password.
+        let decoded = |user: &str| percent_decode_str(user).collect::<Vec<u8>>();
         let authorization = user.map(|user| format!("Basic {}", STANDARD.encode(decoded(user))));
         if is_grpc {
             if !path.is_empty() {
@@ -158,14 +161,6 @@ fn port_in(host: &str) -> Result<Option<u16>, String> {
         Some(port) => port.parse().map(Some).map_err(|e| wrong(&e)),
         None => Ok(None),
     }
-}
-
-/// Decodes `%40` and the like in a user or password.
-fn decoded(user: &str) -> Vec<u8> {
-    // '+' has no meaning here, other than in a query.
-    let escaped = user.replace('+', "%2B");
-    let pairs = form_urlencoded::parse(escaped.as_bytes());
-    pairs.map(|(key, _)| key.into_owned()).next().unwrap_or_default().into_bytes()
 }
 
 /// Turns a label's name into one that every server accepts.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::http::{HeaderMap, Request, Response, StatusCode, Uri};
+use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -171,27 +172,9 @@ fn status_in(headers: &HeaderMap) -> Option<Status> {
     Some(Status { code, reason })
 }
 
-/// Decodes `%20` and the like.
+/// Decodes `%20` and the like, up to [`MAX_REASON`] bytes.
 fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, others @ ..] = rest {
-        let digits = others.get(..2).and_then(|d| std::str::from_utf8(d).ok());
-        let byte = digits.and_then(|d| u8::from_str_radix(d, 16).ok());
-        match byte.filter(|_| *first == b'%') {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &others[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = others;
-            }
-        }
-        if bytes.len() == MAX_REASON {
-            break;
-        }
-    }
+    let bytes: Vec<u8> = percent_decode_str(text).take(MAX_REASON).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

@@ -9,6 +9,7 @@ use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use console::http::HttpError;
 use console::http::guard::{self, Guard, Token};
 use console::http::server;
 use console::stop::StopSignal;
@@ -37,25 +38,25 @@ pub fn serve(
     serving: impl FnOnce(&str),
 ) -> Result<(), ViewError> {
     let listen = args.listen()?;
-    let token = args.token_file.as_deref().map(Token::read).transpose()?;
+    let token = args.token_file.as_deref().map(Token::read).transpose().map_err(HttpError::from)?;
     let guard = Guard::new(&listen, token);
-    let socket = listen.bind(None)?;
-    let stop = StopSignal::install().map_err(ViewError::Signals)?;
+    let socket = listen.bind(None).map_err(HttpError::from)?;
+    let stop = StopSignal::install().map_err(HttpError::Signals)?;
     serving(&socket.shown());
     let shared = Arc::new(Shared { profile, slots: Semaphore::new(REPORTS) });
     let app = router(shared, guard);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(ViewError::Start)?;
+        .map_err(HttpError::Start)?;
     runtime.block_on(async {
         let stop = stop.into_stream().and_then(UnixStream::from_std);
-        let stop = stop.map_err(ViewError::Wait)?;
+        let stop = stop.map_err(HttpError::Wait)?;
         let stopped = async {
             // An error while waiting ends the server too.
             let _ = stop.readable().await;
         };
-        server::serve(socket, app, stopped).await.map_err(ViewError::Serve)
+        server::serve(socket, app, stopped).await.map_err(HttpError::Serve)
     })?;
     // Do not wait for unfinished reports: nobody will read them.
     runtime.shutdown_background();

@@ -10,7 +10,7 @@ package main
 extern void fromC(int n);
 extern void waitsFromC(void);
 
-// Too small to keep, but for the attribute; the work needs all registers.
+// The attribute keeps this small function from being inlined; the work needs all registers.
 __attribute__((noinline)) static double c_work(int n) {
 	double a = 1, b = 2, c = 3, d = 4;
 	for (int i = 0; i < n * 60; i++) {
@@ -33,7 +33,7 @@ __attribute__((noinline)) static void c_calls_waiter(void) {
 */
 import "C"
 
-// cgo works in C, in Go that C called, and in C that this Go called.
+// cgo works in C, in Go called by C, and in C called by that Go code.
 func cgo() {
 	for {
 		intoC(100)
@@ -57,7 +57,7 @@ func fromC(n C.int) {
 //go:noinline
 func calledBack(n int) { sink.Add(uint64(C.c_outer(C.int(n)))) }
 
-// waits in C, and in C that is called by Go that C called.
+// waits waits in C, and in C called by Go that C called.
 func waits() {
 	go waitInC()
 	C.c_calls_waiter()

@@ -1,9 +1,8 @@
 // Cpu spends CPU time in known ways, and can profile itself for comparison.
 //
-// It speaks the handshake of tests/targets/truth.h: "ready", then "go N" starts the work of the mode
-// that its argument names, "mark" prints the CPU time of each site so far, and the end of stdin ends
-// it. "profile MS PATH" writes its own runtime/pprof profile of that much
-// CPU time.
+// It speaks the handshake of tests/targets/truth.h: "ready", then "go N" starts the mode named by
+// its argument, "mark" prints the CPU time of each site so far, and the end of stdin ends it.
+// "profile MS PATH" writes its own runtime/pprof profile of that much CPU time.
 package main
 
 import (
@@ -66,7 +65,7 @@ func profile(ms, path string) {
 	if err != nil {
 		panic(err)
 	}
-	// More samples than its usual 100 a second: the rate that is set first stays, and it grumbles.
+	// More samples than the usual 100 a second. The rate set first is kept, with a warning on stderr.
 	runtime.SetCPUProfileRate(500)
 	if err := pprof.StartCPUProfile(f); err != nil {
 		panic(err)
@@ -78,7 +77,8 @@ func profile(ms, path string) {
 	f.Close()
 }
 
-// processTime is the CPU time of all threads: on a busy machine as much of it has as many samples.
+// processTime is the CPU time of all threads: the same amount has as many samples on a busy
+// machine.
 func processTime() time.Duration {
 	var used syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
@@ -103,7 +103,7 @@ func site(name string) *atomic.Int64 {
 	return ns.(*atomic.Int64)
 }
 
-// threadTime is the CPU time of this thread: callers have locked themselves to it.
+// threadTime is the CPU time of this thread, to which callers have locked themselves.
 func threadTime() int64 {
 	var t syscall.Timespec
 	const threadClock = 3
@@ -113,7 +113,7 @@ func threadTime() int64 {
 	return t.Nano()
 }
 
-// burn works for about so many microseconds.
+// burn works for about this many microseconds.
 //
 //go:noinline
 func burn(micros int) {
@@ -133,8 +133,8 @@ func timed(name string, work func()) {
 	site(name).Add(threadTime() - begin)
 }
 
-// labels serves three kinds of requests, short and long ones: each goroutine changes its labels many
-// times within what lies between two readings of the profiler's rings.
+// labels serves three kinds of requests, short and long ones: each goroutine changes its labels
+// many times between two readings of the profiler's ring buffers.
 func labels() {
 	for w := 0; w < 2; w++ {
 		go func() {
@@ -175,7 +175,7 @@ func unlabelled() { burn(1400); sink.Add(1) }
 //go:noinline
 func manyLabelled() { burn(1000); sink.Add(1) }
 
-// many are more labels, and longer ones, than can be copied with a sample.
+// many returns more labels, and longer ones, than can be copied with a sample.
 func many() (all []string) {
 	for i := 0; i < 12; i++ {
 		all = append(all, fmt.Sprintf("key%02d", i), strings.Repeat("é", 60+10*i))
@@ -183,8 +183,8 @@ func many() (all []string) {
 	return all
 }
 
-// systems crosses to the system stack in every way: allocation of large objects, growing stacks,
-// clocks.
+// systems switches to the system stack in every way: allocating large objects, growing stacks,
+// reading clocks.
 func systems() {
 	for w := 0; w < 2; w++ {
 		go func() {
@@ -215,7 +215,7 @@ func clocks() {
 	}
 }
 
-// deepen needs a stack that has to grow, in a goroutine of its own.
+// deepen makes a new goroutine's stack grow.
 func deepen(n int) {
 	done := make(chan int)
 	go func() { done <- deeper(n) }()

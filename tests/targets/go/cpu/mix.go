@@ -66,7 +66,7 @@ func grow(depth int) *tree {
 
 var live *tree
 
-// gc keeps the garbage collector busy: what stays is marked again each time.
+// gc keeps the garbage collector busy: it marks the live tree again each time.
 func gc() {
 	live = grow(16)
 	for w := 0; w < 2; w++ {

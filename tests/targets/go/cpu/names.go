@@ -1,6 +1,7 @@
 package main
 
-// names calls functions of every kind of name: generic, closures, method values, wrappers, inlined.
+// names calls functions with every kind of name: generic ones, closures, method values, wrappers,
+// inlined ones.
 func names() {
 	b := &box[float64]{}
 	var worker works = embeds{&inner{}}

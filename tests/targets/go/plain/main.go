@@ -1,4 +1,4 @@
-// Plain imports no profiling package at all, so that its runtime samples nothing by itself.
+// Plain imports no profiling package, so its runtime samples nothing on its own.
 //
 // It reads one command per line from stdin and ends each answer with a line "@@END".
 package main
@@ -16,7 +16,7 @@ import (
 var (
 	kept [][]byte
 	sink []byte
-	// more are the commands that need a profiling package: see own.go.
+	// more handles the commands that need a profiling package: see own.go.
 	more func(command string)
 )
 
@@ -60,7 +60,7 @@ func main() {
 			waits(n, waitChannel)
 			fmt.Println("waited", mutex.least.Nanoseconds(), mutex.most.Nanoseconds())
 		case "waits":
-			// Each kind of wait by the name of its function, and how long it waited.
+			// For each kind of wait, the name of its function and how long it waited.
 			for _, k := range kinds {
 				all := waits(n, k.wait)
 				fmt.Println(k.name, all.least.Nanoseconds(), all.most.Nanoseconds())
@@ -107,22 +107,22 @@ var kinds = []struct {
 
 const pause = 5 * time.Millisecond
 
-// woken is when the main goroutine was about to be woken.
+// woken is the time just before the main goroutine was woken.
 var woken time.Time
 
-// waited is how long the main goroutine waited: until just before it was woken at least, and at most
-// until it ran again. On a busy machine both the one that wakes it and it itself may lose the CPU.
+// waited is how long the main goroutine waited: at least until just before it was woken, at most
+// until it ran again. On a busy machine, both goroutines may lose the CPU in between.
 type waited struct{ least, most time.Duration }
 
-// clocked is how long the main goroutine waits in a call.
+// clocked measures how long the main goroutine waits in a call.
 func clocked(wait func()) waited {
 	begin := time.Now()
 	wait()
 	return waited{woken.Sub(begin), time.Since(begin)}
 }
 
-// holdUp lets some time pass in which the main goroutine waits. On a busy machine it may come to that
-// late, and would not wait at all if nobody waited for it.
+// holdUp lets some time pass while the main goroutine waits. It first checks that the main
+// goroutine waits: on a busy machine that may happen late, or otherwise not at all.
 func holdUp() {
 	for !mainWaits() {
 		time.Sleep(time.Millisecond)
@@ -131,7 +131,7 @@ func holdUp() {
 	woken = time.Now()
 }
 
-// mainWaits is whether the main goroutine waits for another one.
+// mainWaits reports whether the main goroutine waits for another one.
 func mainWaits() bool {
 	all := make([]byte, 64<<10)
 	all = all[:runtime.Stack(all, true)]

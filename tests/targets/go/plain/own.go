@@ -8,8 +8,7 @@ import (
 	"runtime/pprof"
 )
 
-// Built with this file, the program writes its own profiles, to compare others with: "write KIND
-// PATH".
+// Built with this file, the program can write its own profiles for comparison: "write KIND PATH".
 func init() {
 	more = func(command string) {
 		var kind, path string

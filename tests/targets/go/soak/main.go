@@ -1,9 +1,9 @@
-// Soak works without end: it allocates, collects garbage, contends for locks, and starts and ends
+// Soak works forever: it allocates, collects garbage, contends for locks, and starts and ends
 // goroutines. Like plain, it imports no profiling package.
 //
-// It reads one command per line from stdin and ends each answer with a line "@@END". "count"
-// prints how many rounds of work are done, the CPU time that they took in nanoseconds, and the
-// number of garbage collections.
+// It reads one command per line from stdin and ends each answer with a line "@@END". "count" prints
+// the number of rounds of work done, the CPU time used in nanoseconds, and the number of garbage
+// collections.
 package main
 
 import (
@@ -89,7 +89,7 @@ func sum(n *node) int {
 	return n.value + sum(n.left) + sum(n.right)
 }
 
-// spin has no call in its loop: only a signal makes it give way.
+// spin has no call in its loop: only a signal can preempt it.
 //
 //go:noinline
 func spin(n int) int {

@@ -6,7 +6,8 @@ import (
 	"runtime"
 )
 
-// printFrames prints, for each byte of a function, the frames that the runtime finds there.
+// printFrames prints, for each byte of a function, the innermost frame that the runtime finds
+// there.
 func printFrames(function interface{}) {
 	entry := reflect.ValueOf(function).Pointer()
 	physical := runtime.FuncForPC(entry).Entry()
@@ -14,7 +15,7 @@ func printFrames(function interface{}) {
 		f := runtime.FuncForPC(pc)
 		return f != nil && f.Entry() == physical
 	}
-	// CallersFrames takes return addresses and steps back by one, but not from an entry.
+	// CallersFrames expects return addresses and subtracts one, except from an entry.
 	for pc := entry; within(pc) && within(pc+1); pc++ {
 		frames := runtime.CallersFrames([]uintptr{pc + 1})
 		frame, _ := frames.Next()

@@ -16,7 +16,7 @@ var (
 	sink    []byte
 )
 
-// startAll starts one goroutine of each kind of wait, and twenty of different depth.
+// startAll starts one goroutine for each kind of wait, and twenty of different depth.
 func startAll() {
 	start("chan receive", func() { <-make(chan int) })
 	start("chan send", func() { make(chan int) <- 1 })
@@ -88,8 +88,8 @@ func labelled(name string, f func(), labels ...string) {
 	start(name, func() { pprof.Do(context.Background(), pprof.Labels(labels...), func(context.Context) { f() }) })
 }
 
-// settle waits until every goroutine has come to rest: a goroutine that is started is not yet
-// parked, and there is nothing to wait for but time.
+// settle waits until every goroutine is parked. A goroutine that has just started is not, and only
+// time can show when it is.
 func settle() { time.Sleep(300 * time.Millisecond) }
 
 func outer(c chan int)  { middle(c) }
@@ -122,7 +122,7 @@ func inPanic() {
 	*p = 1
 }
 
-// spin starts n goroutines that never leave the processor.
+// spin starts n goroutines that never yield the CPU.
 func spin(n int) {
 	for i := 0; i < n; i++ {
 		go spinning()
@@ -138,7 +138,7 @@ func spinning() {
 	}
 }
 
-// mix has no frame of its own, and takes most of the time.
+// mix has no stack frame and takes most of the time.
 //
 //go:noinline
 func mix(a, b uint64) uint64 {
@@ -157,7 +157,7 @@ func many(n int) {
 	settle()
 }
 
-// churn starts n pairs of goroutines that come, pass messages at changing depth, and go.
+// churn starts n pairs of goroutines that start, pass messages at changing depth, and end.
 func churn(n int) {
 	for i := 0; i < n; i++ {
 		go func() {

@@ -1,5 +1,5 @@
-// Truth is the target that the Go runtime readers are measured against: it does what a Go program
-// can do with goroutines, the heap and locks, and prints what its own runtime knows of it.
+// Truth is the reference for the readers of the Go runtime: it does what Go programs do with
+// goroutines, the heap and locks, and prints its own runtime's view of it.
 //
 // It reads one command per line from stdin and ends each answer with a line "@@END".
 package main
@@ -57,7 +57,7 @@ func run(command string, n int) {
 		runtime.GC()
 		runtime.GC()
 	case "rates":
-		// A negative argument only asks for the value.
+		// A negative argument only queries the value.
 		fmt.Fprintf(out, "%d %d\n", runtime.MemProfileRate, runtime.SetMutexProfileFraction(-1))
 	case "alloc":
 		allocate(n)
@@ -95,7 +95,7 @@ func run(command string, n int) {
 	}
 }
 
-// write puts a profile in the form of debug=0 into a file.
+// write writes a profile in the form of debug=0 to a file.
 func write(kind, path string) {
 	file, err := os.Create(path)
 	if err != nil {
@@ -107,7 +107,7 @@ func write(kind, path string) {
 	file.Close()
 }
 
-// frames prints what the runtime says of every program counter of some functions.
+// frames prints the runtime's information on every program counter of some functions.
 func frames() {
 	for _, f := range []interface{}{allocate, contend, startAll, many, runtime.GC, fmt.Fprintf, strings.Fields, strconv.Atoi} {
 		printFrames(f)

@@ -8,7 +8,7 @@ import (
 )
 
 // stress starts n goroutines that spend their time in assembly, in the allocator, in the garbage
-// collector, in the vdso and in growing stacks.
+// collector, in the vDSO and in growing stacks.
 func stress(n int) {
 	debug.SetGCPercent(20)
 	for i := 0; i < n; i++ {

@@ -9,7 +9,7 @@ import (
 
 var kept [][]byte
 
-// allocate allocates n MiB that stay, n MiB that go, and some small objects.
+// allocate allocates n MiB that stay live, n MiB that become garbage, and some small objects.
 func allocate(n int) {
 	for i := 0; i < n; i++ {
 		kept = append(kept, keep())
@@ -38,7 +38,7 @@ func small(n int) {
 	}
 }
 
-// contend makes n blocked waits of each kind, 5 ms each, with all of them recorded.
+// contend makes n blocked waits of each kind, 5 ms each, and records all of them.
 func contend(n int) {
 	runtime.SetBlockProfileRate(1)
 	runtime.SetMutexProfileFraction(1)
@@ -47,7 +47,7 @@ func contend(n int) {
 	runtime.SetMutexProfileFraction(0)
 }
 
-// waits makes the same waits and leaves the rates alone.
+// waits makes the same waits without changing the rates.
 func waits(n int) {
 	for i := 0; i < n; i++ {
 		waitMutex()
@@ -55,8 +55,8 @@ func waits(n int) {
 	}
 }
 
-// holdUp lets some time pass in which the main goroutine waits. On a busy machine it may come to that
-// late, and would not wait at all if nobody waited for it.
+// holdUp lets some time pass while the main goroutine waits. It first checks that the main
+// goroutine waits: on a busy machine that may happen late, or otherwise not at all.
 func holdUp() {
 	for !mainWaits() {
 		time.Sleep(time.Millisecond)
@@ -64,7 +64,7 @@ func holdUp() {
 	time.Sleep(5 * time.Millisecond)
 }
 
-// mainWaits is whether the main goroutine waits for another one.
+// mainWaits reports whether the main goroutine waits for another one.
 func mainWaits() bool {
 	all := make([]byte, 64<<10)
 	all = all[:runtime.Stack(all, true)]
