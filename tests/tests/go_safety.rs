@@ -261,7 +261,7 @@ fn many_goroutines_are_read_with_short_stops() {
             assert!(outcome.profile.total("goroutine") > many, "{many}");
             let spinning = outcome.profile.sum("goroutine", |s| s.has("main.spinning"));
             assert_eq!(spinning, 2, "{many}: running goroutines must have stacks");
-            // `2 threads that ran goroutines were stopped, 0.3 ms in all`
+            // `2 threads that were running goroutines were stopped, 0.3 ms in total`
             let note = outcome.stderr.lines().find_map(|l| {
                 let (_, rest) = l.split_once(" stopped, ")?;
                 rest.split(' ').next()?.parse::<f64>().ok()

@@ -256,7 +256,7 @@ fn contention_of_a_program_that_samples_itself() {
         let own = target.own_profile("block");
         let all = own.sum("contentions", |s| s.has("main.waitChannel"));
         assert_eq!(all, 10, "{version}: its own profile has the earlier ones as well");
-        assert!(profile.comments.iter().any(|c| c.contains("as the program has set it")));
+        assert!(profile.comments.iter().any(|c| c.contains("the program's own rate")));
     });
 }
 

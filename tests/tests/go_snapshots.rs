@@ -189,7 +189,7 @@ fn without_a_stop() {
     let found = (0..20).any(|_| {
         let profile = record(target.pid(), &["goroutine", "--no-stop"]).profile;
         let ran = profile.sum("goroutine", |s| s.leaf().function.contains("was not stopped"));
-        let says = |c: &String| c.contains("have no whole stack, because they ran");
+        let says = |c: &String| c.contains("no complete stack");
         assert_eq!(ran > 0, profile.comments.iter().any(says), "{:?}", profile.comments);
         ran > 0
     });

@@ -237,7 +237,7 @@ fn doctor_reports_each_kind_with_its_fix() {
     let text = String::from_utf8(out.stdout).unwrap();
     assert_eq!(verdict(&text, "block"), "yes", "{text}");
     assert!(
-        text.contains("by perf events, without the unlocker (BPF programs require CAP_BPF"),
+        text.contains("perf events, without the unlocking thread (BPF programs require CAP_BPF"),
         "{text}"
     );
     // A process traced by another tool can be sampled but not stopped.
@@ -285,7 +285,7 @@ fn several_kinds_and_processes_at_once() {
     let goroutine = of("goroutine");
     let by_pid = goroutine.by_label("goroutine", "pid");
     assert_eq!(by_pid, pids.iter().map(|p| (p.clone(), 5 + IDLERS as i64)).collect());
-    let says: Vec<_> = goroutine.comments.iter().filter(|c| c.contains("stood still")).collect();
+    let says: Vec<_> = goroutine.comments.iter().filter(|c| c.contains("were stopped")).collect();
     assert!(says.len() == 1 && says[0].contains("of 2 processes"), "{says:?}");
     for target in [&one, &two] {
         assert!(State::of(target.pid()).is_free());
@@ -309,7 +309,7 @@ fn without_a_stop_waiting_threads_are_the_same() {
     // Not earlier: a stop interrupts sleeps, which then continue under another name.
     let (stopped, _) = run(&["dump", "-p", &pid]);
     assert!(stderr.contains("no thread was stopped"), "{stderr}");
-    assert!(!stderr.contains("stood still"), "{stderr}");
+    assert!(!stderr.contains("were stopped"), "{stderr}");
     let sections = |text: &str| {
         let sections = text.split("\n\n").map(|s| s.trim_end().to_owned());
         sections.collect::<Vec<_>>()
@@ -346,7 +346,7 @@ fn without_a_stop_no_wait_is_interrupted_and_no_stack_is_torn() {
         let profile = recording.recording().profile;
         assert_eq!(profile.total("goroutine"), THREADS + 1);
         for s in &profile.samples {
-            let ran = s.stack.iter().any(|f| f.function.contains("it ran at every look"));
+            let ran = s.stack.iter().any(|f| f.function.contains("running at every attempt"));
             assert!(ran || reaches_root(s), "{s}");
             let (to_left, to_right) = (s.has("left"), s.has("right"));
             assert!(!(to_left && to_right), "{s}");
@@ -442,8 +442,8 @@ fn without_a_stop_a_thread_that_never_sleeps_is_listed() {
     for _ in 0..20 {
         let (text, stderr) = run(&["dump", "-p", &pid, "--no-stop"]);
         let section = section(&text, &pid);
-        if section.contains("[no stack: it ran at every look]") {
-            let note = stderr.lines().find(|l| l.contains("ran on a CPU at each of"));
+        if section.contains("[no stack: running at every attempt]") {
+            let note = stderr.lines().find(|l| l.contains("1 thread was running at each of"));
             let note = note.unwrap_or_else(|| panic!("{stderr}"));
             assert!(note.contains(&format!("shares ({pid})")), "{note}");
             assert!(section.contains("[running, thread shares]"), "{section}");

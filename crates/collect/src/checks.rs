@@ -1,5 +1,4 @@
-//! Checks whether our rights and the machine allow what the kinds of profile need, of one process
-//! or in general.
+//! Checks which kinds of profile our rights and this machine allow, for one process or in general.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,16 +8,16 @@ use process::OpenError;
 
 use crate::go;
 
-/// What kind of program was named.
+/// The kind of program that the checked process runs.
 #[derive(Debug)]
 enum Program {
-    /// None was named, or it cannot be looked into.
+    /// No process was named, or we cannot read its memory.
     Unknown,
-    /// Its runtime keeps records of its own.
+    /// A Go program, whose runtime keeps the records that we read.
     Go,
-    /// A Go program whose runtime is not understood: why.
-    StrangeGo(String),
-    /// Anything else.
+    /// A Go program whose runtime we cannot read, and why.
+    UnsupportedGo(String),
+    /// Any other program.
     Native,
 }
 
@@ -28,48 +27,48 @@ impl Program {
         match go::Program::open(&Arc::new(process)) {
             Ok(Some(_)) => Self::Go,
             Ok(None) => Self::Native,
-            Err(crate::outcome::RecordError::NotApplicable(why)) => Self::StrangeGo(why),
+            Err(crate::outcome::RecordError::NotApplicable(why)) => Self::UnsupportedGo(why),
             Err(_) => Self::Unknown,
         }
     }
 }
 
-/// What the checks look at.
+/// What the checks examine: our rights, and the process if one was named.
 #[derive(Debug)]
-pub struct Patient {
-    /// Our rights and the machine's settings.
+pub struct Subject {
+    /// Our rights, and the kernel settings that affect them.
     pub rights: Rights,
-    /// The process, if one was named.
+    /// The rights that access to the process requires, if one was named.
     pub target: Option<TargetRights>,
-    /// Whether perf_event_open works at all: no filter forbids it.
+    /// Whether perf_event_open works at all, or what blocks it, such as a seccomp filter.
     pub perf: Result<(), Obstacle>,
     program: Program,
-    /// The process that traces it.
+    /// The process that is tracing the target.
     tracer: Option<i32>,
-    /// Why it is nothing to profile: it has ended, or is a part of the kernel.
-    pub(crate) nothing: Option<String>,
+    /// Why the target cannot be profiled at all: it has exited, or is a kernel thread.
+    pub(crate) unprofilable: Option<String>,
 }
 
-impl Patient {
-    /// Looks at the machine, and at the process `pid`.
+impl Subject {
+    /// Examines the machine, and the process `pid` if it is given.
     ///
     /// # Errors
-    /// Where `/proc` cannot be read.
+    /// If `/proc` cannot be read.
     pub fn examine(pid: Option<i32>) -> std::io::Result<Self> {
         let rights = Rights::read()?;
         let target = pid.map(TargetRights::read).transpose()?;
         let perf = try_perf(&rights);
         let program = pid.map_or(Program::Unknown, Program::of);
-        let nothing = pid.and_then(|pid| match process::Process::open(pid) {
-            // Rights are for each check to judge.
+        let unprofilable = pid.and_then(|pid| match process::Process::open(pid) {
+            // Each check judges the rights itself.
             Ok(_) | Err(OpenError::Permission { .. }) => None,
             Err(e) => Some(e.to_string()),
         });
         let tracer = pid.and_then(host::rights::tracer);
-        Ok(Self { rights, target, perf, program, tracer, nothing })
+        Ok(Self { rights, target, perf, program, tracer, unprofilable })
     }
 
-    /// Ourselves, where no process was named: what is permitted of an own process.
+    /// The target. If no process was named: a process of our own user, to see what is permitted.
     fn target(&self) -> TargetRights {
         let own = TargetRights { pid: 0, uid: self.rights.uid, dumpable: true };
         self.target.unwrap_or(own)
@@ -79,39 +78,41 @@ impl Patient {
         self.rights.attach(&self.target())
     }
 
-    /// Samples of CPU time, by perf events or by ptrace.
+    /// Checks whether CPU time can be sampled, by perf events or by ptrace.
     pub(crate) fn cpu(&self) -> Result<String, Obstacle> {
         let by_perf = self.perf.clone().and_then(|()| self.rights.sample_user(&self.target()));
         match (by_perf, self.attach()) {
             (Ok(()), _) => Ok("perf events".into()),
-            (Err(o), Ok(())) => Ok(format!("by ptrace, user mode only ({o})")),
+            (Err(o), Ok(())) => Ok(format!("ptrace, user mode only ({o})")),
             (Err(o), Err(_)) => Err(o),
         }
     }
 
-    /// Stacks of threads that are stopped for a moment.
+    /// Checks whether threads can be stopped briefly to copy their stacks.
     pub(crate) fn stop(&self) -> Result<String, Obstacle> {
         self.attach()?;
         match self.tracer {
             Some(by) => Err(Obstacle {
-                reason: format!("process {by} already traces it, and only one tracer is possible"),
-                remedy: format!("end process {by}, a debugger or strace"),
+                reason: format!(
+                    "already traced by process {by}, and a process can have only one tracer"
+                ),
+                remedy: format!("end process {by} (a debugger or strace)"),
             }),
             None => Ok("ptrace".into()),
         }
     }
 
-    /// Stacks of threads that are not stopped.
-    pub(crate) fn look(&self) -> Result<String, Obstacle> {
+    /// Checks whether stacks can be copied without stopping threads (`--no-stop`).
+    pub(crate) fn no_stop(&self) -> Result<String, Obstacle> {
         self.attach()?;
         if matches!(self.program, Program::Go) {
-            return Ok("--no-stop: the target's memory".into());
+            return Ok("the target's memory".into());
         }
-        crate::threads::snapshot::can_look()?;
-        Ok(format!("--no-stop: {}", self.also_go("bpf task iterator", "their memory")))
+        crate::threads::snapshot::check_no_stop()?;
+        Ok(self.with_go("bpf task iterator", "the target's memory"))
     }
 
-    /// Stacks of goroutines, or of threads.
+    /// Checks whether the current stacks of all goroutines or threads can be read.
     pub(crate) fn stacks_now(&self) -> Result<String, Obstacle> {
         match self.program {
             Program::Go => self.memory(),
@@ -119,25 +120,25 @@ impl Patient {
         }
     }
 
-    /// Reading the target's memory.
+    /// Checks whether the target's memory can be read.
     fn memory(&self) -> Result<String, Obstacle> {
         self.attach().map(|()| "the target's memory".into())
     }
 
-    /// The records of an allocator, which only Go's keeps.
+    /// Checks whether allocations can be read. Only Go's allocator records them.
     pub(crate) fn allocations(&self) -> Result<String, Obstacle> {
         self.attach()?;
         let reason = match &self.program {
             Program::Unknown => return Ok("Go programs: the target's memory".into()),
             Program::Go => return self.memory(),
-            Program::StrangeGo(why) => why.clone(),
+            Program::UnsupportedGo(why) => why.clone(),
             Program::Native => "only available for Go programs".into(),
         };
         let remedy = "use heaptrack or the allocator's own profiler for a native heap";
         Err(Obstacle { reason, remedy: remedy.into() })
     }
 
-    /// Waiting and locks.
+    /// Checks whether waits and lock contention can be sampled.
     pub(crate) fn waits(&self) -> Result<String, Obstacle> {
         if matches!(self.program, Program::Go) {
             return self.memory();
@@ -146,25 +147,25 @@ impl Patient {
         let by_perf = self.rights.sample_user(&self.target()).and(self.rights.sample_kernel());
         let how = match (self.waits_by_bpf(), by_perf) {
             (Ok(()), _) => "bpf".to_owned(),
-            (Err(o), Ok(())) => format!("by perf events, without the unlocker ({o})"),
+            (Err(o), Ok(())) => format!("perf events, without the unlocking thread ({o})"),
             (Err(o), Err(_)) => return Err(o),
         };
-        Ok(self.also_go(&how, "their own records"))
+        Ok(self.with_go(&how, "the runtime's own records"))
     }
 
     fn waits_by_bpf(&self) -> Result<(), Obstacle> {
         self.rights.bpf()?;
         if !Path::new("/sys/kernel/btf/vmlinux").exists() {
             return Err(Obstacle {
-                reason: "the kernel has no type information (/sys/kernel/btf/vmlinux)".into(),
-                remedy: "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as distributions build theirs"
+                reason: "the kernel has no BTF type information (/sys/kernel/btf/vmlinux)".into(),
+                remedy: "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as in distribution kernels"
                     .into(),
             });
         }
         Ok(())
     }
 
-    /// Creation of threads.
+    /// Checks whether thread creations can be sampled.
     pub(crate) fn creations(&self) -> Result<String, Obstacle> {
         if matches!(self.program, Program::Go) {
             return self.memory();
@@ -173,11 +174,13 @@ impl Patient {
         events::try_creations()
             .map_err(|e| Obstacle { reason: e.to_string(), remedy: e.fix().into() })?;
         self.rights.tracepoints()?;
-        self.perf.clone().map(|()| self.also_go("tracepoint task:task_newtask", "their memory"))
+        self.perf
+            .clone()
+            .map(|()| self.with_go("tracepoint task:task_newtask", "the target's memory"))
     }
 
-    /// How native programs are recorded, and how Go programs are where that is open.
-    fn also_go(&self, native: &str, go: &str) -> String {
+    /// How native programs are recorded, and how Go programs are if the program's kind is unknown.
+    fn with_go(&self, native: &str, go: &str) -> String {
         match self.program {
             Program::Unknown => format!("{native}; Go programs: {go}"),
             _ => native.to_owned(),
@@ -185,7 +188,7 @@ impl Patient {
     }
 }
 
-/// Whether perf_event_open is there for us, tried on ourselves.
+/// Checks whether perf_event_open works, by opening an event on our own process.
 fn try_perf(rights: &Rights) -> Result<(), Obstacle> {
     let own = TargetRights { pid: 0, uid: rights.uid, dumpable: true };
     rights.sample_user(&own)?;
@@ -196,7 +199,7 @@ fn try_perf(rights: &Rights) -> Result<(), Obstacle> {
             format!("perf_event_open is blocked: {e}")
         },
         remedy: "docker run --security-opt seccomp=unconfined --cap-add PERFMON …, or run exoprof \
-                 outside of the container"
+                 outside the container"
             .into(),
     })
 }

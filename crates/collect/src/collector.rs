@@ -1,4 +1,4 @@
-//! What a way of collecting is asked, and what it has to do.
+//! Defines the interface between a recording session and the collectors of the profile kinds.
 
 use std::any::{Any, TypeId};
 use std::cell::{OnceCell, RefCell};
@@ -16,80 +16,81 @@ use process::Process;
 use crate::options::RecordOptions;
 use crate::outcome::{Ended, Outcome, RecordError};
 
-/// Where a recording stands.
+/// The progress of a recording.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Progress {
-    /// Since its begin.
+    /// The time since the recording started.
     pub elapsed: Duration,
-    /// Samples so far.
+    /// Samples recorded so far.
     pub samples: u64,
-    /// Records lost so far, as far as is known before the end.
+    /// Records known to be lost so far. The final count may be higher.
     pub lost: u64,
 }
 
-/// Who waits for a recording.
+/// Observes a recording, and can end it early.
 pub trait Watcher {
-    /// All threads are attached; the recording begins.
+    /// All threads are attached, and the recording starts.
     fn attached(&mut self) {}
     /// Called several times a second.
     fn progress(&mut self, progress: Progress);
-    /// Becomes readable when the recording shall end early.
+    /// A file descriptor that becomes readable when the recording should end early.
     fn stop(&self) -> Option<BorrowedFd<'_>>;
 }
 
-/// The recording of one kind. It is attached when it is made, and detaches when it is dropped:
-/// whatever it changed in a target is undone then, at the latest.
+/// Records one kind of profile. A collector is attached to its targets from its creation on and
+/// detaches when it is dropped. At that point at the latest, it undoes all changes to a target.
 ///
-/// The order of calls: `begin`, `poll` again and again, `end`, `finish`. With several kinds in a
-/// session, all are attached before the first begins.
+/// Order of calls: `begin`, `poll` repeatedly, `end`, `finish`. If a session records several kinds,
+/// all of them are attached before the first one begins.
 pub trait Collector {
-    /// The recording begins.
+    /// Starts the recording.
     ///
     /// # Errors
-    /// The kind cannot be recorded after all.
+    /// [`RecordError`] if it turns out that the kind cannot be recorded.
     fn begin(&mut self) -> Result<(), RecordError>;
 
-    /// Reads what has come since. Called every 20 ms, and must not take much longer itself.
+    /// Reads new data. It is called every 20 ms and must not take much longer itself.
     fn poll(&mut self) -> Progress {
         Progress::default()
     }
 
-    /// Whether waiting longer would add nothing: a snapshot is complete at once.
+    /// Whether recording longer would add nothing: a snapshot is complete at once.
     fn is_complete(&self) -> bool {
         false
     }
 
-    /// Whether it follows a living process other than the session's targets, which have all ended.
+    /// Whether a followed process is still alive. Called when all of the session's targets have
+    /// exited.
     fn someone_lives(&mut self) -> bool {
         false
     }
 
-    /// The recording ends: nothing that happens from here on belongs to it.
+    /// Ends the recording: later events are not part of it.
     fn end(&mut self) {}
 
-    /// Makes the profile.
+    /// Builds the profile.
     ///
     /// # Errors
-    /// There is no profile.
+    /// [`RecordError`], which says why there is no profile.
     fn finish(self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError>;
 }
 
-/// What is recorded of whom.
+/// The targets and options of a recording.
 pub struct Request<'a> {
-    /// The processes.
+    /// The target processes.
     pub roots: &'a [Arc<Process>],
-    /// How.
+    /// What to record, and how.
     pub options: &'a RecordOptions,
-    /// The (first) target is a command that waits for its exec: it is not the program yet, and
-    /// becomes it shortly after [`Watcher::attached`].
+    /// The (first) target is a command that has not called exec yet. It does so shortly after
+    /// [`Watcher::attached`].
     pub before_exec: bool,
-    /// What its kinds have in common.
+    /// Values that the kinds of the session share.
     pub(crate) shared: Shared,
     family: OnceCell<Family>,
 }
 
 impl<'a> Request<'a> {
-    /// A recording of processes that run.
+    /// A recording of running processes.
     #[must_use]
     pub fn new(roots: &'a [Arc<Process>], options: &'a RecordOptions) -> Self {
         Self {
@@ -111,24 +112,23 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The targets, and the processes that they have forked before where those are wanted.
+    /// The targets and, if the options ask for them, the processes that they forked earlier.
     pub(crate) fn family(&self) -> &Family {
         let wanted = self.options.children && self.options.descendants && !self.before_exec;
         self.family.get_or_init(|| Family::of(self.roots, wanted))
     }
 }
 
-/// What the kinds of a session share, so that it is attached once for all of them: one value of
-/// each type.
+/// Values that the kinds of a session share, one of each type, so that each is attached only once.
 #[derive(Default)]
 pub(crate) struct Shared(RefCell<HashMap<TypeId, Rc<dyn Any>>>);
 
 impl Shared {
-    /// The session's value of that type, which the first to ask makes.
+    /// The session's value of type `T`. The first call creates it.
     pub fn get<T: Default + 'static>(&self) -> Rc<T> {
         let mut all = self.0.borrow_mut();
         let value = all.entry(TypeId::of::<T>()).or_insert_with(|| Rc::<T>::default());
-        // Values are kept under their own type.
+        // The downcast cannot fail: each value is stored under its own type.
         Rc::clone(value).downcast().unwrap_or_default()
     }
 }

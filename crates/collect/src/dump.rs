@@ -1,4 +1,4 @@
-//! Every thread's, or goroutine's, stack at one moment.
+//! Dumps the current stack of every thread or goroutine of a process.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use crate::options::RecordOptions;
 use crate::outcome::{Dump, RecordError};
 use crate::{go, threads};
 
-/// Dumps a process.
+/// Dumps the goroutines of a Go program, or the threads of another process.
 ///
 /// # Errors
-/// [`RecordError`], where it cannot be read.
+/// [`RecordError`] if the process cannot be read.
 pub fn of(process: &Arc<Process>, options: &RecordOptions) -> Result<Dump, RecordError> {
     if let Some(dump) = go::dump(process, options)? {
         return Ok(dump);

@@ -1,18 +1,18 @@
-//! Recording sessions: from a process to a finished profile.
+//! Records profiles of running processes.
 //!
-//! A session attaches to every thread of its targets, listens for a while, and detaches. There is
-//! a folder for each way of collecting:
+//! A session attaches to every thread of its targets, records for a given time, and detaches. Each
+//! method of collecting has its own directory:
 //!
 //! ```text
-//!   kinds/    the table of kinds: each chooses a way by what the targets are
-//!   perf/     samples and events of threads, by perf events
-//!   waits/    waits, by BPF programs or perf events
-//!   ptrace/   samples by the clock, of threads stopped for a moment
-//!   threads/  all threads at one moment
-//!   go/       what a Go runtime keeps of its program
+//!   kinds/    the table of profile kinds: each chooses a method to suit the targets
+//!   perf/     samples CPU time and thread creations by perf events
+//!   waits/    samples waits by BPF programs or perf events
+//!   ptrace/   samples threads at regular times, stopping them briefly
+//!   threads/  copies the stacks of all threads of a native program
+//!   go/       reads the records of a program's Go runtime
 //! ```
 //!
-//! Samples are unwound and counted as they come ([`aggregate`]), and named at the end
+//! Samples are unwound and counted as they arrive ([`aggregate`]) and symbolized at the end
 //! ([`assemble`]).
 
 mod checks;

@@ -1,4 +1,4 @@
-//! What is at code addresses in a process as it is now, without a recording.
+//! Looks up the functions at code addresses of a running process, without a recording.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use gopclntab::LineTable;
 use image::{Avma, ElfImage, Mapping, MappingId, Svma};
 use process::{Process, Root};
 
-/// The first address of the kernel's half, on x86-64 and aarch64 alike.
+/// The first address of the kernel's half of the address space, on both x86-64 and aarch64.
 const KERNEL_HALF: u64 = 1 << 63;
 
-/// Where addresses belong.
+/// Addresses with the mappings that contain them.
 struct Located {
     frames: Vec<FrameKey>,
     mappings: BTreeMap<MappingId, Arc<Mapping>>,
@@ -43,8 +43,9 @@ fn locate(process: &Arc<Process>, addresses: &[u64]) -> Located {
     Located { frames, mappings }
 }
 
-/// The functions at `addresses`, in their order; `None` where nothing is known. Calls that were
-/// inlined there are not told apart: it is the function that the linker knows.
+/// The names of the functions that contain `addresses` (run-time addresses), in the same order;
+/// `None` if the name is unknown. Inlined calls are not resolved: the name is that of the physical
+/// function, as the linker knows it.
 ///
 /// The caller bounds the number of addresses.
 #[must_use]
@@ -60,11 +61,11 @@ pub fn function_names(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<A
     named.collect()
 }
 
-/// An image, and what is asked of it: the position in the list, and the address.
+/// An image and the addresses to look up in it, each with its index in the list.
 type Batch<'a> = (&'a Arc<ElfImage>, Vec<(usize, Svma)>);
 
-/// Where the functions begin that hold `addresses`, in their order; `None` where that is not
-/// known.
+/// The start addresses of the functions that contain `addresses` (all run-time addresses), in the
+/// same order; `None` if the start is unknown.
 ///
 /// The caller bounds the number of addresses.
 #[must_use]
@@ -89,7 +90,8 @@ pub fn function_starts(process: &Arc<Process>, addresses: &[u64]) -> Vec<Option<
     starts
 }
 
-/// By Go's own table, where there is one, or by the call frame information.
+/// Looks up function starts in Go's line table if there is one, or else in the call frame
+/// information.
 fn starts_in(image: &Arc<ElfImage>, addresses: &[Svma]) -> Vec<Option<Svma>> {
     let table = gopclntab::is_go(image).then(|| LineTable::from_image(image).ok()).flatten();
     let by_frames = unwind::function_starts(image, addresses);

@@ -1,45 +1,45 @@
-//! What to record, and how.
+//! Options of a recording: what to record, and how.
 
 use std::ffi::OsString;
 use std::time::Duration;
 
 use crate::kinds::options::KindOptions;
 
-/// By what means samples are taken.
+/// How samples are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Backend {
-    /// Whatever suits.
+    /// Choose automatically.
     #[default]
     Auto,
-    /// Perf events only.
+    /// Use perf events only.
     Perf,
-    /// Threads are stopped for a moment each time.
+    /// Stop threads briefly for each sample, by ptrace.
     Ptrace,
 }
 
-/// What to record, and how.
+/// The options of a recording.
 #[derive(Debug, Clone)]
 pub struct RecordOptions {
-    /// How long.
+    /// The length of the recording.
     pub duration: Duration,
-    /// Samples a second for each thread on a CPU.
+    /// Samples per second for each thread that is running on a CPU.
     pub frequency: u32,
-    /// Kernel frames: yes (an error where not permitted), no, or `None` for where permitted.
+    /// Kernel frames: `Some(true)` records them and fails if that is not permitted, `Some(false)`
+    /// records none, `None` records them if permitted.
     pub kernel: Option<bool>,
     /// Follow forked children.
     pub children: bool,
-    /// With `children`: record those, too, that were forked before.
+    /// With `children`: also record those that were forked before the recording.
     pub descendants: bool,
     /// Options that only some kinds have.
     pub own: KindOptions,
-    /// By what means.
+    /// How samples are taken.
     pub backend: Backend,
-    /// No thread is stopped, not for a moment: what cannot be had otherwise is refused.
+    /// Never stop a thread; fail if the profile requires it.
     pub no_stop: bool,
-    /// The command that a recording starts, where there is one: its program is told by it before
-    /// it runs.
+    /// The command that the recording starts, or empty. It identifies the program before exec.
     pub command: Vec<OsString>,
-    /// How the recording was asked for, for the profile's comments.
+    /// The command line that requested the recording, for the profile's comments.
     pub command_line: String,
 }
 
@@ -61,7 +61,7 @@ impl Default for RecordOptions {
 }
 
 impl RecordOptions {
-    /// The length of a sampling period in nanoseconds.
+    /// The sampling period in nanoseconds.
     pub(crate) fn period(&self) -> u64 {
         1_000_000_000 / u64::from(self.frequency.max(1))
     }

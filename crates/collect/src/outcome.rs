@@ -1,4 +1,4 @@
-//! What comes of a recording.
+//! The results of a recording: a profile, a dump, or an error.
 
 use assemble::Stats;
 use pprof::Profile;
@@ -8,17 +8,17 @@ use crate::perf::attach::AttachError;
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The recording could not begin.
+    /// The recording could not start.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// The kind does not fit these targets, and why.
+    /// The kind cannot be recorded for these targets; the text says why.
     #[error("{0}")]
     NotApplicable(String),
-    /// The creation of threads cannot be sampled.
+    /// Thread creations cannot be sampled.
     #[error(transparent)]
     Creations(#[from] events::CreationError),
-    /// BPF programs cannot sample waiting.
-    #[error("cannot sample waiting: {0}")]
+    /// BPF programs cannot sample waits.
+    #[error("cannot sample waits: {0}")]
     Waits(#[from] events::WaitError),
     /// The target's memory or state cannot be read.
     #[error("cannot read process {pid}: {error}")]
@@ -28,14 +28,14 @@ pub enum RecordError {
         /// The system's error.
         error: std::io::Error,
     },
-    /// We may not do that to this process.
+    /// We are not permitted to read the memory of this process.
     #[error("not permitted to read the memory of process {pid}: {reason}; fix: {remedy}")]
     NotPermitted {
         /// The process.
         pid: i32,
         /// Why.
         reason: String,
-        /// What helps.
+        /// The fix.
         remedy: String,
     },
     /// The state of a Go runtime cannot be read.
@@ -46,13 +46,13 @@ pub enum RecordError {
         /// Why.
         error: goruntime::ReadError,
     },
-    /// Its threads cannot be stopped.
+    /// The target's threads cannot be stopped.
     #[error(transparent)]
     Seize(#[from] process::SeizeError),
-    /// Threads were not to be stopped, and cannot be looked at otherwise.
+    /// Stopping threads was forbidden, and their stacks cannot be copied otherwise.
     #[error("cannot copy stacks without stopping threads: {0}, or run without --no-stop")]
     NotWithoutStop(host::rights::Obstacle),
-    /// Looking at threads without stopping them failed on the way.
+    /// Copying stacks without stopping threads failed midway.
     #[error("cannot copy stacks of process {pid}: {source}")]
     Stacks {
         /// The process.
@@ -60,7 +60,7 @@ pub enum RecordError {
         /// Why.
         source: events::BpfError,
     },
-    /// The target could not be changed as the recording needs.
+    /// The target's memory could not be changed as the recording requires.
     #[error(transparent)]
     Write(#[from] process::WriteError),
     /// The profile exceeds what its format can hold.
@@ -71,11 +71,11 @@ pub enum RecordError {
 /// Why a recording ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Its time was over, or nothing was left to wait for.
+    /// Its duration was over, or there was nothing more to record.
     Duration,
-    /// The watcher asked for it.
+    /// The watcher stopped it.
     Stopped,
-    /// No target is left.
+    /// All targets have exited.
     TargetsExited,
 }
 
@@ -84,24 +84,24 @@ pub enum Ended {
 pub struct Outcome {
     /// The profile.
     pub profile: Profile,
-    /// What it is made of.
+    /// Counts of samples and losses, and notes.
     pub stats: Stats,
     /// Why the recording ended.
     pub ended: Ended,
 }
 
-/// What came of one kind.
+/// The result for one kind.
 pub type KindOutcome = Result<Outcome, RecordError>;
 
-/// What was seen, in three forms.
+/// The stacks of all threads or goroutines, as a profile and in two text forms.
 #[derive(Debug)]
 pub struct Dump {
     /// The goroutine profile.
     pub profile: Profile,
-    /// What it is made of.
+    /// Counts of samples and losses, and notes.
     pub stats: Stats,
-    /// One after the other, as Go's `debug=2` prints them.
+    /// Each stack separately, as Go's `debug=2` prints them.
     pub text: String,
-    /// Equal stacks together, as Go's `debug=1` prints them.
+    /// Equal stacks grouped, as Go's `debug=1` prints them.
     pub grouped: String,
 }

@@ -1,4 +1,4 @@
-//! A session: several kinds of profiles of the same processes, recorded at the same time.
+//! Runs a recording session: one or more kinds of profiles of the same processes at the same time.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use crate::collector::{Collector, Progress, Request, Watcher};
 use crate::kinds::Kind;
 use crate::outcome::{Ended, KindOutcome, RecordError};
 
-/// How often collectors read.
+/// How often collectors are polled.
 const READ_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Records several kinds at the same time. The outcomes are in the order of `kinds`; one kind
-/// that fails does not end the others.
+/// Records several kinds at the same time. The outcomes are in the order of `kinds`. If one kind
+/// fails, the others continue.
 pub fn record(
     kinds: &[&Kind],
     request: &Request<'_>,
     watcher: &mut dyn Watcher,
 ) -> Vec<KindOutcome> {
-    // Where the target has every CPU we would read its counters seconds apart, and rings too late.
-    // It is little work; the rest of ours, from the end on, takes its turn.
+    // If the target uses every CPU, we would otherwise read its counters seconds apart, and the
+    // rings too late. Recording is little work; after its end we continue at normal priority.
     let ahead = host::RealtimePriority::raise();
     let attaching = Instant::now();
     let mut running: Vec<Result<Box<dyn Collector>, RecordError>> =
@@ -35,7 +35,7 @@ pub fn record(
         }
     }
     let ended = if running.iter().any(Result::is_ok) {
-        tracing::info!(took = ?attaching.elapsed(), "attached, recording begins");
+        tracing::info!(took = ?attaching.elapsed(), "attached, recording started");
         watcher.attached();
         listen(&mut running, request, watcher)
     } else {
@@ -57,7 +57,7 @@ pub fn record(
                 samples = o.stats.samples.kept,
                 lost = o.stats.lost,
                 ?took,
-                "profile made"
+                "profile built"
             ),
             Err(error) => tracing::info!(kind = kind.name(), %error, "no profile"),
         }
@@ -96,7 +96,7 @@ fn listen(
     }
 }
 
-/// Waits for the next time to read, unless something ends the recording before.
+/// Waits until the next poll. Returns early, and why, if the recording ends before.
 fn wait(roots: &[Arc<Process>], timeout: Duration, stop: Option<BorrowedFd<'_>>) -> Option<Ended> {
     let alive: Vec<_> = roots.iter().filter(|p| p.is_alive()).collect();
     let mut fds: Vec<PollFd<'_>> =
@@ -105,7 +105,7 @@ fn wait(roots: &[Arc<Process>], timeout: Duration, stop: Option<BorrowedFd<'_>>)
     fds.extend(alive.iter().map(|p| PollFd::new(p.as_fd(), PollFlags::POLLIN)));
     let timeout =
         PollTimeout::try_from(timeout.max(Duration::from_millis(1))).unwrap_or(PollTimeout::ZERO);
-    // An interrupted wait is only a shorter one.
+    // If a signal interrupts the wait, we only poll earlier.
     let _ = poll(&mut fds, timeout);
     let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
     if fds[..watched].iter().any(ready) {

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 use clap::Args;
-use collect::doctor::{Finding, Patient};
+use collect::doctor::{Finding, Subject};
 use host::rights::Rights;
 use process::Process;
 
@@ -22,11 +22,11 @@ pub struct DoctorArgs {
 
 /// Runs the command.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
-    let patient = Patient::examine(args.pid).with_context(|| match args.pid {
+    let subject = Subject::examine(args.pid).with_context(|| match args.pid {
         Some(pid) => format!("cannot inspect process {pid}"),
         None => "cannot read /proc".to_owned(),
     })?;
-    let mut text = about(&patient.rights);
+    let mut text = about(&subject.rights);
     if let Some(pid) = args.pid {
         text += &match Process::open(pid) {
             Ok(p) => format!("process {pid}: {}, uid {}\n", p.identity().comm, p.identity().uid),
@@ -34,7 +34,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         };
     }
     text.push('\n');
-    patient.findings().iter().for_each(|f| text += &line(f));
+    subject.findings().iter().for_each(|f| text += &line(f));
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to stdout"),

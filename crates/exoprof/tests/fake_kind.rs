@@ -159,8 +159,8 @@ fn recorded(target: &Sleeper) {
 }
 
 fn checked() {
-    let patient = collect::doctor::Patient::examine(None).unwrap();
-    let findings = patient.findings();
+    let subject = collect::doctor::Subject::examine(None).unwrap();
+    let findings = subject.findings();
     let fake = findings.iter().find(|f| f.what == "fake").unwrap();
     assert_eq!(fake.verdict.as_ref().unwrap(), "by imagination");
 }

@@ -1,4 +1,4 @@
-//! The recording of one kind of profile of Go programs.
+//! Records one kind of profile of one or more Go programs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,28 +15,28 @@ use crate::collector::{Collector, Progress, Request};
 use crate::options::RecordOptions;
 use crate::outcome::{Ended, Outcome, RecordError};
 
-/// What differs between the kinds.
+/// The parts of a recording that differ between the kinds.
 pub(crate) trait GoKind: Sized + 'static {
-    /// The types of the profile.
+    /// The name and sample types of the profile.
     const FACTS: KindFacts;
 
-    /// The recording of a program begins; whatever has to be changed in it is changed now, and
-    /// undone when this is dropped.
+    /// Starts the recording of a program. Changes to the program's memory are made here, and undone
+    /// when the value is dropped.
     fn attach(program: &Program, options: &RecordOptions) -> Result<Self, RecordError>;
 
-    /// Whether one reading is all: waiting longer would add nothing.
+    /// Whether a single reading is enough, so that recording longer would add nothing.
     fn is_snapshot(&self) -> bool;
 
     /// Called every 20 ms.
     fn poll(&mut self, _program: &Program) {}
 
-    /// Reads the state; the newest is kept.
+    /// Reads the program's state. It replaces the state that was read before.
     fn read(&mut self, program: &Program) -> Result<(), RecordError>;
 
-    /// Whether there is anything read that a profile can be made of.
+    /// Whether there is a state to build a profile from.
     fn has_read(&self) -> bool;
 
-    /// The recording is over: undoes what was changed.
+    /// Ends the recording: undoes the changes to the program.
     fn end(&mut self, _program: &Program) {}
 
     /// The period of the profile.
@@ -44,38 +44,38 @@ pub(crate) trait GoKind: Sized + 'static {
         1
     }
 
-    /// Adds the samples.
+    /// Adds the samples to the profile.
     fn add_to(&self, program: &Program, profile: &mut GoProfile) -> Result<(), RecordError>;
 
-    /// Adds what became of the samples, and what a reader should know.
+    /// Adds counts of kept, lost and broken samples, and notes for the reader.
     fn account(&self, program: &Program, stats: &mut Stats);
 }
 
-/// How often the state is read during a recording, so that there is something to show for a
-/// program that exits: this often, or so seldom that it takes a hundredth of the time.
+/// How often the state is read during a recording, so that there is a profile even if the program
+/// exits. Less often if reading would otherwise take more than one part in `SHARE` of the time.
 const READ_INTERVAL: Duration = Duration::from_millis(500);
 const SHARE: u32 = 100;
-/// A command may be over soon.
+/// How often the state of a command that we started is read. It may exit soon.
 const COMMAND_INTERVAL: Duration = Duration::from_millis(100);
 
-/// One program and what is recorded of it.
+/// One target process and the state of its recording.
 struct Target<K> {
     process: Arc<Process>,
-    /// It is a command of ours: what it does just after its begin is not what is asked for, so
-    /// that also a snapshot is taken at the end.
+    /// It is a command that we started. A snapshot just after its start is not what the user wants,
+    /// so snapshots are also taken at the end.
     started: bool,
     state: State<K>,
 }
 
 impl<K: GoKind> Target<K> {
-    /// Whether it is read again and again, until the end.
-    fn is_read_on(&self, kind: &K) -> bool {
+    /// Whether its state is read repeatedly until the end.
+    fn is_read_repeatedly(&self, kind: &K) -> bool {
         self.started || !kind.is_snapshot()
     }
 }
 
 enum State<K> {
-    /// It does not execute a Go program yet.
+    /// It does not run a Go program yet.
     Expected,
     Running {
         program: Box<Program>,
@@ -85,10 +85,10 @@ enum State<K> {
     Failed(RecordError),
 }
 
-/// The recording of one kind.
+/// Records one kind of profile of all target programs.
 pub(crate) struct GoCollector<K> {
     targets: Vec<Target<K>>,
-    /// Found, and not yet attached to.
+    /// Programs that were found but are not attached to yet.
     found: Vec<Program>,
     options: RecordOptions,
     began: Instant,
@@ -96,7 +96,7 @@ pub(crate) struct GoCollector<K> {
     elapsed: Duration,
 }
 
-/// The kind's half for Go programs; `None` where no target is one.
+/// Prepares the recording if the targets are Go programs; `None` if none of them is.
 pub(crate) fn prepare<K: GoKind>(
     request: &Request<'_>,
 ) -> Result<Option<Box<dyn Collector>>, RecordError> {
@@ -127,11 +127,11 @@ impl<K: GoKind> GoCollector<K> {
         Ok(State::Running { program: Box::new(program), kind, next })
     }
 
-    /// Looks whether the command is executing its program by now.
-    fn look_for(&self, process: &Arc<Process>) -> State<K> {
-        // Until its runtime has begun there is nothing, or nothing plausible, to be found.
+    /// Attaches to a command if it runs its program by now.
+    fn attach_if_started(&self, process: &Arc<Process>) -> State<K> {
+        // Before the runtime has started, its state cannot be found or is implausible.
         match Program::open(process) {
-            Ok(Some(program)) if has_begun(&program) => {
+            Ok(Some(program)) if has_started(&program) => {
                 self.attach(program).unwrap_or_else(State::Failed)
             }
             _ => State::Expected,
@@ -139,8 +139,9 @@ impl<K: GoKind> GoCollector<K> {
     }
 }
 
-/// The runtime has made its main goroutine: before, it sets itself up, and some variables with it.
-fn has_begun(program: &Program) -> bool {
+/// Whether the runtime has created its main goroutine. Until then it still initializes itself and
+/// some of its variables.
+fn has_started(program: &Program) -> bool {
     let all = program.runtime.goroutine_addresses(&program.memory);
     all.is_ok_and(|all| all.len() > 1)
 }
@@ -161,12 +162,12 @@ impl<K: GoKind> Collector for GoCollector<K> {
         for target in &mut targets {
             let started = target.started;
             match &mut target.state {
-                State::Expected => target.state = self.look_for(&target.process),
+                State::Expected => target.state = self.attach_if_started(&target.process),
                 State::Running { program, kind, next } => {
                     kind.poll(program);
                     let now = Instant::now();
                     if (started || !kind.is_snapshot()) && now >= *next {
-                        // It may be exiting: what was read last stays.
+                        // The program may be exiting. If reading fails, the last state remains.
                         let _ = kind.read(program);
                         let cost = now.elapsed();
                         let interval = if started { COMMAND_INTERVAL } else { READ_INTERVAL };
@@ -183,7 +184,7 @@ impl<K: GoKind> Collector for GoCollector<K> {
     fn is_complete(&self) -> bool {
         self.targets.iter().all(|t| match &t.state {
             State::Expected => false,
-            State::Running { kind, .. } => !t.is_read_on(kind),
+            State::Running { kind, .. } => !t.is_read_repeatedly(kind),
             State::Failed(_) => true,
         })
     }
@@ -213,7 +214,7 @@ impl<K: GoKind> Collector for GoCollector<K> {
                 State::Failed(e) => return Err(e),
                 State::Expected => {
                     return Err(RecordError::NotApplicable(format!(
-                        "process {}: its Go runtime did not begin in this time",
+                        "process {}: its Go runtime had not started when the recording ended",
                         target.process.pid()
                     )));
                 }
@@ -226,7 +227,7 @@ impl<K: GoKind> Collector for GoCollector<K> {
     }
 }
 
-/// Makes the profile of what was read.
+/// Builds the profile from what was read.
 pub(crate) fn assemble<K: GoKind>(
     running: Vec<(Program, K)>,
     options: &RecordOptions,
@@ -239,13 +240,14 @@ pub(crate) fn assemble<K: GoKind>(
         match program.runtime.layout_source() {
             LayoutSource::Measured => {}
             LayoutSource::Dwarf => stats.notes.push(format!(
-                "{} is not known to this exoprof: its layout was read from its DWARF, and inlined \
-                 calls may be missing",
+                "{} is unknown to this version of exoprof: the layout of its runtime was read from \
+                 DWARF, and inlined calls may be missing",
                 program.runtime.version()
             )),
             LayoutSource::Guessed => stats.notes.push(format!(
-                "{} is not known to this exoprof: it was read by the layout of the nearest version, \
-                 by which its goroutines make sense; inlined calls may be missing",
+                "{} is unknown to this version of exoprof: it was read with the layout of the \
+                 nearest version that gives consistent goroutines, and inlined calls may be \
+                 missing",
                 program.runtime.version()
             )),
         }
@@ -260,7 +262,7 @@ pub(crate) fn assemble<K: GoKind>(
     }
     let builder = profile.builder();
     builder.set_time_nanos(unix_now());
-    // As in Go, a profile of one moment has no length.
+    // As in Go, a snapshot has no duration.
     if running.iter().any(|(_, kind)| !kind.is_snapshot()) {
         let nanos = i64::try_from(stats.elapsed.as_nanos()).unwrap_or(i64::MAX);
         builder.set_duration_nanos(nanos);

@@ -1,7 +1,8 @@
-//! The `block` and `mutex` profiles of Go programs.
+//! Records the `block` and `mutex` profiles of Go programs.
 //!
-//! The runtime's records only grow, so a recording is the difference between its end and its
-//! begin. Where the program samples nothing by itself, that is switched on meanwhile.
+//! The counts in the runtime's records only grow, so a profile is the difference between the end
+//! and the start of the recording. If the program does not sample by itself, sampling is switched
+//! on for the recording.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -15,26 +16,28 @@ use process::Claimed;
 use super::collector::GoKind;
 use super::profile::GoProfile;
 use super::program::Program;
-use super::rates::{self, Setter, Wanted};
+use super::rates::{self, RateRequest, Setter};
 use crate::kinds::options::{BLOCK_RATE, MUTEX_FRACTION};
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
 
-/// Over this the tick counter is measured before its rate is needed: right within 0.02 %.
+/// How long the rate of the tick counter is measured before it is first needed. The result is
+/// accurate to 0.02%.
 const TICKS_BASE: Duration = Duration::from_millis(100);
 
-/// Which of the two kinds.
+/// The side of a contention that a profile shows.
 pub(crate) trait Side: 'static {
-    fn wanted(options: &RecordOptions, clock: TicksClock) -> Wanted;
+    /// The sampling rate to set in the program.
+    fn request(options: &RecordOptions, clock: TicksClock) -> RateRequest;
     fn reader() -> ContentionReader;
     /// Whether a record belongs to the profile.
     fn keeps(_: &[LogicalFrame<'_>]) -> bool {
         true
     }
-    /// How the rate reads.
+    /// Describes the rate for the reader.
     fn describe(rate: u64, clock: TicksClock) -> String;
-    /// A sampled record stands for so many at least, as in Go's own profiles.
-    const LEAST_COUNT: i64;
+    /// The minimum count of a sampled record, as in Go's own profiles.
+    const MIN_COUNT: i64;
 }
 
 pub(crate) struct Waiting;
@@ -43,15 +46,15 @@ pub(crate) struct LockWaiting;
 
 /// `block`: where goroutines wait.
 pub(crate) type Block = Records<Waiting>;
-/// `mutex`: who lets others wait.
+/// `mutex`: where goroutines release locks that others wait for.
 pub(crate) type Mutex = Records<Unlocking>;
 /// `mutex --waiters`: where goroutines wait for locks.
 pub(crate) type LockWaits = Records<LockWaiting>;
 
 impl Side for Waiting {
-    fn wanted(options: &RecordOptions, clock: TicksClock) -> Wanted {
-        let nanos = options.own.number(&BLOCK_RATE).max(1);
-        Wanted { what: Claimed::BlockRate, rate: clock.block_rate(nanos), no_stop: options.no_stop }
+    fn request(options: &RecordOptions, clock: TicksClock) -> RateRequest {
+        let rate = clock.block_rate(options.own.number(&BLOCK_RATE).max(1));
+        RateRequest { what: Claimed::BlockRate, rate, no_stop: options.no_stop }
     }
 
     fn reader() -> ContentionReader {
@@ -60,19 +63,20 @@ impl Side for Waiting {
 
     fn describe(rate: u64, clock: TicksClock) -> String {
         let nanos = clock.nanoseconds(i64::try_from(rate).unwrap_or(i64::MAX));
-        // Ticks are a little less than what was asked for: that is said as it was asked.
+        // The rate in ticks is slightly less than what was requested. Round it, to show the
+        // request.
         let nanos = nanos.max(1).cast_unsigned();
         let unit = 10_u64.pow(nanos.ilog10().saturating_sub(2));
         let rounded = nanos.saturating_add(unit / 2) / unit * unit;
-        format!("one sample in {:?} of waiting", Duration::from_nanos(rounded))
+        format!("one sample per {:?} of waiting", Duration::from_nanos(rounded))
     }
 
-    const LEAST_COUNT: i64 = 1;
+    const MIN_COUNT: i64 = 1;
 }
 
 impl Side for Unlocking {
-    fn wanted(options: &RecordOptions, _: TicksClock) -> Wanted {
-        Wanted {
+    fn request(options: &RecordOptions, _: TicksClock) -> RateRequest {
+        RateRequest {
             what: Claimed::MutexFraction,
             rate: options.own.number(&MUTEX_FRACTION).max(1),
             no_stop: options.no_stop,
@@ -84,22 +88,26 @@ impl Side for Unlocking {
     }
 
     fn describe(rate: u64, _: TicksClock) -> String {
-        format!("one contention in {rate} is sampled")
+        match rate {
+            1 => "every contention is sampled".to_owned(),
+            _ => format!("one contention in {rate} is sampled"),
+        }
     }
 
-    const LEAST_COUNT: i64 = 0;
+    const MIN_COUNT: i64 = 0;
 }
 
 impl Side for LockWaiting {
-    fn wanted(options: &RecordOptions, clock: TicksClock) -> Wanted {
-        Waiting::wanted(options, clock)
+    fn request(options: &RecordOptions, clock: TicksClock) -> RateRequest {
+        Waiting::request(options, clock)
     }
 
     fn reader() -> ContentionReader {
         Waiting::reader()
     }
 
-    /// `sync.(*Mutex).Lock`, `sync.(*RWMutex).RLock` and what they consist of.
+    /// Keeps waits in `sync.(*Mutex).Lock`, `sync.(*RWMutex).RLock` and the functions that they
+    /// call.
     fn keeps(frames: &[LogicalFrame<'_>]) -> bool {
         let lock = |name: &str| {
             let of_sync = name.strip_prefix("internal/").unwrap_or(name);
@@ -112,17 +120,18 @@ impl Side for LockWaiting {
         Waiting::describe(rate, clock)
     }
 
-    const LEAST_COUNT: i64 = 1;
+    const MIN_COUNT: i64 = 1;
 }
 
 /// The contention records of a program.
 pub(crate) struct Records<S> {
     setter: Setter,
-    wanted: Wanted,
-    /// The rate that applied, for those that it does not scale itself.
+    request: RateRequest,
+    /// The rate that applied. It scales the records of runtimes that do not scale them themselves.
     rate: u64,
     base: Ticks,
-    /// Measured before the recording; what is measured over its whole length is better.
+    /// Measured before the recording. At its end it is measured again over its whole length, which
+    /// is more accurate.
     clock: TicksClock,
     reader: ContentionReader,
     before: Contention,
@@ -146,21 +155,21 @@ fn read(reader: &mut ContentionReader, program: &Program) -> Result<Contention, 
 }
 
 impl<S: Side> GoKind for Records<S> {
-    /// Mutex has equal types.
+    /// The sample types of `mutex` are the same.
     const FACTS: KindFacts = pprof::kinds::BLOCK;
 
     fn attach(program: &Program, options: &RecordOptions) -> Result<Self, RecordError> {
         let base = Ticks::now();
         std::thread::sleep(TICKS_BASE);
         let clock = TicksClock { per_second: Ticks::now().rate_since(base) };
-        let wanted = S::wanted(options, clock);
+        let request = S::request(options, clock);
         let mut reader = S::reader();
         let before = read(&mut reader, program)?;
-        let setter = rates::set(program, wanted)?;
+        let setter = rates::set(program, request)?;
         let mut this = Self {
             setter: Setter::Another,
-            wanted,
-            rate: wanted.rate,
+            request,
+            rate: request.rate,
             base,
             clock,
             reader,
@@ -178,7 +187,7 @@ impl<S: Side> GoKind for Records<S> {
 
     fn poll(&mut self, program: &Program) {
         if let Setter::Another = self.setter
-            && let Ok(setter) = rates::set(program, self.wanted)
+            && let Ok(setter) = rates::set(program, self.request)
         {
             self.set(setter);
         }
@@ -204,11 +213,11 @@ impl<S: Side> GoKind for Records<S> {
         let Some(read) = &self.read else { return Ok(()) };
         let mut stacks = RecordedStacks::new(&program.runtime);
         for record in read.clone().since(&self.before).records {
-            // In whole contentions, as the runtime itself hands them out.
+            // Truncate to whole contentions, as the runtime itself does.
             #[allow(clippy::cast_possible_truncation)]
-            let mut count = (record.count as i64).max(S::LEAST_COUNT);
+            let mut count = (record.count as i64).max(S::MIN_COUNT);
             let mut nanos = self.clock.nanoseconds(record.ticks);
-            if self.wanted.what == Claimed::MutexFraction && program.runtime.mutex_is_unscaled() {
+            if self.request.what == Claimed::MutexFraction && program.runtime.mutex_is_unscaled() {
                 let rate = i64::try_from(self.rate).unwrap_or(i64::MAX);
                 count = count.saturating_mul(rate);
                 nanos = nanos.saturating_mul(rate);
@@ -224,7 +233,7 @@ impl<S: Side> GoKind for Records<S> {
 
     fn account(&self, program: &Program, stats: &mut Stats) {
         let Some(read) = &self.read else {
-            stats.notes.push("the target exited before anything could be read".into());
+            stats.notes.push("the target exited before its records could be read".into());
             return;
         };
         let records = read.clone().since(&self.before).records;
@@ -238,9 +247,9 @@ impl<S: Side> GoKind for Records<S> {
         stats.samples.kept += kept;
         stats.lost += read.implausible as u64;
         let setter = match self.setter {
-            Setter::Own(_) => "as the program has set it",
-            _ => "set for the recording; waits that had begun before it are not in it",
+            Setter::Own(_) => "the program's own rate",
+            _ => "set for the recording; waits that began earlier are not included",
         };
-        stats.notes.push(format!("{}, {setter}", S::describe(self.rate, self.clock)));
+        stats.notes.push(format!("{} ({setter})", S::describe(self.rate, self.clock)));
     }
 }

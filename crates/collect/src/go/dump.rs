@@ -1,4 +1,4 @@
-//! All goroutines of a Go program now, as profile and as text.
+//! Dumps all goroutines of a Go program, as a profile and as text.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::program::Program;
 use crate::options::RecordOptions;
 use crate::outcome::{Dump, Ended, RecordError};
 
-/// Dumps the goroutines of a process; `None` where it is no Go program.
+/// Dumps the goroutines of a process; `None` if it is not a Go program.
 pub(crate) fn dump(
     process: &Arc<Process>,
     options: &RecordOptions,

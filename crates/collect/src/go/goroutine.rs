@@ -1,4 +1,4 @@
-//! The `goroutine` profile of Go programs: where each goroutine is.
+//! Records the `goroutine` profile of Go programs: where each goroutine is.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,34 +21,36 @@ use crate::outcome::RecordError;
 #[derive(Default)]
 pub(crate) struct Goroutines {
     pub list: Option<GoroutineList>,
-    /// No thread is to be stopped.
+    /// Stopping threads is forbidden.
     no_stop: bool,
     stopped: Stopped,
 }
 
-/// The threads that had to be stopped, because they were running goroutines.
+/// The threads that were stopped because they were running goroutines.
 #[derive(Default)]
 struct Stopped {
     threads: u64,
-    /// How long, taken together.
+    /// The total time that they were stopped for.
     time: Duration,
+    /// Why no further thread could be stopped.
     refused: Option<SeizeError>,
 }
 
-/// A goroutine that was on another thread by the time its thread stood is tried again so often.
+/// How often we try to read running goroutines. A goroutine may have moved to another thread by the
+/// time that its thread has stopped.
 const RUNNING_ROUNDS: usize = 4;
-/// No more time than this is taken from the program in all.
-const MOST_STOPPED: Duration = Duration::from_millis(8);
-/// Nor is it waited for longer than this until all of them have stood: on a machine that is short
-/// of CPUs, a thread that is asked to stop has to get one first.
-const MOST_WAITED: Duration = Duration::from_secs(2);
+/// The maximum total time that threads are stopped for.
+const MAX_STOPPED: Duration = Duration::from_millis(8);
+/// How long to keep stopping threads. On a machine with few free CPUs, a thread needs a CPU before
+/// it can stop.
+const MAX_WAITED: Duration = Duration::from_secs(2);
 
-/// Those that changed at every attempt are read again so many times.
+/// How often goroutines that changed while they were read are read again.
 const ROUNDS: usize = 16;
 
 impl Goroutines {
-    /// Reads all goroutines: first without stopping anything, then those that run, if their threads
-    /// may be stopped.
+    /// Reads all goroutines: first without stopping any thread, then the running ones, if their
+    /// threads may be stopped.
     pub fn of(program: &Program, arguments: bool, no_stop: bool) -> Result<Self, RecordError> {
         let runtime = &program.runtime;
         let mut reader = runtime.goroutine_reader(&program.memory, arguments);
@@ -74,49 +76,59 @@ impl Goroutines {
         Ok(Self { list: Some(list), no_stop, stopped })
     }
 
-    /// The goroutines that Go shows: the runtime's own are left out.
+    /// The goroutines that Go shows, which excludes the runtime's own.
     fn shown(&self) -> impl Iterator<Item = &Goroutine> {
         self.list.iter().flat_map(|l| &l.goroutines).filter(|g| !g.system)
     }
 
-    /// What is incomplete in it.
+    /// Notes for the reader: which threads were stopped, and what is incomplete.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        let note = |notes: &mut Vec<String>, n: usize, what: &str| {
-            if n > 0 {
-                notes.push(format!("{n} {what}"));
-            }
+        let note = |notes: &mut Vec<String>, n: usize, one: &str, many: &str| match n {
+            0 => {}
+            1 => notes.push(format!("1 goroutine {one}")),
+            n => notes.push(format!("{n} goroutines {many}")),
         };
         if let Some(list) = &self.list {
-            note(&mut notes, list.unsettled.len(), "goroutines changed whenever they were read");
-            note(&mut notes, list.unreadable, "goroutines could not be read");
+            let changed = "changed during every attempt to read";
+            let (one, many) = (format!("{changed} it"), format!("{changed} them"));
+            note(&mut notes, list.unsettled.len(), &one, &many);
+            note(&mut notes, list.unreadable, "could not be read", "could not be read");
         }
         if let Some(why) = &self.stopped.refused {
             notes.push(format!("running goroutines have no stack: {why}"));
         }
         if self.stopped.threads > 0 {
             let threads = match self.stopped.threads {
-                1 => "1 thread that ran a goroutine was".into(),
-                n => format!("{n} threads that ran goroutines were"),
+                1 => "1 thread that was running a goroutine was".into(),
+                n => format!("{n} threads that were running goroutines were"),
             };
             let ms = self.stopped.time.as_secs_f64() * 1e3;
-            notes.push(format!("{threads} stopped, {ms:.1} ms in all"));
+            notes.push(format!("{threads} stopped, {ms:.1} ms in total"));
         }
         if self.no_stop {
             notes.push("no thread was stopped".into());
             let running = self.shown().filter(|g| must_stop(g).is_some()).count();
-            note(&mut notes, running, "goroutines have no whole stack, because they ran");
+            let (one, many) = (
+                "was running and has no complete stack",
+                "were running and have no complete stacks",
+            );
+            note(&mut notes, running, one, many);
         }
         let leaked = self.shown().filter(|g| g.status == Status::Leaked).count();
-        note(&mut notes, leaked, "goroutines are leaked: nothing can ever wake them");
+        let (one, many) =
+            ("is leaked: nothing can ever wake it", "are leaked: nothing can ever wake them");
+        note(&mut notes, leaked, one, many);
         let cut = self.shown().filter(|g| g.labels_incomplete).count();
-        note(&mut notes, cut, "goroutines have labels that are cut or were not readable");
+        let (one, many) =
+            ("has truncated or unreadable labels", "have truncated or unreadable labels");
+        note(&mut notes, cut, one, many);
         notes
     }
 }
 
-/// Reads the goroutines that run: stops their threads one by one, each for as long as it takes to
-/// walk one stack.
+/// Reads the running goroutines. Stops their threads one at a time, each while one stack is
+/// unwound.
 fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) -> Stopped {
     let mut stopped = Stopped::default();
     let began = Instant::now();
@@ -128,7 +140,7 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
             .filter(|(_, g)| !g.system)
             .filter_map(|(i, g)| Some((i, must_stop(g)?)))
             .collect();
-        if running.is_empty() || stopped.refused.is_some() || stopped.time > MOST_STOPPED {
+        if running.is_empty() || stopped.refused.is_some() || stopped.time > MAX_STOPPED {
             break;
         }
         let Ok(numbers) = program.process.threads_by_own_number() else { break };
@@ -138,7 +150,7 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
             for (i, thread) in running {
                 let number = i32::try_from(thread.tid).ok().and_then(|n| numbers.get(&n));
                 let Some(tid) = number.copied() else { continue };
-                if stopped.time > MOST_STOPPED || began.elapsed() > MOST_WAITED {
+                if stopped.time > MAX_STOPPED || began.elapsed() > MAX_WAITED {
                     break;
                 }
                 let seized = match tracer.seize(&program.process, Threads::Only(&[tid])) {
@@ -148,11 +160,11 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
                         break;
                     }
                 };
-                // It stands from about now on: until then it ran, or waited for a CPU.
-                let stands = Instant::now();
+                // The thread stopped about now. Until then it was running or waiting for a CPU.
+                let stopped_at = Instant::now();
                 let g = &mut goroutines[i];
                 if let Ok(registers) = seized.registers(tid) {
-                    // The link register matters on arm64 alone; x30 there.
+                    // Only arm64 has a link register, x30.
                     let link = cfg!(target_arch = "aarch64").then(|| {
                         let x30 = registers.by_dwarf_number().find(|(n, _)| *n == 30);
                         Avma(x30.map_or(0, |(_, value)| value))
@@ -164,7 +176,7 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
                 }
                 stopped.threads += 1;
                 seized.release();
-                stopped.time += stands.elapsed();
+                stopped.time += stopped_at.elapsed();
             }
         });
         if traced.is_err() {
@@ -174,8 +186,9 @@ fn read_running(program: &Program, arguments: bool, list: &mut GoroutineList) ->
     stopped
 }
 
-/// The thread that has to stand for the goroutine's stack to be read, if it runs: also where it was
-/// stopped in a moment of which Go itself could not tell, in a signal handler or while switching.
+/// The thread that must be stopped to read the goroutine's stack, if the goroutine is running. Also
+/// if it was last read at a moment whose stack even Go could not unwind: in a signal handler or
+/// while switching stacks.
 fn must_stop(g: &Goroutine) -> Option<ThreadRef> {
     match &g.stack {
         Err(StackAbsence::Running(thread)) => *thread,
@@ -185,7 +198,7 @@ fn must_stop(g: &Goroutine) -> Option<ThreadRef> {
     }
 }
 
-/// Why a stack is not whole, in the words of the summary.
+/// Why a stack is incomplete, as the summary shows it; `None` if it is complete.
 fn breakage(stack: &Result<Stack, StackAbsence>) -> Option<&'static str> {
     match stack {
         Ok(stack) => match stack.end {
@@ -198,7 +211,7 @@ fn breakage(stack: &Result<Stack, StackAbsence>) -> Option<&'static str> {
             StackEnd::TooDeep => Some("too many frames"),
         },
         Err(StackAbsence::Running(_)) => Some("running, and its thread was not stopped"),
-        Err(StackAbsence::NoContext) => Some("in a signal handler, or while switching"),
+        Err(StackAbsence::NoContext) => Some("in a signal handler or switching stacks"),
         Err(StackAbsence::Implausible) => Some("saved stack pointer is not on the stack"),
         Err(StackAbsence::Unreadable) => Some("stack not readable"),
     }
@@ -225,7 +238,8 @@ impl GoKind for Goroutines {
     }
 
     fn add_to(&self, program: &Program, profile: &mut GoProfile) -> Result<(), RecordError> {
-        // Most goroutines share their stack with many others: each is named once.
+        // Most goroutines share their stack with many others. Group them, to symbolize each stack
+        // only once.
         type Key<'a> = (Vec<(Avma, bool)>, &'a [(String, String)], Option<&'static str>);
         let mut groups: HashMap<Key<'_>, (usize, i64, &Goroutine)> = HashMap::new();
         for (order, g) in self.shown().enumerate() {

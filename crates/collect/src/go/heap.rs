@@ -1,8 +1,8 @@
-//! The `heap` and `allocs` profiles of Go programs.
+//! Records the `heap` and `allocs` profiles of Go programs.
 //!
-//! A program that imports a profiling package samples its allocations from its start on: that is
-//! read as it is. In any other the sampling is switched on for the recording; what was allocated
-//! before cannot be known.
+//! A program that imports a profiling package samples its allocations from its start on; its
+//! records are read as they are. In any other program, sampling is switched on for the recording,
+//! and earlier allocations are unknown.
 
 use std::cell::OnceCell;
 use std::marker::PhantomData;
@@ -17,12 +17,12 @@ use process::Claimed;
 use super::collector::GoKind;
 use super::profile::GoProfile;
 use super::program::Program;
-use super::rates::{self, Setter, Wanted};
+use super::rates::{self, RateRequest, Setter};
 use crate::kinds::options::{HEAP_HISTORY, HEAP_RATE};
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
 
-/// Which of the two kinds, equal but for what is shown first.
+/// The two kinds. They differ only in the sample type that is shown by default.
 pub(crate) trait Shown: 'static {
     const FACTS: KindFacts;
 }
@@ -46,9 +46,10 @@ pub(crate) type Allocs = HeapRecords<Allocated>;
 /// The heap records of a program.
 pub(crate) struct HeapRecords<S> {
     setter: Setter,
-    wanted: Wanted,
+    request: RateRequest,
     reader: HeapReader,
-    /// What had been sampled at each bucket before we came: by an earlier recording, mostly.
+    /// The number of allocations sampled in each bucket before this recording, usually by an earlier
+    /// recording.
     before: Vec<u64>,
     read: Option<Reading>,
     shown: PhantomData<S>,
@@ -58,27 +59,27 @@ pub(crate) struct HeapRecords<S> {
 struct Reading {
     counts: HeapReading,
     rate: u64,
-    /// Taken apart only once it is known to be the last.
+    /// Computed on first use, since a later reading usually replaces this one.
     views: OnceCell<Views>,
 }
 
 struct Views {
-    /// As of the last garbage collection.
+    /// The state at the last garbage collection.
     published: HeapProfile,
-    /// Also what came since.
+    /// The current state.
     live: HeapProfile,
 }
 
-/// A bucket, and what its records say.
+/// The values of one bucket.
 struct Values<'a> {
     record: &'a HeapRecord,
-    /// Allocated while we looked.
+    /// Allocated during the recording; in a history, since the program started.
     allocated: u64,
     in_use: u64,
 }
 
 impl<S> HeapRecords<S> {
-    /// The program samples by itself, since it began.
+    /// Whether the program has been sampling by itself since it started.
     fn is_history(&self) -> bool {
         matches!(self.setter, Setter::Own(_))
     }
@@ -95,7 +96,7 @@ impl<S> HeapRecords<S> {
         })
     }
 
-    /// What was counted at each bucket. In use is as of the last garbage collection.
+    /// The values of each bucket. In-use values are those at the last garbage collection.
     fn values<'a>(&self, reading: &'a Reading) -> Vec<Values<'a>> {
         let Views { live, published } = self.views(reading);
         let buckets = live.records.iter().chain(&published.records).map(|r| r.bucket + 1);
@@ -116,7 +117,7 @@ impl<S> HeapRecords<S> {
                 at.allocated = all;
             }
         }
-        // The newest first, as in Go's profiles.
+        // List the newest places first, as Go's profiles do.
         values.into_iter().rev().flatten().collect()
     }
 }
@@ -129,7 +130,7 @@ impl<S: Shown> GoKind for HeapRecords<S> {
     const FACTS: KindFacts = S::FACTS;
 
     fn attach(program: &Program, options: &RecordOptions) -> Result<Self, RecordError> {
-        let wanted = Wanted {
+        let request = RateRequest {
             what: Claimed::HeapRate,
             rate: options.own.number(&HEAP_RATE).max(1),
             no_stop: options.no_stop,
@@ -139,21 +140,21 @@ impl<S: Shown> GoKind for HeapRecords<S> {
         let setter = if options.own.flag(&HEAP_HISTORY) {
             if begin.rate() == 0 {
                 return Err(RecordError::NotApplicable(format!(
-                    "process {} does not sample its own heap, so there is no history to read: \
-                     leave --heap-history out to sample from now on",
+                    "process {} does not sample its own heap, so there is no history to read; fix: \
+                     leave out --heap-history, to sample from now on",
                     program.process.pid()
                 )));
             }
             Setter::Own(begin.rate())
         } else {
-            rates::set(program, wanted)?
+            rates::set(program, request)?
         };
         let mut before = Vec::new();
         for record in reader.profile(&begin, HeapView::Live).records {
             before.resize(before.len().max(record.bucket + 1), 0);
             before[record.bucket] = record.allocated;
         }
-        Ok(Self { setter, wanted, reader, before, read: None, shown: PhantomData })
+        Ok(Self { setter, request, reader, before, read: None, shown: PhantomData })
     }
 
     fn is_snapshot(&self) -> bool {
@@ -162,7 +163,7 @@ impl<S: Shown> GoKind for HeapRecords<S> {
 
     fn poll(&mut self, program: &Program) {
         if let Setter::Another = self.setter
-            && let Ok(setter) = rates::set(program, self.wanted)
+            && let Ok(setter) = rates::set(program, self.request)
         {
             self.setter = setter;
             if self.is_history() {
@@ -177,8 +178,8 @@ impl<S: Shown> GoKind for HeapRecords<S> {
             Setter::Held(held) => held.rate,
             _ => counts.rate(),
         };
-        // A program that has exec'd has no such memory any more; one that has switched its
-        // sampling off has nothing new to tell.
+        // The rate is 0 if the program has switched its sampling off, or has called exec and no
+        // longer has this memory. Then the last reading remains.
         if rate > 0 {
             self.read = Some(Reading { counts, rate, views: OnceCell::new() });
         }
@@ -196,7 +197,7 @@ impl<S: Shown> GoKind for HeapRecords<S> {
     }
 
     fn period(&self) -> i64 {
-        let rate = self.read.as_ref().map_or(self.wanted.rate, |r| r.rate);
+        let rate = self.read.as_ref().map_or(self.request.rate, |r| r.rate);
         i64::try_from(rate).unwrap_or(i64::MAX)
     }
 
@@ -221,7 +222,7 @@ impl<S: Shown> GoKind for HeapRecords<S> {
 
     fn account(&self, _: &Program, stats: &mut Stats) {
         let Some(reading) = &self.read else {
-            stats.notes.push("the target exited before anything could be read".into());
+            stats.notes.push("the target exited before its records could be read".into());
             return;
         };
         let history = self.is_history();
@@ -234,25 +235,27 @@ impl<S: Shown> GoKind for HeapRecords<S> {
         stats.lost += live.implausible as u64;
         if history {
             stats.notes.push(format!(
-                "since the program began; in use is as of the last garbage collection, \
-                 one sample in {} bytes, as the program has set it",
+                "covers the time since the program started; in-use values are from the last \
+                 garbage collection; one sample per {} bytes (the program's own rate)",
                 reading.rate
             ));
         } else {
             stats.notes.push(format!(
-                "since attach: what was allocated before is not known; in use is as of the last \
-                 garbage collection, one sample in {} bytes",
+                "covers the time since attach: earlier allocations are unknown; in-use values are \
+                 from the last garbage collection; one sample per {} bytes",
                 reading.rate
             ));
             if published.records.iter().any(|r| r.in_use() > 0 && self.old(r) > 0) {
                 stats.notes.push(
-                    "in use counts also what was sampled before this recording, if it still is"
+                    "in-use values include memory that was sampled before this recording and is \
+                     still in use"
                         .into(),
                 );
             }
         }
         if live.unsettled {
-            stats.notes.push("the program was writing its records whenever they were read".into());
+            let note = "the program was writing its records during every attempt to read them";
+            stats.notes.push(note.into());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Profiles of Go programs, from the state that their runtime keeps.
+//! Records profiles of Go programs by reading their runtime's own records from memory.
 //!
 //! ```text
 //!   Programs::find ─► Program {process, memory, runtime, mappings}
@@ -8,9 +8,9 @@
 //!                        └─►  GoProfile ─► pprof
 //! ```
 //!
-//! Nothing is stopped to read: what changes meanwhile is noticed and read again. Only goroutines
-//! that run at that moment need their threads' registers, and only the heap's sampling, where it
-//! has to be switched on, needs the program to stand still for a moment.
+//! Reading stops no thread: data that changes in the meantime is noticed and read again. There are
+//! two exceptions. The threads of running goroutines are stopped briefly for their registers, and
+//! the whole program is stopped briefly if heap sampling has to be switched on.
 
 mod collector;
 mod contention;

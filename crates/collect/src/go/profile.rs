@@ -1,4 +1,4 @@
-//! Go stacks as a pprof profile, in the form that Go's own runtime/pprof gives them.
+//! Builds pprof profiles from Go stacks, in the same form as Go's own runtime/pprof.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use pprof::{
 
 use super::program::Program;
 
-/// Frames that are no code get addresses from here on.
+/// The first address of frames that stand for something other than code (markers).
 const MARKER_BASE: u64 = 0x1000;
 
 /// Fills a builder with samples of Go programs.
 pub(crate) struct GoProfile {
     builder: ProfileBuilder,
     stack: Vec<LocationIndex>,
-    /// Add `pid` and `process` to the labels: there are several.
+    /// Add `pid` and `process` labels, because there are several processes.
     label_processes: bool,
-    /// Frames that are no code, each at an address of its own.
+    /// The names of markers. Each has its own address.
     markers: Vec<String>,
-    /// The mappings so far, by process: each frame of each stack asks for its own.
+    /// The mappings added so far, with their PIDs: a cache, since each frame looks up its mapping.
     mappings: Vec<(i32, Arc<image::Mapping>, MappingIndex)>,
 }
 
@@ -46,14 +46,14 @@ impl GoProfile {
         &mut self.builder
     }
 
-    /// Makes the executable of a program a mapping of the profile: the first that is added is
-    /// its main one.
+    /// Adds the mapping of a program's executable. The first one that is added is the profile's
+    /// main mapping.
     pub fn add_program(&mut self, program: &Program) -> Result<(), BuildError> {
         self.mapping(program, program.main.start.0).map(drop)
     }
 
-    /// Adds a stack. `runtime.goexit`, which is the root of each, is left out as Go does. Where
-    /// nothing is left, or there was nothing, a frame with the name `otherwise` stands for it.
+    /// Adds a stack. `runtime.goexit`, the root of every stack, is omitted as in Go. If the stack
+    /// is empty then, it gets a single marker frame with the name `otherwise`.
     pub fn add_or(
         &mut self,
         program: &Program,
@@ -99,7 +99,7 @@ impl GoProfile {
         let mut lines = Vec::with_capacity(piece.len());
         for f in piece {
             let (file, line) = f.position.as_ref().map_or(("", 0), |(file, line)| (file, *line));
-            // Go itself puts the full name, type arguments included, in both places.
+            // Go itself writes the full name, including type arguments, to both fields.
             let function = self.builder.function(FunctionSpec {
                 name: &f.function,
                 system_name: &f.function,
@@ -113,7 +113,7 @@ impl GoProfile {
         self.builder.location(mapping, address, &lines)
     }
 
-    /// A frame that is no code.
+    /// Adds a frame that stands for something other than code.
     fn marker(&mut self, name: &str) -> Result<LocationIndex, BuildError> {
         let function = self.builder.function(FunctionSpec {
             name,

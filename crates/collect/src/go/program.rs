@@ -1,4 +1,4 @@
-//! A Go program among the targets.
+//! Finds the Go programs among the targets, and opens their runtime and memory.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,25 +14,26 @@ use process::{Images, Process, ProcessMemory, WritableMemory};
 use crate::collector::Request;
 use crate::outcome::RecordError;
 
-/// A process whose Go runtime was found.
+/// A process with a Go runtime that we can read.
 pub(crate) struct Program {
     pub process: Arc<Process>,
     pub memory: ProcessMemory,
     pub runtime: Runtime,
-    /// Its executable mappings.
+    /// The process' executable mappings.
     pub space: AddressSpace,
-    /// The one that holds the Go code.
+    /// The mapping that contains the Go code.
     pub main: Arc<Mapping>,
-    /// For changing the rates: of the very program whose addresses are known.
+    /// For changing the sampling rates. It belongs to the same program as the addresses, even if
+    /// the process calls exec.
     pub writable: Result<WritableMemory, process::WriteError>,
 }
 
 impl Program {
-    /// Finds the runtime of a process. `None` where its executable has no Go code.
+    /// Opens a process and finds its runtime; `None` if its executable has no Go code.
     pub fn open(process: &Arc<Process>) -> Result<Option<Self>, RecordError> {
         let Some((space, main, image, bias)) = go_image(process)? else { return Ok(None) };
         let pid = process.pid();
-        // Before any address is looked up: see WritableMemory::open.
+        // This must come before any address is looked up: see WritableMemory::open.
         let writable = WritableMemory::open(process);
         let memory = process.memory().map_err(|error| RecordError::Memory { pid, error })?;
         memory.probe(main.start).map_err(|error| no_access(pid, error))?;
@@ -46,34 +47,35 @@ impl Program {
         }
     }
 
-    /// An error of reading its runtime.
+    /// Turns an error of reading the runtime into one that names the process.
     pub fn error(&self, error: goruntime::ReadError) -> RecordError {
         let pid = self.process.pid();
         match error {
-            // Stripped, and compiled in a way that the code does not tell its variables.
+            // The program is stripped, and its code does not match a pattern that reveals the
+            // variable.
             goruntime::ReadError::NoAddress(_) => RecordError::NotApplicable(format!(
-                "process {pid}: {error}: it has no symbols, and its code is not understood"
+                "process {pid}: {error}: it has no symbols, and its code matches no known pattern"
             )),
             _ => RecordError::GoRuntime { pid, error },
         }
     }
 
-    /// The mapping that an address lies in.
+    /// The mapping that contains an address.
     pub fn mapping_at(&self, address: Avma) -> Option<&Arc<Mapping>> {
         self.space.find(address)
     }
 }
 
-/// Go programs that are recorded together: see [`Programs::find`].
+/// The Go programs that are recorded together: see [`Programs::find`].
 pub(crate) enum Programs {
-    /// They run.
+    /// Running programs.
     Running(Vec<Program>),
-    /// A command that waits for its exec, and will be one.
+    /// A command that has not called exec yet and will be a Go program.
     Expected(Arc<Process>),
 }
 
 impl Programs {
-    /// The targets as Go programs; `None` where none is one.
+    /// Opens the targets as Go programs; `None` if none of them is one.
     pub fn find(request: &Request<'_>) -> Result<Option<Self>, RecordError> {
         if request.before_exec {
             let waiting = request.roots.first().filter(|_| command_is_go(&request.options.command));
@@ -91,7 +93,7 @@ impl Programs {
         }
         if let Some(pid) = others.first() {
             return Err(RecordError::NotApplicable(format!(
-                "process {} is a Go program and process {pid} is not: record them one by one",
+                "process {} is a Go program and process {pid} is not; fix: record them separately",
                 programs[0].process.pid()
             )));
         }
@@ -101,7 +103,7 @@ impl Programs {
 
 type GoImage = (AddressSpace, Arc<Mapping>, Arc<ElfImage>, Bias);
 
-/// The main image of a process, if it holds Go code.
+/// The main image of a process, if it contains Go code.
 fn go_image(process: &Process) -> Result<Option<GoImage>, RecordError> {
     let pid = process.pid();
     let failed = |error| RecordError::Memory { pid, error };
@@ -119,7 +121,7 @@ fn go_image(process: &Process) -> Result<Option<GoImage>, RecordError> {
     Ok(gopclntab::is_go(&image).then_some((space, main, image, bias)))
 }
 
-/// Why memory cannot be read, with what helps.
+/// Explains why memory cannot be read, with the fix if a right is missing.
 fn no_access(pid: i32, error: std::io::Error) -> RecordError {
     let obstacle = || {
         let (rights, target) = (Rights::read().ok()?, TargetRights::read(pid).ok()?);
@@ -131,7 +133,7 @@ fn no_access(pid: i32, error: std::io::Error) -> RecordError {
     }
 }
 
-/// Whether a command that is yet to be executed is a Go program.
+/// Whether a command that has not been executed yet is a Go program.
 fn command_is_go(command: &[OsString]) -> bool {
     let Some(path) = command.first().and_then(|name| in_path(Path::new(name))) else {
         return false;
@@ -140,7 +142,7 @@ fn command_is_go(command: &[OsString]) -> bool {
     image.is_some_and(|image| gopclntab::is_go(&image))
 }
 
-/// As execvp(3) looks a name up.
+/// Looks up a command's name in `PATH`, as execvp(3) does.
 fn in_path(name: &Path) -> Option<PathBuf> {
     if name.components().count() != 1 || name.is_absolute() {
         return Some(name.to_owned());

@@ -1,9 +1,9 @@
-//! Sampling that is switched on for a recording and off again after it.
+//! Switches a Go program's sampling on for a recording, and off again after it.
 //!
 //! ```text
-//!   the program's rate is not 0 ─────────────────────► Own       left as it is
-//!   0, and nobody else changes it ─► write, held ────► Held      put back at the end
-//!   another exoprof has set it ──────────────────────► Another   taken over when that one ends
+//!   the program's rate is not 0 ────────────────► Own       left unchanged
+//!   0, and no other exoprof has set it ─► write ─► Held      restored at the end
+//!   another exoprof has set it ─────────────────► Another   taken over when that one ends
 //! ```
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -15,18 +15,19 @@ use process::{Claimed, HeldWord};
 use super::program::Program;
 use crate::outcome::RecordError;
 
-/// Who sets a rate.
+/// Who has set a sampling rate.
 #[derive(Debug, Clone)]
 pub(crate) enum Setter {
-    /// The program itself: its own value, which is left alone.
+    /// The program itself. Its value is left unchanged.
     Own(u64),
-    /// We; also several recordings of ours together.
+    /// This process. Several of its recordings may share the rate.
     Held(Arc<HeldRate>),
     /// Another exoprof.
     Another,
 }
 
-/// A rate of ours in a program. The old one is put back when the last who holds it lets go.
+/// A rate that we have set in a program. The old one is restored when the last reference is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct HeldRate {
     /// The rate.
@@ -36,32 +37,32 @@ pub(crate) struct HeldRate {
 
 type Key = (i32, u64, Claimed);
 
-/// The rates that this process holds, so that recordings of several kinds at the same time share
+/// The rates that this process has set, so that simultaneous recordings of several kinds share
 /// them.
 static HELD: Mutex<Vec<(Key, Weak<HeldRate>)>> = Mutex::new(Vec::new());
 
-/// What is to be set.
+/// A sampling rate to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct RateRequest {
     pub what: Claimed,
     pub rate: u64,
-    /// The program must not be stopped for it.
+    /// Never stop the program, not even briefly.
     pub no_stop: bool,
 }
 
-/// Sets a rate, unless the program or somebody else has.
-pub(crate) fn set(program: &Program, wanted: Wanted) -> Result<Setter, RecordError> {
+/// Sets a rate, unless the program or another exoprof has set one.
+pub(crate) fn set(program: &Program, request: RateRequest) -> Result<Setter, RecordError> {
     let process = &program.process;
-    let key = (process.pid(), process.start_time(), wanted.what);
+    let key = (process.pid(), process.start_time(), request.what);
     let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
     held.retain(|(_, rate)| rate.strong_count() > 0);
     if let Some(rate) = held.iter().find(|(k, _)| *k == key).and_then(|(_, r)| r.upgrade()) {
         return Ok(Setter::Held(rate));
     }
     let pid = process.pid();
-    let claim = process.claim(wanted.what).map_err(|error| RecordError::Memory { pid, error })?;
+    let claim = process.claim(request.what).map_err(|error| RecordError::Memory { pid, error })?;
     let Some(claim) = claim else { return Ok(Setter::Another) };
-    let permit = permit(program, wanted.what).map_err(|e| refused(pid, &e))?;
+    let permit = permit(program, request.what).map_err(|e| refused(pid, &e))?;
     if permit.current() != 0 {
         return Ok(Setter::Own(permit.current()));
     }
@@ -69,22 +70,22 @@ pub(crate) fn set(program: &Program, wanted: Wanted) -> Result<Setter, RecordErr
         Ok(memory) => memory,
         Err(e) => return Err(RecordError::NotApplicable(e.to_string())),
     };
-    let patch = permit.patch(wanted.rate);
+    let patch = permit.patch(request.rate);
     let write = |claim| {
         HeldWord::write(process, memory, patch.address, patch.old, patch.new, Some(claim))
             .map_err(RecordError::from)
     };
-    if wanted.what == Claimed::HeapRate && wanted.no_stop {
+    if request.what == Claimed::HeapRate && request.no_stop {
         return Err(RecordError::NotApplicable(format!(
-            "process {pid} samples nothing by itself, and would have to be stopped for a moment to \
-             make it"
+            "process {pid} does not sample its own heap, and switching that on would briefly stop \
+             it, which --no-stop forbids; fix: run without --no-stop"
         )));
     }
-    let word = match wanted.what {
-        Claimed::HeapRate => while_caches_are_reset(program, wanted.rate, || write(claim))?,
+    let word = match request.what {
+        Claimed::HeapRate => while_caches_are_reset(program, request.rate, || write(claim))?,
         _ => write(claim)?,
     };
-    let rate = Arc::new(HeldRate { rate: wanted.rate, _word: word });
+    let rate = Arc::new(HeldRate { rate: request.rate, _word: word });
     held.push((key, Arc::downgrade(&rate)));
     Ok(Setter::Held(rate))
 }
@@ -100,12 +101,12 @@ fn permit(program: &Program, what: Claimed) -> Result<WritePermit, Refusal> {
 
 fn refused(pid: i32, why: &Refusal) -> RecordError {
     RecordError::NotApplicable(format!(
-        "process {pid} samples nothing by itself, and is not changed: {why}"
+        "process {pid} does not sample by itself, and its sampling rate was not changed: {why}"
     ))
 }
 
-/// Stops the program for a moment, writes the rate by `write`, and makes the allocation caches
-/// follow it: each would add a sample of its own otherwise.
+/// Stops the program briefly, writes the rate by `write`, and resets the allocation caches to the
+/// new rate. Otherwise each cache would add an extra sample.
 fn while_caches_are_reset(
     program: &Program,
     rate: u64,
@@ -122,7 +123,8 @@ fn while_caches_are_reset(
         let word = write()?;
         if let Ok(memory) = &program.writable {
             for patch in &reset.patches {
-                // A thread that did not stop has moved on: its cache adds one sample at most.
+                // This fails if a thread did not stop and has moved on: its cache adds at most one
+                // sample.
                 let _ = memory.replace(patch.address, patch.old, patch.new);
             }
         }
@@ -132,8 +134,8 @@ fn while_caches_are_reset(
     stopped.map_err(|error| RecordError::Memory { pid, error })?
 }
 
-/// xorshift64*, seeded by the clock: the distances to the next samples must differ between caches
-/// and recordings, and nothing else hangs on them.
+/// A xorshift64* generator, seeded by the clock. The distances to the next samples must differ
+/// between caches and recordings; nothing else depends on their randomness.
 struct Random(u64);
 
 impl Random {
@@ -141,7 +143,7 @@ impl Random {
         Self(aggregate::clock::monotonic_now() | 1)
     }
 
-    /// From 0 to 1, 0 excluded.
+    /// A number in the interval (0, 1].
     fn uniform(&mut self) -> f64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;

@@ -1,4 +1,4 @@
-//! The `threadcreate` profile of Go programs: where their threads were created.
+//! Records the `threadcreate` profile of Go programs: where their threads were created.
 
 use assemble::Stats;
 use goruntime::ThreadCreation;
@@ -47,7 +47,7 @@ impl GoKind for Threads {
         let without = self.0.iter().filter(|t| t.stack.is_empty()).count();
         if without > 0 {
             stats.notes.push(format!(
-                "Go notes no stack for {without} of {} threads: those that its scheduler starts",
+                "Go records no stack for {without} of {} threads: those started by its scheduler",
                 self.0.len()
             ));
         }

@@ -1,16 +1,16 @@
-//! The `allocs` profile.
+//! Defines the `allocs` profile: memory allocated, by allocation site.
 
 use super::kind::{Endpoint, Kind, Seconds};
 use super::options::{HEAP_HISTORY, HEAP_RATE};
-use crate::checks::Patient;
+use crate::checks::Subject;
 use crate::collector::{Collector, Request};
 use crate::go;
 use crate::outcome::RecordError;
 
-/// The row of the table.
+/// This kind's row in the table.
 pub(super) const ROW: Kind = Kind {
     facts: pprof::kinds::ALLOCS,
-    about: "what memory was allocated",
+    about: "memory allocated, by allocation site (Go only)",
     endpoint: Endpoint {
         name: "allocs",
         about: "A sampling of memory allocations",
@@ -23,10 +23,10 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[HEAP_RATE, HEAP_HISTORY],
     prepare,
-    check: Patient::allocations,
+    check: Subject::allocations,
 };
 
-/// Attaches to the targets, for an allocs profile.
+/// Attaches to the targets for an allocs profile.
 fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     if let Some(collector) = go::prepare::<go::Allocs>(request)? {
         return Ok(collector);

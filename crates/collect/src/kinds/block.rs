@@ -1,16 +1,16 @@
-//! The `block` profile.
+//! Defines the `block` profile: where threads wait.
 
 use super::kind::{Endpoint, Kind, Seconds};
 use super::options::BLOCK_RATE;
-use crate::checks::Patient;
+use crate::checks::Subject;
 use crate::collector::{Collector, Request};
 use crate::outcome::RecordError;
 use crate::{go, waits};
 
-/// The row of the table.
+/// This kind's row in the table.
 pub(super) const ROW: Kind = Kind {
     facts: pprof::kinds::BLOCK,
-    about: "where threads wait: for each other, for time, for input and output",
+    about: "where threads wait: for each other, for timers, for I/O",
     endpoint: Endpoint {
         name: "block",
         about: "Stack traces that led to blocking on synchronization primitives",
@@ -23,10 +23,10 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[BLOCK_RATE],
     prepare,
-    check: Patient::waits,
+    check: Subject::waits,
 };
 
-/// Attaches to the targets, for a block profile.
+/// Attaches to the targets for a block profile.
 fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     if let Some(collector) = go::prepare::<go::Block>(request)? {
         return Ok(collector);

@@ -1,10 +1,10 @@
-//! The `cpu` profile: where CPU time is spent.
+//! Defines the `cpu` profile: where CPU time is spent.
 
 use super::kind::{Endpoint, Kind, Seconds};
-use crate::checks::Patient;
+use crate::checks::Subject;
 use crate::perf::cpu;
 
-/// The row of the table.
+/// This kind's row in the table.
 pub(super) const ROW: Kind = Kind {
     facts: pprof::kinds::CPU,
     about: "where CPU time is spent, in user code and in the kernel",
@@ -21,5 +21,5 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[],
     prepare: cpu::prepare,
-    check: Patient::cpu,
+    check: Subject::cpu,
 };

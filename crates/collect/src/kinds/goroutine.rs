@@ -1,15 +1,15 @@
-//! The `goroutine` profile.
+//! Defines the `goroutine` profile: where every goroutine or thread is now.
 
 use super::kind::{Endpoint, Kind, Seconds};
-use crate::checks::Patient;
+use crate::checks::Subject;
 use crate::collector::{Collector, Request};
 use crate::outcome::RecordError;
 use crate::{counts, dump, go, threads};
 
-/// The row of the table.
+/// This kind's row in the table.
 pub(super) const ROW: Kind = Kind {
     facts: pprof::kinds::GOROUTINE,
-    about: "where each goroutine, or thread, is now",
+    about: "where every thread or goroutine is now",
     endpoint: Endpoint {
         name: "goroutine",
         about: "Stack traces of all current goroutines, or of all threads. Use debug=2 as a query \
@@ -23,10 +23,10 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[],
     prepare,
-    check: Patient::stacks_now,
+    check: Subject::stacks_now,
 };
 
-/// Attaches to the targets, for a goroutine profile.
+/// Attaches to the targets for a goroutine profile.
 fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     if let Some(collector) = go::prepare::<go::Goroutines>(request)? {
         return Ok(collector);

@@ -1,16 +1,16 @@
-//! The `heap` profile.
+//! Defines the `heap` profile: memory in use, by allocation site.
 
 use super::kind::{Endpoint, Kind, Seconds};
 use super::options::{HEAP_HISTORY, HEAP_RATE};
-use crate::checks::Patient;
+use crate::checks::Subject;
 use crate::collector::{Collector, Request};
 use crate::go;
 use crate::outcome::RecordError;
 
-/// The row of the table.
+/// This kind's row in the table.
 pub(super) const ROW: Kind = Kind {
     facts: pprof::kinds::HEAP,
-    about: "what memory is in use, by where it was allocated",
+    about: "memory in use, by allocation site (Go only)",
     endpoint: Endpoint {
         name: "heap",
         about: "A sampling of memory allocations of live objects",
@@ -23,10 +23,10 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[HEAP_RATE, HEAP_HISTORY],
     prepare,
-    check: Patient::allocations,
+    check: Subject::allocations,
 };
 
-/// Attaches to the targets, for a heap profile.
+/// Attaches to the targets for a heap profile.
 fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     if let Some(collector) = go::prepare::<go::Heap>(request)? {
         return Ok(collector);

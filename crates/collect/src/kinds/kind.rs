@@ -1,4 +1,5 @@
-//! The row of a kind in the table: everything that its readers need to know of it.
+//! Defines a row in the table of profile kinds: all that commands and the server need to know about
+//! a kind.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use pprof::KindFacts;
 use process::Process;
 
 use super::options::KindOption;
-use crate::checks::Patient;
+use crate::checks::Subject;
 use crate::collector::{Collector, Request};
 use crate::options::RecordOptions;
 use crate::outcome::{Dump, RecordError};
@@ -15,25 +16,26 @@ use crate::outcome::{Dump, RecordError};
 /// One kind of profile.
 #[derive(Debug)]
 pub struct Kind {
-    /// Its name on the command line and in file names, its sample types, its text form.
+    /// Its name on the command line and in file names, its sample types and its text form.
     pub facts: KindFacts,
     /// One line of help.
     pub about: &'static str,
     /// How a server offers it.
     pub endpoint: Endpoint,
-    /// Options that other kinds do not have. Several kinds may share one.
+    /// Options that only some kinds have. Several kinds may share one.
     pub options: &'static [KindOption],
-    /// Attaches to the targets for it. [`RecordError::NotApplicable`] where the kind does not fit
-    /// them.
+    /// Attaches to the targets. Returns [`RecordError::NotApplicable`] if the kind cannot be
+    /// recorded for them.
     pub prepare: fn(&Request<'_>) -> Result<Box<dyn Collector>, RecordError>,
-    /// Whether our rights and the machine allow it: how it is recorded, or what stands in the way.
-    pub check: fn(&Patient) -> Result<String, Obstacle>,
+    /// Checks whether our rights and the machine allow it. Returns how it is recorded, or what
+    /// prevents it.
+    pub check: fn(&Subject) -> Result<String, Obstacle>,
 }
 
-/// Counts what a profile of a process would hold now.
+/// Computes the total that a profile of the process would have now.
 pub type Count = fn(&Arc<Process>) -> Result<u64, RecordError>;
 
-/// Writes all stacks of a process as text.
+/// Dumps all stacks of a process as text.
 pub type DumpText = fn(&Arc<Process>, &RecordOptions) -> Result<Dump, RecordError>;
 
 /// How a server offers a kind.
@@ -41,35 +43,35 @@ pub type DumpText = fn(&Arc<Process>, &RecordOptions) -> Result<Dump, RecordErro
 pub struct Endpoint {
     /// Its name below `/debug/pprof/`.
     pub name: &'static str,
-    /// What it gives.
+    /// The description on the server's index page.
     pub about: &'static str,
-    /// What the parameter `seconds` means.
+    /// The meaning of the parameter `seconds`.
     pub seconds: Seconds,
-    /// Recordings in the same lane change the same things in a process: one at a time.
+    /// Recordings in the same lane change the same state of a process, so they run one at a time.
     pub lane: &'static str,
-    /// What profile stores call it.
+    /// The name of the metric in profile stores such as Pyroscope.
     pub metric: &'static str,
-    /// Counts what a profile would hold now, for the index. Without it, the index shows the
-    /// samples of the last profile.
+    /// Computes the total that a profile would have now, for the index page. Without it, the index
+    /// page shows the total of the last profile.
     pub count: Option<Count>,
-    /// Makes the text forms (`debug=1`, `debug=2`) where they are more than the profile's.
+    /// Makes the text forms (`debug=1`, `debug=2`) if they show more than the profile does.
     pub dump: Option<DumpText>,
-    /// The flag that is set where a request names no `seconds`: it reads what is there already.
+    /// The flag that is set if a request has no `seconds`: it reads what the program has recorded.
     pub history: Option<KindOption>,
 }
 
-/// What the parameter `seconds` means.
+/// The meaning of the parameter `seconds`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seconds {
-    /// The length of the recording, as of Go's CPU profile: 30 s by default, and bad values are
-    /// not an error.
+    /// The length of the recording, as for Go's CPU profile: the default is 30 s, and invalid
+    /// values are not an error.
     Record,
-    /// The time between two profiles, of which the difference is given.
+    /// The time between two profiles; the response is their difference.
     Difference,
 }
 
 impl Kind {
-    /// Its name.
+    /// The kind's name, as on the command line.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.facts.name

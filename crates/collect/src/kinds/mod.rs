@@ -1,5 +1,5 @@
-//! The table of profile kinds. `record` and its help, `serve`, `doctor`, the validator and the text
-//! forms read it; a new kind is a file here and an entry of `KINDS`.
+//! Lists the profile kinds in a table. `record` and its help, `serve`, `doctor`, the validator and
+//! the text forms read it. To add a kind, add a file here and an entry in `KINDS`.
 
 mod allocs;
 mod block;
@@ -19,7 +19,7 @@ use pprof::KindFacts;
 pub use self::kind::{Count, DumpText, Endpoint, Kind, Seconds};
 use self::options::KindOption;
 
-/// Our kinds.
+/// The built-in kinds.
 static KINDS: [Kind; 8] = [
     cpu::ROW,
     wall::ROW,
@@ -31,29 +31,29 @@ static KINDS: [Kind; 8] = [
     threadcreate::ROW,
 ];
 
-/// Kinds of the program that we are part of.
+/// Kinds that the program which embeds this crate has added.
 static REGISTERED: RwLock<Vec<&'static Kind>> = RwLock::new(Vec::new());
 
-/// Adds a kind to the table, for all readers from now on.
+/// Adds a kind to the table. All later reads of the table include it.
 pub fn register(kind: &'static Kind) {
-    // A push leaves nothing half changed.
+    // A poisoned lock is safe to use: a panic cannot leave a push half done.
     REGISTERED.write().unwrap_or_else(PoisonError::into_inner).push(kind);
 }
 
-/// All kinds.
+/// All kinds: the built-in ones, then the registered ones.
 #[must_use]
 pub fn all() -> Vec<&'static Kind> {
     let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
     KINDS.iter().chain(registered.iter().copied()).collect()
 }
 
-/// The kind of that name.
+/// Finds a kind by its name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Kind> {
     all().into_iter().find(|k| k.name() == name)
 }
 
-/// The options of all kinds, each once.
+/// The options of all kinds, without duplicates.
 #[must_use]
 pub fn all_options() -> Vec<&'static KindOption> {
     let mut found: Vec<&KindOption> = Vec::new();

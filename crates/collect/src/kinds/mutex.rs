@@ -1,16 +1,16 @@
-//! The `mutex` profile.
+//! Defines the `mutex` profile: who holds the locks that others wait for.
 
 use super::kind::{Endpoint, Kind, Seconds};
 use super::options::{BLOCK_RATE, MUTEX_FRACTION, WAITERS};
-use crate::checks::Patient;
+use crate::checks::Subject;
 use crate::collector::{Collector, Request};
 use crate::outcome::RecordError;
 use crate::{go, waits};
 
-/// The row of the table.
+/// This kind's row in the table.
 pub(super) const ROW: Kind = Kind {
     facts: pprof::kinds::MUTEX,
-    about: "who holds locks that others wait for",
+    about: "who holds the locks that others wait for",
     endpoint: Endpoint {
         name: "mutex",
         about: "Stack traces of holders of contended mutexes",
@@ -23,10 +23,10 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[MUTEX_FRACTION, WAITERS, BLOCK_RATE],
     prepare,
-    check: Patient::waits,
+    check: Subject::waits,
 };
 
-/// Attaches to the targets, for a mutex profile.
+/// Attaches to the targets for a mutex profile.
 fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     let go = if request.options.own.flag(&WAITERS) {
         go::prepare::<go::LockWaits>(request)

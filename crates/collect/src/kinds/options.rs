@@ -1,4 +1,5 @@
-//! Options that only some kinds have. A row lists its own, and `record` offers them.
+//! Defines the options that only some kinds have. Each kind's row lists its options, and `record`
+//! offers them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,29 +11,29 @@ pub struct KindOption {
     pub name: &'static str,
     /// One line of help.
     pub help: &'static str,
-    /// Its form, and what it is where it is not given.
+    /// Its type and its default value.
     pub default: OptionValue,
 }
 
-/// A value of an option, in the option's form.
+/// The value of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OptionValue {
-    /// Given or not.
+    /// A flag: given or not.
     Flag(bool),
-    /// A size.
+    /// A size in bytes.
     Bytes(u64),
-    /// A time.
+    /// A length of time.
     Duration(Duration),
     /// A number, at least 1.
     Number(u32),
 }
 
-/// The options that were given. The others have their defaults.
+/// The options that were given. All others have their defaults.
 #[derive(Debug, Clone, Default)]
 pub struct KindOptions(BTreeMap<&'static str, OptionValue>);
 
 impl KindOptions {
-    /// Gives an option a value.
+    /// Sets an option.
     pub fn set(&mut self, option: &KindOption, value: OptionValue) {
         self.0.insert(option.name, value);
     }
@@ -41,13 +42,13 @@ impl KindOptions {
         self.0.get(option.name).copied().unwrap_or(option.default)
     }
 
-    /// Whether a flag is given.
+    /// Whether a flag is set.
     #[must_use]
     pub fn flag(&self, option: &KindOption) -> bool {
         self.get(option) == OptionValue::Flag(true)
     }
 
-    /// A number, or a size in bytes, or a time in nanoseconds.
+    /// The value of a number, a size in bytes, or a time in nanoseconds.
     #[must_use]
     pub fn number(&self, option: &KindOption) -> u64 {
         match self.get(option) {
@@ -59,38 +60,39 @@ impl KindOptions {
     }
 }
 
-/// Mean bytes between two heap samples, where sampling is turned on for the recording.
+/// The mean number of allocated bytes between two heap samples, if the recording switches sampling
+/// on.
 pub(crate) const HEAP_RATE: KindOption = KindOption {
     name: "heap-rate",
-    help: "Sample one allocation per this many bytes, where the recording enables heap sampling",
+    help: "Take one sample per this many bytes, unless the program is already sampling (Go only)",
     default: OptionValue::Bytes(512 << 10),
 };
 
-/// Reads what a Go program has sampled itself.
+/// Reads the samples that a Go program has taken itself.
 pub(crate) const HEAP_HISTORY: KindOption = KindOption {
     name: "heap-history",
     help: "Read the program's own heap samples without enabling sampling (Go only)",
     default: OptionValue::Flag(false),
 };
 
-/// Mean time between two samples of waiting.
+/// The mean blocked time between two samples.
 pub(crate) const BLOCK_RATE: KindOption = KindOption {
     name: "block-rate",
-    help: "Take one sample per this much blocked time, as Go's SetBlockProfileRate (block and mutex)",
+    help: "Sample once per this much blocked time, like Go's SetBlockProfileRate (block, mutex)",
     default: OptionValue::Duration(Duration::from_micros(10)),
 };
 
-/// One in this many lock contentions is sampled.
+/// The mean number of lock contentions per sample.
 pub(crate) const MUTEX_FRACTION: KindOption = KindOption {
     name: "mutex-fraction",
-    help: "Sample one contention in N, as Go's SetMutexProfileFraction (mutex of Go programs)",
+    help: "Sample one contention in N, like Go's SetMutexProfileFraction (mutex, Go only)",
     default: OptionValue::Number(10),
 };
 
-/// The waiting side instead of the unlocker.
+/// Charges mutex samples to the waiting thread instead of the unlocking thread.
 pub(crate) const WAITERS: KindOption = KindOption {
     name: "waiters",
-    help: "Charge mutex samples to the waiting thread instead of the unlocker (mutex only)",
+    help: "Charge samples to the waiting thread instead of the unlocking thread (mutex only)",
     default: OptionValue::Flag(false),
 };
 

@@ -1,14 +1,14 @@
-//! The `threadcreate` profile.
+//! Defines the `threadcreate` profile: where threads were created.
 
 use super::kind::{Endpoint, Kind, Seconds};
 use crate::collector::{Collector, Request};
 
-use crate::checks::Patient;
+use crate::checks::Subject;
 use crate::outcome::RecordError;
 use crate::perf::creations;
 use crate::{counts, go};
 
-/// The row of the table.
+/// This kind's row in the table.
 pub(super) const ROW: Kind = Kind {
     facts: pprof::kinds::THREADCREATE,
     about: "where threads were created",
@@ -24,10 +24,10 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[],
     prepare,
-    check: Patient::creations,
+    check: Subject::creations,
 };
 
-/// Attaches to the targets, for a threadcreate profile.
+/// Attaches to the targets for a threadcreate profile.
 fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     if let Some(collector) = go::prepare::<go::Threads>(request)? {
         return Ok(collector);

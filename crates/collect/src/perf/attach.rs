@@ -1,4 +1,4 @@
-//! Attaching to every thread of a process tree, without stopping it.
+//! Attaches perf events to every thread of a process tree without stopping it.
 
 use std::sync::Arc;
 
@@ -10,72 +10,73 @@ use process::Process;
 
 use crate::options::RecordOptions;
 
-/// Above this many events the way over whole CPUs is taken in any case: opening and the kernel's
-/// memory (about 2 KiB an event) would cost more than reading past other processes' samples.
+/// The maximum number of per-thread events. If more are needed, we open one event per CPU instead:
+/// opening more events, and the kernel's memory for them (about 2 KiB each), would cost more than
+/// skipping the samples of other processes.
 const MAX_THREAD_EVENTS: usize = 2048;
-/// Up to this rate the samples of a whole CPU cost other processes less than half a percent.
+/// Up to this rate, sampling a whole CPU costs other processes less than 0.5% of their time.
 const MAX_WHOLE_CPU_HZ: u32 = 1500;
-/// Descriptors left for everything else: images, /proc files, the output.
+/// File descriptors reserved for everything else: images, `/proc` files, the output.
 const SPARE_DESCRIPTORS: u64 = 512;
-/// The rings of all CPUs together are no larger than about this.
+/// The approximate limit of the total size of all CPUs' ring buffers.
 const ALL_RINGS_BYTES: usize = 64 << 20;
-/// Stack copied at a switch: they can be many.
+/// Bytes of stack copied at a context switch. It is small because there can be many switches.
 const SWITCH_STACK_BYTES: u32 = 8 << 10;
-/// A program that creates threads faster than we attach to them is given up on after this; how
-/// many threads are left out then is counted.
+/// How often we look for new threads before we give up on a program that creates threads faster
+/// than we attach to them. The remaining threads are counted.
 const MAX_RESCANS: usize = 64;
 
-/// Why a recording could not begin.
+/// Why a recording could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// A right is missing, and this gives it.
+    /// We lack a right; the obstacle names the fix.
     #[error("{0}")]
     NotPermitted(Obstacle),
-    /// The system refuses, and our rights do not explain it.
+    /// The kernel refuses although our rights suffice.
     #[error(
-        "perf_event_open is blocked ({source}), although the rights suffice: a seccomp filter, as \
-         container runtimes install it, forbids it{}; run exoprof outside of the container, or \
-         with --security-opt seccomp=unconfined and --cap-add PERFMON", 
+        "perf_event_open is blocked ({source}) although the rights suffice: a seccomp filter, such \
+         as a container runtime's, forbids it{}; fix: run exoprof outside the container, or the \
+         container with --security-opt seccomp=unconfined --cap-add PERFMON",
         if *.filtered { " (this process runs under one)" } else { "" }
     )]
     Blocked {
-        /// The system's answer.
+        /// The system's error.
         source: std::io::Error,
-        /// `/proc/self/status` says that a filter is in force.
+        /// `/proc/self/status` reports an active seccomp filter.
         filtered: bool,
     },
-    /// Every target ended before anything was recorded.
-    #[error("process {pid} exited before the recording began")]
+    /// All targets exited before anything was recorded.
+    #[error("process {pid} exited before the recording started")]
     Exited {
         /// The (first) target.
         pid: i32,
     },
-    /// Opening events or rings failed otherwise.
+    /// Opening the events or ring buffers failed for another reason.
     #[error(transparent)]
     Open(OpenError),
-    /// The system did not tell something that is needed.
+    /// A system call failed.
     #[error("cannot {what}: {source}")]
     System {
-        /// What was tried.
+        /// What was tried, as in "cannot list the CPUs".
         what: &'static str,
-        /// Its answer.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
-/// Events on all threads.
+/// Perf events attached to all threads.
 pub(crate) struct Attached {
     pub sampler: Sampler,
     pub rings: RingSet,
     pub kernel: bool,
     pub user_only: bool,
-    /// Threads that were still without events when a program that creates threads faster than
-    /// they are attached was given up on.
+    /// The number of threads that still had no events when we gave up on a program that creates
+    /// threads faster than we attach to them.
     pub uncovered: usize,
 }
 
-/// Bytes of a ring that holds a third of a second of its CPU's samples: what the reader may be
-/// kept waiting while it looks at thousands of threads, or has to wait for a CPU itself.
+/// The size in bytes of a ring buffer that holds a third of a second of its CPU's samples. The
+/// reader may be delayed that long while it handles thousands of threads or waits for a CPU.
 fn ring_bytes(frequency: u32, stack_bytes: u32, cpus: usize) -> usize {
     let record = stack_bytes as usize + 1024;
     let wanted = (frequency as usize / 3).max(1) * record;
@@ -83,7 +84,8 @@ fn ring_bytes(frequency: u32, stack_bytes: u32, cpus: usize) -> usize {
     wanted.next_power_of_two().clamp(512 << 10, most.next_power_of_two())
 }
 
-/// The first window: generous where samples are rare, since each costs little then.
+/// The initial size in bytes of the copied stack. It is large at low rates, where the few samples
+/// cost little in total.
 pub(crate) fn first_stack_bytes(frequency: u32) -> u32 {
     match frequency {
         0..=250 => 32 << 10,
@@ -92,14 +94,14 @@ pub(crate) fn first_stack_bytes(frequency: u32) -> u32 {
     }
 }
 
-/// Attaches to all threads of the processes, and to those that they create meanwhile.
+/// Attaches to all threads of the processes, including those created while we attach.
 pub(crate) fn attach(
     roots: &[Arc<Process>],
     options: &RecordOptions,
     recorder: &mut Recorder,
 ) -> Result<Attached, AttachError> {
     let cpus = events::online_cpus()
-        .map_err(|source| AttachError::System { what: "list the cpus", source })?;
+        .map_err(|source| AttachError::System { what: "list the CPUs", source })?;
     let threads = list_threads(roots);
     let scope = choose_scope(threads.len(), cpus.len(), options.frequency)?;
     let stack_bytes = first_stack_bytes(options.frequency);
@@ -115,7 +117,7 @@ pub(crate) fn attach(
     open(roots, (scope, &cpus, ring), sampling, options.kernel, recorder)
 }
 
-/// Attaches to all threads, for a sample each time that one has been switched out `period` times.
+/// Attaches to all threads, to sample each thread at every `period`-th time it is switched out.
 pub(crate) fn attach_to_switches(
     roots: &[Arc<Process>],
     options: &RecordOptions,
@@ -123,7 +125,7 @@ pub(crate) fn attach_to_switches(
     recorder: &mut Recorder,
 ) -> Result<Attached, AttachError> {
     let cpus = events::online_cpus()
-        .map_err(|source| AttachError::System { what: "list the cpus", source })?;
+        .map_err(|source| AttachError::System { what: "list the CPUs", source })?;
     host::raise_nofile()
         .map_err(|source| AttachError::System { what: "raise RLIMIT_NOFILE", source })?;
     let sampling = SamplingOptions {
@@ -136,7 +138,7 @@ pub(crate) fn attach_to_switches(
     };
     let most = (ALL_RINGS_BYTES / cpus.len().max(1)).clamp(512 << 10, 8 << 20);
     let ring = most.next_power_of_two();
-    // A thread that only waits is in the kernel all of that time: there is nothing in user mode.
+    // A thread that is switched out is always in the kernel, so a user-mode event would never fire.
     open(roots, (Scope::Threads, &cpus, ring), sampling, Some(true), recorder)
 }
 
@@ -175,23 +177,23 @@ fn open(
     }
 }
 
-/// Process and thread ids of all threads, as `/proc` lists them now.
+/// The process and thread IDs of all threads that `/proc` lists now.
 fn list_threads(processes: &[Arc<Process>]) -> Vec<(i32, i32)> {
     let of = |p: &Arc<Process>| (p.pid(), p.threads().unwrap_or_default());
     let all = processes.iter().map(of);
     all.flat_map(|(pid, tids)| tids.into_iter().map(move |tid| (pid, tid))).collect()
 }
 
-/// Whole CPUs where we may: their clock hits every thread in proportion to its time, also the
-/// thousand that run for a millisecond each, which an event per thread never hits, since each of
-/// those counts a full period of its own first. Nothing is paid at a context switch, and
-/// attaching takes no time. But every other process on the CPU is sampled too, and that is only
-/// as good as free at moderate rates.
+/// Chooses one event per CPU where we are permitted to. It samples every thread in proportion to
+/// its CPU time, even a thousand threads that run for 1 ms each. An event per thread would never
+/// sample those, since each event first counts a full period of its own thread. Events per CPU also
+/// cost nothing at a context switch, and attaching takes no time. However, they also sample all
+/// other processes on the CPU, which costs next to nothing only at moderate rates.
 fn choose_scope(threads: usize, cpus: usize, frequency: u32) -> Result<Scope, AttachError> {
     let limit = host::raise_nofile()
         .map_err(|source| AttachError::System { what: "raise RLIMIT_NOFILE", source })?;
     let needed = threads.saturating_mul(cpus);
-    // Room for threads that come later and have no events to inherit.
+    // Leave room for threads that appear later and have no events to inherit.
     let fits = (needed + needed / 4) as u64 + SPARE_DESCRIPTORS <= limit;
     let whole_cpus = Rights::read().is_ok_and(|r| r.perfmon());
     let moderate = frequency <= MAX_WHOLE_CPU_HZ;
@@ -201,7 +203,7 @@ fn choose_scope(threads: usize, cpus: usize, frequency: u32) -> Result<Scope, At
     Ok(Scope::Threads)
 }
 
-/// Finds the reason behind a refusal.
+/// Finds out why the kernel refused to open an event.
 fn explain(e: OpenError, pid: i32, kernel: Option<bool>) -> AttachError {
     let (OpenError::Refused(source) | OpenError::Missing(source)) = e else {
         return AttachError::Open(e);
@@ -223,10 +225,10 @@ fn explain(e: OpenError, pid: i32, kernel: Option<bool>) -> AttachError {
 }
 
 impl Attached {
-    /// Attaches to every thread that is not covered yet, until a look at `/proc` finds no more.
+    /// Attaches to every thread that is not covered yet, until `/proc` lists no more of them.
     ///
-    /// A thread may be new and covered at the same time: it inherited the events of its creator.
-    /// The FORK record tells; it can come a moment after the thread shows in `/proc`.
+    /// A new thread may already be covered, by the events that it inherited from its creator. Its
+    /// FORK record says so, but may arrive shortly after the thread appears in `/proc`.
     pub fn cover(
         &mut self,
         roots: &[Arc<Process>],
@@ -261,21 +263,22 @@ impl Attached {
         roots: &[Arc<Process>],
         recorder: &mut Recorder,
     ) -> Vec<(i32, i32)> {
-        let mut look = |recorder: &mut Recorder| -> Vec<(i32, i32)> {
+        let mut scan = |recorder: &mut Recorder| -> Vec<(i32, i32)> {
             let listed = list_threads(roots);
             self.rings.drain(u64::MAX, |e| recorder.event(e));
             listed.into_iter().filter(|(pid, tid)| !recorder.covers(*pid, *tid)).collect()
         };
-        let first = look(recorder);
+        let first = scan(recorder);
         if first.is_empty() {
             return first;
         }
-        // Their FORK records may be on their way: only who is unknown twice is really unknown.
-        let second = look(recorder);
+        // Their FORK records may not have arrived yet, so only threads that are unknown in both
+        // scans count.
+        let second = scan(recorder);
         second.into_iter().filter(|t| first.contains(t)).collect()
     }
 
-    /// Replaces all events by ones that copy more of the stack.
+    /// Replaces all events with events that copy `stack_bytes` of the stack.
     pub fn regrow(&mut self, stack_bytes: u32, recorder: &mut Recorder) -> Result<(), AttachError> {
         let living: Vec<Arc<Process>> = recorder.processes.living();
         let tids: Vec<i32> = living.iter().flat_map(|p| p.threads().unwrap_or_default()).collect();
@@ -286,14 +289,14 @@ impl Attached {
         self.cover(&living, recorder)
     }
 
-    /// Takes back the own events of threads that turned out to have inherited some.
+    /// Closes the events that we opened for threads that had in fact inherited events.
     pub fn drop_doubled(&mut self, recorder: &mut Recorder) {
         for tid in recorder.doubled.drain(..) {
             self.sampler.remove_thread(tid);
         }
     }
 
-    /// Text for the profile: how the samples were taken.
+    /// Describes in the profile how the samples were taken.
     pub fn backend(&self) -> String {
         let source = match self.sampler.source() {
             ClockSource::Cycles => "cycles",
@@ -302,7 +305,7 @@ impl Attached {
         };
         let scope = match self.sampler.scope() {
             Scope::Threads => "per thread",
-            Scope::Cpus => "whole cpus, filtered",
+            Scope::Cpus => "per CPU, filtered",
         };
         let kernel = match (self.kernel, self.user_only) {
             (true, _) => "kernel stacks",

@@ -1,4 +1,4 @@
-//! The `cpu` profile: where threads spend their CPU time.
+//! Records the `cpu` profile: where threads spend their CPU time.
 
 use std::collections::BTreeMap;
 
@@ -19,18 +19,19 @@ use crate::options::Backend;
 use crate::outcome::{Ended, Outcome, RecordError};
 use crate::ptrace::ticked;
 
-/// The marker of CPU time in the kernel where only user mode may be sampled.
+/// The frame that stands for CPU time in the kernel if only user mode may be sampled.
 const KERNEL_TIME: &str = "[kernel, not sampled]";
 
-/// Attaches to the targets, for a CPU profile.
+/// Attaches to the targets for a CPU profile.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     if request.options.backend == Backend::Ptrace {
         return ticked::prepare_cpu(request, None);
     }
+    // Keep the targets' roots open: we search them for debug files after the targets have exited.
     let targets = request.targets();
     let sampling = match Sampling::attach(request.family(), request.options) {
         Ok(sampling) => sampling,
-        // Whoever asks for the kernel's frames is not served by a profile without them.
+        // Don't fall back if the user asked for kernel frames: ptrace cannot record them.
         Err(e @ (AttachError::NotPermitted(_) | AttachError::Blocked { .. }))
             if request.options.backend == Backend::Auto
                 && request.options.kernel != Some(true)
@@ -44,7 +45,7 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
     Ok(Box::new(Cpu { targets, period: request.options.period(), sampling }))
 }
 
-/// Fewer samples may be missing by chance.
+/// Fewer missing samples than this may be due to chance.
 const MANY_MISSING: i64 = 20;
 
 struct Cpu {
@@ -78,16 +79,17 @@ impl Collector for Cpu {
         let samples = valued_samples(&mut recording, period);
         let named = targets.name(&mut recording.recorder);
         let mut stats = stats(&recording, &named.losses);
-        stats.notes.extend(overdue(&recording, &samples, period));
+        stats.notes.extend(missing_samples(&recording, &samples, period));
         let header = Header { kind: &CPU, period, time: recording.time };
         let profile = targets.build(&header, (&recording.recorder, &named), &stats, &samples)?;
         Ok(Outcome { profile, stats, ended })
     }
 }
 
-/// The kernel runs no BPF program while another one runs on that CPU, and an event whose program
-/// does not run takes no sample: what somebody else's probe costs is then in no stack.
-fn overdue(recording: &Recording, samples: &[Valued], period: u64) -> Option<String> {
+/// Reports samples that were not taken. The kernel does not run a BPF program while another one
+/// runs on the same CPU, and an event whose program does not run takes no sample. So the cost of
+/// another tool's probe appears in no stack.
+fn missing_samples(recording: &Recording, samples: &[Valued], period: u64) -> Option<String> {
     let recorder = &recording.recorder;
     let programs = recorder.runtimes.with_programs()?;
     let sum = |i: usize| samples.iter().filter_map(|s| s.values.get(i)).sum::<i64>();
@@ -96,8 +98,8 @@ fn overdue(recording: &Recording, samples: &[Valued], period: u64) -> Option<Str
     let missing = due - taken;
     (missing >= MANY_MISSING && missing * 5 > due).then(|| {
         format!(
-            "{missing} of {due} samples were not taken: the kernel takes none of {programs} \
-             programs where a BPF program of another tool's probe runs"
+            "{missing} of {due} samples were not taken: the kernel does not sample {programs} \
+             programs while another tool's BPF program is running on the CPU"
         )
     })
 }
@@ -106,7 +108,8 @@ fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
     let r = &recording.recorder;
     let uncovered = match recording.attached.uncovered {
         0 => None,
-        n => Some(format!("{n} threads were not sampled: the program creates them too fast")),
+        1 => Some("1 thread was not sampled: the program creates threads too fast".to_owned()),
+        n => Some(format!("{n} threads were not sampled: the program creates threads too fast")),
     };
     Stats {
         backend: recording.attached.backend(),
@@ -122,7 +125,7 @@ fn stats(recording: &Recording, symbols: &SymbolLosses) -> Stats {
     }
 }
 
-/// Turns counts into samples with values: sample count and CPU nanoseconds.
+/// Turns counts into samples with two values: the sample count and CPU time in nanoseconds.
 fn valued_samples(recording: &mut Recording, period: u64) -> Vec<Valued> {
     let recorder = &mut recording.recorder;
     let counts = std::mem::take(&mut recorder.counts).sorted();
@@ -134,7 +137,7 @@ fn valued_samples(recording: &mut Recording, period: u64) -> Vec<Valued> {
     let mut carry: BTreeMap<ThreadId, f64> = BTreeMap::new();
     for (key, count) in counts {
         let thread = &named[key.thread as usize];
-        // What rounding takes from one stack goes to the thread's next, so that sums are exact.
+        // Carry the rounding error over to the thread's next stack, so that sums are exact.
         let rest = carry.entry(thread.id).or_default();
         let exact = weights.per_unit(thread.id) * count.weight as f64 + *rest;
         let ns = exact.round().max(0.0);
@@ -148,8 +151,8 @@ fn valued_samples(recording: &mut Recording, period: u64) -> Vec<Valued> {
     samples
 }
 
-/// Where the kernel may not be sampled, samples only tell how time in user mode is shared. The
-/// rest of each thread's time is taken out and given back apart.
+/// Subtracts each thread's time in the kernel from its CPU time and returns it separately. If the
+/// kernel may not be sampled, samples only show how the time in user mode is distributed.
 fn take_kernel_time(recording: &Recording, uses: &mut [ThreadUse]) -> Vec<(ThreadId, u64)> {
     if !recording.attached.user_only {
         return Vec::new();
@@ -169,7 +172,7 @@ fn take_kernel_time(recording: &Recording, uses: &mut [ThreadUse]) -> Vec<(Threa
     in_kernel
 }
 
-/// CPU time of which there is no sample: shown as what it is.
+/// Makes samples of CPU time for which there are no stacks, with `marker` as their only frame.
 fn without_samples(
     recording: &mut Recording,
     times: &[(ThreadId, u64)],

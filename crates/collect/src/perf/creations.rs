@@ -1,5 +1,5 @@
-//! `threadcreate` of native programs: the stacks that created threads during the recording, and
-//! the start functions of those that were there before.
+//! Records the `threadcreate` profile of native programs: the stacks that created threads during
+//! the recording, and the start functions of threads that existed before.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -21,27 +21,29 @@ use process::Process;
 use super::attach::AttachError;
 use crate::collector::{Collector, Progress, Request};
 use crate::outcome::{Ended, Outcome, RecordError};
-use crate::threads::snapshot::{Means, Stops};
+use crate::threads::snapshot::{CopyMethod, Stops};
 
-/// Programs create few threads, and deep stacks are rare: one size for all.
+/// Bytes of stack copied with each sample. One fixed size is enough: programs create few threads,
+/// and deep stacks are rare.
 const STACK_BYTES: u32 = 32 << 10;
-/// Two seconds of a program that creates 100 threads a second on one CPU.
+/// The size of a ring buffer: two seconds of a program that creates 100 threads per second on one
+/// CPU.
 const RING_BYTES: usize = 8 << 20;
-/// Frames below a thread's start function in a program that is linked statically:
-/// `clone`, `start_thread`.
+/// The number of frames between the root and a thread's start function in a statically linked
+/// program: `clone` and `start_thread`.
 const STATIC_START: usize = 2;
 
-/// Attaches to the targets.
+/// Attaches to the targets for a threadcreate profile.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     let targets = request.targets();
     let followed = request.family().processes.clone();
-    let means = Means::new(request.options.no_stop)?;
+    let method = CopyMethod::new(request.options.no_stop)?;
     let cpus = events::online_cpus()
-        .map_err(|source| super::attach::AttachError::System { what: "list the cpus", source })?;
+        .map_err(|source| super::attach::AttachError::System { what: "list the CPUs", source })?;
     let (family, children) = (request.family(), request.options.children);
     let (reader, (sampler, rings)) =
         RingReader::attach(family, children, 1, KnownThreads::All, |_| {
-            CreationSampler::open(&cpus, STACK_BYTES, RING_BYTES).map_err(why_refused)
+            CreationSampler::open(&cpus, STACK_BYTES, RING_BYTES).map_err(explain)
         })?;
     Ok(Box::new(Creations {
         targets,
@@ -51,28 +53,28 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, Recor
         sampler,
         rings,
         existing: Vec::new(),
-        means,
+        method,
         stops: Stops::default(),
     }))
 }
 
 struct Creations {
     targets: Targets,
-    /// The targets and the children they forked before the recording.
+    /// The targets, and the processes that they forked before the recording.
     followed: Vec<Arc<Process>>,
     before_exec: bool,
     reader: RingReader,
     sampler: CreationSampler,
     rings: RingSet,
-    /// Threads that were there before, with their stacks.
+    /// Threads that existed before the recording, with their stacks.
     existing: Vec<(NamedThread, NodeIndex)>,
-    /// How those are looked at.
-    means: Means,
+    /// How the stacks of existing threads are copied.
+    method: CopyMethod,
     stops: Stops,
 }
 
-/// What the system's refusal comes from, and what mends it.
-fn why_refused(e: CreationError) -> RecordError {
+/// Finds out why the kernel refused to open the event, and the fix.
+fn explain(e: CreationError) -> RecordError {
     match e {
         CreationError::Event { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             let rights = Rights::read().ok();
@@ -90,10 +92,9 @@ impl Creations {
         self.reader.read_all(&mut self.rings, &mut |recorder, e| recorder.event(e));
     }
 
-    /// The threads that are there, but for the first of the process: nobody created that as a
-    /// thread.
+    /// Copies the existing threads, except the main thread, which was not created as a thread.
     fn take_existing(&mut self, process: &Process) -> Result<(), RecordError> {
-        let snapshot = self.means.take(process, &mut self.reader.recorder.runtimes)?;
+        let snapshot = self.method.take(process, &mut self.reader.recorder.runtimes)?;
         self.stops.add(process, &snapshot);
         let comm: Arc<str> = process.identity().comm.as_str().into();
         let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
@@ -114,8 +115,8 @@ impl Creations {
         Ok(())
     }
 
-    /// The outermost part of a stack, up to the function that the thread was created for: the
-    /// first outside of the library that starts threads.
+    /// The outermost part of a stack, up to the thread's start function. This is the first function
+    /// that is not in the library that starts threads.
     fn start_function(&self, stack: NodeIndex) -> NodeIndex {
         let tree = &self.reader.recorder.tree;
         let path = tree.path_from_root(stack);
@@ -133,7 +134,7 @@ impl Creations {
         path.get(at).or(path.last()).copied().unwrap_or(stack)
     }
 
-    /// Who is counted.
+    /// Describes which threads are counted.
     fn account(&self, created: u64) -> String {
         let threads = |n: u64| match n {
             0 => "no thread was".to_owned(),
@@ -142,10 +143,14 @@ impl Creations {
         };
         let created = format!("{} created during the recording", threads(created));
         match self.existing.len() as u64 {
-            0 => format!("{created}, and there was none before but the first of each process"),
+            0 => format!("{created}; before it, each process had only its main thread"),
+            1 => format!(
+                "{created}; 1 earlier thread is counted at its start function and has the label \
+                 existing"
+            ),
             n => format!(
-                "{created}; {} there before, counted by the start function, with the label existing",
-                threads(n)
+                "{created}; {n} earlier threads are counted at their start functions and have the \
+                 label existing"
             ),
         }
     }
@@ -182,7 +187,7 @@ impl Collector for Creations {
         if !self.before_exec {
             for process in self.followed.clone() {
                 match self.take_existing(&process) {
-                    // One that the targets have forked may have ended meanwhile.
+                    // A process that a target forked may have exited in the meantime.
                     Err(_) if !process.is_alive() => {}
                     other => other?,
                 }
@@ -219,7 +224,7 @@ impl Collector for Creations {
         notes.extend_from_slice(self.reader.recorder.processes.family_notes());
         notes.push(self.account(created));
         let stats = Stats {
-            backend: "perf_event tracepoint task:task_newtask, whole cpus, filtered".into(),
+            backend: "perf_event tracepoint task:task_newtask, per CPU, filtered".into(),
             notes,
             ..Stats::new(facts, &named.losses)
         };

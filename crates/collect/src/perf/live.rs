@@ -1,4 +1,5 @@
-//! A CPU recording that goes on, looked at every now and then.
+//! Records a CPU profile continuously and returns the samples of each interval, as `top` shows
+//! them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,54 +23,55 @@ use crate::collector::Progress;
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
 
-/// With more calling contexts the tree begins anew: it is kept for hours.
+/// The limit of calling contexts. Above it the tree is cleared, since a recording may run for
+/// hours.
 const MAX_NODES: usize = 200_000;
 
-/// Looking up names may take this part of the time, beyond what it may take at first. Each look-up
-/// reads whole symbol tables, and new addresses come all the time: so they wait for each other,
-/// the longer the dearer a look-up is.
+/// Symbolization may take one part in `NAMING_SHARE` of the time, beyond `NAMING_AT_FIRST`. Each
+/// batch reads whole symbol tables, and new addresses arrive all the time. So they are collected,
+/// the longer the more a batch costs.
 const NAMING_SHARE: u32 = 200;
 const NAMING_AT_FIRST: Duration = Duration::from_secs(1);
 
-/// Debug sections that are held in plain, in bytes: those of libc and its like, not those of a
-/// browser.
+/// The limit in bytes for debug sections that are kept uncompressed: enough for libraries like
+/// libc, not for a browser.
 const MAX_DECOMPRESSED: u64 = 48 << 20;
 
-/// A CPU recording that goes on.
+/// A continuous CPU recording.
 pub struct Live {
     sampling: Sampling,
     files: TargetFiles,
     options: RecordOptions,
     names: Names,
-    /// The processes' CPU times at the last look, in nanoseconds.
+    /// Each process' CPU time at the end of the last interval, in nanoseconds, by PID.
     clocks: BTreeMap<i32, u64>,
     begin: Instant,
     since: Instant,
     seen: Progress,
 }
 
-/// What was sampled between two looks.
+/// The samples of one interval, between two calls of [`Live::take`].
 #[derive(Debug)]
 pub struct Interval {
     /// The samples, with the labels and types of a recorded CPU profile.
     pub profile: Profile,
-    /// How long it was.
+    /// The length of the interval.
     pub elapsed: Duration,
-    /// CPU time that the processes used in it.
+    /// CPU time that the processes used in the interval.
     pub cpu: Duration,
-    /// Samples in it.
+    /// Number of samples in the interval.
     pub samples: u64,
-    /// Records lost in it.
+    /// Records lost in the interval.
     pub lost: u64,
-    /// Threads alive at its end.
+    /// Threads alive at the end of the interval.
     pub threads: usize,
 }
 
 impl Live {
-    /// Attaches to the targets, and begins.
+    /// Attaches to the targets and starts recording.
     ///
     /// # Errors
-    /// The targets cannot be sampled.
+    /// [`RecordError`] if the targets cannot be sampled.
     pub fn attach(roots: &[Arc<Process>], options: &RecordOptions) -> Result<Self, RecordError> {
         let family = Family::of(roots, options.children && options.descendants);
         let files = TargetFiles::of(&family.processes);
@@ -90,20 +92,20 @@ impl Live {
         Ok(live)
     }
 
-    /// Reads what has come; to be called several times within what a ring holds.
+    /// Reads new records. Call it several times in the time that fills a ring buffer.
     pub fn poll(&mut self) -> Progress {
         self.sampling.poll()
     }
 
-    /// Whether a followed process still runs.
+    /// Whether a followed process is still alive.
     pub fn someone_lives(&mut self) -> bool {
         self.sampling.someone_lives()
     }
 
-    /// What was sampled since the last look.
+    /// Returns the samples since the last call.
     ///
     /// # Errors
-    /// The profile exceeds what its format can hold.
+    /// [`RecordError::Build`] if the profile exceeds what its format can hold.
     pub fn take(&mut self) -> Result<Interval, RecordError> {
         let now = self.sampling.poll();
         let elapsed = self.since.elapsed();
@@ -129,7 +131,7 @@ impl Live {
         let profile = Assembler::new(tables, header.builder(elapsed))?.assemble(&samples)?;
         if recorder.tree.context_count() > MAX_NODES {
             recorder.tree = StackTree::default();
-            self.names.begin_anew();
+            self.names.reset();
         }
         Ok(Interval {
             profile,
@@ -153,8 +155,9 @@ fn clocks(processes: &Processes) -> BTreeMap<i32, u64> {
         .collect()
 }
 
-/// Samples with values. As in a recording, samples say how a process' CPU time is shared, and its
-/// clock how much there was; of a process whose clock cannot be read their own weight counts.
+/// Gives each sample its values. As in a recording, a process' CPU clock says how much time it
+/// used, and samples say how that time is distributed. If the clock cannot be read, the samples'
+/// own weight counts.
 fn valued(
     recorder: &Recorder,
     counts: &[(CountKey, Count)],
@@ -179,14 +182,14 @@ fn valued(
     valued.collect()
 }
 
-/// The names of frames, as far as they are looked up.
+/// The names of frames, as far as they have been symbolized.
 struct Names {
-    /// For each frame of the tree what is known of it.
+    /// The names of each frame of the tree; a placeholder until the frame is symbolized.
     resolved: Vec<Resolved>,
-    /// Frames that wait for their names.
+    /// Indices of frames that are not symbolized yet.
     waiting: Vec<usize>,
     namer: Namer,
-    /// How long look-ups have taken.
+    /// The total time that symbolization has taken.
     spent: Duration,
 }
 
@@ -202,8 +205,8 @@ impl Default for Names {
 }
 
 impl Names {
-    /// For another tree. What images hold stays known.
-    fn begin_anew(&mut self) {
+    /// Prepares for another tree. Keeps what is known about images.
+    fn reset(&mut self) {
         self.resolved = Vec::new();
         self.waiting = Vec::new();
     }
@@ -212,7 +215,7 @@ impl Names {
         let frames = recorder.tree.frames();
         for (at, frame) in frames.iter().enumerate().skip(self.resolved.len()) {
             self.waiting.push(at);
-            let functions = vec![Function::named(place_holder(recorder, frame))];
+            let functions = vec![Function::named(placeholder(recorder, frame))];
             self.resolved.push(Resolved { functions, ..Resolved::default() });
         }
         if self.waiting.is_empty() || self.spent > NAMING_AT_FIRST + running / NAMING_SHARE {
@@ -229,8 +232,8 @@ impl Names {
     }
 }
 
-/// What a frame is called until its name is looked up.
-fn place_holder(recorder: &Recorder, frame: &FrameKey) -> String {
+/// The name of a frame until it is symbolized.
+fn placeholder(recorder: &Recorder, frame: &FrameKey) -> String {
     let file = match frame.place {
         Place::User(id) | Place::Runtime { mapping: Some(id), .. } => {
             recorder.mappings.get(&id).map(|m| &*m.name)
@@ -242,5 +245,5 @@ fn place_holder(recorder: &Recorder, frame: &FrameKey) -> String {
         Place::Unmapped | Place::Marker => None,
     };
     let file = file.and_then(|name| name.rsplit('/').next()).unwrap_or("unknown");
-    format!("[{file}, not named yet]")
+    format!("[{file}, not symbolized yet]")
 }

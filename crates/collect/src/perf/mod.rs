@@ -1,4 +1,4 @@
-//! What perf events tell: samples of threads on a CPU, and who creates threads.
+//! Records profiles by perf events: samples of CPU time, and thread creations.
 
 pub(crate) mod attach;
 pub(crate) mod cpu;

@@ -1,4 +1,4 @@
-//! Sampling by perf events: attach, read, detach.
+//! Samples CPU time by perf events: attaches, reads the ring buffers, detaches.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -19,33 +19,34 @@ use crate::options::RecordOptions;
 pub(crate) struct Recording {
     pub recorder: Recorder,
     pub attached: Attached,
-    /// Begin, nanoseconds since the Unix epoch.
+    /// The start time, in nanoseconds since the Unix epoch.
     pub time: i64,
-    /// What it has in common with all recordings.
+    /// Facts that all kinds of recordings report.
     pub facts: RecordingFacts,
-    /// Threads that could not be attached after a change of the stack window.
+    /// Why the events could not be replaced after a change of the stack window or of BPF programs.
     pub reattach_failed: Option<String>,
 }
 
-/// With more threads than this, the processes' clocks are not looked at each time.
+/// With more threads than this, the processes' CPU clocks are not read at each poll.
 const CLOCKS_WATCHED: usize = 256;
-/// How often the size of the stack window is thought over.
+/// How often the size of the stack window is reviewed.
 const REVIEW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Events on all threads of the targets, and what came of them.
+/// Perf events on all threads of the targets, and the samples read from them.
 pub(crate) struct Sampling {
     reader: RingReader,
     attached: Attached,
     reattach_failed: Option<String>,
-    /// When the size of the stack window was reviewed last.
+    /// When the size of the stack window was last reviewed, in nanoseconds of the monotonic clock.
     reviewed: u64,
 }
 
 impl Sampling {
-    /// Attaches to every thread. Samples count from [`Sampling::begin`] on.
+    /// Attaches to every thread. Samples count only from [`Sampling::begin`] on.
     pub fn attach(family: &Family, options: &RecordOptions) -> Result<Self, AttachError> {
         match Self::attach_to(family, options) {
-            // Too many descriptors, or one of another user: the targets' own profile is worth more.
+            // The descendants may need too many descriptors or belong to another user. A profile of
+            // the targets alone is better than none.
             Err(e) if family.has_descendants() => {
                 Self::attach_to(&family.targets_only(&e.to_string()), options)
             }
@@ -64,8 +65,8 @@ impl Sampling {
         Ok(sampling)
     }
 
-    /// Searches what was mapped for runtimes, and runs the BPF programs that they need with each
-    /// sample.
+    /// Searches new mappings for language runtimes, and attaches the BPF programs that they need to
+    /// run with each sample.
     fn look_for_runtimes(&mut self) {
         let Recorder { runtimes, processes, .. } = &mut self.reader.recorder;
         runtimes.look_to_sample(processes);
@@ -86,19 +87,20 @@ impl Sampling {
         Ok(())
     }
 
-    /// The recording begins.
+    /// Starts the recording.
     pub fn begin(&mut self) {
         times::begin(&mut self.reader.recorder.processes, self.attached.user_only);
-        // Reading the times of thousands of threads takes a while; what is lost in it is not missed.
+        // Reading the CPU times of thousands of threads takes a while. Records that are lost
+        // meanwhile belong to the time before the recording.
         self.read_all();
         let lost = self.lost();
         self.reviewed = self.reader.begin(&self.attached.rings, Some(lost));
     }
 
-    /// Reads what has come; to be called several times within what a ring holds.
+    /// Reads new records. Call it several times in the time that fills a ring buffer.
     pub fn poll(&mut self) -> Progress {
         self.reader.read_settled(&mut self.attached.rings, &mut |recorder, e| recorder.event(e));
-        // The kernel adds up all threads for it.
+        // To read a process' clock, the kernel sums the times of all its threads.
         if self.reader.recorder.processes.thread_count() <= CLOCKS_WATCHED {
             times::look_at_clocks(&mut self.reader.recorder.processes);
         }
@@ -115,14 +117,14 @@ impl Sampling {
         }
     }
 
-    /// The recording ends: nothing is sampled from here on.
+    /// Ends the recording: nothing is sampled from here on.
     pub fn end(&mut self) {
         let _ = self.attached.sampler.disable();
         self.reader.end();
         times::end(&mut self.reader.recorder.processes, self.attached.user_only);
     }
 
-    /// Whether a followed process still runs.
+    /// Whether a followed process is still alive.
     pub fn someone_lives(&mut self) -> bool {
         let handle = &mut |recorder: &mut Recorder, e: &Event<'_>| recorder.event(e);
         self.reader.someone_lives(&mut self.attached.rings, handle)
@@ -132,7 +134,7 @@ impl Sampling {
         self.reader.read_all(&mut self.attached.rings, &mut |recorder, e| recorder.event(e));
     }
 
-    /// Makes the window of copied stack larger where too many stacks do not fit.
+    /// Enlarges the window of copied stack if too many stacks do not fit.
     fn review_window(&mut self) {
         if !self.reader.recorder.window_is_too_small() {
             return;
@@ -142,25 +144,26 @@ impl Sampling {
         if wanted <= now || self.reattach_failed.is_some() {
             return;
         }
-        tracing::info!(from = now, to = wanted, "stack window grows");
+        tracing::info!(from = now, to = wanted, "enlarging the stack window");
         if let Err(e) = self.attached.regrow(wanted, &mut self.reader.recorder) {
             self.reattach_failed = Some(e.to_string());
         }
     }
 
-    /// Records lost since everything was opened. The kernel's own count is complete, the rings'
-    /// reports are not; where it keeps none, they are what there is.
+    /// Records lost since the events were opened. The kernel's own count is complete, the lost
+    /// records reported in the rings are not. Kernels without a count of their own leave only the
+    /// latter.
     fn lost(&self) -> u64 {
         self.attached.sampler.lost().unwrap_or(0).max(self.attached.rings.losses().lost)
     }
 
-    /// What was counted since the last time, for who looks at a recording that goes on.
+    /// Takes the counts since the last call, for a recording that continues.
     pub fn take(&mut self) -> (&mut Recorder, Counts) {
         let counts = std::mem::take(&mut self.reader.recorder.counts);
         (&mut self.reader.recorder, counts)
     }
 
-    /// What was recorded.
+    /// Returns all that was recorded.
     pub fn finish(mut self) -> Recording {
         self.read_all();
         let facts = self.reader.facts(self.attached.rings.losses(), self.reader.lost(self.lost()));

@@ -1,4 +1,4 @@
-//! All threads of a native program now: the `goroutine` profile and `exoprof dump`.
+//! Dumps all threads of a native program, for the `goroutine` profile and `exoprof dump`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,36 +16,36 @@ use assemble::debugfiles::TargetFiles;
 use pprof::kinds::GOROUTINE;
 use process::Process;
 
-use super::locks_held::{self, Held};
-use super::snapshot::{Means, Stops, ThreadCopy};
-use super::standing::Standing;
+use super::dumped::DumpedThread;
+use super::locks_held::{self, HeldLock};
+use super::snapshot::{CopyMethod, Stops, ThreadCopy};
 use super::{text, waiting};
 use crate::collector::{Collector, Request};
 use crate::options::RecordOptions;
 use crate::outcome::{Dump, Ended, Outcome, RecordError};
 
-/// The threads of some processes, unwound.
+/// The unwound threads of the target processes.
 pub(super) struct Threads {
     pub recorder: Recorder,
-    pub standing: Vec<Standing>,
+    pub dumped: Vec<DumpedThread>,
     targets: Targets,
     time: i64,
-    means: Means,
+    method: CopyMethod,
     stops: Stops,
     deadlocks: Vec<String>,
 }
 
 impl Threads {
-    /// Nobody yet.
+    /// Prepares to dump the processes. There are no threads yet.
     pub fn of(roots: &[Arc<Process>], options: &RecordOptions) -> Result<Self, RecordError> {
-        let means = Means::new(options.no_stop)?;
+        let method = CopyMethod::new(options.no_stop)?;
         let mut recorder = Recorder::new(false, 1);
         for root in roots {
             recorder.processes.add_root(root.clone());
         }
         Ok(Self {
             recorder,
-            standing: Vec::new(),
+            dumped: Vec::new(),
             targets: Targets {
                 roots: roots.to_vec(),
                 files: TargetFiles::of(roots),
@@ -53,19 +53,19 @@ impl Threads {
                 command_line: options.command_line.clone(),
             },
             time: unix_now(),
-            means,
+            method,
             stops: Stops::default(),
             deadlocks: Vec::new(),
         })
     }
 
-    /// Copies all threads of all processes, one process after the other, and unwinds them.
+    /// Copies and unwinds all threads of all processes, one process at a time.
     pub fn take(&mut self) -> Result<(), RecordError> {
         self.time = unix_now();
         for root in self.targets.roots.clone() {
             self.recorder.processes.refresh_maps(&root, monotonic_now());
             self.recorder.look_for_runtimes();
-            let snapshot = self.means.take(&root, &mut self.recorder.runtimes)?;
+            let snapshot = self.method.take(&root, &mut self.recorder.runtimes)?;
             self.stops.add(&root, &snapshot);
             self.unwind(&root, &snapshot.threads);
         }
@@ -76,8 +76,8 @@ impl Threads {
         let numbers = process.threads_by_own_number().unwrap_or_default();
         let locks = locks_held::find(threads, |own| numbers.get(&own).copied());
         let name_of = |tid: i32| threads.iter().find(|t| t.tid == tid).map_or("", |t| &t.name);
-        for circle in locks_held::circles(&locks) {
-            self.deadlocks.push(deadlock(&circle, &locks, name_of));
+        for cycle in locks_held::cycles(&locks) {
+            self.deadlocks.push(deadlock(&cycle, &locks, name_of));
         }
         let process_name: Arc<str> = process.identity().comm.as_str().into();
         let container: Option<Arc<str>> = process.identity().container.as_deref().map(Into::into);
@@ -93,7 +93,7 @@ impl Threads {
             self.recorder.stats.kept += 1;
             let id = ThreadId { pid: process.pid(), tid: t.tid };
             let name = t.name.as_str().into();
-            self.standing.push(Standing {
+            self.dumped.push(DumpedThread {
                 thread: NamedThread {
                     id,
                     name,
@@ -113,37 +113,38 @@ impl Threads {
 
     fn stats(&self, named: &Named) -> Stats {
         Stats {
-            backend: self.means.name().into(),
+            backend: self.method.name().into(),
             notes: [self.notes(), self.recorder.runtime_notes()].concat(),
             ..Stats::new(RecordingFacts::of(&self.recorder, Duration::ZERO), &named.losses)
         }
     }
 
-    /// Names the frames and makes the profile.
+    /// Symbolizes the frames and builds the profile.
     pub fn conclude(&mut self) -> Result<(pprof::Profile, Stats, Named), RecordError> {
         let named = self.targets.name(&mut self.recorder);
         let stats = self.stats(&named);
         let header = Header { kind: &GOROUTINE, period: 1, time: self.time };
-        let valued = |s: &Standing| Valued {
-            thread: s.thread.clone(),
-            stack: s.stack,
-            labels: vec![("state".into(), s.state.as_str().into())],
+        let valued = |d: &DumpedThread| Valued {
+            thread: d.thread.clone(),
+            stack: d.stack,
+            labels: vec![("state".into(), d.state.as_str().into())],
             values: vec![1],
         };
-        let samples: Vec<Valued> = self.standing.iter().map(valued).collect();
+        let samples: Vec<Valued> = self.dumped.iter().map(valued).collect();
         let profile = self.targets.build(&header, (&self.recorder, &named), &stats, &samples)?;
         Ok((profile, stats, named))
     }
 }
 
+/// Describes a deadlock in one line.
 fn deadlock<'a>(
-    circle: &[i32],
-    locks: &BTreeMap<i32, Held>,
+    cycle: &[i32],
+    locks: &BTreeMap<i32, HeldLock>,
     name_of: impl Fn(i32) -> &'a str,
 ) -> String {
     let who = |tid: i32| format!("thread {tid} ({})", waiting::printable(name_of(tid)));
     let mut line = String::from("deadlock: ");
-    for (i, tid) in circle.iter().enumerate() {
+    for (i, tid) in cycle.iter().enumerate() {
         let Some(held) = locks.get(tid) else { continue };
         let begin = if i == 0 { who(*tid) } else { ", which".into() };
         let (address, owner) = (held.address, who(held.owner));
@@ -159,27 +160,27 @@ pub(crate) fn dump(process: &Arc<Process>, options: &RecordOptions) -> Result<Du
     let (profile, stats, named) = threads.conclude()?;
     let printer = text::Printer::new(&threads.recorder, &named);
     Ok(Dump {
-        text: printer.one_by_one(&threads.standing, &threads.notes()),
-        grouped: printer.grouped(&threads.standing, GOROUTINE.name),
+        text: printer.one_by_one(&threads.dumped, &threads.notes()),
+        grouped: printer.grouped(&threads.dumped, GOROUTINE.name),
         profile,
         stats,
     })
 }
 
-/// Attaches to the targets, for a profile of where their threads are.
+/// Prepares a profile of where the targets' threads are.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     Ok(Box::new(Snapshots {
         threads: Threads::of(request.roots, request.options)?,
-        later: request.before_exec,
+        at_end: request.before_exec,
         elapsed: Duration::ZERO,
     }))
 }
 
 struct Snapshots {
     threads: Threads,
-    /// The target is not the program yet: it is looked at when the recording ends.
-    later: bool,
-    /// How long it took to look at them.
+    /// The target has not called exec yet, so its threads are copied when the recording ends.
+    at_end: bool,
+    /// How long copying and unwinding took.
     elapsed: Duration,
 }
 
@@ -194,20 +195,20 @@ impl Snapshots {
 
 impl Collector for Snapshots {
     fn begin(&mut self) -> Result<(), RecordError> {
-        if self.later { Ok(()) } else { self.take() }
+        if self.at_end { Ok(()) } else { self.take() }
     }
 
     fn is_complete(&self) -> bool {
-        !self.later
+        !self.at_end
     }
 
     fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
-        if self.later {
+        if self.at_end {
             self.take().map_err(|e| match e {
                 RecordError::Seize(process::SeizeError::Gone { pid }) => {
                     RecordError::NotApplicable(format!(
-                        "process {pid} ended before the recording did, and threads of a command are \
-                         looked at when that ends: make it shorter (--duration)"
+                        "process {pid} exited before the end of the recording, which is when the \
+                         threads of a command are copied; fix: record for a shorter --duration"
                     ))
                 }
                 other => other,

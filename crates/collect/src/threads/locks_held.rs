@@ -1,10 +1,12 @@
-//! Who holds the locks that threads wait for, and threads that wait for each other in a circle.
+//! Finds the owners of the locks that threads wait for, and deadlocks: threads that wait for each
+//! other in a cycle.
 //!
 //! glibc's `pthread_mutex_t` (struct_mutex.h) begins with `int __lock; unsigned __count; int
-//! __owner`. A thread that waits for one is in futex(2) on `__lock`, where it expects 2, "locked,
-//! and somebody waits" (lowlevellock.h). Other users of 2 have no thread id at that place, or that
-//! of no thread: then nothing is said. A priority-inheriting mutex is waited for by `FUTEX_LOCK_PI`
-//! on a word that is the owner itself (futex(2)).
+//! __owner`. A thread that waits for such a mutex is in futex(2) on `__lock` with the expected
+//! value 2, which means "locked, with waiters" (lowlevellock.h). Other uses of futex(2) may also
+//! expect 2, but they have no thread ID of this process in the place of `__owner`; then no owner is
+//! reported. A thread that waits for a priority-inheriting mutex is in `FUTEX_LOCK_PI` on a word
+//! that contains the owner itself (futex(2)).
 
 use std::collections::BTreeMap;
 
@@ -16,28 +18,29 @@ const FUTEX_LOCK_PI: u64 = 6;
 const FUTEX_WAIT_BITSET: u64 = 9;
 const FUTEX_LOCK_PI2: u64 = 13;
 const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
-/// `__lock` of a mutex that is held and waited for.
+/// The value of `__lock` if the mutex is held and has waiters.
 const CONTENDED: u64 = 2;
 
-/// A thread's wait for a mutex.
+/// A mutex that a thread waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Held {
-    /// Where the mutex lies.
+pub(super) struct HeldLock {
+    /// The mutex' address in the target.
     pub address: u64,
-    /// The thread that holds it, as we number threads.
+    /// The ID of the thread that holds it, in our PID namespace.
     pub owner: i32,
 }
 
-/// What each waiting thread waits for. `by_own_number` translates the program's thread ids.
+/// Finds the mutex that each waiting thread waits for. `by_own_number` translates thread IDs from
+/// the program's PID namespace to ours.
 pub(super) fn find(
     threads: &[ThreadCopy],
     by_own_number: impl Fn(i32) -> Option<i32>,
-) -> BTreeMap<i32, Held> {
+) -> BTreeMap<i32, HeldLock> {
     let held = threads.iter().filter_map(|t| {
         let (address, own) = owner(t)?;
         let owner = by_own_number(own)?;
-        // One that has ended, or another process's, would be no news but a misreading.
-        threads.iter().any(|o| o.tid == owner).then_some((t.tid, Held { address, owner }))
+        // If the owner has exited or belongs to another process, we misread the word.
+        threads.iter().any(|o| o.tid == owner).then_some((t.tid, HeldLock { address, owner }))
     });
     held.collect()
 }
@@ -58,9 +61,9 @@ fn owner(thread: &ThreadCopy) -> Option<(u64, i32)> {
     i32::try_from(owner).ok().filter(|o| *o > 0).map(|o| (address, o))
 }
 
-/// The circles of threads that wait for each other, each from its smallest thread id on.
-pub(super) fn circles(held: &BTreeMap<i32, Held>) -> Vec<Vec<i32>> {
-    let mut circles = Vec::new();
+/// Finds the cycles of threads that wait for each other. Each starts at its smallest thread ID.
+pub(super) fn cycles(held: &BTreeMap<i32, HeldLock>) -> Vec<Vec<i32>> {
+    let mut cycles = Vec::new();
     let mut done = std::collections::BTreeSet::new();
     for &start in held.keys() {
         let mut path = Vec::new();
@@ -70,34 +73,34 @@ pub(super) fn circles(held: &BTreeMap<i32, Held>) -> Vec<Vec<i32>> {
             let Some(next) = held.get(&at) else { break };
             at = next.owner;
         }
-        // Back on the way that led here: the rest of it is a circle.
+        // The walk has returned to a thread on its own path: the path from there on is a cycle.
         if let Some(begin) = path.iter().position(|t| *t == at)
             && held.contains_key(&at)
         {
-            let mut circle = path.split_off(begin);
-            let least = (0..circle.len()).min_by_key(|i| circle[*i]).unwrap_or(0);
-            circle.rotate_left(least);
-            circles.push(circle);
+            let mut cycle = path.split_off(begin);
+            let least = (0..cycle.len()).min_by_key(|i| cycle[*i]).unwrap_or(0);
+            cycle.rotate_left(least);
+            cycles.push(cycle);
         }
     }
-    circles
+    cycles
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn waits(pairs: &[(i32, i32)]) -> BTreeMap<i32, Held> {
-        pairs.iter().map(|(t, owner)| (*t, Held { address: 0, owner: *owner })).collect()
+    fn waits(pairs: &[(i32, i32)]) -> BTreeMap<i32, HeldLock> {
+        pairs.iter().map(|(t, owner)| (*t, HeldLock { address: 0, owner: *owner })).collect()
     }
 
     #[test]
-    fn circles_are_found_once_and_queues_are_none() {
-        assert_eq!(circles(&waits(&[(1, 2), (2, 3)])), Vec::<Vec<i32>>::new());
-        assert_eq!(circles(&waits(&[(1, 2), (2, 1), (3, 1)])), [vec![1, 2]]);
-        assert_eq!(circles(&waits(&[(3, 1), (4, 3), (1, 4)])), [vec![1, 4, 3]]);
-        assert_eq!(circles(&waits(&[(5, 5)])), [vec![5]], "a mutex that is locked twice");
+    fn cycles_are_found_once_and_queues_are_not_cycles() {
+        assert_eq!(cycles(&waits(&[(1, 2), (2, 3)])), Vec::<Vec<i32>>::new());
+        assert_eq!(cycles(&waits(&[(1, 2), (2, 1), (3, 1)])), [vec![1, 2]]);
+        assert_eq!(cycles(&waits(&[(3, 1), (4, 3), (1, 4)])), [vec![1, 4, 3]]);
+        assert_eq!(cycles(&waits(&[(5, 5)])), [vec![5]], "one thread that locks a mutex twice");
         let two = waits(&[(1, 2), (2, 1), (8, 9), (9, 8), (7, 9)]);
-        assert_eq!(circles(&two), [vec![1, 2], vec![8, 9]]);
+        assert_eq!(cycles(&two), [vec![1, 2], vec![8, 9]]);
     }
 }

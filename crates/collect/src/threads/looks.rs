@@ -1,12 +1,11 @@
-//! All threads of a process while nothing is stopped: each is copied at a moment at which it does
-//! not run.
+//! Copies all threads of a process without stopping any: each at a moment when it is not running.
 //!
 //! ```text
-//!   look ─► a BPF program goes over the threads, in the kernel
-//!     ├─ on no CPU, before and after, and not switched between ─► its copy is right
-//!     └─ ran ─► again at the next look
-//!   more than the program can copy (deep stacks, an interpreter's frames) is read from memory,
-//!   and right if the next look finds that the thread has not run since
+//!   look ─► a BPF program in the kernel visits all threads
+//!     ├─ on no CPU before and after the copy, and no switch between ─► the copy is valid
+//!     └─ running ─► try again at the next look
+//!   what the program cannot copy (deep stacks, an interpreter's frames) is read from memory,
+//!   and is valid if the next look finds that the thread has not run since
 //! ```
 
 use std::collections::BTreeMap;
@@ -22,38 +21,39 @@ use super::snapshot::{self, How, MAX_COPIED, Snapshot, ThreadCopy};
 use super::waiting;
 use crate::outcome::RecordError;
 
-/// For so long a thread that runs is looked at again.
+/// How long we keep looking at a thread that is running.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// Pauses between looks: they begin short, for threads that are just passing by.
+/// The pauses between looks. They are short at first, for threads that run only briefly.
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
-/// So many looks may follow each other without a pause.
+/// The number of looks that may follow each other without a pause.
 const QUICK_LOOKS: u32 = 8;
-/// So many threads without a stack are told by name.
+/// The maximum number of threads without a stack that are listed by name.
 const MAX_NAMES: usize = 8;
 
-/// The marker of a thread that was never found standing.
-const RAN: &str = "it ran at every look";
+/// Why a thread that was running at every look has no stack.
+const ALWAYS_RUNNING: &str = "running at every attempt";
 
-/// A copy, and what else has to be read of its thread.
-struct Caught {
+/// The copy of a thread, and what remains to be read.
+struct Captured {
     copy: ThreadCopy,
     switches: u64,
     thread_pointer: u64,
-    /// As much of the stack as came with the registers.
+    /// Bytes of the stack that were copied together with the registers.
     at_once: usize,
+    /// That copy is full, so the stack may go on.
     is_full: bool,
-    /// What was read from memory since waits for the next look's word that it is right.
+    /// Data was read from memory since, and the next look has not confirmed it yet.
     is_pending: bool,
 }
 
 #[derive(Default)]
 struct Seen {
-    caught: Option<Caught>,
-    /// The last look that listed it.
+    captured: Option<Captured>,
+    /// The number of the last look that listed the thread.
     look: u32,
-    /// It had not run since it was copied, at the last look.
-    stands: bool,
+    /// At the last look, it had not run since it was copied.
+    unchanged: bool,
 }
 
 struct Looks<'a> {
@@ -63,7 +63,7 @@ struct Looks<'a> {
     runtimes: &'a mut Runtimes,
     threads: BTreeMap<i32, Seen>,
     look: u32,
-    /// Bytes that may yet be copied.
+    /// Bytes that may still be copied.
     left: usize,
 }
 
@@ -89,13 +89,13 @@ pub(super) fn take(
         let complete = looks.is_complete();
         let within = began.elapsed();
         if !complete {
-            looks.read_the_rest();
+            looks.read_rest();
         }
         if complete || within >= PATIENCE {
             return looks.conclude(copier, within);
         }
-        // What was read by the side is asked about at once, while its thread still stands; unless
-        // that comes to nothing again and again.
+        // If data is to be confirmed, look again at once, before its thread runs. Pause
+        // nevertheless after several looks that confirmed nothing.
         if !looks.is_pending() || looks.look > QUICK_LOOKS {
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -109,7 +109,7 @@ impl Looks<'_> {
         let pid = self.process.pid();
         let looked = copier.look(pid, |look| self.see(look));
         looked.map_err(|source| RecordError::Stacks { pid, source })?;
-        // One that ends is seen no more; if all are gone, so is the process.
+        // Drop threads that have exited. If all have, so has the process.
         let (threads, now) = (&mut self.threads, self.look);
         threads.retain(|_, seen| seen.look == now);
         if threads.is_empty() || !self.process.is_alive() {
@@ -121,54 +121,54 @@ impl Looks<'_> {
     fn see(&mut self, look: &ThreadLook<'_>) {
         let seen = self.threads.entry(look.tid).or_default();
         seen.look = self.look;
-        let unchanged = |c: &Caught| c.switches == look.switches;
-        seen.stands = look.what != Looked::Runs && seen.caught.as_ref().is_some_and(unchanged);
-        if let (true, Some(caught)) = (seen.stands, &mut seen.caught) {
-            caught.is_pending = false;
+        let unchanged = |c: &Captured| c.switches == look.switches;
+        seen.unchanged = look.what != Looked::Runs && seen.captured.as_ref().is_some_and(unchanged);
+        if let (true, Some(captured)) = (seen.unchanged, &mut seen.captured) {
+            captured.is_pending = false;
         }
-        let wanted = seen.caught.as_ref().is_none_or(|c| c.is_pending);
+        let wanted = seen.captured.as_ref().is_none_or(|c| c.is_pending);
         if let (true, Looked::Copied(copy)) = (wanted, look.what) {
             let kept = copy.stack.len().min(self.left);
             self.left -= kept;
-            let caught = caught(look, &copy, kept);
+            let captured = capture(look, &copy, kept);
             let pid = self.process.pid();
-            let in_runtimes = self.runtimes.read_threads_of(pid, caught.pointer());
-            let is_pending = caught.needs_more(in_runtimes);
-            seen.caught = Some(Caught { is_pending, ..caught });
-            seen.stands = true;
+            let in_runtimes = self.runtimes.read_threads_of(pid, captured.pointer());
+            let is_pending = captured.needs_more(in_runtimes);
+            seen.captured = Some(Captured { is_pending, ..captured });
+            seen.unchanged = true;
         }
     }
 
     fn is_complete(&self) -> bool {
-        self.threads.values().all(|t| t.caught.as_ref().is_some_and(|c| !c.is_pending))
+        self.threads.values().all(|t| t.captured.as_ref().is_some_and(|c| !c.is_pending))
     }
 
     fn is_pending(&self) -> bool {
-        self.threads.values().any(|t| t.caught.as_ref().is_some_and(|c| c.is_pending))
+        self.threads.values().any(|t| t.captured.as_ref().is_some_and(|c| c.is_pending))
     }
 
-    /// Reads what the program could not copy, of those that were copied last.
-    fn read_the_rest(&mut self) {
+    /// Reads what the BPF program could not copy of the threads that are not complete yet.
+    fn read_rest(&mut self) {
         let pid = self.process.pid();
-        for caught in self.threads.values_mut().filter_map(|t| t.caught.as_mut()) {
-            if !caught.is_pending {
+        for captured in self.threads.values_mut().filter_map(|t| t.captured.as_mut()) {
+            if !captured.is_pending {
                 continue;
             }
-            let thread_pointer = caught.pointer();
-            let copy = &mut caught.copy;
-            if let (true, Ok(registers)) = (caught.is_full, &copy.registers)
+            let thread_pointer = captured.pointer();
+            let copy = &mut captured.copy;
+            if let (true, Ok(registers)) = (captured.is_full, &copy.registers)
                 && let Some(sp) = registers.sp()
             {
-                let wanted = snapshot::stack_size(&self.rows, sp).saturating_sub(caught.at_once);
+                let wanted = snapshot::stack_size(&self.rows, sp).saturating_sub(captured.at_once);
                 let mut bytes = vec![0; wanted.min(self.left)];
-                let from = sp.wrapping_add(caught.at_once as u64);
+                let from = sp.wrapping_add(captured.at_once as u64);
                 let got = self.memory.read_upto(from, &mut bytes).unwrap_or(0);
-                copy.stack.truncate(caught.at_once);
+                copy.stack.truncate(captured.at_once);
                 copy.stack.extend_from_slice(&bytes[..got]);
                 self.left -= got;
             }
             if let Some(wait) = &mut copy.wait
-                && waiting::tells_kernel_function(wait)
+                && waiting::shows_kernel_function(wait)
             {
                 let now = self.process.thread_wait(copy.tid).unwrap_or_default();
                 wait.kernel_function = now.kernel_function;
@@ -184,31 +184,31 @@ impl Looks<'_> {
         }
     }
 
-    /// The locks that threads wait for, and a last look: a thread that has not run until then has
-    /// waited all the time since before any lock was read. So threads that are said to wait for
-    /// each other did so at the same time.
+    /// Reads the locks that threads wait for, then looks once more. A thread that has not run until
+    /// this last look has been waiting since before any lock was read. So threads that are reported
+    /// as waiting for each other did so at the same time.
     fn conclude(
         mut self,
         copier: &mut StackCopier,
         within: Duration,
     ) -> Result<Snapshot, RecordError> {
-        for caught in self.threads.values_mut().filter_map(|t| t.caught.as_mut()) {
-            let wait = caught.copy.wait.as_ref();
-            caught.copy.lock = wait.and_then(|w| snapshot::read_lock(&self.memory, w));
+        for captured in self.threads.values_mut().filter_map(|t| t.captured.as_mut()) {
+            let wait = captured.copy.wait.as_ref();
+            captured.copy.lock = wait.and_then(|w| snapshot::read_lock(&self.memory, w));
         }
         self.again(copier)?;
         let (mut threads, mut ran, mut unread) = (Vec::new(), Vec::new(), 0);
         for (tid, seen) in std::mem::take(&mut self.threads) {
             let name = self.process.thread_name(tid).unwrap_or_default();
-            let Some(caught) = seen.caught else {
+            let Some(captured) = seen.captured else {
                 ran.push(format!("{} ({tid})", waiting::printable(&name)));
                 let wait = Some(ThreadWait { state: 'R', ..ThreadWait::default() });
-                threads.push(ThreadCopy { name, ..blank(tid, wait, Err(RAN)) });
+                threads.push(ThreadCopy { name, ..blank(tid, wait, Err(ALWAYS_RUNNING)) });
                 continue;
             };
-            unread += u64::from(caught.is_pending);
-            let mut copy = caught.confirmed();
-            copy.lock = copy.lock.filter(|_| seen.stands);
+            unread += u64::from(captured.is_pending);
+            let mut copy = captured.confirmed();
+            copy.lock = copy.lock.filter(|_| seen.unchanged);
             threads.push(ThreadCopy { name, ..copy });
         }
         let pid = self.process.pid();
@@ -224,13 +224,13 @@ impl Looks<'_> {
             if ran.len() > MAX_NAMES {
                 names += &format!(" and {} more", ran.len() - MAX_NAMES);
             }
-            let what = match ran.len() {
-                1 => "1 thread ran on a CPU at each of".into(),
-                n => format!("{n} threads ran on CPUs at each of"),
+            let who = match ran.len() {
+                1 => "1 thread was".into(),
+                n => format!("{n} threads were"),
             };
             notes.push(format!(
-                "{what} {} looks in {} ms and no stack could be copied: {names}; a cpu profile shows \
-                 where they run",
+                "{who} running at each of {} attempts within {} ms to copy the stack: {names}; \
+                 record a cpu profile to see where",
                 self.look,
                 within.as_millis()
             ));
@@ -238,30 +238,30 @@ impl Looks<'_> {
         if unread > 0 {
             let threads = if unread == 1 { "thread" } else { "threads" };
             notes.push(format!(
-                "{unread} {threads} ran on before all of the stack, or of the interpreter's frames, \
-                 was read"
+                "{unread} {threads} resumed before the whole stack, or all of the interpreter's \
+                 frames, could be read"
             ));
         }
         if self.left == 0 {
-            notes.push(snapshot::too_much());
+            notes.push(snapshot::too_many_bytes());
         }
         notes
     }
 }
 
-impl Caught {
+impl Captured {
     fn pointer(&self) -> Option<u64> {
         Some(self.thread_pointer).filter(|at| *at != 0)
     }
 
-    /// Whether there is more to read than could be copied at once.
+    /// Whether there is more to read than the BPF program copied.
     fn needs_more(&self, in_runtimes: bool) -> bool {
         self.is_full
             || in_runtimes
-            || self.copy.wait.as_ref().is_some_and(waiting::tells_kernel_function)
+            || self.copy.wait.as_ref().is_some_and(waiting::shows_kernel_function)
     }
 
-    /// What is known to be right.
+    /// The data that is confirmed to be valid.
     fn confirmed(self) -> ThreadCopy {
         let mut copy = self.copy;
         if self.is_pending {
@@ -284,22 +284,22 @@ fn blank(
     ThreadCopy { tid, name, wait, registers, stack: Vec::new(), lock: None, standing: None }
 }
 
-fn caught(look: &ThreadLook<'_>, copy: &LookedCopy<'_>, kept: usize) -> Caught {
+fn capture(look: &ThreadLook<'_>, copy: &LookedCopy<'_>, kept: usize) -> Captured {
     let words: Vec<u64> = copy.registers.iter().collect();
     let registers = Registers::from_perf(Arch::host(), &words, USER_REGISTERS);
     let (sp, pc) = (registers.sp(), registers.pc());
     let wait = wait(look.state, copy.call, (sp.unwrap_or_default(), pc.unwrap_or_default()));
     let registers = match sp {
         _ if copy.is_32_bit => Err("32-bit code"),
-        // Threads that the kernel makes for a process, such as io_uring's, have no other.
-        None | Some(Avma(0)) => Err("it is the kernel's own"),
+        // Threads that the kernel creates in a process, such as io_uring's, have no user stack.
+        None | Some(Avma(0)) => Err("kernel worker thread"),
         Some(_) => Ok(registers),
     };
-    // On aarch64 the way from it to the interpreter's thread is not known.
+    // On aarch64 we don't know how to find the interpreter's thread state from it.
     let thread_pointer = if cfg!(target_arch = "x86_64") { copy.thread_pointer } else { 0 };
     let mut thread = blank(look.tid, Some(wait), registers);
     thread.stack.extend_from_slice(&copy.stack[..kept]);
-    Caught {
+    Captured {
         copy: thread,
         switches: look.switches,
         thread_pointer,
@@ -309,7 +309,7 @@ fn caught(look: &ThreadLook<'_>, copy: &LookedCopy<'_>, kept: usize) -> Caught {
     }
 }
 
-/// What a thread waits in, by the kernel's own words for it (linux/sched.h).
+/// Translates a task state of the kernel (linux/sched.h) into what a thread waits for.
 fn wait(state: u32, call: Option<(u32, [u64; 6])>, (sp, pc): (Avma, Avma)) -> ThreadWait {
     const LETTERS: &[(u32, char)] = &[(1, 'S'), (2, 'D'), (4, 'T'), (8, 't')];
     let letter = LETTERS.iter().find(|(bit, _)| state & bit != 0).map(|(_, letter)| *letter);
@@ -327,7 +327,7 @@ mod tests {
     fn states() {
         let at = (Avma(1), Avma(2));
         let letter = |state| wait(state, None, at).state;
-        // With flags beside the state, such as TASK_FREEZABLE.
+        // Some with flags besides the state, such as TASK_FREEZABLE.
         assert_eq!([0, 1, 0x2001, 2, 0x102, 4, 8].map(letter), ['R', 'S', 'S', 'D', 'D', 'T', 't']);
         assert_eq!(wait(0, Some((202, [1; 6])), at).call, None);
         let call = wait(1, Some((202, [1; 6])), at).call.unwrap();

@@ -1,9 +1,9 @@
-//! All threads of programs that are not Go, at one moment.
+//! Copies and dumps the stacks of all threads of native programs.
 
 pub(crate) mod dump;
+mod dumped;
 mod locks_held;
 mod looks;
 pub(crate) mod snapshot;
-mod standing;
 mod text;
 pub(crate) mod waiting;

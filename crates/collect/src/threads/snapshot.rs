@@ -1,4 +1,4 @@
-//! All threads of a process at one moment: copied while they stand, looked at afterwards.
+//! Copies registers and stacks of all threads of a process while they are briefly stopped.
 
 use std::time::Duration;
 
@@ -13,67 +13,74 @@ use unwind::Registers;
 use super::looks;
 use crate::outcome::RecordError;
 
-/// Most that is copied of one stack…
+/// The maximum number of bytes that are copied of one stack.
 pub(super) const MAX_STACK: usize = 1 << 20;
-/// …and of all together: copying is what the stop lasts for.
+/// The maximum number of bytes that are copied of all stacks of a process. Threads are
+/// stopped for as long as copying takes.
 pub(super) const MAX_COPIED: usize = 64 << 20;
-/// What is copied where the stack's mapping is not known.
-const BLIND_COPY: usize = 64 << 10;
-/// The lock that a thread may wait for: as much of it as tells the owner.
+/// Bytes that are copied if the stack's mapping is unknown.
+const UNMAPPED_COPY: usize = 64 << 10;
+/// Bytes that are copied of a lock that a thread waits for: enough to find the owner.
 pub(super) const LOCK_BYTES: usize = 16;
 
-/// One thread.
+/// The copy of one thread.
 pub(crate) struct ThreadCopy {
     pub tid: i32,
     pub name: String,
-    /// What it did before it was stopped; `None` where it moved on before that, or ran.
+    /// What it was waiting for before it was stopped; `None` if it was running or resumed before
+    /// the stop.
     pub wait: Option<ThreadWait>,
-    /// Its registers, or as many as the kernel tells of a thread that cannot be stopped.
+    /// Its registers, or why there are none. If a thread could not be stopped, only those that
+    /// `/proc` shows.
     pub registers: Result<Registers, &'static str>,
-    /// The stack from its stack pointer on.
+    /// Its stack, from the stack pointer on.
     pub stack: Vec<u8>,
-    /// What is at the address that it waits at, if it waits in futex(2).
+    /// The bytes of the lock that it waits for, if it waits in futex(2).
     pub lock: Option<[u8; LOCK_BYTES]>,
-    /// What language runtimes keep elsewhere.
+    /// Data that language runtimes keep outside the stack.
     pub standing: Option<Standing>,
 }
 
-/// All threads of a process.
+/// The copies of all threads of a process.
 pub(crate) struct Snapshot {
     pub threads: Vec<ThreadCopy>,
     pub how: How,
-    /// What a reader should know besides.
+    /// Further remarks for the reader.
     pub notes: Vec<String>,
 }
 
 /// How threads were copied.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum How {
-    /// While all stood still: for so long, from the first to the last.
+    /// While all were stopped: how long, from the first thread to the last.
     Stopped(Duration),
-    /// Each at a moment at which it did not run, all of them within this time.
+    /// Each at a moment when it was not running, all of them within this time.
     Looked(Duration),
 }
 
-/// What copies threads.
-pub(crate) enum Means {
-    /// Stopping all of them for a moment.
+/// A method of copying threads.
+pub(crate) enum CopyMethod {
+    /// Stop all of them briefly.
     Stop,
-    /// Looking at them again and again, until each was found standing.
+    /// Look at them repeatedly until each was found not running.
     Look(Box<StackCopier>),
 }
 
-impl Means {
-    /// What was asked for, if it can be had.
+impl CopyMethod {
+    /// Chooses the method.
+    ///
+    /// # Errors
+    /// [`RecordError::NotWithoutStop`] if stopping is forbidden and the BPF program cannot be
+    /// loaded.
     pub fn new(no_stop: bool) -> Result<Self, RecordError> {
         if !no_stop {
             return Ok(Self::Stop);
         }
-        let copier = copier().map_err(RecordError::NotWithoutStop)?;
+        let copier = open_copier().map_err(RecordError::NotWithoutStop)?;
         Ok(Self::Look(Box::new(copier)))
     }
 
-    /// For the profile.
+    /// The name of the method in the profile.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Stop => "ptrace, all threads at once",
@@ -94,8 +101,8 @@ impl Means {
     }
 }
 
-/// What looks at threads, or what stands in the way.
-pub(super) fn copier() -> Result<StackCopier, Obstacle> {
+/// Loads the BPF program that copies threads without stopping them.
+fn open_copier() -> Result<StackCopier, Obstacle> {
     if let Ok(rights) = Rights::read() {
         rights.bpf()?;
     }
@@ -105,17 +112,17 @@ pub(super) fn copier() -> Result<StackCopier, Obstacle> {
     })
 }
 
-/// Whether stacks of threads can be copied without stopping them.
-pub(crate) fn can_look() -> Result<(), Obstacle> {
-    copier().map(drop)
+/// Checks whether stacks can be copied without stopping threads.
+pub(crate) fn check_no_stop() -> Result<(), Obstacle> {
+    open_copier().map(drop)
 }
 
-/// What happened to the processes that snapshots were taken of.
+/// How long the snapshots of one or more processes took, and remarks on them.
 #[derive(Debug, Default)]
 pub(crate) struct Stops {
-    /// How long each stood still…
+    /// How long each stopped process was stopped.
     stopped: Vec<Duration>,
-    /// …or was looked at.
+    /// How long each other process was looked at.
     looked: Vec<Duration>,
     notes: Vec<(String, String)>,
 }
@@ -131,23 +138,23 @@ impl Stops {
         self.notes.extend(snapshot.notes.iter().map(|note| (who.clone(), note.clone())));
     }
 
-    /// Text for the reader: one line for all processes, and what is special about one.
+    /// Notes for the reader: one line for all processes, then the remarks on each.
     pub fn notes(&self) -> Vec<String> {
         let longest = |times: &[Duration]| millis(times.iter().max().copied().unwrap_or_default());
-        let (stood, within) = (longest(&self.stopped), longest(&self.looked));
+        let (longest_stop, within) = (longest(&self.stopped), longest(&self.looked));
         let stopped = match &self.stopped[..] {
             [] => None,
-            [_] => Some(format!("all threads stood still for {stood:.1} ms")),
+            [_] => Some(format!("all threads were stopped for {longest_stop:.1} ms")),
             all => Some(format!(
-                "the threads of {} processes stood still, one process after the other, for \
-                 {stood:.1} ms at most and {:.1} ms in all",
+                "the threads of {} processes were stopped, one process at a time, for at most \
+                 {longest_stop:.1} ms each and {:.1} ms in total",
                 all.len(),
                 millis(all.iter().sum())
             )),
         };
         let looked = (!self.looked.is_empty()).then(|| {
             format!(
-                "no thread was stopped: each stack is of a moment of its own, all of a process \
+                "no thread was stopped: stacks are from different moments, those of one process \
                  within {within:.1} ms"
             )
         });
@@ -160,7 +167,7 @@ impl Stops {
 }
 
 impl Snapshot {
-    /// Stops all threads, copies, and lets them go.
+    /// Stops all threads, copies them, and detaches.
     fn stop(process: &Process, runtimes: &mut Runtimes) -> Result<Self, SeizeError> {
         let pid = process.pid();
         let system = |what| move |source| SeizeError::System { pid, what, source };
@@ -198,37 +205,37 @@ fn copy(seized: Seized<'_>, before: &[Before], mut copier: Copier<'_>) -> Snapsh
     };
     for (tid, _) in seized.stopped() {
         match seized.registers(tid) {
-            Ok(registers) => threads.push(copier.standing(tid, &registers, known(tid))),
-            // Killed while it stood.
+            Ok(registers) => threads.push(copier.stopped(tid, &registers, known(tid))),
+            // It was killed while it was stopped.
             Err(NoRegisters::Gone) => {}
-            Err(NoRegisters::Compat) => threads.push(without(tid, known(tid), "32-bit code")),
+            Err(NoRegisters::Compat) => threads.push(without_stack(tid, known(tid), "32-bit code")),
         }
     }
     for tid in seized.not_stopped() {
-        threads.push(copier.asleep(tid, known(tid)));
+        threads.push(copier.not_stopped(tid, known(tid)));
     }
     let complete = seized.is_complete();
     let stopped = seized.release();
     let mut notes = Vec::new();
     if !complete {
-        notes.push("the program creates threads too fast: some are missing".into());
+        notes.push("the program creates threads too fast: some threads are missing".into());
     }
     if copier.left == 0 {
-        notes.push(too_much());
+        notes.push(too_many_bytes());
     }
     Snapshot { threads, how: How::Stopped(stopped), notes }
 }
 
-/// That the limit of all copies was reached.
-pub(super) fn too_much() -> String {
-    format!("more than {} MiB of stacks: some are cut", MAX_COPIED >> 20)
+/// The note that the limit of all copies was reached.
+pub(super) fn too_many_bytes() -> String {
+    format!("the stacks exceed {} MiB in total: some are truncated", MAX_COPIED >> 20)
 }
 
 fn millis(d: Duration) -> f64 {
     d.as_secs_f64() * 1e3
 }
 
-fn without(tid: i32, known: Option<&Before>, why: &'static str) -> ThreadCopy {
+fn without_stack(tid: i32, known: Option<&Before>, why: &'static str) -> ThreadCopy {
     ThreadCopy {
         tid,
         name: known.map(|k| k.1.clone()).unwrap_or_default(),
@@ -245,15 +252,16 @@ struct Copier<'a> {
     memory: &'a ProcessMemory,
     rows: &'a [MapRow],
     runtimes: &'a mut Runtimes,
-    /// Bytes that may yet be copied.
+    /// Bytes that may still be copied.
     left: usize,
 }
 
 impl Copier<'_> {
-    fn standing(&mut self, tid: i32, user: &UserRegisters, known: Option<&Before>) -> ThreadCopy {
+    /// Copies a stopped thread.
+    fn stopped(&mut self, tid: i32, user: &UserRegisters, known: Option<&Before>) -> ThreadCopy {
         let mut registers = Registers::unknown(Arch::host());
         user.by_dwarf_number().for_each(|(number, value)| registers.set(number, value));
-        // Where it waited before and where it was stopped: the same place, or it moved on.
+        // If it was stopped at another place than where it waited before, it has resumed since.
         let (pc, sp) = (user.pc(), user.sp());
         let same = |w: &&ThreadWait| w.call.is_none_or(|c| c.pc == pc && c.sp == sp);
         let wait = known.map(|k| &k.2).filter(same).cloned();
@@ -267,16 +275,16 @@ impl Copier<'_> {
         ThreadCopy { tid, name, wait, registers: Ok(registers), stack, lock, standing }
     }
 
-    /// A thread that the kernel holds so that it cannot be stopped does not touch its stack
-    /// either. Of its registers the kernel tells two.
-    fn asleep(&mut self, tid: i32, known: Option<&Before>) -> ThreadCopy {
+    /// Copies a thread that did not stop because it is in uninterruptible sleep. It does not change
+    /// its stack either. `/proc` shows two of its registers.
+    fn not_stopped(&mut self, tid: i32, known: Option<&Before>) -> ThreadCopy {
         let call = known.and_then(|k| k.2.call);
-        let Some(call) = call else { return without(tid, known, "not stopped") };
+        let Some(call) = call else { return without_stack(tid, known, "could not be stopped") };
         let mut registers = Registers::unknown(Arch::host());
         registers.set_pc(call.pc);
         registers.set_sp(call.sp);
         let stack = self.stack(call.sp);
-        ThreadCopy { registers: Ok(registers), stack, ..without(tid, known, "") }
+        ThreadCopy { registers: Ok(registers), stack, ..without_stack(tid, known, "") }
     }
 
     fn stack(&mut self, sp: Avma) -> Vec<u8> {
@@ -292,15 +300,15 @@ impl Copier<'_> {
     }
 }
 
-/// How much of a stack there is to copy.
+/// The number of bytes to copy of the stack at `sp`.
 pub(super) fn stack_size(rows: &[MapRow], sp: Avma) -> usize {
     let at = rows.partition_point(|r| r.end <= sp);
     let region = rows.get(at).filter(|r| r.start <= sp);
-    let size = region.map_or(BLIND_COPY, |r| usize::try_from(r.end.0 - sp.0).unwrap_or(0));
+    let size = region.map_or(UNMAPPED_COPY, |r| usize::try_from(r.end.0 - sp.0).unwrap_or(0));
     size.min(MAX_STACK)
 }
 
-/// What is at the address that a thread waits at.
+/// Reads the lock that a thread waits for in futex(2).
 pub(super) fn read_lock(memory: &ProcessMemory, wait: &ThreadWait) -> Option<[u8; LOCK_BYTES]> {
     let call = wait.call.filter(|c| c.number == libc::SYS_futex)?;
     let mut bytes = [0; LOCK_BYTES];

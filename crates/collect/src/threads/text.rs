@@ -1,5 +1,5 @@
-//! Threads as text, in the forms that Go prints goroutines in (`debug=1` and `debug=2`), so that
-//! what reads those reads these.
+//! Prints threads as text, in Go's formats for goroutines (`debug=1` and `debug=2`), so that tools
+//! which parse those also parse these.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,22 +11,23 @@ use assemble::conclude::Named;
 use image::{ElfImage, Svma};
 use rustc_hash::FxHashMap;
 
-use super::standing::Standing;
+use super::dumped::DumpedThread;
 use super::waiting::printable;
 
-/// How many frames Go prints from each end of a stack (`tracebackInnerFrames` in its runtime).
+/// The number of frames that Go prints from each end of a stack (`tracebackInnerFrames` in its
+/// runtime).
 const INNER: usize = 50;
 const OUTER: usize = 50;
 
-/// Prints stacks of a recorder.
+/// Prints the stacks of a recorder.
 pub(super) struct Printer<'a> {
     recorder: &'a Recorder,
     named: &'a Named,
-    /// How far each frame's address lies behind its function's first, where that is known.
+    /// The offset in bytes of each frame's address from the start of its function, if known.
     offsets: FxHashMap<FrameIndex, u64>,
 }
 
-/// One line of a stack: a function, or a call that was inlined into the next one.
+/// One entry of a stack: a function, or a call that was inlined into the next entry.
 struct Row<'a> {
     frame: FrameIndex,
     function: Option<&'a Function>,
@@ -34,13 +35,13 @@ struct Row<'a> {
 }
 
 impl<'a> Printer<'a> {
-    /// A printer for what the recorder has unwound.
+    /// Creates a printer for the stacks that the recorder has unwound.
     pub fn new(recorder: &'a Recorder, named: &'a Named) -> Self {
         Self { recorder, named, offsets: offsets(recorder) }
     }
 
-    /// One thread after the other, and what is to be said of all.
-    pub fn one_by_one(&self, threads: &[Standing], notes: &[String]) -> String {
+    /// Prints each thread separately, then the deadlocks among the notes.
+    pub fn one_by_one(&self, threads: &[DumpedThread], notes: &[String]) -> String {
         let names: BTreeMap<i32, &str> =
             threads.iter().map(|t| (t.thread.id.tid, &*t.thread.name)).collect();
         let mut text = String::new();
@@ -84,8 +85,8 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// Equal stacks together, the most frequent first.
-    pub fn grouped(&self, threads: &[Standing], name: &str) -> String {
+    /// Groups equal stacks and prints the most frequent first.
+    pub fn grouped(&self, threads: &[DumpedThread], name: &str) -> String {
         let mut groups: BTreeMap<NodeIndex, usize> = BTreeMap::new();
         for t in threads {
             *groups.entry(t.stack).or_default() += 1;
@@ -138,7 +139,7 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// `libfoo.so+0x1234`, for an address that nobody has a name for.
+    /// The file and offset, as in `libfoo.so+0x1234`, for an address without a name.
     fn bare(&self, frame: FrameIndex) -> String {
         let key = self.recorder.tree.frames()[frame as usize];
         let mapping = match key.place {
@@ -164,9 +165,10 @@ impl<'a> Printer<'a> {
     }
 }
 
-/// An image and the frames that lie in it.
+/// An image and the frames in it.
 type FramesOf<'a> = (&'a Arc<ElfImage>, Vec<(FrameIndex, Svma)>);
 
+/// Computes each frame's offset from the start of its function.
 fn offsets(recorder: &Recorder) -> FxHashMap<FrameIndex, u64> {
     let mut by_image: BTreeMap<*const ElfImage, FramesOf<'_>> = BTreeMap::new();
     for (i, key) in recorder.tree.frames().iter().enumerate() {

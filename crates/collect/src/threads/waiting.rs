@@ -1,4 +1,4 @@
-//! What a thread waits in, in words.
+//! Describes the states of threads, such as `futex wait` or `epoll_wait`.
 
 use process::{BlockedCall, ThreadWait};
 
@@ -20,14 +20,14 @@ const CALLS: &[(i64, &str)] = calls!(
     SYS_sched_yield
 );
 
-/// Those that newer architectures do not have.
+/// Further system calls, which newer architectures do not have.
 #[cfg(target_arch = "x86_64")]
 const OLD_CALLS: &[(i64, &str)] =
     calls!(SYS_poll SYS_select SYS_epoll_wait SYS_pause SYS_vfork SYS_open);
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_CALLS: &[(i64, &str)] = &[];
 
-/// The state of a thread, as the header of its stack shows it: `running`, `futex wait`,
+/// The state of a thread as the header of its stack shows it: `running`, `futex wait`,
 /// `epoll_wait`, `disk sleep in folio_wait_bit`.
 pub(crate) fn state(wait: Option<&ThreadWait>) -> String {
     let Some(wait) = wait else { return "running".into() };
@@ -40,7 +40,7 @@ pub(crate) fn state(wait: Option<&ThreadWait>) -> String {
         'Z' | 'X' => "exited".into(),
         'S' => match wait.call {
             Some(call) if call.number == libc::SYS_futex => "futex wait".into(),
-            // A wait for some time that was interrupted goes on under this number (restart_syscall(2)).
+            // An interrupted wait with a timeout continues under this number (restart_syscall(2)).
             Some(call) if call.number == libc::SYS_restart_syscall => sleep("sleeping"),
             Some(call) if call.number >= 0 => call_name(call.number),
             _ => sleep("sleeping"),
@@ -49,8 +49,8 @@ pub(crate) fn state(wait: Option<&ThreadWait>) -> String {
     }
 }
 
-/// Whether the state is told by the kernel's function, where that is known.
-pub(crate) fn tells_kernel_function(wait: &ThreadWait) -> bool {
+/// Whether [`state`] shows the kernel function that the thread waits in, if that is known.
+pub(crate) fn shows_kernel_function(wait: &ThreadWait) -> bool {
     let named = |c: BlockedCall| c.number >= 0 && c.number != libc::SYS_restart_syscall;
     match wait.state {
         'D' => true,
@@ -59,12 +59,14 @@ pub(crate) fn tells_kernel_function(wait: &ThreadWait) -> bool {
     }
 }
 
-/// A thread may have put anything into its name, such as the end of the header that it stands in.
+/// Replaces characters of a thread's name that could break the header line. A thread can set any
+/// name.
 pub(crate) fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() || c == ']' { '?' } else { c }).collect()
 }
 
-/// The state of a thread that does not run, as a label: few, so that they can be grouped by.
+/// The state of a thread that is not on a CPU, for a label. There are only a few values, so that
+/// samples can be grouped by it.
 pub(crate) fn coarse_state(wait: &ThreadWait) -> &'static str {
     match wait.state {
         'D' => "disk",
