@@ -1,29 +1,22 @@
 //! Defines the `allocs` profile: memory allocated, by allocation site.
 
-use super::kind::{Endpoint, Kind, Seconds};
-use super::options::{HEAP_HISTORY, HEAP_RATE};
-use crate::checks::Subject;
+use super::heap;
+use super::kind::{Endpoint, Kind};
 use crate::collector::{Collector, Request};
 use crate::go;
 use crate::outcome::RecordError;
 
-/// This kind's row in the table.
+/// This kind's row in the table: it records what `heap` does and shows other values of it first.
 pub(super) const ROW: Kind = Kind {
     facts: pprof::kinds::ALLOCS,
     about: "memory allocated, by allocation site (Go only)",
     endpoint: Endpoint {
         name: "allocs",
         about: "A sampling of memory allocations",
-        seconds: Seconds::Difference,
-        lane: "heap",
-        metric: "memory",
-        count: None,
-        dump: None,
-        history: Some(HEAP_HISTORY),
+        ..heap::ROW.endpoint
     },
-    options: &[HEAP_RATE, HEAP_HISTORY],
     prepare,
-    check: Subject::allocations,
+    ..heap::ROW
 };
 
 /// Attaches to the targets for an allocs profile.

@@ -54,12 +54,12 @@ impl Runtime {
     ///
     /// # Errors
     /// [`ReadError`] if the list is not found, cannot be read or does not end.
-    pub fn machines(&self, memory: &dyn Memory) -> Result<Vec<(u64, Avma)>, ReadError> {
-        let mut machines = self
+    pub fn started_threads(&self, memory: &dyn Memory) -> Result<Vec<(u64, Avma)>, ReadError> {
+        let mut threads = self
             .each_m(memory, |m| Ok((memory.read_u64(m.wrapping_add(self.layout.m_procid))?, m)))?;
         // A thread that has not started has no id.
-        machines.retain(|(procid, _)| *procid != 0);
-        Ok(machines)
+        threads.retain(|(procid, _)| *procid != 0);
+        Ok(threads)
     }
 
     /// Reads the labels at `pointer`, a value of `g.labels`: sorted by key, and whether some are

@@ -56,7 +56,7 @@ struct GoProgram {
     has_cgo: bool,
     /// How often the list of threads must still be read.
     refreshes: u32,
-    machines: still::Machines,
+    threads: still::Threads,
 }
 
 impl GoProgram {
@@ -65,11 +65,11 @@ impl GoProgram {
         let (Some(process), Some(memory)) = (&tracked.process, &tracked.memory) else {
             return true;
         };
-        let Ok(machines) = self.runtime.machines(memory) else { return false };
+        let Ok(threads) = self.runtime.started_threads(memory) else { return false };
         let own: Vec<u64> =
             thread_ids(process).iter().map(|(_, inner)| u64::from(inner.cast_unsigned())).collect();
         // A runtime that is just starting does not know the TID of its first thread yet.
-        !machines.is_empty() && machines.iter().all(|(id, _)| *id != 0 && !own.contains(id))
+        !threads.is_empty() && threads.iter().all(|(id, _)| *id != 0 && !own.contains(id))
     }
 
     /// Whether the process still has the image at the same address.
@@ -222,8 +222,8 @@ impl Go {
                 continue;
             };
             // If the list changed while it was read, it is read again when the next thread starts.
-            let Ok(machines) = program.runtime.machines(memory) else { continue };
-            let by_inner: FxHashMap<u64, Avma> = machines.into_iter().collect();
+            let Ok(threads) = program.runtime.started_threads(memory) else { continue };
+            let by_inner: FxHashMap<u64, Avma> = threads.into_iter().collect();
             for (tid, inner) in thread_ids(process) {
                 if let Some(m) = by_inner.get(&u64::from(inner.cast_unsigned())) {
                     capture.watch(tid, &thread(program, *m, inner));
@@ -348,14 +348,14 @@ fn find(tracked: &Tracked) -> Found {
             return Found::NotGo;
         }
         match goruntime::Runtime::find(image, *bias, memory) {
-            Ok(runtime) if runtime.machines(memory).is_ok_and(|all| !all.is_empty()) => {
+            Ok(runtime) if runtime.started_threads(memory).is_ok_and(|all| !all.is_empty()) => {
                 let has_cgo = runtime.has_cgo();
                 let program = GoProgram {
                     image: (image.clone(), *bias),
                     runtime,
                     has_cgo,
                     refreshes: MAX_REFRESHES,
-                    machines: still::Machines::default(),
+                    threads: still::Threads::default(),
                 };
                 return Found::Go(Box::new(program));
             }

@@ -20,7 +20,7 @@ const MAX_INTERRUPTED: u64 = 64 << 10;
 
 /// The runtime's threads (`runtime.m`) in one program, as of the last read of its list.
 #[derive(Default)]
-pub(super) struct Machines {
+pub(super) struct Threads {
     /// The address of each `m`, by TID in the PID namespace of the process.
     by_inner: FxHashMap<u64, Avma>,
     /// The round in which the list was last read.
@@ -36,22 +36,22 @@ impl Go {
     pub(super) fn list_threads_for(&mut self, process: &Process, memory: &ProcessMemory, tid: i32) {
         let Some(program) = self.programs.get_mut(&process.pid()) else { return };
         let Some(inner) = inner_id(process, tid) else { return };
-        let machines = &mut program.machines;
-        if machines.by_inner.contains_key(&inner) || machines.listed == self.round {
+        let threads = &mut program.threads;
+        if threads.by_inner.contains_key(&inner) || threads.listed == self.round {
             return;
         }
-        if machines.unlisted.len() >= MAX_UNLISTED {
-            machines.unlisted.clear();
+        if threads.unlisted.len() >= MAX_UNLISTED {
+            threads.unlisted.clear();
         }
-        let misses = machines.unlisted.entry(tid).or_default();
+        let misses = threads.unlisted.entry(tid).or_default();
         if *misses >= MAX_REFRESHES {
             return;
         }
         *misses += 1;
-        machines.listed = self.round;
+        threads.listed = self.round;
         // If the list changed while it was read, it is read again in the next round.
-        if let Ok(all) = program.runtime.machines(memory) {
-            machines.by_inner = all.into_iter().collect();
+        if let Ok(all) = program.runtime.started_threads(memory) {
+            threads.by_inner = all.into_iter().collect();
         }
     }
 
@@ -61,7 +61,7 @@ impl Go {
         let StandingThread { process, memory, tid, sp, .. } = *thread;
         let program = self.programs.get_mut(&process.pid())?;
         let inner = inner_id(process, tid)?;
-        let m = *program.machines.by_inner.get(&inner)?;
+        let m = *program.threads.by_inner.get(&inner)?;
         let layout = program.runtime.sample_layout();
         let read = Reader { memory, layout, has_cgo: program.has_cgo };
         match read.capture(m, inner, sp) {
@@ -76,7 +76,7 @@ impl Go {
             }
             // The thread has ended, and its `m` belongs to another one.
             Ok(None) | Err(_) => {
-                program.machines.by_inner.remove(&inner);
+                program.threads.by_inner.remove(&inner);
                 None
             }
         }
