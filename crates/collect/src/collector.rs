@@ -85,7 +85,7 @@ pub struct Request<'a> {
     /// [`Watcher::attached`].
     pub before_exec: bool,
     /// Values that the kinds of the session share.
-    pub(crate) shared: Shared,
+    pub(crate) shared: SessionState,
     family: OnceCell<Family>,
 }
 
@@ -97,7 +97,7 @@ impl<'a> Request<'a> {
             roots,
             options,
             before_exec: false,
-            shared: Shared::default(),
+            shared: SessionState::default(),
             family: OnceCell::new(),
         }
     }
@@ -121,9 +121,9 @@ impl<'a> Request<'a> {
 
 /// Values that the kinds of a session share, one of each type, so that each is attached only once.
 #[derive(Default)]
-pub(crate) struct Shared(RefCell<HashMap<TypeId, Rc<dyn Any>>>);
+pub(crate) struct SessionState(RefCell<HashMap<TypeId, Rc<dyn Any>>>);
 
-impl Shared {
+impl SessionState {
     /// The session's value of type `T`. The first call creates it.
     pub fn get<T: Default + 'static>(&self) -> Rc<T> {
         let mut all = self.0.borrow_mut();

@@ -70,11 +70,11 @@ pub enum Output {
     /// A pipe or a device, which must not be replaced by a file.
     Special(PathBuf),
     /// A file, written under a temporary name and renamed when it is complete.
-    File(Place),
+    File(FileName),
 }
 
 /// The final name of a file.
-pub enum Place {
+pub enum FileName {
     /// A path that the user gave.
     Named {
         /// The path.
@@ -93,8 +93,8 @@ pub enum Place {
 
 impl Output {
     /// Prepares a place, and fails here if it cannot be written.
-    pub fn prepare(place: Place) -> Result<Self, OutputError> {
-        if let Place::Named { path, replace } = &place {
+    pub fn prepare(place: FileName) -> Result<Self, OutputError> {
+        if let FileName::Named { path, replace } = &place {
             if path == Path::new("-") {
                 return Ok(Self::Stdout);
             }
@@ -137,10 +137,10 @@ impl Output {
 }
 
 /// Creates a temporary file in the directory of the place.
-fn beside(place: &Place) -> Result<NamedTempFile, OutputError> {
+fn beside(place: &FileName) -> Result<NamedTempFile, OutputError> {
     let (folder, shown) = match place {
-        Place::Named { path, .. } => (folder_of(path), path.as_path()),
-        Place::Numbered { folder, .. } => (folder.as_path(), folder.as_path()),
+        FileName::Named { path, .. } => (folder_of(path), path.as_path()),
+        FileName::Numbered { folder, .. } => (folder.as_path(), folder.as_path()),
     };
     tempfile::Builder::new().prefix(".exoprof.").suffix(".part").tempfile_in(folder).map_err(|e| {
         let path = shown.into();
@@ -175,18 +175,18 @@ fn hand_over(file: &File) -> io::Result<()> {
     User::invoking().give(file)
 }
 
-fn give_name(mut beside: NamedTempFile, place: Place) -> Result<PathBuf, OutputError> {
+fn give_name(mut beside: NamedTempFile, place: FileName) -> Result<PathBuf, OutputError> {
     let failed = |path: &Path, e: PersistError| OutputError::write(path)(e.error);
     match place {
-        Place::Named { path, replace: true } => {
+        FileName::Named { path, replace: true } => {
             beside.persist(&path).map_err(|e| failed(&path, e))?;
             Ok(path)
         }
-        Place::Named { path, replace: false } => {
+        FileName::Named { path, replace: false } => {
             beside.persist_noclobber(&path).map_err(|e| failed(&path, e))?;
             Ok(path)
         }
-        Place::Numbered { folder, stem } => {
+        FileName::Numbered { folder, stem } => {
             for n in 1..=MAX_NUMBER {
                 let path = folder.join(format!("{stem}.{n:03}.pb.gz"));
                 match beside.persist_noclobber(&path) {
@@ -226,7 +226,7 @@ mod tests {
     fn numbers_count_up_and_nothing_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let place =
-            || Place::Numbered { folder: folder.path().into(), stem: "exoprof.a.1.cpu".into() };
+            || FileName::Numbered { folder: folder.path().into(), stem: "exoprof.a.1.cpu".into() };
         for n in 1..=3 {
             let path = Output::prepare(place()).unwrap().write(content).unwrap().unwrap();
             assert_eq!(
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_device_is_not_replaced() {
-        let place = |replace| Place::Named { path: "/dev/full".into(), replace };
+        let place = |replace| FileName::Named { path: "/dev/full".into(), replace };
         for replace in [false, true] {
             let output = Output::prepare(place(replace)).unwrap();
             assert!(output.write(content).is_err());
@@ -252,7 +252,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("p.pb.gz");
         std::fs::write(&path, "mine").unwrap();
-        let place = |replace| Place::Named { path: path.clone(), replace };
+        let place = |replace| FileName::Named { path: path.clone(), replace };
         assert!(Output::prepare(place(false)).is_err());
         Output::prepare(place(true)).unwrap().write(content).unwrap();
         assert_ne!(std::fs::read(&path).unwrap(), b"mine");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 use collect::RecordOptions;
-use console::output::{Output, Place};
+use console::output::{FileName, Output};
 use console::terminal::say;
 use console::usage::Verbosity;
 use process::Process;
@@ -44,7 +44,7 @@ pub struct DumpArgs {
 /// Runs the command.
 pub fn run(args: &DumpArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let process = Arc::new(Process::open(args.pid)?);
-    let place = |path: &PathBuf| Place::Named { path: path.clone(), replace: args.force };
+    let place = |path: &PathBuf| FileName::Named { path: path.clone(), replace: args.force };
     let output = args.pprof.as_ref().map(|path| Output::prepare(place(path))).transpose()?;
     let options = RecordOptions {
         no_stop: args.no_stop,

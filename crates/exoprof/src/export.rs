@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use console::output::{Output, Place};
+use console::output::{FileName, Output};
 use console::terminal::say;
 use console::usage::{UsageError, Verbosity};
 use report::{Report, ReportError};
@@ -40,7 +40,7 @@ pub fn write(
     verbosity: Verbosity,
     content: impl FnOnce(&mut dyn Write) -> Result<(), ReportError>,
 ) -> anyhow::Result<()> {
-    let place = Place::Named { path: path.to_owned(), replace: true };
+    let place = FileName::Named { path: path.to_owned(), replace: true };
     // An error of the report itself is not a failure to write the file.
     let mut complaint = None;
     let written = Output::prepare(place)?.write(|out| match content(out) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use collect::kinds::{self, Kind};
 use collect::{Ended, KindOutcome, RecordError, RecordOptions, Request};
-use console::output::{Output, Place, stem};
+use console::output::{FileName, Output, stem};
 use console::stop::StopSignal;
 use console::terminal::{in_one_line, say};
 use console::usage::{UsageError, Verbosity};
@@ -161,14 +161,14 @@ fn prepare_outputs(
     let program = args.command.first().map(PathBuf::from);
     let program = program.as_ref().and_then(|p| p.file_name()?.to_str());
     let comm = program.filter(|_| spawned).unwrap_or(&first.identity().comm);
-    let numbered = |folder: PathBuf, kind: &Kind| Place::Numbered {
+    let numbered = |folder: PathBuf, kind: &Kind| FileName::Numbered {
         folder,
         stem: stem(comm, first.pid(), kind.name()),
     };
     let place = |kind: &&Kind| match &args.output {
         None => numbered(PathBuf::from("."), kind),
         Some(path) if path.is_dir() => numbered(path.clone(), kind),
-        Some(path) => Place::Named { path: path.clone(), replace: args.force },
+        Some(path) => FileName::Named { path: path.clone(), replace: args.force },
     };
     if let (Some(path), true) = (&args.output, kinds.len() > 1)
         && !path.is_dir()

@@ -27,7 +27,7 @@ pub struct RecordArgs {
     /// Record for this long: `30` (seconds), `500ms`, `2m`
     #[arg(short, long, value_name = "T", default_value = "30s", value_parser = duration::parse)]
     pub duration: Duration,
-    /// Sample at this rate in Hz, per running thread (cpu only)
+    /// Sample at this rate in Hz, per running thread (cpu and wall)
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     pub freq: u32,
     /// Write to this file (`-` is stdout), or to this directory for several types

@@ -17,7 +17,7 @@ use crate::{
 #[non_exhaustive]
 pub enum BuildError {
     /// A sample must have one value for each sample type.
-    #[error("sample has {given} values but the profile has {expected} sample types")]
+    #[error("number of values in the sample: {given}, sample types of the profile: {expected}")]
     ValueCount {
         /// Values of the sample.
         given: usize,

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use crate::ReportError;
-use crate::graph::{Edges, NodeId, Wanted};
+use crate::graph::{EdgeFilter, Edges, NodeId};
 use crate::header::Values;
 use crate::report::{Report, Selection};
 
@@ -129,7 +129,7 @@ impl Report<'_> {
         }
         let none = vec![false; graph.nodes.len()];
         let kept = selection.kept.as_deref();
-        let wanted = Wanted { kept, callers_of: &inlined, callees_of: &none };
+        let wanted = EdgeFilter { kept, callers_of: &inlined, callees_of: &none };
         let mut edges = Edges::new(&self.work, graph, self.value, &wanted);
         edges.trim(&selection.is_shown(), selection.edge_cutoff);
         edges

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use crate::ReportError;
-use crate::graph::{Edges, NodeId, Wanted};
+use crate::graph::{EdgeFilter, Edges, NodeId};
 use crate::measure;
 use crate::report::Report;
 
@@ -25,7 +25,7 @@ impl Report<'_> {
         let mut wanted = vec![false; graph.nodes.len()];
         rows.iter().for_each(|(id, _)| wanted[*id as usize] = true);
         let kept = selection.kept.as_deref();
-        let of = Wanted { kept, callers_of: &wanted, callees_of: &wanted };
+        let of = EdgeFilter { kept, callers_of: &wanted, callees_of: &wanted };
         let mut edges = Edges::new(&self.work, graph, self.value, &of);
         edges.trim(&selection.is_shown(), selection.edge_cutoff);
 

@@ -39,10 +39,11 @@ pub struct ServeArgs {
     /// Serve only matching processes: uid=, name=, cgroup=, unit=, joined by commas; repeatable
     #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
     pub allow: Vec<Rule>,
-    /// Sample at this rate in Hz where a request has no hz= (cpu only)
+    /// Sample at this rate in Hz where a request has no hz= (cpu and wall)
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub freq: u32,
-    /// Record for this long where a request has no seconds= (all types but cpu)
+    /// Record for this long where a request has no seconds= (all types but cpu and
+    /// wall)
     #[arg(long, value_name = "T", default_value = "5s", value_parser = duration::parse)]
     pub window: Duration,
     /// Reject requests for longer recordings

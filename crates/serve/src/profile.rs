@@ -11,7 +11,7 @@ use collect::{AttachError, Dump, Ended, RecordError, RecordOptions};
 
 use crate::answer::{self, Failure};
 use crate::endpoints::Endpoint;
-use crate::record::{Answer, Recorded, Trouble, Wanted};
+use crate::record::{Answer, Recorded, RecordingSpec, Trouble};
 use crate::state::Server;
 use crate::targets::Entry;
 
@@ -25,7 +25,7 @@ struct Query {
     seconds: Option<String>,
     debug: Option<i64>,
     hz: Option<u32>,
-    /// What was recorded until the process exited is wanted too.
+    /// If the process exits early, send what was recorded until then instead of an error.
     partial: bool,
 }
 
@@ -34,9 +34,9 @@ impl Query {
         let mut parsed = Self { seconds: None, debug: None, hz: None, partial: false };
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
-                // As Go: the first counts. Scrapers send it several times.
+                // As in Go, the first one counts: some scrapers send it several times.
                 "seconds" if parsed.seconds.is_none() => parsed.seconds = Some(value.into_owned()),
-                // As Go: what is no number is 0.
+                // As in Go, anything that is not a number counts as 0.
                 "debug" => parsed.debug = parsed.debug.or(Some(value.parse().unwrap_or(0))),
                 "hz" => {
                     let hz = value.parse().ok().filter(|hz| (1..=MAX_HZ).contains(hz));
@@ -44,21 +44,21 @@ impl Query {
                     parsed.hz = Some(hz.ok_or_else(|| Failure::bad_request(wrong()))?);
                 }
                 "partial" => parsed.partial = value == "1",
-                // Others are for other servers, or for pprof.
+                // Other parameters are meant for other servers or for pprof.
                 _ => {}
             }
         }
         Ok(parsed)
     }
 
-    /// The `seconds`, if they make sense.
+    /// `seconds`, if it is a positive integer.
     fn positive_seconds(&self) -> Option<Duration> {
         let seconds = self.seconds.as_ref()?.parse::<i64>().ok()?;
         Some(Duration::from_secs(u64::try_from(seconds).ok().filter(|s| *s > 0)?))
     }
 }
 
-/// How long is recorded, whether the difference is wanted, and in which form it is sent.
+/// How long to record, whether to compute a difference, and which form to send.
 struct Plan {
     duration: Duration,
     delta: bool,
@@ -111,15 +111,15 @@ pub async fn serve(
     {
         return dump(server, entry, (make, endpoint.name), plan.debug).await;
     }
-    let wanted = Wanted {
+    let wanted = RecordingSpec {
         kind: kind.name(),
         duration: plan.duration,
         frequency: query.hz.unwrap_or(server.frequency),
         history: kind.endpoint.seconds == Seconds::Difference && !plan.delta,
         no_stop: server.no_stop,
     };
-    let asked = Asked { server, entry, kind, partial: query.partial };
-    let recorded = asked.record(&wanted, plan.delta).await?;
+    let request = ProfileRequest { server, entry, kind, partial: query.partial };
+    let recorded = request.record(&wanted, plan.delta).await?;
     let name = endpoint.name;
     entry.counted(name, recorded.profile.samples.len() as u64);
     if plan.debug > 0 {
@@ -148,7 +148,7 @@ fn text_of(
 /// Makes the text forms of a kind.
 type DumpFn = fn(&Arc<process::Process>, &RecordOptions) -> Result<Dump, RecordError>;
 
-/// All stacks now: grouped, or with `debug=2` and above one after the other.
+/// Answers with all current stacks: grouped, or one by one with `debug=2` and above.
 async fn dump(
     server: &Server,
     entry: &Arc<Entry>,
@@ -183,27 +183,27 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(failed)
 }
 
-struct Asked<'a> {
+struct ProfileRequest<'a> {
     server: &'a Arc<Server>,
     entry: &'a Arc<Entry>,
     kind: &'static Kind,
     partial: bool,
 }
 
-impl Asked<'_> {
-    async fn record(&self, wanted: &Wanted, delta: bool) -> Result<Arc<Recorded>, Failure> {
+impl ProfileRequest<'_> {
+    async fn record(&self, wanted: &RecordingSpec, delta: bool) -> Result<Arc<Recorded>, Failure> {
         let began = tokio::time::Instant::now();
         let first = self.once(wanted).await;
         if wanted.history && is_without_history(&first, wanted.duration) {
             // The program does not sample itself, so sampling is enabled for a while.
-            let now = Wanted { history: false, ..wanted.clone() };
+            let now = RecordingSpec { history: false, ..wanted.clone() };
             return self.checked(self.once(&now).await);
         }
         let first = self.checked(first)?;
         if !(delta && is_snapshot(&first, wanted.duration)) {
             return Ok(first);
         }
-        // What is complete at once changes in this time: as Go does, the difference is given.
+        // As in Go, the difference of two snapshots is sent if the first one is complete at once.
         let process = self.entry.process.clone();
         tokio::select! {
             () = tokio::time::sleep_until(began + wanted.duration) => {}
@@ -215,7 +215,7 @@ impl Asked<'_> {
         blocking(move || difference(&first, &second, took)).await?
     }
 
-    async fn once(&self, wanted: &Wanted) -> Answer {
+    async fn once(&self, wanted: &RecordingSpec) -> Answer {
         let process = &self.entry.process;
         let ticket = self.server.recorder.join(process, self.kind.endpoint.lane, wanted);
         ticket.map_err(Arc::new)?.answer().await
@@ -237,15 +237,16 @@ impl Asked<'_> {
 
     fn exited(&self, after: Duration) -> Failure {
         Failure::gone(format!(
-            "process {} exited after {:.1} s of the recording; with partial=1, what is recorded \
-             until an exit is sent",
+            "process {} exited after {:.1} s of the recording; use partial=1 to get what was \
+             recorded until then",
             self.entry.shown(),
             after.as_secs_f64()
         ))
     }
 }
 
-/// Whether there was nothing to read at once. What has been recorded for all of the time is done.
+/// Whether the program had no samples of its own. A recording that took all of its time is not
+/// repeated.
 fn is_without_history(answer: &Answer, duration: Duration) -> bool {
     match answer {
         Ok(r) => is_snapshot(r, duration) && r.profile.samples.is_empty(),
@@ -253,7 +254,7 @@ fn is_without_history(answer: &Answer, duration: Duration) -> bool {
     }
 }
 
-/// Whether it was complete before its time was over.
+/// Whether the recording was complete before its time was over.
 fn is_snapshot(recorded: &Recorded, duration: Duration) -> bool {
     recorded.ended == Ended::Duration && recorded.elapsed < duration / 2
 }
@@ -280,7 +281,7 @@ async fn exit_of(process: &process::Process) {
     }
 }
 
-/// What came between two snapshots.
+/// The difference between two snapshots.
 fn difference(
     first: &Recorded,
     second: &Recorded,
@@ -290,7 +291,7 @@ fn difference(
     before.scale(-1.0);
     let mut profile = pprof::merge([&before, &second.profile])
         .map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed to compute delta"))?;
-    // One of the two may have had no symbols yet.
+    // One of the two may lack symbols.
     profile.set_symbol_flags();
     profile.time_nanos = second.profile.time_nanos;
     profile.duration_nanos = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX);

@@ -17,7 +17,7 @@ use crate::budget::{Budget, Counted, Exceeded};
 
 /// What to record.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Wanted {
+pub struct RecordingSpec {
     /// The kind's name.
     pub kind: &'static str,
     /// How long.
@@ -86,7 +86,7 @@ pub enum Trouble {
 pub type Answer = Result<Arc<Recorded>, Arc<Trouble>>;
 
 /// A recording of one process: pid and start time, and what is recorded.
-type Key = (i32, u64, Wanted);
+type Key = (i32, u64, RecordingSpec);
 /// What only one recording at a time may change in a process.
 type Lane = (i32, u64, &'static str);
 
@@ -96,14 +96,14 @@ struct Running {
     answer: watch::Sender<Option<Answer>>,
 }
 
-struct Shared {
+struct Joined {
     running: Arc<Running>,
     waiters: usize,
 }
 
 #[derive(Default)]
 struct Inner {
-    shared: HashMap<Key, Shared>,
+    shared: HashMap<Key, Joined>,
     stopping: bool,
 }
 
@@ -126,7 +126,7 @@ impl Lanes {
 }
 
 /// Recordings, a limited number at a time.
-pub struct Recorder {
+pub struct RecordingPool {
     lanes: Arc<Lanes>,
     inner: Mutex<Inner>,
     slots: Arc<Semaphore>,
@@ -134,7 +134,7 @@ pub struct Recorder {
     budget: Arc<Budget>,
 }
 
-impl Recorder {
+impl RecordingPool {
     /// At most `limit` recordings at a time, within the memory that is there for all.
     pub fn new(limit: usize, lanes: Arc<Lanes>, budget: Arc<Budget>) -> Self {
         let slots = Arc::new(Semaphore::new(limit));
@@ -151,7 +151,7 @@ impl Recorder {
         self: &Arc<Self>,
         process: &Arc<Process>,
         lane: &'static str,
-        wanted: &Wanted,
+        wanted: &RecordingSpec,
     ) -> Result<Ticket, Trouble> {
         let key = (process.pid(), process.start_time(), wanted.clone());
         let mut inner = self.lock();
@@ -169,7 +169,7 @@ impl Recorder {
             .map_err(|e| Trouble::Internal(format!("no eventfd: {e}")))?;
         let running = Arc::new(Running { stop, answer: watch::Sender::new(None) });
         let turn = self.lanes.turn((key.0, key.1, lane));
-        inner.shared.insert(key.clone(), Shared { running: running.clone(), waiters: 1 });
+        inner.shared.insert(key.clone(), Joined { running: running.clone(), waiters: 1 });
         drop(inner);
         let task = Task { recorder: self.clone(), key: key.clone(), running: running.clone() };
         tokio::spawn(task.run(process.clone(), turn, (slot, counted)));
@@ -217,7 +217,7 @@ impl Running {
 
 /// A place among those who wait for a recording. The last one to go ends it.
 pub struct Ticket {
-    recorder: Arc<Recorder>,
+    recorder: Arc<RecordingPool>,
     key: Key,
     running: Arc<Running>,
     answer: watch::Receiver<Option<Answer>>,
@@ -251,25 +251,25 @@ impl Drop for Ticket {
 }
 
 /// A recording's share of what there is for all.
-type Place = (OwnedSemaphorePermit, Counted);
+type Slot = (OwnedSemaphorePermit, Counted);
 
 struct Task {
-    recorder: Arc<Recorder>,
+    recorder: Arc<RecordingPool>,
     key: Key,
     running: Arc<Running>,
 }
 
 impl Task {
-    async fn run(self, process: Arc<Process>, turn: Arc<Turn>, place: Place) {
+    async fn run(self, process: Arc<Process>, turn: Arc<Turn>, slot: Slot) {
         let turn = turn.lock_owned().await;
         if !self.recorder.is_wanted(&self.key, &self.running) {
             return;
         }
         let (wanted, running) = (self.key.2.clone(), self.running.clone());
         let work = move || {
-            // Whatever happens to the task, the place and the turn are kept until the recording is
+            // Whatever happens to the task, the slot and the turn are kept until the recording is
             // over and the process as it was.
-            let _held = (place, turn);
+            let _held = (slot, turn);
             record_process(&process, &wanted, &running.stop)
         };
         let answer = match tokio::task::spawn_blocking(work).await {
@@ -296,7 +296,7 @@ impl Watcher for Quiet<'_> {
 /// Records on this thread.
 pub fn record_process(
     process: &Arc<Process>,
-    wanted: &Wanted,
+    wanted: &RecordingSpec,
     stop: &EventFd,
 ) -> Result<Recorded, RecordError> {
     let unknown = || RecordError::NotApplicable(format!("unknown profile type {:?}", wanted.kind));

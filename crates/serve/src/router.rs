@@ -16,7 +16,7 @@ use crate::state::Server;
 use crate::targets::Entry;
 use crate::{pages, profile, symbol};
 
-type Shared = State<Arc<Server>>;
+type ServerState = State<Arc<Server>>;
 
 /// The routes of the server, behind the guard of a socket.
 pub fn new(server: Arc<Server>, guard: Guard) -> Router {
@@ -49,7 +49,7 @@ fn pid_of(text: &str) -> Result<i32, Failure> {
     pid.ok_or_else(|| Failure::not_found("invalid process id"))
 }
 
-async fn processes(State(server): Shared, request: Request) -> Result<Response, Failure> {
+async fn processes(State(server): ServerState, request: Request) -> Result<Response, Failure> {
     only_reading(request.method())?;
     let format = form_urlencoded::parse(query_of(&request).as_bytes())
         .find(|(key, _)| key == "format")
@@ -71,13 +71,13 @@ async fn processes(State(server): Shared, request: Request) -> Result<Response, 
     }
 }
 
-async fn single_index(State(server): Shared, request: Request) -> Result<Response, Failure> {
+async fn single_index(State(server): ServerState, request: Request) -> Result<Response, Failure> {
     let entry = server.targets.only()?;
     index(&server, request.method(), &entry).await
 }
 
 async fn single(
-    State(server): Shared,
+    State(server): ServerState,
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Response, Failure> {
@@ -86,7 +86,7 @@ async fn single(
 }
 
 async fn of_pid_index(
-    State(server): Shared,
+    State(server): ServerState,
     Path(pid): Path<String>,
     request: Request,
 ) -> Result<Response, Failure> {
@@ -95,7 +95,7 @@ async fn of_pid_index(
 }
 
 async fn of_pid(
-    State(server): Shared,
+    State(server): ServerState,
     Path((pid, name)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response, Failure> {

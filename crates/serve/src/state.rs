@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 use crate::budget::Budget;
-use crate::record::{Lanes, Recorder};
+use crate::record::{Lanes, RecordingPool};
 use crate::targets::Targets;
 
 /// Maximum number of concurrent lookups (lists of processes, symbols): each reads much of `/proc`
@@ -21,9 +21,9 @@ pub struct Server {
     /// The processes.
     pub targets: Targets,
     /// The recordings.
-    pub recorder: Arc<Recorder>,
+    pub recorder: Arc<RecordingPool>,
     /// The pushed recordings, which do not count towards the limit for requests.
-    pub pushed: Arc<Recorder>,
+    pub pushed: Arc<RecordingPool>,
     /// Samples per second if a request names no rate.
     pub frequency: u32,
     /// How long kinds other than cpu are recorded if a request has no `seconds`.
@@ -61,7 +61,7 @@ impl Server {
     pub fn new(targets: Targets, settings: &Settings) -> Self {
         let lanes = Arc::new(Lanes::default());
         let budget = Arc::new(Budget::new(settings.max_memory));
-        let recorder = |limit| Recorder::new(limit, lanes.clone(), budget.clone());
+        let recorder = |limit| RecordingPool::new(limit, lanes.clone(), budget.clone());
         Self {
             targets,
             recorder: Arc::new(recorder(settings.max_recordings)),

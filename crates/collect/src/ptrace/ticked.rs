@@ -22,7 +22,7 @@ use process::{Threads, Tracer};
 
 use super::children::ChildOptions;
 use super::sums;
-use super::ticks::{Shared, Ticker};
+use super::ticks::{SamplerState, Ticker};
 use crate::collector::{Collector, Progress, Request};
 use crate::options::RecordOptions;
 use crate::outcome::{Ended, Outcome, RecordError};
@@ -99,7 +99,7 @@ struct Ticked {
     facts: KindFacts,
     count: sums::Count,
     why: Option<String>,
-    shared: Arc<Shared>,
+    shared: Arc<SamplerState>,
     running: Option<JoinHandle<std::io::Result<Ticker>>>,
     begin: u64,
     time: i64,

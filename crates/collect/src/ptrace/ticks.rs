@@ -47,9 +47,9 @@ const MAX_WINDOW: usize = 1 << 20;
 /// Work that takes long in large processes is done once in this many ticks.
 const FULL_SCAN_TICKS: u64 = 10;
 
-/// Shared with the session.
+/// SamplerState with the session.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct SamplerState {
     pub samples: AtomicU64,
     /// A followed process is alive.
     pub alive: AtomicBool,
@@ -57,7 +57,7 @@ pub(super) struct Shared {
     sampler: Mutex<Option<Thread>>,
 }
 
-impl Shared {
+impl SamplerState {
     /// Ends the sampling, after one more tick.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
@@ -66,7 +66,7 @@ impl Shared {
         }
     }
 
-    /// Waits for `time`, or until [`Shared::stop`].
+    /// Waits for `time`, or until [`SamplerState::stop`].
     fn wait(&self, time: Duration) {
         let until = Instant::now() + time;
         while !self.stop.load(Ordering::SeqCst) {
@@ -151,8 +151,8 @@ impl Ticker {
         }
     }
 
-    /// Samples until [`Shared::stop`], or until all processes have ended.
-    pub fn run(mut self, period: Duration, shared: &Shared) -> std::io::Result<Self> {
+    /// Samples until [`SamplerState::stop`], or until all processes have ended.
+    pub fn run(mut self, period: Duration, shared: &SamplerState) -> std::io::Result<Self> {
         Tracer::run(move |tracer| {
             let this_thread = Some(std::thread::current());
             *shared.sampler.lock().unwrap_or_else(PoisonError::into_inner) = this_thread;

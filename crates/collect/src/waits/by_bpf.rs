@@ -281,7 +281,7 @@ fn attach_programs(
             None
         }
         WaitChains::Refused(e) => Some(e.to_string()),
-        WaitChains::NotWanted => {
+        WaitChains::NotRequested => {
             Some("no interpreter was running when the recording attached".into())
         }
     };

@@ -62,7 +62,7 @@ pub enum WaitError {
 /// Whether the chains of interpreters are followed.
 pub enum WaitChains {
     /// They are not followed: this was not requested.
-    NotWanted,
+    NotRequested,
     /// They are followed, for the processes passed to [`Chains::follow`].
     Followed(Box<Chains>),
     /// The kernel rejects the programs that follow them.
@@ -149,7 +149,7 @@ impl WaitSampler {
         let (object, chains) = match chains.then(|| load_with_chains(&kernel_types)) {
             Some(Ok((object, chains))) => (object, WaitChains::Followed(Box::new(chains))),
             Some(Err(e)) => (plain()?, WaitChains::Refused(e)),
-            None => (plain()?, WaitChains::NotWanted),
+            None => (plain()?, WaitChains::NotRequested),
         };
         let rate = Rate::new(outputs.options.finest_rate);
         let mut this = Self {

@@ -34,7 +34,7 @@ pub(crate) struct Edges {
 }
 
 /// Which calls are collected, by flags for each entry.
-pub(crate) struct Wanted<'g> {
+pub(crate) struct EdgeFilter<'g> {
     /// Entries that are part of the graph; `None` for all. Calls skip other entries as if they were
     /// not in the stack.
     pub(crate) kept: Option<&'g [bool]>,
@@ -46,7 +46,12 @@ pub(crate) struct Wanted<'g> {
 
 impl Edges {
     /// Collects calls from the samples.
-    pub(crate) fn new(work: &Work<'_>, graph: &Graph, value: usize, wanted: &Wanted<'_>) -> Self {
+    pub(crate) fn new(
+        work: &Work<'_>,
+        graph: &Graph,
+        value: usize,
+        wanted: &EdgeFilter<'_>,
+    ) -> Self {
         let mut sums: HashMap<(NodeId, NodeId), Sum> = HashMap::new();
         for (seen, sample) in (1_u32..).zip(work.samples()) {
             let weight = sample.value(value);

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use pprof::{LocationIndex, SampleRef};
 
-pub(crate) use edges::{Edge, Edges, Wanted};
+pub(crate) use edges::{Edge, EdgeFilter, Edges};
 pub(crate) use node::{Detail, NodeInfo, is_kernel, trimmed};
 pub(crate) use order::magnitude;
 

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Build, Target, for_each_version, installed};
 use goruntime::{Goroutine, StackAbsence, StackEnd, Status, ThreadContext, ThreadRef};
-use image::{Avma, Memory};
+use image::Avma;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;

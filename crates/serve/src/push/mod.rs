@@ -25,7 +25,7 @@ use nix::errno::Errno;
 use process::Process;
 
 use crate::notice::{Notice, Notify};
-use crate::record::{Answer, Recorded, Trouble, Wanted};
+use crate::record::{Answer, Recorded, RecordingSpec, Trouble};
 use crate::state::Server;
 
 pub use destination::{Destination, label_name};
@@ -286,7 +286,7 @@ impl One {
     }
 
     async fn record(&self) -> Answer {
-        let wanted = Wanted {
+        let wanted = RecordingSpec {
             kind: self.kind.name(),
             duration: self.push.settings.interval,
             frequency: self.push.settings.frequency,

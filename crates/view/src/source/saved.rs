@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use console::output::{Output, OutputError, Place};
+use console::output::{FileName, Output, OutputError};
 use console::user::User;
 use pprof::Profile;
 
@@ -26,7 +26,7 @@ pub enum SaveError {
 /// Saves a profile as `pprof.FILE.TYPE.TYPE.NNN.pb.gz`, and returns its path.
 pub fn save(profile: &Profile) -> Result<PathBuf, SaveError> {
     let folder = folder()?;
-    let place = Place::Numbered { folder: folder.clone(), stem: stem(profile) };
+    let place = FileName::Numbered { folder: folder.clone(), stem: stem(profile) };
     let path = Output::prepare(place)?.write(|out| pprof::write_gz(profile, out))?;
     // A file in a directory has a name.
     Ok(path.unwrap_or(folder))

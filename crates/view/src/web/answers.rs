@@ -21,7 +21,7 @@ const NOT_FOR_PAGES: [&str; 3] = ["output", "source_path", "trim_path"];
 const ROWS: i64 = 500;
 
 /// The state that all requests share.
-pub struct Shared {
+pub struct Viewed {
     pub profile: Profile,
     pub slots: Semaphore,
 }
@@ -55,7 +55,7 @@ impl Query {
 
 /// Computes an answer on another thread than the server's, once a slot is free.
 async fn make(
-    shared: Arc<Shared>,
+    shared: Arc<Viewed>,
     query: Option<String>,
     answer: impl FnOnce(&Profile, &Query) -> Result<Response, String> + Send + 'static,
 ) -> Response {
@@ -78,7 +78,7 @@ fn report<'p>(profile: &'p Profile, query: &Query, form: Form) -> Result<Report<
 }
 
 /// Describes the profile.
-pub async fn about(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+pub async fn about(State(shared): State<Arc<Viewed>>, RawQuery(query): RawQuery) -> Response {
     make(shared, query, |profile, query| {
         let report = report(profile, query, Form::Top)?;
         let types: Vec<&str> = profile.sample_types.iter().map(|t| &*t.kind).collect();
@@ -92,7 +92,7 @@ pub async fn about(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery)
 }
 
 /// A flame graph of one shape.
-pub async fn flame(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+pub async fn flame(State(shared): State<Arc<Viewed>>, RawQuery(query): RawQuery) -> Response {
     make(shared, query, |profile, query| {
         let report = report(profile, query, Form::Top)?;
         let by = Some(query.other("by").to_owned()).filter(|by| !by.is_empty());
@@ -104,7 +104,7 @@ pub async fn flame(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery)
 }
 
 /// The heaviest entries.
-pub async fn top(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+pub async fn top(State(shared): State<Arc<Viewed>>, RawQuery(query): RawQuery) -> Response {
     make(shared, query, |profile, query| {
         let mut settings = query.settings.clone();
         if settings.node_count == -1 {
@@ -134,7 +134,7 @@ pub async fn top(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -
 }
 
 /// A report as text, by the name of its command.
-pub async fn text(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+pub async fn text(State(shared): State<Arc<Viewed>>, RawQuery(query): RawQuery) -> Response {
     make(shared, query, |profile, query| {
         let name = query.other("form");
         let form = match commands::find(name).map(|c| c.makes) {
@@ -151,7 +151,7 @@ pub async fn text(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) 
 }
 
 /// The profile itself.
-pub async fn download(State(shared): State<Arc<Shared>>) -> Response {
+pub async fn download(State(shared): State<Arc<Viewed>>) -> Response {
     make(shared, None, |profile, _| {
         let mut bytes = Vec::new();
         pprof::write_gz(profile, &mut bytes).map_err(|e| e.to_string())?;

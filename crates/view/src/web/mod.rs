@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 use crate::error::ViewError;
-use answers::Shared;
+use answers::Viewed;
 pub use args::WebArgs;
 
 /// Maximum number of concurrent reports: each may take a second and much memory.
@@ -43,7 +43,7 @@ pub fn serve(
     let socket = listen.bind(None).map_err(HttpError::from)?;
     let stop = StopSignal::install().map_err(HttpError::Signals)?;
     serving(&socket.shown());
-    let shared = Arc::new(Shared { profile, slots: Semaphore::new(REPORTS) });
+    let shared = Arc::new(Viewed { profile, slots: Semaphore::new(REPORTS) });
     let app = router(shared, guard);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -63,7 +63,7 @@ pub fn serve(
     Ok(())
 }
 
-fn router(shared: Arc<Shared>, guard: Guard) -> Router {
+fn router(shared: Arc<Viewed>, guard: Guard) -> Router {
     let script = |text: &'static str| move || async move { typed("text/javascript", text) };
     Router::new()
         .route("/", get(|| async { typed("text/html; charset=utf-8", page()) }))
