@@ -119,7 +119,10 @@ fn failures_are_one_line() {
     assert!(stderr.contains("an HTML or XML document"), "{stderr}");
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let stderr = error(&report(home.path(), &["-q", &format!("http://me:secret@{closed}/p")]));
-    assert!(stderr.contains(&format!("http://{closed}/p")) && !stderr.contains("secret"), "{stderr}");
+    assert!(
+        stderr.contains(&format!("http://{closed}/p")) && !stderr.contains("secret"),
+        "{stderr}"
+    );
     let silent = serve(|_, _| std::thread::park());
     let output = Command::new(env!("CARGO_BIN_EXE_exoprof"))
         .args(["report", "-q", "--timeout=1", &silent])

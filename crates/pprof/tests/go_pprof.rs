@@ -20,7 +20,9 @@ fn go() -> PathBuf {
         let versions = std::fs::read_dir(&cache).ok()?;
         versions.flatten().map(|v| v.path().join("go/bin/go")).filter(|f| f.is_file()).max()
     };
-    in_path.or_else(cached).expect("no Go toolchain; fix: run scripts/setup-tests or set EXOPROF_GO")
+    in_path
+        .or_else(cached)
+        .expect("no Go toolchain; fix: run scripts/setup-tests or set EXOPROF_GO")
 }
 
 /// Runs pprof on a profile without access to the user's files or the network.

@@ -33,8 +33,8 @@ impl Agreement {
 /// binutils 2.40 prints the name of another frame if an inlined call has several ranges, and for
 /// some line tables the wrong one of two files. Permitted differences:
 /// - the name may be that of a variant (`.constprop.0`, `.cold`) of the function;
-/// - in padding, which neither a function in DWARF nor a symbol covers, both print one frame with the
-///   preceding symbol, while this crate reports no name;
+/// - in padding, which neither a function in DWARF nor a symbol covers, both print one frame with
+///   the preceding symbol, while this crate reports no name;
 /// - a relative compilation directory may be prepended to directory 0 once or twice.
 fn compare(path: &Path, addresses: &[u64], batch: &Batch) -> Agreement {
     let mut all = Agreement::default();
@@ -269,7 +269,8 @@ fn functions_and_inlined_calls_have_the_line_of_their_declaration() {
             assert!(lines.iter().all(|l| *l == Some(line)), "{name}: {lines:?}, not {line}");
         }
     }
-    // For out-of-line members, it is the line of the definition, not of the declaration in the class.
+    // For out-of-line members, it is the line of the definition, not of the declaration in the
+    // class.
     let path = compile("g++", &["-O2", "-g"], &["shapes.cc"], dir.path(), "program");
     let batch = at(open(&path), &DebugSearch::default(), &addresses_of(&path, ".text", 1));
     let area = function(&batch, "geometry::Named::area").frames.last().unwrap();
@@ -344,7 +345,8 @@ fn stripped_programs_have_plt_names_and_reasons_for_missing_names() {
         }
         let addresses = addresses_of(path, section, 1);
         let batch = at(image, &DebugSearch::default(), &addresses);
-        // objdump names the stubs that jump. If there is a .plt.sec, .plt holds the lazy-binding stubs.
+        // objdump names the stubs that jump. If there is a .plt.sec, .plt holds the lazy-binding
+        // stubs.
         let listing = run("objdump", &["-dj", section, path.to_str().unwrap()], dir.path());
         let mut compared = 0;
         for row in listing.lines() {
@@ -408,11 +410,11 @@ fn results_do_not_depend_on_the_order_of_addresses_or_the_batch() {
 #[test]
 fn libc_with_a_debug_file_agrees_with_binutils() {
     let libc = Path::new("/lib/x86_64-linux-gnu/libc.so.6");
-    let libc = std::fs::canonicalize(libc).expect("this test needs libc6");
+    let libc = std::fs::canonicalize(libc).expect("this test requires libc6");
     let addresses = addresses_of(&libc, ".text", 1999);
     let batch = resolve(&libc, Path::new("/"), &addresses);
     let all = compare(&libc, &addresses, &batch);
-    assert!(all.addresses > 500, "this test needs libc6-dbg: {all:?}");
+    assert!(all.addresses > 500, "this test requires libc6-dbg: {all:?}");
     // Names of aliases (read, __read, __libc_read) differ, and binutils guesses in padding, so 1
     // address in 50 may differ.
     let shown = all.differing.iter().take(5).cloned().collect::<Vec<_>>().join("\n");

@@ -18,7 +18,7 @@ async function open(file, options = {}) {
   page.setDefaultTimeout(20000);
   page.on('pageerror', (e) => assert.fail(e.message));
   page.on('dialog', (d) => assert.fail(`a name became code: ${d.message()}`));
-  page.on('request', (r) => assert.equal(r.url(), `file://${file}`, 'the page makes no other request'));
+  page.on('request', (r) => assert.equal(r.url(), `file://${file}`, 'unexpected request'));
   await page.goto(`file://${file}`);
   await page.waitForSelector('#flame .frame');
   return page;

@@ -53,8 +53,8 @@ fn a_name_that_is_not_utf8_is_parsed() {
     assert!(process.thread_mode_ticks(target.pid()).is_ok());
     assert!(process.thread_switches(target.pid()).unwrap() > 0);
     assert_eq!(process.threads_by_own_number().unwrap()[&target.pid()], target.pid());
-    // `cat` has replied and is about to block in read again. The R in its name must not be taken for
-    // its state.
+    // `cat` has replied and is about to block in read again. The R in its name must not be taken
+    // for its state.
     let mut states = (0..2000).map(|_| {
         std::thread::sleep(Duration::from_millis(1));
         process.thread_state_letter(target.pid()).unwrap()

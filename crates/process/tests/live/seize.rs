@@ -48,7 +48,7 @@ impl Busy {
         Process::open(self.target.pid()).unwrap()
     }
 
-    fn is_untraced_and_running(&self) -> bool {
+    fn is_released(&self) -> bool {
         let tids = self.process().threads().unwrap();
         tids.iter().all(|tid| {
             let of = |file: &str| {
@@ -83,7 +83,7 @@ fn all_threads_stop_together_and_resume() {
     })
     .unwrap();
     assert_eq!(frozen, 21);
-    assert!(busy.is_untraced_and_running());
+    assert!(busy.is_released());
     let before = busy.ask();
     let after = std::iter::repeat_with(|| busy.ask()).find(|now| now[0] > before[0]).unwrap();
     assert_eq!(after[2], 0, "a restartable system call failed with EINTR");
@@ -125,7 +125,7 @@ fn no_signal_is_lost() {
         }
         enough.store(true, Ordering::SeqCst);
     });
-    assert!(busy.is_untraced_and_running());
+    assert!(busy.is_released());
     assert!(on_signal > 0, "no thread was stopped in signal delivery, so nothing was tested");
 }
 
@@ -234,7 +234,7 @@ fn another_tracer_is_reported() {
     })
     .unwrap();
     assert!(matches!(&error, SeizeError::Traced { comm, .. } if comm == "tracer"), "{error}");
-    assert!(busy.is_untraced_and_running());
+    assert!(busy.is_released());
 }
 
 #[test]
@@ -280,6 +280,6 @@ fn a_panic_releases_the_threads() {
             panic!("in the middle");
         })
     });
-    assert!(panicked.is_err() && busy.is_untraced_and_running());
+    assert!(panicked.is_err() && busy.is_released());
     busy.ask();
 }

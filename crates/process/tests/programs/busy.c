@@ -1,6 +1,7 @@
-// `busy N`: N threads, in turn counting, in nanosleep, in read of an empty pipe and in futex (a
-// condition variable). Counts signals (SIGRTMIN+3) handled. A line on stdin is answered by
-// `COUNT SIGNALS BROKEN`, where BROKEN counts reads that failed with EINTR: with SA_RESTART none may.
+// `busy N` runs N threads, which in turn count, block in nanosleep, in read of an empty pipe, or in
+// futex (a condition variable). It counts handled signals (SIGRTMIN+3). For each line on stdin it
+// prints `COUNT SIGNALS BROKEN`. BROKEN counts reads that failed with EINTR, which SA_RESTART must
+// prevent.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
@@ -69,7 +70,8 @@ int main(int argc, char **argv)
     char line[16];
     while (fgets(line, sizeof line, stdin)) {
         printf("%lu %lu %lu\n", __atomic_load_n(&counted, __ATOMIC_SEQ_CST),
-               __atomic_load_n(&handled, __ATOMIC_SEQ_CST), __atomic_load_n(&broken, __ATOMIC_SEQ_CST));
+               __atomic_load_n(&handled, __ATOMIC_SEQ_CST),
+               __atomic_load_n(&broken, __ATOMIC_SEQ_CST));
         fflush(stdout);
     }
     return 0;

@@ -145,8 +145,8 @@ fn no_wrong_stack_is_accepted_while_goroutines_start_and_end() {
 }
 
 /// At 0.1 to 0.2 % of 16,650 measured stops, a goroutine had no complete stack: in signal handlers
-/// and while switching goroutines, where Go itself cannot unwind either. Ten of 1,500 stops are more
-/// than five standard deviations above that.
+/// and while switching goroutines, where Go itself cannot unwind either. Ten of 1,500 stops are
+/// more than five standard deviations above that.
 #[test]
 fn few_stacks_are_incomplete_under_stress() {
     for version in installed(&["1.21.13", "1.24.11", "1.27.3"]) {

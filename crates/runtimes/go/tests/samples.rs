@@ -109,7 +109,8 @@ fn threads_match_the_program() {
     for_each_version(|version| {
         for how in BUILDS {
             let mut target = Target::start(version, "truth", how);
-            // A thread may start at any moment, so repeat until the threads before and after are equal.
+            // A thread may start at any moment, so repeat until the threads before and after are
+            // equal.
             let read = |t: &Target| t.runtime.threads(&t.memory).expect("threads");
             let mut attempts =
                 (0..20).map(|_| (read(&target), target.ask("threadcreate 1"), read(&target)));
