@@ -1,8 +1,8 @@
 //! Fuzzes every parser of data that a profiled process or a file's author controls.
 //!
-//! It runs on a stable compiler: it mutates the inputs of a corpus, keeps those with a new outcome, and
-//! fails on a panic, a hang or too much memory. The printed seed determines all inputs, except where
-//! the run ends.
+//! The fuzzer works with a stable compiler. It mutates the inputs of a corpus, keeps those with a
+//! new outcome, and fails on a panic, a hang or too much memory. The printed seed determines all
+//! inputs, but not when the run ends.
 //!
 //! ```text
 //!   exoprof-fuzz elf --seconds 60           mutate fuzz/corpus/elf for a minute
@@ -28,12 +28,12 @@ use nix::sys::resource::{Resource, setrlimit};
 use crate::mutate::{Mutator, Random};
 use crate::targets::{TARGETS, Target};
 
-/// Parsers limit their work, not their time. This is far beyond the time of that work, even in an
-/// unoptimized build on a busy machine.
+/// The time after which a run counts as a hang. Parsers limit their work, not their time. This is
+/// far longer than that work takes, even in an unoptimized build on a busy machine.
 const HANG: Duration = Duration::from_secs(60);
-/// The limit on address space: a parser that trusts a length in the input exceeds it.
+/// The limit on address space, in bytes. A parser that trusts a length in the input exceeds it.
 const MAX_MEMORY: u64 = 6 << 30;
-/// The most inputs that are kept for their outcomes.
+/// The maximum number of inputs that are kept for mutation.
 const MAX_QUEUE: usize = 2000;
 
 #[derive(Debug, Parser)]
@@ -134,18 +134,18 @@ struct Runner<'a> {
     slowest: Duration,
 }
 
-/// The start of the current run, in milliseconds since the first; 0 between runs.
+/// The start of the current run, in milliseconds since the first run; 0 between runs.
 static RUN_START: AtomicU64 = AtomicU64::new(0);
 
 impl<'a> Runner<'a> {
     fn new(target: &'a Target, findings: &'a Path) -> Self {
         let current = findings.join(format!("{}.current", target.name));
-        let began = Instant::now();
+        let started = Instant::now();
         std::thread::spawn(move || {
             loop {
                 std::thread::sleep(Duration::from_millis(500));
                 let run_start = RUN_START.load(Ordering::SeqCst);
-                let now = began.elapsed().as_millis() as u64;
+                let now = started.elapsed().as_millis() as u64;
                 if run_start > 0 && now.saturating_sub(run_start) > HANG.as_millis() as u64 {
                     eprintln!("hang; input: {}", current.display());
                     std::process::abort();
@@ -155,7 +155,7 @@ impl<'a> Runner<'a> {
         Self { target, findings, outcomes: HashSet::new(), runs: 0, slowest: Duration::ZERO }
     }
 
-    /// Runs one input. Returns whether it did not panic.
+    /// Runs one input. Returns false if it panicked.
     fn run(&mut self, input: &[u8]) -> bool {
         static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         let start = *START.get_or_init(Instant::now);
@@ -165,18 +165,18 @@ impl<'a> Runner<'a> {
             eprintln!("{}: {e}", current.display());
             return false;
         }
-        let began = Instant::now();
+        let run_start = Instant::now();
         RUN_START.store(start.elapsed().as_millis() as u64 + 1, Ordering::SeqCst);
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.target.run)(input)));
         RUN_START.store(0, Ordering::SeqCst);
         self.runs += 1;
-        self.slowest = self.slowest.max(began.elapsed());
+        self.slowest = self.slowest.max(run_start.elapsed());
         let Ok(outcome) = outcome else {
             let mut hasher = DefaultHasher::new();
             input.hash(&mut hasher);
             let name = format!("{}-{:016x}", self.target.name, hasher.finish());
             let kept = self.findings.join(name);
-            // The copy in `current` exists anyway.
+            // Ignore errors: `current` is a copy, too.
             let _ = std::fs::write(&kept, input);
             eprintln!("panic; input: {}", kept.display());
             return false;

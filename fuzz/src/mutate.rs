@@ -1,4 +1,4 @@
-//! Mutates inputs.
+//! Mutates fuzzing inputs.
 
 /// Pseudo-random numbers by xorshift64*: equal seeds give equal sequences.
 pub struct Random(u64);
@@ -107,7 +107,7 @@ impl Mutator {
     }
 }
 
-/// A position and a length within `len`.
+/// A random position and a length of at most `most` that fit into `len`.
 fn span(r: &mut Random, len: usize, most: usize) -> (usize, usize) {
     let from = r.below(len);
     (from, (1 + r.below(most)).min(len - from))

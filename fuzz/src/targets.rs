@@ -1,4 +1,5 @@
-//! Lists the fuzzed parsers: those of bytes that a profiled process or a file's author controls.
+//! Lists the fuzzed parsers: all that read bytes controlled by a profiled process or a file's
+//! author.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -39,21 +40,21 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "unwind",
-        about: "the same images under a stack: .eh_frame, .eh_frame_hdr, .debug_frame, code",
+        about: "unwinding through the same images: .eh_frame, .eh_frame_hdr, .debug_frame, code",
         corpus: "elf",
         max_len: 256 << 10,
         run: unwind,
     },
     Target {
         name: "pclntab",
-        about: "Go's line table: mutations of that in EXOPROF_FUZZ_GO",
+        about: "Go's line table: mutations of the one in EXOPROF_FUZZ_GO",
         corpus: "patches",
         max_len: 4 << 10,
         run: pclntab,
     },
     Target {
         name: "goruntime",
-        about: "a Go runtime's state: mutations of the memory of EXOPROF_FUZZ_GO",
+        about: "a Go runtime's state: mutations of the memory of the program EXOPROF_FUZZ_GO",
         corpus: "patches",
         max_len: 4 << 10,
         run: goruntime,
@@ -99,7 +100,7 @@ fn parse(input: &[u8]) -> Result<Arc<ElfImage>, u64> {
     parsed.map(Arc::new).map_err(|e| hash(e.to_string()))
 }
 
-/// Addresses in the code, and some outside of it.
+/// Addresses in the code and a few outside of it.
 fn addresses(image: &ElfImage) -> Vec<Svma> {
     let mut all = vec![Svma(0), Svma(0x1000), Svma(u64::MAX), Svma(u64::MAX - 1)];
     for segment in image.segments().iter().filter(|s| s.executable).take(4) {
@@ -132,7 +133,7 @@ fn elf(input: &[u8]) -> u64 {
     hash((kinds, format!("{:?}", batch.losses), place.is_some(), started.min(8), tries))
 }
 
-/// A stack of words that may be code addresses.
+/// A stack of random words, many of which are code addresses.
 struct Stack<'a> {
     words: &'a [u8],
     code: u64,
@@ -200,7 +201,8 @@ fn unwind(input: &[u8]) -> u64 {
 fn go_program() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     BYTES.get_or_init(|| {
-        let path = std::env::var_os("EXOPROF_FUZZ_GO").expect("EXOPROF_FUZZ_GO: a Go program");
+        let path = std::env::var_os("EXOPROF_FUZZ_GO")
+            .expect("EXOPROF_FUZZ_GO must be the path of a Go program");
         std::fs::read(path).expect("EXOPROF_FUZZ_GO can be read")
     })
 }
@@ -229,7 +231,8 @@ fn pclntab(input: &[u8]) -> u64 {
         place
     };
     for patch in patches(input) {
-        // Half of them change the header and the first functions, on which most code depends.
+        // Half of the patches change the header and the first functions, on which most code
+        // depends.
         let range = if patch.at % 2 == 0 { len } else { len.min(2048) };
         let at = start + (patch.at / 2) as usize % range;
         for (byte, v) in bytes[at..].iter_mut().zip(patch.value) {
@@ -255,8 +258,8 @@ fn pclntab(input: &[u8]) -> u64 {
     hash((seen, named.min(100)))
 }
 
-/// The memory of a Go program at its start. A change applies to the result of one read: its place
-/// has the number of the read and the offset in it.
+/// The memory of a Go program at its start. A patch applies to the result of one read: its position
+/// contains the number of the read (upper 16 bits) and the offset in it.
 struct Patched<'a> {
     image: &'a ElfImage,
     patches: Vec<Patch>,
@@ -282,7 +285,7 @@ impl Memory for Patched<'_> {
         }
         for patch in self.patches.iter().filter(|p| p.at >> 16 == number % 0x400) {
             let offset = (patch.at & 0xffff) as usize % buf.len().max(1);
-            // Small numbers stand for addresses in the program, so that pointers are valid.
+            // Small numbers are converted to addresses in the program, so that pointers are valid.
             let value = u64::from_le_bytes(patch.value);
             let data = self.image.segments().last().map_or(0, |s| s.svma.0);
             let value = if value < 1 << 16 { data + value * 8 } else { value };
@@ -344,7 +347,7 @@ fn profile(input: &[u8]) -> u64 {
     hash((checked, combined, text, sizes))
 }
 
-/// Splits the input into pieces, whose size depends on the input's length.
+/// Splits the input into pieces. Their size depends on the input's length.
 fn pieces(input: &[u8]) -> impl Iterator<Item = &[u8]> {
     input.chunks([1, 7, 40, 4096][input.len() % 4])
 }
@@ -361,7 +364,7 @@ fn perfmap(input: &[u8]) -> u64 {
 fn jitdump(input: &[u8]) -> u64 {
     let mut dump = JitDump::default();
     for piece in pieces(input) {
-        // Bytes that the parser skips are not fed.
+        // Do not feed bytes that the parser asks to skip.
         let passed = usize::try_from(dump.pass_over()).unwrap_or(usize::MAX).min(piece.len());
         dump.feed(&piece[passed..]);
     }

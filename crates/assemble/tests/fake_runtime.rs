@@ -1,5 +1,6 @@
-//! A runtime is one implementation of a trait and one row: a made-up one is added here, takes part in
-//! samples and in stacks of threads that stand still, and names its frames in the profile.
+//! Adds a made-up runtime and checks its frames in samples and in stacks of stopped threads.
+//!
+//! Adding a runtime must need no more than an implementation of the trait and a table row.
 
 use std::sync::Arc;
 
@@ -21,14 +22,14 @@ use pprof::kinds::GOROUTINE;
 use process::Process;
 use unwind::Registers;
 
-/// Where the made-up program's library and the code that it compiles are mapped.
+/// Addresses of the made-up runtime's library and of the code that it compiles.
 const LIBRARY: u64 = 0x1000_0000;
 const COMPILED: u64 = 0x2000_0000;
 const SIZE: u64 = 0x1000;
-/// The stack pointer: the number of the function that the runtime executes is on the stack there.
+/// The stack pointer. The word there is the index of the function that the runtime executes.
 const SP: u64 = 0x3000_0000;
 
-/// The numbers of its functions: the first has an inlined call.
+/// Indices of the runtime's functions. The first one contains an inlined call.
 const INTERPRETED: u32 = 7;
 const IN_MEMORY: u32 = 8;
 
@@ -92,7 +93,7 @@ impl Runtime for MadeUp {
     }
 
     fn functions(&self, index: u32) -> Vec<Function> {
-        assert!(self.finished, "names are asked for at the end");
+        assert!(self.finished, "names are only requested after finish");
         match index {
             INTERPRETED => vec![Function::named("inlined"), Function::named("interpreted")],
             _ => vec![Function::named("compiled")],
@@ -110,11 +111,11 @@ struct Recording {
     id: ThreadId,
 }
 
-/// Of this process: events say that it has mapped the made-up library.
+/// Starts a recording of this process and pretends that it has mapped the made-up library.
 fn recording() -> Recording {
     let made_up =
         Row { name: "Made-up", mapping: "[made-up]", new: || Box::new(MadeUp::default()) };
-    // First, so that it is asked before the one for all compiled code.
+    // First, so that it takes precedence over the runtime for all compiled code.
     let rows = [&[made_up], RUNTIMES].concat();
     let mut recorder = Recorder::with_runtimes(false, 1, &rows);
     let pid = std::process::id().cast_signed();
@@ -135,7 +136,7 @@ fn event(id: ThreadId, kind: EventKind<'_>) -> Event<'_> {
     Event { time: monotonic_now(), pid: id.pid, tid: id.tid, kind }
 }
 
-/// In code that was compiled into memory, as the kernel writes registers.
+/// Registers as perf writes them, with the program counter in the compiled code.
 fn registers() -> Vec<u64> {
     let [sp, pc] = if cfg!(target_arch = "x86_64") { [7, 8] } else { [31, 32] };
     let numbers = (0..u64::BITS).filter(|n| USER_REGISTERS & 1 << n != 0);
@@ -149,7 +150,7 @@ fn registers() -> Vec<u64> {
 
 impl Recording {
     fn look(&mut self) {
-        // Its runtime is not ready at first.
+        // On the first attempt the runtime is not ready.
         self.recorder.look_for_runtimes();
         self.recorder.look_for_runtimes();
     }
@@ -158,7 +159,7 @@ impl Recording {
         self.recorder.event(&event(self.id, kind));
     }
 
-    /// Counts a sample. Gives its key, and its labels.
+    /// Counts a sample and returns its key and labels.
     fn sample(&mut self) -> (CountKey, Vec<(String, String)>) {
         let registers: Vec<u8> = registers().into_iter().flat_map(u64::to_le_bytes).collect();
         let stack = u64::from(INTERPRETED).to_le_bytes();
@@ -185,7 +186,7 @@ impl Recording {
         targets(&self.process).name(&mut self.recorder)
     }
 
-    /// The functions of a stack, leaf first, without the marker of its unknown root.
+    /// The functions of a stack, leaf first, without the markers of broken and truncated stacks.
     fn functions(&self, named: &Named, stack: NodeIndex) -> Vec<String> {
         let frames = self.recorder.tree.stack(stack);
         let functions = frames.flat_map(|f| &named.resolved[f as usize].functions);
@@ -205,7 +206,7 @@ fn label(value: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_runtime_takes_part_in_samples_and_names_its_frames() {
+fn runtime_frames_appear_in_samples_with_their_names() {
     let mut recording = recording();
     recording.look();
     let (key, labels) = recording.sample();
@@ -223,12 +224,12 @@ fn a_runtime_takes_part_in_samples_and_names_its_frames() {
         .expect("a profile");
     let files = || profile.mappings.iter().map(|m| &*m.file);
     assert_eq!(files().filter(|f| *f == "[made-up]").count(), 1, "{:?}", files());
-    // The compiled code stays in the memory that it lies in.
+    // The compiled code keeps its own mapping.
     assert_eq!(profile.mappings.iter().filter(|m| m.start == COMPILED).count(), 1);
 }
 
 #[test]
-fn a_thread_that_stands_still_is_read() {
+fn a_stopped_thread_is_read() {
     let mut recording = recording();
     recording.look();
     let words = registers();
@@ -249,7 +250,7 @@ fn a_thread_that_stands_still_is_read() {
 }
 
 #[test]
-fn a_runtime_hears_of_threads_until_another_program_is_executed() {
+fn a_runtime_is_notified_of_threads_until_exec() {
     let mut recording = recording();
     recording.look();
     let (pid, parent_tid) = (recording.id.pid, recording.id.tid);
@@ -257,7 +258,7 @@ fn a_runtime_hears_of_threads_until_another_program_is_executed() {
     recording.event(EventKind::Fork(thread));
     recording.event(EventKind::Exit(thread));
     recording.event(EventKind::Comm(Comm { exec: true, name: b"other" }));
-    // The other program's.
+    // This thread belongs to the other program.
     recording.event(EventKind::Fork(thread));
     let notes = recording.recorder.runtime_notes();
     assert!(notes.contains(&"made up: 1 created, 1 ended".into()), "{notes:?}");

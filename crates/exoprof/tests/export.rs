@@ -1,4 +1,4 @@
-//! Tests the files for other viewers against the rules of their formats.
+//! Tests that exported speedscope and Firefox profiles follow the rules of their formats.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use pprof::{FunctionSpec, Label, Line, MappingSpec, Profile, ProfileBuilder, ValueType};
 use serde_json::Value;
 
-/// Stacks from the root, thread, value.
+/// A stack (root first), its thread and its value.
 type Stack = (&'static str, &'static str, i64);
 
 const STACKS: [Stack; 6] = [
@@ -58,7 +58,7 @@ fn report(args: &[&str], file: &Path) -> Output {
     command.arg("report").args(args).arg(file).output().expect("exoprof starts")
 }
 
-/// The JSON that an option writes for a profile.
+/// Exports a profile with `option` and returns the JSON.
 #[track_caller]
 fn exported(option: &str, more: &[&str], profile: &Profile) -> Value {
     let folder = tempfile::tempdir().unwrap();
@@ -75,7 +75,7 @@ fn list(value: &Value) -> &Vec<Value> {
     value.as_array().expect("a list")
 }
 
-/// The weights of all stacks of a speedscope profile, by the names of their frames.
+/// The weight of each stack of a speedscope profile, keyed by its frame names.
 fn speedscope_stacks(file: &Value, profile: &Value) -> BTreeMap<String, i64> {
     let frames = list(&file["shared"]["frames"]);
     let (samples, weights) = (list(&profile["samples"]), list(&profile["weights"]));
@@ -112,13 +112,13 @@ fn speedscope() {
     ];
     assert_eq!(worker, expected.map(|(stack, ns)| (stack.to_owned(), ns)).into());
     let frames = list(&file["shared"]["frames"]);
-    assert_eq!(frames.len(), 6, "each once: {frames:?}");
+    assert_eq!(frames.len(), 6, "each frame appears once: {frames:?}");
     let main = frames.iter().find(|f| f["name"] == "main").unwrap();
     assert_eq!(main["file"], "server.c");
 }
 
 #[test]
-fn options_of_reports_apply() {
+fn report_options_apply() {
     let profile = profile("nanoseconds", &STACKS);
     let file = exported("--speedscope", &["--focus=cold", "--lines"], &profile);
     let stacks = speedscope_stacks(&file, &list(&file["profiles"])[0]);
@@ -127,18 +127,18 @@ fn options_of_reports_apply() {
 }
 
 #[test]
-fn negative_values_are_refused_for_speedscope() {
+fn speedscope_rejects_negative_values() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(folder.path(), &profile("count", &[("a", "t", 3), ("b", "t", -3)]));
     let out = folder.path().join("out.json");
     let output = report(&["--speedscope", out.to_str().unwrap()], &file);
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("speedscope cannot show negative values"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("speedscope cannot show negative values"), "{stderr}");
     assert!(!out.exists());
 }
 
-/// A thread of a Firefox profile: the weights of its stacks, by the names of their frames.
+/// The weight of each stack of a thread of a Firefox profile, keyed by its frame names.
 fn firefox_stacks(thread: &Value) -> BTreeMap<String, f64> {
     let at = |table: &str, column: &str, row: u64| {
         let column = list(&thread[table][column]);
@@ -176,7 +176,7 @@ fn firefox() {
     assert_eq!(names, ["server", "io \"x\""]);
     assert!(threads.iter().all(|t| t["processName"] == "server" && t["pid"] == "12"));
     assert!(threads.iter().all(|t| t["samples"]["weightType"] == "tracing-ms"));
-    // Rounded, but errors do not add up: 750.7 ms in three stacks.
+    // Rounding errors must not add up: the three stacks total 750.7 ms, their weights 751.
     let worker = firefox_stacks(&threads[0]);
     let expected = [("main;cold;<b>&", 100.0), ("main;cold;read", 50.0), ("main;hot;spin", 601.0)];
     assert_eq!(worker, expected.map(|(stack, ms)| (stack.to_owned(), ms)).into());

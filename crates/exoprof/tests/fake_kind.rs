@@ -1,5 +1,6 @@
-//! A kind that this test makes up is in everything that reads the table of kinds, without an edit
-//! anywhere else.
+//! Registers a made-up profile kind and checks that help, record, doctor and serve pick it up.
+//!
+//! Adding a kind must need no edit outside its table row.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -111,7 +112,7 @@ impl Drop for Sleeper {
     }
 }
 
-/// All in one: the table is the process'.
+/// One test for everything, because the table of kinds belongs to the process.
 #[test]
 fn a_kind_is_one_row() {
     assert!(kinds::find("fake").is_none());
@@ -174,13 +175,13 @@ struct Wrapped {
 fn served(target: &Sleeper) {
     let args = ["serve", "--listen", "127.0.0.1:0", "-p", &target.pid()];
     let args = Wrapped::try_parse_from(args).unwrap().args;
-    let (told, listening) = mpsc::channel();
+    let (sender, listening) = mpsc::channel();
     let notify = move |notice| {
         if let Notice::Listening { address, .. } = notice {
-            let _ = told.send(address);
+            let _ = sender.send(address);
         }
     };
-    // It ends with the test's process.
+    // The server runs until the test process exits.
     std::thread::spawn(move || serve::run(&args, &(std::sync::Arc::new(notify) as serve::Notify)));
     let address = listening.recv_timeout(Duration::from_secs(60)).unwrap();
     let address = address.strip_prefix("http://").unwrap().split('/').next().unwrap();
@@ -195,21 +196,21 @@ fn served(target: &Sleeper) {
     assert!(index.contains("Counts of fakes and goroutine and threadcreate"), "{index}");
     let body = get("fakes");
     let values = pprof::decode(&body).unwrap().samples.iter().next().unwrap().values.to_vec();
-    assert_eq!(values, [(3 << 10) + 1], "the history, at the default size");
+    assert_eq!(values, [(3 << 10) + 1], "the history flag at the default size");
     let text = String::from_utf8(get("fakes?debug=1")).unwrap();
     assert!(text.starts_with("fake profile: total 3073\n3073 @ 0x1235\n"), "{text}");
     assert!(text.contains("make_fake"), "{text}");
 }
 
-/// The body of an answer.
+/// Sends a GET request and returns the response body.
 fn get(address: &str, path: &str) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
-    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).unwrap();
+    let end = response.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&response[..end]).into_owned();
     assert!(head.contains(" 200 "), "{head}");
-    answer[end + 4..].to_vec()
+    response[end + 4..].to_vec()
 }

@@ -1,4 +1,4 @@
-//! Tests profiles from URLs: they are fetched, saved as pprof does, and rejected in one line.
+//! Tests profiles from URLs: fetching, saving under pprof's file names, and one-line errors.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ fn recording() -> Vec<u8> {
     std::fs::read(data.join("python.pb.gz")).unwrap()
 }
 
-/// A server on a free port, which answers each request for as long as the test runs.
+/// Starts a server on a free port that answers each request until the test ends.
 fn serve(answer: impl Fn(&str, &mut TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -60,13 +60,13 @@ fn fetched_profiles_are_saved_under_pprofs_names() {
     });
     for nth in 1..3 {
         let output = report(home.path(), &["--seconds=2", &address]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{said}");
-        assert!(said.starts_with(&format!(
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{stderr}");
+        assert!(stderr.starts_with(&format!(
             "Fetching profile over HTTP from http://{address}/debug/pprof/profile?seconds=2\n\
              Please wait... (2s)\n"
         )));
-        let saved: PathBuf = said.lines().last().unwrap().split_once("in ").unwrap().1.into();
+        let saved: PathBuf = stderr.lines().last().unwrap().split_once("in ").unwrap().1.into();
         let name = format!("pprof/pprof.python3.11.samples.cpu.00{nth}.pb.gz");
         assert_eq!(saved, home.path().join(name));
         let read = |bytes: &[u8]| pprof::decode(bytes).unwrap();
@@ -97,13 +97,13 @@ fn errors_of_go_servers_are_shown() {
         })
     };
     let go = answer("X-Go-Pprof: 1\r\nContent-Type: text/plain; charset=utf-8\r\n");
-    let said = error(&report(home.path(), &["-q", &go]));
+    let stderr = error(&report(home.path(), &["-q", &go]));
     let expected = "server response: 500 Internal Server Error - Could not enable CPU profiling: \
                     [31mcpu profiling already in use";
-    assert!(said.ends_with(expected), "{said}");
+    assert!(stderr.ends_with(expected), "{stderr}");
     let other = answer("Content-Type: text/html\r\n");
-    let said = error(&report(home.path(), &["-q", &other]));
-    assert!(said.ends_with("server response: 500 Internal Server Error"), "{said}");
+    let stderr = error(&report(home.path(), &["-q", &other]));
+    assert!(stderr.ends_with("server response: 500 Internal Server Error"), "{stderr}");
 }
 
 #[test]
@@ -112,19 +112,22 @@ fn failures_are_one_line() {
     let cut = serve(|_, stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n\x1f\x8b");
     });
-    let said = error(&report(home.path(), &["-q", &cut]));
-    assert!(said.contains("the answer was cut short"), "{said}");
+    let stderr = error(&report(home.path(), &["-q", &cut]));
+    assert!(stderr.contains("the answer was cut short"), "{stderr}");
     let page = serve(|_, stream| ok(b"<html>\nhello</html>", stream));
-    let said = error(&report(home.path(), &["-q", &page]));
-    assert!(said.contains("an HTML or XML document"), "{said}");
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let said = error(&report(home.path(), &["-q", &format!("http://me:secret@{nobody}/p")]));
-    assert!(said.contains(&format!("http://{nobody}/p")) && !said.contains("secret"), "{said}");
-    let deaf = serve(|_, _| std::thread::park());
+    let stderr = error(&report(home.path(), &["-q", &page]));
+    assert!(stderr.contains("an HTML or XML document"), "{stderr}");
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let stderr = error(&report(home.path(), &["-q", &format!("http://me:secret@{closed}/p")]));
+    assert!(
+        stderr.contains(&format!("http://{closed}/p")) && !stderr.contains("secret"),
+        "{stderr}"
+    );
+    let silent = serve(|_, _| std::thread::park());
     let output = Command::new(env!("CARGO_BIN_EXE_exoprof"))
-        .args(["report", "-q", "--timeout=1", &deaf])
+        .args(["report", "-q", "--timeout=1", &silent])
         .output()
         .unwrap();
     assert!(error(&output).contains("timeout"), "{output:?}");
-    assert!(!home.path().join("pprof").exists(), "nothing was fetched, so nothing must be saved");
+    assert!(!home.path().join("pprof").exists(), "nothing was fetched, so nothing is saved");
 }

@@ -1,4 +1,4 @@
-//! Tests flame graphs in a real browser.
+//! Tests flame graphs and `view --http` in a real browser.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use pprof::{FunctionSpec, Label, Line, MappingSpec, Profile, ProfileBuilder, ValueType};
 
-/// Stacks from the root, thread, milliseconds.
+/// A stack (root first), its thread and its milliseconds.
 type Stack = (&'static str, &'static str, i64);
 
 const HOSTILE: &str = "</script><img src=x onerror=alert(1)>]]>\u{1}&amp;'\"";
@@ -71,7 +71,7 @@ fn in_a_browser() {
     );
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
-    // 60 % in hot, for the script.
+    // flame.mjs relies on `hot` having 60 % of the time.
     let new = write(folder.path(), "new.pb.gz", &profile(&NEW));
     let old = [("root;hot;spin", "main", 300), ("root;cold", "main", 700)];
     let old = write(folder.path(), "old.pb.gz", &profile(&old));
@@ -84,11 +84,11 @@ fn in_a_browser() {
         .args([&modules, &file("a.html"), &file("a.svg"), &file("diff.html")])
         .output()
         .expect("node starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && output.stdout == b"ok\n", "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && output.stdout == b"ok\n", "{stderr}");
 }
 
-/// A running `view --http`; ended when dropped.
+/// A running `exoprof view --http`, killed on drop.
 struct Page {
     child: Child,
     address: String,
@@ -102,15 +102,15 @@ impl Page {
             .stderr(Stdio::piped())
             .spawn()
             .expect("exoprof starts");
-        let mut said = String::new();
-        BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
-        let address = said.split(' ').find(|w| w.starts_with("http://127.0.0.1:"));
-        let address = address.unwrap_or_else(|| panic!("{said}")).to_owned();
+        let mut stderr = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut stderr).unwrap();
+        let address = stderr.split(' ').find(|w| w.starts_with("http://127.0.0.1:"));
+        let address = address.unwrap_or_else(|| panic!("{stderr}")).to_owned();
         Self { child, address }
     }
 
-    /// The answer to a request with these headers.
-    fn ask(&self, path: &str, headers: &str) -> String {
+    /// Sends a request with these headers and returns the whole response.
+    fn get(&self, path: &str, headers: &str) -> String {
         let authority = self.address.trim_start_matches("http://").trim_end_matches('/');
         let mut stream = TcpStream::connect(authority).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
@@ -138,8 +138,8 @@ fn in_a_browser_from_a_server() {
         .args([modules.as_os_str(), page.address.as_ref()])
         .output()
         .expect("node starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && output.stdout == b"ok\n", "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && output.stdout == b"ok\n", "{stderr}");
 }
 
 #[test]
@@ -148,19 +148,19 @@ fn the_server_answers_only_its_own_page() {
     let new = write(folder.path(), "new.pb.gz", &profile(&NEW));
     let page = Page::of(&[&new]);
     let ours = "Host: localhost\r\n";
-    let home = page.ask("/", ours);
+    let home = page.get("/", ours);
     assert!(home.starts_with("HTTP/1.1 200 OK"), "{home}");
     assert!(home.to_lowercase().contains("content-security-policy: default-src 'none'"), "{home}");
-    // DNS rebinding, and a script of another site.
-    assert!(page.ask("/", "Host: evil.example\r\n").starts_with("HTTP/1.1 403"));
+    // DNS rebinding, and a script from another site.
+    assert!(page.get("/", "Host: evil.example\r\n").starts_with("HTTP/1.1 403"));
     let cross = format!("{ours}Sec-Fetch-Site: cross-site\r\n");
-    assert!(page.ask("/api/top", &cross).starts_with("HTTP/1.1 403"));
+    assert!(page.get("/api/top", &cross).starts_with("HTTP/1.1 403"));
     // Pages must not set options that name files.
     let out = folder.path().join("out");
-    let answer = page.ask(&format!("/api/text?form=top&output={}", out.display()), ours);
+    let answer = page.get(&format!("/api/text?form=top&output={}", out.display()), ours);
     assert!(answer.starts_with("HTTP/1.1 200 OK") && !out.exists(), "{answer}");
-    assert!(page.ask("/api/text?form=proto", ours).starts_with("HTTP/1.1 400"));
-    assert!(page.ask("/api/top?focus=(", ours).contains("invalid regular expression"));
+    assert!(page.get("/api/text?form=proto", ours).starts_with("HTTP/1.1 400"));
+    assert!(page.get("/api/top?focus=(", ours).contains("invalid regular expression"));
     let exposed = Command::new(env!("CARGO_BIN_EXE_exoprof"))
         .args(["view", "--http", "0.0.0.0:0"])
         .arg(&new)
@@ -170,7 +170,7 @@ fn the_server_answers_only_its_own_page() {
 }
 
 #[test]
-fn files_of_other_kinds_are_refused() {
+fn other_file_extensions_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let new = write(folder.path(), "new.pb.gz", &profile(&NEW));
     for name in ["a.png", "a"] {

@@ -1,4 +1,4 @@
-//! Tests damaged and malicious files: they must fail with one line, within bounded memory.
+//! Checks that damaged and malicious files fail with a one-line error and bounded memory.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -7,20 +7,20 @@ use std::process::Command;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// Kilobytes of address space that a report may use for small invalid files. Of this
-/// at most 300 MB are resident; the rest is for vectors that have grown.
+/// Kilobytes of address space that a report may use for small invalid files. At most 300 MB of it
+/// are resident; the rest is slack of growing vectors.
 const MEMORY_KB: u64 = 640 << 10;
 
 #[track_caller]
-fn refused(name: &str, bytes: &[u8], reason: &str) {
+fn rejects(name: &str, bytes: &[u8], reason: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     std::fs::write(&path, bytes).unwrap();
-    let said = run(&["report".as_ref(), "--raw".as_ref(), &path]);
-    assert!(said.contains(reason), "{name}: {said}");
+    let stderr = run(&["report".as_ref(), "--raw".as_ref(), &path]);
+    assert!(stderr.contains(reason), "{name}: {stderr}");
 }
 
-/// Runs exoprof within its memory, and returns the one line of its error.
+/// Runs exoprof with at most [`MEMORY_KB`] and returns its one-line error.
 #[track_caller]
 fn run(args: &[&Path]) -> String {
     let output = Command::new("sh")
@@ -29,11 +29,11 @@ fn run(args: &[&Path]) -> String {
         .args(args)
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.len() < 1000, "{said}");
-    said
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.len() < 1000, "{stderr}");
+    stderr
 }
 
 fn varint(mut value: u64, out: &mut Vec<u8>) {
@@ -44,14 +44,14 @@ fn varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
-/// A field of a message that is bytes.
+/// Appends a length-delimited protobuf field.
 fn field(number: u64, bytes: &[u8], out: &mut Vec<u8>) {
     varint(number << 3 | 2, out);
     varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 
-/// A field of a message that is a number.
+/// Appends a varint protobuf field.
 fn number(number: u64, value: u64, out: &mut Vec<u8>) {
     varint(number << 3, out);
     varint(value, out);
@@ -92,33 +92,33 @@ fn noise() {
             (seed >> 33) as u8
         };
         let bytes: Vec<u8> = std::iter::repeat_with(noise).take(length).collect();
-        refused("noise", &bytes, "");
-        refused("noise.gz", &gzip(&bytes), "");
+        rejects("noise", &bytes, "");
+        rejects("noise.gz", &gzip(&bytes), "");
     }
-    refused("zeros", &[0; 4096], "");
+    rejects("zeros", &[0; 4096], "");
 }
 
 #[test]
 fn damaged_gzip() {
     let whole = gzip(&profile(&[], &[]));
-    refused("cut", &whole[..whole.len() / 2], "truncated");
+    rejects("cut", &whole[..whole.len() / 2], "truncated");
     let mut wrong = whole.clone();
     let at = wrong.len() - 6;
     wrong[at] ^= 0xff;
-    refused("checksum", &wrong, "gzip");
+    rejects("checksum", &wrong, "gzip");
 }
 
 #[test]
 fn bombs() {
-    // 1 GiB of zeros in 1 MB, and nested layers, which are not unpacked.
+    // 1 GiB of zeros in 1 MB; and gzip within gzip, of which only the outer layer is unpacked.
     let mut gz = GzEncoder::new(Vec::new(), Compression::default());
     let zeros = vec![0; 1 << 24];
     for _ in 0..64 {
         gz.write_all(&zeros).unwrap();
     }
     let bomb = gz.finish().unwrap();
-    refused("bomb", &bomb, "exceeds the limit");
-    refused("layers", &gzip(&bomb), "");
+    rejects("bomb", &bomb, "exceeds the limit");
+    rejects("layers", &gzip(&bomb), "");
 }
 
 #[test]
@@ -129,18 +129,18 @@ fn bombs_of_valid_records() {
         let entries = one.repeat(count);
         gzip(&[profile(&[], &[]), entries].concat())
     };
-    // As many as the least bound on bytes lets in, where each takes more memory than that: samples
-    // of one value, samples with labels, and functions. A frame is charged by the most it can be.
+    // As many records as pass the limit on bytes, each of which takes more memory than bytes:
+    // samples with one value, samples with labels, and functions. A frame is charged its maximum.
     let mut sample = message(&[(2, 1)]);
-    refused("samples", &table(SAMPLE, &sample, 24_000_000), "bytes of memory");
+    rejects("samples", &table(SAMPLE, &sample, 24_000_000), "bytes of memory");
     (0..1000).for_each(|_| field(3, &[8, 1, 16, 2], &mut sample));
-    refused("labels", &table(SAMPLE, &sample, 14_000), "bytes of memory");
-    refused("functions", &table(FUNCTION, &[], 40_000_000), "bytes of memory");
+    rejects("labels", &table(SAMPLE, &sample, 14_000), "bytes of memory");
+    rejects("functions", &table(FUNCTION, &[], 40_000_000), "bytes of memory");
     let mut frames = message(&[(2, 1)]);
     field(1, &[1; 90_000_000], &mut frames);
-    refused("frames", &table(SAMPLE, &frames, 1), "");
-    // Nothing beyond that is unpacked.
-    refused("more", &table(SAMPLE, &message(&[(2, 1)]), 60_000_000), "uncompressed");
+    rejects("frames", &table(SAMPLE, &frames, 1), "");
+    // More records than that exceed the limit on uncompressed bytes.
+    rejects("more", &table(SAMPLE, &message(&[(2, 1)]), 60_000_000), "uncompressed");
 }
 
 #[test]
@@ -148,30 +148,30 @@ fn many_strings() {
     let mut bytes = profile(&[], &[]);
     // 10 million empty strings, in 20 MB and in 20 kB.
     bytes.extend(std::iter::repeat_n([STRING as u8 * 8 + 2, 0], 10_000_000).flatten());
-    refused("strings", &bytes, "string table");
-    refused("strings.gz", &gzip(&bytes), "string table");
+    rejects("strings", &bytes, "string table");
+    rejects("strings.gz", &gzip(&bytes), "string table");
 }
 
 #[test]
 fn invalid_utf8() {
-    refused("utf8", &profile(&[], &[b"\xff\xfe"]), "string_table[3] is not valid UTF-8");
+    rejects("utf8", &profile(&[], &[b"\xff\xfe"]), "string_table[3] is not valid UTF-8");
 }
 
 #[test]
 fn dangling_and_circular_references() {
     let location = |id| (LOCATION, message(&[(1, id)]));
     let sample = |id| (SAMPLE, message(&[(1, id), (2, 1)]));
-    refused("absent", &profile(&[sample(7)], &[]), "location");
-    refused("twice", &profile(&[location(7), location(7)], &[]), "7");
-    refused("zero", &profile(&[location(0)], &[]), "id 0");
-    // A location whose line is of a function whose name is a string that is not there.
+    rejects("absent", &profile(&[sample(7)], &[]), "location");
+    rejects("twice", &profile(&[location(7), location(7)], &[]), "7");
+    rejects("zero", &profile(&[location(0)], &[]), "id 0");
+    // A location whose line refers to a function that does not exist.
     let mut line = message(&[(1, u64::MAX)]);
     let mut circle = message(&[(1, u64::MAX)]);
     field(4, &line, &mut circle);
-    refused("circle", &profile(&[(LOCATION, circle)], &[]), "function");
+    rejects("circle", &profile(&[(LOCATION, circle)], &[]), "function");
     line.clear();
-    refused("name", &profile(&[(FUNCTION, message(&[(1, 1), (2, 99)]))], &[]), "string 99");
-    refused(
+    rejects("name", &profile(&[(FUNCTION, message(&[(1, 1), (2, 99)]))], &[]), "string 99");
+    rejects(
         "negative",
         &profile(&[(FUNCTION, message(&[(1, 1), (2, u64::MAX)]))], &[]),
         "string -1",
@@ -187,11 +187,11 @@ fn legacy_text_profiles() {
         ("threads", "--- threadz 1 ---\n"),
         ("goroutine", "goroutine profile: total 1\n1 @ 0x1\n"),
     ] {
-        refused(name, text.as_bytes(), "not a pprof protobuf profile but");
+        rejects(name, text.as_bytes(), "not a pprof protobuf profile but");
     }
-    // The old binary CPU profile: words, the first two 0 and 3.
+    // The old binary CPU profile consists of words; the first two are 0 and 3.
     let words: Vec<u8> = [0_u64, 3, 0, 10_000, 0].iter().flat_map(|w| w.to_le_bytes()).collect();
-    refused("cpu", &words, "");
+    rejects("cpu", &words, "");
 }
 
 #[test]

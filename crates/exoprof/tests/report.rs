@@ -1,4 +1,4 @@
-//! Tests the command `exoprof report`; the crate `report` tests the reports' text.
+//! Tests the command `exoprof report`. The text of reports is tested in the crate `report`.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ fn text(args: &[&str], files: &[&Path]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The one line of error of a command that fails with `status`.
+/// The one-line error of a command that fails with `status`.
 #[track_caller]
 fn error(status: i32, args: &[&str], files: &[&Path]) -> String {
     let output = report(args, files);

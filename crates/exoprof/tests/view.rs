@@ -1,4 +1,4 @@
-//! Tests `exoprof view`: its shell must answer exactly like that of `go tool pprof`.
+//! Tests that the shell of `exoprof view` prints exactly what `go tool pprof` prints.
 
 #[allow(dead_code)]
 #[path = "../../report/tests/common/mod.rs"]
@@ -12,7 +12,7 @@ fn recording(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../report/tests/data").join(name)
 }
 
-/// Runs a shell on these commands.
+/// Runs a shell and feeds it these commands.
 fn shell(command: &mut Command, commands: &str) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
@@ -34,7 +34,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// All commands and options of both shells, in an order that matters.
+/// All commands and options of both shells. The order matters: options stay set.
 const COMMANDS: &str = "
 top10
 top -cum
@@ -121,21 +121,21 @@ fn the_shell_answers_like_pprof() {
         let file = recording(name);
         let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let args = [file.to_str().unwrap()];
-        let judge = shell(&mut common::pprof_command(theirs.path(), &args), COMMANDS);
+        let pprof = shell(&mut common::pprof_command(theirs.path(), &args), COMMANDS);
         let own = view(ours.path(), &args, COMMANDS);
-        assert!(own.status.success() && judge.status.success());
-        let expected = text(&judge.stdout).replace("(pprof) ", "(exoprof) ");
+        assert!(own.status.success() && pprof.status.success());
+        let expected = text(&pprof.stdout).replace("(pprof) ", "(exoprof) ");
         assert_eq!(text(&own.stdout), expected, "{name}");
         for redirected in ["out.txt", "more.txt"] {
             let read = |folder: &Path| std::fs::read_to_string(folder.join(redirected)).unwrap();
             assert_eq!(read(ours.path()), read(theirs.path()));
         }
-        // The list of options must be the same as well.
+        // `options` must print the same list, too.
         let options = |text: String| {
             text.lines().filter(|l| l.contains(" = ")).map(str::to_owned).collect::<Vec<_>>()
         };
-        let (own, judge) = (text(&own.stderr), text(&judge.stderr));
-        assert_eq!(options(own.clone()), options(judge));
+        let (own, theirs) = (text(&own.stderr), text(&pprof.stderr));
+        assert_eq!(options(own.clone()), options(theirs));
         assert!(own.contains("  nodefraction              = 0.005"), "{own}");
         assert!(own.contains("unrecognized command: \"toop\""), "{own}");
         assert!(
@@ -172,8 +172,8 @@ fn help_knows_every_name() {
     let file = recording("python.pb.gz");
     let commands = "help\nhelp top\nhelp focus\nhelp lines\nhelp nothing\n";
     let output = view(folder.path(), &[file.to_str().unwrap()], commands);
-    let said = text(&output.stderr);
+    let stderr = text(&output.stderr);
     for part in ["  Commands:", "  Options:", "top [n]", "unknown command: nothing"] {
-        assert!(said.contains(part), "{said}");
+        assert!(stderr.contains(part), "{stderr}");
     }
 }

@@ -1,4 +1,4 @@
-//! Compares the line table with the output of Go's own tools.
+//! Compares the parsed Go line table with the output of Go's own tools.
 
 mod common;
 
@@ -30,7 +30,7 @@ fn every_symbol_is_found_with_its_name() {
             // A name may contain spaces: struct types in type arguments.
             let name = line.split_once(" T ").or_else(|| line.split_once(" t "));
             let name = name.expect("a name").1.trim();
-            // Markers, not functions, and symbols that the linker names after an ABI.
+            // Skip markers, which are not functions, and symbols named after an ABI by the linker.
             if name.starts_with("runtime.text")
                 || name.starts_with("runtime.etext")
                 || name.ends_with(".abi0")
@@ -52,8 +52,8 @@ fn every_symbol_is_found_with_its_name() {
     });
 }
 
-/// Compares some thousand addresses across the program with `go tool addr2line`: the function that
-/// contains the code, and the position of the innermost inlined call.
+/// Compares several thousand addresses across the program with `go tool addr2line`: the function
+/// that contains the code, and the position of the innermost inlined call.
 #[test]
 fn positions_match_go_tool_addr2line() {
     for_each_version(|version| {
@@ -69,7 +69,7 @@ fn positions_match_go_tool_addr2line() {
             for (address, theirs) in sampled.iter().zip(&theirs) {
                 let f = table.function_at(*address).expect("the function");
                 let innermost = f.frames(*address).next().expect("a frame");
-                // After a function's last instruction there is no line: -1.
+                // addr2line prints line -1 after a function's last instruction.
                 let position = innermost.position.map_or(":-1".into(), |(f, l)| format!("{f}:{l}"));
                 let ours = (f.name().into_owned(), position);
                 assert_eq!(ours, *theirs, "{version} {how:?}: {address}");
@@ -117,7 +117,7 @@ fn every_build_has_a_version_and_inline_trees() {
     });
 }
 
-/// Debian builds it with Go 1.19 and strips it.
+/// Debian builds Prometheus with Go 1.19 and strips it.
 #[test]
 fn debian_prometheus_is_read() {
     let image = open(std::path::Path::new("/usr/bin/prometheus"));

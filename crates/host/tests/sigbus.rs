@@ -1,4 +1,6 @@
-//! A file that shrinks underneath. Alone in its binary: the count of faults is that of a process.
+//! Tests reading a mapped file that is truncated meanwhile.
+//!
+//! The only test in its binary, because the fault counter counts for the whole process.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
@@ -9,7 +11,7 @@ use host::sigbus;
 use image::{ElfImage, ImageBytes};
 
 const PAGE: usize = 4096;
-/// Set in the copy of this test that is meant to die; its value says how.
+/// Set in the child process that is expected to die. The value selects how.
 const DIE: &str = "SIGBUS_TEST_DIE";
 
 fn copy_of_cat() -> tempfile::NamedTempFile {
@@ -30,7 +32,7 @@ fn a_truncated_image_reads_as_zeros_and_any_other_fault_kills() {
     assert!(bytes.len() > 4 * PAGE);
     file.as_file().set_len(PAGE as u64).unwrap();
     assert_eq!(sigbus::faults(), 0);
-    assert_eq!(&bytes[..4], b"\x7fELF", "what is left of the file is still read");
+    assert_eq!(&bytes[..4], b"\x7fELF", "the rest of the file is still readable");
     assert!(bytes[2 * PAGE..3 * PAGE].iter().all(|b| *b == 0));
     assert_eq!(sigbus::faults(), 1, "one page, one fault");
     assert!(bytes[3 * PAGE..4 * PAGE].iter().all(|b| *b == 0));
@@ -52,10 +54,11 @@ fn die(how: &str) -> ! {
         drop(sigbus::Registration::new(bytes.as_ptr_range()).unwrap());
     }
     if how == "sent" {
-        // SAFETY: raises a signal, which is to end this process.
+        // SAFETY: raises a signal, which ends this process as intended.
         unsafe { libc::raise(libc::SIGBUS) };
     }
     file.as_file().set_len(PAGE as u64).unwrap();
-    // The zero that a wrongly helpful handler would give is no reason to die of SIGBUS.
+    // If the handler wrongly supplies a zero here, the process exits without SIGBUS and the test
+    // fails.
     std::process::exit(i32::from(std::hint::black_box(bytes[2 * PAGE])));
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use common::{cpu, gz, readable};
 use pprof::{Profile, decode};
 
-/// The Go command. Without one the test fails, with advice, instead of being skipped.
+/// The Go command. If there is none, the test fails with a fix instead of being skipped.
 fn go() -> PathBuf {
     if let Some(path) = std::env::var_os("EXOPROF_GO") {
         return path.into();
@@ -20,10 +20,12 @@ fn go() -> PathBuf {
         let versions = std::fs::read_dir(&cache).ok()?;
         versions.flatten().map(|v| v.path().join("go/bin/go")).filter(|f| f.is_file()).max()
     };
-    in_path.or_else(cached).expect("no Go toolchain: run scripts/setup-tests, or set EXOPROF_GO")
+    in_path
+        .or_else(cached)
+        .expect("no Go toolchain; fix: run scripts/setup-tests or set EXOPROF_GO")
 }
 
-/// Runs pprof on a profile, without access to the user's files and the network.
+/// Runs pprof on a profile without access to the user's files or the network.
 fn pprof_output(profile: &Profile, options: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("profile.pb.gz");
@@ -59,7 +61,7 @@ fn top() {
     assert!(lines.contains(&"Type: samples".to_owned()), "{lines:#?}");
     assert!(lines.contains(&"recorded by exoprof".to_owned()), "{lines:#?}");
     assert!(lines.contains(&"Showing nodes accounting for 11, 100% of 11 total".to_owned()));
-    // 7 + 1 in the inlined function, whose callers have the 3 of memcpy as well.
+    // 7 + 1 in the inlined function. Its callers also include the 3 of memcpy.
     let rows = &lines[lines.iter().position(|l| l.starts_with("flat flat%")).unwrap() + 1..];
     assert_eq!(rows[0], "8 72.73% 72.73% 11 100% worker::inlined (inline)");
     assert_eq!(rows[1], "3 27.27% 100% 3 27.27% [libc.so.6]");
@@ -121,7 +123,7 @@ fn differences_are_understood() {
     base.mark_as_base();
     let difference = pprof::merge([&cpu(), &base]).unwrap();
     let lines = words(&pprof_text(&difference, &["-top", "-sample_index=samples"]));
-    // 11 minus 4 + 2 + 1. Percentages are of the base's total, 7.
+    // 11 − (4 + 2 + 1) = 4. Percentages are relative to the base's total, 7.
     assert!(
         lines.contains(&"Showing nodes accounting for 4, 57.14% of 7 total".to_owned()),
         "{lines:#?}"

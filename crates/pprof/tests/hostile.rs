@@ -1,4 +1,4 @@
-//! Decodes bytes that are not a profile, or that are hostile.
+//! Decodes bytes that are not a profile or are malicious.
 
 mod common;
 
@@ -22,7 +22,7 @@ impl Random {
 
 const SMALL: Limits = Limits { max_bytes: 1 << 16, max_strings: 1 << 10, max_memory: 1 << 20 };
 
-/// Decodes, and on success calls everything that must not panic on the result.
+/// Decodes the bytes. On success, calls everything that must not panic on the result.
 fn exercise(bytes: &[u8]) -> bool {
     let Ok(profile) = decode_with(bytes, &SMALL) else { return false };
     let again = decode(&encode(&profile)).expect("a decoded profile can be encoded");
@@ -37,7 +37,7 @@ fn exercise(bytes: &[u8]) -> bool {
 fn every_prefix_is_rejected() {
     let whole = gz(&cpu());
     for len in 0..whole.len() {
-        let error = decode(&whole[..len]).expect_err("a prefix is no profile");
+        let error = decode(&whole[..len]).expect_err("a prefix is not a profile");
         let expected = if len == 0 { DecodeError::Empty } else { DecodeError::TruncatedGzip };
         assert_eq!(error, expected, "{len} of {} bytes", whole.len());
     }
@@ -62,7 +62,7 @@ fn flipped_bytes_never_panic() {
         survived += usize::from(exercise(&bytes));
         let _ = validate::check(&bytes);
     }
-    // Some must succeed and some fail, or the cases test nothing.
+    // Some must succeed and some must fail, otherwise the cases test nothing.
     assert!((50..1_950).contains(&survived), "{survived} of 2000 still decode");
 }
 
@@ -91,13 +91,13 @@ fn decompression_stops_at_the_limit() {
     assert_eq!(decode_with(&raw, &SMALL), Err(DecodeError::TooLarge { limit: 1 << 16 }));
 }
 
-/// A profile of `n` copies of one field's bytes.
+/// `start` followed by `n` copies of one field's bytes.
 fn repeated(start: &[u8], field: &[u8], n: usize) -> Vec<u8> {
     [start, &field.repeat(n)].concat()
 }
 
 #[test]
-fn small_files_cannot_take_much_memory() {
+fn small_files_cannot_use_much_memory() {
     let limits = Limits { max_memory: 100_000, max_strings: 30_000, ..SMALL };
     let too_much = Err(DecodeError::TooMuchMemory { limit: 100_000 });
     // string_table[0], one sample type.
@@ -121,7 +121,7 @@ fn small_files_cannot_take_much_memory() {
     assert_eq!(decode_with(&strings, &SMALL), Err(DecodeError::TooManyStrings { limit: 1 << 10 }));
 }
 
-/// The valid profile, changed on the wire.
+/// Encodes the valid profile, changes the message and decodes it.
 fn changed(change: impl FnOnce(&mut proto::Profile)) -> Result<pprof::Profile, DecodeError> {
     let mut wire = proto::Profile::decode(encode(&cpu()).as_slice()).unwrap();
     change(&mut wire);

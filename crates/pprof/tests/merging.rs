@@ -69,7 +69,8 @@ fn flags_come_from_the_first_profile_with_samples_in_the_mapping() {
     assert!(merge([&cpu(), &bare]).unwrap().mappings[0].has_functions);
     assert!(!merge([&bare, &cpu()]).unwrap().mappings[0].has_functions);
 
-    // A profile without samples in a mapping is ignored, except for the first one's main binary.
+    // A profile without samples in a mapping is ignored, except for the main binary of the first
+    // profile.
     let mut nowhere = cpu();
     for m in &mut nowhere.mappings {
         m.has_line_numbers = true;

@@ -144,7 +144,7 @@ fn inconsistent_samples_are_rejected() {
 }
 
 #[test]
-fn flags_need_all_locations() {
+fn flags_require_all_locations() {
     let p = cpu();
     assert_eq!(&*p.mappings[0].file, MAIN.file);
     let flags = |m: &pprof::Mapping| {

@@ -35,7 +35,7 @@ fn of_rust(text: &str) -> Schema {
             let (name, rust_type) = field.trim_end_matches(',').split_once(": ").unwrap();
             let tag = attribute.split("tag = \"").nth(1).unwrap().trim_end_matches('"');
             let kind = match attribute.split([',', ' ']).next().unwrap() {
-                // The type behind Vec<…> or Option<…>.
+                // The type inside Vec<…> or Option<…>.
                 "message" => rust_type.trim_end_matches('>').rsplit('<').next().unwrap(),
                 // Documented on the field: bytes and string are the same on the wire.
                 "bytes" if name == "string_table" => "string",
@@ -57,6 +57,6 @@ fn of_rust(text: &str) -> Schema {
 fn structs_match_the_schema() {
     let schema = of_proto(include_str!("../../../proto/profile.proto"));
     let structs = of_rust(include_str!("../src/proto.rs"));
-    assert_eq!(schema.len(), 15 + 2 + 3 + 4 + 10 + 5 + 3 + 5, "fields that the parser found");
+    assert_eq!(schema.len(), 15 + 2 + 3 + 4 + 10 + 5 + 3 + 5, "number of fields found");
     assert_eq!(schema, structs);
 }

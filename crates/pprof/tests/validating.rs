@@ -1,4 +1,4 @@
-//! Checks each rule of the validator with a profile that violates it.
+//! Tests each rule of the validator with a profile that violates it.
 
 mod common;
 
@@ -8,7 +8,7 @@ use pprof::validate::{Expect, Violation, check, check_expecting};
 use pprof::{encode, proto};
 use prost::Message;
 
-/// The message of each violation of the valid profile, changed on the wire.
+/// Encodes the valid profile, changes it, and returns the message of each violation.
 fn violations(change: impl FnOnce(&mut proto::Profile)) -> Vec<String> {
     let mut wire = proto::Profile::decode(encode(&cpu()).as_slice()).unwrap();
     change(&mut wire);
@@ -221,7 +221,7 @@ fn kinds_are_found_by_their_types() {
     let block = [("contentions", "count"), ("delay", "nanoseconds")];
     assert_eq!(kind_of(&block, ("contentions", "count"), ""), Ok("block or mutex".into()));
     assert_eq!(kind_of(&block, ("delay", "count"), ""), Err(1));
-    // Their value counts differ from the fixture's; nothing else may be found.
+    // The number of values differs from the fixture's samples; no other violation may be found.
     assert_eq!(kind_of(&[("goroutine", "count")], ("goroutine", "count"), ""), Err(0));
     let heap = [
         ("alloc_objects", "count"),

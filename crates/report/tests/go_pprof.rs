@@ -1,4 +1,4 @@
-//! Compares reports with those of `go tool pprof`, character by character.
+//! Compares reports with those of `go tool pprof` character by character.
 
 mod common;
 
@@ -13,7 +13,7 @@ const SEPARATOR: &str = "-------------------------------------------------------
 
 type Change = (&'static [&'static str], fn(&mut Options));
 
-/// Report forms, as options of pprof and as ours.
+/// Report forms: pprof's options and our equivalent.
 const FORMS: [Change; 11] = [
     (&["-top"], |_| {}),
     (&["-top", "-nodecount=3"], |o| o.node_count = Some(3)),
@@ -55,7 +55,7 @@ const MODIFIERS: [Change; 17] = [
     (&["-addresses"], |o| o.granularity = Granularity::Addresses),
 ];
 
-/// Rarer options, which are tested with some of the profiles only, to save time.
+/// Rarer options. To save time, they are tested with some of the profiles only.
 const RARE_MODIFIERS: [Change; 21] = [
     (&["-filefunctions"], |o| o.granularity = Granularity::FileFunctions),
     (&["-lines", "-showcolumns"], |o| {
@@ -99,7 +99,7 @@ const RARE_MODIFIERS: [Change; 21] = [
     }),
 ];
 
-/// Profiles in files.
+/// Profiles written to files.
 struct Input {
     folder: tempfile::TempDir,
     sources: Vec<PathBuf>,
@@ -109,7 +109,7 @@ struct Input {
 impl Input {
     fn new(sources: &[Profile], bases: &[Profile]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // What `list` finds: a file with a carriage return, a tab and no end of its last line.
+        // Source for `list`, with a carriage return, tabs and no newline at the end.
         let text = (1..45).map(|n| format!("line {n}\t{}", if n == 7 { "\r\n" } else { "\n" }));
         std::fs::write(folder.path().join("annotated.txt"), text.collect::<String>() + "x")
             .unwrap();
@@ -132,7 +132,7 @@ impl Input {
         Self { folder: tempfile::tempdir().unwrap(), sources, bases }
     }
 
-    /// All differences, for all report forms and options.
+    /// Compares all report forms with all common options.
     #[track_caller]
     fn compare(&self) {
         self.compare_with(&MODIFIERS);
@@ -156,7 +156,7 @@ impl Input {
             Options { source_path: self.folder.path().to_owned(), ..Options::default() };
         form.1(&mut options);
         modifier.1(&mut options);
-        // Columns of line 0 tell entries apart and are not shown.
+        // With columns, entries of line 0 differ by a column that is not shown.
         let has_ties =
             options.granularity == Granularity::Files || options.columns || !self.bases.is_empty();
 
@@ -167,17 +167,17 @@ impl Input {
             form.0.iter().chain(modifier.0).map(|a| (*a).to_owned()).collect();
         args.extend(own(&self.bases, "-diff_base="));
         args.extend(own(&self.sources, ""));
-        let judge = common::pprof(self.folder.path(), &args);
+        let pprof = common::pprof(self.folder.path(), &args);
 
         let mut ours = Vec::new();
         let written = Report::new(profile, options).and_then(|r| r.write(&mut ours));
-        let errors = String::from_utf8_lossy(&judge.stderr);
-        if judge.status.success() != written.is_ok() {
+        let errors = String::from_utf8_lossy(&pprof.stderr);
+        if pprof.status.success() != written.is_ok() {
             return Some(format!("{args:?}: {written:?}, {errors}"));
         }
-        let theirs = String::from_utf8_lossy(&judge.stdout);
+        let theirs = String::from_utf8_lossy(&pprof.stdout);
         let ours = String::from_utf8_lossy(&ours);
-        let is_same = ours == theirs || has_ties && untied(&ours) == untied(&theirs);
+        let is_same = ours == theirs || has_ties && canonical(&ours) == canonical(&theirs);
         (!is_same).then(|| format!("{args:?}\n{}", first_difference(&theirs, &ours)))
     }
 }
@@ -188,11 +188,11 @@ fn read(file: &Path) -> Profile {
 
 /// Text in a canonical order.
 ///
-/// In pprof, the order of entries with equal name and weight is random (Go's maps); source files, which
-/// it counts once per function, are such entries. So is the order of calls with the weights x and -x.
-/// Hence lines are sorted within an entry, and entries within the report. The running sum depends on
-/// the position and is dropped.
-fn untied(text: &str) -> Vec<Vec<String>> {
+/// pprof prints entries with equal name and weight in random order (that of Go's maps). Source
+/// files, which it counts once per function, are such entries. The order of calls with the weights
+/// x and -x is random, too. Hence lines are sorted within an entry, and entries within the report.
+/// The running sum depends on the position and is dropped.
+fn canonical(text: &str) -> Vec<Vec<String>> {
     let mut blocks: Vec<Vec<String>> = vec![Vec::new()];
     for line in text.lines() {
         if line.starts_with(SEPARATOR) {
@@ -288,7 +288,7 @@ fn merged_with_profiles_of_other_writers() {
     second.mappings[2].has_functions = false;
     Input::new(&[first.clone(), second.clone()], &[]).compare();
     Input::new(&[second.clone(), first.clone()], &[]).compare();
-    // The same stacks, some of which have no value in the first.
+    // The same stacks, but some have no value in `partly`.
     let mut partly = first.clone();
     partly.scale(1e-6);
     Input::new(&[partly, first], &[second]).compare();
@@ -305,7 +305,7 @@ fn a_sample_type_without_a_name() {
 fn differences() {
     Input::new(&[profiles::cpu(13)], &[profiles::cpu(14)]).compare();
     Input::new(&[profiles::heap(15), profiles::heap(16)], &[profiles::heap(15)]).compare();
-    // All of it cancels out.
+    // Everything cancels out.
     Input::new(&[profiles::cpu(17)], &[profiles::cpu(17)]).compare();
 }
 

@@ -1,7 +1,6 @@
-//! Checks that `go tool pprof` reads the text forms as the same profile.
+//! Checks that `go tool pprof` parses our text forms to the same profile.
 
-// Not all of it is for this test.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "this test uses a part of it")]
 mod common;
 
 use pprof::{
@@ -10,12 +9,12 @@ use pprof::{
 };
 use report::legacy_text;
 
-/// Functions start at multiples of 0x1000; the one at 0x400500 is unknown.
+/// The start of the function at an address: a multiple of 0x1000, or unknown for 0x400500.
 fn start(address: u64) -> Option<u64> {
     (address != 0x400500).then_some(address & !0xfff)
 }
 
-/// Stacks of calls, with values and labels.
+/// Stacks of call addresses with values and labels.
 type Rows<'a> = &'a [(&'a [u64], &'a [i64], Vec<Label>)];
 
 fn profile(types: &[(&str, &str)], period: (&str, &str, i64), rows: Rows<'_>) -> Profile {
@@ -90,7 +89,7 @@ fn heap() {
         ("inuse_objects", "count"),
         ("inuse_space", "bytes"),
     ];
-    // As Go scales them: 3 and 1 sampled objects of 1024 bytes at a rate of 512 KiB.
+    // 3 allocated and 1 live sampled objects of 1024 bytes, scaled as Go does at a rate of 512 KiB.
     let rate = 512 * 1024;
     let scale = 1.0 / (1.0 - (-1024.0 / f64::from(rate)).exp());
     let (all, live) = ((3.0 * scale) as i64, (1.0 * scale) as i64);

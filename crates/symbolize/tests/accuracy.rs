@@ -1,4 +1,4 @@
-//! Symbolize real programs and compare with binutils and the addr2line crate.
+//! Symbolizes real programs and compares with binutils, LLVM and the addr2line crate.
 
 mod common;
 
@@ -6,17 +6,17 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use common::{
-    Told, addresses_of, at, binutils, c_program, compile, llvm, open, resolve, run, source,
+    TheirFrame, addresses_of, at, binutils, c_program, compile, llvm, open, resolve, run, source,
 };
 use symbolize::{Batch, DebugSearch, Frame, NameSource, NoSymbol, Symbolized};
 
-/// How many frames agree with those of other symbolizers.
+/// How many addresses have the same frames as in other symbolizers.
 #[derive(Default, Debug)]
 struct Agreement {
     addresses: usize,
-    /// With binutils.
+    /// Equal to binutils.
     equal: usize,
-    /// With llvm-symbolizer, but not with binutils.
+    /// Equal to llvm-symbolizer, but not to binutils.
     llvm_only: usize,
     inlined: usize,
     deepest: usize,
@@ -30,12 +30,12 @@ impl Agreement {
 }
 
 /// Compares all frames of each address with binutils, and with llvm-symbolizer if they differ:
-/// binutils 2.40 prints the name of another frame if an inlined call has several ranges, and the
-/// wrong one of two files for some line tables. Permitted differences:
+/// binutils 2.40 prints the name of another frame if an inlined call has several ranges, and for
+/// some line tables the wrong one of two files. Permitted differences:
 /// - the name may be that of a variant (`.constprop.0`, `.cold`) of the function;
-/// - in padding, which neither a function in DWARF nor a symbol covers, both print one frame of the
-///   symbol before it, while here it has no name;
-/// - a relative compilation directory is put before directory 0 once or twice.
+/// - in padding, which neither a function in DWARF nor a symbol covers, both print one frame with
+///   the preceding symbol, while this crate reports no name;
+/// - a relative compilation directory may be prepended to directory 0 once or twice.
 fn compare(path: &Path, addresses: &[u64], batch: &Batch) -> Agreement {
     let mut all = Agreement::default();
     let others = binutils(path, addresses).into_iter().zip(llvm(path, addresses));
@@ -51,8 +51,8 @@ fn compare(path: &Path, addresses: &[u64], batch: &Batch) -> Agreement {
         } else if same(frames, &llvm) {
             all.llvm_only += 1;
         } else {
-            let told = format!("{address:#x}\n  ours {ours:?}\n  gnu  {gnu:?}\n  llvm {llvm:?}");
-            all.differing.push(told);
+            let text = format!("{address:#x}\n  ours {ours:?}\n  gnu  {gnu:?}\n  llvm {llvm:?}");
+            all.differing.push(text);
             continue;
         }
         all.inlined += usize::from(frames.len() > 1);
@@ -61,7 +61,7 @@ fn compare(path: &Path, addresses: &[u64], batch: &Batch) -> Agreement {
     all
 }
 
-fn same(ours: &[Frame], theirs: &[Told]) -> bool {
+fn same(ours: &[Frame], theirs: &[TheirFrame]) -> bool {
     let base = |n: &str| n.split('.').next().unwrap_or_default().to_owned();
     let same_file = |ours: Option<&str>, theirs: &str| match ours {
         Some(o) => o == theirs || (o.starts_with("./") && theirs.ends_with(&o[1..])),
@@ -75,7 +75,7 @@ fn same(ours: &[Frame], theirs: &[Told]) -> bool {
         })
 }
 
-fn must_agree(path: &Path, addresses: &[u64], batch: &Batch) -> Agreement {
+fn assert_agreement(path: &Path, addresses: &[u64], batch: &Batch) -> Agreement {
     let all = compare(path, addresses, batch);
     let shown = all.differing.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
     assert!(
@@ -98,7 +98,7 @@ fn function<'a>(batch: &'a Batch, name: &str) -> &'a Symbolized {
 }
 
 #[test]
-fn all_addresses_of_a_c_program_agree_in_each_version_of_dwarf() {
+fn all_addresses_of_a_c_program_agree_in_each_dwarf_version() {
     let dir = tempfile::tempdir().unwrap();
     for flags in [
         &["-g", "-gdwarf-5"][..],
@@ -118,7 +118,7 @@ fn all_addresses_of_a_c_program_agree_in_each_version_of_dwarf() {
             addresses.truncate(4000);
         }
         let batch = at(open(&path), &DebugSearch::default(), &addresses);
-        let all = must_agree(&path, &addresses, &batch);
+        let all = assert_agreement(&path, &addresses, &batch);
         assert!(all.agreed() > 300 && all.inlined > 200, "{flags:?}: {all:?}");
         assert!(all.deepest >= 5, "{flags:?}: level1 to level4 within a function: {all:?}");
     }
@@ -132,7 +132,7 @@ fn clang_agrees_too() {
         let path = compile("clang", &flags, &["main.c", "other.c"], dir.path(), "program");
         let addresses = addresses_of(&path, ".text", 1);
         let batch = at(open(&path), &DebugSearch::default(), &addresses);
-        let all = must_agree(&path, &addresses, &batch);
+        let all = assert_agreement(&path, &addresses, &batch);
         assert!(all.inlined > 200 && all.deepest >= 5, "{all:?}");
     }
 }
@@ -145,7 +145,7 @@ fn all_addresses_of_a_cpp_program_agree_and_are_demangled() {
         let path = compile("g++", &flags, &["shapes.cc"], dir.path(), "program");
         let addresses = addresses_of(&path, ".text", 1);
         let batch = at(open(&path), &DebugSearch::default(), &addresses);
-        let all = must_agree(&path, &addresses, &batch);
+        let all = assert_agreement(&path, &addresses, &batch);
         assert!(all.agreed() > 500 && all.deepest >= 4, "{all:?}");
         let area = function(&batch, "geometry::Named::area");
         assert_eq!(&*area.frames.last().unwrap().system_name, "_ZNK8geometry5Named4areaEv");
@@ -171,8 +171,9 @@ fn rust_names_have_no_hash_and_lines_agree() {
     let own = own.frames.last().unwrap();
     assert!(own.system_name.starts_with("_ZN") || own.system_name.starts_with("_R"));
     assert_eq!(own.start_line, Some(12));
-    // Parts of the standard library lack full debug information, and binutils uses that of code
-    // nearby: compare only the program's own code with it, and all with the addr2line crate, below.
+    // Parts of the standard library lack full debug information, and binutils prints that of nearby
+    // code. So compare only the program's own code with binutils, and all code with the addr2line
+    // crate.
     let file = src.to_str().unwrap();
     let of_program = |s: &Symbolized| s.frames.last().unwrap().file.as_deref() == Some(file);
     let ours: Vec<u64> = all
@@ -182,11 +183,12 @@ fn rust_names_have_no_hash_and_lines_agree() {
         .map(|(a, _)| *a)
         .collect();
     let batch = at(image, &DebugSearch::default(), &ours);
-    assert!(must_agree(&out, &ours, &batch).inlined >= 5);
+    assert!(assert_agreement(&out, &ours, &batch).inlined >= 5);
     against_the_crate(&out, &all);
 }
 
-/// Compares with the addr2line crate, which also reads DWARF by gimli.
+/// Compares with the addr2line crate, which also reads DWARF with gimli. Returns the number of
+/// compared addresses.
 fn against_the_crate(path: &Path, addresses: &[u64]) -> usize {
     let image = open(path);
     let load = |id: gimli::SectionId| -> Result<Cow<'_, [u8]>, gimli::Error> {
@@ -217,7 +219,7 @@ fn against_the_crate(path: &Path, addresses: &[u64]) -> usize {
         let same = ours.frames.len() == theirs.len()
             && ours.frames.iter().zip(&theirs).all(|(o, t)| {
                 let name = |n: &str| n.split('.').next().unwrap_or_default().to_owned();
-                // Without a linkage name, ours is that of the symbol at the address.
+                // Without a linkage name, ours is the name of the symbol at the address.
                 let named = name(&o.system_name) == name(&t.0) || o.name.contains(&t.0);
                 named && o.file.as_deref() == t.1.as_deref() && o.line == t.2 && o.column == t.3
             });
@@ -267,7 +269,8 @@ fn functions_and_inlined_calls_have_the_line_of_their_declaration() {
             assert!(lines.iter().all(|l| *l == Some(line)), "{name}: {lines:?}, not {line}");
         }
     }
-    // Out-of-line members: the definition, not the declaration in the class.
+    // For out-of-line members, it is the line of the definition, not of the declaration in the
+    // class.
     let path = compile("g++", &["-O2", "-g"], &["shapes.cc"], dir.path(), "program");
     let batch = at(open(&path), &DebugSearch::default(), &addresses_of(&path, ".text", 1));
     let area = function(&batch, "geometry::Named::area").frames.last().unwrap();
@@ -342,7 +345,8 @@ fn stripped_programs_have_plt_names_and_reasons_for_missing_names() {
         }
         let addresses = addresses_of(path, section, 1);
         let batch = at(image, &DebugSearch::default(), &addresses);
-        // objdump names the stubs that jump; `.plt` holds the lazy halves under .plt.sec.
+        // objdump names the stubs that jump. If there is a .plt.sec, .plt holds the lazy-binding
+        // stubs.
         let listing = run("objdump", &["-dj", section, path.to_str().unwrap()], dir.path());
         let mut compared = 0;
         for row in listing.lines() {
@@ -406,13 +410,13 @@ fn results_do_not_depend_on_the_order_of_addresses_or_the_batch() {
 #[test]
 fn libc_with_a_debug_file_agrees_with_binutils() {
     let libc = Path::new("/lib/x86_64-linux-gnu/libc.so.6");
-    let libc = std::fs::canonicalize(libc).expect("this test needs libc6");
+    let libc = std::fs::canonicalize(libc).expect("this test requires libc6");
     let addresses = addresses_of(&libc, ".text", 1999);
     let batch = resolve(&libc, Path::new("/"), &addresses);
     let all = compare(&libc, &addresses, &batch);
-    assert!(all.addresses > 500, "this test needs libc6-dbg: {all:?}");
-    // Names of aliases (read, __read, __libc_read) differ, and binutils guesses in padding. So
-    // lines and depth are compared: at most 1 in 50 may differ.
+    assert!(all.addresses > 500, "this test requires libc6-dbg: {all:?}");
+    // Names of aliases (read, __read, __libc_read) differ, and binutils guesses in padding, so 1
+    // address in 50 may differ.
     let shown = all.differing.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
     assert!(
         all.agreed() * 50 >= all.addresses * 49,

@@ -1,4 +1,5 @@
-//! Find separate debug files where gdb finds them, and reject those of other builds.
+//! Tests that separate debug files are found where gdb finds them, and that those of other builds
+//! are rejected.
 
 mod common;
 
@@ -11,7 +12,7 @@ use symbolize::{
     find_debug_file,
 };
 
-/// A program below a root directory of its own: unstripped, and stripped with a debug file.
+/// A program in its own root directory: unstripped, and stripped with a debug file.
 struct Split {
     root: tempfile::TempDir,
     whole: PathBuf,
@@ -157,7 +158,7 @@ fn references_to_the_common_file_of_dwz_are_followed() {
     let found = find_debug_file(&open(&one), seen, &RootedFiles::new(root.path()));
     assert!(found.supplementary.is_some(), "{found:?}");
     same(&before, &at(open(&one), &found, &addresses));
-    // Without it, names may be missing, but none may be wrong.
+    // Without the common file, names may be missing, but none may be wrong.
     let alone = at(open(&one), &DebugSearch::default(), &addresses);
     assert!(alone.symbols.iter().flatten().all(|s| !s.frames.is_empty()));
     assert_ne!(alone.symbols, before.symbols);

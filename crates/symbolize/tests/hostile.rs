@@ -1,4 +1,4 @@
-//! Hostile images must cause neither panics nor unbounded time or memory.
+//! Tests that hostile images cause neither panics nor unbounded time or memory.
 
 mod common;
 
@@ -106,9 +106,9 @@ fn object(dir: &Path, text: &str) -> PathBuf {
     out
 }
 
-/// Abbreviations: 1 the unit, with low and high pc; 2 a function with name, low and high pc;
-/// 3 an inlined call with low and high pc, named by the DIE at 0x1d; 4 a function with a name and
-/// a range list; 5 a function whose origin is a DIE of this unit.
+/// The DWARF abbreviations and the start of the unit. Abbreviations: 1 the unit, with low and high
+/// pc; 2 a function with name, low and high pc; 3 an inlined call with an origin, low and high pc;
+/// 4 a function with a name and a range list; 5 a function whose origin is a DIE of this unit.
 const ABBREV: &str = r#"
     .macro attr at, form
     .uleb128 \at
@@ -189,7 +189,7 @@ fn a_range_list_that_a_million_functions_share_is_not_read_a_million_times() {
         .long 0
         .endr
     "#;
-    // No range holds the address, so that those of all functions are examined.
+    // No range contains the address, so the ranges of all functions are examined.
     let ranges = r#"
         .section .debug_ranges,"",@progbits
         .rept 100000
@@ -203,7 +203,7 @@ fn a_range_list_that_a_million_functions_share_is_not_read_a_million_times() {
 }
 
 #[test]
-fn an_origin_that_refers_to_itself_ends() {
+fn an_origin_that_refers_to_itself_terminates() {
     let dir = tempfile::tempdir().unwrap();
     // The first DIE after the root, at 0x1c, is its own origin.
     let info = ".byte 5\n .long 0x1c\n .quad 0x1000\n .quad 0x1000\n .byte 0";
@@ -211,10 +211,10 @@ fn an_origin_that_refers_to_itself_ends() {
     assert_eq!(batch.symbols[0], Err(NoSymbol::LineOnly));
 }
 
-/// The DIEs at 0x1c and 0x31, after the root, refer to each other as origin; the function at 0x46
-/// holds an inlined call of the first.
+/// The DIEs at 0x1c and 0x31, after the root, refer to each other as origin. The function at 0x46
+/// contains an inlined call of the first.
 #[test]
-fn a_circle_of_origins_ends() {
+fn a_cycle_of_origins_terminates() {
     let dir = tempfile::tempdir().unwrap();
     let info = r#"
         .byte 5
@@ -236,13 +236,13 @@ fn a_circle_of_origins_ends() {
         .byte 0, 0, 0
     "#;
     let batch = ask(&dwarf(dir.path(), info, ""), 0x1800);
-    // The call has no name and is left out, after a few steps.
+    // After a few steps, the call is given up and omitted, because it has no name.
     let s = batch.symbols[0].as_ref().unwrap();
     assert_eq!(s.frames.iter().map(|f| &*f.name).collect::<Vec<_>>(), ["outer"]);
     assert_eq!((batch.losses.nameless_inlines, batch.losses.limit_reached), (1, false));
 }
 
-/// A hundred thousand DIEs, each with the next one as its origin; the last one has a name.
+/// A hundred thousand DIEs, each with the next one as its origin. Only the last one has a name.
 #[test]
 fn a_long_chain_of_origins_is_not_followed_to_its_end() {
     let dir = tempfile::tempdir().unwrap();
@@ -309,7 +309,7 @@ fn a_damaged_unit_affects_neither_earlier_functions_nor_other_units() {
 }
 
 #[test]
-fn symbols_that_all_overlap_end() {
+fn overlapping_symbols_terminate() {
     let dir = tempfile::tempdir().unwrap();
     let text = r#"
         .text

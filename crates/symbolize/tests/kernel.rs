@@ -1,4 +1,4 @@
-//! Symbolize kernel addresses by lists of kernel symbols.
+//! Symbolizes kernel addresses with lists of kernel symbols (/proc/kallsyms).
 
 use symbolize::kernel::{KernelSymbol, NoKernelSymbol, resolve};
 
@@ -29,7 +29,7 @@ fn names(list: &str, addresses: &[u64]) -> Vec<Result<(String, String, u64), NoK
 }
 
 #[test]
-fn an_address_has_the_name_of_the_function_that_starts_before_it() {
+fn an_address_has_the_name_of_the_function_that_contains_it() {
     let kernel = "[kernel.kallsyms]";
     let cases = [
         (0xffffffff81000000, Ok(("startup_64", kernel, 0xffffffff81000000))),
@@ -43,7 +43,7 @@ fn an_address_has_the_name_of_the_function_that_starts_before_it() {
         (0xffffffffc0100110, Err(NoKernelSymbol::NotCovered)),
         (0xffffffffc0000010, Ok(("bpf_prog_6deef7357e7b4530", "[bpf]", 0xffffffffc0000000))),
         (0xffffffffc0000081, Ok(("bpf_prog_two_F", "[bpf]", 0xffffffffc0000080))),
-        // No function is as long as the gap.
+        // No function is as long as this gap.
         (0xffffffffc00fffff + 0x100000, Err(NoKernelSymbol::NotCovered)),
         (0x5000, Err(NoKernelSymbol::NotCovered)),
         (u64::MAX, Err(NoKernelSymbol::NotCovered)),
@@ -66,7 +66,8 @@ fn functions_end_at_the_next_symbol() {
         let found = resolve(LIST.as_bytes(), addresses).unwrap().names;
         found.into_iter().map(|n| n.unwrap().end).collect()
     };
-    // Alone, reading ends early; together, several addresses lie in one function.
+    // For a single address, reading ends early. In the last case, several addresses lie in one
+    // function.
     assert_eq!(ends(&[0xffffffff81000001]), [0xffffffff81000100]);
     assert_eq!(ends(&[0xffffffff81000200]), [0xffffffff81000300]);
     let module = 0xffffffffc0000010;
@@ -104,7 +105,7 @@ fn reading_ends_after_the_last_address_in_kernel_text() {
     assert_eq!(malformed(0xffffffff81000250), 0, "a_read ends where weak_one begins");
     assert_eq!(malformed(0xffffffff81000310), 1);
     assert_eq!(malformed(0xffffffffc0000010), 1, "modules come last");
-    // A list that is not in order is read to its end.
+    // An unsorted list is read to its end.
     let moved = LIST.replace("ffffffff81000100 t local_one", "ffffffff81000280 t local_one");
     let found = resolve(moved.as_bytes(), &[0xffffffff81000290]).unwrap();
     assert_eq!(&*found.names[0].as_ref().unwrap().name, "local_one");

@@ -1,4 +1,4 @@
-//! Read MiniDebugInfo that was made as the gdb manual says (section MiniDebugInfo).
+//! Reads MiniDebugInfo that was created as the gdb manual describes (section MiniDebugInfo).
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use common::{addresses_of, at, c_program, open, run};
 use symbolize::{DebugSearch, NameSource, NoSymbol};
 
-/// A program, unstripped and stripped with MiniDebugInfo.
+/// Builds a program. Returns its paths unstripped, and stripped with MiniDebugInfo.
 fn programs(dir: &Path) -> (PathBuf, PathBuf) {
     let whole = c_program(&["-g", "-rdynamic"], dir, "whole");
     let script = "
@@ -39,7 +39,8 @@ fn local_functions_of_a_stripped_program_have_names() {
     for (want, got) in expected.symbols.iter().zip(&found.symbols) {
         let Ok(want) = want else { continue };
         let got = got.as_ref().unwrap_or_else(|e| panic!("{want:?}: {e}"));
-        // The symbol, since inlined calls are not in it. Two names for one function are equal.
+        // Compare the outermost function: MiniDebugInfo has no inlined calls. The two names of one
+        // function count as equal.
         let (w, g) = (want.frames.last().unwrap(), got.frames.last().unwrap());
         let alias = ["alias_work", "exported_work"];
         let same = w.system_name == g.system_name
@@ -79,7 +80,7 @@ fn damaged_or_endless_data_is_reported_at_low_cost() {
         bad[at] ^= 0x55;
         assert!(replace(&bad).losses.unreadable_sections <= 1);
     }
-    // 300 MiB of zeros in some 45 KB; and a dictionary of 1.5 GiB.
+    // 300 MiB of zeros in about 45 KB, and a dictionary of 1.5 GiB.
     run("sh", &["-ec", "head -c 300M /dev/zero | xz -T2 -1 > bomb"], dir.path());
     let bomb = std::fs::read(dir.path().join("bomb")).unwrap();
     assert_eq!(replace(&bomb).losses.unreadable_sections, 1);

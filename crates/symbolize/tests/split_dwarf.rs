@@ -1,4 +1,4 @@
-//! Compare a program built with split DWARF to one built without: all addresses must have the same
+//! Compares a program built with split DWARF to one built without. All addresses must have the same
 //! frames.
 
 mod common;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use common::{addresses_of, at, open, resolve, run, source};
 use symbolize::{Batch, DebugSearch, Losses, Rejection};
 
-/// A program built with and without `-gsplit-dwarf`, below a root directory of its own.
+/// A program built with and without `-gsplit-dwarf`, in its own root directory.
 struct Built {
     root: tempfile::TempDir,
     split: PathBuf,
@@ -20,7 +20,7 @@ fn build(compiler: &str, flags: &[&str]) -> Built {
     let root = tempfile::tempdir().unwrap();
     let bin = root.path().join("build");
     std::fs::create_dir_all(&bin).unwrap();
-    // The compilation directory as the target sees it: its / is `root`.
+    // Map the compilation directory to the target's view, where `root` is `/`.
     let map = format!("-fdebug-prefix-map={}=", root.path().display());
     let mut all = vec!["-O2", "-g", &map];
     all.extend(flags);
@@ -60,7 +60,7 @@ impl Built {
         resolve(&self.split, self.root.path(), &self.addresses)
     }
 
-    fn tells_the_same(&self, how: &str) {
+    fn assert_same_frames(&self, how: &str) {
         let batch = self.resolve();
         assert_eq!(batch.losses, Losses::default(), "{how}: {:?}", batch.rejected);
         for ((a, ours), whole) in self.addresses.iter().zip(&batch.symbols).zip(&self.whole.symbols)
@@ -94,15 +94,16 @@ const MATRIX: &[(&str, &[&str])] = &[
 fn dwo_files_are_found_where_the_compiler_wrote_them() {
     for (compiler, flags) in MATRIX {
         let built = build(compiler, flags);
-        assert!(!built.split_files().is_empty(), "{compiler} {flags:?} made no .dwo");
-        built.tells_the_same(&format!("{compiler} {flags:?}"));
+        assert!(!built.split_files().is_empty(), "{compiler} {flags:?} wrote no .dwo");
+        built.assert_same_frames(&format!("{compiler} {flags:?}"));
     }
 }
 
 #[test]
 fn a_dwp_file_beside_the_program_replaces_dwo_files() {
     for (compiler, flags) in MATRIX {
-        // Of Debian 12's packagers, binutils' knows no DWARF 5, and LLVM's never ends with gcc's.
+        // On Debian 12, binutils' dwp does not support DWARF 5, and llvm-dwp never terminates on
+        // gcc's DWARF 5.
         let tool = match (*compiler, flags[0]) {
             (_, "-gdwarf-4") => "dwp",
             ("clang", _) => "llvm-dwp",
@@ -114,17 +115,17 @@ fn a_dwp_file_beside_the_program_replaces_dwo_files() {
         let files = built.split_files();
         let names: Vec<&str> = files.iter().map(|f| f.to_str().unwrap()).collect();
         run(tool, &[&["-o", "program.dwp"], names.as_slice()].concat(), folder);
-        // GNU's own package of gcc 4.7 to 10 in one case, DWARF's in the other.
+        // Version 2 is the GNU package format of gcc 4.7 to 10, version 5 that of DWARF 5.
         let index = dwarf_index_version(&folder.join("program.dwp"));
         assert_eq!(index, if flags[0] == "-gdwarf-4" { 2 } else { 5 }, "{how}");
         for file in &files {
             std::fs::remove_file(file).unwrap();
         }
-        built.tells_the_same(&how);
+        built.assert_same_frames(&how);
     }
 }
 
-/// The version of `.debug_cu_index`: a 32-bit word before DWARF 5, 16 bits and padding since.
+/// The version of `.debug_cu_index`: a 32-bit word before DWARF 5, since then 16 bits and padding.
 fn dwarf_index_version(package: &Path) -> u16 {
     use object::{Object as _, ObjectSection as _};
     let bytes = std::fs::read(package).unwrap();
@@ -141,7 +142,7 @@ fn dwo_files_that_moved_with_the_program_are_found_beside_it() {
     std::fs::create_dir_all(to.parent().unwrap()).unwrap();
     std::fs::rename(from, &to).unwrap();
     let built = Built { split: to.join("program"), ..built };
-    built.tells_the_same("moved");
+    built.assert_same_frames("moved");
 }
 
 #[test]
@@ -157,7 +158,7 @@ fn without_dwo_files_lines_and_symbols_remain_and_the_loss_is_reported() {
     assert!(names.iter().any(|n| n.extension().is_some_and(|e| e == "dwo")), "{names:?}");
     let of = |b: &Batch, i: usize| {
         let symbol = b.symbols[i].as_ref().ok();
-        // Two names for one function are equal.
+        // The two names of one function count as equal.
         symbol.map(|s| s.frames.last().unwrap().system_name.replace("alias_work", "exported_work"))
     };
     let mut lines = 0;

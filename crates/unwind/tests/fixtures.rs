@@ -1,8 +1,8 @@
-//! Unwind the recordings in `tests/fixtures` and compare with gdb's frames.
+//! Unwinds the recordings in `tests/fixtures` and compares the result with gdb's frames.
 //!
-//! A recording holds registers, memory and module files of a program stopped by gdb, with gdb's
-//! frames. It needs neither gdb nor a compiler, so that it guards against regressions on any
-//! machine. This test also makes recordings, with EXOPROF_UPDATE_FIXTURES=NAME: see
+//! A recording contains the registers, memory and module files of a program stopped by gdb, and
+//! gdb's frames. The test requires neither gdb nor a compiler, so it detects regressions on any
+//! machine. With EXOPROF_UPDATE_FIXTURES=NAME it also makes recordings: see
 //! `tests/fixtures/README.md`.
 
 mod common;
@@ -20,7 +20,7 @@ use flate2::write::GzEncoder;
 use image::{Arch, ElfImage, ImageBytes};
 use unwind::Unwinder;
 
-/// A program of `tests/programs`, how it is built, and gdb's script.
+/// A program from `tests/programs`, how to build it, and gdb's script.
 struct Fixture {
     name: &'static str,
     compiler: &'static str,
@@ -90,7 +90,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-fn packed(path: &Path) -> Vec<u8> {
+fn unpack(path: &Path) -> Vec<u8> {
     let file = File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let mut bytes = Vec::new();
     GzDecoder::new(file).read_to_end(&mut bytes).expect("a gzip file");
@@ -98,12 +98,13 @@ fn packed(path: &Path) -> Vec<u8> {
 }
 
 fn pack(path: &Path, bytes: &[u8]) {
-    fs::create_dir_all(path.parent().expect("a folder")).expect("the folder can be made");
+    fs::create_dir_all(path.parent().expect("a folder")).expect("the folder can be created");
     let mut out = GzEncoder::new(File::create(path).expect("the file"), Compression::best());
     out.write_all(bytes).and_then(|()| out.finish()).expect("it can be written");
 }
 
-/// Fixtures share modules, which are named after the file; programs after the fixture.
+/// The path of a module. Fixtures share modules, which are named after the mapped file. A program
+/// is named after its fixture.
 fn module_path(name: &str, fixture: &str) -> PathBuf {
     let base = name.rsplit('/').next().unwrap_or(name);
     let base = if base == "program" { format!("{fixture}.program") } else { base.into() };
@@ -111,11 +112,11 @@ fn module_path(name: &str, fixture: &str) -> PathBuf {
 }
 
 fn load(fixture: &Fixture) -> Recording {
-    let bytes = packed(&folder().join(format!("{}.recording.gz", fixture.name)));
+    let bytes = unpack(&folder().join(format!("{}.recording.gz", fixture.name)));
     let mut opened: BTreeMap<String, Arc<ElfImage>> = BTreeMap::new();
     read_with(&bytes, &mut |name: &str| {
         let known = opened.entry(name.to_owned()).or_insert_with(|| {
-            let bytes = ImageBytes::Owned(packed(&module_path(name, fixture.name)));
+            let bytes = ImageBytes::Owned(unpack(&module_path(name, fixture.name)));
             Arc::new(ElfImage::parse(bytes).expect("a module"))
         });
         Arc::clone(known)
@@ -136,7 +137,7 @@ fn update(fixture: &Fixture) {
 }
 
 #[test]
-fn recordings_give_the_frames_of_gdb() {
+fn recordings_unwind_to_the_frames_of_gdb() {
     for fixture in &FIXTURES {
         if std::env::var("EXOPROF_UPDATE_FIXTURES").is_ok_and(|name| name == fixture.name) {
             update(fixture);

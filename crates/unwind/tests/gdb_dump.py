@@ -1,10 +1,11 @@
-"""Run inside gdb: records what an unwinder needs at each stop, and gdb's own backtrace.
+"""Records, inside gdb, what an unwinder needs at each stop, and gdb's own backtrace.
 
-A record, all words little-endian u64:
+The format of a record; all words are little-endian u64:
     1, 17 registers in DWARF order, flag, n, n pcs (leaf first),
     m, m × (address, length, bytes)
-The file begins with the length and text of /proc/PID/maps, and the address, length and bytes of
-the vdso; it ends with END. Flag 1: the pcs end at gdb's outermost frame; 0: gdb gave up or was stopped by a limit.
+The file starts with the length and text of /proc/PID/maps and the address, length and bytes of
+the vdso. It ends with END. The flag is 1 if the pcs end at gdb's outermost frame, and 0 if gdb gave
+up or reached a limit.
 """
 
 import struct
@@ -44,7 +45,7 @@ class Recorder:
             return f.read()
 
     def header(self):
-        """Writes the address space; once, when everything is loaded."""
+        """Writes the address space. Call it once, after all libraries are loaded."""
         maps = self.maps()
         text = maps.encode()
         vdso = next((l for l in maps.splitlines() if l.endswith("[vdso]")), None)
@@ -65,7 +66,7 @@ class Recorder:
         frame = gdb.newest_frame()
         complete = 0
         while frame is not None:
-            # A tail call has no frame: gdb infers it from debug information.
+            # Skip tail calls: they have no frame, gdb infers them from debug information.
             if frame.type() not in (gdb.INLINE_FRAME, gdb.TAILCALL_FRAME):
                 pcs.append(frame.pc())
                 stack_pointers.append(int(frame.read_register("rsp")))
@@ -81,8 +82,8 @@ class Recorder:
         return pcs, stack_pointers, complete
 
     def stop(self, callers=None, outermost=None):
-        """Records this stop. `callers`, if given, stands for gdb's own frames after the leaf;
-        `outermost` is the pc at which the stack is known to end, though gdb goes on."""
+        """Records this stop. `callers`, if given, replaces gdb's frames after the leaf.
+        `outermost` is the pc at which the stack is known to end although gdb continues."""
         frame = gdb.newest_frame()
         registers = [int(frame.read_register(r)) for r in REGISTERS]
         pcs, stack_pointers, complete = self.frames(outermost)
@@ -111,8 +112,8 @@ class Recorder:
             gdb.execute("stepi", to_string=True)
 
     def step_calls(self, count, every=1):
-        """As `step`, from a function's first instruction on, in code of which gdb knows no frames:
-        the callers are those whose calls were stepped through, or led there, and have not returned."""
+        """Like `step`, for code that gdb cannot unwind, from a function's first instruction on. The
+        callers are the initial caller and those of the stepped calls that have not returned."""
         inferior = gdb.selected_inferior()
         word = lambda at: struct.unpack("<Q", bytes(inferior.read_memory(at, 8)))[0]
         register = lambda name: int(gdb.newest_frame().read_register(name))

@@ -1,4 +1,4 @@
-//! Hostile tables and memory must cause neither panics nor unbounded work.
+//! Tests that hostile tables and memory cause neither panics nor unbounded work.
 
 mod common;
 
@@ -31,7 +31,7 @@ fn recording() -> Recording {
     record(dir.path(), &program, script)
 }
 
-/// Garbles the unwind sections only, so that the image still loads.
+/// Garbles only the unwind sections, so that the image still loads.
 fn garble(random: &mut Random, file: &[u8], whole: bool) -> Vec<u8> {
     let image = image::ElfImage::parse(image::ImageBytes::Owned(file.to_vec())).unwrap();
     let base = image.bytes().as_ptr().addr();

@@ -1,5 +1,5 @@
-//! Unwind real programs that gdb stopped, and compare with gdb's own backtrace: the program
-//! counters of all frames must be equal, up to the outermost one.
+//! Unwinds real programs stopped by gdb and compares with gdb's own backtrace: the program counters
+//! of all frames must be equal, up to the outermost one.
 
 mod common;
 
@@ -12,7 +12,7 @@ fn unwind(unwinder: &mut Unwinder, recording: &Recording, stop: &Stop) -> (Vec<F
     (frames, end)
 }
 
-/// Compares every stop with gdb.
+/// Compares our frames with gdb's at every stop.
 fn assert_same_as_gdb(recording: &Recording, at_least: usize) {
     assert!(recording.stops.len() >= at_least, "only {} stops", recording.stops.len());
     let mut unwinder = Unwinder::new(image::Arch::X86_64);
@@ -29,9 +29,9 @@ fn assert_same_as_gdb(recording: &Recording, at_least: usize) {
     assert!(wrong.is_empty(), "{} of {} stops:\n{shown}", wrong.len(), recording.stops.len());
 }
 
-/// Compares with framehop, an independent unwinder that checks gdb, too. It must agree at some
-/// number of stops; not at all of them, since it supports no realigned stacks and takes some
-/// interrupted program counters for return addresses.
+/// Compares with framehop, an independent unwinder that checks gdb, too. It must agree at
+/// `at_least` stops. It cannot agree at all of them, because it does not support realigned stacks
+/// and treats some interrupted program counters as return addresses.
 fn assert_framehop_agrees(recording: &Recording, at_least: usize) {
     let mut oracle = common::oracle::Framehop::new(recording);
     let mut unwinder = Unwinder::new(image::Arch::X86_64);
@@ -40,7 +40,11 @@ fn assert_framehop_agrees(recording: &Recording, at_least: usize) {
         oracle.frames(stop).into_iter().eq(ours.iter().map(|f| f.pc.0))
     };
     let agreed = recording.stops.iter().filter(|stop| agrees(stop)).count();
-    assert!(agreed >= at_least, "framehop got only {agreed} of {}", recording.stops.len());
+    assert!(
+        agreed >= at_least,
+        "framehop agrees at only {agreed} of {} stops",
+        recording.stops.len()
+    );
 }
 
 const STEP_FROM_START: &str = "
@@ -121,7 +125,7 @@ recorder.stop()
 fn a_coroutine_and_a_threads_start_through_the_gap_in_clone3() {
     let dir = tempfile::tempdir().unwrap();
     let program = build(dir.path(), "threads.c", &["-static"]);
-    // Nothing describes the stack at the system call itself: the callers there are those at the
+    // No unwind information covers the system call itself. The callers there are the same as at the
     // function's first instruction.
     let script = "
 recorder.run_to('in_coroutine')
@@ -177,17 +181,17 @@ recorder.stop()
 ";
     let recording = record(dir.path(), &program, script);
     assert_same_as_gdb(&recording, 45);
-    // The reason why exoprof does not unwind by framehop.
+    // framehop fails here, which is why exoprof does not use it.
     let mut oracle = common::oracle::Framehop::new(&recording);
     let mut wrong = |stop: &Stop| oracle.frames(stop) != stop.pcs;
     assert!(recording.stops.iter().filter(|stop| wrong(stop)).count() > 10);
 }
 
-/// musl has no tables, and gdb cannot unwind it either: the expected frames are the calls that were
-/// stepped through. The last frame is the caller of `main`, or of the thread's function.
+/// musl has no unwind tables, and gdb cannot unwind it either, so the expected frames are the calls
+/// that were stepped through. The last frame is the caller of `main` or of the thread's function.
 ///
-/// Three instructions of `printf_core` are unknown: between those that load the address of a
-/// `switch`'s jump table and the jump itself, through which all paths lead. There the stack ends as
+/// Three instructions of `printf_core` cannot be unwound: those between loading the address of a
+/// `switch`'s jump table and the jump itself, which is on all paths. There the stack ends as
 /// broken.
 #[test]
 fn every_instruction_of_musl() {

@@ -1,4 +1,4 @@
-//! Unwind a recorded stack with less memory, with other tables, or with none.
+//! Unwinds recorded stacks with less memory, with other unwind tables, or without tables.
 
 mod common;
 
@@ -51,7 +51,7 @@ fn a_truncated_stack_continues_with_other_memory_at_every_length() {
         assert_eq!(unwinder.cursor().registers().sp(), Some(at));
         assert_eq!(unwinder.cursor().depth(), frames.len());
         assert!(unreadable.0 >= sp + length as u64, "{unreadable} was captured");
-        assert_eq!(pcs(&frames), stop.pcs[..frames.len()], "the part is right");
+        assert_eq!(pcs(&frames), stop.pcs[..frames.len()], "the frames so far are correct");
         let cursor = unwinder.cursor().clone();
         let end = unwinder.resume(&recording.space, &cursor, &stop.memory, &mut frames);
         assert!(end.is_root(), "{length}: {end}");
@@ -98,7 +98,7 @@ fn cached_rules_give_the_same_frames() {
 fn tables_are_found_without_their_search_table_or_section_headers() {
     let dir = tempfile::tempdir().unwrap();
     let recording = deep(dir.path(), &[]);
-    // An unknown version of .eh_frame_hdr: the entries are walked.
+    // With an unknown version of .eh_frame_hdr, the entries of .eh_frame are searched one by one.
     let without_header = |_: &str, file: &[u8]| {
         let mut file = file.to_vec();
         let image = image::ElfImage::parse(image::ImageBytes::Owned(file.clone())).ok()?;
@@ -106,7 +106,7 @@ fn tables_are_found_without_their_search_table_or_section_headers() {
         file[hdr] = 9;
         Some(file)
     };
-    // e_shoff, e_shnum, e_shstrndx: only the program headers are left.
+    // Clear e_shoff, e_shnum and e_shstrndx, so that only the program headers are left.
     let without_sections = |_: &str, file: &[u8]| {
         let mut file = file.to_vec();
         file[0x28..0x30].fill(0);
@@ -120,7 +120,7 @@ fn tables_are_found_without_their_search_table_or_section_headers() {
     }
 }
 
-/// C functions that fill `.debug_frame`: a small section is not compressed.
+/// Writes C functions that fill `.debug_frame`, because a small section would not be compressed.
 fn many_functions(dir: &Path) -> String {
     let path = dir.join("many.c");
     let function = |i| format!("int many_{i}(int *a) {{ return *a + {i}; }}\n");
@@ -146,16 +146,16 @@ fn debug_frame_is_used_without_eh_frame_however_it_is_compressed() {
         assert_eq!(frames, recording.stops[0].pcs, "{compress}");
         assert!(end.is_root(), "{compress}: {end}");
 
-        // Following the code would find the same frames; this asks the tables alone.
+        // Code analysis would find the same frames, so also test the tables alone.
         let pc = [bias.to_svma(recording.stops[0].registers.pc().unwrap())];
         assert!(function_starts(image, &pc)[0].is_some(), "{compress}");
-        let spoiled = recording.with_images(|name, file| {
+        let corrupted = recording.with_images(|name, file| {
             let at = section.data.as_ptr().addr() - image.bytes().as_ptr().addr();
             let mut file = file.to_vec();
             file.get_mut(at..at + section.data.len())?.fill(0xff);
             name.ends_with("/program").then_some(file)
         });
-        let program = spoiled.iter().find(|m| m.name.ends_with("/program")).unwrap();
+        let program = corrupted.iter().find(|m| m.name.ends_with("/program")).unwrap();
         let (image, _) = program.image.as_ref().unwrap();
         assert_eq!(function_starts(image, &pc), [None], "{compress}");
     }
@@ -171,7 +171,7 @@ fn code_without_any_tables_is_unwound_by_frame_pointers() {
     let code = (program.start.0, code);
     recording.stops[0].memory.0.push(code);
     let stop = &recording.stops[0];
-    // No image at all, as for code of a just-in-time compiler.
+    // No image at all, like code of a just-in-time compiler.
     let space = recording.with_images(|name, _| name.ends_with("/program").then(Vec::new));
     let (frames, end) = unwind_in(&recording, &space);
     // `_start` has no frame record: it clears rbp and never returns.
@@ -185,16 +185,16 @@ fn a_frame_without_tables_is_unwound_by_its_code_or_ends_the_stack() {
     let program = build(dir.path(), "deep.c", &["-fno-asynchronous-unwind-tables"]);
     let recording = record(dir.path(), &program, AT_BOTTOM);
     let (frames, end) = unwind_in(&recording, &recording.space);
-    // gdb gives up after two frames. From the caller of `main` on the C library has tables.
+    // gdb gives up after two frames. The C library, from the caller of `main` on, has tables.
     assert!(end.is_root(), "{end}");
     let callers = frames[1..17].iter().collect::<std::collections::BTreeSet<_>>();
     assert_eq!(
         (frames.len(), callers.len()),
         (21, 3),
-        "16 alternating calls, from 3 places: {frames:x?}"
+        "16 alternating calls from 3 places: {frames:x?}"
     );
 
-    // The leaf is as the call left it. Now its caller traps where the call returns.
+    // The leaf can still be unwound. Now put a trap into its caller where the call returns.
     let traps = |name: &str, file: &[u8]| {
         let program = recording.space.iter().find(|m| &*m.name == name)?;
         let (image, bias) = program.image.as_ref().ok()?;
@@ -229,8 +229,8 @@ recorder.stop()
     assert_eq!((frames.len(), end), (3, End::Root(RootReason::EntryPoint)));
 }
 
-/// Where the system call of glibc's `clone3` returns, there is no entry. In the caller a call
-/// confirms the return address; in the new thread there is none.
+/// No unwind entry covers the return of the system call in glibc's `clone3`. In the caller, a call
+/// instruction confirms the return address. In the new thread there is none.
 #[test]
 fn a_new_thread_is_its_own_root() {
     let dir = tempfile::tempdir().unwrap();
@@ -290,7 +290,7 @@ fn missing_or_wild_registers_break_the_stack_with_a_reason() {
     assert_eq!(end_of(Some(0x10_0010), Some(0x7000), 0x9000), (truncated, 1));
 }
 
-/// JIT code for aarch64, with a stack laid out by hand, since the test also runs on x86-64.
+/// Unwinds aarch64 JIT code. The stack is laid out by hand, because the test also runs on x86-64.
 #[test]
 fn aarch64_link_register_records_and_authentication_codes() {
     const CODE: u64 = 0x40_0000;
@@ -308,7 +308,7 @@ fn aarch64_link_register_records_and_authentication_codes() {
     put(0x7fc, &[BL_BACK]);
     let mut stack = vec![0; 0x800];
     let mut word = |at: usize, value: u64| stack[at..][..8].copy_from_slice(&value.to_le_bytes());
-    // The frame record of the function around 0x400; its caller's is the last one.
+    // The frame record of the function around 0x400. That of its caller is the last one.
     word(0x40, STACK + 0x80);
     word(0x48, (CODE + 0x800) | 0x0055_0000_0000_0000);
     let memory = Regions(vec![(CODE, code), (STACK, stack)]);
@@ -323,7 +323,7 @@ fn aarch64_link_register_records_and_authentication_codes() {
         image: Err(image::ImageAbsence::Anonymous),
     };
     space.insert(MappingId(1), mapping);
-    // x0 to x29, lr, sp, pc: perf's order is DWARF's.
+    // x0 to x29, lr, sp, pc: perf uses DWARF's order.
     let mut values = [0; 33];
     (values[29], values[30]) = (STACK + 0x40, CODE + 0x400);
     (values[31], values[32]) = (STACK, CODE + 0x100);
@@ -333,12 +333,12 @@ fn aarch64_link_register_records_and_authentication_codes() {
     let mut frames = Vec::new();
     let end = unwinder.unwind(&space, &registers, &memory, &mut frames);
     assert_eq!(pcs(&frames), [CODE + 0x100, CODE + 0x400, CODE + 0x800]);
-    assert_eq!(end, End::Root(RootReason::NullReturn), "the last record is null");
-    assert_eq!(unwinder.cursor().registers().sp(), None, "a record does not tell the CFA");
+    assert_eq!(end, End::Root(RootReason::NullReturn), "the last frame record is null");
+    assert_eq!(unwinder.cursor().registers().sp(), None, "a frame record does not give the CFA");
 }
 
-/// A Go program for arm64, with a stack laid out by hand as the compiler's prologue leaves it,
-/// since the test also runs on x86-64. The link register is saved at the stack pointer.
+/// Unwinds a Go program for arm64. The stack is laid out by hand like after the compiler's
+/// prologue, because the test also runs on x86-64. The link register is saved at the stack pointer.
 #[test]
 fn aarch64_go_frames_by_the_line_table() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
@@ -354,13 +354,13 @@ fn aarch64_go_frames_by_the_line_table() {
         .arg(&program)
         .arg(".")
         .status()
-        .expect("Go: run scripts/setup-tests");
+        .expect("Go is not installed; fix: scripts/setup-tests");
     assert!(built.success());
     let image = ElfImage::open(&std::fs::File::open(&program).unwrap()).unwrap();
     let image = std::sync::Arc::new(image);
     assert_eq!(image.arch(), Arch::Aarch64);
     let table = gopclntab::LineTable::from_image(&image).unwrap();
-    // An address in a function, with its frame set up or not.
+    // An address in a function where its frame is set up or not, and the depth of the frame.
     let place = |name: &str, framed: bool| {
         let f = table.function_named(name).unwrap();
         let pcs = (f.entry().0..f.end().0).step_by(4);

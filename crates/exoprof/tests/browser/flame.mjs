@@ -1,5 +1,5 @@
-// Drives a flame graph in a real browser. Arguments: the folder of playwright-core, the page, the
-// image, and the page of a difference.
+// Drives a flame graph in a real browser. Arguments: the folder of playwright-core, the HTML page,
+// the SVG image, and the HTML page of a diff.
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 
@@ -18,7 +18,7 @@ async function open(file, options = {}) {
   page.setDefaultTimeout(20000);
   page.on('pageerror', (e) => assert.fail(e.message));
   page.on('dialog', (d) => assert.fail(`a name became code: ${d.message()}`));
-  page.on('request', (r) => assert.equal(r.url(), `file://${file}`, 'no other request'));
+  page.on('request', (r) => assert.equal(r.url(), `file://${file}`, 'unexpected request'));
   await page.goto(`file://${file}`);
   await page.waitForSelector('#flame .frame');
   return page;
@@ -38,7 +38,7 @@ const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBB
   const before = await width(frame(page, 'hot:'));
   assert.ok(before > 700 && before < 740, `${before}`);
 
-  // Zoom in by click, out by key, and back through the ancestors.
+  // A click zooms in, Escape zooms out through the ancestors.
   await frame(page, 'hot:').click();
   assert.equal(Math.round(await width(frame(page, 'hot:'))), 1200);
   assert.ok(!(await names(page)).some((n) => n.startsWith('cold:')));
@@ -55,7 +55,7 @@ const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBB
   assert.equal(Math.round(await width(frame(page, 'cold:'))), 1200);
   await page.locator('#reset').click();
 
-  // Search: each stack counts once, though the function calls itself.
+  // Search: a stack counts once even if the function calls itself.
   await page.keyboard.press('/');
   await page.keyboard.type('^recursive$');
   assert.match(await details(page), /^3 frames match: 100ms \(10\.00%\)$/);
@@ -74,7 +74,7 @@ const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBB
   assert.equal(await page.locator('.frame.match').count(), 0);
   assert.match(await details(page), /^cpu: 1s total$/);
 
-  // Inverted, and grouped by thread.
+  // Invert, then group by thread.
   await page.locator('#invert').click();
   const leaf = await width(page.locator('#flame .frame[y="0"]', { hasText: 'spin:' }));
   assert.ok(leaf > 720 && leaf < 760, `${leaf}`);
@@ -83,17 +83,17 @@ const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBB
   const threads = await page.locator('#flame .frame[y="0"] title').allTextContents();
   assert.deepEqual(threads.map((t) => t.split(':').slice(0, 2).join(':')), ['thread: main', 'thread: worker <b>1</b>']);
 
-  // In a narrow window and in dark mode.
+  // Narrow and wide windows, then light and dark mode.
   for (const narrow of [320, 2400]) {
     await page.setViewportSize({ width: narrow, height: 700 });
     await page.waitForFunction((w) => document.getElementById('flame').getBoundingClientRect().width === w, narrow);
     assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), narrow);
   }
-  const paper = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   await page.emulateMedia({ colorScheme: 'light' });
-  assert.equal(await paper(), 'rgb(255, 255, 255)');
+  assert.equal(await background(), 'rgb(255, 255, 255)');
   await page.emulateMedia({ colorScheme: 'dark' });
-  assert.equal(await paper(), 'rgb(23, 23, 26)');
+  assert.equal(await background(), 'rgb(23, 23, 26)');
 }
 {
   const page = await open(image);
@@ -103,17 +103,17 @@ const width = (locator) => locator.evaluate((e) => e.querySelector('rect').getBB
   await page.locator('.button', { hasText: 'Reset zoom' }).click();
   await page.locator('.button', { hasText: 'Invert' }).click();
   assert.ok((await width(page.locator('#flame .frame[y="0"]', { hasText: 'spin:' }))) > 700);
-  // As wide as the window, and no name wider than its frame: by a pixel where a font is wider.
+  // The image fits the window, and no name is wider than its frame. Fonts differ by up to a pixel.
   const narrow = await open(image, { viewport: { width: 400, height: 800 } });
   assert.equal(Math.round(await width(frame(narrow, 'root:'))), 400);
-  const jutting = await narrow.locator('#flame .frame').evaluateAll((frames) => frames.filter((f) => {
+  const overflowing = await narrow.locator('#flame .frame').evaluateAll((frames) => frames.filter((f) => {
     const text = f.querySelector('text');
     return text && text.getBBox().width > f.querySelector('rect').getBBox().width + 1;
   }).length);
-  assert.equal(jutting, 0);
-  // The graph is drawn without scripts too.
-  const still = await open(image, { javaScriptEnabled: false });
-  assert.equal(Math.round(await width(frame(still, 'root'))), 1200);
+  assert.equal(overflowing, 0);
+  // The graph is also drawn when scripts are disabled.
+  const scriptless = await open(image, { javaScriptEnabled: false });
+  assert.equal(Math.round(await width(frame(scriptless, 'root'))), 1200);
 }
 {
   const page = await open(diff);

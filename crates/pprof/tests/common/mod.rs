@@ -57,7 +57,7 @@ pub fn cpu() -> Profile {
     b.finish()
 }
 
-/// The profile as files have it.
+/// The profile gzipped, as in files.
 pub fn gz(profile: &Profile) -> Vec<u8> {
     let mut bytes = Vec::new();
     pprof::write_gz(profile, &mut bytes).unwrap();

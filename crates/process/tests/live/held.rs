@@ -1,4 +1,4 @@
-//! Words of another process that are changed and put back.
+//! Tests changing words in another process and restoring them.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use process::{Claimed, HeldWord, Process, Restored, WritableMemory, WriteError};
 
 use crate::support::Target;
 
-/// A word of a child's stack, which nothing there looks at any more: the first bytes of the
+/// A word on a child's stack that the child no longer uses, and its value: the start of the
 /// program's name, at the top of the initial stack.
 fn word(process: &Process) -> (Avma, u64) {
     let maps = process.maps().unwrap();
@@ -17,7 +17,7 @@ fn word(process: &Process) -> (Avma, u64) {
 }
 
 #[test]
-fn a_word_is_put_back_unless_somebody_else_changed_it() {
+fn a_word_is_restored_unless_another_process_changed_it() {
     let child = Target::cat(Path::new("/bin/cat"));
     let process = Process::open(child.pid()).unwrap();
     let memory = WritableMemory::open(&process).unwrap();
@@ -30,12 +30,12 @@ fn a_word_is_put_back_unless_somebody_else_changed_it() {
     assert_eq!(now(), old);
 
     drop(HeldWord::write(&process, &memory, at, old, 8, None).unwrap());
-    assert_eq!(now(), old, "also when it is dropped");
+    assert_eq!(now(), old, "restored on drop, too");
 
     let held = HeldWord::write(&process, &memory, at, old, 9, None).unwrap();
     memory.replace(at, 9, 10).unwrap();
     assert_eq!(held.restore(), Restored::ChangedByOthers(10));
-    assert_eq!(now(), 10, "what is not ours is left alone");
+    assert_eq!(now(), 10, "a word that others changed is left alone");
 
     let wrong = HeldWord::write(&process, &memory, at, old, 11, None);
     assert!(matches!(wrong, Err(WriteError::Changed { found: 10, .. })), "{wrong:?}");
@@ -43,21 +43,21 @@ fn a_word_is_put_back_unless_somebody_else_changed_it() {
 }
 
 #[test]
-fn one_at_a_time_may_change_a_thing() {
+fn a_setting_can_be_claimed_only_once() {
     let child = Target::cat(Path::new("/bin/cat"));
     let process = Process::open(child.pid()).unwrap();
     let claim = process.claim(Claimed::HeapRate).unwrap().expect("free");
-    assert!(process.claim(Claimed::HeapRate).unwrap().is_none(), "taken");
+    assert!(process.claim(Claimed::HeapRate).unwrap().is_none(), "already claimed");
     let other = Process::open(child.pid()).unwrap();
-    assert!(other.claim(Claimed::HeapRate).unwrap().is_none(), "by whichever handle");
-    assert!(process.claim(Claimed::BlockRate).unwrap().is_some(), "another thing is free");
+    assert!(other.claim(Claimed::HeapRate).unwrap().is_none(), "through any handle");
+    assert!(process.claim(Claimed::BlockRate).unwrap().is_some(), "another setting is free");
     drop(claim);
     assert!(other.claim(Claimed::HeapRate).unwrap().is_some(), "free again");
 }
 
-/// The word outlives neither the process nor its watchdog.
+/// After the target exits there is nothing left to restore, and no watchdog process.
 #[test]
-fn a_target_that_exits_takes_its_watchdog_along() {
+fn nothing_is_restored_after_the_target_exits() {
     let child = Target::cat(Path::new("/bin/cat"));
     let process = Process::open(child.pid()).unwrap();
     let memory = WritableMemory::open(&process).unwrap();

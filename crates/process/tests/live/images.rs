@@ -26,7 +26,7 @@ fn build_id(mapping: &NewMapping) -> String {
     mapping.image.as_ref().unwrap().0.build_id_hex()
 }
 
-/// Maps a file executable and waits, with the file's path free to be tampered with.
+/// Maps a file executable, closes it and waits, so that the test can tamper with the path.
 const MAPPER: &str = "
 import mmap, sys, os
 f = os.open(sys.argv[1], os.O_RDONLY)
@@ -37,13 +37,13 @@ input()
 ";
 
 #[test]
-fn every_file_is_opened_once_and_placed() {
+fn every_file_is_opened_once_and_gets_a_bias() {
     let target = Target::cat(Path::new("/bin/cat"));
     let process = Process::open(target.pid()).unwrap();
     let rows = process.exec_maps().unwrap().rows;
     let mut images = Images::new();
     let first: Vec<_> = rows.iter().map(|r| images.resolve(Some(&process), r)).collect();
-    let held = images.len();
+    let count = images.len();
     for (row, mapping) in rows.iter().zip(&first) {
         let name = row.path.escape_ascii();
         if mapping.kind == MappingKind::Vsyscall {
@@ -51,7 +51,7 @@ fn every_file_is_opened_once_and_placed() {
             continue;
         }
         let (image, bias) = mapping.image.as_ref().unwrap_or_else(|e| panic!("{name}: {e:?}"));
-        // What the image says lies at the start of the mapping is what lies there.
+        // The image and the process's memory must agree at the start of the mapping.
         let svma = bias.to_svma(row.start);
         let mut live = [0; 64];
         image::Memory::read(&process.memory().unwrap(), row.start, &mut live).unwrap();
@@ -63,8 +63,8 @@ fn every_file_is_opened_once_and_placed() {
         assert!(Arc::ptr_eq(image, &again), "{name}");
     }
     assert!(first.iter().any(|m| m.kind == MappingKind::Vdso));
-    assert_eq!((images.len(), images.unguarded()), (held, 0));
-    // An event that comes after the process has gone still finds what is known.
+    assert_eq!((images.len(), images.unguarded()), (count, 0));
+    // An event that arrives after the process has exited still finds known images.
     drop(target);
     let file = rows.iter().position(|r| r.kind() == MappingKind::File).unwrap();
     let late = images.resolve(None, &rows[file]).image.unwrap().0;
@@ -72,7 +72,7 @@ fn every_file_is_opened_once_and_placed() {
 }
 
 #[test]
-fn a_deleted_program_is_still_read() {
+fn a_deleted_program_is_still_readable() {
     let dir = tempfile::tempdir().unwrap();
     let path = copy_of_cat(dir.path());
     let target = Target::cat(&path);
@@ -87,7 +87,7 @@ fn a_deleted_program_is_still_read() {
 }
 
 #[test]
-fn a_replaced_program_is_read_as_it_runs() {
+fn a_replaced_program_is_read_in_the_version_that_runs() {
     let dir = tempfile::tempdir().unwrap();
     let path = copy_of_cat(dir.path());
     let target = Target::cat(&path);
@@ -102,7 +102,7 @@ fn a_replaced_program_is_read_as_it_runs() {
 }
 
 #[test]
-fn a_library_that_is_gone_is_named_so_where_only_the_path_is_left() {
+fn a_missing_library_is_reported_if_only_its_path_is_known() {
     let dir = tempfile::tempdir().unwrap();
     let path = copy_of_cat(dir.path());
     let (target, _) = Target::python(MAPPER, &[&path]);
@@ -120,7 +120,7 @@ fn a_library_that_is_gone_is_named_so_where_only_the_path_is_left() {
     let text = format!("{:?}", absence(&gone));
     assert!(text.contains("CAP_CHECKPOINT_RESTORE"), "{text}");
 
-    // A FIFO would block whoever opens it, and a device might do anything.
+    // Opening a FIFO would block, and opening a device might have any effect.
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
     assert_eq!(absence(&gone), ImageAbsence::Replaced);
     fs::remove_file(&path).unwrap();
@@ -129,7 +129,7 @@ fn a_library_that_is_gone_is_named_so_where_only_the_path_is_left() {
     fs::remove_file(&path).unwrap();
     fs::copy("/bin/ls", &path).unwrap();
     assert_eq!(absence(&gone), ImageAbsence::Replaced);
-    // A row that claims the inode of what lies there now, a FIFO, is refused all the same.
+    // A row with the inode of the FIFO at that path is rejected, too.
     fs::remove_file(&path).unwrap();
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
     let stat = nix::sys::stat::stat(&path).unwrap();
@@ -142,7 +142,7 @@ fn a_library_that_is_gone_is_named_so_where_only_the_path_is_left() {
 }
 
 #[test]
-fn what_is_no_elf_file_is_named_so() {
+fn a_file_that_is_not_elf_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("with\nnewline");
     fs::write(&path, vec![b'#'; 5000]).unwrap();
@@ -174,7 +174,7 @@ fn a_file_on_a_mount_that_only_the_target_sees_is_found() {
     assert_eq!(build_id(&found), build_id_of_cat());
     drop(target.child.stdin.take());
     assert!(process.wait_exit(None).unwrap());
-    // Its mount is gone with it; the image is kept.
+    // The mount has vanished with the process, but the image is kept.
     assert_eq!(build_id(&by_path.resolve(None, &row)), build_id_of_cat());
     assert!(Images::new().resolve(None, &row).image.is_err());
 }

@@ -1,5 +1,6 @@
-//! Against real processes. Must run as root: namespaces, kernel threads and other users' processes
-//! are part of what is tested.
+//! Tests the crate on real processes.
+//!
+//! Must run as root: the tests use namespaces, kernel threads and other users' processes.
 
 mod held;
 mod images;

@@ -9,7 +9,7 @@ use process::{CpuTimes, CpuTimesReader, OpenError, Process, ProcessMemory};
 use crate::support::{Target, as_nobody, copy_of_cat};
 
 #[test]
-fn a_process_is_known_until_it_exits_and_never_after() {
+fn a_process_is_identified_until_it_exits_but_not_after() {
     let dir = tempfile::tempdir().unwrap();
     let mut target = Target::cat(&copy_of_cat(dir.path()));
     let process = Process::open(target.pid()).unwrap();
@@ -31,7 +31,7 @@ fn a_process_is_known_until_it_exits_and_never_after() {
 
     target.kill();
     assert!(process.wait_exit(None).unwrap());
-    assert!(!process.is_alive() && process.same_process(), "a zombie keeps its number");
+    assert!(!process.is_alive() && process.same_process(), "a zombie keeps its PID");
     assert_eq!(memory.read(first.start, &mut magic), Err(Unreadable(first.start)));
     assert!(process.process_cpu_time().unwrap() > 0, "a zombie keeps its clock");
     target.child.wait().unwrap();
@@ -41,7 +41,7 @@ fn a_process_is_known_until_it_exits_and_never_after() {
 }
 
 #[test]
-fn a_name_that_is_no_text_hides_nothing() {
+fn a_name_that_is_not_utf8_is_parsed() {
     let dir = tempfile::tempdir().unwrap();
     let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"a) R\xd0\xff:\n1");
     let path = dir.path().join(name);
@@ -53,7 +53,8 @@ fn a_name_that_is_no_text_hides_nothing() {
     assert!(process.thread_mode_ticks(target.pid()).is_ok());
     assert!(process.thread_switches(target.pid()).unwrap() > 0);
     assert_eq!(process.threads_by_own_number().unwrap()[&target.pid()], target.pid());
-    // It has answered and is about to read again. The name must not pass for its state.
+    // `cat` has replied and is about to block in read again. The R in its name must not be taken
+    // for its state.
     let mut states = (0..2000).map(|_| {
         std::thread::sleep(Duration::from_millis(1));
         process.thread_state_letter(target.pid()).unwrap()
@@ -62,7 +63,7 @@ fn a_name_that_is_no_text_hides_nothing() {
 }
 
 #[test]
-fn reading_stops_at_the_end_of_what_is_mapped() {
+fn reading_stops_at_unreadable_memory() {
     let script = "import mmap,ctypes\n\
         m = mmap.mmap(-1, 3*4096)\n\
         m.write(b'x' * 12288)\n\
@@ -79,7 +80,7 @@ fn reading_stops_at_the_end_of_what_is_mapped() {
     assert_eq!(memory.read(addr, &mut buf), Err(Unreadable(addr)));
 }
 
-/// Three threads that have burnt CPU and sleep, a fourth that has ended, and a reaped child.
+/// Three threads that have used CPU and now sleep, a fourth that has ended, and a reaped child.
 const BUSY: &str = "
 import threading, time, os, subprocess, sys
 def burn(s):
@@ -113,16 +114,16 @@ fn cpu_time_by_thread_process_and_children() {
     }
     assert_eq!(times.by_thread.len(), 4);
     for (tid, ns) in &times.by_thread {
-        // Each worker's own clock said 0.1 s before it slept; 1 ms for the clock's reading.
+        // Each worker used at least 0.1 s by its own clock; allow 1 ms for reading the clock.
         assert!(*tid == target.pid() || *ns >= 99_000_000, "thread {tid}: {ns}");
         assert_eq!(process.thread_name(*tid).unwrap().get(..6), Some("python"));
     }
     let clock = process.process_cpu_time().unwrap();
-    assert!(clock >= own, "the clock runs on: {clock} after {own}");
-    // The ended thread took at least 0.2 s, which only the process's clock still knows.
+    assert!(clock >= own, "the clock never goes back: {clock} after {own}");
+    // The ended thread used at least 0.2 s, which only the process's clock still includes.
     assert!(clock - times.total() >= 199_000_000, "{clock} {}", times.total());
     let children = process.reaped_children_cpu_time().unwrap();
-    // Counted in ticks of 10 ms, user and system each cut.
+    // In ticks of 10 ms; user and system time are each rounded down.
     assert!(children >= 180_000_000, "{children}");
     assert_eq!(process.thread_cpu_time(target.pid()).unwrap(), times.by_thread[&target.pid()]);
 
@@ -134,7 +135,7 @@ fn cpu_time_by_thread_process_and_children() {
 }
 
 #[test]
-fn a_process_lives_on_after_its_leading_thread() {
+fn a_process_outlives_its_main_thread() {
     let script = "
 import threading, os, ctypes, time
 def rest():
@@ -156,7 +157,7 @@ ctypes.CDLL(None).syscall(60, 0)
 }
 
 #[test]
-fn what_cannot_be_profiled_is_named() {
+fn processes_that_cannot_be_profiled_are_reported() {
     let mut target = Target::cat(Path::new("/bin/cat"));
     let pid = target.pid();
     let text = |pid| Process::open(pid).unwrap_err().to_string();
@@ -183,7 +184,7 @@ fn what_cannot_be_profiled_is_named() {
 }
 
 #[test]
-fn a_process_of_another_pid_namespace_has_two_numbers() {
+fn a_process_in_another_pid_namespace_has_two_pids() {
     let mut unshare = Command::new("unshare");
     let mut target = Target::start(unshare.args(["-mpf", "--mount-proc", "cat"]));
     target.ping();
@@ -197,7 +198,7 @@ fn a_process_of_another_pid_namespace_has_two_numbers() {
 }
 
 #[test]
-fn rights_over_a_target_are_read_without_rights() {
+fn rights_over_a_target_are_readable_without_privileges() {
     let rights = as_nobody(|| TargetRights::read(1)).unwrap();
     assert_eq!((rights.pid, rights.uid, rights.dumpable), (1, 0, true));
     let script = "import ctypes,os\nos.setresuid(65534,65534,65534)\n\

@@ -10,7 +10,7 @@ use process::{Process, SeizeError, Threads, Tracer};
 
 use crate::support::{Target, as_nobody};
 
-/// A program from this folder, built anew: it is small.
+/// Compiles a program from `tests/programs`. They are small enough to compile each time.
 fn program(name: &str, dir: &std::path::Path) -> PathBuf {
     let source = format!("{}/tests/programs/{name}.c", env!("CARGO_MANIFEST_DIR"));
     let path = dir.join(name);
@@ -20,7 +20,7 @@ fn program(name: &str, dir: &std::path::Path) -> PathBuf {
     path
 }
 
-/// Threads that count in `rbx`-free memory, sleep in system calls, and take signals.
+/// Threads that count in memory, sleep in system calls, and handle signals.
 struct Busy {
     target: Target,
     _dir: tempfile::TempDir,
@@ -35,8 +35,8 @@ impl Busy {
         Self { target, _dir: dir }
     }
 
-    /// Asks for a line with its counters: progress of the counting threads, signals taken,
-    /// broken system calls.
+    /// Requests the program's counters: progress of the counting threads, handled signals,
+    /// interrupted system calls.
     fn ask(&mut self) -> [u64; 3] {
         self.target.child.stdin.as_mut().unwrap().write_all(b"?\n").unwrap();
         let line = self.target.line();
@@ -48,7 +48,7 @@ impl Busy {
         Process::open(self.target.pid()).unwrap()
     }
 
-    fn is_free(&self) -> bool {
+    fn is_released(&self) -> bool {
         let tids = self.process().threads().unwrap();
         tids.iter().all(|tid| {
             let of = |file: &str| {
@@ -62,34 +62,34 @@ impl Busy {
 }
 
 #[test]
-fn all_threads_stand_at_once_and_run_on_afterwards() {
+fn all_threads_stop_together_and_resume() {
     let mut busy = Busy::start(20);
     let process = busy.process();
     let memory = process.memory().unwrap();
     let frozen = Tracer::run(|tracer| {
         let seized = tracer.seize(&process, Threads::All).unwrap();
-        let stands = |tid: i32| {
+        let state = |tid: i32| {
             let r = seized.registers(tid).unwrap();
             let mut top = [0; 64];
             memory.read(r.sp(), &mut top).unwrap();
             (r, top)
         };
-        let look = || seized.stopped().map(|(tid, _)| (tid, stands(tid))).collect::<Vec<_>>();
-        let first = look();
+        let states = || seized.stopped().map(|(tid, _)| (tid, state(tid))).collect::<Vec<_>>();
+        let first = states();
         std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(first, look(), "nothing moves");
+        assert_eq!(first, states(), "no thread runs");
         assert_eq!(seized.not_stopped().count(), 0);
         first.len()
     })
     .unwrap();
     assert_eq!(frozen, 21);
-    assert!(busy.is_free());
+    assert!(busy.is_released());
     let before = busy.ask();
     let after = std::iter::repeat_with(|| busy.ask()).find(|now| now[0] > before[0]).unwrap();
-    assert_eq!(after[2], 0, "a system call that can be begun again was broken");
+    assert_eq!(after[2], 0, "a restartable system call failed with EINTR");
 }
 
-/// Every signal that was sent arrives, also those that a thread stood on when it was let go.
+/// Every signal that was sent arrives, including those in whose delivery a thread was stopped.
 #[test]
 fn no_signal_is_lost() {
     let mut busy = Busy::start(4);
@@ -105,7 +105,7 @@ fn no_signal_is_lost() {
     let enough = AtomicBool::new(false);
     let mut on_signal = 0;
     std::thread::scope(|s| {
-        // A real-time signal is queued: the number sent is the number taken.
+        // Real-time signals are queued, so as many must be handled as were sent.
         let busy = &mut busy;
         let enough = &enough;
         s.spawn(move || {
@@ -113,8 +113,8 @@ fn no_signal_is_lost() {
             while !enough.load(Ordering::SeqCst) {
                 (0..50).for_each(|_| queue(pid.as_raw()));
                 sent += 50;
-                let taken = std::iter::repeat_with(|| busy.ask()[1]).find(|n| *n >= sent);
-                assert_eq!(taken, Some(sent));
+                let handled = std::iter::repeat_with(|| busy.ask()[1]).find(|n| *n >= sent);
+                assert_eq!(handled, Some(sent));
             }
         });
         for _ in 0..5000 {
@@ -125,13 +125,13 @@ fn no_signal_is_lost() {
         }
         enough.store(true, Ordering::SeqCst);
     });
-    assert!(busy.is_free());
-    assert!(on_signal > 0, "no thread was met on a signal: nothing is tested");
+    assert!(busy.is_released());
+    assert!(on_signal > 0, "no thread was stopped in signal delivery, so nothing was tested");
 }
 
 #[allow(unsafe_code)]
 fn queue(pid: i32) {
-    // SAFETY: integers only.
+    // SAFETY: the arguments are integers only.
     let sent = unsafe { libc::kill(pid, libc::SIGRTMIN() + 3) };
     assert_eq!(sent, 0);
 }
@@ -144,19 +144,19 @@ fn a_stopped_program_stays_stopped() {
     nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
     let state = || std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     while !state().contains("State:\tT (stopped)") {}
-    // The first thread may stand before the others get a CPU to do so.
-    let stands = |tid: &i32| {
+    // The first thread may stop before the others get a CPU to do so.
+    let is_stopped = |tid: &i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).unwrap();
         stat.contains(") T ")
     };
-    while !process.threads().unwrap().iter().all(stands) {}
+    while !process.threads().unwrap().iter().all(is_stopped) {}
     let stops: Vec<Stop> = Tracer::run(|tracer| {
         let seized = tracer.seize(&process, Threads::All).unwrap();
         seized.stopped().map(|(_, stop)| stop).collect()
     })
     .unwrap();
     assert_eq!(stops, [Stop::Group(libc::SIGSTOP); 4]);
-    // Each goes back to its stop by itself, which takes a moment.
+    // After detaching, each thread returns to its group stop, which takes a moment.
     while !state().contains("State:\tT (stopped)") {}
     assert!(state().contains("TracerPid:\t0\n"));
     nix::sys::signal::kill(pid, nix::sys::signal::SIGCONT).unwrap();
@@ -164,9 +164,9 @@ fn a_stopped_program_stays_stopped() {
     busy.ask();
 }
 
-/// Threads come and go all the time: whoever is there stands, and the program goes on.
+/// Threads start and end all the time. Every existing thread is stopped, and the program resumes.
 #[test]
-fn threads_that_come_and_go() {
+fn threads_that_start_and_end() {
     let dir = tempfile::tempdir().unwrap();
     let mut target = Target::start(&mut Command::new(program("churn", dir.path())));
     assert_eq!(target.line(), "ready");
@@ -176,11 +176,11 @@ fn threads_that_come_and_go() {
             let seized = tracer.seize(&process, Threads::All).unwrap();
             let listed = process.threads().unwrap();
             for tid in &listed {
-                let stands = seized.stopped().any(|(t, _)| t == *tid);
+                let is_stopped = seized.stopped().any(|(t, _)| t == *tid);
                 let state =
                     std::fs::read_to_string(format!("/proc/{}/task/{tid}/stat", process.pid()));
                 let ended = state.map_or(true, |s| s.contains(") Z ") || s.contains(") X "));
-                assert!(stands || ended, "{tid} runs");
+                assert!(is_stopped || ended, "thread {tid} is running");
             }
         })
         .unwrap();
@@ -190,9 +190,9 @@ fn threads_that_come_and_go() {
     assert!(exec.is_alive());
 }
 
-/// A thread other than the leader replaces the program while its threads are seized.
+/// A thread other than the main thread calls exec while the program's threads are seized.
 #[test]
-fn exec_and_exit_are_not_held_up() {
+fn exec_and_exit_are_not_blocked() {
     let dir = tempfile::tempdir().unwrap();
     let path = program("reexec", dir.path());
     for _ in 0..30 {
@@ -200,7 +200,7 @@ fn exec_and_exit_are_not_held_up() {
         assert_eq!(target.line(), "ready");
         let process = Process::open(target.pid()).unwrap();
         target.child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
-        // It execs five times, and exits.
+        // The program calls exec five times and then exits.
         Tracer::run(|tracer| {
             while process.is_alive() {
                 tracer.settle();
@@ -209,8 +209,8 @@ fn exec_and_exit_are_not_held_up() {
                     Err(SeizeError::Gone { .. }) => {}
                     Err(e) => panic!("{e}"),
                 }
-                // A thread that was let go waits for our CPU, where there is no other, and we are
-                // before it: it would be stopped again before it has done anything.
+                // On a single CPU a released thread must wait for us: without this sleep it would
+                // be stopped again before it made any progress.
                 std::thread::sleep(Duration::from_micros(50));
             }
         })
@@ -220,7 +220,7 @@ fn exec_and_exit_are_not_held_up() {
 }
 
 #[test]
-fn another_tracer_is_named() {
+fn another_tracer_is_reported() {
     let busy = Busy::start(1);
     let process = busy.process();
     let error = Tracer::run(|one| {
@@ -234,11 +234,11 @@ fn another_tracer_is_named() {
     })
     .unwrap();
     assert!(matches!(&error, SeizeError::Traced { comm, .. } if comm == "tracer"), "{error}");
-    assert!(busy.is_free());
+    assert!(busy.is_released());
 }
 
 #[test]
-fn without_permission_the_fix_is_named() {
+fn a_permission_error_suggests_a_fix() {
     let busy = Busy::start(1);
     let process = busy.process();
     let error = as_nobody(|| {
@@ -251,7 +251,7 @@ fn without_permission_the_fix_is_named() {
 }
 
 #[test]
-fn what_ends_while_it_stands_is_gone() {
+fn a_process_killed_while_stopped_is_gone() {
     let mut busy = Busy::start(2);
     let process = busy.process();
     Tracer::run(|tracer| {
@@ -269,9 +269,9 @@ fn what_ends_while_it_stands_is_gone() {
     assert!(matches!(again, Err(SeizeError::Gone { .. })), "{again:?}");
 }
 
-/// The work panics in the middle of a stop.
+/// A panic while threads are stopped releases them.
 #[test]
-fn a_panic_lets_go() {
+fn a_panic_releases_the_threads() {
     let mut busy = Busy::start(3);
     let process = busy.process();
     let panicked = std::panic::catch_unwind(|| {
@@ -280,6 +280,6 @@ fn a_panic_lets_go() {
             panic!("in the middle");
         })
     });
-    assert!(panicked.is_err() && busy.is_free());
+    assert!(panicked.is_err() && busy.is_released());
     busy.ask();
 }

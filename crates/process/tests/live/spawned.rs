@@ -8,7 +8,7 @@ fn touch(path: &Path) -> Vec<OsString> {
 }
 
 #[test]
-fn the_command_runs_when_it_is_released_and_not_before() {
+fn the_command_runs_only_after_release() {
     let dir = tempfile::tempdir().unwrap();
     let mark = dir.path().join("mark");
     let held = Spawned::new(&touch(&mark)).unwrap();
@@ -29,7 +29,7 @@ fn dropped_children_exit_without_running_anything() {
     let second = Spawned::new(&touch(&mark)).unwrap();
     let process = Process::open(first.pid()).unwrap();
     drop(first);
-    assert!(!process.is_alive() && !process.same_process(), "reaped as well");
+    assert!(!process.is_alive() && !process.same_process(), "the child is reaped, too");
     drop(second);
     assert!(!mark.exists());
 }

@@ -1,4 +1,4 @@
-//! Targets with known truth, and ways to look at them with fewer rights.
+//! Starts target processes with known behaviour and runs code with fewer privileges.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -24,13 +24,14 @@ impl Target {
         (target, line)
     }
 
-    /// A program that behaves as `cat`, started and past its exec and the loading of libraries.
+    /// Starts a program that behaves like `cat` and waits until it has loaded its libraries.
     pub fn cat(path: &Path) -> Self {
         let mut target = Self::start(&mut Command::new(path));
         target.ping();
         target
     }
 
+    /// Sends a line and waits for its echo.
     pub fn ping(&mut self) {
         self.child.stdin.as_mut().unwrap().write_all(b"ping\n").unwrap();
         assert_eq!(self.line(), "ping");
@@ -46,7 +47,7 @@ impl Target {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    /// Kills it without reaping: a zombie, once its pidfd says that it has exited.
+    /// Kills the child without reaping it. It is a zombie once its pidfd signals the exit.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
     }
@@ -59,28 +60,28 @@ impl Drop for Target {
     }
 }
 
-/// A copy of cat under a path of its own. Made by another process: a descriptor of ours that is
-/// open for writing would be inherited by what other tests fork meanwhile, and the exec of the
-/// copy fail with ETXTBSY.
+/// Copies `cat` into `dir`. Another process makes the copy: if this process opened it for writing,
+/// children that other tests fork meanwhile would inherit the descriptor, and executing the copy
+/// would fail with ETXTBSY.
 pub fn copy_of_cat(dir: &Path) -> std::path::PathBuf {
     let path = dir.join("cat");
     assert!(Command::new("cp").arg("/bin/cat").arg(&path).status().unwrap().success());
     path
 }
 
-/// Runs `f` as user nobody, on a thread of its own: the system calls act on one thread only.
+/// Runs `f` as user nobody, on a separate thread: the raw system call affects one thread only.
 #[allow(unsafe_code)]
 pub fn as_nobody<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     on_thread(|| {
-        // SAFETY: integers only; the change of identity ends with this thread.
+        // SAFETY: the arguments are integers only, and the change ends with this thread.
         let result = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
-        assert_eq!(result, 0, "the tests need root");
+        assert_eq!(result, 0, "the tests must run as root");
         f()
     })
 }
 
-/// Runs `f` on a thread without the capabilities that open `map_files`, so that the path is the
-/// way to a file.
+/// Runs `f` on a thread without the capabilities that are required to open `map_files`, so that
+/// files must be opened by path.
 #[allow(unsafe_code)]
 pub fn without_map_files<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     on_thread(|| {

@@ -1,4 +1,4 @@
-// Creates threads as fast as it can, each of which ends at once. A line on stdin is answered.
+// Creates threads as fast as possible, each of which ends immediately. Echoes lines from stdin.
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>

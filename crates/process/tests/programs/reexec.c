@@ -1,5 +1,5 @@
-// `reexec N`: on a byte on stdin, a thread other than the leader executes the program anew with
-// N - 1; with 0 it exits with status 7. Only the first prints `ready` and waits.
+// `reexec N`: after a byte on stdin, a thread other than the main thread executes the program again
+// with N - 1. With N = 0 it exits with status 7. Only the first execution prints `ready` and waits.
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>

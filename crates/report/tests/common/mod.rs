@@ -1,4 +1,4 @@
-//! Runs `go tool pprof`, the reference.
+//! Runs `go tool pprof` as the reference implementation.
 
 pub mod profiles;
 
@@ -10,7 +10,7 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The Go command. Without one the tests fail, with advice, instead of being skipped.
+/// The Go command. If there is none, the tests fail with a fix instead of being skipped.
 fn go_command() -> PathBuf {
     if let Some(path) = std::env::var_os("EXOPROF_GO") {
         return path.into();
@@ -23,7 +23,7 @@ fn go_command() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|d| d.join("go")).find(|go| go.is_file());
     let found = cached.pop().or(in_path);
-    found.expect("no Go toolchain: run scripts/setup-tests, or set EXOPROF_GO")
+    found.expect("no Go toolchain; fix: run scripts/setup-tests or set EXOPROF_GO")
 }
 
 fn go(args: &[&str]) -> String {
@@ -56,10 +56,10 @@ pub fn pprof(folder: &Path, args: &[String]) -> Output {
     pprof_command(folder, &args).stdin(Stdio::null()).output().expect("pprof starts")
 }
 
-/// The program behind `go tool pprof`, without access to the user's files and the network.
+/// The program behind `go tool pprof`, without access to the user's files or the network.
 pub fn pprof_command(folder: &Path, args: &[&str]) -> Command {
     static TOOL: OnceLock<String> = OnceLock::new();
-    // Built on first use.
+    // `go tool -n` builds pprof on first use.
     let tool = TOOL.get_or_init(|| go(&["tool", "-n", "pprof"]));
     let mut command = Command::new(tool);
     command

@@ -67,8 +67,8 @@ fn mappings(b: &mut ProfileBuilder) -> Vec<MappingIndex> {
     all.collect()
 }
 
-/// Equal in each profile: if functions with equal name and file start at different lines, pprof lists a
-/// random part of their source.
+/// The same functions for each profile. If functions with equal name and file started at different
+/// lines, pprof would list a random part of their source.
 fn functions(b: &mut ProfileBuilder) -> Vec<FunctionIndex> {
     let mut n = Numbers(99);
     let all = NAMES.iter().enumerate().map(|(at, name)| {
@@ -89,7 +89,7 @@ fn locations(
     let mut all = Vec::new();
     for at in 0..120_u64 {
         let mapping = mappings[n.below(mappings.len() as u64) as usize];
-        // One in eight has no symbols, one in three has inlined calls.
+        // One location in eight has no symbols, one in three has inlined calls.
         let depth = if at % 8 == 7 { 0 } else { 1 + n.below(3) * n.below(2) };
         let lines: Vec<Line> = (0..depth)
             .map(|_| {
@@ -195,7 +195,7 @@ pub fn cpu_in_milliseconds(seed: u64) -> Profile {
     filled(b, seed, 100, &[300, 9, 50])
 }
 
-/// No samples at all.
+/// A profile without samples.
 pub fn empty() -> Profile {
     ProfileBuilder::new(vec![ValueType::new("samples", "count")]).finish()
 }

@@ -1,5 +1,5 @@
-//! Compares the addresses that the code gives for variables with the symbol table, and checks which
-//! variables may be written.
+//! Compares addresses of runtime variables found in machine code with the symbol table, and checks
+//! which variables may be written.
 
 mod common;
 
@@ -34,7 +34,8 @@ fn code_and_symbol_table_agree_on_addresses() {
 fn stripped_and_unstripped_programs_have_equal_addresses() {
     for_each_version(|version| {
         for how in [Build::Plain, Build::Cgo] {
-            // -ldflags=-s shifts data, because the program records its flags; strip does not.
+            // Use strip rather than -ldflags=-s: the program records its flags, so these shift
+            // data.
             let path = build(version, "plain", how);
             let stripped = path.with_extension("strip");
             let status = Command::new("strip").arg("-o").arg(&stripped).arg(&path).status();
@@ -63,7 +64,11 @@ fn every_build_permits_writes() {
                 runtime.mutex_rate_permit(memory),
             ] {
                 let permit = permit.unwrap_or_else(|e| panic!("{version} {how:?}: {e}"));
-                assert_eq!(permit.current(), 0, "no profiling package: {permit:?}");
+                assert_eq!(
+                    permit.current(),
+                    0,
+                    "sampling is off without a profiling package: {permit:?}"
+                );
             }
             let reset = runtime.reset_caches(memory, 4096, &mut || 0.5);
             let reset = reset.unwrap_or_else(|e| panic!("{version} {how:?}: {e}"));

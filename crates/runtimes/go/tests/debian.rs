@@ -1,5 +1,6 @@
-//! Reads Debian's prometheus and etcd: stripped, position-independent programs of Go 1.19, a version
-//! that no test program is built with.
+//! Reads Debian's Prometheus and etcd: stripped, position-independent programs.
+//!
+//! They are built with Go 1.19, a version that the other tests do not cover.
 
 mod common;
 
@@ -34,7 +35,7 @@ fn get(port: u16, path: &str) -> Option<String> {
     head.contains(" 200 ").then(|| body.to_owned())
 }
 
-/// Waits until the server answers.
+/// Waits until the server responds.
 fn wait_for(port: u16, path: &str) {
     for _ in 0..600 {
         if get(port, path).is_some() {
@@ -42,7 +43,7 @@ fn wait_for(port: u16, path: &str) {
         }
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
-    panic!("no answer at {path}");
+    panic!("no response at {path}");
 }
 
 /// The header and stack text of each goroutine, by id.
@@ -71,8 +72,8 @@ fn compare(server: &Server, port: u16, name: &str) {
     let both = || theirs.iter().filter_map(|(id, text)| Some((ours.get(id)?, text)));
     let same = both().filter(|(a, b)| a == b).count();
     eprintln!("{name}: {} of theirs, {} of ours, {same} equal", theirs.len(), ours.len());
-    // The server keeps running: goroutines that answer the request or that a timer wakes differ. All
-    // others must be equal.
+    // The server keeps running, so goroutines that serve the request or that a timer wakes differ.
+    // All others must be equal.
     assert!(same >= 20 && same * 100 >= theirs.len() * 85, "{name}: {same} of {}", theirs.len());
 
     let heap = runtime.heap_profile(&memory, HeapView::Published).expect("a heap profile");

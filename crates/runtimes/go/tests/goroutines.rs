@@ -1,4 +1,4 @@
-//! Compares goroutines with the program's own profiles and dumps.
+//! Compares goroutines read from outside with the program's own profiles and dumps.
 
 mod common;
 
@@ -12,12 +12,12 @@ fn list(target: &Target, arguments: bool) -> GoroutineList {
     list
 }
 
-/// All goroutines except the one that answers commands, which is busy while it dumps.
+/// All goroutines except the main one, which executes commands and is busy while it dumps.
 fn others(list: GoroutineList) -> Vec<Goroutine> {
     list.goroutines.into_iter().filter(|g| g.id != 1).collect()
 }
 
-/// Removes records whose stack contains `main.run`: the goroutine that dumps.
+/// Splits a dump and removes the goroutine that dumps: its stack contains `main.run`.
 fn without_dumper(text: &str, separator: &str) -> Vec<String> {
     text.split(separator)
         .map(|r| r.trim_end().to_owned())
@@ -63,7 +63,7 @@ fn dumped_goroutines_match_debug_2() {
             let theirs = target.ask("goroutine 2");
             let all = others(list(&target, true));
             let ours = format_goroutines(&target.runtime, &all, 0);
-            // Go prints wait times in minutes, and none of these has waited for one.
+            // Go prints wait times in minutes, and none of these goroutines has waited that long.
             let (ours, theirs) = (without_dumper(&ours, "\n\n"), without_dumper(&theirs, "\n\n"));
             assert!(ours.len() > 40, "{version} {how:?}: only {} goroutines", ours.len());
             assert_same_text(
@@ -110,7 +110,7 @@ fn wait_reasons_ids_labels_and_statuses_are_read() {
     });
 }
 
-/// Go 1.27 detects goroutines that nothing can wake, on request.
+/// On request, Go 1.27 detects goroutines that nothing can wake.
 #[test]
 fn leaked_goroutines_match_the_leak_profile() {
     let mut target = Target::start("1.27.3", "truth", Build::Stripped);

@@ -1,4 +1,4 @@
-//! Reads recorded memory, intact and corrupted.
+//! Reads a Go program's recorded memory, intact and corrupted.
 
 mod common;
 
@@ -17,7 +17,7 @@ struct Recorder<'a> {
     pages: RefCell<BTreeMap<u64, Vec<u8>>>,
 }
 
-/// Stored pages, of which about one in `wrong_every` bytes reads wrong; 0 for none.
+/// Stored pages. About one in `wrong_every` bytes reads wrong; 0 means none.
 struct Replay {
     pages: BTreeMap<u64, Vec<u8>>,
     wrong_every: u64,
@@ -25,6 +25,7 @@ struct Replay {
     reads: Cell<u64>,
 }
 
+/// Splits a read into pages and calls `page` for each of them.
 fn by_pages(
     addr: Avma,
     buf: &mut [u8],
@@ -113,7 +114,7 @@ fn everything(runtime: &Runtime, memory: &dyn Memory) -> String {
 
 #[test]
 fn recorded_memory_reads_like_live_memory_and_corrupted_memory_is_harmless() {
-    // Labels in a map, labels in a slice.
+    // The older version stores labels in a map, the newer one in a slice.
     for version in installed(&["1.23.9", "1.27.3"]) {
         let mut target = Target::start(version, "truth", Build::Stripped);
         target.ask("alloc 10");
@@ -151,7 +152,7 @@ fn recorded_memory_reads_like_live_memory_and_corrupted_memory_is_harmless() {
                 "{version}: {reads} reads of corrupted memory, {intact_reads} of intact memory"
             );
         }
-        // A rare wrong byte may be irrelevant; frequent ones cannot all be.
+        // A rare wrong byte may be irrelevant, but not all frequent ones can be.
         assert!(affected >= 40, "{version}: only {affected} of 60 corruptions changed the result");
     }
 }

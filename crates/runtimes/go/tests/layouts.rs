@@ -1,4 +1,4 @@
-//! Compares the table of offsets with the DWARF of each toolchain.
+//! Compares the table of runtime offsets with the source and the DWARF of each toolchain.
 
 mod common;
 
@@ -43,16 +43,16 @@ fn offsets_match_the_toolchain() {
     });
 }
 
-/// For versions that are not in the table the layout comes from DWARF, so for versions in the table
-/// both must agree.
+/// For versions that are not in the table, the layout is read from DWARF. For versions in the
+/// table, both must agree.
 #[test]
 fn offsets_match_dwarf() {
     for_each_version(|version| {
         let minor: u32 = version.split('.').nth(1).and_then(|m| m.parse().ok()).expect("a version");
         for how in [Build::Plain, Build::Pie] {
             let from_dwarf = Layout::of_dwarf(minor, &image_at(&build(version, "plain", how)));
-            // A row is `None` if the version lacks the field, or if DWARF omits it because the program
-            // does not refer to it.
+            // A row is `None` if the version lacks the field, or if DWARF omits it because the
+            // program does not refer to it.
             let from_dwarf = from_dwarf.unwrap_or_else(|| panic!("{version} {how:?}"));
             let measured = Layout::of_minor(minor).expect("a layout");
             for (row, measured) in from_dwarf.rows().into_iter().zip(measured.rows()) {
@@ -62,9 +62,9 @@ fn offsets_match_dwarf() {
     });
 }
 
-/// `ld` and `objcopy` compress by zstd where Go's linker compresses by zlib.
+/// `ld` and `objcopy` can compress with zstd, while Go's linker compresses with zlib.
 #[test]
-fn dwarf_compressed_by_zstd_tells_the_same_layout() {
+fn dwarf_compressed_with_zstd_has_the_same_layout() {
     let version = VERSIONS[VERSIONS.len() - 1];
     let minor: u32 = version.split('.').nth(1).and_then(|m| m.parse().ok()).expect("a version");
     let program = build(version, "plain", Build::Plain);

@@ -1,5 +1,6 @@
-//! Reads records repeatedly with one reader: as exact as with a new reader, cheaper, and safe if the
-//! list changes.
+//! Reads a Go program's profile records repeatedly with one reader.
+//!
+//! Must be as exact as a new reader, cheaper, and safe if the list changes.
 
 mod common;
 
@@ -17,7 +18,7 @@ const TYP: u64 = 16;
 const NSTK: u64 = 40;
 const STACK: u64 = 48;
 
-/// Live memory with some words replaced and one range unreadable.
+/// Live memory, with some words replaced and one range unreadable.
 struct Corrupted<'a> {
     live: &'a ProcMemory,
     words: RefCell<BTreeMap<u64, u64>>,
@@ -84,24 +85,24 @@ fn repeated_readings_equal_new_ones() {
         let mut sizes = Vec::new();
         for commands in [&[][..], &["alloc 10", "contend 2"], &["gc", "alloc 10"], &["contend 3"]] {
             commands.iter().for_each(|c| drop(target.ask(c)));
-            let places = target.while_stopped(|| {
+            let size = target.while_stopped(|| {
                 let (runtime, memory) = (&target.runtime, &target.memory);
                 let reading = reader.read(runtime, memory).expect("a reading");
                 for view in [HeapView::Live, HeapView::Published] {
-                    let anew = runtime.heap_profile(memory, view).expect("a profile");
-                    assert_eq!(reader.profile(&reading, view).records, anew.records, "{version}");
+                    let fresh = runtime.heap_profile(memory, view).expect("a profile");
+                    assert_eq!(reader.profile(&reading, view).records, fresh.records, "{version}");
                 }
-                let anew = runtime.block_profile(memory).expect("a profile").records;
-                let on = block.read(runtime, memory).expect("a profile").records;
-                assert_eq!(on, anew, "{version} block");
-                let places = on.len();
-                let anew = runtime.mutex_profile(memory).expect("a profile").records;
-                assert_eq!(mutex.read(runtime, memory).expect("a profile").records, anew);
+                let fresh = runtime.block_profile(memory).expect("a profile").records;
+                let again = block.read(runtime, memory).expect("a profile").records;
+                assert_eq!(again, fresh, "{version} block");
+                let places = again.len();
+                let fresh = runtime.mutex_profile(memory).expect("a profile").records;
+                assert_eq!(mutex.read(runtime, memory).expect("a profile").records, fresh);
                 let live = reader.profile(&reading, HeapView::Live).records;
                 assert_eq!(reading.rate(), 512 << 10);
                 (live.len(), places, live.iter().map(|r| r.allocated).sum::<u64>())
             });
-            sizes.push(places);
+            sizes.push(size);
         }
         // Both lists and the counts grew between the readings.
         assert!(sizes[0].0 < sizes[1].0 && sizes[1].2 < sizes[2].2, "{version}: {sizes:?}");
@@ -121,7 +122,7 @@ fn known_buckets_are_not_read_again() {
             let (_, list) = list_of(&target.runtime, &target.memory, Variable::Mbuckets);
             memory.read.set(0);
             assert_eq!(heap(&mut reader, &target, &memory), first, "{version}");
-            // The buckets, small gaps between them, and some variables.
+            // The buckets, small gaps between them, and a few variables.
             let most: usize = first.iter().map(|r| 48 + 8 * r.stack.len() + 128 + 512).sum();
             let read = memory.read.get();
             assert!(read <= most + 256, "{version}: {read} bytes for {} buckets", list.len());
@@ -129,7 +130,7 @@ fn known_buckets_are_not_read_again() {
     }
 }
 
-/// The address range of a bucket with the largest record.
+/// The address range of a bucket at `at`, assuming the largest record.
 fn bucket(record: &HeapRecord, at: u64) -> Range<u64> {
     at..at + STACK + 8 * record.stack.len() as u64 + 128
 }
@@ -161,7 +162,7 @@ fn changed_lists_are_detected() {
             one_is_missing("another depth", 1);
             memory.set(list[2] + TYP, 3);
             one_is_missing("another kind", 2);
-            // Only its start, so that its neighbour remains readable.
+            // Only the bucket's start, so that its neighbour remains readable.
             let gone = bucket(&records[0], list[0]);
             memory.unreadable.set((gone.start, gone.start + 8));
             one_is_missing("unreadable", 0);
@@ -176,12 +177,12 @@ fn changed_lists_are_detected() {
             memory.set(head, 0);
             assert!(implausible(rejected("the list is empty")), "{version}");
             memory.set(head, list[1]);
-            assert!(implausible(rejected("the newest is gone")), "{version}");
+            assert!(implausible(rejected("the newest bucket is missing")), "{version}");
             let whole = (list.iter().min().copied(), list.iter().max().copied());
             memory.unreadable.set((whole.0.unwrap_or(0), whole.1.unwrap_or(0) + 1));
-            assert!(implausible(rejected("all are gone")), "{version}");
+            assert!(implausible(rejected("all buckets are missing")), "{version}");
             memory.set(head, 8);
-            assert!(matches!(rejected("nowhere"), ReadError::Unreadable(_)), "{version}");
+            assert!(matches!(rejected("an invalid head"), ReadError::Unreadable(_)), "{version}");
             assert_eq!(
                 heap(&mut reader, &target, &memory),
                 records,
@@ -209,8 +210,8 @@ fn endless_lists_are_rejected() {
             endless();
             memory.restore();
         }
-        // Buckets that overlap with the stack of the previous one. With the deepest stacks, all of
-        // them would take gigabytes of our memory, and a hundredth of that of the target's.
+        // Buckets that overlap with the stack of the previous bucket. With the deepest stacks, they
+        // would use gigabytes of our memory but only a hundredth of that in the target.
         struct Overlapping<'a>(&'a Corrupted<'a>, u64);
         impl Memory for Overlapping<'_> {
             fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {

@@ -9,8 +9,8 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-/// A thread that is stopped until this is dropped. Delivers a pending signal on drop: Go does not
-/// repeat a lost SIGURG, and the thread would never be preempted again.
+/// A thread that is stopped until this value is dropped. Drop delivers a pending signal: Go does
+/// not repeat a lost SIGURG, and the thread would never be preempted again.
 struct Stopped(Pid, Option<nix::sys::signal::Signal>);
 
 impl Stopped {
@@ -43,7 +43,7 @@ fn names(target: &Target, g: &Goroutine) -> Vec<String> {
     target.runtime.logical_frames(stack).iter().map(|f| f.function.to_string()).collect()
 }
 
-/// The goroutine that is running, and its thread.
+/// A running goroutine and its thread.
 fn spinning(target: &Target) -> (Goroutine, ThreadRef) {
     let mut reader = target.runtime.goroutine_reader(&target.memory, false);
     for _ in 0..1000 {
@@ -60,7 +60,7 @@ fn spinning(target: &Target) -> (Goroutine, ThreadRef) {
 }
 
 #[test]
-fn running_goroutines_are_unwound_also_from_leaf_functions() {
+fn running_goroutines_are_unwound_even_from_leaf_functions() {
     for_each_version(|version| {
         let mut target = Target::start(version, "truth", Build::Stripped);
         target.ask("spin 1");
@@ -94,8 +94,8 @@ fn running_goroutines_are_unwound_also_from_leaf_functions() {
     });
 }
 
-/// Whether the functions are a possible stack of a goroutine that `churn` started: the runtime, any
-/// depth of `churned`, then the function of the `go` statement.
+/// Whether the functions are a possible stack of a goroutine that `churn` started: from the leaf,
+/// functions of the runtime, any depth of `churned`, then the function of the `go` statement.
 fn is_churn_stack(names: &[String]) -> bool {
     let user: Vec<&str> = names
         .iter()
@@ -108,13 +108,13 @@ fn is_churn_stack(names: &[String]) -> bool {
 }
 
 #[test]
-fn no_wrong_stack_is_accepted_while_goroutines_come_and_go() {
+fn no_wrong_stack_is_accepted_while_goroutines_start_and_end() {
     for_each_version(|version| {
         let mut target = Target::start(version, "truth", Build::Plain);
         let addresses = |t: &Target| t.runtime.goroutine_addresses(&t.memory).expect("a list");
         let before = addresses(&target);
         target.ask("churn 4");
-        // Older goroutines wait forever or belong to the runtime.
+        // Goroutines from before wait forever or belong to the runtime.
         let churning: Vec<Avma> =
             addresses(&target).into_iter().filter(|g| !before.contains(g)).collect();
         let mut reader = target.runtime.goroutine_reader(&target.memory, false);
@@ -131,9 +131,9 @@ fn no_wrong_stack_is_accepted_while_goroutines_come_and_go() {
             let (names, stack) = (names(&target, &g), g.stack.as_ref().expect("a stack"));
             assert_eq!(stack.end, StackEnd::Complete, "{version}: {g:?} {names:?}");
             // A goroutine that has not run yet may be in the wrapper of its go statement, which Go
-            // hides.
+            // does not show.
             let new = names == ["runtime.goexit"] && stack.frames[0].pc == g.start;
-            // One that has returned may be preempted at the entry of goexit1.
+            // A goroutine that has returned may be preempted at the entry of goexit1.
             let ended =
                 names == ["runtime.goexit1", "runtime.goexit"] && g.status == Status::Runnable;
             assert!(new || ended || is_churn_stack(&names), "{version}: {names:?} {:?}", g.status);
@@ -144,9 +144,9 @@ fn no_wrong_stack_is_accepted_while_goroutines_come_and_go() {
     });
 }
 
-/// Stops at which a goroutine has no complete stack: 0.1 to 0.2 % of 16,650 measured stops, in signal
-/// handlers and while switching goroutines, where Go itself cannot unwind either. Ten of 1,500 stops
-/// are more than five standard deviations above that.
+/// At 0.1 to 0.2 % of 16,650 measured stops, a goroutine had no complete stack: in signal handlers
+/// and while switching goroutines, where Go itself cannot unwind either. Ten of 1,500 stops are
+/// more than five standard deviations above that.
 #[test]
 fn few_stacks_are_incomplete_under_stress() {
     for version in installed(&["1.21.13", "1.24.11", "1.27.3"]) {

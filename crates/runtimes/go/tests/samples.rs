@@ -53,10 +53,10 @@ fn heap_records_match_the_program() {
             target.ask("gc");
             let mut theirs = records(&target.ask("heap 1"));
             let mut ours = heap(&target, HeapView::Published);
-            // The dump's own allocations may have a bucket by now, but no published count.
+            // The dump's own allocations may already have a bucket, but no published count.
             ours.retain(|(numbers, _)| numbers[2] != 0);
             theirs.retain(|(numbers, _)| numbers[2] != 0);
-            // Both stacks that allocated 20 MiB are sampled; those of small objects may not be.
+            // Both stacks that allocated 20 MiB are sampled. Those of small objects may not be.
             assert!(ours.len() >= 2, "{version} {how:?}: {ours:?}");
             assert_eq!(ours, theirs, "{version} {how:?}");
         }
@@ -109,7 +109,8 @@ fn threads_match_the_program() {
     for_each_version(|version| {
         for how in BUILDS {
             let mut target = Target::start(version, "truth", how);
-            // A thread may start at any moment: repeat until the threads before and after are equal.
+            // A thread may start at any moment, so repeat until the threads before and after are
+            // equal.
             let read = |t: &Target| t.runtime.threads(&t.memory).expect("threads");
             let mut attempts =
                 (0..20).map(|_| (read(&target), target.ask("threadcreate 1"), read(&target)));

@@ -1,4 +1,4 @@
-//! Switches sampling on in a program that imports no profiling package.
+//! Enables sampling in a Go program that imports no profiling package.
 
 mod common;
 
@@ -44,8 +44,8 @@ fn heap_sampling_works_in_a_program_without_profiling() {
                 });
                 bytes.sum::<u64>() as f64 / f64::from(1 << 20)
             };
-            // 4,096 objects, each sampled with probability 1−1/e, have a standard deviation of 1.2 %,
-            // so 5 % is four of them. A wrong reset or scale differs by far more.
+            // 4,096 objects, each sampled with probability 1−1/e, have a standard deviation of
+            // 1.2 %, so 5 % is four of them. A wrong reset or scale causes a far larger error.
             let kept = mib("main.keep", true);
             assert!((kept - 64.0).abs() < 3.2, "{version} {how:?}: 64 MiB kept, not {kept}");
             let dropped = (mib("main.drop", false), mib("main.drop", true));
@@ -101,8 +101,8 @@ fn contention_profiles_work_in_a_program_without_profiling() {
     });
 }
 
-/// 512 MiB at one sample per 112 MiB give 4.6 samples, so six runs give 27 ± 5. Without the reset
-/// each of eight caches immediately adds one: 75 ± 5.
+/// 512 MiB at one sample per 112 MiB give 4.6 samples, so six runs give 27 ± 5. Without the reset,
+/// each of the eight caches would immediately add a sample: 75 ± 5.
 #[test]
 fn reset_caches_add_no_samples() {
     for version in installed(&["1.21.13", "1.24.11", "1.27.3"]) {

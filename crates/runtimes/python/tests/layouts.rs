@@ -1,4 +1,4 @@
-//! Compares the tables of offsets with interpreters.
+//! Compares the tables of CPython offsets with real interpreters.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,8 +10,8 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
 }
 
-/// The columns of 3.9 to 3.12 equal the DWARF of builds with debug information. Names the versions
-/// without such a build on this machine.
+/// The offsets of 3.9 to 3.12 must equal the DWARF of builds with debug information. Prints the
+/// versions that have no such build on this machine.
 #[test]
 fn offsets_match_dwarf() {
     for minor in 9..=12 {
@@ -65,7 +65,7 @@ fn offsets_match_dwarf() {
     }
 }
 
-/// An image as if it were mapped at its own addresses, without relocations.
+/// Memory as if an image were mapped at its link-time addresses, without relocations.
 struct Mapped<'a>(&'a ElfImage);
 
 impl Memory for Mapped<'_> {
@@ -85,7 +85,7 @@ fn debian(suite: &str, minor: u32) -> Option<ElfImage> {
     file.map(|f| ElfImage::open(&f).unwrap())
 }
 
-/// Interpreters of 3.13 and later state their offsets, in the order of the headers of
+/// Interpreters of 3.13 and later contain their own offsets, in the order of the headers of
 /// `libpython3.14-dev`.
 #[test]
 fn debug_offsets_are_read() {
@@ -103,7 +103,8 @@ fn debug_offsets_are_read() {
     }
 }
 
-/// The cookie and a known version, followed by random small numbers, as offsets are.
+/// Memory with the cookie and a known version, followed by small random numbers that look like
+/// offsets.
 struct Random(u64);
 
 impl Memory for Random {
@@ -122,7 +123,7 @@ impl Memory for Random {
     }
 }
 
-/// A target that makes up every word is rejected.
+/// A target whose memory is random is rejected.
 #[test]
 fn random_memory_is_rejected() {
     let Some(image) = debian("trixie", 13) else { return };

@@ -1,6 +1,6 @@
-//! Build programs for the tests, and run binutils on them.
+//! Builds programs for the tests and runs binutils on them.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use std::sync::Arc;
 use image::{ElfImage, Svma};
 use symbolize::{Batch, DebugSearch, ImageSymbols, RootedFiles, find_debug_file};
 
-/// A source file of the test programs.
+/// The path of a source file of the test programs.
 pub fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name)
 }
 
-/// Runs a command, which must succeed.
+/// Runs a command, which must succeed, and returns its stdout.
 pub fn run(program: &str, args: &[&str], dir: &Path) -> String {
     let out = Command::new(program).args(args).current_dir(dir).output().expect(program);
     let err = String::from_utf8_lossy(&out.stderr);
@@ -40,7 +40,7 @@ pub fn compile(
     out
 }
 
-/// The usual C program, with assembler.
+/// Compiles the C test program, which includes a file in assembly.
 pub fn c_program(flags: &[&str], dir: &Path, name: &str) -> PathBuf {
     let mut all = vec!["-O2"];
     all.extend(flags);
@@ -53,7 +53,7 @@ pub fn open(path: &Path) -> Arc<ElfImage> {
     Arc::new(ElfImage::open(&file).unwrap())
 }
 
-/// Symbolizes, with debug files below `root`.
+/// Symbolizes addresses and searches for debug files below `root`.
 pub fn resolve(path: &Path, root: &Path, addresses: &[u64]) -> Batch {
     let image = open(path);
     let seen = Path::new("/").join(path.strip_prefix(root).unwrap());
@@ -63,7 +63,7 @@ pub fn resolve(path: &Path, root: &Path, addresses: &[u64]) -> Batch {
     ImageSymbols::new(image, &found).resolve_with(&addresses, &seen, &files)
 }
 
-/// Symbolizes with the debug file that was found.
+/// Symbolizes addresses with the debug file that a search found.
 pub fn at(image: Arc<ElfImage>, found: &DebugSearch, addresses: &[u64]) -> Batch {
     let addresses: Vec<Svma> = addresses.iter().map(|&a| Svma(a)).collect();
     ImageSymbols::new(image, found).resolve(&addresses)
@@ -76,10 +76,10 @@ pub fn addresses_of(path: &Path, section: &str, step: usize) -> Vec<u64> {
     (s.svma.0..s.svma.0 + s.size).step_by(step).collect()
 }
 
-/// A frame as binutils prints it: linkage name or `??`, file, line (0 for none).
+/// A frame as binutils prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    /// `??` for none.
+pub struct TheirFrame {
+    /// The linkage name; `??` for none.
     pub name: String,
     /// `??` for none.
     pub file: String,
@@ -88,17 +88,17 @@ pub struct Told {
 }
 
 /// The output of `addr2line -ifa`.
-pub fn binutils(path: &Path, addresses: &[u64]) -> Vec<Vec<Told>> {
+pub fn binutils(path: &Path, addresses: &[u64]) -> Vec<Vec<TheirFrame>> {
     ask("addr2line", &["-ifa"], path, addresses)
 }
 
 /// The output of `llvm-symbolizer`, in the same form.
-pub fn llvm(path: &Path, addresses: &[u64]) -> Vec<Vec<Told>> {
+pub fn llvm(path: &Path, addresses: &[u64]) -> Vec<Vec<TheirFrame>> {
     let args = ["--output-style=GNU", "--no-demangle", "--inlines", "-f", "-a"];
     ask("llvm-symbolizer", &args, path, addresses)
 }
 
-fn ask(program: &str, args: &[&str], path: &Path, addresses: &[u64]) -> Vec<Vec<Told>> {
+fn ask(program: &str, args: &[&str], path: &Path, addresses: &[u64]) -> Vec<Vec<TheirFrame>> {
     let mut child = Command::new(program)
         .args(args)
         .arg("-e")
@@ -112,7 +112,7 @@ fn ask(program: &str, args: &[&str], path: &Path, addresses: &[u64]) -> Vec<Vec<
     let writer = std::thread::spawn(move || stdin.write_all(text.as_bytes()).unwrap());
     let out = child.wait_with_output().unwrap();
     writer.join().unwrap();
-    let mut all: Vec<Vec<Told>> = Vec::new();
+    let mut all: Vec<Vec<TheirFrame>> = Vec::new();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
@@ -126,7 +126,7 @@ fn ask(program: &str, args: &[&str], path: &Path, addresses: &[u64]) -> Vec<Vec<
         let place = lines.next().unwrap();
         let place = place.split(" (discriminator").next().unwrap();
         let (file, number) = place.rsplit_once(':').unwrap();
-        all.last_mut().unwrap().push(Told {
+        all.last_mut().unwrap().push(TheirFrame {
             name: line.into(),
             file: file.into(),
             line: number.parse().unwrap_or(0),

@@ -1,6 +1,6 @@
-//! Record programs that run under gdb, and read recordings. gdb writes registers, memory and its
-//! own backtrace at each stop (`gdb_dump.py`).
-#![allow(dead_code)] // each test uses a part
+//! Records programs that run under gdb, and reads recordings. At each stop, gdb writes registers,
+//! memory and its own backtrace (`gdb_dump.py`).
+#![allow(dead_code, reason = "each test binary uses a part of this")]
 
 pub mod oracle;
 
@@ -15,7 +15,7 @@ use image::{
 };
 use unwind::Registers;
 
-/// The memory that was recorded at one stop.
+/// The memory recorded at one stop: (address, bytes).
 pub struct Regions(pub Vec<(u64, Vec<u8>)>);
 
 impl Memory for Regions {
@@ -31,17 +31,17 @@ impl Memory for Regions {
     }
 }
 
-/// One stop.
+/// The state of the program at one stop.
 pub struct Stop {
     pub registers: Registers,
     pub memory: Regions,
     /// gdb's frames, leaf first.
     pub pcs: Vec<u64>,
-    /// gdb's last frame is the outermost one.
+    /// Whether gdb's last frame is the outermost one.
     pub complete: bool,
 }
 
-/// A run of a program.
+/// A recorded run of a program.
 pub struct Recording {
     pub space: AddressSpace,
     pub stops: Vec<Stop>,
@@ -51,7 +51,7 @@ fn tests_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
-/// Ends a recording of a script that ran to its end.
+/// The last word of a complete recording.
 const END: u64 = 0x64_6e65;
 
 fn run(command: &mut Command) -> String {
@@ -62,13 +62,13 @@ fn run(command: &mut Command) -> String {
     text
 }
 
-/// Compiles a program of `tests/programs`.
+/// Compiles a program from `tests/programs`.
 pub fn build(dir: &Path, source: &str, flags: &[&str]) -> PathBuf {
     let compiler = if source.ends_with(".cc") { "g++" } else { "gcc" };
     build_with(compiler, dir, source, flags)
 }
 
-/// As [`build`], with a compiler of one's own.
+/// Like [`build`], with the given compiler.
 pub fn build_with(compiler: &str, dir: &Path, source: &str, flags: &[&str]) -> PathBuf {
     let out = dir.join("program");
     let mut command = Command::new(compiler);
@@ -77,26 +77,26 @@ pub fn build_with(compiler: &str, dir: &Path, source: &str, flags: &[&str]) -> P
     out
 }
 
-/// Runs a program under gdb by a script that calls `recorder`, and reads what it wrote.
+/// Runs a program under gdb with a script that calls `recorder`, and reads the recording.
 pub fn record(dir: &Path, program: &Path, script: &str) -> Recording {
     read(&dump(dir, program, script))
 }
 
-/// As [`record`], as it was written.
+/// Like [`record`], but returns the bytes of the recording.
 pub fn dump(dir: &Path, program: &Path, script: &str) -> Vec<u8> {
     let (dump, whole) = (dir.join("dump"), dir.join("script.py"));
     let library = std::fs::read_to_string(tests_dir().join("gdb_dump.py")).unwrap();
     let text = format!("{library}\nrecorder = Recorder({dump:?})\n{script}\nrecorder.done()\n");
     std::fs::write(&whole, text).unwrap();
-    let said = run(Command::new("gdb").args(["-nx", "-batch", "-x"]).arg(&whole).arg(program));
+    let output = run(Command::new("gdb").args(["-nx", "-batch", "-x"]).arg(&whole).arg(program));
     let dump = std::fs::read(&dump).unwrap();
-    assert!(dump.ends_with(&END.to_le_bytes()), "gdb's script failed:\n{said}");
+    assert!(dump.ends_with(&END.to_le_bytes()), "gdb's script failed:\n{output}");
     dump
 }
 
 impl Recording {
-    /// The same space with other images: `other` is called for each image, with the mapping's name
-    /// and the bytes of the file.
+    /// The same address space with other images. Calls `other` for each image with the mapping's
+    /// name and the bytes of the file; it returns the new bytes, or `None` to keep the image.
     pub fn with_images(
         &self,
         mut other: impl FnMut(&str, &[u8]) -> Option<Vec<u8>>,
@@ -130,12 +130,12 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Reads a recording whose modules are still where they were.
+/// Reads a recording and opens its modules at their original paths.
 pub fn read(dump: &[u8]) -> Recording {
     read_with(dump, &mut |name| Arc::new(ElfImage::open(&File::open(name).unwrap()).unwrap()))
 }
 
-/// Reads a recording, with modules from elsewhere.
+/// Reads a recording. `module` supplies the image of a path.
 pub fn read_with(dump: &[u8], module: &mut dyn FnMut(&str) -> Arc<ElfImage>) -> Recording {
     let mut words = Words(dump);
     let length = words.word();

@@ -1,4 +1,4 @@
-//! framehop as an oracle: an unwinder that shares no code with ours.
+//! Unwinds with framehop, as an oracle that shares no code with our unwinder.
 
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, Module, Unwinder as _};
@@ -6,7 +6,7 @@ use image::Memory;
 
 use super::{Recording, Stop};
 
-/// framehop with the images of a recording.
+/// framehop, loaded with the images of a recording.
 pub struct Framehop {
     unwinder: UnwinderX86_64<Vec<u8>>,
     cache: CacheX86_64,
@@ -38,12 +38,13 @@ impl Framehop {
         Self { unwinder, cache: CacheX86_64::new() }
     }
 
-    /// The frames, however they ended: framehop takes an undefined return address for an error.
+    /// The frames, without how the stack ends: framehop treats an undefined return address as an
+    /// error.
     pub fn frames(&mut self, stop: &Stop) -> Vec<u64> {
         self.frames_in(stop, &stop.memory)
     }
 
-    /// As [`Framehop::frames`], with other memory.
+    /// Like [`Framehop::frames`], with other memory.
     pub fn frames_in<M: Memory>(&mut self, stop: &Stop, memory: &M) -> Vec<u64> {
         let r = &stop.registers;
         let (pc, sp, bp) = (r.pc().unwrap().0, r.sp().unwrap().0, r.fp().unwrap());

@@ -1,4 +1,4 @@
-// Frames that no compiler makes: a CFA kept in rbx, in an expression, a return address kept in a
+// Frames that no compiler generates: a CFA in rbx or in an expression, a return address in a
 // register, and functions that call without any call frame information.
     .text
     .globl main
@@ -45,7 +45,7 @@ by_rbx:
     ret
     .cfi_endproc
 
-// While it runs, the return address and the caller's rbp are only in r12 and r13.
+// During the call, the return address and the caller's rbp are only in r12 and r13.
     .type by_register, @function
 by_register:
     .cfi_startproc
@@ -75,7 +75,7 @@ by_register:
     ret
     .cfi_endproc
 
-// The CFA lies in memory at r14 + 24, and one operation more than the recognised patterns.
+// The CFA is in memory at r14 + 24. The expression has one operation more than known patterns.
     .type by_expression, @function
 by_expression:
     .cfi_startproc
@@ -109,7 +109,7 @@ bottom:
     .cfi_endproc
     .size bottom, .-bottom
 
-// No call frame information, but a frame record, and a direct call that shows it.
+// No call frame information, but a frame record, and a direct call that confirms it.
     .globl bare_with_frame
     .type bare_with_frame, @function
 bare_with_frame:

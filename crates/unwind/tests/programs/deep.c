@@ -1,5 +1,5 @@
-// A stack of a known depth: so many frames as the argument says (16 if there is none), of two
-// functions with different frames, lie between `bottom` and `main`.
+// A stack of a known depth: between `bottom` and `main` are as many frames as the argument says
+// (default: 16), of two alternating functions with different frame layouts.
 #include <stdlib.h>
 
 #define KEEP __attribute__((noinline, noclone))

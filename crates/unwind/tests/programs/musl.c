@@ -1,5 +1,5 @@
-// musl's own code has no call frame information: the functions that are stepped through here, what
-// called `main`, what a thread begins in, and `__clone`, which a child begins in.
+// musl's code has no call frame information. That concerns the functions stepped through here, the
+// caller of `main`, the start function of threads, and `__clone`, in which a child starts.
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>

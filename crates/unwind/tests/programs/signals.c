@@ -1,5 +1,5 @@
-// Signal handlers: on the thread's own stack, on an alternate one, nested, and at the very first
-// instruction of a function (the debugger sends that one).
+// Signal handlers on the thread's own stack, on an alternate stack, nested, and at the first
+// instruction of a function (the debugger sends that signal).
 #include <signal.h>
 #include <stdlib.h>
 

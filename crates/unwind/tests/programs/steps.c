@@ -1,5 +1,5 @@
-// Stepped through instruction by instruction: prologues, epilogues, PLT stubs with lazy binding,
-// the C library's callbacks, the vdso, alloca, and a realigned stack.
+// A program for stepping through each instruction: prologues, epilogues, PLT stubs with lazy
+// binding, callbacks of the C library, the vdso, alloca, and a realigned stack.
 #include <alloca.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +28,7 @@ KEEP static long with_alloca(long n) {
     return many(1, 2, 3, 4, 5, 6, 7, n);
 }
 
-// A realigned stack with a variable part: GCC addresses its arguments by r10 in the prologue.
+// A realigned stack with a part of variable size: GCC's prologue addresses the arguments via r10.
 KEEP static long realigned(long n) {
     _Alignas(64) volatile char aligned[128];
     char *p = alloca(n);

@@ -1,4 +1,4 @@
-// A thread's start by clone3, whose FDE has a gap at the system call, and a coroutine.
+// The start of a thread by clone3, whose FDE has a gap at the system call, and a coroutine.
 #include <pthread.h>
 #include <ucontext.h>
 

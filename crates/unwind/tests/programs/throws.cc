@@ -1,4 +1,4 @@
-// An exception on its way: stepped through inside of the C++ runtime's own unwinder.
+// Throws an exception, so that the C++ runtime's own unwinder can be stepped through.
 #include <stdexcept>
 #include <string>
 

@@ -1,5 +1,5 @@
-//! Go programs with known behaviour, and access to their memory.
-#![allow(dead_code, reason = "each test binary uses its part")]
+//! Starts Go programs with known behaviour and accesses their memory.
+#![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -41,7 +41,7 @@ impl Memory for ProcMemory {
     }
 }
 
-/// A running program, which is killed on drop.
+/// A running Go program. It is killed on drop.
 pub struct Target {
     child: Child,
     input: ChildStdin,
@@ -73,7 +73,7 @@ impl Target {
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let input = child.stdin.take().expect("stdin");
         let mut output = BufReader::new(child.stdout.take().expect("stdout"));
-        let ready = answer(&mut output);
+        let ready = read_output(&mut output);
         assert!(ready.starts_with("ready"), "{ready}");
         let memory = ProcMemory::open(child.id());
         let (image, bias) = image_of(child.id());
@@ -97,7 +97,7 @@ impl Target {
         done
     }
 
-    /// Sends a command without waiting for its answer.
+    /// Sends a command without waiting for its output.
     pub fn send(&mut self, command: &str) {
         writeln!(self.input, "{command}").expect("a command");
     }
@@ -105,15 +105,16 @@ impl Target {
     /// Sends a command and returns what the program printed.
     pub fn ask(&mut self, command: &str) -> String {
         self.send(command);
-        answer(&mut self.output)
+        read_output(&mut self.output)
     }
 }
 
-fn answer(output: &mut impl BufRead) -> String {
+/// Reads what the program prints for a command, up to the end marker.
+fn read_output(output: &mut impl BufRead) -> String {
     let mut text = String::new();
     loop {
         let mut line = String::new();
-        assert!(output.read_line(&mut line).expect("an answer") > 0, "the target died: {text}");
+        assert!(output.read_line(&mut line).expect("output") > 0, "the target died: {text}");
         if line == "@@END\n" {
             return text;
         }
