@@ -110,10 +110,11 @@ fn mariadb_with_contended_updates() {
         |s: &exoprof_tests::Sample| s.stack.iter().any(|f| f.function.contains("pthread_cond_"));
     let for_rows =
         block.sum("delay", |s| row(s) && condvar(s) && s.label("wait") == "futex") as f64;
+    // 1.02 to 1.04 in runs beside other tests: our sum is an estimate, and a wait for the CPU after the
+    // wake-up belongs to the server's count only.
     let ratio = for_rows / counted;
-    eprintln!("RATIO rows {ratio}");
     assert!(
-        (0.75..1.25).contains(&ratio),
+        (0.85..1.15).contains(&ratio),
         "{for_rows} of {counted} ns\n{}",
         block.describe(9, row)
     );
@@ -133,7 +134,6 @@ fn mariadb_with_contended_updates() {
             && s.label("wait") == "futex"
     });
     let ratio = mutex.sum("delay", log) as f64 / for_log as f64;
-    eprintln!("RATIO log {ratio}");
     // About 1,000 samples of either: each sum is known to 3 %, and no wait is in only one of them but
     // at the ends.
     assert!((0.75..1.25).contains(&ratio), "{ratio} of {for_log} ns\n{}", mutex.describe(9, log));
