@@ -19,6 +19,18 @@ pub fn to_stderr(text: Arguments<'_>) {
     let _ = Printable(io::stderr().lock()).write_all(text.to_string().as_bytes());
 }
 
+/// Writes to stdout. A reader that closes the pipe early, such as `head`, is not an error.
+///
+/// # Errors
+/// Stdout cannot be written.
+pub fn to_stdout(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
 /// Formats an error and its causes in one line. Messages of some libraries already end with their
 /// cause's message, which is not repeated.
 pub fn in_one_line(error: &(dyn Error + 'static)) -> String {

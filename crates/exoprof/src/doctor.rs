@@ -1,10 +1,9 @@
 //! Runs `exoprof doctor`: prints what can be recorded, and the fix for what cannot.
 
-use std::io::{self, Write as _};
-
 use anyhow::Context as _;
 use clap::Args;
 use collect::doctor::{Finding, Subject};
+use console::terminal::to_stdout;
 use host::rights::Rights;
 use process::Process;
 
@@ -35,10 +34,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     }
     text.push('\n');
     subject.findings().iter().for_each(|f| text += &line(f));
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("cannot write to stdout"),
-    }
+    to_stdout(&text).context("cannot write to stdout")
 }
 
 fn about(rights: &Rights) -> String {

@@ -1,6 +1,5 @@
 //! Runs `exoprof dump`: prints all current stacks.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use collect::RecordOptions;
 use console::output::{FileName, Output};
-use console::terminal::say;
+use console::terminal::{say, to_stdout};
 use console::usage::Verbosity;
 use process::Process;
 
@@ -53,7 +52,7 @@ pub fn run(args: &DumpArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     };
     let dump = collect::dump::of(&process, &options)?;
     let text = if args.group { &dump.grouped } else { &dump.text };
-    print(text).context("cannot write to stdout")?;
+    to_stdout(text).context("cannot write to stdout")?;
     let path = output
         .map(|output| output.write(|out| pprof::write_gz(&dump.profile, out)))
         .transpose()?
@@ -70,13 +69,4 @@ pub fn run(args: &DumpArgs, verbosity: Verbosity) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Prints the text. A reader that closes the pipe early, such as `head`, is not an error.
-fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
-    }
 }

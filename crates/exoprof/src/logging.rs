@@ -26,15 +26,17 @@ pub fn start(verbosity: Verbosity) -> Result<(), InvalidFilter> {
         Verbosity::Verbose => LevelFilter::INFO,
         Verbosity::Debug => LevelFilter::DEBUG,
     };
-    let wanted = std::env::var(VARIABLE).unwrap_or_default();
-    // Third-party libraries (TLS, HTTP, BPF) log only when the filter names them.
-    let filter = if wanted.trim().is_empty() {
-        OURS.iter().fold(EnvFilter::new("warn"), |filter, name| {
-            let directive = format!("{name}={level}").parse();
-            directive.map_or_else(|_| EnvFilter::new("warn"), |d| filter.add_directive(d))
+    let given = std::env::var(VARIABLE).unwrap_or_default();
+    let filter = if given.trim().is_empty() {
+        let others = level.min(LevelFilter::WARN);
+        LOGGING_DEPENDENCIES.iter().fold(EnvFilter::new(level.to_string()), |filter, name| {
+            match format!("{name}={others}").parse() {
+                Ok(directive) => filter.add_directive(directive),
+                Err(_) => filter,
+            }
         })
     } else {
-        EnvFilter::try_new(&wanted)?
+        EnvFilter::try_new(&given)?
     };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -47,26 +49,21 @@ pub fn start(verbosity: Verbosity) -> Result<(), InvalidFilter> {
     Ok(())
 }
 
-/// The crates of this workspace, by the names that log lines carry.
-const OURS: &[&str] = &[
-    "aggregate",
-    "assemble",
-    "collect",
-    "console",
-    "events",
-    "exoprof",
-    "gopclntab",
-    "goruntime",
-    "host",
-    "image",
-    "pprof",
-    "process",
-    "pyruntime",
-    "report",
-    "serve",
-    "symbolize",
-    "unwind",
-    "view",
+/// Dependencies that log (TLS, HTTP, BPF). With `-v` only their warnings are shown; `EXOPROF_LOG` can
+/// name them.
+const LOGGING_DEPENDENCIES: &[&str] = &[
+    "aya",
+    "aya_obj",
+    "h2",
+    "jiff",
+    "jiff_core",
+    "jni",
+    "mio",
+    "rustls",
+    "rustls_platform_verifier",
+    "rustyline",
+    "ureq",
+    "ureq_proto",
 ];
 
 /// Standard error without terminal control characters: the target chooses its names.
@@ -87,24 +84,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_crate_of_the_workspace_is_listed() {
-        let crates = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-        let mut found: Vec<String> = [crates.to_owned(), format!("{crates}/runtimes")]
-            .iter()
-            .flat_map(|folder| std::fs::read_dir(folder).unwrap())
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| path.join("Cargo.toml").exists())
-            .map(|path| {
-                let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                match name.as_str() {
-                    // The runtime libraries have longer names than their directories.
-                    "go" => "goruntime".into(),
-                    "python" => "pyruntime".into(),
-                    _ => name,
-                }
-            })
-            .collect();
+    fn every_dependency_that_logs_is_listed() {
+        let lock = include_str!("../../../Cargo.lock");
+        let logs = |package: &&str| {
+            let ours = !package.contains("\nsource = ");
+            let needs = |name: &str| package.contains(&format!("\n \"{name}\","));
+            !ours && (needs("log") || needs("tracing"))
+        };
+        let name = |package: &str| -> Option<String> {
+            let (_, rest) = package.split_once("name = \"")?;
+            Some(rest.split_once('"')?.0.replace('-', "_"))
+        };
+        let mut found: Vec<String> =
+            lock.split("[[package]]").filter(logs).filter_map(name).collect();
+        found.retain(|name| !name.starts_with("tracing"));
         found.sort();
-        assert_eq!(found, OURS);
+        assert_eq!(found, LOGGING_DEPENDENCIES);
     }
 }

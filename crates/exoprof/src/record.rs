@@ -61,11 +61,7 @@ fn options(args: &RecordArgs) -> RecordOptions {
     RecordOptions {
         duration: args.duration,
         frequency: args.freq,
-        kernel: match (args.kernel, args.no_kernel) {
-            (true, _) => Some(true),
-            (_, true) => Some(false),
-            _ => None,
-        },
+        kernel: args.kernel.wanted(),
         children: !args.no_children,
         descendants: true,
         backend: match args.backend {

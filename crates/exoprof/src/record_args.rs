@@ -27,18 +27,15 @@ pub struct RecordArgs {
     /// Record for this long: `30` (seconds), `500ms`, `2m`
     #[arg(short, long, value_name = "T", default_value = "30s", value_parser = duration::parse)]
     pub duration: Duration,
-    /// Sample at this rate in Hz, per running thread (cpu and wall)
-    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    /// Sample at this rate in Hz, per running thread
+    #[arg(short = 'F', long, help = rate_help(), value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     pub freq: u32,
     /// Write to this file (`-` is stdout), or to this directory for several types
     #[arg(short, long, value_name = "PATH")]
     pub output: Option<PathBuf>,
-    /// Record kernel frames; fail if that is not permitted [default: where permitted]
-    #[arg(long, overrides_with = "no_kernel")]
-    pub kernel: bool,
-    /// Record no kernel frames
-    #[arg(long, overrides_with = "kernel")]
-    pub no_kernel: bool,
+    /// `--kernel` and `--no-kernel`
+    #[command(flatten)]
+    pub kernel: KernelArgs,
     /// Record child processes too, existing and new ones (the default)
     #[arg(long, overrides_with = "no_children")]
     pub children: bool,
@@ -65,6 +62,28 @@ pub struct RecordArgs {
     pub command: Vec<OsString>,
 }
 
+/// Whether to record kernel frames.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct KernelArgs {
+    /// Record kernel frames; fail if that is not permitted [default: where permitted]
+    #[arg(long, overrides_with = "no_kernel")]
+    kernel: bool,
+    /// Record no kernel frames
+    #[arg(long, overrides_with = "kernel")]
+    no_kernel: bool,
+}
+
+impl KernelArgs {
+    /// `None` if neither option is given: record them where that is permitted.
+    pub fn wanted(self) -> Option<bool> {
+        match (self.kernel, self.no_kernel) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        }
+    }
+}
+
 /// How samples are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Backend {
@@ -74,6 +93,10 @@ pub enum Backend {
     Perf,
     /// Briefly stop threads for each sample
     Ptrace,
+}
+
+fn rate_help() -> String {
+    format!("Sample at this rate in Hz, per running thread ({})", collect::kinds::sampled())
 }
 
 fn types_help() -> String {

@@ -12,6 +12,15 @@ use hyper::http::{HeaderName, HeaderValue};
 use crate::allow::Rule;
 use crate::push::Destination;
 
+fn rate_help() -> String {
+    format!("Sample at this rate in Hz where a request has no hz= ({})", collect::kinds::sampled())
+}
+
+fn window_help() -> String {
+    let sampled = collect::kinds::sampled();
+    format!("Record for this long where a request has no seconds= (all types but {sampled})")
+}
+
 /// Options of `serve`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -39,12 +48,11 @@ pub struct ServeArgs {
     /// Serve only matching processes: uid=, name=, cgroup=, unit=, joined by commas; repeatable
     #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
     pub allow: Vec<Rule>,
-    /// Sample at this rate in Hz where a request has no hz= (cpu and wall)
-    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Sample at this rate in Hz where a request has no hz=
+    #[arg(short = 'F', long, help = rate_help(), value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub freq: u32,
-    /// Record for this long where a request has no seconds= (all types but cpu and
-    /// wall)
-    #[arg(long, value_name = "T", default_value = "5s", value_parser = duration::parse)]
+    /// Record for this long where a request has no seconds=
+    #[arg(long, help = window_help(), value_name = "T", default_value = "5s", value_parser = duration::parse)]
     pub window: Duration,
     /// Reject requests for longer recordings
     #[arg(long, value_name = "T", default_value = "10m", value_parser = duration::parse)]

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use collect::kinds::{Kind, Seconds};
-use collect::{AttachError, Dump, Ended, RecordError, RecordOptions};
+use collect::kinds::{DumpText, Kind, Seconds};
+use collect::{AttachError, Ended, RecordError, RecordOptions};
 
 use crate::answer::{self, Failure};
 use crate::endpoints::Endpoint;
 use crate::record::{Answer, Recorded, RecordingSpec, Trouble};
-use crate::state::Server;
+use crate::state::{Server, blocking};
 use crate::targets::Entry;
 
 /// What Go records if `seconds` is missing or invalid.
@@ -145,25 +145,20 @@ fn text_of(
     report::legacy_text(profile, &kind.facts, &|address| starts.get(&address).copied())
 }
 
-/// Makes the text forms of a kind.
-type DumpFn = fn(&Arc<process::Process>, &RecordOptions) -> Result<Dump, RecordError>;
-
 /// Answers with all current stacks: grouped, or one by one with `debug=2` and above.
 async fn dump(
     server: &Server,
     entry: &Arc<Entry>,
-    (make, name): (DumpFn, &str),
+    (make, name): (DumpText, &str),
     debug: i64,
 ) -> Result<Response, Failure> {
-    let closed = |_| Failure::busy("the server is stopping");
-    let _permit = server.lookups.acquire().await.map_err(closed)?;
     let process = entry.process.clone();
     let options = RecordOptions {
         no_stop: server.no_stop,
         command_line: format!("exoprof serve: {name}?debug={debug}"),
         ..RecordOptions::default()
     };
-    let dumped = blocking(move || make(&process, &options)).await?;
+    let dumped = server.look_up(move || make(&process, &options)).await?;
     match dumped {
         Ok(dump) if debug == 1 => Ok(answer::text(dump.grouped)),
         Ok(dump) => Ok(answer::text(dump.text)),
@@ -172,15 +167,6 @@ async fn dump(
         }
         Err(e) => Err(failure(&Trouble::Record(e))),
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Failure> {
-    let failed = |e: tokio::task::JoinError| {
-        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("exoprof failed: {e}"))
-    };
-    tokio::task::spawn_blocking(work).await.map_err(failed)
 }
 
 struct ProfileRequest<'a> {

@@ -56,13 +56,8 @@ async fn processes(State(server): ServerState, request: Request) -> Result<Respo
         .map(|(_, value)| value.into_owned());
     let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
     let host = host.unwrap_or("localhost").to_string();
-    let closed = |_| Failure::busy("the server is stopping");
-    let _permit = server.lookups.acquire().await.map_err(closed)?;
     let listing = server.clone();
-    let listed = tokio::task::spawn_blocking(move || listing.targets.list());
-    let listed = listed.await.map_err(|e| {
-        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("exoprof failed: {e}"))
-    })?;
+    let listed = server.look_up(move || listing.targets.list()).await?;
     match format.as_deref() {
         None => Ok(answer::html(pages::processes(&listed, server.targets.is_single()))),
         Some("json") => Ok(answer::json(pages::processes_json(&listed))),
@@ -105,14 +100,9 @@ async fn of_pid(
 
 async fn index(server: &Server, method: &Method, entry: &Arc<Entry>) -> Result<Response, Failure> {
     only_reading(method)?;
-    let closed = |_| Failure::busy("the server is stopping");
-    let _permit = server.lookups.acquire().await.map_err(closed)?;
     let entry = entry.clone();
-    // A count reads the state of a Go runtime.
-    let page = tokio::task::spawn_blocking(move || pages::index(&entry, &endpoints::all()));
-    let page = page.await.map_err(|e| {
-        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("exoprof failed: {e}"))
-    })?;
+    // A count reads the target's memory.
+    let page = server.look_up(move || pages::index(&entry, &endpoints::all())).await?;
     Ok(answer::html(page))
 }
 
@@ -151,8 +141,8 @@ async fn endpoint(
         Source::Cmdline => cmdline(entry),
         Source::Trace => Err(Failure::new(
             StatusCode::NOT_IMPLEMENTED,
-            "an execution trace is only available from the program itself (runtime/trace); \
-             profile, block and mutex work from outside",
+            "an execution trace is only available from the program itself (runtime/trace); the \
+             profiles on the index page work from outside",
         )),
     }
 }

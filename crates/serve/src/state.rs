@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinError;
 
+use crate::answer::Failure;
 use crate::budget::Budget;
 use crate::record::{Lanes, RecordingPool};
 use crate::targets::Targets;
@@ -33,7 +36,7 @@ pub struct Server {
     /// Threads must not be stopped.
     pub no_stop: bool,
     /// Each lookup takes a permit.
-    pub lookups: Semaphore,
+    lookups: Semaphore,
     budget: Arc<Budget>,
     stop: watch::Sender<bool>,
 }
@@ -100,9 +103,29 @@ impl Server {
         *self.stop.borrow()
     }
 
+    /// Runs a lookup on a thread where it may block; at most [`LOOKUPS`] at a time.
+    pub async fn look_up<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let closed = |_| Failure::busy("the server is stopping");
+        let _permit = self.lookups.acquire().await.map_err(closed)?;
+        blocking(work).await
+    }
+
     /// Waits until the server stops.
     pub async fn stopping(&self) {
         // The sender lives as long as we do.
         let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
     }
+}
+
+/// Runs work that blocks on a thread of its own.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let failed = |e: JoinError| {
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("exoprof failed: {e}"))
+    };
+    tokio::task::spawn_blocking(work).await.map_err(failed)
 }

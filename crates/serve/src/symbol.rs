@@ -36,8 +36,6 @@ pub async fn serve(
     } else {
         addresses(query)
     };
-    let closed = |_| Failure::busy("the server is stopping");
-    let _permit = server.lookups.acquire().await.map_err(closed)?;
     let process = entry.process.clone();
     let look_up = move || {
         let names = collect::function_names(&process, &addresses);
@@ -50,10 +48,7 @@ pub async fn serve(
         }
         text
     };
-    let text = tokio::task::spawn_blocking(look_up).await.map_err(|e| {
-        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("exoprof failed: {e}"))
-    })?;
-    Ok(answer::text(text))
+    Ok(answer::text(server.look_up(look_up).await?))
 }
 
 /// Replaces control characters: names come from the target's file and may hold any character.

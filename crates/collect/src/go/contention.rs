@@ -17,9 +17,23 @@ use super::collector::GoKind;
 use super::profile::GoProfile;
 use super::program::Program;
 use super::rates::{self, RateRequest, Setter};
-use crate::kinds::options::{BLOCK_RATE, MUTEX_FRACTION};
+use crate::kinds::options::{KindOption, OptionValue};
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
+
+/// The mean blocked time between two samples.
+pub(crate) const BLOCK_RATE: KindOption = KindOption {
+    name: "block-rate",
+    help: "Sample once per this much blocked time, like Go's SetBlockProfileRate (block, mutex)",
+    default: OptionValue::Duration(Duration::from_micros(10)),
+};
+
+/// The mean number of lock contentions per sample.
+pub(crate) const MUTEX_FRACTION: KindOption = KindOption {
+    name: "mutex-fraction",
+    help: "Sample one contention in N, like Go's SetMutexProfileFraction (mutex, Go only)",
+    default: OptionValue::Number(10),
+};
 
 /// How long the rate of the tick counter is measured before it is first needed. The result is
 /// accurate to 0.02%.

@@ -18,9 +18,24 @@ use super::collector::GoKind;
 use super::profile::GoProfile;
 use super::program::Program;
 use super::rates::{self, RateRequest, Setter};
-use crate::kinds::options::{HEAP_HISTORY, HEAP_RATE};
+use crate::kinds::options::{KindOption, OptionValue};
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
+
+/// The mean number of allocated bytes between two heap samples, if the recording switches sampling
+/// on.
+pub(crate) const HEAP_RATE: KindOption = KindOption {
+    name: "heap-rate",
+    help: "Take one sample per this many bytes, unless the program is already sampling (Go only)",
+    default: OptionValue::Bytes(512 << 10),
+};
+
+/// Reads the samples that a Go program has taken itself.
+pub(crate) const HEAP_HISTORY: KindOption = KindOption {
+    name: "heap-history",
+    help: "Read the program's own heap samples without enabling sampling (Go only)",
+    default: OptionValue::Flag(false),
+};
 
 /// The two kinds. They differ only in the sample type that is shown by default.
 pub(crate) trait Shown: 'static {

@@ -3,7 +3,7 @@
 //! ```text
 //!   Programs::find ─► Program {process, memory, runtime, mappings}
 //!                        │
-//!   GoCollector<K> ──────┤  K: GoKind = Goroutines | Threads | Heap | Contention
+//!   GoCollector<K> ──────┤  K: GoKind = Goroutines | Threads | Heap | Allocs | Block | Mutex | …
 //!     begin/poll/end     │     attach ► read, read, … ► end
 //!                        └─►  GoProfile ─► pprof
 //! ```
@@ -23,9 +23,9 @@ mod rates;
 mod threadcreate;
 
 pub(crate) use collector::prepare;
-pub(crate) use contention::{Block, LockWaits, Mutex};
+pub(crate) use contention::{BLOCK_RATE, Block, LockWaits, MUTEX_FRACTION, Mutex};
 pub(crate) use dump::dump;
 pub(crate) use goroutine::Goroutines;
-pub(crate) use heap::{Allocs, Heap};
+pub(crate) use heap::{Allocs, HEAP_HISTORY, HEAP_RATE, Heap};
 pub(crate) use program::Program;
 pub(crate) use threadcreate::Threads;

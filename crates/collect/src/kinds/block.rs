@@ -1,11 +1,15 @@
 //! Defines the `block` profile: where threads wait.
 
+use std::path::Path;
+
+use host::rights::Obstacle;
+
 use super::kind::{Endpoint, Kind, Seconds};
-use super::options::BLOCK_RATE;
-use crate::checks::Subject;
+use crate::checks::{Program, Subject};
 use crate::collector::{Collector, Request};
+use crate::go::{self, BLOCK_RATE};
 use crate::outcome::RecordError;
-use crate::{go, waits};
+use crate::waits;
 
 /// This kind's row in the table.
 pub(super) const ROW: Kind = Kind {
@@ -23,7 +27,7 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[BLOCK_RATE],
     prepare,
-    check: Subject::waits,
+    check,
 };
 
 /// Attaches to the targets for a block profile.
@@ -32,4 +36,30 @@ fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
         return Ok(collector);
     }
     waits::block::prepare(request)
+}
+
+/// Checks whether waits and lock contention can be sampled.
+pub(super) fn check(subject: &Subject) -> Result<String, Obstacle> {
+    if matches!(subject.program, Program::Go) {
+        return subject.memory();
+    }
+    subject.perf.clone()?;
+    let by_perf = subject.rights.sample_user(&subject.target()).and(subject.rights.sample_kernel());
+    let how = match (by_bpf(subject), by_perf) {
+        (Ok(()), _) => "bpf".to_owned(),
+        (Err(o), Ok(())) => format!("perf events, without the unlocking thread ({o})"),
+        (Err(o), Err(_)) => return Err(o),
+    };
+    Ok(subject.with_go(&how, "the runtime's own records"))
+}
+
+fn by_bpf(subject: &Subject) -> Result<(), Obstacle> {
+    subject.rights.bpf()?;
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Err(Obstacle {
+            reason: "the kernel has no BTF type information (/sys/kernel/btf/vmlinux)".into(),
+            remedy: "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as in distribution kernels".into(),
+        });
+    }
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! Defines the `cpu` profile: where CPU time is spent.
 
+use host::rights::Obstacle;
+
 use super::kind::{Endpoint, Kind, Seconds};
 use crate::checks::Subject;
 use crate::perf::cpu;
@@ -21,5 +23,15 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[],
     prepare: cpu::prepare,
-    check: Subject::cpu,
+    check,
 };
+
+/// Checks whether CPU time can be sampled, by perf events or by ptrace.
+fn check(subject: &Subject) -> Result<String, Obstacle> {
+    let by_perf = subject.perf.clone().and_then(|()| subject.rights.sample_user(&subject.target()));
+    match (by_perf, subject.attach()) {
+        (Ok(()), _) => Ok("perf events".into()),
+        (Err(o), Ok(())) => Ok(format!("ptrace, user mode only ({o})")),
+        (Err(o), Err(_)) => Err(o),
+    }
+}

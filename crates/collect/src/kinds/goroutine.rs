@@ -1,7 +1,9 @@
 //! Defines the `goroutine` profile: where every goroutine or thread is now.
 
+use host::rights::Obstacle;
+
 use super::kind::{Endpoint, Kind, Seconds};
-use crate::checks::Subject;
+use crate::checks::{Program, Subject};
 use crate::collector::{Collector, Request};
 use crate::outcome::RecordError;
 use crate::{counts, dump, go, threads};
@@ -23,7 +25,7 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[],
     prepare,
-    check: Subject::stacks_now,
+    check,
 };
 
 /// Attaches to the targets for a goroutine profile.
@@ -32,4 +34,12 @@ fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
         return Ok(collector);
     }
     threads::dump::prepare(request)
+}
+
+/// Checks whether the current stacks of all goroutines or threads can be read.
+fn check(subject: &Subject) -> Result<String, Obstacle> {
+    match subject.program {
+        Program::Go => subject.memory(),
+        _ => subject.stop(),
+    }
 }

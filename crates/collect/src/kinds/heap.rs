@@ -1,10 +1,11 @@
 //! Defines the `heap` profile: memory in use, by allocation site.
 
+use host::rights::Obstacle;
+
 use super::kind::{Endpoint, Kind, Seconds};
-use super::options::{HEAP_HISTORY, HEAP_RATE};
-use crate::checks::Subject;
+use crate::checks::{Program, Subject};
 use crate::collector::{Collector, Request};
-use crate::go;
+use crate::go::{self, HEAP_HISTORY, HEAP_RATE};
 use crate::outcome::RecordError;
 
 /// This kind's row in the table.
@@ -23,7 +24,7 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[HEAP_RATE, HEAP_HISTORY],
     prepare,
-    check: Subject::allocations,
+    check,
 };
 
 /// Attaches to the targets for a heap profile.
@@ -32,4 +33,17 @@ fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
         return Ok(collector);
     }
     Err(RecordError::NotApplicable("heap profiles are only available for Go programs".into()))
+}
+
+/// Checks whether allocations can be read. Only Go's allocator records them.
+fn check(subject: &Subject) -> Result<String, Obstacle> {
+    subject.attach()?;
+    let reason = match &subject.program {
+        Program::Unknown => return Ok("Go programs: the target's memory".into()),
+        Program::Go => return subject.memory(),
+        Program::UnsupportedGo(why) => why.clone(),
+        Program::Native => "only available for Go programs".into(),
+    };
+    let remedy = "use heaptrack or the allocator's own profiler for a native heap";
+    Err(Obstacle { reason, remedy: remedy.into() })
 }

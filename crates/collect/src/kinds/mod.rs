@@ -20,7 +20,7 @@ pub use self::kind::{Count, DumpText, Endpoint, Kind, Seconds};
 use self::options::KindOption;
 
 /// The built-in kinds.
-static KINDS: [Kind; 8] = [
+static KINDS: &[Kind] = &[
     cpu::ROW,
     wall::ROW,
     heap::ROW,
@@ -63,6 +63,13 @@ pub fn all_options() -> Vec<&'static KindOption> {
         }
     }
     found
+}
+
+/// The names of the kinds that are sampled at a rate for some time, for help texts: `cpu and wall`.
+#[must_use]
+pub fn sampled() -> String {
+    let sampled = all().into_iter().filter(|k| k.endpoint.seconds == Seconds::Record);
+    sampled.map(Kind::name).collect::<Vec<_>>().join(" and ")
 }
 
 /// The facts of all kinds, for [`pprof::validate::Expect::kinds`].

@@ -1,11 +1,12 @@
 //! Defines the `mutex` profile: who holds the locks that others wait for.
 
+use super::block;
 use super::kind::{Endpoint, Kind, Seconds};
-use super::options::{BLOCK_RATE, MUTEX_FRACTION, WAITERS};
-use crate::checks::Subject;
 use crate::collector::{Collector, Request};
+use crate::go::{self, BLOCK_RATE, MUTEX_FRACTION};
 use crate::outcome::RecordError;
-use crate::{go, waits};
+use crate::waits;
+use crate::waits::mutex::WAITERS;
 
 /// This kind's row in the table.
 pub(super) const ROW: Kind = Kind {
@@ -23,7 +24,7 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[MUTEX_FRACTION, WAITERS, BLOCK_RATE],
     prepare,
-    check: Subject::waits,
+    check: block::check,
 };
 
 /// Attaches to the targets for a mutex profile.

@@ -1,5 +1,5 @@
-//! Defines the options that only some kinds have. Each kind's row lists its options, and `record`
-//! offers them.
+//! Options that only some kinds have. Each kind's row lists its options, and `record` offers them. An
+//! option is declared beside the collector that reads it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,55 +60,26 @@ impl KindOptions {
     }
 }
 
-/// The mean number of allocated bytes between two heap samples, if the recording switches sampling
-/// on.
-pub(crate) const HEAP_RATE: KindOption = KindOption {
-    name: "heap-rate",
-    help: "Take one sample per this many bytes, unless the program is already sampling (Go only)",
-    default: OptionValue::Bytes(512 << 10),
-};
-
-/// Reads the samples that a Go program has taken itself.
-pub(crate) const HEAP_HISTORY: KindOption = KindOption {
-    name: "heap-history",
-    help: "Read the program's own heap samples without enabling sampling (Go only)",
-    default: OptionValue::Flag(false),
-};
-
-/// The mean blocked time between two samples.
-pub(crate) const BLOCK_RATE: KindOption = KindOption {
-    name: "block-rate",
-    help: "Sample once per this much blocked time, like Go's SetBlockProfileRate (block, mutex)",
-    default: OptionValue::Duration(Duration::from_micros(10)),
-};
-
-/// The mean number of lock contentions per sample.
-pub(crate) const MUTEX_FRACTION: KindOption = KindOption {
-    name: "mutex-fraction",
-    help: "Sample one contention in N, like Go's SetMutexProfileFraction (mutex, Go only)",
-    default: OptionValue::Number(10),
-};
-
-/// Charges mutex samples to the waiting thread instead of the unlocking thread.
-pub(crate) const WAITERS: KindOption = KindOption {
-    name: "waiters",
-    help: "Charge samples to the waiting thread instead of the unlocking thread (mutex only)",
-    default: OptionValue::Flag(false),
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const fn option(name: &'static str, default: OptionValue) -> KindOption {
+        KindOption { name, help: "", default }
+    }
+
     #[test]
     fn given_or_by_default() {
+        let size = option("size", OptionValue::Bytes(512 << 10));
+        let time = option("time", OptionValue::Duration(Duration::from_micros(10)));
+        let flag = option("flag", OptionValue::Flag(false));
         let mut options = KindOptions::default();
-        assert_eq!(options.number(&HEAP_RATE), 512 << 10);
-        assert_eq!(options.number(&BLOCK_RATE), 10_000);
-        assert!(!options.flag(&WAITERS));
-        options.set(&WAITERS, OptionValue::Flag(true));
-        options.set(&HEAP_RATE, OptionValue::Bytes(1));
-        assert!(options.flag(&WAITERS) && !options.flag(&HEAP_HISTORY));
-        assert_eq!(options.number(&HEAP_RATE), 1);
+        assert_eq!(options.number(&size), 512 << 10);
+        assert_eq!(options.number(&time), 10_000);
+        assert!(!options.flag(&flag));
+        options.set(&flag, OptionValue::Flag(true));
+        options.set(&size, OptionValue::Bytes(1));
+        assert!(options.flag(&flag) && !options.flag(&option("other", OptionValue::Flag(false))));
+        assert_eq!(options.number(&size), 1);
     }
 }

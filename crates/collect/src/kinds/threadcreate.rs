@@ -1,9 +1,10 @@
 //! Defines the `threadcreate` profile: where threads were created.
 
-use super::kind::{Endpoint, Kind, Seconds};
-use crate::collector::{Collector, Request};
+use host::rights::Obstacle;
 
-use crate::checks::Subject;
+use super::kind::{Endpoint, Kind, Seconds};
+use crate::checks::{Program, Subject};
+use crate::collector::{Collector, Request};
 use crate::outcome::RecordError;
 use crate::perf::creations;
 use crate::{counts, go};
@@ -24,7 +25,7 @@ pub(super) const ROW: Kind = Kind {
     },
     options: &[],
     prepare,
-    check: Subject::creations,
+    check,
 };
 
 /// Attaches to the targets for a threadcreate profile.
@@ -33,4 +34,19 @@ fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
         return Ok(collector);
     }
     creations::prepare(request)
+}
+
+/// Checks whether thread creations can be sampled.
+fn check(subject: &Subject) -> Result<String, Obstacle> {
+    if matches!(subject.program, Program::Go) {
+        return subject.memory();
+    }
+    subject.attach()?;
+    events::try_creations()
+        .map_err(|e| Obstacle { reason: e.to_string(), remedy: e.fix().into() })?;
+    subject.rights.tracepoints()?;
+    subject
+        .perf
+        .clone()
+        .map(|()| subject.with_go("tracepoint task:task_newtask", "the target's memory"))
 }

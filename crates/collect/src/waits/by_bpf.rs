@@ -17,7 +17,7 @@ use events::{
 };
 
 use crate::collector::{Progress, Request};
-use crate::kinds::options::BLOCK_RATE;
+use crate::go::BLOCK_RATE;
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
 use crate::waits::counted;

@@ -20,9 +20,16 @@ use super::fallback;
 use super::locks::{self, Class};
 use super::shared::{Recorded, Scope, WaitProfile};
 use crate::collector::{Collector, Request};
-use crate::kinds::options::WAITERS;
+use crate::kinds::options::{KindOption, OptionValue};
 use crate::outcome::RecordError;
 use crate::waits::counted;
+
+/// Charges mutex samples to the waiting thread instead of the unlocking thread.
+pub(crate) const WAITERS: KindOption = KindOption {
+    name: "waiters",
+    help: "Charge samples to the waiting thread instead of the unlocking thread (mutex only)",
+    default: OptionValue::Flag(false),
+};
 
 /// At most this many wakeups are kept until the woken thread's stack arrives.
 const MAX_UNMATCHED: usize = 65_536;

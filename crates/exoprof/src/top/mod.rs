@@ -18,6 +18,7 @@ use console::terminal::say;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use process::Process;
 
+use crate::record_args::KernelArgs;
 use keys::Next;
 use model::Model;
 use screen::Screen;
@@ -37,12 +38,9 @@ pub struct TopArgs {
     /// Sample at this rate in Hz, per running thread
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     freq: u32,
-    /// Record kernel frames; fail if that is not permitted [default: where permitted]
-    #[arg(long, overrides_with = "no_kernel")]
-    kernel: bool,
-    /// Record no kernel frames
-    #[arg(long, overrides_with = "kernel")]
-    no_kernel: bool,
+    /// `--kernel` and `--no-kernel`
+    #[command(flatten)]
+    kernel: KernelArgs,
     /// Do not record child processes
     #[arg(long)]
     no_children: bool,
@@ -67,11 +65,7 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     let processes = crate::processes::open_all(&args.pid)?;
     let options = RecordOptions {
         frequency: args.freq,
-        kernel: match (args.kernel, args.no_kernel) {
-            (true, _) => Some(true),
-            (_, true) => Some(false),
-            _ => None,
-        },
+        kernel: args.kernel.wanted(),
         children: !args.no_children,
         descendants: true,
         ..RecordOptions::default()
