@@ -71,9 +71,9 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Continuous profiling")]
 pub struct PushArgs {
-    /// Continuously send profiles of the processes that -p or --allow selects to this URL: http://HOST:4040
-    /// (Pyroscope), grpc://HOST:7070 or parca+http://HOST:7070 (Parca); with TLS https://HOST,
-    /// grpcs://HOST or parca+https://HOST; repeatable
+    /// Continuously send profiles of the processes that -p or --allow selects to this URL:
+    /// http://HOST:4040 (Pyroscope), grpc://HOST:7070 or parca+http://HOST:7070 (Parca); with TLS
+    /// https://HOST, grpcs://HOST or parca+https://HOST; repeatable
     #[arg(long, value_name = "URL", value_parser = Destination::parse)]
     pub push: Vec<Destination>,
     /// Push these types of profiles, separated by commas
