@@ -228,7 +228,7 @@ fn pages_that_were_never_touched() {
     assert_site_shares(&profile, &truth, &["below_hole"]);
     let completed = profile.comments.iter().find_map(|c| {
         let (n, what) = c.split_once(' ')?;
-        what.starts_with("deep stacks completed").then(|| n.parse::<i64>().unwrap())
+        what.starts_with("deep stack").then(|| n.parse::<i64>().unwrap())
     });
     let completed = completed.unwrap_or(0);
     let (all, cut) = (profile.total("samples"), profile.sum("samples", is_marked));

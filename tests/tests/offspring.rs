@@ -151,7 +151,7 @@ fn cpu_time_of_short_lived_children_is_reported() {
     target.wait_done();
     running.signal(Signal::SIGINT);
     let profile = running.finish().recording().profile;
-    assert!(says(&profile, "of CPU time that was not seen"), "{:?}", profile.comments);
+    assert!(says(&profile, "that ended was not sampled"), "{:?}", profile.comments);
 }
 
 /// Backends are forked by the recorded postmaster during the recording.

@@ -326,7 +326,7 @@ fn a_wrong_certificate_is_reported_and_loses_nothing() {
         (Authority::new("another").server(HERE, Validity::Now, &["h2"]), "has an unknown issuer"),
         (Authority::new("ours").server(HERE, Validity::Now, &["h2"]), "is not signed by"),
         (server(HERE, Validity::Past), "has expired"),
-        (server("elsewhere.test", Validity::Now), "is for another host than 127.0.0.1"),
+        (server("elsewhere.test", Validity::Now), "is not valid for the host 127.0.0.1"),
         (server(HERE, Validity::Future), "is not valid yet"),
         (secrets.authority.server(HERE, Validity::Now, &["http/1.1"]), "does not speak HTTP/2"),
         (secrets.authority.server(HERE, Validity::Now, &[]), "does not speak HTTP/2"),
@@ -360,7 +360,7 @@ fn a_wrong_http_certificate_is_reported_and_loses_nothing() {
     let wrong = [
         (Authority::new("another").server(HERE, Validity::Now, &[]), "has an unknown issuer"),
         (server(HERE, Validity::Past), "has expired"),
-        (server("elsewhere.test", Validity::Now), "is for another host than 127.0.0.1"),
+        (server("elsewhere.test", Validity::Now), "is not valid for the host 127.0.0.1"),
     ];
     let store = Store::start_tls(wrong[0].0.clone(), &[]);
     let ca = secrets.path("ca.pem");
@@ -576,7 +576,7 @@ fn incomplete_or_unsafe_options_fail() {
         assert!(!said.contains("s3cret"), "{said}");
     }
     let (code, said) = command(&["-p", &own, "--push", "grpcs://192.0.2.1", "--push-ca", &token]);
-    assert!(code == Some(1) && said.contains("holds no certificate"), "{said}");
+    assert!(code == Some(1) && said.contains("contains no certificate"), "{said}");
     let url = ["--push", "http://127.0.0.1:1", "--push-types", "cpu,nothing"];
     let (code, said) = command(&[&["-p", &own], &url[..]].concat());
     assert!(code == Some(2) && said.contains("nothing"), "{said}");

@@ -44,22 +44,24 @@ pub fn recording(stats: &Stats) -> Vec<String> {
     ];
     let reasons = stats.samples.broken.iter().map(|(why, n)| format!("broken: {n} × {why}"));
     lines.extend(reasons);
-    let mut note = |n: u64, what: &str| {
-        if n > 0 {
-            lines.push(format!("{n} {what}"));
-        }
+    let mut note = |n: u64, one: &str, many: &str, what: &str| match n {
+        0 => {}
+        1 => lines.push(format!("1 {one} {what}")),
+        n => lines.push(format!("{n} {many} {what}")),
     };
-    note(stats.samples.completed, "deep stacks completed from the live stack");
-    note(stats.samples.no_user_stack, "samples without a user stack (exiting or in exec)");
-    note(stats.throttled, "times the kernel throttled sampling on a CPU");
-    note(stats.malformed, "records could not be parsed");
-    note(stats.unreadable_maps, "mappings could not be read");
-    note(stats.file_faults, "reads returned zeros because a file was truncated meanwhile");
-    note(stats.nameless_frames, "addresses without a name in their image");
-    note(
-        u64::from(stats.samples.contexts_cut),
-        "limit reached: too many calling contexts; later samples are attributed to their callers",
-    );
+    let samples = &stats.samples;
+    note(samples.completed, "deep stack", "deep stacks", "completed from the live stack");
+    note(samples.no_user_stack, "sample", "samples", "without a user stack (exiting or in exec)");
+    note(stats.throttled, "time", "times", "the kernel throttled sampling on a CPU");
+    note(stats.malformed, "record", "records", "could not be parsed");
+    note(stats.unreadable_maps, "mapping", "mappings", "could not be read");
+    let truncated = "returned zeros because a file was truncated meanwhile";
+    note(stats.file_faults, "read", "reads", truncated);
+    note(stats.nameless_frames, "address", "addresses", "without a name in the image");
+    if samples.contexts_cut {
+        let text = "too many calling contexts: later samples are attributed to their callers";
+        lines.push(text.to_owned());
+    }
     lines.extend(stats.kernel_names.iter().map(|why| format!("no kernel names: {why}")));
     lines.extend(stats.reattach_failed.iter().map(|why| format!("sampling ended early: {why}")));
     lines.extend(stats.unread_images.iter().map(|why| format!("not read: {}", one_line(why))));

@@ -210,7 +210,7 @@ impl Servers {
         }
         let image = ElfImage::open(part.as_file()).map_err(|e| rejected(&e))?;
         if image.build_id() != Some(id) {
-            return Err(Failure::Rejected("the file has another build ID".into()));
+            return Err(Failure::Rejected("the file has a different build ID".into()));
         }
         part.persist(&place).map_err(|e| rejected(&e))
     }
@@ -309,7 +309,7 @@ mod tests {
         let (_, id) = program(dir.path(), "int main(void) { return 1; }");
         let endless = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec();
         let cases = [
-            (ok(&bytes), 1 << 30, "another build ID"),
+            (ok(&bytes), 1 << 30, "a different build ID"),
             (ok(&bytes), 100, "larger than 100 bytes"),
             ([endless, bytes.clone()].concat(), 1000, "larger than 1000 bytes"),
             (ok(&bytes)[..bytes.len() / 2].to_vec(), 1 << 30, "127.0.0.1"),

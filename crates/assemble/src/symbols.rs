@@ -63,7 +63,7 @@ impl SymbolLosses {
             .map(|(path, why)| format!("{path}: {why}"))
             .collect();
         if let Some(more @ 1..) = self.unread.len().checked_sub(MAX_UNREAD) {
-            lines.push(format!("and {more} more files"));
+            lines.push(format!("and {more} more {}", if more == 1 { "file" } else { "files" }));
         }
         let obstacle = host::Rights::read().ok().and_then(|r| r.deleted_files().err());
         if let (Some(last), Some(o)) = (lines.last_mut(), obstacle) {
@@ -320,7 +320,8 @@ impl Batch<'_> {
 fn missing_split(image: &Path, batch: &symbolize::Batch) -> String {
     let sought = batch.rejected.first().map(|a| format!(", such as {}", a.path.display()));
     let n = batch.losses.missing_split_units;
-    format!("{}: {n} files were not found{}", image.display(), sought.unwrap_or_default())
+    let files = if n == 1 { "split debug file was" } else { "split debug files were" };
+    format!("{}: {n} {files} not found{}", image.display(), sought.unwrap_or_default())
 }
 
 fn function(f: Frame) -> Function {

@@ -21,7 +21,7 @@ impl Subject {
     pub fn findings(&self) -> Vec<Finding> {
         let unprofilable = self.unprofilable.as_ref().map(|why| Obstacle {
             reason: why.clone(),
-            remedy: "name another process (ps -e)".into(),
+            remedy: "choose another process (ps -e lists them)".into(),
         });
         let check = |k: &Kind| unprofilable.clone().map_or_else(|| (k.check)(self), Err);
         let kinds = kinds::all().into_iter().map(|k| Finding { what: k.name(), verdict: check(k) });

@@ -21,7 +21,7 @@ pub enum OutputError {
     #[error("{} already exists; use --force to overwrite it", .0.display())]
     Exists(PathBuf),
     /// The directory does not exist.
-    #[error("cannot write {}: no directory {}", .path.display(), .folder.display())]
+    #[error("cannot write {}: the directory {} does not exist", .path.display(), .folder.display())]
     NoFolder {
         /// What was to be written.
         path: PathBuf,

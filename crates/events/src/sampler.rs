@@ -52,7 +52,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// All threads have exited.
-    #[error("all threads have exited, none is left to attach to")]
+    #[error("all threads have exited; there is nothing to attach to")]
     NoThread,
     /// Anything else.
     #[error("perf_event_open fails for thread {tid} on CPU {cpu}: {source}")]

@@ -6,14 +6,14 @@ use console::usage::{UsageError, Verbosity};
 use crate::record_args::RecordArgs;
 use crate::{doctor, dump, logging, record, report, serve, top, view};
 
-/// pprof for any running process, from outside: no restart, no rebuild, no import.
+/// pprof for any running process, from outside: no restart, no rebuild, no code changes.
 #[derive(Debug, Parser)]
 #[command(version, after_help = "Example:\n  sudo exoprof record -p $(pidof -s redis-server)")]
 pub struct Cli {
     /// Print only errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Log what is done, -vv in detail; EXOPROF_LOG=FILTER overrides it
+    /// Log each step to stderr (-vv: in detail); EXOPROF_LOG=FILTER overrides it
     #[arg(short, long, global = true, conflicts_with = "quiet", action = ArgAction::Count)]
     pub verbose: u8,
     #[command(subcommand)]
@@ -28,7 +28,7 @@ enum Command {
     Dump(dump::DumpArgs),
     /// Check what can be recorded here and how to fix what cannot
     Doctor(doctor::DoctorArgs),
-    /// Print reports on profiles, as `go tool pprof` does
+    /// Print reports on profile files or URLs, as `go tool pprof` does
     Report(Box<report::ReportArgs>),
     /// Serve pprof's HTTP endpoints for running processes
     Serve(Box<serve::ServeArgs>),

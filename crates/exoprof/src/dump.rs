@@ -17,7 +17,7 @@ use crate::processes::command_line;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  sudo exoprof dump -p 1234                       print every stack
+  sudo exoprof dump -p 1234                       print every thread's stack
   sudo exoprof dump -p 1234 --group               merge equal stacks and count them
   sudo exoprof dump -p 1234 --pprof stacks.pb.gz  also write a goroutine profile
   sudo exoprof dump -p 1234 --no-stop             never stop a thread")]
@@ -62,7 +62,8 @@ pub fn run(args: &DumpArgs, verbosity: Verbosity) -> anyhow::Result<()> {
             say!("wrote {}", path.display());
         }
         for (reason, n) in &dump.stats.samples.broken {
-            say!("warning: {n} incomplete: {reason}");
+            let stacks = if *n == 1 { "stack is" } else { "stacks are" };
+            say!("warning: {n} {stacks} incomplete: {reason}");
         }
         for note in &dump.stats.notes {
             say!("note: {note}");

@@ -13,10 +13,10 @@ use crate::kind_args::KindArgs;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  sudo exoprof record -p 1234                 cpu, 30 s, exoprof.COMM.1234.cpu.001.pb.gz
+  sudo exoprof record -p 1234                 cpu for 30 s, to exoprof.COMM.1234.cpu.001.pb.gz
   sudo exoprof record cpu -p 1234 -d 10 -F 997 -o slow.pb.gz
   exoprof record -d 5 -- ./my-program --flag  start a program and profile it
-  go tool pprof -http=: slow.pb.gz            look at it")]
+  go tool pprof -http=: slow.pb.gz            show the profile in a browser")]
 pub struct RecordArgs {
     /// Types of profiles, separated by commas
     #[arg(value_name = "TYPE", default_value = "cpu", help = types_help())]

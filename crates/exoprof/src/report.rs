@@ -18,12 +18,12 @@ use crate::fetching::Fetching;
 #[command(after_help = "\
 Examples:
   exoprof report slow.pb.gz                          the heaviest functions
-  exoprof report --top=10 --cum slow.pb.gz           ten, by what they and their callees used
+  exoprof report --top=10 --cum slow.pb.gz           the ten heaviest, callees included
   exoprof report --peek 'parse$' slow.pb.gz          who calls parse, and what parse calls
   exoprof report --list parse slow.pb.gz             its source, with the weight of each line
-  exoprof report --tagfocus thread=worker slow.pb.gz only samples of threads with such a name
-  exoprof report --diff-base old.pb.gz new.pb.gz     what has changed
-  exoprof report --flamegraph slow.html slow.pb.gz   a flame graph, in one file
+  exoprof report --tagfocus thread=worker slow.pb.gz only samples of threads whose name matches
+  exoprof report --diff-base old.pb.gz new.pb.gz     what changed
+  exoprof report --flamegraph slow.html slow.pb.gz   a self-contained flame graph
   exoprof report --speedscope slow.json slow.pb.gz   a file for speedscope; --firefox for Firefox")]
 pub struct ReportArgs {
     #[command(flatten)]

@@ -72,8 +72,9 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
     let mut out = Vec::new();
     let percent = |n: u64| n as f64 * 100.0 / s.kept.max(1) as f64;
     if stats.lost > 0 && percent(stats.lost) > 1.0 {
+        let records = if stats.lost == 1 { "record" } else { "records" };
         out.push(format!(
-            "lost {} records; fix: lower --freq, or give exoprof more CPU time",
+            "lost {} {records}; fix: lower --freq, or give exoprof more CPU time",
             stats.lost
         ));
     }

@@ -113,7 +113,7 @@ fn failures_are_one_line() {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n\x1f\x8b");
     });
     let stderr = error(&report(home.path(), &["-q", &cut]));
-    assert!(stderr.contains("the answer was cut short"), "{stderr}");
+    assert!(stderr.contains("the response was cut short"), "{stderr}");
     let page = serve(|_, stream| ok(b"<html>\nhello</html>", stream));
     let stderr = error(&report(home.path(), &["-q", &page]));
     assert!(stderr.contains("an HTML or XML document"), "{stderr}");

@@ -37,7 +37,7 @@ pub enum WriteError {
     },
     /// The word no longer has the expected value.
     #[error(
-        "the word at {address} of process {pid} is {found:#x}, not {expected:#x}: it has changed"
+        "the word at {address} of process {pid} has changed: it is {found:#x}, not {expected:#x}"
     )]
     Changed {
         /// The process.

@@ -243,7 +243,7 @@ impl Lookup<'_> {
 
     fn absence(self) -> ImageAbsence {
         if self.unchecked {
-            let text = "too many files on a file system that shows another inode in maps";
+            let text = "too many files on a file system that shows a different inode in maps";
             return ImageAbsence::Unopened(text.into());
         }
         if self.replaced {

@@ -13,12 +13,12 @@ use crate::allow::Rule;
 use crate::push::Destination;
 
 fn rate_help() -> String {
-    format!("Sample at this rate in Hz where a request has no hz= ({})", collect::kinds::sampled())
+    format!("Sample at this rate in Hz if a request has no hz= ({})", collect::kinds::sampled())
 }
 
 fn window_help() -> String {
     let sampled = collect::kinds::sampled();
-    format!("Record for this long where a request has no seconds= (all types but {sampled})")
+    format!("Record for this long if a request has no seconds= (all types but {sampled})")
 }
 
 /// Options of `serve`.
@@ -48,10 +48,10 @@ pub struct ServeArgs {
     /// Serve only matching processes: uid=, name=, cgroup=, unit=, joined by commas; repeatable
     #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
     pub allow: Vec<Rule>,
-    /// Sample at this rate in Hz where a request has no hz=
+    /// Sample at this rate in Hz if a request has no hz=
     #[arg(short = 'F', long, help = rate_help(), value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub freq: u32,
-    /// Record for this long where a request has no seconds=
+    /// Record for this long if a request has no seconds=
     #[arg(long, help = window_help(), value_name = "T", default_value = "5s", value_parser = duration::parse)]
     pub window: Duration,
     /// Reject requests for longer recordings
@@ -80,15 +80,15 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Continuous profiling")]
 pub struct PushArgs {
-    /// Continuously send profiles of the processes of -p or --allow to this URL: http://HOST:4040
-    /// (Pyroscope), grpc://HOST:7070 or parca+http://HOST:7070 (Parca); with TLS https://HOST,
-    /// grpcs://HOST or parca+https://HOST; repeatable
+    /// Continuously send profiles of the processes that -p or --allow selects to this URL:
+    /// http://HOST:4040 (Pyroscope), grpc://HOST:7070 or parca+http://HOST:7070 (Parca); with TLS
+    /// https://HOST, grpcs://HOST or parca+https://HOST; repeatable
     #[arg(long, value_name = "URL", value_parser = Destination::parse)]
     pub push: Vec<Destination>,
     /// Push these types of profiles, separated by commas
     #[arg(long, value_name = "TYPE", default_value = "cpu", value_delimiter = ',')]
     pub push_types: Vec<String>,
-    /// Push one recording per this time
+    /// Record for this long for each pushed profile
     #[arg(long, value_name = "T", default_value = "15s", value_parser = duration::parse)]
     pub push_interval: Duration,
     /// Add this label to pushed profiles; repeatable
@@ -106,7 +106,7 @@ pub struct PushArgs {
     /// Trust only the certificate authorities in this PEM file [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub push_ca: Option<PathBuf>,
-    /// Allow sending a token or password to other machines without TLS
+    /// Allow sending tokens, passwords and header files to other machines without TLS
     #[arg(long)]
     pub push_insecure: bool,
     /// Push at most this many profiles at a time (one per process and type)

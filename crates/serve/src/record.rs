@@ -66,11 +66,11 @@ pub enum Trouble {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// All slots are taken.
-    #[error("{0} recordings are already running, which is the limit")]
+    #[error("too many recordings are running (the limit is {0}, --max-recordings)")]
     Full(usize),
     /// Recordings take too much memory.
     #[error(
-        "recordings take {} MiB of memory, more than the limit of {} MiB (--max-memory)",
+        "recordings use {} MiB of memory, more than the limit of {} MiB (--max-memory)",
         .0.used, .0.limit
     )]
     Memory(Exceeded),

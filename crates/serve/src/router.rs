@@ -30,7 +30,7 @@ pub fn new(server: Arc<Server>, guard: Guard) -> Router {
         .route("/pid/{pid}/debug/pprof", any(to_index))
         .route("/pid/{pid}/debug/pprof/", any(of_pid_index))
         .route("/pid/{pid}/debug/pprof/{name}", any(of_pid))
-        .fallback(|| async { Failure::not_found("not found; / lists what is served") })
+        .fallback(|| async { Failure::not_found("not found; / lists the served processes") })
         .with_state(server)
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::layer))
 }

@@ -106,7 +106,9 @@ impl Targets {
         if self.is_fixed() {
             let entry = self.fixed.iter().find(|e| e.process.pid() == pid);
             let entry = entry.ok_or_else(|| {
-                Failure::not_found(format!("process {pid} is not served; / lists those that are"))
+                Failure::not_found(format!(
+                    "process {pid} is not served; / lists the served processes"
+                ))
             })?;
             return self.living(entry);
         }

@@ -38,7 +38,7 @@ fn overview() -> String {
         (":", "Clear focus, ignore, hide, tagfocus and tagignore"),
         ("o/options", "Print the options and their values"),
         ("help NAME", "Print help on a command or option"),
-        ("q/quit/exit/^D", "Leave"),
+        ("q/quit/exit/^D", "Quit"),
     ];
     lines.extend(others.iter().map(|(name, about)| row(name, about)));
     lines.push("\n  Options:".to_owned());

@@ -28,9 +28,9 @@ use source::{SourceArgs, Watcher};
 #[command(after_help = "\
 Examples:
   exoprof view slow.pb.gz                        a shell: top10, list parse, peek parse, help
-  exoprof view localhost:6060/debug/pprof/heap   the same, of a running Go server
-  exoprof view --diff-base old.pb.gz new.pb.gz   what has changed
-  exoprof view --http :8080 slow.pb.gz           as a web page, for this machine only
+  exoprof view localhost:6060/debug/pprof/heap   the same for a profile of a running Go server
+  exoprof view --diff-base old.pb.gz new.pb.gz   what changed
+  exoprof view --http :8080 slow.pb.gz           a web page, for this machine only
   echo 'top10 -cum' | exoprof view slow.pb.gz    commands from a script")]
 pub struct ViewArgs {
     #[command(flatten)]
@@ -57,7 +57,7 @@ pub fn run(
     if args.web.http.is_some() {
         return web::serve(profile, &args.web, |address| {
             if verbosity > Verbosity::Quiet {
-                terminal.say(&format!("serving the profile on {address}/ (Ctrl-C to stop)"));
+                terminal.say(&format!("serving the profile at {address}/ (Ctrl-C to stop)"));
             }
         });
     }

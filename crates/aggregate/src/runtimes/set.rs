@@ -182,7 +182,7 @@ impl Runtimes {
         let Self { programs, rows, .. } = self;
         let mut link = |from: Owner, to: &events::SampleProgram| match from {
             Owner::Runtime(i) => rows[i].1.then(to),
-            Owner::Chains => Err(Refused::from("the program that follows chains must be the last")),
+            Owner::Chains => Err(Refused::from("the program that follows chains must come last")),
         };
         let (before, after) = programs.neighbors(owner);
         let linked = after.map_or(Ok(()), |(_, next)| link(owner, next));

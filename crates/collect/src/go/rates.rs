@@ -101,7 +101,7 @@ fn permit(program: &Program, what: Claimed) -> Result<WritePermit, Refusal> {
 
 fn refused(pid: i32, why: &Refusal) -> RecordError {
     RecordError::NotApplicable(format!(
-        "process {pid} does not sample by itself, and its sampling rate was not changed: {why}"
+        "process {pid} does not sample by itself, and sampling cannot be switched on: {why}"
     ))
 }
 

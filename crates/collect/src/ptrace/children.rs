@@ -165,7 +165,7 @@ impl ChildFinder {
             notes.push(format!("{} {meanwhile} {is} recorded too", count(self.found)));
         }
         if self.unseen > 0 {
-            notes.push(format!("{} ended before being seen", count(self.unseen)));
+            notes.push(format!("{} ended before being found", count(self.unseen)));
         }
         if self.over_limit > 0 {
             let children = count(self.over_limit);

@@ -146,8 +146,10 @@ impl Collector for Ticked {
     }
 
     fn finish(mut self: Box<Self>, ended: Ended) -> Result<Outcome, RecordError> {
-        let failed =
-            |source| crate::perf::attach::AttachError::System { what: "sample by ptrace", source };
+        let failed = |source| crate::perf::attach::AttachError::System {
+            what: "sample with ptrace",
+            source,
+        };
         let running =
             self.running.take().ok_or_else(|| failed(std::io::ErrorKind::Other.into()))?;
         let joined = running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -181,7 +183,7 @@ impl Ticked {
         match self.count {
             sums::Count::Cpu => "ptrace: running threads are briefly stopped, user mode only",
             sums::Count::Wall => {
-                "wall clock: sleeping threads by /proc, running ones are briefly stopped (ptrace)"
+                "wall clock: sleeping threads from /proc, running ones briefly stopped (ptrace)"
             }
         }
         .to_owned()
@@ -206,8 +208,8 @@ impl Ticked {
         let unseen = Duration::from_nanos(ticker.unseen_cpu_time());
         if self.options.children && unseen > MIN_UNSEEN {
             notes.push(format!(
-                "child processes that ended used {} ms of CPU time that was not seen: they ended \
-                 too soon, or used it just before they ended",
+                "{} ms of CPU time of child processes that ended was not sampled: they ended too \
+                 soon, or used it just before they ended",
                 unseen.as_millis()
             ));
         }

@@ -303,13 +303,13 @@ fn overflow_notes(counters: &WaitCounters) -> Vec<String> {
     let mut notes = Vec::new();
     if counters.untracked > 0 {
         notes.push(format!(
-            "the lock totals lack {}: too many locks are in use",
+            "the lock totals are missing {}: too many locks are in use",
             counted(counters.untracked, "wait")
         ));
     }
     if counters.unfollowed > 0 {
         notes.push(format!(
-            "could not follow {}: the kernel had no memory",
+            "could not follow {}: the kernel was out of memory",
             counted(counters.unfollowed, "thread")
         ));
     }

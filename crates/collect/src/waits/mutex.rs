@@ -132,8 +132,8 @@ impl WaitProfile for Tally {
         }
         if nameless.samples > 0 {
             notes.push(format!(
-                "also left out {} ({:.1?} of waiting) of code without names that calls futex(2) \
-                 itself: only the program's debug symbols can tell whether it waits for a lock",
+                "also left out {} ({:.1?} of waiting) in code without symbols that calls futex(2) \
+                 itself: only debug symbols can tell whether it waits for a lock",
                 counted(nameless.samples, "sample"),
                 Duration::from_nanos(nameless.delay as u64)
             ));

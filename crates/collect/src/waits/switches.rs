@@ -143,8 +143,8 @@ impl Switches {
         )];
         if self.per_second > COSTLY_PER_SECOND {
             notes.push(format!(
-                "the target is slowed down, with {} context switches per second; BPF programs, \
-                 where allowed, slow it down less",
+                "sampling slows down the target, which makes {} context switches per second; BPF \
+                 programs, if permitted, slow it down less",
                 self.per_second
             ));
         }

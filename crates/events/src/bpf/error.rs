@@ -140,7 +140,7 @@ impl fmt::Display for BpfObstacle {
         match self {
             Self::NotPermitted => write!(
                 f,
-                "not permitted, requires CAP_BPF and CAP_PERFMON; fix: {}",
+                "not permitted without CAP_BPF and CAP_PERFMON; fix: {}",
                 host::rights::setcap()
             ),
             Self::NoTypeInformation => f.write_str(
@@ -152,8 +152,8 @@ impl fmt::Display for BpfObstacle {
                 "the kernel rejects it ({}); requires Linux {since} or later",
                 without_number(&source.to_string())
             ),
-            Self::NoMemory => f.write_str("the kernel has no memory for it"),
-            Self::Missing => f.write_str("the object has no such part"),
+            Self::NoMemory => f.write_str("the kernel could not allocate memory for it"),
+            Self::Missing => f.write_str("the BPF object does not contain it"),
             Self::Gone => f.write_str("the process has exited"),
             Self::Other(why) => f.write_str(why),
         }
@@ -208,7 +208,7 @@ mod tests {
     fn errors_name_object_program_and_obstacle() {
         assert!(matches!(refused(libc::EPERM).obstacle, BpfObstacle::NotPermitted));
         let text = refused(libc::EPERM).to_string();
-        let expected = "cannot load the BPF program on_switch (waits): not permitted, requires \
+        let expected = "cannot load the BPF program on_switch (waits): not permitted without \
                         CAP_BPF and CAP_PERFMON; fix: sudo setcap ";
         assert!(text.starts_with(expected), "{text}");
         assert_eq!(

@@ -32,7 +32,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
 
 fn table(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
     if model.samples() == 0 {
-        let text = "no samples yet: the target uses no CPU time";
+        let text = "no samples yet: the target has used no CPU time";
         return frame.render_widget(Paragraph::new(text), area);
     }
     let rows = model.rows();

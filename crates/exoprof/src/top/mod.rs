@@ -30,7 +30,7 @@ Examples:
   sudo exoprof top -p $(pidof -s redis-server)
   sudo exoprof top -p 1234 -F 499 --no-children
 
-Keys: q quits, / filters, s sorts, f shows the flame graph, t the threads, ? all keys")]
+Keys: q quits, / filters, s sorts, f shows the flame graph, t shows the threads, ? lists all keys")]
 pub struct TopArgs {
     /// Show this process; repeatable
     #[arg(short, long, value_name = "PID", required = true, value_parser = clap::value_parser!(i32).range(1..))]

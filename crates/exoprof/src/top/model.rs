@@ -181,7 +181,7 @@ impl Model {
             text => regex(text)
                 .inspect_err(|_| {
                     self.complaint =
-                        Some("invalid regular expression, matched as plain text".to_owned())
+                        Some("invalid regular expression, matching as plain text".to_owned())
                 })
                 .or_else(|_| regex(&regex::escape(text)))
                 .ok(),
@@ -192,11 +192,12 @@ impl Model {
     pub fn headline(&self) -> String {
         let last = self.intervals.back();
         let rate = |i: &Interval| i.samples as f64 / i.elapsed.as_secs_f64().max(0.001);
+        let threads = last.map_or(0, |i| i.threads);
         format!(
-            "{}   {:.2} CPUs   {} threads   {:.0} samples/s at {} Hz   {} lost{}",
+            "{}   {:.2} CPUs   {threads} {}   {:.0} samples/s at {} Hz   {} lost{}",
             self.target,
             self.picture.cpus,
-            last.map_or(0, |i| i.threads),
+            if threads == 1 { "thread" } else { "threads" },
             last.map_or(0.0, rate),
             self.frequency,
             self.lost,

@@ -22,7 +22,7 @@ pub enum FindError {
     #[error("not a Go program")]
     NotGo,
     /// The image has Go code but does not state its version.
-    #[error("the Go program does not state its Go version")]
+    #[error("the Go version of the program is unknown")]
     NoVersion,
     /// The layout of this version is not in the table, and could not be derived either.
     #[error(
@@ -36,7 +36,7 @@ pub enum FindError {
     #[error("runtime.firstmoduledata was not found in memory")]
     NoModule,
     /// The state that was found is inconsistent.
-    #[error("the Go runtime is implausible: {0}")]
+    #[error("unexpected data in the Go runtime: {0}")]
     Implausible(&'static str),
     /// Memory that the runtime requires cannot be read.
     #[error("cannot read the Go runtime: {0}")]

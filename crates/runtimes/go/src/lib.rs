@@ -67,7 +67,7 @@ pub enum ReadError {
     #[error("the address of {0} is unknown")]
     NoAddress(Variable),
     /// The state is inconsistent, most likely because the layout is wrong.
-    #[error("the state of the Go runtime is implausible: {0}")]
+    #[error("unexpected data in the Go runtime: {0}")]
     Implausible(&'static str),
     /// The state changed during every attempt to read it.
     #[error("the state of the Go runtime changed during every attempt to read it: {0}")]

@@ -49,7 +49,7 @@ pub enum Refusal {
         source_name: String,
     },
     /// The sources name different addresses.
-    #[error("the address of {variable} is disputed: {claims}")]
+    #[error("sources disagree on the address of {variable}: {claims}")]
     Disputed {
         /// The variable.
         variable: Variable,

@@ -30,6 +30,6 @@ pub enum ReadError {
     #[error("cannot read the state of the Python interpreter: {0}")]
     Unreadable(#[from] Unreadable),
     /// The object has a wrong type or implausible fields, most often because its memory was reused.
-    #[error("the state of the Python interpreter is implausible: {0}")]
+    #[error("unexpected data in the Python interpreter: {0}")]
     Implausible(&'static str),
 }

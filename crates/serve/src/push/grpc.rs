@@ -65,13 +65,13 @@ pub enum CallError {
     #[error("the server does not speak HTTP/2")]
     NoHttp2,
     /// The connection broke.
-    #[error("the connection broke: {0}")]
+    #[error("the connection was lost: {0}")]
     Connection(#[from] h2::Error),
     /// The answer is not from a gRPC server, but from a proxy, for example.
-    #[error("the answer is not a gRPC response: {0}")]
+    #[error("not a gRPC response: HTTP status {0}")]
     OtherProtocol(StatusCode),
     /// There was no answer in time.
-    #[error("no answer within {} s", .0.as_secs())]
+    #[error("no response within {} s", .0.as_secs())]
     Timeout(Duration),
     /// The call could not start.
     #[error("cannot start: {0}")]

@@ -25,7 +25,7 @@ pub struct Message {
 
 /// Why a file in the spool is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("it is no message of ours")]
+#[error("not a profile that exoprof wrote")]
 pub struct Malformed;
 
 impl Message {

@@ -208,10 +208,11 @@ impl Push {
             match spool.put(&bytes) {
                 Ok(0) => {}
                 Ok(_) => {
-                    self.say(&format!(
-                        "the spool is full: lost {} profiles so far",
-                        spool.dropped()
-                    ));
+                    let lost = match spool.dropped() {
+                        1 => "1 profile".to_owned(),
+                        n => format!("{n} profiles"),
+                    };
+                    self.say(&format!("the spool is full: lost {lost} so far"));
                 }
                 Err(e) => self.say(&format!("lost a profile: cannot write to the spool: {e}")),
             }

@@ -36,7 +36,7 @@ pub struct Sender {
 
 /// There are no trusted certificate authorities.
 #[derive(Debug, thiserror::Error)]
-#[error("no certificates to trust: give --push-ca FILE")]
+#[error("the system has no certificate authorities to trust; fix: --push-ca FILE")]
 pub struct NoCertificates(#[source] rustls::Error);
 
 /// The outcome of a request.
@@ -98,17 +98,21 @@ impl Sender {
             match self.send(&message) {
                 Sent::Done => {
                     if failures > 0 {
-                        self.say(&format!(
-                            "works again; {} profiles are waiting in the spool",
-                            spool.waiting()
-                        ));
+                        let waiting = match spool.waiting() {
+                            1 => "1 profile is".to_owned(),
+                            n => format!("{n} profiles are"),
+                        };
+                        self.say(&format!("works again; {waiting} waiting in the spool"));
                     }
                     (failures, refusals) = (0, 0);
                     said.clear();
                     spool.remove(number);
                 }
                 Sent::Refused(why) if refusals + 1 >= REFUSALS => {
-                    self.say(&format!("a profile of {} was refused: {why}", message.service));
+                    self.say(&format!(
+                        "the server rejected a profile of {}: {why}",
+                        message.service
+                    ));
                     refusals = 0;
                     spool.remove(number);
                 }
@@ -131,8 +135,11 @@ impl Sender {
             }
         }
         if spool.waiting() > 0 {
-            let n = spool.waiting();
-            self.say(&format!("{n} profiles stay in the spool until the next start"));
+            let left = match spool.waiting() {
+                1 => "1 profile stays".to_owned(),
+                n => format!("{n} profiles stay"),
+            };
+            self.say(&format!("{left} in the spool until the next start"));
         }
     }
 

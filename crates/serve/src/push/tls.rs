@@ -33,10 +33,10 @@ pub enum TrustError {
         why: pem::Error,
     },
     /// It contains no certificate.
-    #[error("{} holds no certificate", .0.display())]
+    #[error("{} contains no certificate", .0.display())]
     Empty(PathBuf),
     /// One of its certificates cannot be used as an authority.
-    #[error("{} holds an unusable authority: {why}", .path.display())]
+    #[error("{} contains an unusable certificate authority: {why}", .path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -134,9 +134,11 @@ pub fn explain_tls(error: &Error) -> String {
             format!("{certificate} is not signed by the trusted issuer")
         }
         Error::InvalidCertificate(NotValidForNameContext { expected, .. }) => {
-            format!("{certificate} is for another host than {}", expected.to_str())
+            format!("{certificate} is not valid for the host {}", expected.to_str())
         }
-        Error::InvalidCertificate(NotValidForName) => format!("{certificate} is for another host"),
+        Error::InvalidCertificate(NotValidForName) => {
+            format!("{certificate} is not valid for this host")
+        }
         Error::InvalidCertificate(other) => format!("{certificate} is not trusted: {other}"),
         Error::InvalidMessage(_) => "the server does not speak TLS".into(),
         Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
@@ -157,11 +159,11 @@ mod tests {
         let said = || Trust::read(&path).unwrap_err().to_string();
         assert!(said().contains("cannot read"), "{}", said());
         for (text, words) in [
-            ("", "holds no certificate"),
+            ("", "contains no certificate"),
             ("-----BEGIN CERTIFICATE-----\n", "is not a PEM file"),
             (
                 "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-                "holds an unusable authority",
+                "contains an unusable certificate authority",
             ),
         ] {
             std::fs::write(&path, text).unwrap();

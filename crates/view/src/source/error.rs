@@ -35,7 +35,9 @@ pub enum SourceError {
         source: DecodeError,
     },
     /// The data expands suspiciously far.
-    #[error("{name}: {why}, too many for {kib} KiB of gzip; gunzip it first if you trust it")]
+    #[error(
+        "{name}: {why}, too many for {kib} KiB of gzip; if you trust the file, gunzip it first"
+    )]
     TooDense {
         /// The file or URL.
         name: String,
@@ -73,6 +75,6 @@ pub enum FetchError {
     #[error("{0}")]
     Refused(String),
     /// The connection ended early.
-    #[error("the answer was cut short")]
+    #[error("the response was cut short")]
     CutShort(#[source] ReadError),
 }

@@ -31,7 +31,7 @@ pub struct SourceArgs {
     /// Read these profiles; several are merged. A URL without a path means /debug/pprof/profile
     #[arg(value_name = "FILE|URL", required = true)]
     pub sources: Vec<String>,
-    /// Show the difference to this profile; repeatable
+    /// Subtract this profile and show the difference; repeatable
     #[arg(long, value_name = "FILE|URL")]
     pub diff_base: Vec<String>,
     /// How long the server should record, in seconds
