@@ -60,6 +60,13 @@ pub const TARGETS: &[Target] = &[
         run: goruntime,
     },
     Target {
+        name: "pyruntime",
+        about: "code objects of CPython, in memory where every address is readable",
+        corpus: "python",
+        max_len: 4 << 10,
+        run: pyruntime,
+    },
+    Target {
         name: "profile",
         about: "pprof files: decoding, validation, merging, reports",
         corpus: "profile",
@@ -195,6 +202,44 @@ fn unwind(input: &[u8]) -> u64 {
     ends.sort();
     ends.dedup();
     hash(ends)
+}
+
+/// Memory that repeats the input, so that every pointer leads to some part of it.
+struct Repeated<'a>(&'a [u8]);
+
+impl Memory for Repeated<'_> {
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        if self.0.is_empty() {
+            return Err(Unreadable(addr));
+        }
+        let start = usize::try_from(addr.0 % self.0.len() as u64).unwrap_or(0);
+        for (byte, value) in buf.iter_mut().zip(self.0.iter().cycle().skip(start)) {
+            *byte = *value;
+        }
+        Ok(())
+    }
+}
+
+fn pyruntime(input: &[u8]) -> u64 {
+    let memory = Repeated(input);
+    let mut seen = Vec::new();
+    for layout in (9..=12).filter_map(pyruntime::Layout::of_minor) {
+        let reader = pyruntime::CodeReader::new(layout, None);
+        for at in (0..8).map(|i| Avma(i * 24)) {
+            seen.push(match reader.read(&memory, at) {
+                Ok(code) => {
+                    let instruction = |i: u64| at.0.wrapping_add(i * 6);
+                    let lines = (0..64).filter(|i| code.line(instruction(*i)).is_some()).count();
+                    let name = code.name.chars().count().min(40);
+                    (name, code.file.len().min(40), lines.min(8))
+                }
+                Err(_) => (0, 0, 0),
+            });
+        }
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    hash(seen)
 }
 
 /// The Go program to mutate. It is too large for the corpus, so scripts/fuzz builds it.

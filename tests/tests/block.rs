@@ -120,7 +120,7 @@ fn perf_events_alone() {
 fn perf_events_alone_with_a_period() {
     let compared =
         Compared::of(programs::WAITS, "times", (4.0, &["block", "--backend", "perf"]), &[]);
-    compared.assert_says("switches was sampled");
+    compared.assert_says("was sampled; the time until a CPU is free");
     for site in ["sleep_short", "read_pipe", "wait_cond", "wait_semaphore"] {
         compared.assert_delay(site, 0.15);
     }

@@ -141,7 +141,7 @@ fn together_with_go() {
         assert!(labels > if late { 0.8 } else { 0.95 }, "late {late}: {labels}");
         let comments = profile.comments.join("\n");
         assert!(!comments.contains("no Python frames"), "{comments}");
-        assert!(!comments.contains("labels are not read"), "{comments}");
+        assert!(!comments.contains("no goroutine labels"), "{comments}");
     }
 }
 

@@ -231,7 +231,7 @@ fn an_interpreter_that_starts_late() {
     running.signal(Signal::SIGINT);
     let profile = running.finish().recording().profile;
     assert!(
-        says(&profile, "there was none yet when the recording was attached"),
+        says(&profile, "no interpreter was running when the recording attached"),
         "{:#?}",
         profile.comments
     );

@@ -71,7 +71,7 @@ fn without_a_stop() {
         assert_eq!(text.matches("thread restless]").count(), 5, "{text}");
         assert!(server.get("/debug/pprof/goroutine?debug=1").text().contains("total 5"));
     }
-    server.get("/debug/pprof/wall?seconds=1").assert_fails(501, &["stopped"]);
+    server.get("/debug/pprof/wall?seconds=1").assert_fails(501, &["--no-stop forbids"]);
     // All threads but the main thread, which no thread created.
     assert_eq!(threads_in_index(&server), 4);
     let created = profile_of(&server.get("/debug/pprof/threadcreate?seconds=1"));

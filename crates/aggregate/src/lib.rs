@@ -7,6 +7,8 @@
 //!                       └─► contexts    calling contexts and their counts
 //! ```
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod clock;
 pub mod contexts;
 pub mod cputime;

@@ -59,6 +59,9 @@ impl Thread {
     }
 }
 
+/// Maximum number of mapped files that are kept open per process.
+const MAX_KEPT_FILES: usize = 64;
+
 /// A followed process.
 pub struct Tracked {
     /// An open handle to the process. `None` once it has ended, and for a short-lived child that
@@ -76,8 +79,9 @@ pub struct Tracked {
     pub parent: Option<i32>,
     /// ID of the container that the process runs in.
     pub container: Option<Arc<str>>,
-    /// The mapped jitdump files, each with the path that it was mapped under.
-    pub(crate) jit_dumps: Vec<(Arc<str>, Arc<File>)>,
+    /// Mapped files that a runtime wants to read, each with the path that it was mapped under:
+    /// [`crate::runtimes::Row::keeps_file`].
+    pub(crate) kept_files: Vec<(Arc<str>, Arc<File>)>,
     /// The name of the process.
     pub name: Arc<str>,
     /// Mapping events before this time (CLOCK_MONOTONIC, nanoseconds) are already in `space`.
@@ -129,6 +133,8 @@ pub struct Processes {
     /// Number of mappings that could not be read or parsed, from `/proc/PID/maps` or events.
     pub unreadable_maps: usize,
     family_notes: Vec<String>,
+    /// Whether a runtime wants to read a mapped file with this name.
+    keeps_file: Vec<fn(&str) -> bool>,
 }
 
 impl Processes {
@@ -144,7 +150,13 @@ impl Processes {
             follow_children,
             unreadable_maps: 0,
             family_notes: Vec::new(),
+            keeps_file: Vec::new(),
         }
+    }
+
+    /// Keeps mapped files open whose name one of `keeps` accepts.
+    pub(crate) fn keep_files(&mut self, keeps: impl Iterator<Item = fn(&str) -> bool>) {
+        self.keeps_file.extend(keeps);
     }
 
     /// Follows the targets and the descendants they already have: see [`Processes::add_root`].
@@ -172,7 +184,7 @@ impl Processes {
             space: AddressSpace::default(),
             parent: process.parent().ok(),
             container: process.identity().container.as_deref().map(Into::into),
-            jit_dumps: Vec::new(),
+            kept_files: Vec::new(),
             name,
             space_since: u64::MAX,
             clock_at_begin: None,
@@ -221,12 +233,12 @@ impl Processes {
         // notices that the mappings may have changed.
         let mut space = known.clone();
         space.clear();
-        let jit_dumps = self.read_maps(process, &known, &mut space);
+        let kept_files = self.read_maps(process, &known, &mut space);
         if let Some(tracked) = self.by_pid.get_mut(&process.pid()) {
             if !known.iter().map(|m| m.id).eq(space.iter().map(|m| m.id)) {
                 tracked.space = space;
             }
-            tracked.jit_dumps = jit_dumps;
+            tracked.kept_files = kept_files;
             tracked.space_since = now;
         }
     }
@@ -239,27 +251,45 @@ impl Processes {
         living
     }
 
-    /// Reads the mappings into `space` and returns the jitdumps among them.
+    /// Reads the mappings into `space` and returns the files among them that are kept open.
     fn read_maps(
         &mut self,
         process: &Process,
         known: &AddressSpace,
         space: &mut AddressSpace,
     ) -> Vec<(Arc<str>, Arc<File>)> {
-        let mut jit_dumps = Vec::new();
+        let mut kept_files = Vec::new();
         match process.exec_maps() {
             Ok(maps) => {
                 self.unreadable_maps += maps.malformed + usize::from(maps.truncated);
                 for row in &maps.rows {
                     let new = self.images.resolve(Some(process), row);
-                    jit_dumps.extend(jit_dump(process, row, &new));
+                    if kept_files.len() < MAX_KEPT_FILES {
+                        kept_files.extend(self.keep_file(process, row, &new));
+                    }
                     let same = known.find(new.start).filter(|m| is_same(m, &new)).map(|m| m.id);
                     space.insert(same.unwrap_or_else(|| self.new_mapping_id()), new);
                 }
             }
             Err(_) => self.unreadable_maps += usize::from(process.is_alive()),
         }
-        jit_dumps
+        kept_files
+    }
+
+    /// Opens the file of a mapping if a runtime wants to read it. Files with an image are open
+    /// already.
+    fn keep_file(
+        &self,
+        process: &Process,
+        row: &MapRow,
+        new: &NewMapping,
+    ) -> Option<(Arc<str>, Arc<File>)> {
+        let name = new.name.rsplit('/').next()?;
+        if new.image.is_ok() || !self.keeps_file.iter().any(|keeps| keeps(name)) {
+            return None;
+        }
+        let file = process::open_mapped(process, row).ok()?;
+        Some((new.name.clone(), Arc::new(file)))
     }
 
     fn new_mapping_id(&mut self) -> MappingId {
@@ -384,7 +414,7 @@ impl Processes {
             parent: Some(fork.parent_pid),
             // A container runtime moves the first process into the container before it forks.
             container: parent.container.clone(),
-            jit_dumps: Vec::new(),
+            kept_files: Vec::new(),
             name: parent.name.clone(),
             space_since: time,
             clock_at_begin: Some(0),
@@ -425,7 +455,7 @@ impl Processes {
         let name: Arc<str> = String::from_utf8_lossy(comm.name).into();
         if comm.exec && time > tracked.space_since {
             tracked.space.clear();
-            tracked.jit_dumps.clear();
+            tracked.kept_files.clear();
             let now = tracked.process.as_ref().and_then(|p| p.read_identity().ok());
             tracked.identity = now.filter(|i| i.exe.is_some()).or(tracked.identity.take());
         }
@@ -453,15 +483,16 @@ impl Processes {
         let offset = FileOffset(event.offset);
         let row = MapRow::from_event(Avma(event.start), event.len, offset, perms, file, event.path);
         let process = tracked.file_access().cloned();
+        let room = tracked.kept_files.len() < MAX_KEPT_FILES;
         let Some(row) = row else {
             self.unreadable_maps += 1;
             return;
         };
         let new = self.images.resolve(process.as_deref(), &row);
         let id = self.new_mapping_id();
-        let jit_dump = process.and_then(|p| jit_dump(&p, &row, &new));
+        let kept = process.filter(|_| room).and_then(|p| self.keep_file(&p, &row, &new));
         if let Some(tracked) = self.by_pid.get_mut(&pid) {
-            tracked.jit_dumps.extend(jit_dump);
+            tracked.kept_files.extend(kept);
             tracked.space.insert(id, new);
         }
     }
@@ -477,16 +508,4 @@ fn is_same(known: &Mapping, new: &NewMapping) -> bool {
     same_image
         && (known.start, known.end, known.offset) == (new.start, new.end, new.offset)
         && (known.file, known.kind, &known.name) == (new.file, new.kind, &new.name)
-}
-
-/// Opens the file of a mapping if it is a jitdump. A runtime that writes a jitdump maps it as
-/// executable so that profilers find it (tools/perf/Documentation/jitdump-specification.txt).
-fn jit_dump(process: &Process, row: &MapRow, new: &NewMapping) -> Option<(Arc<str>, Arc<File>)> {
-    let name = new.name.rsplit('/').next()?;
-    let digits = name.strip_prefix("jit-")?.strip_suffix(".dump")?;
-    if new.image.is_ok() || digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let file = process::open_mapped(process, row).ok()?;
-    Some((new.name.clone(), Arc::new(file)))
 }

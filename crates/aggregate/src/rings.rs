@@ -277,7 +277,12 @@ mod tests {
     }
 
     fn reader() -> RingReader {
-        let row = Row { name: "counter", mapping: "[counter]", new: || Box::new(Counter) };
+        let row = Row {
+            name: "counter",
+            mapping: "[counter]",
+            new: || Box::new(Counter),
+            keeps_file: None,
+        };
         RingReader::new(Recorder::with_runtimes(false, 1, &[row]))
     }
 

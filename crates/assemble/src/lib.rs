@@ -6,6 +6,8 @@
 //!                 └─ debugfiles ─► debuginfod
 //! ```
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod builder;
 pub mod comments;
 pub mod conclude;

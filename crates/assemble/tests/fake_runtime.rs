@@ -113,8 +113,12 @@ struct Recording {
 
 /// Starts a recording of this process and pretends that it has mapped the made-up library.
 fn recording() -> Recording {
-    let made_up =
-        Row { name: "Made-up", mapping: "[made-up]", new: || Box::new(MadeUp::default()) };
+    let made_up = Row {
+        name: "Made-up",
+        mapping: "[made-up]",
+        new: || Box::new(MadeUp::default()),
+        keeps_file: None,
+    };
     // First, so that it takes precedence over the runtime for all compiled code.
     let rows = [&[made_up], RUNTIMES].concat();
     let mut recorder = Recorder::with_runtimes(false, 1, &rows);

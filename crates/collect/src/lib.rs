@@ -15,6 +15,8 @@
 //! Samples are unwound and counted as they arrive ([`aggregate`]) and symbolized at the end
 //! ([`assemble`]).
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod checks;
 mod collector;
 mod counts;

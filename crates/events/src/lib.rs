@@ -6,6 +6,8 @@
 //! copy the stacks of goroutines and interpreters with each sample, [`StackCopier`] copies the
 //! stacks of threads without stopping them. What a record means for a profile is decided elsewhere.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod attr;
 mod bpf;
 mod chains;

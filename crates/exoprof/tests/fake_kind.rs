@@ -59,6 +59,27 @@ static FAKE: Kind = Kind {
     check: |_| Ok("by imagination".into()),
 };
 
+/// A kind that is sampled for some time.
+static SAMPLED: Kind = Kind {
+    facts: KindFacts { name: "faked-time", text: TextForm::None, ..FAKE.facts },
+    about: "when fakes are made",
+    endpoint: Endpoint {
+        name: "fakedtime",
+        about: "Fakes over time",
+        seconds: Seconds::Record,
+        lane: "fake",
+        metric: "fakery",
+        count: None,
+        dump: None,
+        history: None,
+    },
+    options: &[],
+    prepare: |request: &Request<'_>| {
+        Ok(Box::new(Fake(i64::try_from(request.options.duration.as_secs()).unwrap())))
+    },
+    check: |_| Ok("by patience".into()),
+};
+
 struct Fake(i64);
 
 impl Collector for Fake {
@@ -117,6 +138,7 @@ impl Drop for Sleeper {
 fn a_kind_is_one_row() {
     assert!(kinds::find("fake").is_none());
     kinds::register(&FAKE);
+    kinds::register(&SAMPLED);
     let target = Sleeper::new();
     help();
     recorded(&target);
@@ -133,6 +155,8 @@ fn help() {
         "fake: where fakes are made",
         "--fake-size <BYTES> How large the fake is [default: 3KiB]",
         "--fake-history Take an old fake",
+        "faked-time: when fakes are made",
+        "per running thread (cpu, wall and faked-time)",
     ] {
         assert!(words.contains(shown), "{shown}: {help}");
     }
@@ -200,6 +224,11 @@ fn served(target: &Sleeper) {
     let text = String::from_utf8(get("fakes?debug=1")).unwrap();
     assert!(text.starts_with("fake profile: total 3073\n3073 @ 0x1235\n"), "{text}");
     assert!(text.contains("make_fake"), "{text}");
+    let value = |path: &str| {
+        pprof::decode(&get(path)).unwrap().samples.iter().next().unwrap().values.to_vec()
+    };
+    // The default of a kind that is sampled for some time is Go's.
+    assert_eq!((value("fakedtime"), value("fakedtime?seconds=2")), (vec![30], vec![2]));
 }
 
 /// Sends a GET request and returns the response body.

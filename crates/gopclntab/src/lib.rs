@@ -37,6 +37,8 @@
 //! The table comes from the target's file or memory, which may be hostile: every offset is
 //! checked against the available bytes, and every loop is bounded.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod buildinfo;
 mod error;
 mod function;

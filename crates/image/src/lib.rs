@@ -30,6 +30,8 @@
 //!
 //! The only system calls of this crate map files that are given to it.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod addr;
 mod elf;
 mod memory;

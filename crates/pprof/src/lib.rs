@@ -45,6 +45,8 @@
 //!
 //! The format itself is described in `proto/profile.proto`.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod align;
 mod builder;
 mod compact;

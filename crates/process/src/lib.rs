@@ -4,6 +4,8 @@
 //! It can neither hang us, nor lead us to files that it could not open itself, nor have us take
 //! another process for it by a reused PID.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod claim;
 mod cpu;
 mod error;

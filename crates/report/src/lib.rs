@@ -9,6 +9,8 @@
 //! that tool's order is random, a fixed one is used. Nothing is symbolized or demangled: names come
 //! from the profile.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod collapsed;
 mod combine;
 mod ends;

@@ -43,6 +43,7 @@ impl Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
+        tracing::info!(status = self.status.as_u16(), reason = self.text, "request failed");
         // Some texts contain names of processes, which may hold any character.
         let line: String =
             self.text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

@@ -194,7 +194,7 @@ impl RecordingPool {
         }
     }
 
-    /// Whether a request still waits for a recording.
+    /// Whether any request still waits for the recording.
     fn is_wanted(&self, key: &Key, running: &Arc<Running>) -> bool {
         self.lock().shared.get(key).is_some_and(|s| Arc::ptr_eq(&s.running, running))
     }
@@ -210,12 +210,12 @@ impl RecordingPool {
 
 impl Running {
     fn end(&self) {
-        // It fails only where the counter is at its limit, and then it is readable.
+        // Fails only if the counter is at its limit, and then the descriptor is readable.
         let _ = self.stop.write(1);
     }
 }
 
-/// A place among those who wait for a recording. The last one to go ends it.
+/// A request's share in a recording. When the last one is dropped, the recording ends.
 pub struct Ticket {
     recorder: Arc<RecordingPool>,
     key: Key,
@@ -250,7 +250,7 @@ impl Drop for Ticket {
     }
 }
 
-/// A recording's share of what there is for all.
+/// A recording's share of the limits on recordings and memory.
 type Slot = (OwnedSemaphorePermit, Counted);
 
 struct Task {
@@ -315,7 +315,12 @@ pub fn record_process(
     };
     let roots = [process.clone()];
     let request = Request::new(&roots, &options);
+    tracing::info!(pid = process.pid(), kind = wanted.kind, duration = ?wanted.duration, "recording");
     let mut outcomes = collect::record(&[kind], &request, &mut Quiet(stop));
-    let outcome = outcomes.pop().ok_or_else(unknown)??;
+    let outcome = outcomes.pop().ok_or_else(unknown)?.inspect_err(|error| {
+        tracing::info!(pid = process.pid(), kind = wanted.kind, %error, "recording failed");
+    })?;
+    let (samples, lost) = (outcome.stats.samples.kept, outcome.stats.lost);
+    tracing::info!(pid = process.pid(), kind = wanted.kind, samples, lost, "recorded");
     Ok(Recorded::new(outcome.profile, outcome.ended, outcome.stats.elapsed))
 }

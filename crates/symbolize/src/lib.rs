@@ -37,6 +37,8 @@
 //! # }
 //! ```
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod compose;
 mod demangle;
 mod dwarf;

@@ -44,6 +44,8 @@
 //! assert_eq!(frames[0].pc, Avma(0x40_1000));
 //! ```
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod aarch64;
 mod arch;
 mod cfi;

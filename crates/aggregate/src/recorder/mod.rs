@@ -1,7 +1,7 @@
 //! Turns events into counted stacks: unwinds each sample, merges frames of language runtimes and
 //! counts the result in the calling context tree.
 
-mod still;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use events::{Event, EventKind, Sample, USER_REGISTERS};
 use image::{Arch, Avma, Mapping, MappingId, MappingKind};
 use unwind::{End, Frame, Registers, Unwinder};
 
-pub use self::still::Copied;
+pub use self::standing::Copied;
 use crate::contexts::{Counts, StackTree};
 use crate::ids::{
     CountKey, FrameIndex, FrameKey, LabelsIndex, NodeIndex, Place, ROOT, RuntimeIndex, ThreadId,
@@ -119,8 +119,10 @@ impl Recorder {
     pub fn with_runtimes(follow_children: bool, period: u64, rows: &[Row]) -> Self {
         let mut unwinder = Unwinder::new(Arch::host());
         unwinder.set_max_frames(MAX_FRAMES);
+        let mut processes = Processes::new(follow_children);
+        processes.keep_files(rows.iter().filter_map(|row| row.keeps_file));
         Self {
-            processes: Processes::new(follow_children),
+            processes,
             tree: StackTree::default(),
             counts: Counts::default(),
             stats: SampleStats::default(),

@@ -3,7 +3,10 @@
 //!
 //! ```text
 //!   new mappings ─► attach            find the runtime in a process; what it does there (Roles)
-//!   BPF          ─► load_program, then    what must be copied at the moment of a sample
+//!   exec, exit   ─► detach            forget the process
+//!   20 ms, threads ─► next_round, refresh, thread_created, thread_ended
+//!   BPF          ─► load_program, then    what must be copied at the moment of a sample;
+//!                                         program_refused if that is not possible
 //!                   chain_layout          frames in the heap, followed by a shared program
 //!   a sample     ─► captured          before unwinding: stacks and labels kept elsewhere
 //!                   merge             after unwinding: replace native frames by its own
@@ -34,6 +37,9 @@ pub struct Row {
     pub mapping: &'static str,
     /// Creates the runtime's state for one recording.
     pub new: fn() -> Box<dyn Runtime>,
+    /// Whether a mapped file with this name (without its directory) that is not an ELF file must be
+    /// opened when it is mapped, for [`Runtime::attach`]: it may be gone later.
+    pub keeps_file: Option<fn(&str) -> bool>,
 }
 
 /// Why a BPF program cannot run.

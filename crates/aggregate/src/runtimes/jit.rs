@@ -85,6 +85,14 @@ pub(super) fn new() -> Box<dyn Runtime> {
     Box::new(Jit::default())
 }
 
+/// Whether a mapped file is a jitdump, by its name `jit-PID.dump`. A runtime that writes a jitdump
+/// maps it as executable so that profilers find it
+/// (tools/perf/Documentation/jitdump-specification.txt).
+pub(super) fn is_dump(name: &str) -> bool {
+    let digits = name.strip_prefix("jit-").and_then(|rest| rest.strip_suffix(".dump"));
+    digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
+}
+
 impl Runtime for Jit {
     /// Any process may compile code. Its files are only opened once a frame is in such code.
     fn attach(&mut self, _pid: i32, _tracked: &Tracked) -> Presence {
@@ -230,7 +238,11 @@ impl Sources {
     }
 
     fn open_dumps(&mut self, tracked: &Tracked) {
-        for (path, file) in tracked.jit_dumps.iter().skip(self.dumps.len()).take(MAX_DUMPS) {
+        let dumps = tracked
+            .kept_files
+            .iter()
+            .filter(|(path, _)| path.rsplit('/').next().is_some_and(is_dump));
+        for (path, file) in dumps.skip(self.dumps.len()).take(MAX_DUMPS) {
             let Ok(file) = file.try_clone() else { continue };
             let content = JitDump::default();
             self.dumps.push(Growing { file, path: path.to_string(), offset: 0, content });

@@ -21,7 +21,9 @@ pub use self::set::{Runtimes, Standing};
 
 /// All runtimes, in the order in which they are called if several take part in a sample.
 pub const RUNTIMES: &[Row] = &[
-    Row { name: "Go", mapping: "[go]", new: go::new },
-    Row { name: "compiled code", mapping: "[jit]", new: jit::new },
-    Row { name: "Python", mapping: "[python]", new: python::new },
+    Row { name: "Go", mapping: "[go]", new: go::new, keeps_file: None },
+    // A runtime that names its own compiled code comes before this one, which takes all code in
+    // memory.
+    Row { name: "compiled code", mapping: "[jit]", new: jit::new, keeps_file: Some(jit::is_dump) },
+    Row { name: "Python", mapping: "[python]", new: python::new, keeps_file: None },
 ];

@@ -145,7 +145,13 @@ impl Runtimes {
 
     fn follow_chains(&mut self, pid: i32, row: usize) {
         let (Row { name, .. }, runtime) = &self.rows[row];
-        if self.chains.get(pid).is_some() {
+        if let Some(followed) = self.chains.get(pid) {
+            if usize::from(followed.runtime) != row && runtime.chain_layout(pid).is_some() {
+                let note = format!(
+                    "no {name} frames for process {pid}: only one runtime's frames can be followed"
+                );
+                self.note(note);
+            }
             return;
         }
         if let Some(layout) = runtime.chain_layout(pid)

@@ -69,7 +69,11 @@ pub fn all_options() -> Vec<&'static KindOption> {
 #[must_use]
 pub fn sampled() -> String {
     let sampled = all().into_iter().filter(|k| k.endpoint.seconds == Seconds::Record);
-    sampled.map(Kind::name).collect::<Vec<_>>().join(" and ")
+    let names: Vec<&str> = sampled.map(Kind::name).collect();
+    match &names[..] {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
+    }
 }
 
 /// The facts of all kinds, for [`pprof::validate::Expect::kinds`].

@@ -106,9 +106,12 @@ fn open_copier() -> Result<StackCopier, Obstacle> {
     if let Ok(rights) = Rights::read() {
         rights.bpf()?;
     }
-    StackCopier::open().map_err(|e| Obstacle {
-        reason: e.to_string(),
-        remedy: "boot Linux 5.18 or later with CONFIG_DEBUG_INFO_BTF=y".into(),
+    StackCopier::open().map_err(|e| {
+        let text = e.to_string();
+        let (reason, remedy) = text
+            .split_once("; fix: ")
+            .unwrap_or((&text, "boot Linux 5.18 or later with CONFIG_DEBUG_INFO_BTF=y"));
+        Obstacle { reason: reason.into(), remedy: remedy.into() }
     })
 }
 

@@ -15,6 +15,7 @@
 //! those that are never restarted (`epoll_wait`, timed `recv` and others, signal(7)). These fail with
 //! `EINTR`, as they do for any signal.
 
+mod error;
 mod reaper;
 mod registers;
 mod sys;
@@ -30,10 +31,11 @@ use nix::errno::Errno;
 use crate::procdir::ThreadFile;
 use crate::{Process, ProcessMemory};
 use host::RealtimePriority;
-use host::rights::{Obstacle, Rights, TargetRights};
+use host::rights::{Rights, TargetRights};
 use reaper::Reaper;
 use sys::Waited;
 
+pub use error::SeizeError;
 pub use registers::{NoRegisters, UserRegisters};
 
 /// How long to wait for another tracer: another exoprof detaches within milliseconds.
@@ -50,58 +52,6 @@ const CHECK_INTERVAL: Duration = Duration::from_micros(20);
 const LONG_CHECK_INTERVAL: Duration = Duration::from_micros(100);
 /// Lists of threads that are read for a program that creates threads faster than they are stopped.
 const MAX_RESCANS: usize = 64;
-
-/// Why threads could not be stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum SeizeError {
-    /// The process, or the only thread asked for, has ended.
-    #[error("process {pid} has exited")]
-    Gone {
-        /// The process.
-        pid: i32,
-    },
-    /// Another tracer is attached, and a process can have only one.
-    #[error(
-        "process {pid} is already traced by process {by} ({comm}) and can have only one tracer; fix: end process {by} and retry"
-    )]
-    Traced {
-        /// The process.
-        pid: i32,
-        /// The tracer (its thread).
-        by: i32,
-        /// Its name.
-        comm: String,
-    },
-    /// We lack a permission.
-    #[error("not permitted to stop process {pid}: {obstacle}")]
-    NotPermitted {
-        /// The process.
-        pid: i32,
-        /// What stands in the way.
-        obstacle: Obstacle,
-    },
-    /// The kernel refuses although our capabilities suffice.
-    #[error(
-        "a seccomp filter or security module blocks ptrace of process {pid} ({source}); fix: run \
-         exoprof outside of the container, or the container with --cap-add SYS_PTRACE"
-    )]
-    Blocked {
-        /// The process.
-        pid: i32,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// Another system call failed.
-    #[error("cannot {what} of process {pid}: {source}")]
-    System {
-        /// The process.
-        pid: i32,
-        /// What was tried.
-        what: &'static str,
-        /// The system's answer.
-        source: io::Error,
-    },
-}
 
 /// Where a thread stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

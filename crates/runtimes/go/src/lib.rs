@@ -16,6 +16,8 @@
 //! Layouts and formulas name the file and version of the Go sources that they come from. To add a
 //! Go version, see docs/new-go-version.md.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod buckets;
 mod code;
 mod contention;

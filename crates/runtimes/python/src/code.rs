@@ -56,7 +56,9 @@ pub struct CodeReader {
 }
 
 impl CodeReader {
-    pub(crate) fn new(layout: Layout, code_type: Option<Avma>) -> Self {
+    /// A reader for an interpreter with this layout, whose `PyCode_Type` is at `code_type` if known.
+    #[must_use]
+    pub fn new(layout: Layout, code_type: Option<Avma>) -> Self {
         Self { layout, code_type }
     }
 

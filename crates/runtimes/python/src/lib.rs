@@ -11,6 +11,8 @@
 //! to the target and may be hostile: lengths are bounded, and a code object is accepted only if its
 //! type is `code`.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod code;
 mod find;
 mod layout;

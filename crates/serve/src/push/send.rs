@@ -150,6 +150,8 @@ impl Sender {
 
     fn send(&self, message: &Message) -> Sent {
         let outgoing = self.destination.outgoing(message);
+        let bytes = outgoing.body.len();
+        tracing::info!(url = self.destination.url, bytes, "pushing a profile");
         match self.destination.protocol {
             Protocol::ParcaGrpc => self.call(outgoing),
             Protocol::Pyroscope | Protocol::Parca => self.post(&outgoing),

@@ -6,7 +6,7 @@
 //! ([`events::GoroutineCapture`]). It needs the address of each thread's `runtime.m`, which is read
 //! here from the runtime's list of threads whenever there is a new thread.
 
-mod still;
+mod standing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ struct GoProgram {
     has_cgo: bool,
     /// How often the list of threads must still be read.
     refreshes: u32,
-    threads: still::Threads,
+    threads: standing::Threads,
 }
 
 impl GoProgram {
@@ -350,12 +350,14 @@ fn find(tracked: &Tracked) -> Found {
         match goruntime::Runtime::find(image, *bias, memory) {
             Ok(runtime) if runtime.started_threads(memory).is_ok_and(|all| !all.is_empty()) => {
                 let has_cgo = runtime.has_cgo();
+                let (version, layout) = (runtime.version(), runtime.layout_source());
+                tracing::info!(%version, ?layout, has_cgo, "Go runtime found");
                 let program = GoProgram {
                     image: (image.clone(), *bias),
                     runtime,
                     has_cgo,
                     refreshes: MAX_REFRESHES,
-                    threads: still::Threads::default(),
+                    threads: standing::Threads::default(),
                 };
                 return Found::Go(Box::new(program));
             }
