@@ -61,7 +61,7 @@ static FAKE: Kind = Kind {
 
 /// A kind that is sampled for some time.
 static SAMPLED: Kind = Kind {
-    facts: KindFacts { name: "faked-time", text: TextForm::None, ..FAKE.facts },
+    facts: KindFacts { name: "faked-time", period_type: ("time", "nanoseconds"), ..FAKE.facts },
     about: "when fakes are made",
     endpoint: Endpoint {
         name: "fakedtime",
