@@ -401,13 +401,13 @@ fn without_a_stop_copies_are_of_one_moment() {
     let (mut copies, mut ran) = (0, 0);
     for _ in 0..4000 {
         let looked = copier.look(target.pid().cast_signed(), |look| match look.what {
-            events::Looked::Copied(copy) if copy.call.is_some_and(|c| c.0 == EPOLL_PWAIT2) => {
+            events::CopyResult::Copied(copy) if copy.call.is_some_and(|c| c.0 == EPOLL_PWAIT2) => {
                 copies += 1;
                 let room = room(copy.stack).expect("a mark of the program");
                 assert!(room.iter().all(|b| *b == room[0]), "torn: {room:?}");
             }
-            events::Looked::Runs => ran += 1,
-            events::Looked::Copied(_) | events::Looked::Same => {}
+            events::CopyResult::Runs => ran += 1,
+            events::CopyResult::Copied(_) | events::CopyResult::Same => {}
         });
         looked.unwrap();
     }

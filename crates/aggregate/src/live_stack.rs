@@ -146,7 +146,7 @@ fn resume(
     live: &Live<'_>,
     frames: &mut Vec<Frame>,
 ) -> End {
-    unwinder.resume(space, cursor, &Joined { window, live }, frames)
+    unwinder.resume(space, cursor, &WindowThenLive { window, live }, frames)
 }
 
 /// Whether the joint is the same in the copy and the live stack, and still is after everything else
@@ -266,12 +266,12 @@ impl Memory for Live<'_> {
 }
 
 /// The copied window, and the live stack for everything beyond it.
-struct Joined<'a, 'w> {
+struct WindowThenLive<'a, 'w> {
     window: &'a StackWindow<'w>,
     live: &'a Live<'a>,
 }
 
-impl Memory for Joined<'_, '_> {
+impl Memory for WindowThenLive<'_, '_> {
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
         self.window.read(addr, buf).or_else(|_| self.live.read(addr, buf))
     }

@@ -244,11 +244,11 @@ impl Processes {
     }
 
     /// The followed processes that are still alive, ordered by PID.
-    pub fn living(&self) -> Vec<Arc<Process>> {
+    pub fn alive(&self) -> Vec<Arc<Process>> {
         let held = self.by_pid.values().filter_map(|t| t.process.clone());
-        let mut living: Vec<_> = held.filter(|p| p.is_alive()).collect();
-        living.sort_unstable_by_key(|p| p.pid());
-        living
+        let mut alive: Vec<_> = held.filter(|p| p.is_alive()).collect();
+        alive.sort_unstable_by_key(|p| p.pid());
+        alive
     }
 
     /// Reads the mappings into `space` and returns the files among them that are kept open.

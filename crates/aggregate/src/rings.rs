@@ -107,7 +107,7 @@ impl RingReader {
         let mut recorder = Recorder::new(follow_children, period);
         recorder.processes.add_family(family);
         let attached = attach(&mut recorder)?;
-        for process in recorder.processes.living() {
+        for process in recorder.processes.alive() {
             recorder.processes.refresh_maps(&process, monotonic_now());
             if threads == KnownThreads::All {
                 for tid in process.threads().unwrap_or_default() {
@@ -190,7 +190,7 @@ impl RingReader {
 
     /// Whether a followed process is still alive. Reads all events first: a fork that has not been
     /// read yet may be the only living process.
-    pub fn someone_lives(
+    pub fn any_alive(
         &mut self,
         source: &mut dyn EventSource,
         handle: &mut dyn FnMut(&mut Recorder, &Event<'_>),
@@ -260,9 +260,9 @@ mod tests {
     }
 
     /// Events at these times, each of which reports one lost record.
-    struct Recorded(Vec<u64>, u64);
+    struct RecordedEvents(Vec<u64>, u64);
 
-    impl EventSource for Recorded {
+    impl EventSource for RecordedEvents {
         fn drain(&mut self, until: u64, sink: &mut dyn FnMut(&Event<'_>)) {
             let due = self.0.partition_point(|time| *time < until);
             for time in self.0.drain(..due) {
@@ -291,7 +291,7 @@ mod tests {
         let mut reader = reader();
         let now = monotonic_now();
         let mut source =
-            Recorded(vec![now - 10 * SETTLE_NS, now - 5 * SETTLE_NS, now + (1 << 40)], 0);
+            RecordedEvents(vec![now - 10 * SETTLE_NS, now - 5 * SETTLE_NS, now + (1 << 40)], 0);
         let mut seen = Vec::new();
         let before = ROUNDS.load(Ordering::Relaxed);
         reader.read_settled(&mut source, &mut |_, e| seen.push(e.time));
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn losses_shown_meanwhile_are_measured_against_the_rings_own_start_value() {
         let mut reader = reader();
-        let mut source = Recorded(vec![1, 2, 3], 0);
+        let mut source = RecordedEvents(vec![1, 2, 3], 0);
         source.drain(2, &mut |_| {});
         // The kernel had counted 5 losses; the rings had reported one of them.
         reader.begin(&source, Some(5));
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn losses_before_the_recording_do_not_count() {
         let mut reader = reader();
-        let mut source = Recorded(vec![1, 2, 3], 0);
+        let mut source = RecordedEvents(vec![1, 2, 3], 0);
         source.drain(3, &mut |_| {});
         let began = reader.begin(&source, None);
         assert_eq!(reader.recorder.start, began);

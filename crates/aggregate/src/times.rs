@@ -113,7 +113,7 @@ pub fn begin_reaped(tracked: &mut Tracked, process: &Process) {
 /// Reads the CPU time of the children that each running process has reaped by the end of the
 /// recording.
 pub fn end_reaped(processes: &mut Processes) {
-    for process in processes.living() {
+    for process in processes.alive() {
         if let Some(tracked) = processes.get_mut(process.pid()) {
             tracked.reaped_at_end = process.reaped_children_cpu_time().ok();
         }

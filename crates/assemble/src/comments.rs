@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use process::Identity;
 
-use crate::outcome::Stats;
+use crate::stats::Stats;
 
 /// The line for a target.
 pub fn target(pid: i32, id: &Identity) -> String {

@@ -13,7 +13,7 @@ use process::Process;
 use crate::builder::{Assembler, Tables, Valued, main_mapping};
 use crate::comments;
 use crate::debugfiles::TargetFiles;
-use crate::outcome::Stats;
+use crate::stats::Stats;
 use crate::symbols::{FrameContext, Namer, Resolved, SymbolLosses};
 
 /// Frames with their names.

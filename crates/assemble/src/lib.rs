@@ -13,7 +13,7 @@ pub mod comments;
 pub mod conclude;
 pub mod debugfiles;
 pub mod debuginfod;
-mod outcome;
+mod stats;
 pub mod symbols;
 
-pub use self::outcome::Stats;
+pub use self::stats::Stats;

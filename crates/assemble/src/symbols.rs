@@ -67,7 +67,7 @@ impl SymbolLosses {
         }
         let obstacle = host::Rights::read().ok().and_then(|r| r.deleted_files().err());
         if let (Some(last), Some(o)) = (lines.last_mut(), obstacle) {
-            *last = format!("{last}; fix: {}", o.remedy);
+            *last = format!("{last}; fix: {}", o.fix);
         }
         lines
     }

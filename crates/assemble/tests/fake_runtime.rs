@@ -9,8 +9,8 @@ use aggregate::ids::{CountKey, Function, NodeIndex, ThreadId};
 use aggregate::processes::Tracked;
 use aggregate::recorder::{Copied, Recorder};
 use aggregate::runtimes::{
-    Captured, CodeAddress, MergedFrame, Presence, RUNTIMES, Roles, Row, Runtime, SampledThread,
-    StandingThread, UnwoundStack,
+    Captured, CodeAddress, MergedFrame, OffCpuThread, Presence, RUNTIMES, Roles, Row, Runtime,
+    SampledThread, UnwoundStack,
 };
 use assemble::Stats;
 use assemble::builder::Valued;
@@ -72,7 +72,7 @@ impl Runtime for MadeUp {
         Some(captured("sampled"))
     }
 
-    fn read(&mut self, _thread: &StandingThread<'_>) -> Option<Captured> {
+    fn read(&mut self, _thread: &OffCpuThread<'_>) -> Option<Captured> {
         Some(captured("read"))
     }
 
@@ -243,7 +243,7 @@ fn a_stopped_thread_is_read() {
     assert!(!recorder.runtimes.need_thread_pointers_of(id.pid));
     let memory = process.memory().expect("own memory");
     let (tid, sp, thread_pointer) = (id.tid, Avma(SP), None);
-    let thread = StandingThread { process, memory: &memory, tid, sp, thread_pointer };
+    let thread = OffCpuThread { process, memory: &memory, tid, sp, thread_pointer };
     let standing = recorder.runtimes.read(&thread);
     let bytes = u64::from(INTERPRETED).to_le_bytes();
     let copy = Copied { registers: &registers, bytes: &bytes, standing: Some(&standing) };

@@ -10,7 +10,7 @@ use crate::go;
 
 /// The kind of program that the checked process runs.
 #[derive(Debug)]
-pub(crate) enum Program {
+pub(crate) enum ProgramKind {
     /// No process was named, or we cannot read its memory.
     Unknown,
     /// A Go program, whose runtime keeps the records that we read.
@@ -21,7 +21,7 @@ pub(crate) enum Program {
     Native,
 }
 
-impl Program {
+impl ProgramKind {
     fn of(pid: i32) -> Self {
         let Ok(process) = process::Process::open(pid) else { return Self::Unknown };
         match go::Program::open(&Arc::new(process)) {
@@ -42,7 +42,7 @@ pub struct Subject {
     pub target: Option<TargetRights>,
     /// Whether perf_event_open works at all, or what blocks it, such as a seccomp filter.
     pub perf: Result<(), Obstacle>,
-    pub(crate) program: Program,
+    pub(crate) program: ProgramKind,
     /// The process that is tracing the target.
     tracer: Option<i32>,
     /// Why the target cannot be profiled at all: it has exited, or is a kernel thread.
@@ -58,7 +58,7 @@ impl Subject {
         let rights = Rights::read()?;
         let target = pid.map(TargetRights::read).transpose()?;
         let perf = try_perf(&rights);
-        let program = pid.map_or(Program::Unknown, Program::of);
+        let program = pid.map_or(ProgramKind::Unknown, ProgramKind::of);
         let unprofilable = pid.and_then(|pid| match process::Process::open(pid) {
             // Each check judges the rights itself.
             Ok(_) | Err(OpenError::Permission { .. }) => None,
@@ -87,7 +87,7 @@ impl Subject {
                 reason: format!(
                     "already traced by process {by}, and a process can have only one tracer"
                 ),
-                remedy: format!("end process {by} (a debugger or strace)"),
+                fix: format!("end process {by} (a debugger or strace)"),
             }),
             None => Ok("ptrace".into()),
         }
@@ -96,7 +96,7 @@ impl Subject {
     /// Checks whether stacks can be copied without stopping threads (`--no-stop`).
     pub(crate) fn no_stop(&self) -> Result<String, Obstacle> {
         self.attach()?;
-        if matches!(self.program, Program::Go) {
+        if matches!(self.program, ProgramKind::Go) {
             return Ok("the target's memory".into());
         }
         crate::threads::snapshot::check_no_stop()?;
@@ -111,7 +111,7 @@ impl Subject {
     /// How native programs are recorded, and how Go programs are if the program's kind is unknown.
     pub(crate) fn with_go(&self, native: &str, go: &str) -> String {
         match self.program {
-            Program::Unknown => format!("{native}; Go programs: {go}"),
+            ProgramKind::Unknown => format!("{native}; Go programs: {go}"),
             _ => native.to_owned(),
         }
     }
@@ -127,7 +127,7 @@ fn try_perf(rights: &Rights) -> Result<(), Obstacle> {
         } else {
             format!("perf_event_open is blocked: {e}")
         },
-        remedy: "docker run --security-opt seccomp=unconfined --cap-add PERFMON …, or run exoprof \
+        fix: "docker run --security-opt seccomp=unconfined --cap-add PERFMON …, or run exoprof \
                  outside the container"
             .into(),
     })

@@ -61,7 +61,7 @@ pub trait Collector {
 
     /// Whether a followed process is still alive. Called when all of the session's targets have
     /// exited.
-    fn someone_lives(&mut self) -> bool {
+    fn any_alive(&mut self) -> bool {
         false
     }
 

@@ -21,7 +21,7 @@ impl Subject {
     pub fn findings(&self) -> Vec<Finding> {
         let unprofilable = self.unprofilable.as_ref().map(|why| Obstacle {
             reason: why.clone(),
-            remedy: "choose another process (ps -e lists them)".into(),
+            fix: "choose another process (ps -e lists them)".into(),
         });
         let check = |k: &Kind| unprofilable.clone().map_or_else(|| (k.check)(self), Err);
         let kinds = kinds::all().into_iter().map(|k| Finding { what: k.name(), verdict: check(k) });
@@ -44,6 +44,6 @@ fn others(rights: &Rights) -> Result<(), Obstacle> {
     }
     Err(Obstacle {
         reason: "profiling other users' processes requires CAP_SYS_PTRACE and CAP_PERFMON".into(),
-        remedy: host::rights::setcap(),
+        fix: host::rights::setcap(),
     })
 }

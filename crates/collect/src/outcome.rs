@@ -29,14 +29,14 @@ pub enum RecordError {
         error: std::io::Error,
     },
     /// We are not permitted to read the memory of this process.
-    #[error("not permitted to read the memory of process {pid}: {reason}; fix: {remedy}")]
+    #[error("not permitted to read the memory of process {pid}: {reason}; fix: {fix}")]
     NotPermitted {
         /// The process.
         pid: i32,
         /// Why.
         reason: String,
         /// The fix.
-        remedy: String,
+        fix: String,
     },
     /// The state of a Go runtime cannot be read.
     #[error("process {pid}: {error}")]

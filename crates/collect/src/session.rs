@@ -80,8 +80,7 @@ fn listen(
             return Ended::Duration;
         }
         match wait(request.roots, READ_INTERVAL.min(duration - elapsed), watcher.stop()) {
-            Some(Ended::TargetsExited)
-                if running.iter_mut().flatten().any(|c| c.someone_lives()) => {}
+            Some(Ended::TargetsExited) if running.iter_mut().flatten().any(|c| c.any_alive()) => {}
             Some(ended) => return ended,
             None => {}
         }

@@ -36,8 +36,8 @@ pub use ring::RingError;
 pub use ringset::{Losses, RingSet};
 pub use sample_program::SampleProgram;
 pub use sampler::{OpenError, Opened, Sampler, Scope, try_open};
-pub use stacks::{Looked, LookedCopy, StackCopier, ThreadLook};
+pub use stacks::{CopiedStack, CopyResult, StackCopier, ThreadReport};
 pub use waits::{
     Fixed, WaitChains, WaitCounters, WaitError, WaitId, WaitKind, WaitOptions, WaitOutputs,
-    WaitPlace, WaitSample, WaitSampler, WaitWants, Waited, Waiting, Woke,
+    WaitReason, WaitSample, WaitSampler, WaitWants, Waited, Waiting, Woke,
 };

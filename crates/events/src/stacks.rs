@@ -16,7 +16,7 @@ const PROGRAM: &str = "copy_stacks";
 
 /// A thread at one look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ThreadLook<'a> {
+pub struct ThreadReport<'a> {
     /// The thread, in our PID namespace.
     pub tid: i32,
     /// The task's state (linux/sched.h); 0 for a runnable thread.
@@ -25,23 +25,23 @@ pub struct ThreadLook<'a> {
     /// has not run between them.
     pub switches: u64,
     /// The copy, or why there is none.
-    pub what: Looked<'a>,
+    pub what: CopyResult<'a>,
 }
 
 /// The result of a look at a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Looked<'a> {
+pub enum CopyResult<'a> {
     /// It was running on a CPU.
     Runs,
     /// It has not run since an earlier look copied it.
     Same,
     /// It was blocked or preempted, and this is its copy.
-    Copied(LookedCopy<'a>),
+    Copied(CopiedStack<'a>),
 }
 
 /// The copy of a thread that did not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LookedCopy<'a> {
+pub struct CopiedStack<'a> {
     /// User registers in the order of [`crate::USER_REGISTERS`]; meaningless for a 32-bit program.
     pub registers: crate::Words<'a>,
     /// It belongs to a 32-bit program.
@@ -84,10 +84,11 @@ impl StackCopier {
     pub fn look(
         &mut self,
         pid: i32,
-        mut sink: impl FnMut(&ThreadLook<'_>),
+        mut sink: impl FnMut(&ThreadReport<'_>),
     ) -> Result<(), BpfError> {
         let pid_level = host::namespace::pid_level();
-        let whose: WhoseBytes = transmute!(abi::Whose { tgid: pid.cast_unsigned(), pid_level });
+        let whose: WhoseBytes =
+            transmute!(abi::TargetProcess { tgid: pid.cast_unsigned(), pid_level });
         let failed = self.object.failed(BpfStep::Map("whose"));
         self.object.map_mut::<Array<_, WhoseBytes>>("whose")?.set(0, whose, 0).map_err(failed)?;
         let file = self.object.iterate(PROGRAM)?;
@@ -122,12 +123,12 @@ fn read_records(
 }
 
 /// Parses the record at the front, and returns its size; `None` if it is incomplete.
-fn parse(bytes: &[u8], sink: &mut impl FnMut(&ThreadLook<'_>)) -> Option<usize> {
+fn parse(bytes: &[u8], sink: &mut impl FnMut(&ThreadReport<'_>)) -> Option<usize> {
     let (head, rest) = CopyHead::read_from_prefix(bytes).ok()?;
     let stack_bytes = (head.stack_bytes as usize).min(STACK_BYTES);
     let stack = rest.get(..stack_bytes)?;
     let call = u32::try_from(head.syscall).ok();
-    let copy = || LookedCopy {
+    let copy = || CopiedStack {
         registers: crate::Words::new(head.registers.as_bytes()),
         is_32_bit: head.what == abi::THREAD_OF_32_BITS,
         thread_pointer: head.thread_pointer,
@@ -136,14 +137,14 @@ fn parse(bytes: &[u8], sink: &mut impl FnMut(&ThreadLook<'_>)) -> Option<usize> 
         is_full: stack_bytes > STACK_BYTES - abi::PAGE_BYTES,
     };
     let what = match head.what {
-        abi::THREAD_RUNS => Some(Looked::Runs),
-        abi::THREAD_SAME => Some(Looked::Same),
-        abi::THREAD_COPIED | abi::THREAD_OF_32_BITS => Some(Looked::Copied(copy())),
+        abi::THREAD_RUNS => Some(CopyResult::Runs),
+        abi::THREAD_SAME => Some(CopyResult::Same),
+        abi::THREAD_COPIED | abi::THREAD_OF_32_BITS => Some(CopyResult::Copied(copy())),
         _ => None,
     };
     if let Some(what) = what {
         let tid = head.tid.cast_signed();
-        sink(&ThreadLook { tid, state: head.state, switches: head.switches, what });
+        sink(&ThreadReport { tid, state: head.state, switches: head.switches, what });
     }
     Some(size_of::<CopyHead>() + stack_bytes)
 }
@@ -172,9 +173,9 @@ mod tests {
     fn a_copy_is_parsed() {
         let bytes = record(COPIED, 202, &[1, 2, 3, 4]);
         let mut seen = 0;
-        let mut sink = |look: &ThreadLook<'_>| {
+        let mut sink = |look: &ThreadReport<'_>| {
             assert_eq!((look.tid, look.state, look.switches), (77, 1, 5));
-            let Looked::Copied(copy) = look.what else { panic!("a copy") };
+            let CopyResult::Copied(copy) = look.what else { panic!("a copy") };
             assert_eq!(copy.call, Some((202, [10, 11, 12, 13, 14, 15])));
             assert_eq!((copy.thread_pointer, copy.stack), (0x7000, &[1, 2, 3, 4][..]));
             assert_eq!(copy.registers.iter().take(2).collect::<Vec<_>>(), [100, 101]);
@@ -190,9 +191,9 @@ mod tests {
     #[test]
     fn a_page_fault_is_no_system_call_and_unknown_records_are_skipped() {
         let mut calls = Vec::new();
-        let mut sink = |look: &ThreadLook<'_>| match look.what {
-            Looked::Copied(copy) => calls.push(copy.call),
-            Looked::Runs | Looked::Same => calls.push(Some((0, [0; 6]))),
+        let mut sink = |look: &ThreadReport<'_>| match look.what {
+            CopyResult::Copied(copy) => calls.push(copy.call),
+            CopyResult::Runs | CopyResult::Same => calls.push(Some((0, [0; 6]))),
         };
         parse(&record(COPIED, -1, &[]), &mut sink);
         parse(&record(9, 1, &[]), &mut sink);
@@ -203,8 +204,8 @@ mod tests {
     fn records_may_span_reads() {
         let all = record(COPIED, 1, &vec![7; STACK_BYTES]).repeat(5);
         let mut seen = 0;
-        let mut sink = |look: &ThreadLook<'_>| {
-            let Looked::Copied(copy) = look.what else { panic!("a copy") };
+        let mut sink = |look: &ThreadReport<'_>| {
+            let CopyResult::Copied(copy) = look.what else { panic!("a copy") };
             assert!(copy.is_full && copy.stack.iter().all(|b| *b == 7));
             seen += 1;
         };

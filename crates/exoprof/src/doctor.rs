@@ -59,6 +59,6 @@ fn about(rights: &Rights) -> String {
 fn line(f: &Finding) -> String {
     match &f.verdict {
         Ok(how) => format!("{:<15} yes  {how}\n", f.what),
-        Err(o) => format!("{:<15} no   {}\n{:<20} fix: {}\n", f.what, o.reason, "", o.remedy),
+        Err(o) => format!("{:<15} no   {}\n{:<20} fix: {}\n", f.what, o.reason, "", o.fix),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use console::terminal::{in_one_line, say};
 use console::usage::Verbosity;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use view::source::{SaveError, Watcher};
+use view::source::{FetchProgress, SaveError};
 
 /// Shows the elapsed time and the bytes received, on a terminal.
 pub struct Fetching {
@@ -32,7 +32,7 @@ fn bar() -> ProgressBar {
     bar
 }
 
-impl Watcher for Fetching {
+impl FetchProgress for Fetching {
     fn fetching(&mut self, url: &str, seconds: Option<u32>) {
         if self.verbosity == Verbosity::Quiet {
             return;

@@ -40,12 +40,12 @@ pub struct Obstacle {
     /// Lower case, no full stop.
     pub reason: String,
     /// A command line that can be pasted, or what else to do.
-    pub remedy: String,
+    pub fix: String,
 }
 
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; fix: {}", self.reason, self.remedy)
+        write!(f, "{}; fix: {}", self.reason, self.fix)
     }
 }
 
@@ -332,7 +332,7 @@ impl Rights {
                 bytes / 1024,
                 free / 1024
             ),
-            remedy: format!("sudo sysctl kernel.perf_event_mlock_kb={need}"),
+            fix: format!("sudo sysctl kernel.perf_event_mlock_kb={need}"),
         })
     }
 }
@@ -354,7 +354,7 @@ pub fn setcap() -> String {
 const CAPABILITIES: &str = "cap_bpf,cap_checkpoint_restore,cap_perfmon,cap_sys_ptrace,cap_syslog";
 
 fn obstacle(reason: impl Into<String>, fix: impl Into<String>) -> Obstacle {
-    Obstacle { reason: reason.into(), remedy: fix.into() }
+    Obstacle { reason: reason.into(), fix: fix.into() }
 }
 
 /// Raises our soft limit of open files to the hard one, and returns it.
@@ -390,8 +390,8 @@ mod tests {
 
     const OWN: TargetRights = TargetRights { pid: 7, uid: 1000, dumpable: true };
 
-    fn remedy(r: Result<(), Obstacle>) -> String {
-        r.unwrap_err().remedy
+    fn fix(r: Result<(), Obstacle>) -> String {
+        r.unwrap_err().fix
     }
 
     #[test]
@@ -399,7 +399,7 @@ mod tests {
         let r = nobody();
         assert_eq!(r.sample_user(&OWN), Ok(()));
         assert_eq!(r.attach(&OWN), Ok(()));
-        assert_eq!(remedy(r.sample_kernel()), "sudo sysctl kernel.perf_event_paranoid=1");
+        assert_eq!(fix(r.sample_kernel()), "sudo sysctl kernel.perf_event_paranoid=1");
         assert!(r.sample_user(&TargetRights { uid: 0, ..OWN }).is_err());
         assert!(r.sample_user(&TargetRights { dumpable: false, ..OWN }).is_err());
         assert!(r.uprobes().is_err() && r.bpf().is_err() && r.deleted_files().is_err());
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn debians_paranoid_levels_exclude_plain_users() {
         let r = Rights { perf_event_paranoid: Some(3), ..nobody() };
-        assert_eq!(remedy(r.sample_user(&OWN)), "sudo sysctl kernel.perf_event_paranoid=1");
+        assert_eq!(fix(r.sample_user(&OWN)), "sudo sysctl kernel.perf_event_paranoid=1");
         let r = Rights { capabilities: 1 << 38, ..r };
         assert_eq!(r.sample_user(&TargetRights { uid: 0, ..OWN }), Ok(()));
         assert_eq!(r.sample_kernel(), Ok(()));
@@ -423,7 +423,7 @@ mod tests {
             ..nobody()
         };
         assert_eq!(with(0, 1).kernel_symbols(), Ok(()));
-        let hidden = remedy(with(0, 2).kernel_symbols());
+        let hidden = fix(with(0, 2).kernel_symbols());
         assert_eq!(hidden, "sudo sysctl kernel.perf_event_paranoid=1");
         assert!(with(1, 1).kernel_symbols().is_err());
         let capable = |kptr| Rights { capabilities: 1 << 34, ..with(kptr, 2) };
@@ -434,7 +434,7 @@ mod tests {
     #[test]
     fn yama_scopes_exclude_more_and_more() {
         let scope = |n| Rights { ptrace_scope: Some(n), ..nobody() };
-        assert_eq!(remedy(scope(1).attach(&OWN)), "sudo sysctl kernel.yama.ptrace_scope=0");
+        assert_eq!(fix(scope(1).attach(&OWN)), "sudo sysctl kernel.yama.ptrace_scope=0");
         assert!(scope(2).attach(&OWN).is_err());
         let capable = |n| Rights { capabilities: 1 << 19, ..scope(n) };
         assert_eq!(capable(2).attach(&OWN), Ok(()));
@@ -443,8 +443,8 @@ mod tests {
 
     #[test]
     fn one_setcap_command_gives_all_capabilities() {
-        let command = nobody().bpf().unwrap_err().remedy;
-        assert_eq!(nobody().deleted_files().unwrap_err().remedy, command);
+        let command = nobody().bpf().unwrap_err().fix;
+        assert_eq!(nobody().deleted_files().unwrap_err().fix, command);
         let program = command.split_once("+ep ").unwrap().1;
         assert!(std::path::Path::new(program).is_absolute(), "{command}");
         assert!(
@@ -463,6 +463,6 @@ mod tests {
         let r = nobody();
         assert_eq!(r.ring_buffers((516 * 2 + 64) * 1024, 2), Ok(()));
         let too_much = r.ring_buffers((600 * 2 + 64) * 1024, 2);
-        assert_eq!(remedy(too_much), "sudo sysctl kernel.perf_event_mlock_kb=600");
+        assert_eq!(fix(too_much), "sudo sysctl kernel.perf_event_mlock_kb=600");
     }
 }

@@ -2,16 +2,16 @@
 
 use crate::filter::Matches;
 use crate::regexp::Pattern;
-use crate::work::Work;
+use crate::work::FilteredProfile;
 use crate::{Filters, ReportError, prune};
 
 /// The two expressions.
-pub(crate) struct Ends {
+pub(crate) struct EndFilters {
     show_from: Option<Pattern>,
     prune_from: Option<Pattern>,
 }
 
-impl Ends {
+impl EndFilters {
     pub(crate) fn new(filters: &Filters) -> Result<Self, ReportError> {
         Ok(Self {
             show_from: Pattern::optional("show_from", filters.show_from.as_deref())?,
@@ -21,7 +21,7 @@ impl Ends {
 
     /// Drops the callers of the outermost match of `show_from`, and samples without a match. Returns
     /// the filter's name if nothing matches.
-    pub(crate) fn show_from(&self, work: &mut Work<'_>) -> Option<&'static str> {
+    pub(crate) fn show_from(&self, work: &mut FilteredProfile<'_>) -> Option<&'static str> {
         let pattern = self.show_from.as_ref()?;
         let profile = work.profile;
         let matches = Matches::of("show_from", pattern, profile);
@@ -44,7 +44,7 @@ impl Ends {
     }
 
     /// Drops the callees of the innermost match of `prune_from`.
-    pub(crate) fn prune_from(&self, work: &mut Work<'_>) {
+    pub(crate) fn prune_from(&self, work: &mut FilteredProfile<'_>) {
         let Some(pattern) = &self.prune_from else { return };
         let profile = work.profile;
         let in_function: Vec<bool> = (profile.functions.iter())

@@ -2,10 +2,10 @@
 
 use pprof::{Line, Profile};
 
-use crate::ends::Ends;
+use crate::ends::EndFilters;
 use crate::regexp::Pattern;
 use crate::tagfilter::TagFilters;
-use crate::work::Work;
+use crate::work::FilteredProfile;
 use crate::{Filters, ReportError};
 
 impl Filters {
@@ -39,7 +39,7 @@ impl Matches {
     fn new(
         name: &'static str,
         value: Option<&str>,
-        work: &Work<'_>,
+        work: &FilteredProfile<'_>,
     ) -> Result<Option<Self>, ReportError> {
         let pattern = Pattern::optional(name, value)?;
         Ok(pattern.map(|pattern| Self::of(name, &pattern, work.profile)))
@@ -66,16 +66,19 @@ impl Matches {
         mapping.and_then(|m| self.mappings.get(m.index())).is_some_and(|m| *m)
     }
 
-    fn location(&self, work: &Work<'_>, location: usize) -> bool {
+    fn location(&self, work: &FilteredProfile<'_>, location: usize) -> bool {
         let lines = work.lines(location);
         lines.iter().any(|l| self.line(l) == Some(true)) || self.mapping(work.profile, location)
     }
 }
 
 /// Applies the filters. Returns a warning for each that matched nothing.
-pub(crate) fn apply(work: &mut Work<'_>, filters: &Filters) -> Result<Vec<String>, ReportError> {
+pub(crate) fn apply(
+    work: &mut FilteredProfile<'_>,
+    filters: &Filters,
+) -> Result<Vec<String>, ReportError> {
     // Compile all expressions first, so that an invalid one changes nothing.
-    let ends = Ends::new(filters)?;
+    let ends = EndFilters::new(filters)?;
     let tags = TagFilters::new(filters)?;
     let mut unmatched = by_name(work, filters)?;
     unmatched.extend(ends.show_from(work));
@@ -86,7 +89,10 @@ pub(crate) fn apply(work: &mut Work<'_>, filters: &Filters) -> Result<Vec<String
 }
 
 /// Applies the filters on frames anywhere in a stack. Returns those that matched nothing.
-fn by_name(work: &mut Work<'_>, filters: &Filters) -> Result<Vec<&'static str>, ReportError> {
+fn by_name(
+    work: &mut FilteredProfile<'_>,
+    filters: &Filters,
+) -> Result<Vec<&'static str>, ReportError> {
     let focus = Matches::new("focus", filters.focus.as_deref(), work)?;
     let ignore = Matches::new("ignore", filters.ignore.as_deref(), work)?;
     let mut hide = Matches::new("hide", filters.hide.as_deref(), work)?;
@@ -108,7 +114,7 @@ fn by_name(work: &mut Work<'_>, filters: &Filters) -> Result<Vec<&'static str>, 
 /// For each location, whether it selects samples (focus) or rejects them (ignore); and the
 /// expressions that match no location.
 fn selecting_locations(
-    work: &Work<'_>,
+    work: &FilteredProfile<'_>,
     focus: Option<Matches>,
     ignore: Option<Matches>,
 ) -> (Vec<Option<bool>>, Vec<&'static str>) {
@@ -128,7 +134,7 @@ fn selecting_locations(
 
 /// Removes lines. Returns whether each location lost all its lines.
 fn hide_lines(
-    work: &mut Work<'_>,
+    work: &mut FilteredProfile<'_>,
     mut hide: Option<&mut Matches>,
     mut show: Option<&mut Matches>,
 ) -> Vec<bool> {
@@ -161,7 +167,7 @@ fn hide_lines(
 }
 
 /// Drops samples with a rejected location, without a selected one, or without frames.
-fn drop_samples(work: &mut Work<'_>, selects: &[Option<bool>], hidden: &[bool]) {
+fn drop_samples(work: &mut FilteredProfile<'_>, selects: &[Option<bool>], hidden: &[bool]) {
     let is = |flags: &[bool], l: &pprof::LocationIndex| flags.get(l.index()).is_some_and(|f| *f);
     work.restrict(|sample| {
         let mut is_selected = false;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pprof::{BASE_LABEL, Label, LabelValue};
 
 use crate::measure;
-use crate::work::Work;
+use crate::work::FilteredProfile;
 
 /// Whether a label marks the sample as part of a diff's base.
 pub(crate) fn is_base(label: &Label) -> bool {
@@ -84,7 +84,7 @@ pub(crate) struct Units<'p> {
 }
 
 impl<'p> Units<'p> {
-    pub(crate) fn new(work: &Work<'p>) -> Self {
+    pub(crate) fn new(work: &FilteredProfile<'p>) -> Self {
         let mut by_key = BTreeMap::new();
         for label in work.profile.samples.iter().flat_map(|s| s.labels) {
             match &label.value {

@@ -42,7 +42,7 @@ mod work;
 pub use combine::{CombineError, combine};
 pub use error::ReportError;
 pub use flame::{Document, FlameNode, FlameTree, Grouping, Shape};
-pub use legacy::{LegacyError, Starts, legacy_text};
+pub use legacy::{FunctionStartLookup, LegacyError, legacy_text};
 pub use options::{Filters, Form, Granularity, Options};
 pub use report::Report;
 pub use samplevalue::index as sample_type_index;

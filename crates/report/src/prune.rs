@@ -1,7 +1,7 @@
 //! Drops the frames that the profile's `drop_frames` names.
 
 use crate::regexp::Pattern;
-use crate::work::Work;
+use crate::work::FilteredProfile;
 
 /// How pruning changes a location.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ enum Pruned {
 }
 
 /// Applies `drop_frames` and `keep_frames`. As in pprof, an invalid expression drops nothing.
-pub(crate) fn apply(work: &mut Work<'_>) {
+pub(crate) fn apply(work: &mut FilteredProfile<'_>) {
     let profile = work.profile;
     if profile.drop_frames.is_empty() {
         return;

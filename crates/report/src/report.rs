@@ -8,12 +8,12 @@ use crate::graph::{Detail, Graph, NodeId, magnitude};
 use crate::header::{self, Shown, Values};
 use crate::measure;
 use crate::regexp::Pattern;
-use crate::work::Work;
+use crate::work::FilteredProfile;
 use crate::{Form, Granularity, Options, ReportError, filter, go, prune, samplevalue};
 
 /// A report over a profile.
 pub struct Report<'p> {
-    pub(crate) work: Work<'p>,
+    pub(crate) work: FilteredProfile<'p>,
     pub(crate) options: Options,
     /// The reported sample type.
     pub(crate) value: usize,
@@ -58,7 +58,7 @@ impl<'p> Report<'p> {
             Form::List(text) => Some(Pattern::new("list", text)?),
             _ => None,
         };
-        let mut work = Work::new(profile);
+        let mut work = FilteredProfile::new(profile);
         work.trim_path.clone_from(&options.trim_path);
         prune::apply(&mut work);
         // By default, percentages are of the unfiltered total.

@@ -5,7 +5,7 @@ use pprof::Profile;
 use crate::ReportError;
 use crate::graph::magnitude;
 use crate::labels::is_base;
-use crate::work::Work;
+use crate::work::FilteredProfile;
 
 /// The index of a sample type, given by name or index. `None` or empty selects the default type.
 ///
@@ -30,7 +30,7 @@ pub fn index(profile: &Profile, wanted: Option<&str>) -> Result<usize, ReportErr
 }
 
 /// The sum of the absolute values of all samples, or of a diff's base if there is one.
-pub(crate) fn total(work: &Work<'_>, value: usize) -> i64 {
+pub(crate) fn total(work: &FilteredProfile<'_>, value: usize) -> i64 {
     let (mut all, mut base) = (0_i64, 0_i64);
     for sample in work.samples() {
         let v = magnitude(sample.value(value));

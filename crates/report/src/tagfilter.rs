@@ -9,7 +9,7 @@ use regex::Regex;
 use crate::labels::Units;
 use crate::measure;
 use crate::regexp::Pattern;
-use crate::work::Work;
+use crate::work::FilteredProfile;
 use crate::{Filters, ReportError};
 
 /// All four filters.
@@ -54,7 +54,7 @@ impl TagFilters {
     }
 
     /// Applies the filters. Returns the names of those that matched nothing.
-    pub(crate) fn apply(&self, work: &mut Work<'_>) -> Vec<&'static str> {
+    pub(crate) fn apply(&self, work: &mut FilteredProfile<'_>) -> Vec<&'static str> {
         let mut unmatched = Vec::new();
         if self.focus.is_some() || self.ignore.is_some() {
             let units = Units::new(work);

@@ -8,7 +8,7 @@ use pprof::{Label, Line, LocationIndex, Profile, SampleRef};
 /// A view of a profile after pruning and filtering.
 ///
 /// Filters remove lines from locations, locations from stacks, and frames at both ends of stacks.
-pub(crate) struct Work<'p> {
+pub(crate) struct FilteredProfile<'p> {
     pub(crate) profile: &'p Profile,
     lines: Vec<Line>,
     /// The end of each location's lines in `lines`.
@@ -27,7 +27,7 @@ pub(crate) struct Work<'p> {
     pub(crate) trim_path: String,
 }
 
-impl<'p> Work<'p> {
+impl<'p> FilteredProfile<'p> {
     /// The whole profile.
     pub(crate) fn new(profile: &'p Profile) -> Self {
         let mut lines = Vec::with_capacity(profile.locations.len());

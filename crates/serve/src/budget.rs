@@ -17,7 +17,7 @@ pub struct Budget {
 }
 
 /// A recording that is counted until it is dropped.
-pub struct Counted(Arc<Budget>);
+pub struct BudgetGuard(Arc<Budget>);
 
 /// The limit is exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Budget {
     }
 
     /// Counts a new recording, if the budget allows one.
-    pub fn begin(self: &Arc<Self>) -> Result<Counted, Exceeded> {
+    pub fn begin(self: &Arc<Self>) -> Result<BudgetGuard, Exceeded> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if self.running.load(Ordering::Relaxed) == 0 {
             self.idle.store((self.used)().unwrap_or(0), Ordering::Relaxed);
@@ -48,7 +48,7 @@ impl Budget {
             self.check()?;
         }
         self.running.fetch_add(1, Ordering::Relaxed);
-        Ok(Counted(self.clone()))
+        Ok(BudgetGuard(self.clone()))
     }
 
     /// Checks that the running recordings stay within the limit.
@@ -66,7 +66,7 @@ impl Budget {
     }
 }
 
-impl Drop for Counted {
+impl Drop for BudgetGuard {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::Relaxed);
     }

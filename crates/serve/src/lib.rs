@@ -49,12 +49,12 @@ pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
     let processes = open_all(&args.pid)?;
     let group = args.socket_group.as_deref().map(privileges::find_group).transpose()?;
     let user = args.user.as_deref().map(privileges::find_user).transpose()?;
-    let mut doors = Vec::new();
+    let mut listeners = Vec::new();
     for listen in &args.listen {
         // Read once per socket, so that the secret is not copied.
         let token =
             args.token_file.as_deref().map(Token::read).transpose().map_err(HttpError::from)?;
-        doors.push((listen.bind(group).map_err(HttpError::from)?, Guard::new(listen, token)));
+        listeners.push((listen.bind(group).map_err(HttpError::from)?, Guard::new(listen, token)));
     }
     let push = prepare_push(args, notify)?;
     let push = push.map(|p| push::Push::open(p, user.as_ref())).transpose()?;
@@ -74,7 +74,7 @@ pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
         no_stop: args.no_stop,
     };
     let server = Arc::new(Server::new(targets, &settings));
-    announce(&doors, &server, notify);
+    announce(&listeners, &server, notify);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -83,7 +83,7 @@ pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
     let push = push.map(Arc::new);
     // Start threads only now: earlier ones would have kept their privileges.
     let senders = push.as_ref().map(|p| p.start_senders()).transpose()?;
-    let outcome = runtime.block_on(serve(&server, doors, push, stop));
+    let outcome = runtime.block_on(serve(&server, listeners, push, stop));
     if let Some(senders) = senders {
         senders.join();
     }
@@ -189,9 +189,9 @@ fn open_all(pids: &[i32]) -> Result<Vec<Process>, OpenError> {
     Ok(processes)
 }
 
-fn announce(doors: &[(Socket, Guard)], server: &Server, notify: &Notify) {
+fn announce(listeners: &[(Socket, Guard)], server: &Server, notify: &Notify) {
     let path = if server.targets.is_single() { "/debug/pprof/" } else { "/" };
-    for (socket, _) in doors {
+    for (socket, _) in listeners {
         let what = match server.targets.fixed() {
             [] => "all processes that may be profiled".to_string(),
             some => some.iter().map(|e| e.shown()).collect::<Vec<_>>().join(", "),
@@ -206,12 +206,12 @@ fn announce(doors: &[(Socket, Guard)], server: &Server, notify: &Notify) {
 
 async fn serve(
     server: &Arc<Server>,
-    doors: Vec<(Socket, Guard)>,
+    listeners: Vec<(Socket, Guard)>,
     push: Option<Arc<push::Push>>,
     stop: StopSignal,
 ) -> Result<(), ServeError> {
     let mut running = JoinSet::new();
-    for (socket, guard) in doors {
+    for (socket, guard) in listeners {
         let app = router::new(server.clone(), guard);
         let server = server.clone();
         running.spawn(async move { server::serve(socket, app, server.stopping()).await });

@@ -11,7 +11,7 @@ use collect::{AttachError, Ended, RecordError, RecordOptions};
 
 use crate::answer::{self, Failure};
 use crate::endpoints::Endpoint;
-use crate::record::{Answer, Recorded, RecordingSpec, Trouble};
+use crate::record::{Answer, FinishedRecording, RecordingError, RecordingSpec};
 use crate::state::{Server, blocking};
 use crate::targets::Entry;
 
@@ -165,7 +165,7 @@ async fn dump(
         Err(_) if !entry.process.is_alive() => {
             Err(Failure::gone(format!("process {} has exited", entry.shown())))
         }
-        Err(e) => Err(failure(&Trouble::Record(e))),
+        Err(e) => Err(failure(&RecordingError::Record(e))),
     }
 }
 
@@ -177,7 +177,11 @@ struct ProfileRequest<'a> {
 }
 
 impl ProfileRequest<'_> {
-    async fn record(&self, wanted: &RecordingSpec, delta: bool) -> Result<Arc<Recorded>, Failure> {
+    async fn record(
+        &self,
+        wanted: &RecordingSpec,
+        delta: bool,
+    ) -> Result<Arc<FinishedRecording>, Failure> {
         let began = tokio::time::Instant::now();
         let first = self.once(wanted).await;
         if wanted.history && is_without_history(&first, wanted.duration) {
@@ -207,7 +211,7 @@ impl ProfileRequest<'_> {
         ticket.map_err(Arc::new)?.answer().await
     }
 
-    fn checked(&self, answer: Answer) -> Result<Arc<Recorded>, Failure> {
+    fn checked(&self, answer: Answer) -> Result<Arc<FinishedRecording>, Failure> {
         let exited = !self.entry.process.is_alive();
         match answer {
             Ok(r) if r.ended == Ended::TargetsExited && !self.partial => {
@@ -217,7 +221,7 @@ impl ProfileRequest<'_> {
             Err(_) if exited => {
                 Err(Failure::gone(format!("process {} has exited", self.entry.shown())))
             }
-            Err(trouble) => Err(failure(&trouble)),
+            Err(error) => Err(failure(&error)),
         }
     }
 
@@ -236,23 +240,25 @@ impl ProfileRequest<'_> {
 fn is_without_history(answer: &Answer, duration: Duration) -> bool {
     match answer {
         Ok(r) => is_snapshot(r, duration) && r.profile.samples.is_empty(),
-        Err(trouble) => matches!(**trouble, Trouble::Record(RecordError::NotApplicable(_))),
+        Err(error) => matches!(**error, RecordingError::Record(RecordError::NotApplicable(_))),
     }
 }
 
 /// Whether the recording was complete before its time was over.
-fn is_snapshot(recorded: &Recorded, duration: Duration) -> bool {
+fn is_snapshot(recorded: &FinishedRecording, duration: Duration) -> bool {
     recorded.ended == Ended::Duration && recorded.elapsed < duration / 2
 }
 
-fn failure(trouble: &Trouble) -> Failure {
-    let text = trouble.to_string();
-    match trouble {
-        Trouble::Full(_) | Trouble::Memory(_) | Trouble::Stopping => Failure::busy(text),
-        Trouble::Record(RecordError::NotApplicable(_) | RecordError::NotWithoutStop(_)) => {
+fn failure(error: &RecordingError) -> Failure {
+    let text = error.to_string();
+    match error {
+        RecordingError::Full(_) | RecordingError::Memory(_) | RecordingError::Stopping => {
+            Failure::busy(text)
+        }
+        RecordingError::Record(RecordError::NotApplicable(_) | RecordError::NotWithoutStop(_)) => {
             Failure::new(StatusCode::NOT_IMPLEMENTED, text)
         }
-        Trouble::Record(RecordError::Attach(AttachError::NotPermitted(_))) => {
+        RecordingError::Record(RecordError::Attach(AttachError::NotPermitted(_))) => {
             Failure::new(StatusCode::FORBIDDEN, text)
         }
         _ => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, text),
@@ -269,10 +275,10 @@ async fn exit_of(process: &process::Process) {
 
 /// The difference between two snapshots.
 fn difference(
-    first: &Recorded,
-    second: &Recorded,
+    first: &FinishedRecording,
+    second: &FinishedRecording,
     took: Duration,
-) -> Result<Arc<Recorded>, Failure> {
+) -> Result<Arc<FinishedRecording>, Failure> {
     let mut before = first.profile.clone();
     before.scale(-1.0);
     let mut profile = pprof::merge([&before, &second.profile])
@@ -281,7 +287,7 @@ fn difference(
     profile.set_symbol_flags();
     profile.time_nanos = second.profile.time_nanos;
     profile.duration_nanos = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX);
-    Ok(Arc::new(Recorded::new(profile, second.ended, took)))
+    Ok(Arc::new(FinishedRecording::new(profile, second.ended, took)))
 }
 
 #[cfg(test)]

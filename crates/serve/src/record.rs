@@ -13,7 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use process::Process;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::budget::{Budget, Counted, Exceeded};
+use crate::budget::{Budget, BudgetGuard, Exceeded};
 
 /// What to record.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -31,7 +31,7 @@ pub struct RecordingSpec {
 }
 
 /// A finished recording.
-pub struct Recorded {
+pub struct FinishedRecording {
     /// The profile.
     pub profile: pprof::Profile,
     /// Why it ended.
@@ -41,7 +41,7 @@ pub struct Recorded {
     compressed: OnceLock<Bytes>,
 }
 
-impl Recorded {
+impl FinishedRecording {
     /// A profile that is ready to be sent.
     pub fn new(profile: pprof::Profile, ended: Ended, elapsed: Duration) -> Self {
         Self { profile, ended, elapsed, compressed: OnceLock::new() }
@@ -61,7 +61,7 @@ impl Recorded {
 
 /// Why there is no recording.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub enum RecordingError {
     /// The collector says why.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -83,7 +83,7 @@ pub enum Trouble {
 }
 
 /// The result of a recording, for all requests that wait for it.
-pub type Answer = Result<Arc<Recorded>, Arc<Trouble>>;
+pub type Answer = Result<Arc<FinishedRecording>, Arc<RecordingError>>;
 
 /// A recording of one process: pid and start time, and what is recorded.
 type Key = (i32, u64, RecordingSpec);
@@ -96,25 +96,25 @@ struct Running {
     answer: watch::Sender<Option<Answer>>,
 }
 
-struct Joined {
+struct SharedEntry {
     running: Arc<Running>,
     waiters: usize,
 }
 
 #[derive(Default)]
 struct Inner {
-    shared: HashMap<Key, Joined>,
+    shared: HashMap<Key, SharedEntry>,
     stopping: bool,
 }
 
 /// Turns: recordings in one lane of a process follow each other.
 #[derive(Default)]
-pub struct Lanes(Mutex<HashMap<Lane, Weak<Turn>>>);
+pub struct Lanes(Mutex<HashMap<Lane, Weak<LaneLock>>>);
 
-type Turn = tokio::sync::Mutex<()>;
+type LaneLock = tokio::sync::Mutex<()>;
 
 impl Lanes {
-    fn turn(&self, lane: Lane) -> Arc<Turn> {
+    fn turn(&self, lane: Lane) -> Arc<LaneLock> {
         // Never left half changed.
         let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.retain(|_, turn| turn.strong_count() > 0);
@@ -152,24 +152,25 @@ impl RecordingPool {
         process: &Arc<Process>,
         lane: &'static str,
         wanted: &RecordingSpec,
-    ) -> Result<Ticket, Trouble> {
+    ) -> Result<Ticket, RecordingError> {
         let key = (process.pid(), process.start_time(), wanted.clone());
         let mut inner = self.lock();
         if inner.stopping {
-            return Err(Trouble::Stopping);
+            return Err(RecordingError::Stopping);
         }
         if let Some(shared) = inner.shared.get_mut(&key) {
             shared.waiters += 1;
             return Ok(self.ticket(key, &shared.running.clone()));
         }
-        let slot = self.slots.clone().try_acquire_owned().map_err(|_| Trouble::Full(self.limit))?;
-        let counted = self.budget.begin().map_err(Trouble::Memory)?;
+        let slot =
+            self.slots.clone().try_acquire_owned().map_err(|_| RecordingError::Full(self.limit))?;
+        let counted = self.budget.begin().map_err(RecordingError::Memory)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let stop = EventFd::from_value_and_flags(0, flags)
-            .map_err(|e| Trouble::Internal(format!("no eventfd: {e}")))?;
+            .map_err(|e| RecordingError::Internal(format!("no eventfd: {e}")))?;
         let running = Arc::new(Running { stop, answer: watch::Sender::new(None) });
         let turn = self.lanes.turn((key.0, key.1, lane));
-        inner.shared.insert(key.clone(), Joined { running: running.clone(), waiters: 1 });
+        inner.shared.insert(key.clone(), SharedEntry { running: running.clone(), waiters: 1 });
         drop(inner);
         let task = Task { recorder: self.clone(), key: key.clone(), running: running.clone() };
         tokio::spawn(task.run(process.clone(), turn, (slot, counted)));
@@ -226,7 +227,7 @@ pub struct Ticket {
 impl Ticket {
     /// Waits until the recording has ended.
     pub async fn answer(mut self) -> Answer {
-        let lost = || Err(Arc::new(Trouble::Internal("its result was lost".into())));
+        let lost = || Err(Arc::new(RecordingError::Internal("its result was lost".into())));
         match self.answer.wait_for(Option::is_some).await {
             Ok(answer) => answer.clone().unwrap_or_else(lost),
             Err(_) => lost(),
@@ -251,7 +252,7 @@ impl Drop for Ticket {
 }
 
 /// A recording's share of the limits on recordings and memory.
-type Slot = (OwnedSemaphorePermit, Counted);
+type Slot = (OwnedSemaphorePermit, BudgetGuard);
 
 struct Task {
     recorder: Arc<RecordingPool>,
@@ -260,7 +261,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(self, process: Arc<Process>, turn: Arc<Turn>, slot: Slot) {
+    async fn run(self, process: Arc<Process>, turn: Arc<LaneLock>, slot: Slot) {
         let turn = turn.lock_owned().await;
         if !self.recorder.is_wanted(&self.key, &self.running) {
             return;
@@ -275,7 +276,7 @@ impl Task {
         let answer = match tokio::task::spawn_blocking(work).await {
             Ok(Ok(recorded)) => Ok(Arc::new(recorded)),
             Ok(Err(e)) => Err(Arc::new(e.into())),
-            Err(e) => Err(Arc::new(Trouble::Internal(e.to_string()))),
+            Err(e) => Err(Arc::new(RecordingError::Internal(e.to_string()))),
         };
         self.recorder.remove(&self.key, &self.running);
         self.running.answer.send_replace(Some(answer));
@@ -283,9 +284,9 @@ impl Task {
 }
 
 /// A watcher that shows nothing.
-struct Quiet<'a>(&'a EventFd);
+struct SilentWatcher<'a>(&'a EventFd);
 
-impl Watcher for Quiet<'_> {
+impl Watcher for SilentWatcher<'_> {
     fn progress(&mut self, _: Progress) {}
 
     fn stop(&self) -> Option<BorrowedFd<'_>> {
@@ -298,7 +299,7 @@ pub fn record_process(
     process: &Arc<Process>,
     wanted: &RecordingSpec,
     stop: &EventFd,
-) -> Result<Recorded, RecordError> {
+) -> Result<FinishedRecording, RecordError> {
     let unknown = || RecordError::NotApplicable(format!("unknown profile type {:?}", wanted.kind));
     let kind = kinds::find(wanted.kind).ok_or_else(unknown)?;
     let mut own = KindOptions::default();
@@ -316,11 +317,11 @@ pub fn record_process(
     let roots = [process.clone()];
     let request = Request::new(&roots, &options);
     tracing::info!(pid = process.pid(), kind = wanted.kind, duration = ?wanted.duration, "recording");
-    let mut outcomes = collect::record(&[kind], &request, &mut Quiet(stop));
+    let mut outcomes = collect::record(&[kind], &request, &mut SilentWatcher(stop));
     let outcome = outcomes.pop().ok_or_else(unknown)?.inspect_err(|error| {
         tracing::info!(pid = process.pid(), kind = wanted.kind, %error, "recording failed");
     })?;
     let (samples, lost) = (outcome.stats.samples.kept, outcome.stats.lost);
     tracing::info!(pid = process.pid(), kind = wanted.kind, samples, lost, "recorded");
-    Ok(Recorded::new(outcome.profile, outcome.ended, outcome.stats.elapsed))
+    Ok(FinishedRecording::new(outcome.profile, outcome.ended, outcome.stats.elapsed))
 }

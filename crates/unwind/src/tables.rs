@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use crate::arch::Arch;
 use crate::cfi::{Fde, Frames, ImageCfi, Lookup};
 use crate::code::code_around;
-use crate::follow::{Followed, Follower};
+use crate::follow::{FollowResult, Follower};
 use crate::rule::{Compiled, Rule, WideRule, compile};
 
 /// Limit of cached rules: 24 MiB at 48 bytes an entry, with the spare room of the hash table.
@@ -56,7 +56,7 @@ pub(crate) struct Tables {
     hot: Box<[Option<(Key, Rule)>]>,
     wide: Vec<WideRule>,
     follower: Follower,
-    followed: Vec<Followed>,
+    followed: Vec<FollowResult>,
     context: UnwindContext<usize, Storage>,
     pub(crate) stats: CacheStats,
 }
@@ -136,7 +136,7 @@ impl Tables {
     }
 
     /// The result of following code, for [`Rule::Followed`].
-    pub(crate) fn followed(&self, index: u32) -> Option<&Followed> {
+    pub(crate) fn followed(&self, index: u32) -> Option<&FollowResult> {
         self.followed.get(index as usize)
     }
 

@@ -13,12 +13,12 @@ pub struct Command {
     /// The arguments after the name.
     pub usage: &'static str,
     /// What it produces.
-    pub makes: Makes,
+    pub makes: CommandOutput,
 }
 
 /// What a command produces.
 #[derive(Clone, Copy)]
-pub enum Makes {
+pub enum CommandOutput {
     /// A report.
     Report(fn() -> Form),
     /// A report on entries that match the first word after the name.
@@ -34,7 +34,7 @@ const ON: &str = "regex [focus_regex]* [-ignore_regex]* [>file]";
 const fn command(
     name: &'static str,
     usage: &'static str,
-    makes: Makes,
+    makes: CommandOutput,
     about: &'static str,
 ) -> Command {
     Command { name, about, usage, makes }
@@ -45,37 +45,42 @@ pub static COMMANDS: &[Command] = &[
     command(
         "comments",
         "[>file]",
-        Makes::Report(|| Form::Comments),
+        CommandOutput::Report(|| Form::Comments),
         "Print the profile's comments",
     ),
-    command("collapsed", FILTERS, Makes::Report(|| Form::Collapsed), "Print one line per stack"),
+    command(
+        "collapsed",
+        FILTERS,
+        CommandOutput::Report(|| Form::Collapsed),
+        "Print one line per stack",
+    ),
     command(
         "list",
         ON,
-        Makes::ReportOn(Form::List),
+        CommandOutput::ReportOn(Form::List),
         "Print the annotated source of matching functions",
     ),
     command(
         "peek",
         ON,
-        Makes::ReportOn(Form::Peek),
+        CommandOutput::ReportOn(Form::Peek),
         "Print the callers and callees of matching entries",
     ),
-    command("proto", ">file", Makes::Profile, "Write the profile to a file"),
-    command("raw", FILTERS, Makes::Report(|| Form::Raw), "Print the whole profile as text"),
+    command("proto", ">file", CommandOutput::Profile, "Write the profile to a file"),
+    command("raw", FILTERS, CommandOutput::Report(|| Form::Raw), "Print the whole profile as text"),
     command(
         "tags",
         "[tag_regex]* [-ignore_regex]* [>file]",
-        Makes::Report(|| Form::Tags),
+        CommandOutput::Report(|| Form::Tags),
         "Print labels, with the weight of each value",
     ),
-    command("text", SORTED, Makes::Report(|| Form::Top), "The same as top"),
-    command("top", SORTED, Makes::Report(|| Form::Top), "Print the heaviest entries"),
-    command("traces", FILTERS, Makes::Report(|| Form::Traces), "Print every sample"),
+    command("text", SORTED, CommandOutput::Report(|| Form::Top), "The same as top"),
+    command("top", SORTED, CommandOutput::Report(|| Form::Top), "Print the heaviest entries"),
+    command("traces", FILTERS, CommandOutput::Report(|| Form::Traces), "Print every sample"),
     command(
         "tree",
         SORTED,
-        Makes::Report(|| Form::Tree),
+        CommandOutput::Report(|| Form::Tree),
         "Print entries with their callers and callees",
     ),
 ];
@@ -128,7 +133,7 @@ pub fn parse(words: &[&str], settings: &Settings) -> Result<Order, String> {
         }
     };
     let mut on = String::new();
-    if let Makes::ReportOn(_) = command.makes {
+    if let CommandOutput::ReportOn(_) = command.makes {
         let word = words.next();
         on = word.ok_or_else(|| format!("command {name} requires an argument"))?.to_owned();
     }

@@ -21,7 +21,7 @@ use console::usage::Verbosity;
 pub use error::ViewError;
 pub use terminal::{Terminal, WriteReport};
 
-use source::{SourceArgs, Watcher};
+use source::{FetchProgress, SourceArgs};
 
 /// Options of `view`.
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ pub struct ViewArgs {
 pub fn run(
     args: &ViewArgs,
     verbosity: Verbosity,
-    watcher: &mut dyn Watcher,
+    watcher: &mut dyn FetchProgress,
     terminal: &mut dyn Terminal,
 ) -> Result<(), ViewError> {
     if args.web.http.is_some() {

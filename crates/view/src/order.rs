@@ -8,7 +8,7 @@ use console::user::User;
 use pprof::Profile;
 use report::{Report, ReportError};
 
-use crate::commands::{Makes, Order};
+use crate::commands::{CommandOutput, Order};
 use crate::terminal::Terminal;
 
 /// Why a command failed.
@@ -41,9 +41,9 @@ pub fn carry_out(
 ) -> Result<(), OrderError> {
     let Order { command, on, settings } = order;
     let form = match command.makes {
-        Makes::Report(form) => form(),
-        Makes::ReportOn(form) => form(on.clone()),
-        Makes::Profile => return save(profile, &settings.output, terminal),
+        CommandOutput::Report(form) => form(),
+        CommandOutput::ReportOn(form) => form(on.clone()),
+        CommandOutput::Profile => return save(profile, &settings.output, terminal),
     };
     let options = settings.options(form).map_err(OrderError::Settings)?;
     let report = Report::new(profile, options)?;

@@ -1,7 +1,7 @@
 //! Turns events into counted stacks: unwinds each sample, merges frames of language runtimes and
 //! counts the result in the calling context tree.
 
-mod standing;
+mod off_cpu;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use events::{Event, EventKind, Sample, USER_REGISTERS};
 use image::{Arch, Avma, Mapping, MappingId, MappingKind};
 use unwind::{End, Frame, Registers, Unwinder};
 
-pub use self::standing::Copied;
+pub use self::off_cpu::Copied;
 use crate::contexts::{Counts, StackTree};
 use crate::ids::{
     CountKey, FrameIndex, FrameKey, LabelsIndex, NodeIndex, Place, ROOT, RuntimeIndex, ThreadId,
@@ -186,7 +186,7 @@ impl Recorder {
 
     /// Searches the mappings added since the last call for language runtimes.
     pub fn look_for_runtimes(&mut self) {
-        self.runtimes.look(&self.processes);
+        self.runtimes.search(&self.processes);
     }
 
     /// Notes on runtimes, their frames and labels, for the profile's comments.

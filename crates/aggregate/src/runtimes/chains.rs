@@ -46,7 +46,7 @@ pub enum WhichChain {
 }
 
 /// A process whose chains are followed.
-pub(super) struct Followed {
+pub(super) struct FollowedProcess {
     pub runtime: RuntimeIndex,
     layout: ChainLayout,
     waiting: FxHashMap<i32, VecDeque<OwnedChain>>,
@@ -67,7 +67,7 @@ pub(super) struct Missing {
 #[derive(Default)]
 pub(super) struct ChainQueues {
     chains: Option<Chains>,
-    by_pid: FxHashMap<i32, Followed>,
+    by_pid: FxHashMap<i32, FollowedProcess>,
     /// Samples without a chain, by runtime.
     pub missing: FxHashMap<RuntimeIndex, Missing>,
 }
@@ -85,7 +85,7 @@ impl ChainQueues {
             chains.follow(pid, &layout)?;
         }
         let waiting = FxHashMap::default();
-        self.by_pid.insert(pid, Followed { runtime, layout, waiting, has_chains: false });
+        self.by_pid.insert(pid, FollowedProcess { runtime, layout, waiting, has_chains: false });
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl ChainQueues {
     }
 
     /// The state of a process, if its chains are followed.
-    pub fn get(&self, pid: i32) -> Option<&Followed> {
+    pub fn get(&self, pid: i32) -> Option<&FollowedProcess> {
         self.by_pid.get(&pid)
     }
 
@@ -169,7 +169,7 @@ impl ChainQueues {
     }
 }
 
-impl Followed {
+impl FollowedProcess {
     fn add(&mut self, chain: &Chain<'_>) {
         self.has_chains = true;
         if self.waiting.len() > MAX_THREADS {

@@ -84,7 +84,7 @@ pub struct SampledThread<'a> {
 /// A thread that does not run because it is stopped or asleep. The caller makes sure that it does
 /// not run meanwhile.
 #[derive(Clone, Copy)]
-pub struct StandingThread<'a> {
+pub struct OffCpuThread<'a> {
     /// Its process.
     pub process: &'a Process,
     /// The memory of the process.
@@ -252,7 +252,7 @@ pub trait Runtime: Send {
 
     /// Like [`Runtime::captured`], for a thread that does not run. It may have been stopped for
     /// this call, so it must be quick.
-    fn read(&mut self, _thread: &StandingThread<'_>) -> Option<Captured> {
+    fn read(&mut self, _thread: &OffCpuThread<'_>) -> Option<Captured> {
         None
     }
 

@@ -12,12 +12,12 @@ mod walk;
 
 pub use self::chains::{OwnedChain, WhichChain};
 pub use self::contract::{
-    Captured, CodeAddress, MergedFrame, Presence, Refused, Roles, Row, Runtime, SampledThread,
-    StandingThread, UnwoundStack,
+    Captured, CodeAddress, MergedFrame, OffCpuThread, Presence, Refused, Roles, Row, Runtime,
+    SampledThread, UnwoundStack,
 };
 pub use self::programs::Owner;
 pub(crate) use self::set::Native;
-pub use self::set::{Runtimes, Standing};
+pub use self::set::{OffCpuState, Runtimes};
 
 /// All runtimes, in the order in which they are called if several take part in a sample.
 pub const RUNTIMES: &[Row] = &[

@@ -11,8 +11,8 @@ use unwind::Frame;
 
 use super::chains::{ChainQueues, OwnedChain, WhichChain};
 use super::contract::{
-    Captured, CodeAddress, MergedFrame, Presence, Refused, Roles, Row, Runtime, SampledThread,
-    StandingThread, UnwoundStack,
+    Captured, CodeAddress, MergedFrame, OffCpuThread, Presence, Refused, Roles, Row, Runtime,
+    SampledThread, UnwoundStack,
 };
 use super::programs::{Owner, SamplePrograms};
 use crate::ids::{Function, RuntimeIndex, ThreadId};
@@ -41,7 +41,7 @@ pub(crate) struct Attached {
 
 /// What [`Runtimes::read`] has read from a thread that does not run.
 #[derive(Debug, Default)]
-pub struct Standing {
+pub struct OffCpuState {
     pub(crate) captured: Option<Captured>,
     pub(crate) chain: Option<OwnedChain>,
 }
@@ -85,14 +85,14 @@ impl Runtimes {
     }
 
     /// Searches the mappings added since the last call for runtimes.
-    pub fn look(&mut self, processes: &Processes) {
+    pub fn search(&mut self, processes: &Processes) {
         self.attach_all(processes);
         self.rows.iter_mut().for_each(|(_, runtime)| runtime.refresh(processes));
     }
 
-    /// Like [`Runtimes::look`], and also loads the BPF programs that must run with each sample: see
+    /// Like [`Runtimes::search`], and also loads the BPF programs that must run with each sample: see
     /// [`Runtimes::program_for_events`].
-    pub fn look_to_sample(&mut self, processes: &Processes) {
+    pub fn search_and_load_programs(&mut self, processes: &Processes) {
         self.attach_all(processes);
         self.load_programs();
         self.rows.iter_mut().for_each(|(_, runtime)| runtime.refresh(processes));
@@ -331,12 +331,12 @@ impl Runtimes {
 
     /// Reads the stacks and labels that a stopped or sleeping thread keeps elsewhere. The caller
     /// makes sure that it does not run meanwhile.
-    pub fn read(&mut self, thread: &StandingThread<'_>) -> Standing {
+    pub fn read(&mut self, thread: &OffCpuThread<'_>) -> OffCpuState {
         let (pid, pointer) = (thread.process.pid(), thread.thread_pointer);
         let chain = pointer.and_then(|at| self.read_chain(pid, thread.memory, at));
         let mut stacks = bits(self.attached(pid).stacks);
         let captured = stacks.find_map(|i| self.rows[i].1.read(thread));
-        Standing { captured, chain }
+        OffCpuState { captured, chain }
     }
 
     pub(crate) fn read_chain(

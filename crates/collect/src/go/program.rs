@@ -128,7 +128,7 @@ fn no_access(pid: i32, error: std::io::Error) -> RecordError {
         rights.attach(&target).err()
     };
     match obstacle() {
-        Some(o) => RecordError::NotPermitted { pid, reason: o.reason, remedy: o.remedy },
+        Some(o) => RecordError::NotPermitted { pid, reason: o.reason, fix: o.fix },
         None => RecordError::Memory { pid, error },
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use host::rights::Obstacle;
 
 use super::kind::{Endpoint, Kind, Seconds};
-use crate::checks::{Program, Subject};
+use crate::checks::{ProgramKind, Subject};
 use crate::collector::{Collector, Request};
 use crate::go::{self, BLOCK_RATE};
 use crate::outcome::RecordError;
@@ -40,7 +40,7 @@ fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
 
 /// Checks whether waits and lock contention can be sampled.
 pub(super) fn check(subject: &Subject) -> Result<String, Obstacle> {
-    if matches!(subject.program, Program::Go) {
+    if matches!(subject.program, ProgramKind::Go) {
         return subject.memory();
     }
     subject.perf.clone()?;
@@ -58,7 +58,7 @@ fn by_bpf(subject: &Subject) -> Result<(), Obstacle> {
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Err(Obstacle {
             reason: "the kernel has no BTF type information (/sys/kernel/btf/vmlinux)".into(),
-            remedy: "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as in distribution kernels".into(),
+            fix: "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as in distribution kernels".into(),
         });
     }
     Ok(())

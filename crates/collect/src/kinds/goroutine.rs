@@ -3,7 +3,7 @@
 use host::rights::Obstacle;
 
 use super::kind::{Endpoint, Kind, Seconds};
-use crate::checks::{Program, Subject};
+use crate::checks::{ProgramKind, Subject};
 use crate::collector::{Collector, Request};
 use crate::outcome::RecordError;
 use crate::{counts, dump, go, threads};
@@ -39,7 +39,7 @@ fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
 /// Checks whether the current stacks of all goroutines or threads can be read.
 fn check(subject: &Subject) -> Result<String, Obstacle> {
     match subject.program {
-        Program::Go => subject.memory(),
+        ProgramKind::Go => subject.memory(),
         _ => subject.stop(),
     }
 }

@@ -3,7 +3,7 @@
 use host::rights::Obstacle;
 
 use super::kind::{Endpoint, Kind, Seconds};
-use crate::checks::{Program, Subject};
+use crate::checks::{ProgramKind, Subject};
 use crate::collector::{Collector, Request};
 use crate::go::{self, HEAP_HISTORY, HEAP_RATE};
 use crate::outcome::RecordError;
@@ -39,11 +39,11 @@ fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
 fn check(subject: &Subject) -> Result<String, Obstacle> {
     subject.attach()?;
     let reason = match &subject.program {
-        Program::Unknown => return Ok("Go programs: the target's memory".into()),
-        Program::Go => return subject.memory(),
-        Program::UnsupportedGo(why) => why.clone(),
-        Program::Native => "only available for Go programs".into(),
+        ProgramKind::Unknown => return Ok("Go programs: the target's memory".into()),
+        ProgramKind::Go => return subject.memory(),
+        ProgramKind::UnsupportedGo(why) => why.clone(),
+        ProgramKind::Native => "only available for Go programs".into(),
     };
-    let remedy = "use heaptrack or the allocator's own profiler for a native heap";
-    Err(Obstacle { reason, remedy: remedy.into() })
+    let fix = "use heaptrack or the allocator's own profiler for a native heap";
+    Err(Obstacle { reason, fix: fix.into() })
 }

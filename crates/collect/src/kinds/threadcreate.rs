@@ -3,7 +3,7 @@
 use host::rights::Obstacle;
 
 use super::kind::{Endpoint, Kind, Seconds};
-use crate::checks::{Program, Subject};
+use crate::checks::{ProgramKind, Subject};
 use crate::collector::{Collector, Request};
 use crate::outcome::RecordError;
 use crate::perf::creations;
@@ -38,12 +38,11 @@ fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
 
 /// Checks whether thread creations can be sampled.
 fn check(subject: &Subject) -> Result<String, Obstacle> {
-    if matches!(subject.program, Program::Go) {
+    if matches!(subject.program, ProgramKind::Go) {
         return subject.memory();
     }
     subject.attach()?;
-    events::try_creations()
-        .map_err(|e| Obstacle { reason: e.to_string(), remedy: e.fix().into() })?;
+    events::try_creations().map_err(|e| Obstacle { reason: e.to_string(), fix: e.fix().into() })?;
     subject.rights.tracepoints()?;
     subject
         .perf

@@ -280,7 +280,7 @@ impl Attached {
 
     /// Replaces all events with events that copy `stack_bytes` of the stack.
     pub fn regrow(&mut self, stack_bytes: u32, recorder: &mut Recorder) -> Result<(), AttachError> {
-        let living: Vec<Arc<Process>> = recorder.processes.living();
+        let living: Vec<Arc<Process>> = recorder.processes.alive();
         let tids: Vec<i32> = living.iter().flat_map(|p| p.threads().unwrap_or_default()).collect();
         recorder.reattach();
         self.sampler.grow_stack(&mut self.rings, stack_bytes, &tids).map_err(AttachError::Open)?;

@@ -65,8 +65,8 @@ impl Collector for Cpu {
         self.sampling.poll()
     }
 
-    fn someone_lives(&mut self) -> bool {
-        self.sampling.someone_lives()
+    fn any_alive(&mut self) -> bool {
+        self.sampling.any_alive()
     }
 
     fn end(&mut self) {

@@ -203,8 +203,8 @@ impl Collector for Creations {
         Progress { samples, lost, ..Progress::default() }
     }
 
-    fn someone_lives(&mut self) -> bool {
-        self.reader.someone_lives(&mut self.rings, &mut |recorder, e| recorder.event(e))
+    fn any_alive(&mut self) -> bool {
+        self.reader.any_alive(&mut self.rings, &mut |recorder, e| recorder.event(e))
     }
 
     fn end(&mut self) {

@@ -98,8 +98,8 @@ impl Live {
     }
 
     /// Whether a followed process is still alive.
-    pub fn someone_lives(&mut self) -> bool {
-        self.sampling.someone_lives()
+    pub fn any_alive(&mut self) -> bool {
+        self.sampling.any_alive()
     }
 
     /// Returns the samples since the last call.

@@ -69,7 +69,7 @@ impl Sampling {
     /// run with each sample.
     fn look_for_runtimes(&mut self) {
         let Recorder { runtimes, processes, .. } = &mut self.reader.recorder;
-        runtimes.look_to_sample(processes);
+        runtimes.search_and_load_programs(processes);
         while let Some((owner, program)) = self.reader.recorder.runtimes.program_for_events() {
             if let Err(e) = self.run_with_each_sample(program) {
                 self.reader.recorder.runtimes.refused(owner, &e);
@@ -125,9 +125,9 @@ impl Sampling {
     }
 
     /// Whether a followed process is still alive.
-    pub fn someone_lives(&mut self) -> bool {
+    pub fn any_alive(&mut self) -> bool {
         let handle = &mut |recorder: &mut Recorder, e: &Event<'_>| recorder.event(e);
-        self.reader.someone_lives(&mut self.attached.rings, handle)
+        self.reader.any_alive(&mut self.attached.rings, handle)
     }
 
     fn read_all(&mut self) {

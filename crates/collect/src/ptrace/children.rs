@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use aggregate::family::{MOST, count};
 use process::{OpenError, Process};
 
-use super::followed::Followed;
+use super::followed::SampledProcess;
 
 /// All processes are searched at most once in this interval…
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -96,7 +96,7 @@ impl ChildFinder {
     /// `complete` means that these are all its threads.
     pub fn of(
         &mut self,
-        parent: &mut Followed,
+        parent: &mut SampledProcess,
         threads: &[i32],
         complete: bool,
     ) -> Vec<Arc<Process>> {
@@ -120,7 +120,7 @@ impl ChildFinder {
         listed.into_iter().filter_map(|pid| self.open_child(parent, pid)).collect()
     }
 
-    fn open_child(&mut self, parent: &mut Followed, pid: i32) -> Option<Arc<Process>> {
+    fn open_child(&mut self, parent: &mut SampledProcess, pid: i32) -> Option<Arc<Process>> {
         // Children that ran before the recording and could not be followed are already counted.
         let counted = usize::from(self.began);
         let why = match Process::open(pid) {
@@ -192,20 +192,20 @@ mod tests {
         Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat")
     }
 
-    fn own() -> Followed {
+    fn own() -> SampledProcess {
         let own = Process::open(std::process::id().cast_signed()).expect("we live");
-        Followed::new(Arc::new(own))
+        SampledProcess::new(Arc::new(own))
     }
 
     /// A finder that uses the kernel's lists of children, and one that searches all processes.
-    fn both_ways(of: &Followed, options: ChildOptions) -> [ChildFinder; 2] {
+    fn both_ways(of: &SampledProcess, options: ChildOptions) -> [ChildFinder; 2] {
         [true, false].map(|by_thread| {
             let new = ChildFinder::new(std::slice::from_ref(&of.process), options);
             ChildFinder { by_thread, ..new }
         })
     }
 
-    fn find(finder: &mut ChildFinder, parent: &mut Followed, began: bool) -> Vec<i32> {
+    fn find(finder: &mut ChildFinder, parent: &mut SampledProcess, began: bool) -> Vec<i32> {
         finder.next = Instant::now();
         finder.next_tick(began);
         let threads = parent.list(true);

@@ -64,7 +64,7 @@ impl ThreadRecord {
 }
 
 /// A followed process.
-pub(super) struct Followed {
+pub(super) struct SampledProcess {
     pub process: Arc<Process>,
     pub memory: Option<ProcessMemory>,
     pub threads: FxHashMap<i32, ThreadRecord>,
@@ -88,7 +88,7 @@ pub(super) enum Changed {
     Program,
 }
 
-impl Followed {
+impl SampledProcess {
     pub fn new(process: Arc<Process>) -> Self {
         Self {
             memory: process.memory().ok(),

@@ -136,7 +136,7 @@ impl Collector for Ticked {
         Progress { samples, ..Progress::default() }
     }
 
-    fn someone_lives(&mut self) -> bool {
+    fn any_alive(&mut self) -> bool {
         self.shared.alive.load(Ordering::SeqCst)
     }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use aggregate::clock::monotonic_now;
 use aggregate::ids::{LabelsIndex, NodeIndex, ROOT, ThreadId};
 use aggregate::recorder::{Copied, Recorder};
-use aggregate::runtimes::StandingThread;
+use aggregate::runtimes::OffCpuThread;
 use aggregate::times;
 use events::Comm;
 use image::{Arch, Avma};
@@ -29,7 +29,7 @@ use process::{Process, SeizeError, Threads, Tracer};
 use unwind::Registers;
 
 use super::children::{ChildFinder, ChildOptions};
-use super::followed::{Changed, FIRST_WINDOW, Followed, ThreadRecord};
+use super::followed::{Changed, FIRST_WINDOW, SampledProcess, ThreadRecord};
 use super::sums::{Count, Key, Observation, Sum};
 use crate::threads::waiting;
 
@@ -86,7 +86,7 @@ fn own_cpu_time() -> Duration {
 }
 
 /// Adds the CPU time of a process' threads, in nanoseconds.
-fn add_times(of: &Followed, to: &mut BTreeMap<ThreadId, u64>) {
+fn add_times(of: &SampledProcess, to: &mut BTreeMap<ThreadId, u64>) {
     let pid = of.process.pid();
     for (&tid, seen) in &of.threads {
         *to.entry(ThreadId { pid, tid }).or_default() += seen.cpu_ns();
@@ -105,7 +105,7 @@ pub(super) struct Ticker {
     pub refused: BTreeMap<String, u64>,
     pub children: ChildFinder,
     count: Count,
-    followed: Vec<Followed>,
+    followed: Vec<SampledProcess>,
     /// CPU time, in nanoseconds, of the threads of processes that have ended.
     ended: BTreeMap<ThreadId, u64>,
     tick: u64,
@@ -142,7 +142,7 @@ impl Ticker {
             refused: BTreeMap::new(),
             children: ChildFinder::new(processes, children),
             count,
-            followed: processes.iter().cloned().map(Followed::new).collect(),
+            followed: processes.iter().cloned().map(SampledProcess::new).collect(),
             ended: BTreeMap::new(),
             tick: 0,
             began: false,
@@ -262,7 +262,7 @@ impl Ticker {
         for child in children {
             self.recorder.processes.add_child(&child, monotonic_now());
             self.recorder.forget(child.pid());
-            self.followed.push(Followed::new(child));
+            self.followed.push(SampledProcess::new(child));
         }
         // Only if there are new children, because this goes through all processes.
         self.recorder.look_for_runtimes();
@@ -386,7 +386,7 @@ impl Ticker {
         registers.set_sp(sp);
         let mut bytes = vec![0; window];
         let got = memory.read_upto(sp, &mut bytes).ok()?;
-        let thread = StandingThread { process, memory, tid, sp, thread_pointer: pointer };
+        let thread = OffCpuThread { process, memory, tid, sp, thread_pointer: pointer };
         let standing = Some(&self.recorder.runtimes.read(&thread));
         let copy = Copied { registers: &registers, bytes: &bytes[..got], standing };
         self.recorder.whole_stack(pid, &copy)
@@ -416,7 +416,7 @@ impl Ticker {
             bytes.truncate(got);
             let (sp, thread_pointer) = (user.sp(), user.thread_pointer());
             let thread =
-                |memory| StandingThread { process: &process, memory, tid, sp, thread_pointer };
+                |memory| OffCpuThread { process: &process, memory, tid, sp, thread_pointer };
             let standing = memory.map(|m| self.recorder.runtimes.read(&thread(m)));
             copies.push((tid, state, user, bytes, full, standing));
         }

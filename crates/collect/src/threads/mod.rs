@@ -3,7 +3,7 @@
 pub(crate) mod dump;
 mod dumped;
 mod locks_held;
-mod looks;
+mod no_stop;
 pub(crate) mod snapshot;
 mod text;
 pub(crate) mod waiting;

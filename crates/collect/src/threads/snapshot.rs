@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aggregate::runtimes::{Runtimes, Standing, StandingThread};
+use aggregate::runtimes::{OffCpuState, OffCpuThread, Runtimes};
 use events::StackCopier;
 use host::rights::{Obstacle, Rights};
 use image::{Arch, Avma};
@@ -10,7 +10,7 @@ use process::seize::{NoRegisters, UserRegisters};
 use process::{MapRow, Process, ProcessMemory, SeizeError, Seized, ThreadWait, Threads, Tracer};
 use unwind::Registers;
 
-use super::looks;
+use super::no_stop;
 use crate::outcome::RecordError;
 
 /// The maximum number of bytes that are copied of one stack.
@@ -38,24 +38,24 @@ pub(crate) struct ThreadCopy {
     /// The bytes of the lock that it waits for, if it waits in futex(2).
     pub lock: Option<[u8; LOCK_BYTES]>,
     /// Data that language runtimes keep outside the stack.
-    pub standing: Option<Standing>,
+    pub standing: Option<OffCpuState>,
 }
 
 /// The copies of all threads of a process.
 pub(crate) struct Snapshot {
     pub threads: Vec<ThreadCopy>,
-    pub how: How,
+    pub how: CopyTiming,
     /// Further remarks for the reader.
     pub notes: Vec<String>,
 }
 
 /// How threads were copied.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum How {
+pub(crate) enum CopyTiming {
     /// While all were stopped: how long, from the first thread to the last.
     Stopped(Duration),
     /// Each at a moment when it was not running, all of them within this time.
-    Looked(Duration),
+    NotStopped(Duration),
 }
 
 /// A method of copying threads.
@@ -96,7 +96,7 @@ impl CopyMethod {
     ) -> Result<Snapshot, RecordError> {
         match self {
             Self::Stop => Ok(Snapshot::stop(process, runtimes)?),
-            Self::Look(copier) => looks::take(copier, process, runtimes),
+            Self::Look(copier) => no_stop::take(copier, process, runtimes),
         }
     }
 }
@@ -108,10 +108,10 @@ fn open_copier() -> Result<StackCopier, Obstacle> {
     }
     StackCopier::open().map_err(|e| {
         let text = e.to_string();
-        let (reason, remedy) = text
+        let (reason, fix) = text
             .split_once("; fix: ")
             .unwrap_or((&text, "boot Linux 5.18 or later with CONFIG_DEBUG_INFO_BTF=y"));
-        Obstacle { reason: reason.into(), remedy: remedy.into() }
+        Obstacle { reason: reason.into(), fix: fix.into() }
     })
 }
 
@@ -134,8 +134,8 @@ impl Stops {
     /// Adds a process.
     pub fn add(&mut self, process: &Process, snapshot: &Snapshot) {
         match snapshot.how {
-            How::Stopped(time) => self.stopped.push(time),
-            How::Looked(time) => self.looked.push(time),
+            CopyTiming::Stopped(time) => self.stopped.push(time),
+            CopyTiming::NotStopped(time) => self.looked.push(time),
         }
         let who = format!("{} ({})", process.identity().comm, process.pid());
         self.notes.extend(snapshot.notes.iter().map(|note| (who.clone(), note.clone())));
@@ -198,9 +198,9 @@ impl Snapshot {
     }
 }
 
-type Before = (i32, String, ThreadWait);
+type ThreadBeforeStop = (i32, String, ThreadWait);
 
-fn copy(seized: Seized<'_>, before: &[Before], mut copier: Copier<'_>) -> Snapshot {
+fn copy(seized: Seized<'_>, before: &[ThreadBeforeStop], mut copier: Copier<'_>) -> Snapshot {
     let mut threads = Vec::new();
     let known = |tid: i32| {
         let at = before.binary_search_by_key(&tid, |(tid, ..)| *tid).ok()?;
@@ -226,7 +226,7 @@ fn copy(seized: Seized<'_>, before: &[Before], mut copier: Copier<'_>) -> Snapsh
     if copier.left == 0 {
         notes.push(too_many_bytes());
     }
-    Snapshot { threads, how: How::Stopped(stopped), notes }
+    Snapshot { threads, how: CopyTiming::Stopped(stopped), notes }
 }
 
 /// The note that the limit of all copies was reached.
@@ -238,7 +238,7 @@ fn millis(d: Duration) -> f64 {
     d.as_secs_f64() * 1e3
 }
 
-fn without_stack(tid: i32, known: Option<&Before>, why: &'static str) -> ThreadCopy {
+fn without_stack(tid: i32, known: Option<&ThreadBeforeStop>, why: &'static str) -> ThreadCopy {
     ThreadCopy {
         tid,
         name: known.map(|k| k.1.clone()).unwrap_or_default(),
@@ -261,7 +261,12 @@ struct Copier<'a> {
 
 impl Copier<'_> {
     /// Copies a stopped thread.
-    fn stopped(&mut self, tid: i32, user: &UserRegisters, known: Option<&Before>) -> ThreadCopy {
+    fn stopped(
+        &mut self,
+        tid: i32,
+        user: &UserRegisters,
+        known: Option<&ThreadBeforeStop>,
+    ) -> ThreadCopy {
         let mut registers = Registers::unknown(Arch::host());
         user.by_dwarf_number().for_each(|(number, value)| registers.set(number, value));
         // If it was stopped at another place than where it waited before, it has resumed since.
@@ -272,7 +277,7 @@ impl Copier<'_> {
         let name = known.map(|k| k.1.clone()).unwrap_or_default();
         let Self { process, memory, .. } = *self;
         let thread_pointer = user.thread_pointer();
-        let thread = StandingThread { process, memory, tid, sp, thread_pointer };
+        let thread = OffCpuThread { process, memory, tid, sp, thread_pointer };
         let standing = Some(self.runtimes.read(&thread));
         let stack = self.stack(sp);
         ThreadCopy { tid, name, wait, registers: Ok(registers), stack, lock, standing }
@@ -280,7 +285,7 @@ impl Copier<'_> {
 
     /// Copies a thread that did not stop because it is in uninterruptible sleep. It does not change
     /// its stack either. `/proc` shows two of its registers.
-    fn not_stopped(&mut self, tid: i32, known: Option<&Before>) -> ThreadCopy {
+    fn not_stopped(&mut self, tid: i32, known: Option<&ThreadBeforeStop>) -> ThreadCopy {
         let call = known.and_then(|k| k.2.call);
         let Some(call) = call else { return without_stack(tid, known, "could not be stopped") };
         let mut registers = Registers::unknown(Arch::host());

@@ -14,7 +14,7 @@ use events::{WaitKind, WaitSample, WaitWants, Waited};
 use super::by_bpf::{NO_STACK, StackSample, rate_note};
 use super::contentions::{Contentions, Key, Sum};
 use super::fallback;
-use super::shared::{Recorded, Scope, WaitProfile};
+use super::shared::{FinishedWaits, Scope, WaitProfile};
 use crate::collector::{Collector, Request};
 use crate::outcome::RecordError;
 
@@ -59,7 +59,7 @@ impl WaitProfile for Block {
 
     fn conclude(
         mut self: Box<Self>,
-        recorded: &Recorded<'_>,
+        recorded: &FinishedWaits<'_>,
         notes: &mut Vec<String>,
     ) -> Contentions {
         for u in recorded.waits.unfinished() {

@@ -158,9 +158,9 @@ impl Waits {
     }
 
     /// Whether a followed process is still running.
-    pub fn someone_lives(&mut self, sink: &mut dyn FnMut(&mut Recorder, &StackSample<'_>)) -> bool {
+    pub fn any_alive(&mut self, sink: &mut dyn FnMut(&mut Recorder, &StackSample<'_>)) -> bool {
         let rings = &mut self.rings;
-        self.reader.someone_lives(rings, &mut |recorder, e| pass_on(recorder, e, sink))
+        self.reader.any_alive(rings, &mut |recorder, e| pass_on(recorder, e, sink))
     }
 
     /// Ends the recording and lists the waits that have not ended, with their stacks.

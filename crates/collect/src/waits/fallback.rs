@@ -54,7 +54,7 @@ fn prefer_bpf_obstacle(e: RecordError, backend: Backend) -> RecordError {
         {
             let reason =
                 format!("{}, and perf events do not work either: {}", bpf.reason, perf.reason);
-            AttachError::NotPermitted(Obstacle { reason, remedy: bpf.remedy }).into()
+            AttachError::NotPermitted(Obstacle { reason, fix: bpf.fix }).into()
         }
         (e, _) => e,
     }
@@ -64,7 +64,7 @@ fn by_perf(
     request: &Request<'_>,
     why: String,
 ) -> Result<Rc<RefCell<dyn SharedRecording>>, RecordError> {
-    Ok(Rc::new(RefCell::new(ByPerf {
+    Ok(Rc::new(RefCell::new(PerfRecording {
         targets: request.targets(),
         switches: Switches::attach(request)?,
         why,
@@ -95,7 +95,7 @@ struct Site {
     in_progress: bool,
 }
 
-struct ByPerf {
+struct PerfRecording {
     switches: Switches,
     targets: Targets,
     /// Why BPF programs are not used.
@@ -108,7 +108,7 @@ struct ByPerf {
     named: Option<Named>,
 }
 
-impl SharedRecording for ByPerf {
+impl SharedRecording for PerfRecording {
     fn join(&mut self, kind: Box<dyn WaitProfile>) -> usize {
         self.scopes.push(kind.scope());
         self.scopes.len() - 1
@@ -129,9 +129,9 @@ impl SharedRecording for ByPerf {
         self.switches.poll(&mut |_, ended| add(sums, period, ended))
     }
 
-    fn someone_lives(&mut self) -> bool {
+    fn any_alive(&mut self) -> bool {
         let (period, sums) = (self.switches.period, &mut self.sums);
-        self.switches.someone_lives(&mut |_, ended| add(sums, period, ended))
+        self.switches.any_alive(&mut |_, ended| add(sums, period, ended))
     }
 
     fn end(&mut self) {

@@ -11,14 +11,14 @@ use std::time::Duration;
 use aggregate::ids::{NodeIndex, ThreadIndex};
 use aggregate::recorder::Recorder;
 use assemble::conclude::Named;
-use events::{WaitId, WaitKind, WaitPlace, WaitSample, WaitWants, Woke};
+use events::{WaitId, WaitKind, WaitReason, WaitSample, WaitWants, Woke};
 use rustc_hash::FxHashMap;
 
 use super::by_bpf::{StackSample, rate_note};
 use super::contentions::{Contentions, Key, Sum};
 use super::fallback;
 use super::locks::{self, Class};
-use super::shared::{Recorded, Scope, WaitProfile};
+use super::shared::{FinishedWaits, Scope, WaitProfile};
 use crate::collector::{Collector, Request};
 use crate::kinds::options::{KindOption, OptionValue};
 use crate::outcome::RecordError;
@@ -101,7 +101,7 @@ impl WaitProfile for Tally {
 
     fn conclude(
         mut self: Box<Self>,
-        recorded: &Recorded<'_>,
+        recorded: &FinishedWaits<'_>,
         notes: &mut Vec<String>,
     ) -> Contentions {
         self.flush_unmatched();
@@ -154,7 +154,7 @@ impl Tally {
         woke: &Woke,
         waiter: Option<NodeIndex>,
     ) {
-        let WaitPlace { futex, .. } = woke.place;
+        let WaitReason { futex, .. } = woke.place;
         let key = Key { thread, stack, labels: Vec::new() };
         self.add(key, Waiter { stack: waiter, futex }, woke.wait.1.get(), woke.wait.0);
     }

@@ -9,7 +9,7 @@ use events::WaitWants;
 
 use super::by_bpf::{StackSample, Waits};
 use super::contentions;
-use super::shared::{Recorded, SharedRecording, WaitProfile};
+use super::shared::{FinishedWaits, SharedRecording, WaitProfile};
 use crate::collector::{Progress, Request};
 use crate::options::RecordOptions;
 use crate::outcome::{Ended, Outcome, RecordError};
@@ -20,7 +20,7 @@ pub(super) fn open(request: &Request<'_>) -> Result<Rc<RefCell<dyn SharedRecordi
     let waits = Waits::attach(request)?;
     let options = request.options.clone();
     let kinds = Vec::new();
-    Ok(Rc::new(RefCell::new(ByPrograms {
+    Ok(Rc::new(RefCell::new(BpfRecording {
         waits,
         targets,
         options,
@@ -30,7 +30,7 @@ pub(super) fn open(request: &Request<'_>) -> Result<Rc<RefCell<dyn SharedRecordi
     })))
 }
 
-struct ByPrograms {
+struct BpfRecording {
     waits: Waits,
     targets: Targets,
     options: RecordOptions,
@@ -53,7 +53,7 @@ fn add_to_all(
     }
 }
 
-impl SharedRecording for ByPrograms {
+impl SharedRecording for BpfRecording {
     fn join(&mut self, kind: Box<dyn WaitProfile>) -> usize {
         self.kinds.push(Some(kind));
         self.kinds.len() - 1
@@ -75,9 +75,9 @@ impl SharedRecording for ByPrograms {
         self.waits.poll(&mut |recorder, sampled| add_to_all(kinds, recorder, sampled))
     }
 
-    fn someone_lives(&mut self) -> bool {
+    fn any_alive(&mut self) -> bool {
         let kinds = &mut self.kinds;
-        self.waits.someone_lives(&mut |recorder, sampled| add_to_all(kinds, recorder, sampled))
+        self.waits.any_alive(&mut |recorder, sampled| add_to_all(kinds, recorder, sampled))
     }
 
     fn end(&mut self) {
@@ -92,7 +92,7 @@ impl SharedRecording for ByPrograms {
             self.targets.name(&mut waits.reader.recorder)
         });
         let mut stats = waits.stats();
-        let recorded = Recorded { waits, named, options: &self.options };
+        let recorded = FinishedWaits { waits, named, options: &self.options };
         let kind = kinds.get_mut(number).and_then(Option::take);
         let values = kind.map(|k| k.conclude(&recorded, &mut stats.notes)).unwrap_or_default();
         let profile = contentions::conclude(

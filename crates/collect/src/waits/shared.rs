@@ -36,11 +36,15 @@ pub(super) trait WaitProfile {
 
     /// Returns the values, after all samples have been read and all frames named, and adds notes
     /// for the profile.
-    fn conclude(self: Box<Self>, recorded: &Recorded<'_>, notes: &mut Vec<String>) -> Contentions;
+    fn conclude(
+        self: Box<Self>,
+        recorded: &FinishedWaits<'_>,
+        notes: &mut Vec<String>,
+    ) -> Contentions;
 }
 
 /// A finished recording.
-pub(super) struct Recorded<'a> {
+pub(super) struct FinishedWaits<'a> {
     pub waits: &'a Waits,
     pub named: &'a Named,
     pub options: &'a RecordOptions,
@@ -61,7 +65,7 @@ pub(super) trait SharedRecording {
     fn poll(&mut self) -> Progress;
 
     /// Whether a followed process is still running.
-    fn someone_lives(&mut self) -> bool;
+    fn any_alive(&mut self) -> bool;
 
     /// Ends the recording.
     fn end(&mut self);
@@ -117,8 +121,8 @@ impl Collector for Member {
         if self.leads { self.recording.borrow_mut().poll() } else { Progress::default() }
     }
 
-    fn someone_lives(&mut self) -> bool {
-        self.recording.borrow_mut().someone_lives()
+    fn any_alive(&mut self) -> bool {
+        self.recording.borrow_mut().any_alive()
     }
 
     fn end(&mut self) {

@@ -98,9 +98,9 @@ impl Switches {
     }
 
     /// Whether a followed process is still running.
-    pub fn someone_lives(&mut self, sink: &mut dyn FnMut(&mut Recorder, &EndedWait<'_>)) -> bool {
+    pub fn any_alive(&mut self, sink: &mut dyn FnMut(&mut Recorder, &EndedWait<'_>)) -> bool {
         let (rings, waits) = (&mut self.attached.rings, &mut self.waits);
-        self.reader.someone_lives(rings, &mut |r, e| event(r, waits, e, sink))
+        self.reader.any_alive(rings, &mut |r, e| event(r, waits, e, sink))
     }
 
     /// Ends the recording.

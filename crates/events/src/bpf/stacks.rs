@@ -23,13 +23,13 @@ pub(crate) const THREAD_OF_32_BITS: u32 = 3;
 /// The process whose threads are copied.
 #[derive(Debug, Clone, Copy, IntoBytes, Immutable)]
 #[repr(C)]
-pub(crate) struct Whose {
+pub(crate) struct TargetProcess {
     pub tgid: u32,
     pub pid_level: u32,
 }
 
 /// The value of the map `whose`.
-pub(crate) type WhoseBytes = [u8; size_of::<Whose>()];
+pub(crate) type WhoseBytes = [u8; size_of::<TargetProcess>()];
 
 /// A thread; `stack_bytes` bytes of its stack follow.
 #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable)]
@@ -48,7 +48,7 @@ pub(crate) struct CopyHead {
 }
 
 const _: () = {
-    assert!(size_of::<Whose>() == 8);
+    assert!(size_of::<TargetProcess>() == 8);
     assert!(size_of::<CopyHead>() == 88 + REGISTERS * 8);
 };
 
@@ -58,7 +58,7 @@ fn structures_are_those_of_the_object() {
     use crate::bpf::btf::{Structures, assert_mirrors};
     let structures = Structures::of(&OBJECT);
     assert_mirrors!(structures,
-        "whose" => Whose { tgid, pid_level }
+        "whose" => TargetProcess { tgid, pid_level }
         "copy_head" => CopyHead {
             tid, what, state, syscall, stack_bytes, unused, switches, thread_pointer, arguments,
             registers

@@ -35,7 +35,7 @@ impl WaitCounters {
 
 /// What a thread waits in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WaitPlace {
+pub struct WaitReason {
     /// The system call's number; `None` in a page fault, or when preempted.
     pub syscall: Option<u32>,
     /// The task's state (linux/sched.h); 0 where it was preempted.
@@ -78,7 +78,7 @@ pub enum WaitSample<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waited<'a> {
     /// Where it waited.
-    pub place: WaitPlace,
+    pub place: WaitReason,
     /// Total nanoseconds and number of waits.
     pub wait: (u64, Fixed),
     /// Nanoseconds that it was runnable, after waking or preemption.
@@ -101,7 +101,7 @@ pub struct Woke {
     /// The wait that it ended.
     pub woken: WaitId,
     /// Where that thread waited.
-    pub place: WaitPlace,
+    pub place: WaitReason,
     /// Nanoseconds of all waiters since the last charge, and the number of wakeups, scaled up.
     pub wait: (u64, Fixed),
     /// The time of the waking thread's [`crate::Chain`].
@@ -116,7 +116,7 @@ pub struct Waiting {
     /// The thread, in our PID namespace.
     pub tid: i32,
     /// Where it waits.
-    pub place: WaitPlace,
+    pub place: WaitReason,
     /// The wait.
     pub id: WaitId,
     /// When this was read (CLOCK_MONOTONIC, nanoseconds).
@@ -135,8 +135,8 @@ fn kernel_stack(room: &[u8], bytes: i32) -> crate::Words<'_> {
     crate::Words::new(&room[..bytes & !7])
 }
 
-fn place(syscall: i32, state: u32, futex: (u32, u32)) -> WaitPlace {
-    WaitPlace { syscall: u32::try_from(syscall).ok(), state, futex }
+fn place(syscall: i32, state: u32, futex: (u32, u32)) -> WaitReason {
+    WaitReason { syscall: u32::try_from(syscall).ok(), state, futex }
 }
 
 impl<'a> WaitSample<'a> {
@@ -223,7 +223,7 @@ mod tests {
         let mut raw = record(KIND_WAIT, FLAG_WOKEN, 16, 1500);
         raw.extend((0..KERNEL_FRAMES as u64).flat_map(u64::to_le_bytes));
         let Some(WaitSample::Waited(w)) = WaitSample::parse(&raw) else { panic!("a wait") };
-        assert_eq!(w.place, WaitPlace { syscall: None, state: 2, futex: (9, 5) });
+        assert_eq!(w.place, WaitReason { syscall: None, state: 2, futex: (9, 5) });
         assert_eq!((w.wait, w.run, w.lost), ((2000, Fixed(1024)), 30, (4, Fixed(0))));
         assert_eq!(w.woken, Some(WaitId { tid: 77, out: 1000 }));
         assert_eq!(w.kernel.iter().collect::<Vec<_>>(), [0, 1]);

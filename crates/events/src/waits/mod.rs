@@ -21,7 +21,7 @@ use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{BtfTracePoint, Iter};
 use zerocopy::{FromBytes as _, transmute};
 
-pub use abi::{Fixed, WaitCounters, WaitId, WaitPlace, WaitSample, Waited, Waiting, Woke};
+pub use abi::{Fixed, WaitCounters, WaitId, WaitReason, WaitSample, Waited, Waiting, Woke};
 pub use outputs::WaitOutputs;
 pub use place::WaitKind;
 

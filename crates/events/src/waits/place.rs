@@ -1,6 +1,6 @@
 //! Classifies waits by their system call.
 
-use super::WaitPlace;
+use super::WaitReason;
 
 /// `__TASK_STOPPED | __TASK_TRACED` (linux/sched.h): stopped by job control or a debugger.
 const STOPPED: u32 = 4 | 8;
@@ -49,7 +49,7 @@ impl WaitKind {
     }
 }
 
-impl WaitPlace {
+impl WaitReason {
     /// What a thread waits for at this place.
     #[must_use]
     pub fn kind(self) -> WaitKind {
@@ -142,10 +142,10 @@ mod tests {
 
     #[test]
     fn kinds() {
-        let place = |syscall: Option<i64>, state| WaitPlace {
+        let place = |syscall: Option<i64>, state| WaitReason {
             syscall: syscall.map(|n| n as u32),
             state,
-            ..WaitPlace::default()
+            ..WaitReason::default()
         };
         assert_eq!(place(Some(libc::SYS_futex), 1).kind(), WaitKind::Futex);
         assert_eq!(place(Some(libc::SYS_fsync), 2).kind(), WaitKind::Io);

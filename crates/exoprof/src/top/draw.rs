@@ -8,7 +8,7 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table};
 
 use super::flame;
 use super::keys::KEYS;
-use super::model::{Model, Order, View};
+use super::model::{Model, SortOrder, View};
 
 /// Draws the screen.
 pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
@@ -43,11 +43,11 @@ fn table(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
         let name = format!("{} {}", row.entry.name, row.entry.inlined.label());
         Row::new([percent(row.share.0), percent(row.share.1), Cell::new(printable(&name))])
     });
-    let mark = |order: Order| if order == model.order { '▼' } else { ' ' };
+    let mark = |order: SortOrder| if order == model.order { '▼' } else { ' ' };
     let header = Row::new([
-        format!("   FLAT {}", mark(Order::Flat)),
-        format!("    CUM {}", mark(Order::Cum)),
-        format!("FUNCTION {}", mark(Order::Name)),
+        format!("   FLAT {}", mark(SortOrder::Flat)),
+        format!("    CUM {}", mark(SortOrder::Cum)),
+        format!("FUNCTION {}", mark(SortOrder::Name)),
     ]);
     let widths = [Constraint::Length(9), Constraint::Length(9), Constraint::Fill(1)];
     let table = Table::new(cells, widths).header(header.style(reversed()));

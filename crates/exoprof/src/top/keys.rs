@@ -2,7 +2,7 @@
 
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::model::{Model, Order, View};
+use super::model::{Model, SortOrder, View};
 
 /// What to do after a key.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,9 +42,9 @@ pub fn handle(event: &Event, model: &mut Model) -> Next {
         KeyCode::Char('/') => model.typing = Some(model.filter().unwrap_or_default().to_owned()),
         KeyCode::Char('s') => {
             model.order = match model.order {
-                Order::Flat => Order::Cum,
-                Order::Cum => Order::Name,
-                Order::Name => Order::Flat,
+                SortOrder::Flat => SortOrder::Cum,
+                SortOrder::Cum => SortOrder::Name,
+                SortOrder::Name => SortOrder::Flat,
             };
         }
         KeyCode::Char('f') => toggle(model, View::Flame { inverted: false }),

@@ -112,7 +112,7 @@ fn show(
             refreshed = Instant::now();
             model.add(live.take()?);
             changed = true;
-            if !processes.iter().any(|p| p.is_alive()) && !live.someone_lives() {
+            if !processes.iter().any(|p| p.is_alive()) && !live.any_alive() {
                 return Ok(Ended::TargetsExited);
             }
         }

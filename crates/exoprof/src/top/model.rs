@@ -13,7 +13,7 @@ const SHOWN: usize = 5;
 
 /// The order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum SortOrder {
     Flat,
     Cum,
     Name,
@@ -36,7 +36,7 @@ pub struct Model {
     samples: u64,
     lost: u64,
     /// The order of the table.
-    pub order: Order,
+    pub order: SortOrder,
     /// What fills the screen.
     pub view: View,
     /// Rows or levels scrolled past.
@@ -48,12 +48,12 @@ pub struct Model {
     pub complaint: Option<String>,
     /// The screen is frozen.
     pub paused: bool,
-    picture: Picture,
+    picture: ViewData,
 }
 
 /// The last seconds, ready to be drawn.
 #[derive(Default)]
-pub struct Picture {
+pub struct ViewData {
     /// Functions.
     pub entries: Vec<Row>,
     /// Threads, the heaviest first, with their share of one CPU in per cent.
@@ -81,14 +81,14 @@ impl Model {
             intervals: VecDeque::new(),
             samples: 0,
             lost: 0,
-            order: Order::Flat,
+            order: SortOrder::Flat,
             view: View::Table,
             scroll: 0,
             typing: None,
             filter: None,
             complaint: None,
             paused: false,
-            picture: Picture::default(),
+            picture: ViewData::default(),
         }
     }
 
@@ -98,7 +98,7 @@ impl Model {
     }
 
     /// The last seconds.
-    pub const fn picture(&self) -> &Picture {
+    pub const fn picture(&self) -> &ViewData {
         &self.picture
     }
 
@@ -115,25 +115,25 @@ impl Model {
         }
     }
 
-    fn drawn(&self) -> Picture {
+    fn drawn(&self) -> ViewData {
         let elapsed: Duration = self.intervals.iter().map(|i| i.elapsed).sum();
         let cpu: Duration = self.intervals.iter().map(|i| i.cpu).sum();
         let seconds = elapsed.as_secs_f64().max(0.001);
         let cpus = cpu.as_secs_f64() / seconds;
         let profiles: Vec<Profile> = self.intervals.iter().map(|i| i.profile.clone()).collect();
         let Ok(profile) = report::combine(profiles, Vec::new()) else {
-            return Picture { cpus, ..Picture::default() };
+            return ViewData { cpus, ..ViewData::default() };
         };
         let options = Options { node_fraction: 0.0, ..Options::default() };
         // Our profiles have sample types, and the options hold no regular expression.
-        let Ok(report) = Report::new(&profile, options) else { return Picture::default() };
+        let Ok(report) = Report::new(&profile, options) else { return ViewData::default() };
         let total = report.total().max(1) as f64;
         let row = |entry: Entry| {
             let share = |value: i64| value as f64 * 100.0 / total;
             Row { share: (share(entry.flat), share(entry.cum)), entry }
         };
         let shape = |inverted| Shape { inverted, max_nodes: 5_000, ..Shape::default() };
-        Picture {
+        ViewData {
             entries: report.table().entries.into_iter().map(row).collect(),
             threads: threads(&profile, seconds),
             flame: [false, true].map(|inverted| match self.view {
@@ -158,9 +158,9 @@ impl Model {
         let mut rows: Vec<&Row> = self.picture.entries.iter().filter(matches).collect();
         match self.order {
             // Reports are sorted this way already.
-            Order::Flat => {}
-            Order::Cum => rows.sort_by_key(|r| std::cmp::Reverse(r.entry.cum)),
-            Order::Name => rows.sort_by(|a, b| a.entry.name.cmp(&b.entry.name)),
+            SortOrder::Flat => {}
+            SortOrder::Cum => rows.sort_by_key(|r| std::cmp::Reverse(r.entry.cum)),
+            SortOrder::Name => rows.sort_by(|a, b| a.entry.name.cmp(&b.entry.name)),
         }
         rows
     }
@@ -279,7 +279,7 @@ mod tests {
     fn filters_and_orders() {
         let mut model = Model::new("x".into(), 99);
         model.add(interval(&[("b", 3), ("Alpha(int)", 1), ("c", 2)]));
-        model.order = Order::Name;
+        model.order = SortOrder::Name;
         assert_eq!(names(&model), ["Alpha(int)", "b", "c"]);
         model.set_filter("^alpha|c$");
         assert_eq!(names(&model), ["Alpha(int)", "c"]);

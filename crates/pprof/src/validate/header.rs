@@ -1,9 +1,9 @@
 //! Checks the scalar fields.
 
 use super::violation::{Violation, Violations};
-use super::wire::Wire;
+use super::wire::WireTables;
 
-pub(super) fn check(p: &Wire<'_>, found: &mut Violations) {
+pub(super) fn check(p: &WireTables<'_>, found: &mut Violations) {
     let profile = p.profile;
     found.add_if(profile.time_nanos <= 0, || Violation::NoTime { value: profile.time_nanos });
     found.add_if(profile.duration_nanos < 0, || Violation::NegativeDuration {

@@ -2,11 +2,15 @@
 
 use super::expect::Expect;
 use super::violation::{Violation, Violations};
-use super::wire::Wire;
+use super::wire::WireTables;
 use crate::kinds;
 
 /// The name of the profile's kind: `block or mutex` where several have equal types.
-pub(super) fn find(p: &Wire<'_>, expect: &Expect<'_>, found: &mut Violations) -> Option<String> {
+pub(super) fn find(
+    p: &WireTables<'_>,
+    expect: &Expect<'_>,
+    found: &mut Violations,
+) -> Option<String> {
     let types: Vec<(&str, &str)> =
         p.profile.sample_type.iter().map(|t| (p.peek(t.r#type), p.peek(t.unit))).collect();
     let period = p.profile.period_type.map_or(("", ""), |t| (p.peek(t.r#type), p.peek(t.unit)));

@@ -21,7 +21,7 @@ use prost::Message;
 pub use self::expect::Expect;
 pub use self::violation::Violation;
 use self::violation::Violations;
-use self::wire::Wire;
+use self::wire::WireTables;
 use crate::{Limits, inflate, proto};
 
 /// What a valid profile contains.
@@ -61,7 +61,7 @@ pub fn check_expecting(bytes: &[u8], expect: &Expect<'_>) -> Result<Report, Vec<
     let wire = proto::Profile::decode(&*bytes).map_err(|e| unreadable(e.to_string()))?;
     let mut found = Violations::default();
     let strings = tables::strings(&wire, &mut found);
-    let profile = Wire::new(&wire, strings);
+    let profile = WireTables::new(&wire, strings);
     tables::ids(&profile, &mut found);
     tables::mappings(&profile, expect, &mut found);
     tables::locations(&profile, expect, &mut found);

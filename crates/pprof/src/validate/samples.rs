@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::violation::{Violation, Violations};
-use super::wire::Wire;
+use super::wire::WireTables;
 use crate::proto;
 
-pub(super) fn check(p: &Wire<'_>, found: &mut Violations) {
+pub(super) fn check(p: &WireTables<'_>, found: &mut Violations) {
     let expected = p.profile.sample_type.len();
     let mut known = HashMap::new();
     let mut is_numeric = HashMap::new();
@@ -37,7 +37,7 @@ pub(super) fn check(p: &Wire<'_>, found: &mut Violations) {
 
 /// `is_numeric` has, for each key so far, whether its values are numbers.
 fn labels<'p>(
-    p: &Wire<'p>,
+    p: &WireTables<'p>,
     sample: usize,
     labels: &[proto::Label],
     is_numeric: &mut HashMap<&'p str, bool>,

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::expect::Expect;
 use super::violation::{Violation, Violations};
-use super::wire::Wire;
+use super::wire::WireTables;
 use crate::proto;
 
 /// The smallest page of the architectures that exoprof records.
@@ -44,7 +44,7 @@ pub(super) fn strings<'p>(
 }
 
 /// Ids must be 1..N, in order.
-pub(super) fn ids(p: &Wire<'_>, found: &mut Violations) {
+pub(super) fn ids(p: &WireTables<'_>, found: &mut Violations) {
     let mut sequential = |table: &'static str, ids: &mut dyn Iterator<Item = u64>| {
         for (position, id) in ids.enumerate() {
             found.add_if(id != position as u64 + 1, || Violation::IdNotSequential {
@@ -59,7 +59,7 @@ pub(super) fn ids(p: &Wire<'_>, found: &mut Violations) {
     sequential("function", &mut p.profile.function.iter().map(|f| f.id));
 }
 
-pub(super) fn mappings(p: &Wire<'_>, expect: &Expect<'_>, found: &mut Violations) {
+pub(super) fn mappings(p: &WireTables<'_>, expect: &Expect<'_>, found: &mut Violations) {
     for m in &p.profile.mapping {
         let id = m.id;
         let name = p.text(m.filename, "Mapping.filename", found);
@@ -98,7 +98,7 @@ pub(super) fn mappings(p: &Wire<'_>, expect: &Expect<'_>, found: &mut Violations
     }
 }
 
-pub(super) fn locations(p: &Wire<'_>, expect: &Expect<'_>, found: &mut Violations) {
+pub(super) fn locations(p: &WireTables<'_>, expect: &Expect<'_>, found: &mut Violations) {
     let mut known = HashMap::new();
     for location in &p.profile.location {
         let (id, address) = (location.id, location.address);
@@ -128,7 +128,7 @@ pub(super) fn locations(p: &Wire<'_>, expect: &Expect<'_>, found: &mut Violation
 }
 
 /// A location must be in its mapping and have what the mapping's flags claim.
-fn in_mapping(p: &Wire<'_>, location: &proto::Location, found: &mut Violations) {
+fn in_mapping(p: &WireTables<'_>, location: &proto::Location, found: &mut Violations) {
     let (id, address) = (location.id, location.address);
     if location.mapping_id == 0 {
         found.add(Violation::NoMapping { id, address });
@@ -174,7 +174,7 @@ fn in_mapping(p: &Wire<'_>, location: &proto::Location, found: &mut Violations) 
 }
 
 fn line_order(
-    p: &Wire<'_>,
+    p: &WireTables<'_>,
     location: &proto::Location,
     expect: &Expect<'_>,
     found: &mut Violations,
@@ -191,7 +191,7 @@ fn line_order(
     }
 }
 
-pub(super) fn functions(p: &Wire<'_>, found: &mut Violations) {
+pub(super) fn functions(p: &WireTables<'_>, found: &mut Violations) {
     let mut known = HashMap::new();
     for f in &p.profile.function {
         let id = f.id;
@@ -218,7 +218,7 @@ pub(super) fn functions(p: &Wire<'_>, found: &mut Violations) {
 }
 
 /// Every entry must be used by a sample, except the main binary.
-pub(super) fn usage(p: &Wire<'_>, found: &mut Violations) {
+pub(super) fn usage(p: &WireTables<'_>, found: &mut Violations) {
     let locations: HashSet<u64> =
         p.profile.sample.iter().flat_map(|s| s.location_id.iter().copied()).collect();
     let mut mappings = HashSet::new();

@@ -6,7 +6,7 @@ use super::violation::{Violation, Violations};
 use crate::proto;
 
 /// The wire messages with their references resolved by id.
-pub(super) struct Wire<'p> {
+pub(super) struct WireTables<'p> {
     pub(super) profile: &'p proto::Profile,
     /// `None` for invalid UTF-8.
     pub(super) strings: Vec<Option<&'p str>>,
@@ -15,7 +15,7 @@ pub(super) struct Wire<'p> {
     pub(super) functions: HashMap<u64, &'p proto::Function>,
 }
 
-impl<'p> Wire<'p> {
+impl<'p> WireTables<'p> {
     pub(super) fn new(profile: &'p proto::Profile, strings: Vec<Option<&'p str>>) -> Self {
         Self {
             profile,

@@ -9,7 +9,7 @@ use pprof::LabelValue;
 use crate::graph::{Graph, magnitude};
 use crate::labels::is_base;
 use crate::report::Report;
-use crate::work::Work;
+use crate::work::FilteredProfile;
 
 /// Calls narrower than one of so many columns are merged. No screen has a tenth as many.
 const COLUMNS: u64 = 20_000;
@@ -92,7 +92,7 @@ struct Open {
 
 impl Stacks {
     fn new(
-        work: &Work<'_>,
+        work: &FilteredProfile<'_>,
         detail: crate::graph::Detail,
         value: usize,
         shape: &Shape,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::order::magnitude;
 use super::{Graph, NodeId};
-use crate::work::Work;
+use crate::work::FilteredProfile;
 
 /// A call.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ pub(crate) struct EdgeFilter<'g> {
 impl Edges {
     /// Collects calls from the samples.
     pub(crate) fn new(
-        work: &Work<'_>,
+        work: &FilteredProfile<'_>,
         graph: &Graph,
         value: usize,
         wanted: &EdgeFilter<'_>,

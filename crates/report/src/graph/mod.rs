@@ -12,7 +12,7 @@ pub(crate) use edges::{Edge, EdgeFilter, Edges};
 pub(crate) use node::{Detail, NodeInfo, is_kernel, trimmed};
 pub(crate) use order::magnitude;
 
-use crate::work::Work;
+use crate::work::FilteredProfile;
 use node::Namer;
 
 /// A position in [`Graph::nodes`].
@@ -47,7 +47,7 @@ pub(crate) struct Graph {
 
 impl Graph {
     /// The entries of all locations, with weight 0.
-    pub(crate) fn of_locations(work: &Work<'_>, detail: Detail) -> Self {
+    pub(crate) fn of_locations(work: &FilteredProfile<'_>, detail: Detail) -> Self {
         let profile = work.profile;
         let namer = Namer::new(profile, detail, &work.trim_path);
         let mut known: HashMap<NodeInfo, NodeId> = HashMap::new();
@@ -78,7 +78,7 @@ impl Graph {
     }
 
     /// The entries with the weights of the samples.
-    pub(crate) fn new(work: &Work<'_>, detail: Detail, value: usize) -> Self {
+    pub(crate) fn new(work: &FilteredProfile<'_>, detail: Detail, value: usize) -> Self {
         let mut graph = Self::of_locations(work, detail);
         // The last sample counted for each entry: recursion must not count a sample twice.
         let mut seen = vec![0_u32; graph.nodes.len()];

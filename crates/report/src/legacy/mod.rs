@@ -17,7 +17,7 @@ pub enum LegacyError {
 
 /// Maps an address to the start of its function, which profiles don't have. Without it, the offset
 /// in the function is omitted.
-pub type Starts<'a> = &'a dyn Fn(u64) -> Option<u64>;
+pub type FunctionStartLookup<'a> = &'a dyn Fn(u64) -> Option<u64>;
 
 /// Writes a profile in the text form of its kind.
 ///
@@ -26,7 +26,7 @@ pub type Starts<'a> = &'a dyn Fn(u64) -> Option<u64>;
 pub fn legacy_text(
     profile: &Profile,
     kind: &KindFacts,
-    starts: Starts<'_>,
+    starts: FunctionStartLookup<'_>,
 ) -> Result<String, LegacyError> {
     let stacks = Stacks { profile, starts };
     let types: Vec<_> = profile.sample_types.iter().map(ToString::to_string).collect();
@@ -176,7 +176,7 @@ fn labels(sample: &SampleRef<'_>, out: &mut String) {
 /// Writes stacks.
 struct Stacks<'a> {
     profile: &'a Profile,
-    starts: Starts<'a>,
+    starts: FunctionStartLookup<'a>,
 }
 
 impl Stacks<'_> {

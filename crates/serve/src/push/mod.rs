@@ -25,7 +25,7 @@ use nix::errno::Errno;
 use process::Process;
 
 use crate::notice::{Notice, Notify};
-use crate::record::{Answer, Recorded, RecordingSpec, Trouble};
+use crate::record::{Answer, FinishedRecording, RecordingError, RecordingSpec};
 use crate::state::Server;
 
 pub use destination::{Destination, label_name};
@@ -260,16 +260,17 @@ impl One {
                     self.keep(from, &recorded).await;
                     ended == Ended::TargetsExited
                 }
-                Err(trouble) => {
+                Err(error) => {
                     let for_good = matches!(
-                        *trouble,
-                        Trouble::Stopping | Trouble::Record(RecordError::NotApplicable(_))
+                        *error,
+                        RecordingError::Stopping
+                            | RecordingError::Record(RecordError::NotApplicable(_))
                     );
                     let gone = !self.process.is_alive();
-                    if !reported && !gone && !matches!(*trouble, Trouble::Stopping) {
+                    if !reported && !gone && !matches!(*error, RecordingError::Stopping) {
                         reported = true;
                         let (name, pid) = (self.kind.endpoint.name, self.process.pid());
-                        self.push.say(&format!("cannot record {name} of process {pid}: {trouble}"));
+                        self.push.say(&format!("cannot record {name} of process {pid}: {error}"));
                     }
                     if !(for_good || gone) {
                         tokio::select! {
@@ -309,7 +310,7 @@ impl One {
         answer
     }
 
-    async fn keep(&self, from: u64, recorded: &Arc<Recorded>) {
+    async fn keep(&self, from: u64, recorded: &Arc<FinishedRecording>) {
         if recorded.profile.samples.is_empty() {
             return;
         }

@@ -54,7 +54,7 @@ const MAX_MOVES: usize = 3;
 
 /// What following the code from one address gave.
 #[derive(Debug, Default)]
-pub(crate) struct Followed {
+pub(crate) struct FollowResult {
     /// The result of the call before the address is passed to a function that ends the thread or
     /// the process: the frame is the root.
     pub(crate) ends_thread: bool,
@@ -124,14 +124,14 @@ impl Follower {
         image: (&ElfImage, u32),
         pc: Svma,
         exact: bool,
-    ) -> Followed {
+    ) -> FollowResult {
         let mut search = Search::<A> { image, follower: self, arch: PhantomData };
         if !exact && !search.call_returns(pc) {
-            return Followed::default();
+            return FollowResult::default();
         }
         let ends_thread = !exact && search.ends_thread(pc);
         if ends_thread {
-            return Followed { ends_thread, ..Followed::default() };
+            return FollowResult { ends_thread, ..FollowResult::default() };
         }
         search.candidate_rules(pc)
     }
@@ -169,7 +169,7 @@ impl<A: Arch> Search<'_, A> {
     }
 
     /// The distinct rules at all exits of the function.
-    fn candidate_rules(&mut self, from: Svma) -> Followed {
+    fn candidate_rules(&mut self, from: Svma) -> FollowResult {
         let (mut sure, mut perhaps) = (Vec::new(), Vec::new());
         let mut queue = VecDeque::from([(from, State::new())]);
         let mut seen = FxHashSet::default();
@@ -207,7 +207,7 @@ impl<A: Arch> Search<'_, A> {
         }
         let is_sure = !sure.is_empty();
         let rules = if is_sure { sure } else { perhaps };
-        Followed { ends_thread: false, rules: rules.into(), sure: is_sure }
+        FollowResult { ends_thread: false, rules: rules.into(), sure: is_sure }
     }
 
     /// Whether a function may return: a path through it leads to a `ret`, or to where the search

@@ -9,7 +9,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 use super::address::Url;
 use super::error::FetchError;
 use super::read_within;
-use super::watcher::Watcher;
+use super::watcher::FetchProgress;
 
 /// Maximum bytes of an answer: about a hundred times what servers send.
 const MAX_ANSWER: u64 = 256 << 20;
@@ -23,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub fn fetch(
     url: &Url,
     timeout: Duration,
-    watcher: &mut dyn Watcher,
+    watcher: &mut dyn FetchProgress,
 ) -> Result<Vec<u8>, FetchError> {
     watcher.fetching(&url.to_string(), url.seconds());
     let fetched = read(url, timeout, watcher);
@@ -31,7 +31,11 @@ pub fn fetch(
     fetched
 }
 
-fn read(url: &Url, timeout: Duration, watcher: &mut dyn Watcher) -> Result<Vec<u8>, FetchError> {
+fn read(
+    url: &Url,
+    timeout: Duration,
+    watcher: &mut dyn FetchProgress,
+) -> Result<Vec<u8>, FetchError> {
     let response = agent(url, timeout).get(url.request()).call()?;
     let (status, headers) = (response.status(), response.headers().clone());
     let mut body = response.into_body().into_reader();
@@ -39,7 +43,7 @@ fn read(url: &Url, timeout: Duration, watcher: &mut dyn Watcher) -> Result<Vec<u
         return Err(FetchError::Refused(refusal(status, &headers, &mut body)));
     }
     let mut bytes = Vec::new();
-    let body = Counted { from: body, watcher };
+    let body = ProgressReader { from: body, watcher };
     read_within(body, MAX_ANSWER, &mut bytes).map_err(FetchError::CutShort)?;
     Ok(bytes)
 }
@@ -85,12 +89,12 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &mut dyn Read) -> Stri
 }
 
 /// Reports the progress of reading.
-struct Counted<'w, R> {
+struct ProgressReader<'w, R> {
     from: R,
-    watcher: &'w mut dyn Watcher,
+    watcher: &'w mut dyn FetchProgress,
 }
 
-impl<R: Read> Read for Counted<'_, R> {
+impl<R: Read> Read for ProgressReader<'_, R> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let read = self.from.read(bytes)?;
         self.watcher.received(read);

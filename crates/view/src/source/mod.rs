@@ -18,7 +18,7 @@ use report::combine;
 use address::Source;
 pub use error::{FetchError, ReadError, SourceError};
 pub use saved::SaveError;
-pub use watcher::Watcher;
+pub use watcher::FetchProgress;
 
 /// Maximum size of a file, in bytes. The decoder has the same limit.
 const MAX_BYTES: u64 = 1 << 30;
@@ -47,7 +47,7 @@ impl SourceArgs {
     ///
     /// # Errors
     /// A profile cannot be read, or they have no sample type in common.
-    pub fn read(&self, watcher: &mut dyn Watcher) -> Result<Profile, SourceError> {
+    pub fn read(&self, watcher: &mut dyn FetchProgress) -> Result<Profile, SourceError> {
         let mut is_remote = false;
         let mut read = |sources: &[String]| {
             let each = sources.iter().map(|s| self.read_one(s, &mut is_remote, watcher));
@@ -67,7 +67,7 @@ impl SourceArgs {
         &self,
         source: &str,
         is_remote: &mut bool,
-        watcher: &mut dyn Watcher,
+        watcher: &mut dyn FetchProgress,
     ) -> Result<Profile, SourceError> {
         let bytes = match Source::of(source) {
             Source::File(path) => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::saved::SaveError;
 
 /// Receives the progress of reading profiles.
-pub trait Watcher {
+pub trait FetchProgress {
     /// A request was sent to a server, which will record for `seconds`, if known.
     fn fetching(&mut self, url: &str, seconds: Option<u32>);
 

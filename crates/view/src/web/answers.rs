@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::typed;
-use crate::commands::{self, Makes};
+use crate::commands::{self, CommandOutput};
 use crate::settings::{self, Settings};
 
 /// Options that name files, which clients of the page must not set.
@@ -138,9 +138,9 @@ pub async fn text(State(shared): State<Arc<Viewed>>, RawQuery(query): RawQuery) 
     make(shared, query, |profile, query| {
         let name = query.other("form");
         let form = match commands::find(name).map(|c| c.makes) {
-            Some(Makes::Report(form)) => form(),
-            Some(Makes::ReportOn(form)) => form(query.other("on").to_owned()),
-            Some(Makes::Profile) | None => return Err(format!("unknown report {name:?}")),
+            Some(CommandOutput::Report(form)) => form(),
+            Some(CommandOutput::ReportOn(form)) => form(query.other("on").to_owned()),
+            Some(CommandOutput::Profile) | None => return Err(format!("unknown report {name:?}")),
         };
         let report = report(profile, query, form)?;
         let mut text = Vec::new();

@@ -6,7 +6,7 @@
 //! ([`events::GoroutineCapture`]). It needs the address of each thread's `runtime.m`, which is read
 //! here from the runtime's list of threads whenever there is a new thread.
 
-mod standing;
+mod off_cpu;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use process::{Process, ProcessMemory};
 use rustc_hash::FxHashMap;
 use unwind::GoStacks;
 
-use super::{Captured, Presence, Refused, Roles, Runtime, SampledThread, StandingThread};
+use super::{Captured, OffCpuThread, Presence, Refused, Roles, Runtime, SampledThread};
 use crate::ids::{Function, ThreadId};
 use crate::processes::{Processes, Tracked};
 
@@ -56,7 +56,7 @@ struct GoProgram {
     has_cgo: bool,
     /// How often the list of threads must still be read.
     refreshes: u32,
-    threads: standing::Threads,
+    threads: off_cpu::Threads,
 }
 
 impl GoProgram {
@@ -180,8 +180,8 @@ impl Runtime for Go {
         self.list_threads_for(process, memory, tid);
     }
 
-    fn read(&mut self, thread: &StandingThread<'_>) -> Option<Captured> {
-        self.read_standing(thread)
+    fn read(&mut self, thread: &OffCpuThread<'_>) -> Option<Captured> {
+        self.read_off_cpu(thread)
     }
 
     fn notes(&self) -> Vec<String> {
@@ -357,7 +357,7 @@ fn find(tracked: &Tracked) -> Found {
                     runtime,
                     has_cgo,
                     refreshes: MAX_REFRESHES,
-                    threads: standing::Threads::default(),
+                    threads: off_cpu::Threads::default(),
                 };
                 return Found::Go(Box::new(program));
             }

@@ -8,7 +8,7 @@ use unwind::{End, Registers};
 use super::Recorder;
 use crate::clock::monotonic_now;
 use crate::ids::{LabelsIndex, NodeIndex, ROOT, RuntimeIndex};
-use crate::runtimes::{Native, OwnedChain, Standing};
+use crate::runtimes::{Native, OffCpuState, OwnedChain};
 use crate::window::StackWindow;
 
 /// How many bytes of a blocked thread's stack are read at once.
@@ -21,7 +21,7 @@ pub struct Copied<'a> {
     /// The copied bytes, from the stack pointer upwards.
     pub bytes: &'a [u8],
     /// What else was read from the thread at that time: see [`crate::runtimes::Runtimes::read`].
-    pub standing: Option<&'a Standing>,
+    pub standing: Option<&'a OffCpuState>,
 }
 
 impl Recorder {

@@ -7,7 +7,7 @@ use image::{Avma, Memory as _, Unreadable};
 use process::{Process, ProcessMemory};
 use rustc_hash::FxHashMap;
 
-use super::{Captured, Go, MAX_REFRESHES, StandingThread, captured};
+use super::{Captured, Go, MAX_REFRESHES, OffCpuThread, captured};
 
 /// Maximum number of bytes copied from a stack that the thread has left. The thread may be stopped
 /// meanwhile.
@@ -57,8 +57,8 @@ impl Go {
 
     /// Reads the stacks and labels of a stopped or sleeping thread. `None` if the Go runtime does
     /// not know the thread.
-    pub(super) fn read_standing(&mut self, thread: &StandingThread<'_>) -> Option<Captured> {
-        let StandingThread { process, memory, tid, sp, .. } = *thread;
+    pub(super) fn read_off_cpu(&mut self, thread: &OffCpuThread<'_>) -> Option<Captured> {
+        let OffCpuThread { process, memory, tid, sp, .. } = *thread;
         let program = self.programs.get_mut(&process.pid())?;
         let inner = inner_id(process, tid)?;
         let m = *program.threads.by_inner.get(&inner)?;

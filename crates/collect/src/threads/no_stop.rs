@@ -11,13 +11,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use aggregate::runtimes::{Runtimes, StandingThread};
-use events::{Looked, LookedCopy, StackCopier, ThreadLook, USER_REGISTERS};
+use aggregate::runtimes::{OffCpuThread, Runtimes};
+use events::{CopiedStack, CopyResult, StackCopier, ThreadReport, USER_REGISTERS};
 use image::{Arch, Avma};
 use process::{BlockedCall, MapRow, Process, ProcessMemory, SeizeError, ThreadWait};
 use unwind::Registers;
 
-use super::snapshot::{self, How, MAX_COPIED, Snapshot, ThreadCopy};
+use super::snapshot::{self, CopyTiming, MAX_COPIED, Snapshot, ThreadCopy};
 use super::waiting;
 use crate::outcome::RecordError;
 
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 /// The number of looks that may follow each other without a pause.
-const QUICK_LOOKS: u32 = 8;
+const QUICK_PASSES: u32 = 8;
 /// The maximum number of threads without a stack that are listed by name.
 const MAX_NAMES: usize = 8;
 
@@ -35,7 +35,7 @@ const MAX_NAMES: usize = 8;
 const ALWAYS_RUNNING: &str = "running at every attempt";
 
 /// The copy of a thread, and what remains to be read.
-struct Captured {
+struct CopiedThread {
     copy: ThreadCopy,
     switches: u64,
     thread_pointer: u64,
@@ -49,14 +49,14 @@ struct Captured {
 
 #[derive(Default)]
 struct Seen {
-    captured: Option<Captured>,
+    captured: Option<CopiedThread>,
     /// The number of the last look that listed the thread.
     look: u32,
     /// At the last look, it had not run since it was copied.
     unchanged: bool,
 }
 
-struct Looks<'a> {
+struct Passes<'a> {
     process: &'a Process,
     memory: ProcessMemory,
     rows: Vec<MapRow>,
@@ -81,7 +81,7 @@ pub(super) fn take(
         runtimes.prepare_to_read(process, &memory, tid);
     }
     let (threads, left) = (BTreeMap::new(), MAX_COPIED);
-    let mut looks = Looks { process, memory, rows, runtimes, threads, look: 0, left };
+    let mut looks = Passes { process, memory, rows, runtimes, threads, look: 0, left };
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
@@ -96,14 +96,14 @@ pub(super) fn take(
         }
         // If data is to be confirmed, look again at once, before its thread runs. Pause
         // nevertheless after several looks that confirmed nothing.
-        if !looks.is_pending() || looks.look > QUICK_LOOKS {
+        if !looks.is_pending() || looks.look > QUICK_PASSES {
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }
 
-impl Looks<'_> {
+impl Passes<'_> {
     fn again(&mut self, copier: &mut StackCopier) -> Result<(), RecordError> {
         self.look += 1;
         let pid = self.process.pid();
@@ -118,23 +118,24 @@ impl Looks<'_> {
         Ok(())
     }
 
-    fn see(&mut self, look: &ThreadLook<'_>) {
+    fn see(&mut self, look: &ThreadReport<'_>) {
         let seen = self.threads.entry(look.tid).or_default();
         seen.look = self.look;
-        let unchanged = |c: &Captured| c.switches == look.switches;
-        seen.unchanged = look.what != Looked::Runs && seen.captured.as_ref().is_some_and(unchanged);
+        let unchanged = |c: &CopiedThread| c.switches == look.switches;
+        seen.unchanged =
+            look.what != CopyResult::Runs && seen.captured.as_ref().is_some_and(unchanged);
         if let (true, Some(captured)) = (seen.unchanged, &mut seen.captured) {
             captured.is_pending = false;
         }
         let wanted = seen.captured.as_ref().is_none_or(|c| c.is_pending);
-        if let (true, Looked::Copied(copy)) = (wanted, look.what) {
+        if let (true, CopyResult::Copied(copy)) = (wanted, look.what) {
             let kept = copy.stack.len().min(self.left);
             self.left -= kept;
             let captured = capture(look, &copy, kept);
             let pid = self.process.pid();
             let in_runtimes = self.runtimes.read_threads_of(pid, captured.pointer());
             let is_pending = captured.needs_more(in_runtimes);
-            seen.captured = Some(Captured { is_pending, ..captured });
+            seen.captured = Some(CopiedThread { is_pending, ..captured });
             seen.unchanged = true;
         }
     }
@@ -178,7 +179,7 @@ impl Looks<'_> {
             {
                 let (process, memory, tid) = (self.process, &self.memory, copy.tid);
                 let sp = registers.sp().unwrap_or_default();
-                let thread = StandingThread { process, memory, tid, sp, thread_pointer };
+                let thread = OffCpuThread { process, memory, tid, sp, thread_pointer };
                 copy.standing = Some(self.runtimes.read(&thread));
             }
         }
@@ -214,7 +215,7 @@ impl Looks<'_> {
         let pid = self.process.pid();
         threads.sort_unstable_by_key(|t| (t.tid != pid, t.tid));
         let notes = self.notes(&ran, unread, within);
-        Ok(Snapshot { threads, how: How::Looked(within), notes })
+        Ok(Snapshot { threads, how: CopyTiming::NotStopped(within), notes })
     }
 
     fn notes(&self, ran: &[String], unread: u64, within: Duration) -> Vec<String> {
@@ -249,7 +250,7 @@ impl Looks<'_> {
     }
 }
 
-impl Captured {
+impl CopiedThread {
     fn pointer(&self) -> Option<u64> {
         Some(self.thread_pointer).filter(|at| *at != 0)
     }
@@ -284,7 +285,7 @@ fn blank(
     ThreadCopy { tid, name, wait, registers, stack: Vec::new(), lock: None, standing: None }
 }
 
-fn capture(look: &ThreadLook<'_>, copy: &LookedCopy<'_>, kept: usize) -> Captured {
+fn capture(look: &ThreadReport<'_>, copy: &CopiedStack<'_>, kept: usize) -> CopiedThread {
     let words: Vec<u64> = copy.registers.iter().collect();
     let registers = Registers::from_perf(Arch::host(), &words, USER_REGISTERS);
     let (sp, pc) = (registers.sp(), registers.pc());
@@ -299,7 +300,7 @@ fn capture(look: &ThreadLook<'_>, copy: &LookedCopy<'_>, kept: usize) -> Capture
     let thread_pointer = if cfg!(target_arch = "x86_64") { copy.thread_pointer } else { 0 };
     let mut thread = blank(look.tid, Some(wait), registers);
     thread.stack.extend_from_slice(&copy.stack[..kept]);
-    Captured {
+    CopiedThread {
         copy: thread,
         switches: look.switches,
         thread_pointer,
