@@ -1,6 +1,6 @@
 // Waits of every kind, each in its own function, with the time they took: `truth SITE=NANOSECONDS`
 // is the wall time less the CPU time of the calls, `SITE_n` the number of waits, `SITE_max` the
-// longest. Locks also report who held up others: `held_SITE` is the integral, over the time that
+// longest; `sleep_short_wall` is the wall time with the CPU time. Locks also report who held up others: `held_SITE` is the integral, over the time that
 // SITE held the lock, of the number of threads that waited for it. `naive_SITE` is what SITE would
 // be charged if each wait were charged to the thread that ended it.
 //
@@ -20,12 +20,15 @@ static void longest(struct truth_site *site, uint64_t waited)
 
 // The site's function must stay on the stack of the functions it calls.
 #define SITE(name, ...) \
-    static struct truth_site *name##_site, *name##_count, *name##_max; \
+    static struct truth_site *name##_site, *name##_count, *name##_max, *name##_wall; \
     NOINLINE static void name(void) \
     { \
         uint64_t begin = wall(), cpu = truth_cpu(); \
         __VA_ARGS__; \
-        int64_t waited = (int64_t)(wall() - begin) - (int64_t)(truth_cpu() - cpu); \
+        uint64_t spent = wall() - begin; \
+        int64_t waited = (int64_t)spent - (int64_t)(truth_cpu() - cpu); \
+        if (name##_wall) \
+            __atomic_add_fetch(&name##_wall->ns, spent, __ATOMIC_RELAXED); \
         /* Negative if it did not wait and reading the clocks took longer. */ \
         if (waited > 0) { \
             __atomic_add_fetch(&name##_site->ns, (uint64_t)waited, __ATOMIC_RELAXED); \
@@ -246,6 +249,7 @@ int main(int argc, char **argv)
 {
     const char *chosen = argc > 1 ? argv[1] : "all";
     BOTH(sleep_long), BOTH(sleep_short), BOTH(wait_poll), BOTH(read_pipe);
+    sleep_short_wall = truth_site("sleep_short_wall");
     THREE(wait_lock), THREE(wait_read), THREE(wait_write);
     BOTH(wait_cond), BOTH(wait_semaphore), BOTH(wait_barrier), BOTH(wait_join);
     HOLDS(hold_a), HOLDS(hold_b), HOLDS(hold_c);
