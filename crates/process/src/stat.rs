@@ -20,8 +20,8 @@ pub(crate) struct Stat {
     pub children_ticks: u64,
     /// Field 22, clock ticks since boot.
     pub start_time: u64,
-    /// Fields 26 and 28, addresses: where the program's code and its stack begin. Of no meaning to
-    /// whoever may not trace it.
+    /// Fields 26 and 28, addresses: where the program's code and its stack begin. Meaningless
+    /// without permission to trace the process.
     pub program_at: (u64, u64),
 }
 

@@ -334,8 +334,8 @@ impl<M: Memory> Stepper<'_, M> {
         Ok(())
     }
 
-    /// Whether the code before the cursor's program counter has set up a frame record. In a program
-    /// without symbols this is how V8's builtins are recognised, which C++ calls through a pointer.
+    /// Whether the code before the cursor's program counter has set up a frame record. C++
+    /// calls V8's builtins through a pointer; without symbols, this check recognizes them.
     ///
     /// Functions of programs without unwind tables (Chromium) can be longer than [`NEAR`]. Farther
     /// back a prologue only counts if it makes a frame of the size that this one has.

@@ -47,7 +47,7 @@ const MAX_WINDOW: usize = 1 << 20;
 /// Work that takes long in large processes is done once in this many ticks.
 const FULL_SCAN_TICKS: u64 = 10;
 
-/// SamplerState with the session.
+/// State that the sampler shares with the session.
 #[derive(Debug, Default)]
 pub(super) struct SamplerState {
     pub samples: AtomicU64,
@@ -80,7 +80,7 @@ impl SamplerState {
 }
 
 fn own_cpu_time() -> Duration {
-    // The only documented failure is a clock that does not exist; this one always does.
+    // This cannot fail: the only documented error is an unknown clock, and this one always exists.
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID);
     time.map_or(Duration::ZERO, Duration::from)
 }

@@ -337,8 +337,8 @@ impl Drop for StopAttempt<'_> {
     }
 }
 
-/// Waits until a thread is stopped, as long as its state allows it to stop.
-/// `moved` is when it was interrupted, and becomes when it was last seen running.
+/// Waits until a thread is stopped, as long as its state allows it to stop. `moved`: on entry, when
+/// the thread was interrupted; on return, when it was last seen running.
 fn wait(process: &Process, tracee: Tracee, moved: &mut Instant) -> Waited {
     let asked = *moved;
     for round in 0u32.. {
