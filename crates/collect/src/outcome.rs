@@ -1,4 +1,4 @@
-//! The results of a recording: a profile, a dump, or an error.
+//! Defines the results of a recording: a profile, a dump, or an error.
 
 use assemble::Stats;
 use pprof::Profile;

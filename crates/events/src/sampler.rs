@@ -55,7 +55,7 @@ pub enum OpenError {
     #[error("all threads have exited; there is nothing to attach to")]
     NoThread,
     /// Anything else.
-    #[error("perf_event_open fails for thread {tid} on CPU {cpu}: {source}")]
+    #[error("perf_event_open failed for thread {tid} on CPU {cpu}: {source}")]
     Other {
         /// -1: every thread.
         tid: i32,

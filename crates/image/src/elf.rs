@@ -1,4 +1,4 @@
-//! Parse an ELF file: its headers once, its sections as borrowed bytes.
+//! Parses an ELF file: its headers once, its sections as borrowed bytes.
 //!
 //! The file belongs to the target and may be hostile. All ranges are checked against its real
 //! length before use, and the number of headers has a limit.

@@ -1,4 +1,4 @@
-//! Read ELF images, and model the address spaces into which they are mapped.
+//! Reads ELF images, and models the address spaces into which they are mapped.
 //!
 //! ```
 //! use image::{Avma, ElfImage, FileOffset};

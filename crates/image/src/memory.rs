@@ -1,4 +1,4 @@
-//! The interface for reading a process's memory, be it live, copied or recorded.
+//! Defines the interface for reading a process's memory, be it live, copied or recorded.
 
 use crate::Avma;
 

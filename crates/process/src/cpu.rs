@@ -134,7 +134,7 @@ impl Process {
     }
 
     /// The thread's CPU time in user mode and in the kernel, in clock ticks: coarse, but the kernel
-    /// tells the two apart nowhere else.
+    /// reports the split nowhere else.
     ///
     /// # Errors
     /// `ENOENT` or `ESRCH` once the thread is gone.

@@ -1,4 +1,4 @@
-//! Find the separate debug file of an image.
+//! Finds the separate debug file of an image.
 //!
 //! The rules are those of gdb: first by build id, which cannot be wrong, then by the name in
 //! `.gnu_debuglink`: beside the image, in `.debug/`, and under `/usr/lib/debug`.

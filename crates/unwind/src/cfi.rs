@@ -1,4 +1,4 @@
-//! Find the call frame information (CFI) of an address in an image.
+//! Finds the call frame information (CFI) of an address in an image.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -73,7 +73,7 @@ struct IndexEntry {
 
 /// The result of looking up an address.
 pub(crate) enum Lookup<T> {
-    /// What was made of the entry that covers the address.
+    /// The result of `use_entry` for the entry that covers the address.
     Found(T),
     /// No entry covers the address.
     None,

@@ -1,4 +1,4 @@
-//! Why unwinding stopped: the root was reached, memory was missing, or the stack is broken.
+//! Defines why unwinding stopped: the root was reached, memory was missing, or the stack is broken.
 
 use std::fmt;
 

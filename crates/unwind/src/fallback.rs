@@ -1,4 +1,4 @@
-//! Unwind code without call frame information, by methods that the code itself confirms.
+//! Unwinds code without call frame information, using methods that the code itself confirms.
 //!
 //! | frame | code | method |
 //! |---|---|---|
@@ -35,9 +35,9 @@ use crate::step::{Stepper, check_cfa};
 const START_LENGTH: u64 = 64;
 /// Limit of the length of a function for a direct call to count as having entered it, in bytes.
 const FUNCTION_LENGTH: u64 = 1 << 20;
-/// How far back prologues are searched for, in bytes…
+/// How far back prologues are searched for, in bytes.
 const NEAR: u32 = 1 << 10;
-/// …and how far back [`Cursor::searches`] times a stack.
+/// How far back they are searched for [`Cursor::searches`] times a stack, in bytes.
 const FAR: u32 = 32 << 10;
 
 impl<M: Memory> Stepper<'_, M> {

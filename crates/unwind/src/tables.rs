@@ -1,4 +1,4 @@
-//! Cache the unwind tables of images and the rules that were built from them.
+//! Caches the unwind tables of images and the rules that were built from them.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Defines what is counted at each tick.
+//! Adds up the samples of each thread, stack and state.
 
 use aggregate::ids::{LabelsIndex, NodeIndex, ThreadIndex};
 

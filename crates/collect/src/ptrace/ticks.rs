@@ -33,14 +33,14 @@ use super::followed::{Changed, FIRST_WINDOW, Followed, ThreadRecord};
 use super::sums::{Count, Key, Observation, Sum};
 use crate::threads::waiting;
 
-/// Threads are stopped for at most one part in this many of the time…
+/// Threads are stopped for at most one part in this many of the time.
 const STOPPED_SHARE: u32 = 20;
-/// …and our own sampling thread is on a CPU for at most one part in this many.
+/// Our own sampling thread is on a CPU for at most one part in this many of the time.
 const OWN_SHARE: u32 = 5;
 /// A tick may exceed our own share, as unwinding the first stack in a large library does. The
-/// excess is made up for in pauses of this length, so that no child is missed meanwhile…
+/// excess is made up for in pauses of this length, so that no child is missed meanwhile.
 const STEP: Duration = Duration::from_millis(40);
-/// …unless more than this is owed.
+/// If more than this is owed, the excess is no longer split into pauses of [`STEP`].
 const MAX_OWED: Duration = Duration::from_millis(500);
 /// At most this many bytes of a stack are copied.
 const MAX_WINDOW: usize = 1 << 20;

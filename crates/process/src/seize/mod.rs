@@ -1,4 +1,4 @@
-//! Stops threads briefly, by `PTRACE_SEIZE` and `PTRACE_INTERRUPT`, never by `SIGSTOP`.
+//! Stops threads briefly, with `PTRACE_SEIZE` and `PTRACE_INTERRUPT`, never with `SIGSTOP`.
 //!
 //! ```text
 //!   seize ──► interrupt ──► stopped ──► registers, memory ──► detach

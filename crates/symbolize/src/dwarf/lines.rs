@@ -1,4 +1,4 @@
-//! Run a unit's line program to find the row of each address, and the paths of files.
+//! Runs a unit's line program to find the row of each address, and the paths of files.
 
 use std::sync::Arc;
 
