@@ -151,7 +151,7 @@ impl ImageCfi {
 
     /// Whether the address is in one of V8's builtins. V8's JIT compiles them when the program is
     /// built: like all its code they keep frame pointers and have no entries. They are only
-    /// recognised by their names.
+    /// recognized by their names.
     pub(crate) fn is_builtin(&self, svma: Svma) -> bool {
         self.builtins.get_or_init(|| builtins(&self.image)).contains(&svma.0)
     }

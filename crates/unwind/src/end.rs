@@ -21,7 +21,7 @@ pub enum End {
     Broken(BreakReason),
 }
 
-/// How the outermost frame was recognised.
+/// How the outermost frame was recognized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RootReason {
     /// The call frame information says that there is no return address: `_start`, `clone`.

@@ -5,8 +5,8 @@
 //! | any | in an image that is not Go's (musl has no tables) | follow the code to its `ret` ([`crate::follow`]), if a call confirms the result; else: |
 //! | leaf | in no mapping (a call through a null pointer) | frameless, if a call confirms it |
 //! | leaf | in an image with tables, but without an entry (glibc's `clone3` at its `syscall`) | frameless, if a call confirms it |
-//! | leaf | without tables (JIT) | by its instructions; or frameless, if a direct call confirms it; else the frame pointer |
-//! | leaf | V8's builtins | by its instructions; or frameless, if there may be a return address; else the frame pointer |
+//! | leaf | without tables (JIT) | its instructions; or frameless, if a direct call confirms it; else the frame pointer |
+//! | leaf | V8's builtins | its instructions; or frameless, if there may be a return address; else the frame pointer |
 //! | caller | without tables (JIT), V8's builtins, or Go | frame pointer |
 //! | caller | in an image with tables, but without an entry | frame pointer, if a direct call to this code or a prologue in it confirms it |
 //!

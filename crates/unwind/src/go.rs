@@ -8,7 +8,7 @@
 //!  goroutine's stack            system stack (g0)
 //!  ┌─────────────────┐          ┌──────────────────┐
 //!  │ main.work       │          │                  │
-//!  │ cgocall         │ sched ─► │ asmcgocall       │ C frames, by call frame information
+//!  │ cgocall         │ sched ─► │ asmcgocall       │ C frames, using call frame information
 //!  │                 │          │ c_function       │
 //!  │ cgocallback     │ ◄─ g0.   │ crosscall2       │
 //!  │ main.callback   │   sched  │                  │

@@ -225,7 +225,7 @@ fn bytes_of<'a>(
     expression.ok().map(|e| e.0.slice()).filter(|bytes| bytes.len() <= MAX_EXPRESSION)
 }
 
-/// Recognises `register + n` and `[register + n]`, which compilers use for realigned stacks and
+/// Recognizes `register + n` and `[register + n]`, which compilers use for realigned stacks and
 /// glibc for signal frames. Other expressions are evaluated when they are needed.
 fn value_of(expression: &[u8], encoding: gimli::Encoding, indirect: bool) -> Value {
     let general = || match indirect {

@@ -1,4 +1,4 @@
-//! Adds up the samples of each thread, stack and state.
+//! Defines how samples are added up: by thread, stack and state.
 
 use aggregate::ids::{LabelsIndex, NodeIndex, ThreadIndex};
 

@@ -40,7 +40,7 @@ const OWN_SHARE: u32 = 5;
 /// A tick may exceed our own share, as unwinding the first stack in a large library does. The
 /// excess is made up for in pauses of this length, so that no child is missed meanwhile.
 const STEP: Duration = Duration::from_millis(40);
-/// If more than this is owed, the excess is no longer split into pauses of [`STEP`].
+/// At most this much stays owed after a pause: what exceeds it is made up for at once.
 const MAX_OWED: Duration = Duration::from_millis(500);
 /// At most this many bytes of a stack are copied.
 const MAX_WINDOW: usize = 1 << 20;

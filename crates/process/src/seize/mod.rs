@@ -479,7 +479,7 @@ impl Process {
         crate::stat::Stat::parse(text).map(|s| s.state)
     }
 
-    /// The thread id of the tracer of a thread.
+    /// The thread ID of the tracer of a thread.
     fn tracer_of(&self, tid: i32) -> Option<i32> {
         host::status::tracer(&self.dir.thread_status(tid).ok()?)
     }

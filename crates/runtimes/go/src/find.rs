@@ -127,9 +127,7 @@ impl Runtime {
             Ok(all) if !all.is_empty() => all,
             _ if self.source == LayoutSource::Measured => return Ok(()),
             _ => {
-                return Err(FindError::Implausible(
-                    "no goroutine was found to verify the layout",
-                ));
+                return Err(FindError::Implausible("no goroutine was found to verify the layout"));
             }
         };
         let mut result = Ok(());

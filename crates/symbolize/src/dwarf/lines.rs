@@ -123,7 +123,7 @@ impl<'a, 'u> Lines<'a, 'u> {
     }
 
     /// Joins the compilation directory, the file's directory and its name; an absolute part
-    /// discards those before. The path is not normalised, since `..` may lead through a symbolic
+    /// discards those before. The path is not normalized, since `..` may lead through a symbolic
     /// link.
     fn render(
         &self,
