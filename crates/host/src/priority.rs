@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 use libc::{SCHED_OTHER, SCHED_RESET_ON_FORK, SCHED_RR};
 
 /// The fallback where real-time scheduling is not permitted. A nice value changes the weight of the
-/// whole group on this CPU. At -20 (weight 88,761 instead of 1024), 1% of a CPU used here would cost
-/// the group, and so perhaps the target (in the same container), its share of the other CPUs. Hence
-/// only -5.
+/// whole group on this CPU. At -20 (weight 88,761 instead of 1024), 1% of a CPU used here would
+/// cost the group, and so perhaps the target (in the same container), its share of the other CPUs.
+/// Hence only -5.
 const NICE: i32 = -5;
 
 /// While this lives, the calling thread preempts ordinary threads. For short work that cannot wait

@@ -63,7 +63,8 @@ pub struct Rights {
     pub initial_user_namespace: bool,
     /// `kernel.perf_event_paranoid`: −1 to 2; Debian and Ubuntu add 3 and 4.
     pub perf_event_paranoid: Option<i64>,
-    /// `kernel.kptr_restrict`. Who sees kernel addresses: 0 everyone, 1 only with CAP_SYSLOG, 2 nobody.
+    /// `kernel.kptr_restrict`. Who sees kernel addresses: 0 everyone, 1 only with CAP_SYSLOG,
+    /// 2 nobody.
     pub kptr_restrict: Option<i64>,
     /// `kernel.yama.ptrace_scope`: 0 classic, 1 children only, 2 administrators, 3 nobody.
     pub ptrace_scope: Option<i64>,

@@ -22,8 +22,8 @@ pub fn pids() -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// The PIDs of the descendants of these processes, except `without` and its descendants. A PID may be
-/// reused before it is opened. Invisible processes have no descendants.
+/// The PIDs of the descendants of these processes, except `without` and its descendants. A PID may
+/// be reused before it is opened. Invisible processes have no descendants.
 #[must_use]
 pub fn descendants(of: &[i32], without: &BTreeSet<i32>) -> Vec<i32> {
     descend(of, without, &by_parent())

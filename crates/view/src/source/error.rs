@@ -36,7 +36,8 @@ pub enum SourceError {
     },
     /// The data expands suspiciously far.
     #[error(
-        "{name}: {why}, suspicious for a gzip file of {kib} KiB; fix: gunzip it first if you trust it"
+        "{name}: {why}, suspicious for a gzip file of {kib} KiB; \
+         fix: gunzip it first if you trust it"
     )]
     TooDense {
         /// The file or URL.
