@@ -48,8 +48,8 @@ impl Compared {
     /// Like [`Compared::of`], for any command that speaks the handshake of `tests/targets`.
     ///
     /// Retries up to twice on a busy machine, and reports each retry. If exoprof waits long for a
-    /// CPU, it may not read all records in time. If the program or this process does, the marks are
-    /// far from the start and end of the recording, so the two sides cover different times, in
+    /// CPU, it may not read all records in time. If the program or this process waits, the marks
+    /// drift away from the recording's start and end, so the two sides cover different times, in
     /// which the load of such a machine differs.
     ///
     /// # Panics

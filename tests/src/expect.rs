@@ -138,7 +138,7 @@ fn is_root_by_name(frame: &Frame) -> bool {
         || name.starts_with("ret_from_fork")
 }
 
-/// Recognises the root by its code, for when it has no name: without libc's debug symbols and in
+/// Recognizes the root by its code, for when it has no name: without libc's debug symbols and in
 /// stripped programs. `_start` traps (`hlt`) after the call that does not return; `clone`, `clone3`
 /// and musl's `__clone` end the thread with `exit(2)` after theirs; musl calls `exit(main())` and
 /// `pthread_exit(start())`.

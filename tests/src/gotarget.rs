@@ -1,4 +1,4 @@
-//! Builds and runs Go programs of known behaviour (`tests/targets/go`), with every installed Go
+//! Builds and runs Go programs of known behavior (`tests/targets/go`), with every installed Go
 //! version and the usual build options.
 
 use std::io::{BufRead as _, BufReader, Write as _};

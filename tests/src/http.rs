@@ -122,7 +122,7 @@ impl Server {
         nix::sys::signal::kill(pid, signal).expect("the server can be signalled");
     }
 
-    /// Waits for its end.
+    /// Waits for it to exit.
     ///
     /// # Panics
     /// When it cannot be waited for.

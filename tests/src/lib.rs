@@ -1,5 +1,5 @@
 //! Harness for tests that drive the `exoprof` binary from outside, as users do, on programs whose
-//! behaviour is known:
+//! behavior is known:
 //!
 //! ```text
 //!   programs      builds tests/targets/* on demand ──► a path

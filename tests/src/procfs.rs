@@ -62,7 +62,7 @@ pub fn cpu_by_thread(pid: u32) -> BTreeMap<u32, u64> {
 pub fn cpu_of_all(pid: u32) -> Duration {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    // Fields 14 and 15 of proc(5), in ticks of 100 Hz on all machines; field 2 may contain blanks.
+    // Fields 14 and 15 of proc(5), in ticks of 100 Hz on all machines; field 2 may contain spaces.
     let fields = text.rsplit_once(") ").map(|(_, rest)| rest.split(' ').skip(11).take(2));
     let ticks = fields.into_iter().flatten().filter_map(|n| n.parse::<u64>().ok()).sum::<u64>();
     Duration::from_millis(10 * ticks)

@@ -57,7 +57,7 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// The binary as a command without arguments, without variables that would change its behaviour.
+/// The binary as a command without arguments, without variables that would change its behavior.
 #[must_use]
 pub fn exoprof() -> Command {
     cleaned(Command::new(binary()))

@@ -74,7 +74,7 @@ impl Target {
         Self::spawn_command(command)
     }
 
-    /// Like [`Self::spawn`], then makes it work until it is ended.
+    /// Like [`Self::spawn`], then makes it work until it is stopped.
     #[must_use]
     pub fn working(program: Program, args: &[&str]) -> Self {
         let mut target = Self::spawn(program, args);

@@ -28,7 +28,7 @@ static int map_all(const char *folder)
     if (fd < 0 || ftruncate(fd, 3 << 12) != 0)
         exit(3);
     int count = 0;
-    // Alternating offsets, so that the kernel does not merge neighbouring mappings.
+    // Alternating offsets, so that the kernel does not merge neighboring mappings.
     while (count < 100000) {
         off_t offset = count % 2 ? 0 : 2 << 12;
         if (mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, offset) == MAP_FAILED)

@@ -54,7 +54,7 @@ fn shares_static_pie() {
     check_shares(programs::SHARES_STATIC_PIE);
 }
 
-/// musl has no unwind tables; the caller of `main` is recognised by its code.
+/// musl has no unwind tables; the caller of `main` is recognized by its code.
 #[test]
 fn shares_musl() {
     check_shares(programs::SHARES_MUSL);

@@ -371,7 +371,7 @@ fn go_build_accepts_our_profile_for_pgo() {
     let (profile, debug) = (format!("-pgo={}", recording.path.display()), "-gcflags=-d=pgodebug=1");
     let flags = [profile.as_str(), debug];
     let (_, said) = build_with(LAST, "cpu", Build::Plain, "-pgo", &flags);
-    // The compiler recognises the hot calls by function and by line from the function's start.
+    // The compiler recognizes the hot calls by function and by line from the function's start.
     for function in ["main.inlines", "main.inlined1", "main.inlined2"] {
         let hot = format!("hot-node enabled increased budget=2000 for func={function}");
         assert!(said.contains(&hot), "{function} in:\n{said}");

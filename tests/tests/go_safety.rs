@@ -129,7 +129,7 @@ fn a_target_that_exits_leaves_a_profile() {
     wait_until("the watchdog has gone", || watchdogs().is_empty());
 }
 
-/// In unoptimised code without symbols, addresses cannot be recovered reliably; exoprof detects
+/// In unoptimized code without symbols, addresses cannot be recovered reliably; exoprof detects
 /// that.
 #[test]
 fn uncertain_addresses_are_not_written() {
@@ -275,9 +275,9 @@ fn many_goroutines_are_read_with_short_stops() {
     }
 }
 
-/// A Go version newer than this exoprof, simulated by renaming a known one: it is read by its
-/// DWARF, or else by the nearest layout that makes sense; in the latter case it is never written
-/// to.
+/// A Go version newer than this exoprof, simulated by renaming a known one: it is read
+/// using its DWARF, or else the nearest known layout, if the result makes sense; in the latter case
+/// it is never written to.
 #[test]
 fn unknown_versions_are_read_but_not_written_by_a_guess() {
     for (how, dwarf) in [(Build::Plain, true), (Build::Stripped, false)] {

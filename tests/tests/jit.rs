@@ -1,4 +1,4 @@
-//! Tests of JIT-compiled code: it is symbolized by its perf map or jitdump as of each sample's
+//! Tests of JIT-compiled code: it is symbolized from its perf map or jitdump as of each sample's
 //! time.
 
 use std::path::PathBuf;

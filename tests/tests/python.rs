@@ -93,7 +93,7 @@ fn from_exec_to_exit() {
         .command(&["/usr/bin/python3", "-c", script])
         .run()
         .recording();
-    // Samples from before the interpreter is recognised have native frames only.
+    // Samples from before the interpreter is recognized have native frames only.
     assert_reach(&recording.profile, 0.8, "burn", |s| s.has("burn"));
 }
 

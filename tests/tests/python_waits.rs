@@ -93,9 +93,9 @@ fn every_version() {
     }
 }
 
-/// A mutex of the C library: once with the stack that unlocked it, once with the stack that waited.
-/// Other futex waits are left out, such as those for Python's own locks, which are semaphores, and
-/// for its GIL, which is a condition variable.
+/// A mutex of the C library: once with the stack of the thread that unlocked it, once with those of
+/// the waiting threads. Other futex waits are left out, such as those for Python's own locks, which
+/// are semaphores, and for its GIL, which is a condition variable.
 #[test]
 fn mutexes() {
     for python in interpreters().iter().filter(|p| p.is_complete()) {

@@ -6,7 +6,8 @@ use nix::time::{ClockId, clock_gettime};
 
 /// CLOCK_MONOTONIC in nanoseconds, the clock of all event times.
 pub fn monotonic_now() -> u64 {
-    // The only documented error is a clock that does not exist, and this one always does.
+    // This cannot fail: the only documented error is an unknown clock, and CLOCK_MONOTONIC always
+    // exists.
     let Ok(t) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return 0 };
     let (seconds, nanos) = (t.tv_sec().cast_unsigned(), t.tv_nsec().cast_unsigned());
     seconds * 1_000_000_000 + nanos

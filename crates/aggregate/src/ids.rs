@@ -1,4 +1,4 @@
-//! Shared identifiers of a recording: threads, frames, stacks, label sets and functions.
+//! Defines shared identifiers of a recording: threads, frames, stacks, label sets and functions.
 
 use std::sync::Arc;
 

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!   kinds/    the table of profile kinds: each chooses a method to suit the targets
-//!   perf/     samples CPU time and thread creations by perf events
-//!   waits/    samples waits by BPF programs or perf events
+//!   perf/     samples CPU time and thread creations with perf events
+//!   waits/    samples waits with BPF programs or perf events
 //!   ptrace/   samples threads at regular times, stopping them briefly
 //!   threads/  copies the stacks of all threads of a native program
 //!   go/       reads the records of a program's Go runtime

@@ -1,4 +1,4 @@
-//! Options of a recording: what to record, and how.
+//! Defines the options of a recording: what to record, and how.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub enum Backend {
     Auto,
     /// Use perf events only.
     Perf,
-    /// Stop threads briefly for each sample, by ptrace.
+    /// Stop threads briefly for each sample, with ptrace.
     Ptrace,
 }
 

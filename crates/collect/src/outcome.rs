@@ -1,4 +1,4 @@
-//! The results of a recording: a profile, a dump, or an error.
+//! Defines the results of a recording: a profile, a dump, or an error.
 
 use assemble::Stats;
 use pprof::Profile;
@@ -50,7 +50,7 @@ pub enum RecordError {
     #[error(transparent)]
     Seize(#[from] process::SeizeError),
     /// Stopping threads was forbidden, and their stacks cannot be copied otherwise.
-    #[error("cannot copy stacks without stopping threads: {0}, or run without --no-stop")]
+    #[error("cannot copy stacks without stopping threads (--no-stop): {0}")]
     NotWithoutStop(host::rights::Obstacle),
     /// Copying stacks without stopping threads failed midway.
     #[error("cannot copy stacks of process {pid}: {source}")]

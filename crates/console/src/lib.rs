@@ -1,6 +1,6 @@
 //! Shares what exoprof's commands need: terminal output, signals, output files, HTTP, users.
 
-// They panic when the reader has closed the pipe: use `terminal::say`.
+// `print!` and `eprintln!` panic when the reader has closed the pipe: use `terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod bytes;

@@ -1,4 +1,4 @@
-//! Follows the linked frames of an interpreter at the moment of a sample, by a BPF program.
+//! Follows the linked frames of an interpreter at the moment of a sample, with a BPF program.
 //!
 //! Samples are read some milliseconds after they were taken, and the interpreter has changed the
 //! frames in its heap by then. The program (`bpf/interpreter.h`) runs while the sampled thread is

@@ -1,5 +1,5 @@
-//! Samples threads that create threads, by the tracepoint `task:task_newtask`, which the creating
-//! thread hits.
+//! Samples threads that create threads, using the tracepoint `task:task_newtask`, which the
+//! creating thread hits.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -25,7 +25,7 @@ pub enum CreationError {
     #[error("{why}; fix: {fix}", why = .0, fix = .0.fix())]
     NoTracepoint(#[from] TracepointError),
     /// The event of a CPU.
-    #[error("perf_event_open fails for the tracepoint task:task_newtask on CPU {cpu}: {source}")]
+    #[error("perf_event_open failed for the tracepoint task:task_newtask on CPU {cpu}: {source}")]
     Event {
         /// The CPU.
         cpu: u32,

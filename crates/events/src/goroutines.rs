@@ -1,4 +1,4 @@
-//! Copies the stack and labels of a goroutine at the moment of a sample, by a BPF program
+//! Copies the stack and labels of a goroutine at the moment of a sample, with a BPF program
 //! (`bpf/goroutine.bpf.c`).
 //!
 //! They would be gone when the sample is read: perf copies the stack that the thread runs on, which

@@ -132,11 +132,11 @@ pub struct Comm<'a> {
 pub struct Fork {
     /// Its process.
     pub pid: i32,
-    /// Its thread id.
+    /// Its thread ID.
     pub tid: i32,
     /// The creator's process.
     pub parent_pid: i32,
-    /// The creator's thread id.
+    /// The creator's thread ID.
     pub parent_tid: i32,
 }
 

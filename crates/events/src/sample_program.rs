@@ -1,4 +1,4 @@
-//! A BPF program that runs with each sample of an event.
+//! Wraps a BPF program that runs with each sample of an event.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};

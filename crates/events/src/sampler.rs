@@ -55,7 +55,7 @@ pub enum OpenError {
     #[error("all threads have exited; there is nothing to attach to")]
     NoThread,
     /// Anything else.
-    #[error("perf_event_open fails for thread {tid} on CPU {cpu}: {source}")]
+    #[error("perf_event_open failed for thread {tid} on CPU {cpu}: {source}")]
     Other {
         /// -1: every thread.
         tid: i32,
@@ -401,7 +401,7 @@ pub fn try_open() -> io::Result<()> {
 #[allow(unsafe_code)]
 pub(crate) fn open_event(attr: &mut b::perf_event_attr, tid: i32, cpu: u32) -> io::Result<OwnedFd> {
     let flags = libc::c_ulong::from(b::PERF_FLAG_FD_CLOEXEC);
-    // SAFETY: `attr` is initialised and its `size` is its own; the call opens a descriptor.
+    // SAFETY: `attr` is initialized and its `size` is its own; the call opens a descriptor.
     let fd = unsafe {
         sys::perf_event_open(std::ptr::from_mut(attr), tid, cpu.cast_signed(), -1, flags)
     };

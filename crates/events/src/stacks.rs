@@ -1,5 +1,5 @@
-//! Copies registers and stacks of the threads of a process without stopping them, by a BPF program
-//! that the kernel runs for each thread in turn (`bpf/stacks.bpf.c`).
+//! Copies registers and stacks of the threads of a process without stopping them, with a BPF
+//! program that the kernel runs for each thread in turn (`bpf/stacks.bpf.c`).
 
 use std::io::{self, Read};
 

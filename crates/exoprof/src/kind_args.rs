@@ -1,4 +1,5 @@
-//! The options of `record` that only some kinds have: made from the table of kinds.
+//! Builds command-line arguments from the options of all kinds, for the options of `record` that
+//! only some kinds have.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! The command line of exoprof: the binary runs it, and tests build it.
 
-// They panic where nobody reads any more: see `console::terminal::say`.
+// `print!` and `eprintln!` panic when the reader has closed the pipe: use
+// `console::terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod cli;

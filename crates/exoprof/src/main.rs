@@ -1,6 +1,7 @@
 //! exoprof: pprof for any running process, from outside.
 
-// They panic when the reader has closed the pipe: use `console::terminal::say`.
+// `print!` and `eprintln!` panic when the reader has closed the pipe: use
+// `console::terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 use std::process::ExitCode;

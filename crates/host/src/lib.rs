@@ -1,5 +1,5 @@
-//! Covers exoprof's own process on this machine: its rights, PID namespace and scheduling priority,
-//! surviving mapped files that shrink, and the clock that Go's runtime reads.
+//! Checks and manages exoprof's own process: permissions, PID namespace, scheduling priority,
+//! SIGBUS handling for mapped files that shrink, and the tick counter that Go's runtime uses.
 
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 

@@ -4,13 +4,13 @@ use std::marker::PhantomData;
 
 use libc::{SCHED_OTHER, SCHED_RESET_ON_FORK, SCHED_RR};
 
-/// The fallback where real-time scheduling is not permitted. The scheduler adds the weight of a nice
-/// value to its whole group's on this CPU: at -20 (88,761; 0 has 1024) a hundredth of a CPU would take
-/// the group's share on the other CPUs from its other threads, which may be the profiled ones, in the
-/// same container. Hence only -5.
+/// The fallback where real-time scheduling is not permitted. A nice value changes the weight of the
+/// whole group on this CPU. At -20 (weight 88,761 instead of 1024), 1% of a CPU used here would
+/// cost the group, and so perhaps the target (in the same container), its share of the other CPUs.
+/// Hence only -5.
 const NICE: i32 = -5;
 
-/// While this lives, the calling thread runs before ordinary ones. For short work that cannot wait
+/// While this lives, the calling thread preempts ordinary threads. For short work that cannot wait
 /// although the profiled program uses every CPU: rings overflow, counters of many threads must be read
 /// at the same time, and stopped threads wait for us.
 ///

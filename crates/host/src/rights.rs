@@ -63,7 +63,8 @@ pub struct Rights {
     pub initial_user_namespace: bool,
     /// `kernel.perf_event_paranoid`: −1 to 2; Debian and Ubuntu add 3 and 4.
     pub perf_event_paranoid: Option<i64>,
-    /// `kernel.kptr_restrict`: 0 shows kernel addresses, 1 to CAP_SYSLOG, 2 to nobody.
+    /// `kernel.kptr_restrict`. Who sees kernel addresses: 0 everyone, 1 only with CAP_SYSLOG,
+    /// 2 nobody.
     pub kptr_restrict: Option<i64>,
     /// `kernel.yama.ptrace_scope`: 0 classic, 1 children only, 2 administrators, 3 nobody.
     pub ptrace_scope: Option<i64>,
@@ -102,7 +103,7 @@ impl TargetRights {
     }
 }
 
-/// The thread that traces this process (of its leading thread): a debugger's, strace's.
+/// TID of the tracer (such as gdb or strace) of the process' main thread.
 #[must_use]
 pub fn tracer(pid: i32) -> Option<i32> {
     status::tracer(&status::read(&pid.to_string()).ok()?)
@@ -200,7 +201,7 @@ impl Rights {
                 "kernel symbols require CAP_SYSLOG (kernel.kptr_restrict is 1)",
                 "sudo sysctl kernel.kptr_restrict=0 kernel.perf_event_paranoid=1",
             )),
-            // 0 shows them to those only that may sample the kernel without a capability
+            // With 0, only users who may sample the kernel without a capability see them
             // (kernel/ksyms_common.c, `kallsyms_show_value`).
             _ => match self.perf_event_paranoid.filter(|level| *level > 1) {
                 Some(level) => Err(obstacle(

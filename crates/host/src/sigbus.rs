@@ -101,7 +101,7 @@ pub fn install() -> io::Result<()> {
     PAGE.store(usize::try_from(page).unwrap_or(4096), Ordering::Release);
     let mut previous = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: asks for the action of SIGBUS, into a struct of the right type; all-zero is a valid
-    // value of it, so that it is initialised either way.
+    // value of it, so that it is initialized either way.
     let previous = unsafe {
         if libc::sigaction(libc::SIGBUS, std::ptr::null(), previous.as_mut_ptr()) != 0 {
             return Err(io::Error::last_os_error());

@@ -29,7 +29,7 @@ pub fn read(name: &str) -> io::Result<Status> {
     parse(&fs::read(format!("/proc/{name}/status"))?)
 }
 
-/// The thread that traces this one: a debugger's, strace's.
+/// TID of the tracer (such as gdb or strace) of this thread.
 #[must_use]
 pub fn tracer(status: &Status) -> Option<i32> {
     Some(status.tracerpid).filter(|tid| *tid > 0)

@@ -1,4 +1,5 @@
-//! Reads the processor's tick counter, by which Go's runtime measures how long a goroutine waited.
+//! Reads the processor's tick counter, which Go's runtime uses to measure how long a goroutine
+//! waited.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Types for addresses in a process, addresses in an ELF file, and file offsets.
+//! Defines types for addresses in a process, addresses in an ELF file, and file offsets.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Parse an ELF file: its headers once, its sections as borrowed bytes.
+//! Parses an ELF file: its headers once, its sections as borrowed bytes.
 //!
 //! The file belongs to the target and may be hostile. All ranges are checked against its real
 //! length before use, and the number of headers has a limit.
@@ -20,7 +20,7 @@ use crate::{Avma, Bias, FileOffset, Svma};
 const MAX_SECTIONS: usize = 65_536;
 /// Limit of segments: `e_phnum` has 16 bits.
 const MAX_SEGMENTS: usize = 65_535;
-/// A longer build id is not one, in bytes.
+/// A longer build ID is not one, in bytes.
 const MAX_BUILD_ID: usize = 64;
 
 /// Why a file is not a usable ELF image.
@@ -297,13 +297,13 @@ impl ElfImage {
         &self.segments
     }
 
-    /// The GNU build id, as raw bytes.
+    /// The GNU build ID, as raw bytes.
     #[must_use]
     pub fn build_id(&self) -> Option<&[u8]> {
         self.build_id.as_deref()
     }
 
-    /// The GNU build id in lower-case hex; empty if there is none.
+    /// The GNU build ID in lower-case hex; empty if there is none.
     #[must_use]
     pub fn build_id_hex(&self) -> String {
         use std::fmt::Write as _;

@@ -1,10 +1,10 @@
-//! Read ELF images, and model the address spaces into which they are mapped.
+//! Reads ELF images, and models the address spaces into which they are mapped.
 //!
 //! ```
 //! use image::{Avma, ElfImage, FileOffset};
 //!
 //! let program = ElfImage::open(&std::fs::File::open("/proc/self/exe")?)?;
-//! println!("{:?}, build id {}", program.arch(), program.build_id_hex());
+//! println!("{:?}, build ID {}", program.arch(), program.build_id_hex());
 //!
 //! // A row of /proc/PID/maps says where a part of the file is mapped; from it follows the bias.
 //! let text = program.segments().iter().find(|s| s.executable).expect("code");

@@ -1,4 +1,4 @@
-//! The interface for reading a process's memory, be it live, copied or recorded.
+//! Defines the interface for reading a process's memory, be it live, copied or recorded.
 
 use crate::Avma;
 
@@ -8,7 +8,7 @@ use crate::Avma;
 #[error("memory at {0} is not readable")]
 pub struct Unreadable(pub Avma);
 
-/// The memory of a process: live, a copied request of a stack, or a recording in a test.
+/// The memory of a process: live, a copied part of a stack, or a recording in a test.
 ///
 /// Analyses (unwinding, the state of language runtimes) only read memory through this trait and
 /// make no system calls, so that they also work offline.

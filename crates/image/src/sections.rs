@@ -1,6 +1,6 @@
-//! Read the sections of an ELF file by name, decompressing those that are compressed.
+//! Reads the sections of an ELF file by name, decompressing those that are compressed.
 //!
-//! Compilers and linkers compress debug sections by zlib or zstd (`-gz`, `SHF_COMPRESSED`), and
+//! Compilers and linkers compress debug sections with zlib or zstd (`-gz`, `SHF_COMPRESSED`), and
 //! GNU tools once did so under another name (`.zdebug_info`). The file belongs to the target, so
 //! that the decompressed bytes of one file count against a limit, and memory grows with what is
 //! decompressed rather than with the size that a header claims. This is why `object` parses the

@@ -1,4 +1,4 @@
-//! The executable mappings of a process.
+//! Keeps the executable mappings of a process.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

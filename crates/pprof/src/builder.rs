@@ -53,7 +53,7 @@ pub struct MappingSpec<'a> {
     pub offset: u64,
     /// The path as the process sees it, or a name such as `[vdso]`.
     pub file: &'a str,
-    /// GNU build id in lower-case hex, or empty.
+    /// GNU build ID in lower-case hex, or empty.
     pub build_id: &'a str,
 }
 

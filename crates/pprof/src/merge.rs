@@ -57,7 +57,7 @@ pub enum MergeError {
 /// Merges profiles: adds up the values of equal samples.
 ///
 /// - All must have the same sample types, in order, and the same period type.
-/// - Mappings are equal if build id (or else file), offset and size (rounded up to 4 KiB) are equal.
+/// - Mappings are equal if build ID (or else file), offset and size (rounded up to 4 KiB) are equal.
 ///   Addresses are relocated to the first one's start, so runs of a position-independent program
 ///   merge although it was loaded at different addresses.
 /// - Durations are added, the largest period wins, and each distinct comment is kept once. The

@@ -171,7 +171,7 @@ pub struct Mapping {
     pub offset: u64,
     /// The path as the process sees it, or a name such as `[vdso]`.
     pub file: Arc<str>,
-    /// GNU build id in lower-case hex, or empty.
+    /// GNU build ID in lower-case hex, or empty.
     pub build_id: Arc<str>,
     /// All locations have function names, so readers don't symbolize them.
     pub has_functions: bool,

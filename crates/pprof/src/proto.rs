@@ -115,7 +115,7 @@ pub struct Mapping {
     /// String index of the path.
     #[prost(int64, tag = "5")]
     pub filename: i64,
-    /// String index of the build id.
+    /// String index of the build ID.
     #[prost(int64, tag = "6")]
     pub build_id: i64,
     /// All locations have function names.

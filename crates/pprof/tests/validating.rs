@@ -73,7 +73,7 @@ fn mappings() {
         let id = string(p, "ABCD");
         p.mapping[0].build_id = id;
     });
-    assert_found(&found, "mapping 1 (/usr/bin/worker): build id \"ABCD\" is not lower-case hex");
+    assert_found(&found, "mapping 1 (/usr/bin/worker): build ID \"ABCD\" is not lower-case hex");
     let found = violations(|p| p.mapping[1].has_functions = true);
     assert_found(&found, "mapping 2 (/usr/lib/x86_64-linux-gnu/libc.so.6) has has_functions, but");
     let found = violations(|p| p.location[0].line[0].line = 0);

@@ -19,7 +19,7 @@ const MAX_THREADS: usize = 1 << 22;
 /// The CPU time of every thread of a process at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CpuTimes {
-    /// Nanoseconds on a CPU since the thread began, by thread id.
+    /// Nanoseconds on a CPU since the thread began, by thread ID.
     pub by_thread: HashMap<i32, u64>,
     /// Threads that were listed and had ended when their time was read.
     pub vanished: usize,
@@ -81,7 +81,7 @@ impl Process {
         Ok(out)
     }
 
-    /// Maps the thread ids of the process' own PID namespace to ours. In a container they differ.
+    /// Maps the thread IDs of the process' own PID namespace to ours. In a container they differ.
     ///
     /// # Errors
     /// As [`Process::threads`].
@@ -134,7 +134,7 @@ impl Process {
     }
 
     /// The thread's CPU time in user mode and in the kernel, in clock ticks: coarse, but the kernel
-    /// tells the two apart nowhere else.
+    /// reports the split nowhere else.
     ///
     /// # Errors
     /// `ENOENT` or `ESRCH` once the thread is gone.

@@ -17,7 +17,7 @@ use host::sigbus;
 const MAX_IMAGES: usize = 16_384;
 /// A file can have any number of names.
 const MAX_NAMES: usize = 65_536;
-/// Absences beyond this many make us forget all of them.
+/// Maximum number of cached failures; beyond it the cache is cleared.
 const MAX_ABSENCES: usize = 65_536;
 /// The vDSO has 2 to 4 pages, and with its data pages fewer than 16.
 const MAX_VDSO: u64 = 64 * 1024;
@@ -78,8 +78,9 @@ impl Images {
 
     /// Returns the mapping of a row with its image, for [`image::AddressSpace::insert`].
     ///
-    /// `process` is `None` for an event whose process has exited already. Then only files have an
-    /// image that are known or still exist under that path in our root or the first process'.
+    /// `process` is `None` for an event whose process has exited already. Then a file has an
+    /// image only if it is already known or still exists under that path in our root or the first
+    /// process'.
     pub fn resolve(&mut self, process: Option<&Process>, row: &MapRow) -> NewMapping {
         let kind = row.kind();
         let offset = if kind == MappingKind::Vdso { FileOffset(0) } else { row.offset };
@@ -185,7 +186,7 @@ impl Images {
     }
 }
 
-/// Once for each file: what is found or not is remembered.
+/// The result is cached per file, including failures, so each file is logged once.
 fn log(((pid, _), (_, path)): &((i32, u64), KernelName), found: &Found) {
     let path = String::from_utf8_lossy(path);
     match found {

@@ -22,8 +22,8 @@ pub fn pids() -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// The PIDs of the descendants of these processes, but for `without` and their own descendants. A
-/// PID may be reused before it is opened. Invisible processes have no descendants.
+/// The PIDs of the descendants of these processes, except `without` and its descendants. A PID may
+/// be reused before it is opened. Invisible processes have no descendants.
 #[must_use]
 pub fn descendants(of: &[i32], without: &BTreeSet<i32>) -> Vec<i32> {
     descend(of, without, &by_parent())
@@ -94,7 +94,7 @@ impl Process {
     }
 }
 
-/// Each number is followed by a blank; one without it is cut.
+/// Each number is followed by a space; one without it is cut.
 fn numbers(text: &[u8]) -> Vec<i32> {
     let mut words: Vec<_> = text.split(|b| *b == b' ').collect();
     words.pop();
@@ -139,7 +139,7 @@ mod tests {
         };
         assert_eq!(found(&[1], &[]), [2, 3, 4, 5]);
         assert_eq!(found(&[1], &[2]), [3, 5]);
-        assert_eq!(found(&[2, 6], &[]), [4, 7], "a circle comes to an end");
+        assert_eq!(found(&[2, 6], &[]), [4, 7], "a cycle comes to an end");
         assert_eq!(found(&[9], &[]), [0; 0]);
         let own = Process::open(std::process::id().cast_signed()).unwrap();
         let parent = own.parent().unwrap();

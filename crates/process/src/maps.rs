@@ -1,6 +1,7 @@
 //! Parses `/proc/PID/maps` (layout: proc_pid_maps(5)).
 //!
-//! Not by procfs, which fails for a path that is not UTF-8 and copies the path of each row.
+//! The procfs crate is not used: it fails for a path that is not UTF-8 and copies the path of each
+//! row.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};

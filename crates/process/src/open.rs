@@ -134,7 +134,7 @@ pub(crate) fn open_row(
         }
         let failure = lookup.failure.take();
         if row.deleted || failure.is_some() || lookup.replaced {
-            // `exe` is another file for every row but the program's own.
+            // `exe` is the right file only for the program's own rows.
             let replaced = lookup.replaced;
             let by_exe = || process.dir.open_path("exe");
             if let Some(found) = lookup.try_open(Route::Path, by_exe, reject) {
@@ -157,8 +157,8 @@ pub(crate) fn open_row(
     Err(lookup.absence())
 }
 
-/// Files for which maps show another device or inode than `fstat` (overlayfs before Linux 6.8, btrfs),
-/// as far as they have been found.
+/// Caches files whose device or inode differs between maps and `fstat` (overlayfs before Linux 6.8,
+/// btrfs).
 #[derive(Debug, Default)]
 pub(crate) struct Aliases {
     /// The identity in maps; device and inode by our own `fstat`.
@@ -192,7 +192,7 @@ impl Aliases {
     }
 }
 
-/// For ways that do not accept a file with another device or inode.
+/// Used where the device and inode must match exactly.
 fn reject(_: &FileStat) -> Option<bool> {
     Some(false)
 }
@@ -380,7 +380,7 @@ mod tests {
         let elsewhere = MapRow { start: image::Avma(0x1000), ..row.clone() };
         assert_eq!(aliases.accepts(&process, &elsewhere, &stat), Some(true), "the same file");
         assert_eq!(aliases.rows, read);
-        // Not the file that was found: whether the row is still there has to be seen.
+        // A different file: the row must be looked up again.
         stat.st_ino += 1;
         assert_eq!(aliases.accepts(&process, &elsewhere, &stat), Some(false));
         assert!(aliases.rows > read);

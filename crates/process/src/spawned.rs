@@ -143,7 +143,7 @@ impl Running {
         i32::try_from(self.child.id()).unwrap_or(-1)
     }
 
-    /// Waits for its end and reaps it.
+    /// Waits for it to exit and reaps it.
     ///
     /// # Errors
     /// The error of `waitpid`.

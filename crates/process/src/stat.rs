@@ -1,6 +1,7 @@
 //! Parses `/proc/PID/stat` and `cgroup` (layout: proc_pid_stat(5), cgroups(7)).
 //!
-//! Not by procfs, which fails for a name that is not UTF-8 and parses fifty fields for each thread.
+//! The procfs crate is not used: it fails for a name that is not UTF-8 and parses fifty fields for
+//! each thread.
 
 /// `PF_KTHREAD` of the task flags (linux/sched.h).
 const PF_KTHREAD: u64 = 0x0020_0000;
@@ -20,14 +21,14 @@ pub(crate) struct Stat {
     pub children_ticks: u64,
     /// Field 22, clock ticks since boot.
     pub start_time: u64,
-    /// Fields 26 and 28, addresses: where the program's code and its stack begin. Of no meaning to
-    /// whoever may not trace it.
+    /// Fields 26 and 28, addresses: where the program's code and its stack begin. Meaningless
+    /// without permission to trace the process.
     pub program_at: (u64, u64),
 }
 
 impl Stat {
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
-        // The name may itself hold blanks and parentheses; the last `)` ends it.
+        // The name may itself hold spaces and parentheses; the last `)` ends it.
         let after = text.iter().rposition(|b| *b == b')')? + 1;
         let mut fields =
             text.get(after..)?.split(u8::is_ascii_whitespace).filter(|f| !f.is_empty());
@@ -76,7 +77,7 @@ fn text_of(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
-/// Decimal digits only; no sign, no blanks, no overflow.
+/// Decimal digits only; no sign, no spaces, no overflow.
 pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;

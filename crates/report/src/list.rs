@@ -1,4 +1,4 @@
-//! Writes list: annotated source.
+//! Writes the `list` report: annotated source.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Writes raw: the whole profile as text.
+//! Writes the `raw` report: the whole profile as text.
 
 use std::io::Write;
 

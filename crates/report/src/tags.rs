@@ -1,4 +1,4 @@
-//! Writes tags (labels with the weight of each value) and comments.
+//! Writes the `tags` report (labels with the weight of each value) and the `comments` report.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

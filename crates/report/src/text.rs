@@ -1,4 +1,4 @@
-//! Writes top: one line per entry.
+//! Writes the `top` report: one line per entry.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! Writes traces: every sample with its labels and frames.
+//! Writes the `traces` report: every sample with its labels and frames.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! Writes tree and peek: entries between their callers and callees.
+//! Writes the `tree` and `peek` reports: entries between their callers and callees.
 
 use std::io::Write;
 

@@ -2,7 +2,7 @@
 
 use collect::kinds::{self, Kind};
 
-/// What an endpoint gives.
+/// The source of an endpoint's response.
 #[derive(Clone, Copy)]
 pub enum Source {
     /// A profile of this kind.
@@ -20,9 +20,9 @@ pub enum Source {
 pub struct Endpoint {
     /// Its name there.
     pub name: &'static str,
-    /// What it gives, for people.
+    /// Its description on the index page.
     pub about: &'static str,
-    /// What it gives.
+    /// Its source.
     pub source: Source,
 }
 

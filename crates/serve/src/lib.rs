@@ -1,6 +1,7 @@
 //! Serves the endpoints of Go's `net/http/pprof` for any process: `exoprof serve`.
 
-// They panic when the reader has closed the pipe: use `console::terminal::say`.
+// `print!` and `eprintln!` panic when the reader has closed the pipe: use
+// `console::terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 mod allow;

@@ -36,8 +36,9 @@ fn command(listed: &process::Identity) -> String {
     line.chars().take(MAX_COMMAND).chain(['…']).collect()
 }
 
-/// What is in an endpoint's count: what there is now, where its kind can count that, or else the
-/// samples of its last profile. Where counting fails, that shows when the profile is asked for.
+/// The count shown for an endpoint: the current total if its kind can count it, otherwise the
+/// samples of its last profile. Counting errors are ignored here; requesting the profile reports
+/// them.
 fn count(entry: &Entry, endpoint: &Endpoint) -> u64 {
     match endpoint.source {
         Source::Profile(Kind {

@@ -51,7 +51,7 @@ impl FinishedRecording {
     pub fn compressed(&self) -> Bytes {
         let encode = || {
             let mut bytes = Vec::new();
-            // Memory takes all that is written.
+            // Writing to a `Vec` cannot fail.
             let _ = pprof::write_gz(&self.profile, &mut bytes);
             bytes.into()
         };
@@ -107,7 +107,7 @@ struct Inner {
     stopping: bool,
 }
 
-/// Turns: recordings in one lane of a process follow each other.
+/// One lock per process and lane: recordings in the same lane run one at a time.
 #[derive(Default)]
 pub struct Lanes(Mutex<HashMap<Lane, Weak<LaneLock>>>);
 
@@ -146,7 +146,8 @@ impl RecordingPool {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins a recording or begins it. Recordings in one `lane` of a process follow each other.
+    /// Joins a recording or begins it. Recordings in the same `lane` of a process run one at a
+    /// time.
     pub fn join(
         self: &Arc<Self>,
         process: &Arc<Process>,
@@ -268,8 +269,8 @@ impl Task {
         }
         let (wanted, running) = (self.key.2.clone(), self.running.clone());
         let work = move || {
-            // Whatever happens to the task, the slot and the turn are kept until the recording is
-            // over and the process as it was.
+            // Keep the slot and the lane's lock until the recording has ended and its changes are
+            // undone, even if the task is dropped.
             let _held = (slot, turn);
             record_process(&process, &wanted, &running.stop)
         };

@@ -1,4 +1,4 @@
-//! Measure how long a batch takes, and with a third argument also the look-up of kernel symbols:
+//! Measures how long a batch takes, and with a third argument also the look-up of kernel symbols:
 //!
 //! ```text
 //! cargo run --release -p exoprof-symbolize --example speed -- /usr/bin/node 2000

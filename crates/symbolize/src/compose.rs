@@ -1,4 +1,4 @@
-//! Symbolize a batch of addresses of one image from all sources: DWARF, symbol tables, Go's line
+//! Symbolizes a batch of addresses of one image from all sources: DWARF, symbol tables, Go's line
 //! table.
 
 use std::path::{Path, PathBuf};
@@ -79,7 +79,7 @@ pub enum NoSymbol {
     /// The line table covers the address, but no function does.
     #[error("a source line but no function")]
     LineOnly,
-    /// The look-up ended before, because the debug information exceeds a limit of work or memory.
+    /// The look-up was cut short because the debug information exceeds a limit of work or memory.
     #[error("the debug information exceeds the limits of work and memory")]
     Limit,
 }

@@ -1,4 +1,4 @@
-//! Demangle symbol names of C++ and Rust.
+//! Demangles symbol names of C++ and Rust.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};

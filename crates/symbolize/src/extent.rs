@@ -1,4 +1,4 @@
-//! Find the end of a function whose symbol has no size, as in hand-written assembly.
+//! Finds the end of a function whose symbol has no size, as in hand-written assembly.
 //!
 //! It ends at the next symbol, or before if its code does: in musl's `libc.so`, `memset` is
 //! followed by functions without a symbol (such as the system call that threads wait in), which

@@ -1,6 +1,6 @@
-//! Find the separate debug file of an image.
+//! Finds the separate debug file of an image.
 //!
-//! The rules are those of gdb: first by build id, which cannot be wrong, then by the name in
+//! The rules are those of gdb: first by build ID, which cannot be wrong, then by the name in
 //! `.gnu_debuglink`: beside the image, in `.debug/`, and under `/usr/lib/debug`.
 
 use std::fs::File;
@@ -33,7 +33,7 @@ pub trait DebugFiles: Sync {
         Ok(Arc::new(ElfImage::open(file)?))
     }
 
-    /// Searches for a debug file by build id outside of the target's root: in the profiler's caches
+    /// Searches for a debug file by build ID outside of the target's root: in the profiler's caches
     /// or on a server. Calls `accept` with each candidate until it returns true. The path is only
     /// for display.
     fn by_build_id(&self, _id: &[u8], _accept: &mut dyn FnMut(PathBuf, io::Result<File>) -> bool) {}
@@ -83,7 +83,7 @@ pub enum DebugSource {
     BuildId,
     /// The name and checksum in `.gnu_debuglink`.
     DebugLink,
-    /// By build id in a cache or on a server: [`DebugFiles::by_build_id`].
+    /// By build ID in a cache or on a server: [`DebugFiles::by_build_id`].
     Cache,
 }
 
@@ -97,7 +97,7 @@ pub enum Rejection {
     #[error("{0}")]
     Elf(#[from] ElfError),
     /// It belongs to another build.
-    #[error("its build id differs")]
+    #[error("its build ID differs")]
     BuildId,
     /// The checksum in `.gnu_debuglink` is not that of the file.
     #[error("its checksum differs from the one in .gnu_debuglink")]
@@ -288,7 +288,7 @@ fn crc32(file: File) -> io::Result<u32> {
     }
 }
 
-/// `.gnu_debugaltlink`: a path, NUL, the build id of the file there (dwz(1)).
+/// `.gnu_debugaltlink`: a path, NUL, the build ID of the file there (dwz(1)).
 fn supplementary(
     image: &ElfImage,
     path: &Path,

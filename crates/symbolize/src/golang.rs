@@ -1,4 +1,4 @@
-//! Symbolize Go code by Go's line table, which is in every Go program, stripped or not. It gives
+//! Symbolizes Go code with Go's line table, which is in every Go program, stripped or not. It gives
 //! the names that Go's own profiles have; DWARF differs in details (type arguments, wrappers).
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Share equal strings between frames, up to a limit of memory.
+//! Shares equal strings between frames, up to a limit of memory.
 
 use std::sync::Arc;
 

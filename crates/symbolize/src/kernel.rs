@@ -1,4 +1,4 @@
-//! Symbolize kernel addresses by `/proc/kallsyms`.
+//! Symbolizes kernel addresses using `/proc/kallsyms`.
 //!
 //! The list is read once, line by line, and not kept: it is only sorted within the kernel and
 //! within each module, and has 120,000 lines. The kernel formats each line for every reader, which

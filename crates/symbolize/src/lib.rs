@@ -1,5 +1,5 @@
-//! Symbolize addresses: find the function, inlined calls, file and line of an address in an ELF
-//! image, of JIT-compiled code, and of the kernel (`/proc/kallsyms`).
+//! Symbolizes addresses: finds the function, inlined calls, file and line of an address in an ELF
+//! image, in JIT-compiled code, or in the kernel (`/proc/kallsyms`).
 //!
 //! Addresses come in batches, one per image, since a profile is symbolized once, at its end:
 //!

@@ -1,5 +1,5 @@
-//! Read MiniDebugInfo, which names all functions of a stripped program: `.gnu_debugdata` is an ELF
-//! file, compressed by xz, with a `.symtab` of the functions that `.dynsym` lacks (gdb manual,
+//! Reads MiniDebugInfo, which names all functions of a stripped program: `.gnu_debugdata` is an ELF
+//! file, compressed with xz, with a `.symtab` of the functions that `.dynsym` lacks (gdb manual,
 //! MiniDebugInfo). Fedora and related distributions ship it.
 
 use std::io::Read;

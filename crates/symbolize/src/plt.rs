@@ -1,4 +1,4 @@
-//! Name the linker's PLT stubs, which have no symbols: `memcpy@plt`.
+//! Names the linker's PLT stubs, which have no symbols: `memcpy@plt`.
 //!
 //! A stub jumps through a slot, and the relocation of that slot names the function. The slot is
 //! read from the stub's instructions, which works for all layouts of linkers (`.plt`, `.plt.sec`,
@@ -59,7 +59,7 @@ fn slot(arch: Arch, section: &Section<'_>, address: u64, entry: u64) -> Option<(
     let index = address.checked_sub(section.svma.0)? / entry;
     let offset = match arch {
         Arch::X86_64 => index * entry,
-        // The first stub has the size of two.
+        // The first stub is twice as large as the others.
         Arch::Aarch64 if index >= 2 => index * entry,
         Arch::Aarch64 => return None,
     };

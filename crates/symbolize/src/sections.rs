@@ -1,4 +1,4 @@
-//! Keep decompressed debug sections of a file for several batches of addresses.
+//! Keeps decompressed debug sections of a file for several batches of addresses.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! Symbolize a batch of addresses by an ELF symbol table, in one pass that neither sorts nor copies
-//! it.
+//! Symbolizes a batch of addresses with an ELF symbol table, in one pass that neither sorts nor
+//! copies it.
 //!
 //! Each symbol is looked up among the addresses (some thousands) rather than the other way round,
 //! because tables have up to millions of symbols and are needed once.

@@ -1,4 +1,4 @@
-//! How long a stack takes with warm caches: `cargo run --release --example unwind_bench -p
+//! Measures how long a stack takes with warm caches: `cargo run --release --example unwind_bench -p
 //! exoprof-unwind`.
 //!
 //! The stack is that of `tests/programs/deep.c`, recorded by gdb: 20 frames from a leaf function

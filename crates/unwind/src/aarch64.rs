@@ -1,4 +1,4 @@
-//! The parts of unwinding that are specific to 64-bit Arm on Linux: see [`Arch`].
+//! Implements the parts of unwinding that are specific to 64-bit Arm on Linux: see [`Arch`].
 
 use gopclntab::Function;
 use image::{Avma, Memory, Svma, Unreadable};
@@ -9,7 +9,7 @@ use crate::follow::state::{Flow, State, Value};
 use crate::numbers::aarch64::{FP, LR, PC, SP, X0};
 use crate::rule::{LOST, Narrow, Rule, SAME, SLOTS};
 
-/// See [`Arch`].
+/// Unwinding on 64-bit Arm.
 pub(crate) struct Aarch64;
 
 /// `mov x8, #139` (`__NR_rt_sigreturn`).

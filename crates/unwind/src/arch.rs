@@ -1,4 +1,5 @@
-//! The trait for what differs between instruction sets; `x86_64` and `aarch64` implement it.
+//! Defines the trait for what differs between instruction sets; `x86_64` and `aarch64` implement
+//! it.
 
 use gopclntab::Function;
 use image::{Avma, Memory, Svma, Unreadable};

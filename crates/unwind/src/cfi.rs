@@ -1,4 +1,4 @@
-//! Find the call frame information (CFI) of an address in an image.
+//! Finds the call frame information (CFI) of an address in an image.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -73,7 +73,7 @@ struct IndexEntry {
 
 /// The result of looking up an address.
 pub(crate) enum Lookup<T> {
-    /// What was made of the entry that covers the address.
+    /// The result of `use_entry` for the entry that covers the address.
     Found(T),
     /// No entry covers the address.
     None,
@@ -151,7 +151,7 @@ impl ImageCfi {
 
     /// Whether the address is in one of V8's builtins. V8's JIT compiles them when the program is
     /// built: like all its code they keep frame pointers and have no entries. They are only
-    /// recognised by their names.
+    /// recognized by their names.
     pub(crate) fn is_builtin(&self, svma: Svma) -> bool {
         self.builtins.get_or_init(|| builtins(&self.image)).contains(&svma.0)
     }

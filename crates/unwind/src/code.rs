@@ -1,4 +1,4 @@
-//! The bytes of code next to an address of an image.
+//! Reads the bytes of code next to an address of an image.
 
 use image::{ElfImage, Svma};
 

@@ -1,4 +1,4 @@
-//! Why unwinding stopped: the root was reached, memory was missing, or the stack is broken.
+//! Defines why unwinding stopped: the root was reached, memory was missing, or the stack is broken.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ pub enum End {
     Broken(BreakReason),
 }
 
-/// How the outermost frame was recognised.
+/// How the outermost frame was recognized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RootReason {
     /// The call frame information says that there is no return address: `_start`, `clone`.

@@ -1,4 +1,4 @@
-//! Evaluate DWARF expressions of call frame information, with a limit of operations.
+//! Evaluates DWARF expressions of call frame information, with a limit of operations.
 
 use gimli::{EvaluationResult, Location};
 use image::{Avma, Bias, Memory, Svma};

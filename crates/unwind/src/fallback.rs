@@ -1,12 +1,12 @@
-//! Unwind code without call frame information, by methods that the code itself confirms.
+//! Unwinds code without call frame information, using methods that the code itself confirms.
 //!
 //! | frame | code | method |
 //! |---|---|---|
 //! | any | in an image that is not Go's (musl has no tables) | follow the code to its `ret` ([`crate::follow`]), if a call confirms the result; else: |
 //! | leaf | in no mapping (a call through a null pointer) | frameless, if a call confirms it |
 //! | leaf | in an image with tables, but without an entry (glibc's `clone3` at its `syscall`) | frameless, if a call confirms it |
-//! | leaf | without tables (JIT) | by its instructions; or frameless, if a direct call confirms it; else the frame pointer |
-//! | leaf | V8's builtins | by its instructions; or frameless, if there may be a return address; else the frame pointer |
+//! | leaf | without tables (JIT) | its instructions; or frameless, if a direct call confirms it; else the frame pointer |
+//! | leaf | V8's builtins | its instructions; or frameless, if there may be a return address; else the frame pointer |
 //! | caller | without tables (JIT), V8's builtins, or Go | frame pointer |
 //! | caller | in an image with tables, but without an entry | frame pointer, if a direct call to this code or a prologue in it confirms it |
 //!
@@ -35,9 +35,9 @@ use crate::step::{Stepper, check_cfa};
 const START_LENGTH: u64 = 64;
 /// Limit of the length of a function for a direct call to count as having entered it, in bytes.
 const FUNCTION_LENGTH: u64 = 1 << 20;
-/// How far back prologues are searched for, in bytes…
+/// How far back prologues are searched for, in bytes.
 const NEAR: u32 = 1 << 10;
-/// …and how far back [`Cursor::searches`] times a stack.
+/// How far back they are searched for [`Cursor::searches`] times a stack, in bytes.
 const FAR: u32 = 32 << 10;
 
 impl<M: Memory> Stepper<'_, M> {
@@ -334,8 +334,8 @@ impl<M: Memory> Stepper<'_, M> {
         Ok(())
     }
 
-    /// Whether the code before the cursor's program counter has set up a frame record. In a program
-    /// without symbols this is how V8's builtins are recognised, which C++ calls through a pointer.
+    /// Whether the code before the cursor's program counter has set up a frame record. C++
+    /// calls V8's builtins through a pointer; without symbols, this check recognizes them.
     ///
     /// Functions of programs without unwind tables (Chromium) can be longer than [`NEAR`]. Farther
     /// back a prologue only counts if it makes a frame of the size that this one has.

@@ -1,4 +1,4 @@
-//! The frames of a stack, and the position from which unwinding continues.
+//! Defines the frames of a stack, and the position from which unwinding continues.
 
 use image::{Avma, MappingId};
 

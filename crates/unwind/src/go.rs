@@ -1,4 +1,4 @@
-//! Unwind across the stacks of a Go thread: from its system stack to that of its goroutine, and
+//! Unwinds across the stacks of a Go thread: from its system stack to that of its goroutine, and
 //! back into C where C called Go.
 //!
 //! Goroutines' stacks are small. So the runtime itself, the vdso and C code run on the thread's
@@ -8,7 +8,7 @@
 //!  goroutine's stack            system stack (g0)
 //!  ┌─────────────────┐          ┌──────────────────┐
 //!  │ main.work       │          │                  │
-//!  │ cgocall         │ sched ─► │ asmcgocall       │ C frames, by call frame information
+//!  │ cgocall         │ sched ─► │ asmcgocall       │ C frames, using call frame information
 //!  │                 │          │ c_function       │
 //!  │ cgocallback     │ ◄─ g0.   │ crosscall2       │
 //!  │ main.callback   │   sched  │                  │
@@ -33,7 +33,7 @@ use crate::{End, Registers};
 /// Limit of nested calls from C into Go that are followed back into C.
 const MAX_CALLBACKS: usize = 64;
 
-/// If `asmcgocall` does not change stacks, its frame record is within so many bytes.
+/// If `asmcgocall` does not change stacks, its frame record is within this many bytes.
 const NEAR: u64 = 256;
 
 /// Where a Go thread left its stacks, at the time of a sample. Addresses are in the process.

@@ -1,4 +1,4 @@
-//! Unwind native stacks: given registers, memory and modules, find the frames and why they end.
+//! Unwinds native stacks: given registers, memory and modules, finds the frames and why they end.
 //!
 //! One step goes from a frame to the one that called it:
 //!

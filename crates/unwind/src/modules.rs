@@ -1,4 +1,4 @@
-//! Find the mapping at an address, and the unwind tables of its image.
+//! Finds the mapping at an address, and the unwind tables of its image.
 
 use image::{AddressSpace, Avma, Bias, MappingId, MappingKind, Memory, Svma};
 

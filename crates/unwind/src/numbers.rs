@@ -1,4 +1,4 @@
-//! DWARF numbers of the registers that unwinding names, for each instruction set.
+//! Lists the DWARF numbers of the registers that unwinding names, for each instruction set.
 
 /// x86-64 (System V psABI AMD64, figure 3.36).
 pub(crate) mod x86_64 {

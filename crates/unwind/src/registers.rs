@@ -1,4 +1,4 @@
-//! The registers of a frame, each with a value or unknown.
+//! Holds the registers of a frame, each with a value or unknown.
 
 use image::{Arch, Avma};
 

@@ -1,4 +1,4 @@
-//! Compile rows of call frame information (CFI) to unwind rules.
+//! Compiles rows of call frame information (CFI) to unwind rules.
 //!
 //! A row says how to find the caller's registers. Nearly all rows of compiled code have one form,
 //! which fits half a cache line and is applied with a few reads:
@@ -55,9 +55,9 @@ impl Rule {
 /// The common form of a rule: see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Narrow {
-    /// The CFA is `cfa_register + cfa_offset`…
+    /// The CFA is `cfa_register + cfa_offset`, plus 8 in part of a PLT stub (see `plt_push`).
     pub(crate) cfa_register: u8,
-    /// …plus 8 if `plt`, from this offset within the 16-byte stub on.
+    /// If `plt`: the offset within the 16-byte stub from which on 8 is added to the CFA.
     pub(crate) plt_push: u8,
     /// The code is an x86-64 procedure linkage table. (The `bool` also leaves room for the tag of
     /// [`Rule`].)
@@ -225,7 +225,7 @@ fn bytes_of<'a>(
     expression.ok().map(|e| e.0.slice()).filter(|bytes| bytes.len() <= MAX_EXPRESSION)
 }
 
-/// Recognises `register + n` and `[register + n]`, which compilers use for realigned stacks and
+/// Recognizes `register + n` and `[register + n]`, which compilers use for realigned stacks and
 /// glibc for signal frames. Other expressions are evaluated when they are needed.
 fn value_of(expression: &[u8], encoding: gimli::Encoding, indirect: bool) -> Value {
     let general = || match indirect {

@@ -1,4 +1,4 @@
-//! Step from a frame to the frame that called it.
+//! Steps from a frame to the frame that called it.
 
 use image::{AddressSpace, Avma, Bias, Memory};
 

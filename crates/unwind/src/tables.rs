@@ -1,4 +1,4 @@
-//! Cache the unwind tables of images and the rules that were built from them.
+//! Caches the unwind tables of images and the rules that were built from them.
 
 use std::sync::Arc;
 
@@ -174,7 +174,7 @@ impl Tables {
     ///
     /// A signal handler returns to the *first* byte of the trampoline, which a look-up of the
     /// return address minus one misses. glibc's entry starts one byte early for this reason, those
-    /// of other trampolines do not. So trampolines are recognised by their code, whatever the
+    /// of other trampolines do not. So trampolines are recognized by their code, whatever the
     /// tables say. Any other return address that is the first byte of a function and follows no
     /// call was put there by hand: a context starts there (`makecontext`).
     #[cold]

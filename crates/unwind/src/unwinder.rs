@@ -1,4 +1,4 @@
-//! The unwinder: find all frames of a stack, step by step.
+//! Finds all frames of a stack, step by step.
 
 use image::{AddressSpace, Memory};
 

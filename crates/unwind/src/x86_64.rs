@@ -1,4 +1,4 @@
-//! The parts of unwinding that are specific to x86-64 on Linux: see [`Arch`].
+//! Implements the parts of unwinding that are specific to x86-64 on Linux: see [`Arch`].
 
 use gopclntab::Function;
 use image::{Avma, Memory, Svma, Unreadable};
@@ -15,7 +15,7 @@ const REGISTERS_OF_C: i32 = 48;
 /// Bytes for the arguments of `cgocallback`, below those.
 const CALLBACK_ARGUMENTS: i32 = 24;
 
-/// See [`Arch`].
+/// Unwinding on x86-64.
 pub(crate) struct X86_64;
 
 /// `mov $15, %rax; syscall` (glibc, Go) and `mov $15, %eax; syscall` (musl, Go's shorter form).

@@ -1,6 +1,7 @@
 //! Explores a profile in an interactive shell or on a web page: `exoprof view`.
 
-// They panic when the reader has closed the pipe: use `console::terminal::say`.
+// `print!` and `eprintln!` panic when the reader has closed the pipe: use
+// `console::terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 mod commands;

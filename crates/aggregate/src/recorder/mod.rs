@@ -195,7 +195,7 @@ impl Recorder {
         notes.extend(self.labels.note());
         let lost = self.unwinder.c_frames_lost();
         if lost > 0 {
-            notes.push(format!("stacks without the C frames between those of a runtime: {lost}"));
+            notes.push(format!("stacks with C frames missing between those of a runtime: {lost}"));
         }
         notes
     }

@@ -1,7 +1,7 @@
 //! Lists the BPF programs of the runtimes that run with each sample.
 //!
-//! An event can only have one program: the first of this list. Each program calls the next one by a
-//! tail call.
+//! An event can only have one program: the first of this list. Each program calls the next one with
+//! a tail call.
 
 use events::SampleProgram;
 

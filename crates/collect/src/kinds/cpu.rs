@@ -26,7 +26,7 @@ pub(super) const ROW: Kind = Kind {
     check,
 };
 
-/// Checks whether CPU time can be sampled, by perf events or by ptrace.
+/// Checks whether CPU time can be sampled, with perf events or with ptrace.
 fn check(subject: &Subject) -> Result<String, Obstacle> {
     let by_perf = subject.perf.clone().and_then(|()| subject.rights.sample_user(&subject.target()));
     match (by_perf, subject.attach()) {

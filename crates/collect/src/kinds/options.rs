@@ -1,5 +1,5 @@
-//! Options that only some kinds have. Each kind's row lists its options, and `record` offers them. An
-//! option is declared beside the collector that reads it.
+//! Declares the type of options that only some kinds have. Each kind's row lists its options, and
+//! `record` offers them. An option is declared beside the collector that reads it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Records profiles by perf events: samples of CPU time, and thread creations.
+//! Records profiles with perf events: samples of CPU time, and thread creations.
 
 pub(crate) mod attach;
 pub(crate) mod cpu;

@@ -1,4 +1,4 @@
-//! Samples CPU time by perf events: attaches, reads the ring buffers, detaches.
+//! Samples CPU time with perf events: attaches, reads the ring buffers, detaches.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;

@@ -19,9 +19,9 @@ use process::{OpenError, Process};
 
 use super::followed::SampledProcess;
 
-/// All processes are searched at most once in this interval…
+/// All processes are searched at most once in this interval.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// …and for at most one part in this many of the time.
+/// All processes are searched for at most one part in this many of the time.
 const SHARE: u32 = 20;
 
 /// Which children are followed.

@@ -1,4 +1,4 @@
-//! Defines what is counted at each tick.
+//! Defines how samples are added up: by thread, stack and state.
 
 use aggregate::ids::{LabelsIndex, NodeIndex, ThreadIndex};
 

@@ -1,4 +1,4 @@
-//! Makes the profiles that are sampled by [`super::ticks`]: `wall`, and `cpu` where perf events are
+//! Makes the profiles that [`super::ticks`] samples: `wall`, and `cpu` where perf events are
 //! not permitted.
 
 use std::collections::BTreeMap;
@@ -40,7 +40,7 @@ pub(crate) fn prepare_wall(
     prepare(request, facts, sums::Count::Wall, None)
 }
 
-/// Prepares the CPU profile by ptrace. `why` says why perf events are not used, unless the user
+/// Prepares the CPU profile with ptrace. `why` says why perf events are not used, unless the user
 /// chose ptrace.
 pub(crate) fn prepare_cpu(
     request: &Request<'_>,

@@ -33,21 +33,21 @@ use super::followed::{Changed, FIRST_WINDOW, SampledProcess, ThreadRecord};
 use super::sums::{Count, Key, Observation, Sum};
 use crate::threads::waiting;
 
-/// Threads are stopped for at most one part in this many of the time…
+/// Threads are stopped for at most one part in this many of the time.
 const STOPPED_SHARE: u32 = 20;
-/// …and our own sampling thread is on a CPU for at most one part in this many.
+/// Our own sampling thread is on a CPU for at most one part in this many of the time.
 const OWN_SHARE: u32 = 5;
 /// A tick may exceed our own share, as unwinding the first stack in a large library does. The
-/// excess is made up for in pauses of this length, so that no child is missed meanwhile…
+/// excess is made up for in pauses of this length, so that no child is missed meanwhile.
 const STEP: Duration = Duration::from_millis(40);
-/// …unless more than this is owed.
+/// At most this much stays owed after a pause: what exceeds it is made up for at once.
 const MAX_OWED: Duration = Duration::from_millis(500);
 /// At most this many bytes of a stack are copied.
 const MAX_WINDOW: usize = 1 << 20;
 /// Work that takes long in large processes is done once in this many ticks.
 const FULL_SCAN_TICKS: u64 = 10;
 
-/// SamplerState with the session.
+/// State that the sampler shares with the session.
 #[derive(Debug, Default)]
 pub(super) struct SamplerState {
     pub samples: AtomicU64,
@@ -80,7 +80,7 @@ impl SamplerState {
 }
 
 fn own_cpu_time() -> Duration {
-    // The only documented failure is a clock that does not exist; this one always does.
+    // This cannot fail: the only documented error is an unknown clock, and this one always exists.
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID);
     time.map_or(Duration::ZERO, Duration::from)
 }

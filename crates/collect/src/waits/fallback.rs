@@ -1,4 +1,4 @@
-//! Records `block` and `mutex` by perf events alone, where BPF programs are not allowed.
+//! Records `block` and `mutex` with perf events alone, where BPF programs are not allowed.
 //!
 //! Perf events do not say which thread unlocked, so `mutex` shows the stacks of the waiting
 //! threads.
@@ -23,7 +23,7 @@ use crate::options::Backend;
 use crate::outcome::{Ended, Outcome, RecordError};
 use crate::perf::attach::AttachError;
 
-/// Records by BPF programs, or by perf events with a note why not by BPF.
+/// Records with BPF programs, or with perf events and a note that says why BPF is not used.
 pub(super) fn by_programs_or_perf(
     request: &Request<'_>,
     kind: Box<dyn WaitProfile>,
@@ -206,7 +206,7 @@ fn labels(
         Scope::All => labels.push(("wait", kind)),
         Scope::Locks => {
             let names = locks::names(site.user, recorder, named);
-            // Perf events do not tell the futex operation.
+            // Perf events do not report the futex operation.
             let class = locks::classify(names.into_iter(), (0, 0));
             if kind != "futex" || class != Class::Lock {
                 return None;

@@ -24,7 +24,7 @@ pub(super) enum Class {
     Nameless,
 }
 
-/// A wait is recognised by this many frames, counted from the leaf.
+/// A wait is recognized by this many frames, counted from the leaf.
 const MAX_FRAMES: usize = 16;
 /// This many frames above a lock's are searched for a condition variable that relocks its mutex.
 const CONDVAR_FRAMES: usize = 4;

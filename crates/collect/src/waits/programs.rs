@@ -1,4 +1,4 @@
-//! Records waits by BPF programs, for all kinds of a session.
+//! Records waits with BPF programs, for all kinds of a session.
 
 use std::cell::RefCell;
 use std::rc::Rc;

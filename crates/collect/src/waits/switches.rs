@@ -1,4 +1,4 @@
-//! Samples waits by perf events alone, where BPF programs are not allowed.
+//! Samples waits with perf events alone, where BPF programs are not allowed.
 //!
 //! A sample is taken each time that a thread has been switched out `period` times. The wait lasts
 //! until the thread is switched in again, and represents `period` waits. Compared to BPF programs,
@@ -214,7 +214,7 @@ fn switches_per_second(roots: &[Arc<Process>]) -> u64 {
 }
 
 /// What a thread waits for, by the functions of its kernel stack, because perf's samples do not
-/// tell the system call.
+/// report the system call.
 pub(super) fn kind_of<'a>(kernel: impl Iterator<Item = &'a str>) -> &'static str {
     const KINDS: &[(&str, &[&str])] = &[
         ("futex", &["futex"]),

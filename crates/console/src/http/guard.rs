@@ -65,7 +65,7 @@ impl Token {
         format!("Bearer {}", String::from_utf8_lossy(&self.0))
     }
 
-    /// Compares in constant time: the time must not tell where the difference is.
+    /// Compares in constant time: the time must not reveal where they differ.
     fn matches(&self, given: &[u8]) -> bool {
         self.0.ct_eq(given).into()
     }

@@ -1,4 +1,4 @@
-//! Mirrors `bpf/goroutine.bpf.c`.
+//! Declares the structs that `bpf/goroutine.bpf.c` shares with us.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

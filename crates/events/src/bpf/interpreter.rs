@@ -1,4 +1,4 @@
-//! Mirrors `bpf/interpreter.h`.
+//! Declares the structs that `bpf/interpreter.h` shares with us.
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 

@@ -66,7 +66,7 @@ impl Object {
         self.open_by(EbpfLoader::new().btf(types).allow_unsupported_maps())
     }
 
-    /// The same, with the caller's loader.
+    /// As [`Object::open`], with the caller's loader.
     pub fn open_by(&self, loader: &mut EbpfLoader<'_>) -> Result<Loaded, BpfError> {
         let Self { name, since, bytes } = *self;
         let ebpf = loader.load(bytes).map_err(|e| BpfError::new(name, since, BpfStep::Open, &e))?;
@@ -76,7 +76,7 @@ impl Object {
 }
 
 impl Loaded {
-    /// A function that makes errors of a step, for `map_err`.
+    /// Returns a closure that wraps an error of `step`, for `map_err`.
     pub fn failed<E: std::error::Error + 'static>(
         &self,
         step: BpfStep,
@@ -124,7 +124,7 @@ impl Loaded {
         T::try_from(map).map_err(self.failed(BpfStep::Map(name)))
     }
 
-    /// The same, for writing.
+    /// As [`Loaded::map`], for writing.
     pub fn map_mut<'a, T>(&'a mut self, name: &'static str) -> Result<T, BpfError>
     where
         T: TryFrom<&'a mut Map, Error = MapError>,

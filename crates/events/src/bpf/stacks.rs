@@ -1,4 +1,4 @@
-//! Mirrors `bpf/stacks.h`.
+//! Declares the structs that `bpf/stacks.h` shares with us.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

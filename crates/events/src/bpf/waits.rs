@@ -1,4 +1,5 @@
-//! Mirrors `bpf/waits.h` and the table of futexes in `bpf/waits.bpf.c`.
+//! Declares the structs that `bpf/waits.h` and the table of futexes in `bpf/waits.bpf.c` share with
+//! us.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -1,4 +1,4 @@
-//! Samples blocked threads and the threads that wake them, by BPF programs (`bpf/waits.bpf.c`).
+//! Samples blocked threads and the threads that wake them, with BPF programs (`bpf/waits.bpf.c`).
 //!
 //! The programs run at the scheduler's tracepoints and decide which waits are sampled. Each sample
 //! is written in the context of the sampled thread, where perf copies its registers and stack, to

@@ -1,16 +1,16 @@
 //! Adapts the sampling rate of waiting to the number of samples.
 
-/// More samples per second than this make the rate coarser at once…
+/// More samples per second than this make the rate coarser at once.
 const MOST_PER_SECOND: f64 = 1900.0;
-/// …so that there are about this many.
+/// Aim of each change of the rate, in samples per second.
 const AIM_PER_SECOND: f64 = 1400.0;
-/// Fewer than this make it finer, slowly.
+/// Fewer samples per second than this make the rate finer, slowly.
 const LEAST_PER_SECOND: f64 = 700.0;
 /// The rate at the beginning, unless it must be coarser: 10 ms.
 const FIRST_NS: u64 = 10_000_000;
-/// Rates are reviewed once in this time…
+/// Rates are reviewed once in this time, or earlier, after [`BURST`] samples.
 const LOOK_NS: u64 = 100_000_000;
-/// …or earlier, when this many samples were taken.
+/// After this many samples, the rate is reviewed before [`LOOK_NS`] have passed.
 const BURST: u64 = 300;
 /// The coarsest rate: a thousand threads that always wait give 10 samples per second.
 const COARSEST_NS: u64 = 100_000_000_000;

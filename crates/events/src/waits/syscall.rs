@@ -25,7 +25,7 @@ pub(super) fn set_element(map: BorrowedFd<'_>, key: u32, value: u32) -> io::Resu
         value: (&raw const value) as u64,
         flags: 0,
     };
-    // SAFETY: the attribute is initialised in full and its size is given; key and value are alive
+    // SAFETY: the attribute is initialized in full and its size is given; key and value are alive
     // and as long as the map's, which our own object declares.
     let rc = unsafe {
         libc::syscall(

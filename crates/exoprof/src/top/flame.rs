@@ -7,7 +7,7 @@ use report::FlameTree;
 
 use super::draw::printable;
 
-/// Background colours on which dark text is readable.
+/// Background colors on which dark text is readable.
 const COLOURS: [Color; 6] = [
     Color::Indexed(216),
     Color::Indexed(222),
@@ -51,7 +51,7 @@ pub fn draw(buffer: &mut Buffer, area: Rect, tree: &FlameTree, scroll: usize) ->
         };
         let width = usize::from(to - from);
         let (x, y) = (area.x + from, area.y + row);
-        // A gap at the right end separates it from its neighbour.
+        // A gap at the right end separates it from its neighbor.
         let text = format!(
             "{:<width$}",
             printable(name).chars().take(width.saturating_sub(1)).collect::<String>()

@@ -30,7 +30,7 @@ pub enum Violation {
     MappingRange { id: u64, file: String, start: u64, limit: u64 },
     #[error("mapping {id} ({file}): {field} {value:#x} is not page-aligned")]
     MappingUnaligned { id: u64, file: String, field: &'static str, value: u64 },
-    #[error("mapping {id} ({file}): build id {build_id:?} is not lower-case hex")]
+    #[error("mapping {id} ({file}): build ID {build_id:?} is not lower-case hex")]
     BuildId { id: u64, file: String, build_id: String },
     #[error("mapping {id}: path {file:?} ends in \" (deleted)\"")]
     DeletedPath { id: u64, file: String },

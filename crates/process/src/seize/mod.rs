@@ -1,4 +1,4 @@
-//! Stops threads briefly, by `PTRACE_SEIZE` and `PTRACE_INTERRUPT`, never by `SIGSTOP`.
+//! Stops threads briefly, with `PTRACE_SEIZE` and `PTRACE_INTERRUPT`, never with `SIGSTOP`.
 //!
 //! ```text
 //!   seize ──► interrupt ──► stopped ──► registers, memory ──► detach
@@ -337,8 +337,8 @@ impl Drop for StopAttempt<'_> {
     }
 }
 
-/// Waits until a thread is stopped, as long as its state allows it to stop.
-/// `moved` is when it was interrupted, and becomes when it was last seen running.
+/// Waits until a thread is stopped, as long as its state allows it to stop. `moved`: on entry, when
+/// the thread was interrupted; on return, when it was last seen running.
 fn wait(process: &Process, tracee: Tracee, moved: &mut Instant) -> Waited {
     let asked = *moved;
     for round in 0u32.. {
@@ -479,7 +479,7 @@ impl Process {
         crate::stat::Stat::parse(text).map(|s| s.state)
     }
 
-    /// The thread id of the tracer of a thread.
+    /// The thread ID of the tracer of a thread.
     fn tracer_of(&self, tid: i32) -> Option<i32> {
         host::status::tracer(&self.dir.thread_status(tid).ok()?)
     }

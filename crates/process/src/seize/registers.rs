@@ -1,4 +1,4 @@
-//! Reads the general registers of a stopped thread by ptrace.
+//! Reads the general registers of a stopped thread with ptrace.
 
 use image::Avma;
 

@@ -1,4 +1,4 @@
-//! Starts target processes with known behaviour and runs code with fewer privileges.
+//! Starts target processes with known behavior and runs code with fewer privileges.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;

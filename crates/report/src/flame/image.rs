@@ -106,7 +106,7 @@ impl Document {
     }
 }
 
-/// Varies the lightness of an origin's functions, from -4 to 4, so that neighbours can be
+/// Varies the lightness of an origin's functions, from -4 to 4, so that neighbors can be
 /// distinguished. Equal to the script's.
 fn shift(name: &str) -> i64 {
     let hash =

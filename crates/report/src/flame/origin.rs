@@ -1,4 +1,4 @@
-//! Assigns frames to origins (packages, namespaces, binaries), which determine their colour.
+//! Assigns frames to origins (packages, namespaces, binaries), which determine their color.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ const NEXT_HUE: f64 = 137.507_764;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
     pub(super) name: String,
-    /// Degrees on the colour wheel.
+    /// Degrees on the color wheel.
     pub(super) hue: u32,
     /// The flat weight of its code.
     pub(super) weight: u64,

@@ -11,7 +11,7 @@ use crate::labels::is_base;
 use crate::report::Report;
 use crate::work::FilteredProfile;
 
-/// Calls narrower than one of so many columns are merged. No screen has a tenth as many.
+/// Calls narrower than one of this many columns are merged. No screen has a tenth as many.
 const COLUMNS: u64 = 20_000;
 
 /// The shape of a tree.

@@ -109,7 +109,7 @@ impl BucketList {
         let (mut next, mut landmark) = (head, 0);
         while next != self.head {
             if next == 0 {
-                return Err(ReadError::Implausible("the list of samples lost records"));
+                return Err(ReadError::Implausible("records disappeared from the list of samples"));
             }
             let known = self.len() + fresh.len();
             if next == landmark || known >= MAX_BUCKETS || frames > MAX_FRAMES {

@@ -1,8 +1,8 @@
 //! Finds the addresses of runtime variables in the code that uses them (x86-64 only).
 //!
-//! Optimised Go code accesses package variables with RIP-relative operands. In a few small
+//! Optimized Go code accesses package variables with RIP-relative operands. In a few small
 //! functions it is clear which operand is which variable: verified on Go 1.21 to 1.27, plain, PIE,
-//! cgo, GOAMD64=v3 and race builds. Unoptimised code differs, which the witnesses detect: other
+//! cgo, GOAMD64=v3 and race builds. Unoptimized code differs, which the witnesses detect: other
 //! functions that must refer to the same address.
 //!
 //! On arm64 the symbol table is the only source so far. So nothing is written there, and the state

@@ -107,7 +107,7 @@ impl Runtime {
         let text = Avma(memory.read_u64(module.wrapping_add(layout.module_text))?);
         if text != bias.to_avma(table.text()) {
             return Err(FindError::Implausible(
-                "its text address differs from that of the line table",
+                "the text addresses in moduledata and in the line table differ",
             ));
         }
         let measured = self.source == LayoutSource::Measured;
@@ -127,9 +127,7 @@ impl Runtime {
             Ok(all) if !all.is_empty() => all,
             _ if self.source == LayoutSource::Measured => return Ok(()),
             _ => {
-                return Err(FindError::Implausible(
-                    "there are no goroutines to verify the layout with",
-                ));
+                return Err(FindError::Implausible("no goroutine was found to verify the layout"));
             }
         };
         let mut result = Ok(());

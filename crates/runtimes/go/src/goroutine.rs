@@ -65,7 +65,7 @@ impl Status {
 pub struct ThreadRef {
     /// The address of its `m`.
     pub m: Avma,
-    /// `m.procid`: the kernel's thread id in the target's own pid namespace.
+    /// `m.procid`: the kernel's thread ID in the target's own pid namespace.
     pub tid: u64,
 }
 

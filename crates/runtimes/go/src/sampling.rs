@@ -49,7 +49,7 @@ impl Runtime {
         self.table.function_named("crosscall2").is_some()
     }
 
-    /// Lists the started threads: `m.procid`, which is the thread id in the target's PID namespace,
+    /// Lists the started threads: `m.procid`, which is the thread ID in the target's PID namespace,
     /// and the address of the `m`.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ const STACK: usize = 32;
 pub struct ThreadCreation {
     /// The address of the `m`.
     pub m: Avma,
-    /// The kernel thread id in the target's PID namespace. 0 until the thread has started.
+    /// The kernel thread ID in the target's PID namespace. 0 until the thread has started.
     pub tid: u64,
     /// The runtime's own number of the thread (`m.id`).
     pub id: u64,

@@ -162,7 +162,7 @@ fn changed_lists_are_detected() {
             one_is_missing("another depth", 1);
             memory.set(list[2] + TYP, 3);
             one_is_missing("another kind", 2);
-            // Only the bucket's start, so that its neighbour remains readable.
+            // Only the bucket's start, so that its neighbor remains readable.
             let gone = bucket(&records[0], list[0]);
             memory.unreadable.set((gone.start, gone.start + 8));
             one_is_missing("unreadable", 0);

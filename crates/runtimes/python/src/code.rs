@@ -69,7 +69,7 @@ impl CodeReader {
     }
 
     /// The fields of a code object that never change, unlike its reference count, caches and
-    /// (specialising) bytecode.
+    /// (specializing) bytecode.
     fn header<M: Memory + ?Sized>(&self, memory: &M, at: Avma) -> Result<StructCopy, ReadError> {
         let l = &self.layout;
         let whole = StructCopy::read(memory, at, l.code_size())?;

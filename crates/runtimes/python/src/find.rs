@@ -1,4 +1,4 @@
-//! Recognises a Python interpreter in a mapped image and finds its layout.
+//! Recognizes a Python interpreter in a mapped image and finds its layout.
 
 use image::{Avma, Bias, ElfImage, Memory, Svma, Unreadable};
 

@@ -1,4 +1,4 @@
-//! Limit the work of a look-up: every attribute, range and byte that is read costs fuel.
+//! Limits the work of a look-up: every attribute, range and byte that is read costs fuel.
 
 use gimli::{EndianSlice, LittleEndian, Section};
 

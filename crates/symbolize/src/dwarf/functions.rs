@@ -1,4 +1,4 @@
-//! Walk the DIEs of a unit to find the function and the inlined calls at each address.
+//! Walks the DIEs of a unit to find the function and the inlined calls at each address.
 
 use std::ops::Range;
 

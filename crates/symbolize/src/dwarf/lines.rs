@@ -1,4 +1,4 @@
-//! Run a unit's line program to find the row of each address, and the paths of files.
+//! Runs a unit's line program to find the row of each address, and the paths of files.
 
 use std::sync::Arc;
 
@@ -123,7 +123,7 @@ impl<'a, 'u> Lines<'a, 'u> {
     }
 
     /// Joins the compilation directory, the file's directory and its name; an absolute part
-    /// discards those before. The path is not normalised, since `..` may lead through a symbolic
+    /// discards those before. The path is not normalized, since `..` may lead through a symbolic
     /// link.
     fn render(
         &self,

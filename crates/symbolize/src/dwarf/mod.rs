@@ -1,7 +1,7 @@
-//! Look up a batch of addresses in DWARF: functions, inlined calls and lines.
+//! Looks up a batch of addresses in DWARF: functions, inlined calls and lines.
 //!
 //! Every attribute, range and byte of a line program that is read costs [`Fuel`]. So a file whose
-//! parts refer to each other in circles, or a million times to the same list, takes bounded time,
+//! parts refer to each other in cycles, or a million times to the same list, takes bounded time,
 //! and gives what was found until the fuel ran out.
 
 mod fuel;

@@ -1,4 +1,4 @@
-//! Read a function's name and declaration, which are often in another DIE, unit or file.
+//! Reads a function's name and declaration, which are often in another DIE, unit or file.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) struct FunctionInfo {
 }
 
 /// Limit of references that are followed. From an inlined call to its abstract origin to its
-/// declaration there are two; in a crafted file they can form a circle.
+/// declaration there are two; in a crafted file they can form a cycle.
 const MAX_HOPS: usize = 16;
 /// Limit of a name, in bytes. A function with a longer name has none: a part of it would be wrong.
 const MAX_NAME: usize = 64 << 10;

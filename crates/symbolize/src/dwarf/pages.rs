@@ -1,4 +1,4 @@
-//! Limit how much of a mapped debug file is resident in memory.
+//! Limits how much of a mapped debug file is resident in memory.
 //!
 //! The kernel maps more than the page that is read: 64 KiB around it, or a huge page if the file is
 //! cached in huge pages. So reading a header in each of many units, or names all over a large
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::ElfImage;
 
-/// Pages are released each time so many bytes may have become resident.
+/// Pages are released each time this many bytes may have become resident.
 const LIMIT: usize = 32 << 20;
 /// Bytes that one read makes resident at most: a huge page.
 pub(crate) const AROUND: usize = 2 << 20;
@@ -25,7 +25,7 @@ impl<'a> ResidentPages<'a> {
         Self { image, touched: AtomicUsize::new(0) }
     }
 
-    /// Records that so many contiguous bytes were read.
+    /// Records that this many contiguous bytes were read.
     pub(crate) fn touch(&self, bytes: usize) {
         let Some(image) = self.image else { return };
         if self.touched.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) >= LIMIT {
@@ -34,7 +34,7 @@ impl<'a> ResidentPages<'a> {
         }
     }
 
-    /// Records that a few bytes in a range of so many bytes were read.
+    /// Records that a few bytes in a range of this many bytes were read.
     pub(crate) fn touch_within(&self, bytes: usize) {
         self.touch(bytes.min(AROUND));
     }

@@ -1,4 +1,4 @@
-//! Look up a batch with several threads, if its units are large or many.
+//! Looks up a batch with several threads, if its units are large or many.
 
 use super::{DwoFinder, Fuel, Hit, Interner, Lookup, Names, Stop, Units};
 use crate::files::RejectedFile;

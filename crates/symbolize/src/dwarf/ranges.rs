@@ -1,4 +1,4 @@
-//! Match addresses against the code ranges of units, functions and inlined calls.
+//! Matches addresses against the code ranges of units, functions and inlined calls.
 
 use gimli::{Attribute, AttributeValue, DebugAddrIndex};
 

@@ -1,4 +1,4 @@
-//! Read split DWARF: the program holds skeleton units with ranges and lines, and each names the
+//! Reads split DWARF: the program holds skeleton units with ranges and lines, and each names the
 //! file with its DIEs, a `.dwo` beside the object file. One `.dwp` can hold those of the whole
 //! program (DWARF 5, 7.3.2; before that a GNU extension, <https://gcc.gnu.org/wiki/DebugFission>).
 

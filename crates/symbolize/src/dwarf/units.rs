@@ -1,4 +1,4 @@
-//! Load the units of a file: their positions, ranges and abbreviations.
+//! Loads the units of a file: their positions, ranges and abbreviations.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -129,7 +129,7 @@ impl<'a> Units<'a> {
         Headers { main: self.main.clone(), supplementary: self.supplementary.clone() }
     }
 
-    /// Bytes of strings that reading so many names may make resident.
+    /// Bytes of strings that reading this many names may make resident.
     pub(crate) fn names_touched(&self, names: usize) -> usize {
         self.main.dwarf.debug_str.reader().len().min(names.saturating_mul(AROUND))
     }

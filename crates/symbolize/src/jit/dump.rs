@@ -1,4 +1,4 @@
-//! Parse jitdump files (Linux, tools/perf/Documentation/jitdump-specification.txt): a header, then
+//! Parses jitdump files (Linux, tools/perf/Documentation/jitdump-specification.txt): a header, then
 //! records of code, lines and moves, each with a time.
 //!
 //! The parser takes any pieces of the file, keeps at most one partial record, and skips the code

@@ -1,4 +1,4 @@
-//! Symbolize JIT-compiled code by the files that runtimes write for profilers.
+//! Symbolizes JIT-compiled code from the files that runtimes write for profilers.
 //!
 //! There are two formats. Runtimes append to both as they compile:
 //!

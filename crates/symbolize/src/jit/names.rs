@@ -1,4 +1,4 @@
-//! Split the names in perf maps and jitdumps, into which runtimes also put tiers, files and lines.
+//! Splits the names in perf maps and jitdumps, into which runtimes also put tiers, files and lines.
 
 /// The parts of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +41,8 @@ fn v8(raw: &str) -> Option<SplitName<'_>> {
         return None;
     }
     let rest = without_tier(rest);
-    // Names have no blanks, apart from computed ones; paths may have. So the path starts after the
-    // first blank, and ends before the line and column.
+    // Names have no spaces, apart from computed ones; paths may have. So the path starts after the
+    // first space, and ends before the line and column.
     let (function, place) = rest.split_once(' ').unwrap_or((rest, ""));
     let function = if function.is_empty() { "(anonymous)" } else { function };
     let mut file = None;

@@ -1,4 +1,4 @@
-//! Parse perf maps: lines of `START SIZE NAME`, with hexadecimal numbers (Linux,
+//! Parses perf maps: lines of `START SIZE NAME`, with hexadecimal numbers (Linux,
 //! tools/perf/Documentation/jit-interface.txt).
 
 use std::collections::BTreeMap;
@@ -153,7 +153,7 @@ fn parse(line: &[u8]) -> Option<(u64, u64, &[u8])> {
     (!name.is_empty()).then_some((start, size, name))
 }
 
-/// A hexadecimal number, with or without `0x` (.NET and some agents write it), up to a blank.
+/// A hexadecimal number, with or without `0x` (.NET and some agents write it), up to a space.
 fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let text = text.strip_prefix(b"0x").unwrap_or(text);
     let digits = text.iter().position(|b| *b == b' ')?;

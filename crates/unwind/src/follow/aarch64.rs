@@ -1,4 +1,4 @@
-//! Apply aarch64 instructions to the symbolic state of a frame (Arm ARM, C4.1 and C6.2).
+//! Applies aarch64 instructions to the symbolic state of a frame (Arm ARM, C4.1 and C6.2).
 
 use image::Svma;
 

@@ -1,4 +1,4 @@
-//! Find the unwind rule of code without tables, such as musl's, by following its instructions.
+//! Finds the unwind rule of code without tables, such as musl's, by following its instructions.
 //!
 //! From the program counter the code is followed forward, along both sides of each branch, until
 //! the function returns. By then it must have torn down its frame, so that at the `ret` it is known
@@ -37,15 +37,15 @@ use crate::rule::{LOST, Narrow, SAME, SLOTS};
 
 /// Limit of instructions of one search. musl's `printf_core` has 900.
 const MAX_INSTRUCTIONS: u32 = 2048;
-/// Limit of instructions to see whether a called function returns…
+/// Limit of instructions to see whether a called function returns.
 const MAX_CALLEE: u32 = 512;
-/// …and of the depth of calls in it.
+/// Limit of the depth of calls in a called function.
 const MAX_CALL_DEPTH: u8 = 4;
-/// A search ends after so many returns.
+/// A search ends after this many returns.
 const MAX_EXITS: usize = 2;
-/// Initial budget of all searches together, in instructions: musl has 100,000…
+/// Initial budget of all searches together, in instructions: musl has 100,000.
 const INITIAL_BUDGET: u32 = 4 << 20;
-/// …and what each stack adds to it: less than a millisecond.
+/// Instructions that each stack adds to the budget: less than a millisecond.
 const BUDGET_PER_STACK: u32 = 16 << 10;
 /// Limit of functions for which it is cached whether they return.
 const MAX_REMEMBERED: usize = 1 << 14;

@@ -1,4 +1,4 @@
-//! The symbolic values that a search tracks through code, and where control goes next.
+//! Defines the symbolic values that a search tracks through code, and where control goes next.
 
 use image::Svma;
 

@@ -1,4 +1,4 @@
-//! Compare rules found by following code with those of tables, for a C library that has tables.
+//! Compares rules found by following code with those of tables, for a C library that has tables.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use crate::rule::Rule;
 use crate::tables::Tables;
 use crate::x86_64::X86_64;
 
-/// Number of addresses for which following the code gave…
+/// Number of addresses, by the result of following the code.
 #[derive(Debug, Default)]
 struct Tally {
-    /// …the CFA of the tables,
+    /// The CFA of the tables.
     right: u64,
-    /// a CFA by another register, which may be right, too,
+    /// A CFA by another register, which may be right, too.
     other: u64,
-    /// another CFA,
+    /// Another CFA.
     wrong: u64,
-    /// nothing, or more than one thing;
+    /// No result, or more than one.
     unknown: u64,
-    /// and among the right ones, registers whose slots differ from the tables.
+    /// Registers, at the right addresses, whose slots differ from the tables.
     registers: u64,
 }
 

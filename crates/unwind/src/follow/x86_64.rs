@@ -1,4 +1,4 @@
-//! Apply x86-64 instructions to the symbolic state of a frame.
+//! Applies x86-64 instructions to the symbolic state of a frame.
 
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,

@@ -36,7 +36,8 @@ pub enum SourceError {
     },
     /// The data expands suspiciously far.
     #[error(
-        "{name}: {why}, too many for {kib} KiB of gzip; if you trust the file, gunzip it first"
+        "{name}: {why}, suspicious for a gzip file of {kib} KiB; \
+         fix: gunzip it first if you trust it"
     )]
     TooDense {
         /// The file or URL.

@@ -55,8 +55,8 @@ func waits(n int) {
 	}
 }
 
-// holdUp lets some time pass while the main goroutine waits. It first checks that the main
-// goroutine waits: on a busy machine that may happen late, or otherwise not at all.
+// holdUp sleeps briefly, once the main goroutine is waiting: on a busy machine it may start to
+// wait late, and without this check perhaps not at all.
 func holdUp() {
 	for !mainWaits() {
 		time.Sleep(time.Millisecond)

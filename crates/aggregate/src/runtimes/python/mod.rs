@@ -1,4 +1,4 @@
-//! Replaces the native frames of the Python interpreter's evaluation loop by Python functions.
+//! Replaces the native frames of the Python interpreter's evaluation loop with Python functions.
 //!
 //! A thread's chain of frames is followed at the moment of a sample ([`super::chains`]). The code
 //! objects of the frames are read from the target's memory when the sample is read, about 20 ms

@@ -1,4 +1,4 @@
-//! Starts Go programs with known behaviour and accesses their memory.
+//! Starts Go programs with known behavior and accesses their memory.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::fs::File;
