@@ -421,7 +421,7 @@ fn a_rejected_call_does_not_block_others() {
     let refused = grpc_store::Behaviour::Status(3, "failed%20to parse");
     let store = GrpcStore::start(&[refused; 3]);
     let mut pushing = pushing(&format!("grpc://{}", store.address()), &["-p", &pid]);
-    pushing.server.wait_line("refused: status 3 failed to parse");
+    pushing.server.wait_line("shares: status 3 failed to parse");
     let _ = written(&write_raw_encoded(&store.next().message), &pid);
     drop(pushing);
     let _ = target.finish();
@@ -471,7 +471,7 @@ fn a_rejected_message_does_not_block_others() {
     let (target, pid) = shares();
     let store = Store::start(&[Behaviour::Status(400); 3]);
     let mut pushing = pushing(&format!("http://{}", store.address()), &["-p", &pid]);
-    pushing.server.wait_line("refused: 400");
+    pushing.server.wait_line("shares: 400");
     let _ = ingested(&store.next());
     drop(pushing);
     let _ = target.finish();
