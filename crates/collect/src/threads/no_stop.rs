@@ -1,11 +1,11 @@
 //! Copies all threads of a process without stopping any: each at a moment when it is not running.
 //!
 //! ```text
-//!   look ─► a BPF program in the kernel visits all threads
+//!   pass ─► a BPF program in the kernel visits all threads
 //!     ├─ on no CPU before and after the copy, and no switch between ─► the copy is valid
-//!     └─ running ─► try again at the next look
+//!     └─ running ─► try again at the next pass
 //!   what the program cannot copy (deep stacks, an interpreter's frames) is read from memory,
-//!   and is valid if the next look finds that the thread has not run since
+//!   and is valid if the next pass finds that the thread has not run since
 //! ```
 
 use std::collections::BTreeMap;
@@ -21,17 +21,17 @@ use super::snapshot::{self, CopyTiming, MAX_COPIED, Snapshot, ThreadCopy};
 use super::waiting;
 use crate::outcome::RecordError;
 
-/// How long we keep looking at a thread that is running.
+/// How long to retry a thread that is running.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// The pauses between looks. They are short at first, for threads that run only briefly.
+/// The pauses between passes. They are short at first, for threads that run only briefly.
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
-/// The number of looks that may follow each other without a pause.
+/// The number of passes that may follow each other without a pause.
 const QUICK_PASSES: u32 = 8;
 /// The maximum number of threads without a stack that are listed by name.
 const MAX_NAMES: usize = 8;
 
-/// Why a thread that was running at every look has no stack.
+/// Why a thread that was running at every attempt has no stack.
 const ALWAYS_RUNNING: &str = "running at every attempt";
 
 /// The copy of a thread, and what remains to be read.
@@ -43,16 +43,16 @@ struct CopiedThread {
     at_once: usize,
     /// That copy is full, so the stack may go on.
     is_full: bool,
-    /// Data was read from memory since, and the next look has not confirmed it yet.
+    /// Data was read from memory since, and the next pass has not confirmed it yet.
     is_pending: bool,
 }
 
 #[derive(Default)]
 struct Seen {
     captured: Option<CopiedThread>,
-    /// The number of the last look that listed the thread.
-    look: u32,
-    /// At the last look, it had not run since it was copied.
+    /// The number of the last pass that listed the thread.
+    pass: u32,
+    /// At the last pass, it had not run since it was copied.
     unchanged: bool,
 }
 
@@ -62,7 +62,7 @@ struct Passes<'a> {
     rows: Vec<MapRow>,
     runtimes: &'a mut Runtimes,
     threads: BTreeMap<i32, Seen>,
-    look: u32,
+    pass: u32,
     /// Bytes that may still be copied.
     left: usize,
 }
@@ -81,22 +81,22 @@ pub(super) fn take(
         runtimes.prepare_to_read(process, &memory, tid);
     }
     let (threads, left) = (BTreeMap::new(), MAX_COPIED);
-    let mut looks = Passes { process, memory, rows, runtimes, threads, look: 0, left };
+    let mut passes = Passes { process, memory, rows, runtimes, threads, pass: 0, left };
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        looks.again(copier)?;
-        let complete = looks.is_complete();
+        passes.again(copier)?;
+        let complete = passes.is_complete();
         let within = began.elapsed();
         if !complete {
-            looks.read_rest();
+            passes.read_rest();
         }
         if complete || within >= PATIENCE {
-            return looks.conclude(copier, within);
+            return passes.conclude(copier, within);
         }
-        // If data is to be confirmed, look again at once, before its thread runs. Pause
-        // nevertheless after several looks that confirmed nothing.
-        if !looks.is_pending() || looks.look > QUICK_PASSES {
+        // If data is to be confirmed, start the next pass at once, before its thread runs. Pause
+        // nevertheless after several passes that confirmed nothing.
+        if !passes.is_pending() || passes.pass > QUICK_PASSES {
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -105,33 +105,33 @@ pub(super) fn take(
 
 impl Passes<'_> {
     fn again(&mut self, copier: &mut StackCopier) -> Result<(), RecordError> {
-        self.look += 1;
+        self.pass += 1;
         let pid = self.process.pid();
-        let looked = copier.look(pid, |look| self.see(look));
-        looked.map_err(|source| RecordError::Stacks { pid, source })?;
+        let copied = copier.look(pid, |report| self.add(report));
+        copied.map_err(|source| RecordError::Stacks { pid, source })?;
         // Drop threads that have exited. If all have, so has the process.
-        let (threads, now) = (&mut self.threads, self.look);
-        threads.retain(|_, seen| seen.look == now);
+        let (threads, now) = (&mut self.threads, self.pass);
+        threads.retain(|_, seen| seen.pass == now);
         if threads.is_empty() || !self.process.is_alive() {
             return Err(SeizeError::Gone { pid }.into());
         }
         Ok(())
     }
 
-    fn see(&mut self, look: &ThreadReport<'_>) {
-        let seen = self.threads.entry(look.tid).or_default();
-        seen.look = self.look;
-        let unchanged = |c: &CopiedThread| c.switches == look.switches;
+    fn add(&mut self, report: &ThreadReport<'_>) {
+        let seen = self.threads.entry(report.tid).or_default();
+        seen.pass = self.pass;
+        let unchanged = |c: &CopiedThread| c.switches == report.switches;
         seen.unchanged =
-            look.what != CopyResult::Runs && seen.captured.as_ref().is_some_and(unchanged);
+            report.what != CopyResult::Runs && seen.captured.as_ref().is_some_and(unchanged);
         if let (true, Some(captured)) = (seen.unchanged, &mut seen.captured) {
             captured.is_pending = false;
         }
         let wanted = seen.captured.as_ref().is_none_or(|c| c.is_pending);
-        if let (true, CopyResult::Copied(copy)) = (wanted, look.what) {
+        if let (true, CopyResult::Copied(copy)) = (wanted, report.what) {
             let kept = copy.stack.len().min(self.left);
             self.left -= kept;
-            let captured = capture(look, &copy, kept);
+            let captured = capture(report, &copy, kept);
             let pid = self.process.pid();
             let in_runtimes = self.runtimes.read_threads_of(pid, captured.pointer());
             let is_pending = captured.needs_more(in_runtimes);
@@ -185,8 +185,8 @@ impl Passes<'_> {
         }
     }
 
-    /// Reads the locks that threads wait for, then looks once more. A thread that has not run until
-    /// this last look has been waiting since before any lock was read. So threads that are reported
+    /// Reads the locks that threads wait for, then makes one more pass. A thread that has not run until
+    /// this last pass has been waiting since before any lock was read. So threads that are reported
     /// as waiting for each other did so at the same time.
     fn conclude(
         mut self,
@@ -232,7 +232,7 @@ impl Passes<'_> {
             notes.push(format!(
                 "{who} running at each of {} attempts within {} ms to copy the stack: {names}; \
                  record a cpu profile to see where",
-                self.look,
+                self.pass,
                 within.as_millis()
             ));
         }
@@ -285,11 +285,11 @@ fn blank(
     ThreadCopy { tid, name, wait, registers, stack: Vec::new(), lock: None, standing: None }
 }
 
-fn capture(look: &ThreadReport<'_>, copy: &CopiedStack<'_>, kept: usize) -> CopiedThread {
+fn capture(report: &ThreadReport<'_>, copy: &CopiedStack<'_>, kept: usize) -> CopiedThread {
     let words: Vec<u64> = copy.registers.iter().collect();
     let registers = Registers::from_perf(Arch::host(), &words, USER_REGISTERS);
     let (sp, pc) = (registers.sp(), registers.pc());
-    let wait = wait(look.state, copy.call, (sp.unwrap_or_default(), pc.unwrap_or_default()));
+    let wait = wait(report.state, copy.call, (sp.unwrap_or_default(), pc.unwrap_or_default()));
     let registers = match sp {
         _ if copy.is_32_bit => Err("32-bit code"),
         // Threads that the kernel creates in a process, such as io_uring's, have no user stack.
@@ -298,11 +298,11 @@ fn capture(look: &ThreadReport<'_>, copy: &CopiedStack<'_>, kept: usize) -> Copi
     };
     // On aarch64 we don't know how to find the interpreter's thread state from it.
     let thread_pointer = if cfg!(target_arch = "x86_64") { copy.thread_pointer } else { 0 };
-    let mut thread = blank(look.tid, Some(wait), registers);
+    let mut thread = blank(report.tid, Some(wait), registers);
     thread.stack.extend_from_slice(&copy.stack[..kept]);
     CopiedThread {
         copy: thread,
-        switches: look.switches,
+        switches: report.switches,
         thread_pointer,
         at_once: kept,
         is_full: copy.is_full,
