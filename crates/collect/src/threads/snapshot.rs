@@ -106,13 +106,9 @@ fn open_copier() -> Result<StackCopier, Obstacle> {
     if let Ok(rights) = Rights::read() {
         rights.bpf()?;
     }
-    StackCopier::open().map_err(|e| {
-        let text = e.to_string();
-        let (reason, fix) = text
-            .split_once("; fix: ")
-            .unwrap_or((&text, "boot Linux 5.18 or later with CONFIG_DEBUG_INFO_BTF=y"));
-        Obstacle { reason: reason.into(), fix: fix.into() }
-    })
+    let later_kernel = || "boot Linux 5.18 or later with CONFIG_DEBUG_INFO_BTF=y".into();
+    StackCopier::open()
+        .map_err(|e| Obstacle { reason: e.reason(), fix: e.fix().unwrap_or_else(later_kernel) })
 }
 
 /// Checks whether stacks can be copied without stopping threads.

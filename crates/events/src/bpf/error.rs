@@ -75,6 +75,18 @@ impl BpfError {
         Self { object, step, obstacle }
     }
 
+    /// What failed, and why, without the fix.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        format!("cannot {} ({}): {}", self.step, self.object, self.obstacle.reason())
+    }
+
+    /// What removes the obstacle, if anything does.
+    #[must_use]
+    pub fn fix(&self) -> Option<String> {
+        self.obstacle.fix()
+    }
+
     pub(crate) fn missing(object: &'static str, step: BpfStep) -> Self {
         Self { object, step, obstacle: BpfObstacle::Missing }
     }
@@ -121,6 +133,31 @@ impl BpfObstacle {
             _ => Self::Other(one_line(error)),
         }
     }
+
+    fn reason(&self) -> String {
+        match self {
+            Self::NotPermitted => "not permitted without CAP_BPF and CAP_PERFMON".into(),
+            Self::NoTypeInformation => {
+                "the kernel has no type information (/sys/kernel/btf/vmlinux)".into()
+            }
+            Self::Unsupported { source, since } => format!(
+                "the kernel rejects it ({}); requires Linux {since} or later",
+                without_number(&source.to_string())
+            ),
+            Self::NoMemory => "the kernel could not allocate memory for it".into(),
+            Self::Missing => "the BPF object does not contain it".into(),
+            Self::Gone => "the process has exited".into(),
+            Self::Other(why) => why.clone(),
+        }
+    }
+
+    fn fix(&self) -> Option<String> {
+        match self {
+            Self::NotPermitted => Some(host::rights::setcap()),
+            Self::NoTypeInformation => Some("boot a kernel with CONFIG_DEBUG_INFO_BTF=y".into()),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for BpfStep {
@@ -137,26 +174,8 @@ impl fmt::Display for BpfStep {
 
 impl fmt::Display for BpfObstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotPermitted => write!(
-                f,
-                "not permitted without CAP_BPF and CAP_PERFMON; fix: {}",
-                host::rights::setcap()
-            ),
-            Self::NoTypeInformation => f.write_str(
-                "the kernel has no type information (/sys/kernel/btf/vmlinux); fix: boot a kernel \
-                 with CONFIG_DEBUG_INFO_BTF=y",
-            ),
-            Self::Unsupported { source, since } => write!(
-                f,
-                "the kernel rejects it ({}); requires Linux {since} or later",
-                without_number(&source.to_string())
-            ),
-            Self::NoMemory => f.write_str("the kernel could not allocate memory for it"),
-            Self::Missing => f.write_str("the BPF object does not contain it"),
-            Self::Gone => f.write_str("the process has exited"),
-            Self::Other(why) => f.write_str(why),
-        }
+        f.write_str(&self.reason())?;
+        self.fix().map_or(Ok(()), |fix| write!(f, "; fix: {fix}"))
     }
 }
 
