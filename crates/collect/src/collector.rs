@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use aggregate::family::Family;
 use assemble::conclude::Targets;
-use assemble::debugfiles::TargetFiles;
 use process::Process;
 
 use crate::options::RecordOptions;
@@ -104,12 +103,7 @@ impl<'a> Request<'a> {
 
     /// The targets as every profile of the session describes them. Opens their root directories.
     pub(crate) fn targets(&self) -> Targets {
-        Targets {
-            roots: self.roots.to_vec(),
-            files: TargetFiles::of(&self.family().processes),
-            children: self.options.children,
-            command_line: self.options.command_line.clone(),
-        }
+        self.options.targets(self.roots, &self.family().processes)
     }
 
     /// The targets and, if the options ask for them, the processes that they forked earlier.

@@ -28,6 +28,7 @@ mod names;
 mod options;
 mod outcome;
 mod perf;
+mod plural;
 mod ptrace;
 mod session;
 mod threads;

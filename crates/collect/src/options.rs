@@ -1,7 +1,12 @@
 //! Defines the options of a recording: what to record, and how.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 use std::time::Duration;
+
+use assemble::conclude::Targets;
+use assemble::debugfiles::TargetFiles;
+use process::Process;
 
 use crate::kinds::options::KindOptions;
 
@@ -61,6 +66,17 @@ impl Default for RecordOptions {
 }
 
 impl RecordOptions {
+    /// The targets as profiles describe them. Debug files are searched for in the root directories
+    /// of the `followed` processes, which are opened here.
+    pub(crate) fn targets(&self, roots: &[Arc<Process>], followed: &[Arc<Process>]) -> Targets {
+        Targets {
+            roots: roots.to_vec(),
+            files: TargetFiles::of(followed),
+            children: self.children,
+            command_line: self.command_line.clone(),
+        }
+    }
+
     /// The sampling period in nanoseconds.
     pub(crate) fn period(&self) -> u64 {
         1_000_000_000 / u64::from(self.frequency.max(1))

@@ -26,7 +26,7 @@ use super::ticks::{SamplerState, Ticker};
 use crate::collector::{Collector, Progress, Request};
 use crate::options::RecordOptions;
 use crate::outcome::{Ended, Outcome, RecordError};
-use crate::waits::counted;
+use crate::plural::counted;
 
 /// Less CPU time than this is not reported as unseen: the kernel adds up the CPU time of children
 /// in ticks of 10 ms, for each of their parents.

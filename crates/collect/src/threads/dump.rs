@@ -12,7 +12,6 @@ use aggregate::rings::RecordingFacts;
 use assemble::Stats;
 use assemble::builder::Valued;
 use assemble::conclude::{Header, Named, Targets};
-use assemble::debugfiles::TargetFiles;
 use pprof::kinds::GOROUTINE;
 use process::Process;
 
@@ -46,12 +45,7 @@ impl Threads {
         Ok(Self {
             recorder,
             dumped: Vec::new(),
-            targets: Targets {
-                roots: roots.to_vec(),
-                files: TargetFiles::of(roots),
-                children: options.children,
-                command_line: options.command_line.clone(),
-            },
+            targets: options.targets(roots, roots),
             time: unix_now(),
             method,
             stops: Stops::default(),

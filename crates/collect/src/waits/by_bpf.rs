@@ -20,7 +20,7 @@ use crate::collector::{Progress, Request};
 use crate::go::BLOCK_RATE;
 use crate::options::RecordOptions;
 use crate::outcome::RecordError;
-use crate::waits::counted;
+use crate::plural::counted;
 
 /// How often the size of the stack window is checked.
 const REVIEW_INTERVAL_NS: u64 = 200_000_000;

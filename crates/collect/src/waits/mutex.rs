@@ -22,7 +22,7 @@ use super::shared::{FinishedWaits, Scope, WaitProfile};
 use crate::collector::{Collector, Request};
 use crate::kinds::options::{KindOption, OptionValue};
 use crate::outcome::RecordError;
-use crate::waits::counted;
+use crate::plural::counted;
 
 /// Charges mutex samples to the waiting thread instead of the unlocking thread.
 pub(crate) const WAITERS: KindOption = KindOption {

@@ -21,7 +21,7 @@ use rustc_hash::FxHashMap;
 
 use crate::collector::{Progress, Request};
 use crate::perf::attach::{self, AttachError, Attached};
-use crate::waits::counted;
+use crate::plural::counted;
 
 /// How long the target's switches are counted before the period is chosen.
 const MEASURE_TIME: Duration = Duration::from_millis(100);
