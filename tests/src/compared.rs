@@ -1,11 +1,13 @@
 //! Compares recorded waits with what the program itself measured in the same time.
 
-use std::io::Write as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::chance::Deviation;
+use crate::notes::note;
+use crate::quiet::{Noise, Watch};
 use crate::{Profile, Program, Recorder, Recording, Sample, Target, Truth, procfs};
 
 /// The allowed difference between the recording's length and the time between the program's marks,
@@ -57,28 +59,26 @@ impl Compared {
     #[must_use]
     pub fn of_command(mut command: Command, recording: (f64, &[&str])) -> Self {
         for attempt in 1.. {
-            let (recording, this, waited) = Self::once(&mut command, recording);
+            let (recording, this, noise) = Self::once(&mut command, recording);
             let difference = this.profile.duration_nanos as f64 / 1e9 - this.wall;
             let lost = account(&this.profile).1;
-            let late = lost > 0 && waited > STARVED;
+            let late = lost > 0 && noise.total() > STARVED;
             if attempt == 3 || !late && difference <= MAX_DIFFERENCE * this.wall {
-                assert_eq!(lost, 0, "exoprof waited {waited:.1?} for a CPU: {}", *recording);
+                assert_eq!(lost, 0, "exoprof: {noise}: {}", *recording);
                 return this;
             }
-            // Bypasses the capture of the test's output, so that it is always shown.
-            let message = format!(
-                "STARVED MACHINE: exoprof waited {waited:.1?} for a CPU, {lost} records lost, a \
-                 recording {difference:.3} s longer than the {:.3} s between the marks: dropped attempt \
-                 {attempt} of 3\n",
+            note(&format!(
+                "STARVED MACHINE: exoprof: {noise}; {lost} records lost, a recording \
+                 {difference:.3} s longer than the {:.3} s between the marks: dropped attempt \
+                 {attempt} of 3",
                 this.wall
-            );
-            let _ = std::io::stderr().write_all(message.as_bytes());
+            ));
         }
         unreachable!("the third attempt counts")
     }
 
-    /// One attempt; also returns how long exoprof waited for a CPU.
-    fn once(command: &mut Command, (seconds, args): (f64, &[&str])) -> (Recording, Self, Duration) {
+    /// One attempt; also returns what kept exoprof from running.
+    fn once(command: &mut Command, (seconds, args): (f64, &[&str])) -> (Recording, Self, Noise) {
         let mut target = Target::spawn_command(command);
         target.go(0);
         // With perf events, exoprof chooses the sampling density by the load at the start.
@@ -88,6 +88,7 @@ impl Compared {
         }
         let mut running = Recorder::of(target.pid()).args(args).args(["-d", "10m"]).start();
         running.wait_recording();
+        let watch = Watch::of(running.pid());
         let before = target.mark();
         let began = Instant::now();
         // The length of the measurement, not a wait for an event.
@@ -99,12 +100,12 @@ impl Compared {
         while !procfs::status(target.pid(), "State").starts_with('S') {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let waited = procfs::run_delay(running.pid());
+        let noise = watch.noise();
         running.signal(Signal::SIGINT);
         let recording = running.finish().recording();
         let _ = target.finish();
         let this = Self { profile: recording.profile.clone(), truth, after, wall };
-        (recording, this, waited)
+        (recording, this, noise)
     }
 
     /// The program's own nanoseconds at these sites, per second.
@@ -119,42 +120,34 @@ impl Compared {
         self.profile.sum(kind, keep) as f64 * 1e9 / self.profile.duration_nanos as f64
     }
 
-    /// The recorded delay below a site, divided by the program's own measurement.
-    #[must_use]
-    pub fn ratio_of_delays(&self, site: &str) -> f64 {
-        self.measured("delay", |s| s.has(site)) / self.truth(&[site])
-    }
-
-    /// Asserts that the recorded delay below a site equals the program's within a tolerance.
+    /// How far the recorded delay below a site is from the program's own measurement, where every
+    /// wait is sampled.
     ///
     /// The program accounts for a wait when the wait ends. A wait that spans a mark therefore makes
-    /// its number differ from the recording's by the part beyond the mark. The tolerance covers
-    /// that, unless the program waited so long for a CPU that one such wait is most of it.
-    ///
-    /// # Panics
-    /// When it does not.
-    #[track_caller]
-    pub fn assert_delay(&self, site: &str, tolerance: f64) {
-        let ratio = self.ratio_of_delays(site);
+    /// its number differ from the recording's by the part beyond the mark: a uniform share of the
+    /// wait, at each end.
+    #[must_use]
+    pub fn delay(&self, site: &str) -> Deviation {
         let longest = self.after.ns(&format!("{site}_max")) as f64 / 1e9;
-        let allowed = f64::max(tolerance, 0.75 * tolerance + longest / self.wall);
-        assert!(
-            (ratio - 1.0).abs() <= allowed,
-            "delay of {site}: {ratio:.4} of the truth, allowed {allowed:.4}\n{}",
-            self.profile.describe(8, |s| s.has(site))
-        );
+        let measured = self.measured("delay", |s| s.has(site));
+        let sigma = (2.0_f64 / 12.0).sqrt() * longest / self.wall;
+        Deviation::ratio(&format!("delay of {site}"), measured, self.truth(&[site]), sigma)
     }
 
-    /// Asserts that the recorded number of waits below a site equals the program's within a
-    /// tolerance.
-    ///
-    /// # Panics
-    /// When it does not.
-    #[track_caller]
-    pub fn assert_count(&self, site: &str, tolerance: f64) {
-        let measured = self.measured("contentions", |s| s.has(site));
-        let ratio = measured / self.truth(&[&format!("{site}_n")]);
-        assert!((ratio - 1.0).abs() <= tolerance, "count of {site}: {ratio:.4} of the truth");
+    /// How far the recorded number of waits below a site is from the program's, where every wait is
+    /// sampled. One at each end may be on one side only.
+    #[must_use]
+    pub fn count(&self, site: &str) -> Deviation {
+        let what = format!("count of {site}");
+        let measured = self.measured("contentions", |s| s.has(site)) * self.wall;
+        let truth = self.truth(&[&format!("{site}_n")]) * self.wall;
+        Deviation::between(&what, measured, (truth - 2.0, truth + 2.0), 0.0)
+    }
+
+    /// See [`chance_of`].
+    #[must_use]
+    pub fn chance(&self, keep: impl Fn(&Sample) -> bool) -> f64 {
+        chance_of(&self.profile, keep)
     }
 
     /// Asserts that a comment of the profile contains these words.
@@ -166,6 +159,21 @@ impl Compared {
         let comments = &self.profile.comments;
         assert!(comments.iter().any(|c| c.contains(words)), "{words}: {comments:#?}");
     }
+}
+
+/// The relative standard deviation of the recorded delay of these samples by chance.
+///
+/// Waits are sampled with a probability p that is proportional to their length, at most 1, and scaled
+/// by 1/p; so each sample stands for about the same delay, and the number n of these samples is the
+/// whole number by their share of the delay. Their sum has a relative variance of (1−p)/n: none if
+/// every wait is sampled. p is n by the number of waits that they stand for.
+#[must_use]
+pub fn chance_of(profile: &Profile, keep: impl Fn(&Sample) -> bool) -> f64 {
+    let of = |kind: &str| profile.sum(kind, &keep) as f64;
+    let share = of("delay") / profile.total("delay") as f64;
+    let samples = account(profile).0 as f64 * share;
+    let p = f64::min(1.0, samples / of("contentions"));
+    ((1.0 - p) / samples).sqrt()
 }
 
 /// Samples kept and records lost, from the profile's comment `samples: 1 kept, 2 lost, …`.

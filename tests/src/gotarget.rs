@@ -5,11 +5,11 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Mutex;
 
+use nix::fcntl::{Flock, FlockArg};
 use object::{Object as _, ObjectSymbol as _};
 
-use crate::{Profile, repository};
+use crate::{Profile, notes, repository};
 
 /// The latest version, which `scripts/setup-tests` always installs. `--all-go` also installs the
 /// other supported ones.
@@ -64,12 +64,10 @@ pub fn installed() -> Vec<&'static str> {
     let (present, missing): (Vec<&str>, Vec<&str>) =
         OTHERS.into_iter().partition(|v| goroot(v).join("bin/go").exists());
     if !missing.is_empty() {
-        // Bypasses the capture of the test's output, so that it is always shown.
-        let text = format!(
-            "NOT RUN for Go {}: scripts/setup-tests --all-go installs them\n",
-            missing.join(", ")
-        );
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        let missing = missing.join(", ");
+        notes::of_all(&format!(
+            "NOT RUN for Go {missing}: scripts/setup-tests --all-go installs them"
+        ));
     }
     present.into_iter().chain([LAST]).collect()
 }
@@ -104,13 +102,15 @@ pub fn build_with(
     suffix: &str,
     flags: &[&str],
 ) -> (PathBuf, String) {
-    // One compilation at a time, even with many test threads.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
     let root = goroot(version);
     assert!(root.join("bin/go").exists(), "Go {version}: run scripts/setup-tests");
-    let out =
-        repository().join(".cache/gobuild").join(format!("{program}-{version}-{build:?}{suffix}"));
+    let name = format!("{program}-{version}-{build:?}{suffix}");
+    let out = repository().join(".cache/gobuild").join(&name);
+    std::fs::create_dir_all(out.parent().expect("a folder")).expect(".cache can be written");
+    // Tests are processes that run at the same time: one of them builds, the others find it built.
+    let lock = std::fs::File::create(out.with_file_name(format!(".{name}.lock")))
+        .expect("a lock file can be made");
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).expect("the lock can be taken");
     let output = Command::new(root.join("bin/go"))
         .current_dir(repository().join("tests/targets/go").join(program))
         .env("GOROOT", &root)

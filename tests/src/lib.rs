@@ -9,6 +9,9 @@
 //!   compared      compares recorded waits with what the program measured in the same time
 //!   records       compares two profiles record by record
 //!   expect        assertions on profiles: shares, thread roots, values
+//!   chance        decides whether a measurement is wrong or only unlucky, by more samples
+//!   quiet         measures whether a process got the CPU time that it was ready for
+//!   notes         what must be seen although a test passes
 //!   gotarget      runs Go programs in all versions and builds; reads their own profiles
 //!   python        finds the installed Python interpreters
 //!   gotool        runs `go tool pprof` on the result
@@ -24,6 +27,7 @@
 //! Functions panic with a detailed message on failure: the harness exists for tests only.
 
 pub mod certificates;
+pub mod chance;
 pub mod compared;
 pub mod expect;
 pub mod gotarget;
@@ -31,10 +35,12 @@ pub mod gotool;
 pub mod grpc_store;
 pub mod http;
 pub mod imports;
+pub mod notes;
 pub mod procfs;
 pub mod profile;
 pub mod programs;
 pub mod python;
+pub mod quiet;
 pub mod recorder;
 pub mod records;
 pub mod server;

@@ -49,16 +49,17 @@ fn overlay_root_with_namespaces() {
                   exec /app/busybox unshare -U -r /app/service";
     let mut target = contained(script, &[folder.path()]);
     let pid = inner_pid(&target);
-    let before = target.mark();
-    let recording = record_busy(pid, 3.0, &["-F", "997"]);
-    let truth = target.mark().since(&before);
-    assert_site_shares(&recording.profile, &truth, SITES);
-    assert_roots(&recording.profile, 0.99);
-    let main = &recording.profile.mappings[0];
+    let profile = assert_site_shares(SITES, || {
+        let before = target.mark();
+        let recording = record_busy(pid, 3.0, &["-F", "997"]);
+        (recording.profile.clone(), target.mark().since(&before))
+    });
+    assert_roots(&profile, 0.99);
+    let main = &profile.mappings[0];
     assert_eq!(main.file, "/app/service", "the path as the target sees it");
-    let labels = recording.profile.by_label("samples", "pid");
+    let labels = profile.by_label("samples", "pid");
     assert_eq!(labels.keys().collect::<Vec<_>>(), [&pid.to_string()], "the PID as we see it");
-    let heavy = recording.profile.samples.iter().flat_map(|s| &s.stack).find(|f| f.is("heavy_a"));
+    let heavy = profile.samples.iter().flat_map(|s| &s.stack).find(|f| f.is("heavy_a"));
     assert!(heavy.is_some_and(|f| f.line > 0 && f.file.ends_with("shares.c")), "{heavy:?}");
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use exoprof_tests::chance::{Deviation, Rule};
 use exoprof_tests::expect::{assert_reach, is_marked, reaches_root};
 use exoprof_tests::gotarget::{BUILDS, Build, LAST, build, build_with, installed};
 use exoprof_tests::{Profile, Recording, Sample, Target, gotool, procfs, record, record_busy};
@@ -112,52 +113,53 @@ fn stacks_under_garbage_collection_in_every_build() {
 fn the_caller_of_frameless_assembly_is_found() {
     let sites = ["main.moves", "main.searches", "main.sorts", "main.builds"];
     for version in installed() {
-        let mut target = start(version, Build::Plain, "mix");
-        let own = tempfile::NamedTempFile::new().expect("a file");
-        target.send(&format!("profile 4000 {}", own.path().display()));
-        target.expect("done");
-        let before = target.mark();
-        let recording = record_busy(target.pid(), 4.0, &["-F", "997"]);
-        let truth = target.mark().since(&before);
-        let profile = &recording.profile;
-        assert_whole(profile);
-        // Only the work itself, not the measuring.
-        let measures = |s: &Sample| s.has("main.threadTime") || s.has("main.site");
-        let in_mix = |s: &Sample| s.has("main.timed") && !measures(s);
-        let lost = |s: &Sample| in_mix(s) && !sites.iter().any(|site| s.has(site));
-        let (all, lost_count) = (profile.sum("samples", in_mix), profile.sum("samples", lost));
-        assert!(all > 100, "{all} samples");
-        assert!(
-            lost_count * 100 <= all,
-            "Go {version}: {lost_count} of {all} lack a caller:\n{}",
-            profile.describe(5, lost)
-        );
-        let share = |rows: &[gotool::TopRow]| {
-            let row = rows.iter().find(|r| r.function == "runtime.memmove");
-            row.map_or(0.0, |r| r.flat)
-        };
-        let ours = share(&gotool::top(&recording.path));
-        let theirs = share(&gotool::top(own.path()));
-        assert!(theirs > 5.0, "{theirs}");
-        // Compared with the program's own clock, in points: with 3,000 samples, a share of a fifth
-        // has a standard deviation of 0.7 points.
-        for (function, site) in sites.iter().zip(["moves", "searches", "sorts", "builds"]) {
-            let here = profile.sum("cpu", |s| s.has(function)) as f64 / profile.total("cpu") as f64;
-            let off = 100.0 * (here - truth.share(site)).abs();
-            let chance = 100.0 * 4.5 * f64::sqrt(0.25 / profile.total("samples") as f64);
-            assert!(off <= f64::max(3.0, chance), "Go {version}: {site} off by {off:.1} points");
-            eprintln!("{site}: {off:.2} points off");
-        }
-        // The two profiles cover different seconds. For a fifth of the samples, with 2,000 and
-        // 4,000 of them, the standard deviation is 1.1 points: five points are more than four
-        // standard deviations. On a busy machine there are fewer samples.
-        let bytes = std::fs::read(own.path()).expect("its own profile");
-        let counts = [profile.total("samples"), Profile::decode_foreign(&bytes).total("samples")];
-        let variance = counts.map(|n| 0.2 * 0.8 / n as f64).iter().sum::<f64>();
-        let allowed = f64::max(5.0, 100.0 * 4.5 * variance.sqrt());
-        let said = format!("memmove: {ours}% of {} here, {theirs}% of {}", counts[0], counts[1]);
-        eprintln!("{said}");
-        assert!((ours - theirs).abs() <= allowed, "Go {version}: {said}");
+        Rule { tolerance: 2.0, fault: 10.0, rounds: 4 }.check(|| {
+            let mut target = start(version, Build::Plain, "mix");
+            let own = tempfile::NamedTempFile::new().expect("a file");
+            target.send(&format!("profile 4000 {}", own.path().display()));
+            target.expect("done");
+            let before = target.mark();
+            let recording = record_busy(target.pid(), 4.0, &["-F", "997"]);
+            let truth = target.mark().since(&before);
+            let profile = &recording.profile;
+            assert_whole(profile);
+            // Only the work itself, not the measuring.
+            let measures = |s: &Sample| s.has("main.threadTime") || s.has("main.site");
+            let in_mix = |s: &Sample| s.has("main.timed") && !measures(s);
+            let lost = |s: &Sample| in_mix(s) && !sites.iter().any(|site| s.has(site));
+            let (all, lost_count) = (profile.sum("samples", in_mix), profile.sum("samples", lost));
+            assert!(all > 100, "{all} samples");
+            assert!(
+                lost_count * 100 <= all,
+                "Go {version}: {lost_count} of {all} lack a caller:\n{}",
+                profile.describe(5, lost)
+            );
+            let share = |rows: &[gotool::TopRow]| {
+                let row = rows.iter().find(|r| r.function == "runtime.memmove");
+                row.map_or(0.0, |r| r.flat)
+            };
+            let ours = share(&gotool::top(&recording.path));
+            let theirs = share(&gotool::top(own.path()));
+            assert!(theirs > 5.0, "{theirs}");
+            // Compared with the program's own clock, which also counts what is outside of the sites.
+            let samples = profile.total("samples") as f64;
+            let mut deviations: Vec<_> = sites
+                .iter()
+                .zip(["moves", "searches", "sorts", "builds"])
+                .map(|(function, site)| {
+                    let here = profile.sum("cpu", |s| s.has(function)) as f64;
+                    let share = 100.0 * here / profile.total("cpu") as f64;
+                    Deviation::share(site, share, 100.0 * truth.share(site), samples)
+                })
+                .collect();
+            // The two profiles cover different seconds.
+            let bytes = std::fs::read(own.path()).expect("its own profile");
+            let their_samples = Profile::decode_foreign(&bytes).total("samples") as f64;
+            let chance = [samples, their_samples].map(|n| 0.2 * 0.8 / n).iter().sum::<f64>().sqrt();
+            let memmove = format!("memmove of Go {version}");
+            deviations.push(Deviation { what: memmove, off: ours - theirs, sigma: 100.0 * chance });
+            (deviations, ())
+        });
     }
 }
 
@@ -165,53 +167,53 @@ fn the_caller_of_frameless_assembly_is_found() {
 #[test]
 fn labels_match_the_sampled_request() {
     for version in installed() {
-        let mut target = start(version, Build::Stripped, "labels");
-        let before = target.mark();
-        let recording = recorded(&target);
-        let truth = target.mark().since(&before);
-        let profile = &recording.profile;
-        assert_whole(profile);
-        let works = [
-            ("main.short", "short"),
-            ("main.middle", "middle"),
-            ("main.long", "long"),
-            ("main.unlabelled", ""),
-            ("main.manyLabelled", ""),
-        ];
-        for (function, label) in works {
-            let here = |s: &Sample| s.has(function);
-            let all = profile.sum("samples", here);
-            let right = profile.sum("samples", |s| here(s) && s.label("request") == label);
-            assert!(all >= 3, "Go {version}: {all} samples in {function}");
-            assert!(
-                (all - right) as f64 <= allowed(all, 0.005),
-                "Go {version} {function}: {right} of {all}"
-            );
-        }
-        let kind = |s: &Sample| (s.label("kind") == "served") != s.label("request").is_empty();
-        assert_reach(profile, 1.0, "both labels or none", kind);
-        // More labels, and longer ones, than are copied with the sample.
-        let whole = |s: &Sample| {
-            (0..12).all(|i| s.label(&format!("key{i:02}")).chars().count() == 60 + 10 * i)
-        };
-        let many = profile.sum("samples", |s| s.has("main.manyLabelled"));
-        let right = profile.sum("samples", |s| s.has("main.manyLabelled") && whole(s));
-        let missing = (many - right) as f64;
-        assert!(missing <= allowed(many, 0.005), "Go {version}: {right} of {many} with all");
-
-        // Random error only: four standard deviations of the largest share, a third, are 4.9 points
-        // with 1500 samples. A busy machine gives fewer samples.
-        let chance = 4.0 * f64::sqrt(0.222 / profile.total("samples") as f64);
-        let total = profile.total("cpu") as f64;
-        for (name, ns) in profile.by_label("cpu", "request") {
-            if name.is_empty() {
-                continue;
+        Rule { tolerance: 1.0, fault: 8.0, rounds: 6 }.check(|| {
+            let mut target = start(version, Build::Stripped, "labels");
+            let before = target.mark();
+            let recording = recorded(&target);
+            let truth = target.mark().since(&before);
+            let profile = &recording.profile;
+            assert_whole(profile);
+            let works = [
+                ("main.short", "short"),
+                ("main.middle", "middle"),
+                ("main.long", "long"),
+                ("main.unlabelled", ""),
+                ("main.manyLabelled", ""),
+            ];
+            for (function, label) in works {
+                let here = |s: &Sample| s.has(function);
+                let all = profile.sum("samples", here);
+                let right = profile.sum("samples", |s| here(s) && s.label("request") == label);
+                assert!(all >= 3, "Go {version}: {all} samples in {function}");
+                assert!(
+                    (all - right) as f64 <= allowed(all, 0.005),
+                    "Go {version} {function}: {right} of {all}"
+                );
             }
-            let (measured, real) = (ns as f64 / total, truth.share(&name));
-            assert!((measured - real).abs() < chance, "{name}: {measured:.3}, true {real:.3}");
-        }
-        let comments = profile.comments.join("\n");
-        assert!(!comments.contains("goroutine labels"), "some were not read: {comments}");
+            let kind = |s: &Sample| (s.label("kind") == "served") != s.label("request").is_empty();
+            assert_reach(profile, 1.0, "both labels or none", kind);
+            // More labels, and longer ones, than are copied with the sample.
+            let whole = |s: &Sample| {
+                (0..12).all(|i| s.label(&format!("key{i:02}")).chars().count() == 60 + 10 * i)
+            };
+            let many = profile.sum("samples", |s| s.has("main.manyLabelled"));
+            let right = profile.sum("samples", |s| s.has("main.manyLabelled") && whole(s));
+            let missing = (many - right) as f64;
+            assert!(missing <= allowed(many, 0.005), "Go {version}: {right} of {many} with all");
+
+            let (total, samples) = (profile.total("cpu") as f64, profile.total("samples") as f64);
+            let mut deviations = Vec::new();
+            for (name, ns) in profile.by_label("cpu", "request") {
+                if !name.is_empty() {
+                    let (here, real) = (100.0 * ns as f64 / total, 100.0 * truth.share(&name));
+                    deviations.push(Deviation::share(&name, here, real, samples));
+                }
+            }
+            let comments = profile.comments.join("\n");
+            assert!(!comments.contains("goroutine labels"), "some were not read: {comments}");
+            (deviations, ())
+        });
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use exoprof_tests::chance::{Deviation, Rule};
 use exoprof_tests::gotarget::{
     BUILDS, Build, GoTarget, LAST, NO_RATES, Rates, build, build_with, for_each_version,
 };
@@ -30,30 +31,39 @@ fn heap_of_a_program_without_profiling() {
     for_each_version(|version| {
         for how in [Build::Plain, Build::Cgo] {
             let what = format!("{version} {how:?}");
-            let mut target = GoTarget::start(version, "plain", how);
-            let running = recording(&target, &["heap", "--heap-rate", "16384"], |r| r.heap != 0);
-            assert_eq!(target.rates().heap, 16384, "{what}");
-            target.ask("keep 64");
-            target.ask("drop 512");
-            target.ask("gc");
-            let ended = ended(running);
-            assert_eq!(target.rates(), NO_RATES, "{what}");
-            let profile = &ended.profile;
-            assert_eq!((&*profile.period_type, profile.period), ("space/bytes", 16384), "{what}");
-            assert!(profile.comments.iter().any(|c| c.contains("since attach")), "{what}");
-            let mib = |column: &str, function: &str| {
-                profile.sum(column, |s| s.has(function)) as f64 / MIB
-            };
-            // 4,096 objects, each sampled with probability 1−1/e: one standard deviation is 1.2%,
-            // so 5% is four of them.
-            let kept = mib("inuse_space", "main.keep");
-            assert!((kept - 64.0).abs() <= 3.2, "{what}: 64 MiB kept, not {kept}");
-            let kept = mib("alloc_space", "main.keep");
-            assert!((kept - 64.0).abs() <= 3.2, "{what}: 64 MiB kept, not {kept}");
-            let dropped = mib("alloc_space", "main.drop");
-            assert!((dropped - 512.0).abs() <= 25.6, "{what}: 512 MiB dropped, not {dropped}");
-            let used = mib("inuse_space", "main.drop");
-            assert!(used <= 0.1, "{what}: {used} MiB of the dropped");
+            Rule { tolerance: 0.01, fault: 0.08, rounds: 3 }.check(|| {
+                let mut target = GoTarget::start(version, "plain", how);
+                let args = ["heap", "--heap-rate", "16384"];
+                let running = recording(&target, &args, |r| r.heap != 0);
+                assert_eq!(target.rates().heap, 16384, "{what}");
+                target.ask("keep 64");
+                target.ask("drop 512");
+                target.ask("gc");
+                let ended = ended(running);
+                assert_eq!(target.rates(), NO_RATES, "{what}");
+                let profile = &ended.profile;
+                let period = (&*profile.period_type, profile.period);
+                assert_eq!(period, ("space/bytes", 16384), "{what}");
+                assert!(profile.comments.iter().any(|c| c.contains("since attach")), "{what}");
+                let mib = |column: &str, function: &str| {
+                    profile.sum(column, |s| s.has(function)) as f64 / MIB
+                };
+                let used = mib("inuse_space", "main.drop");
+                assert!(used <= 0.1, "{what}: {used} MiB of the dropped");
+                // Objects of the rate's size, each sampled with probability p = 1−1/e and scaled by
+                // 1/p: their number n has a standard deviation of √((1−p) / (p·n)).
+                let of = |column: &str, function: &str, truth: f64| {
+                    let sigma = (0.582 / (truth * 64.0)).sqrt();
+                    let name = format!("{what}: {column} of {function}");
+                    Deviation::ratio(&name, mib(column, function), truth, sigma)
+                };
+                let deviations = vec![
+                    of("inuse_space", "main.keep", 64.0),
+                    of("alloc_space", "main.keep", 64.0),
+                    of("alloc_space", "main.drop", 512.0),
+                ];
+                (deviations, ())
+            });
         }
     });
 }
@@ -78,7 +88,7 @@ fn a_second_heap_recording_starts_from_zero() {
 }
 
 /// 512 MiB at one sample per 112 MiB give 4.6 samples, so six runs give 27 ± 5. If the allocation
-/// caches were not reset, each of eight would add one immediately: 75 ± 5.
+/// caches were not reset, each of eight would add one immediately: 75 ± 5. In samples of one run:
 #[test]
 fn allocation_caches_add_no_samples() {
     for_each_version(|version| {
@@ -86,20 +96,25 @@ fn allocation_caches_add_no_samples() {
             return;
         }
         let path = build(version, "plain", Build::Plain);
-        let mut samples = 0;
-        for _ in 0..6 {
-            let mut target = GoTarget::run(&path, &[("GOMAXPROCS", "8")]);
-            // All eight processors (Ps) have allocated before.
-            target.ask("spread 1");
-            let args = ["heap", "--heap-rate", "117440512"];
-            let running = recording(&target, &args, |r| r.heap != 0);
-            target.ask("spread 64");
-            let text = ended(running).stderr.clone();
-            let kept = text.lines().find_map(|l| l.strip_prefix("samples: ")?.split(' ').next());
-            samples += kept.and_then(|n| n.parse::<u64>().ok()).expect("samples kept");
-        }
-        // At most 7 on average.
-        assert!((5..=42).contains(&samples), "{version}: {samples} samples");
+        Rule { tolerance: 1.0, fault: 8.0, rounds: 4 }.check(|| {
+            let mut samples = 0;
+            for _ in 0..6 {
+                let mut target = GoTarget::run(&path, &[("GOMAXPROCS", "8")]);
+                // All eight processors (Ps) have allocated before.
+                target.ask("spread 1");
+                let args = ["heap", "--heap-rate", "117440512"];
+                let running = recording(&target, &args, |r| r.heap != 0);
+                target.ask("spread 64");
+                let text = ended(running).stderr.clone();
+                let kept =
+                    text.lines().find_map(|l| l.strip_prefix("samples: ")?.split(' ').next());
+                samples += kept.and_then(|n| n.parse::<u64>().ok()).expect("samples kept");
+            }
+            assert!(samples > 0, "{version}: no samples");
+            let truth = 512.0 / 112.0;
+            let (off, sigma) = (samples as f64 / 6.0 - truth, (truth / 6.0_f64).sqrt());
+            (vec![Deviation { what: version.into(), off, sigma }], ())
+        });
     });
 }
 

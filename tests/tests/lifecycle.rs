@@ -120,15 +120,17 @@ fn plugins_loaded_in_turn() {
     let [alpha, beta] = [programs::PLUGIN_ALPHA.path(), programs::PLUGIN_BETA.path()];
     let args = [alpha.to_str().unwrap(), beta.to_str().unwrap()];
     let mut target = Target::working(programs::DLOPEN, &args);
-    let before = target.mark();
-    let recording = record_busy(target.pid(), 3.0, &["-F", "997"]);
-    let mut truth = target.mark().since(&before);
-    let reused = truth.0.remove("same").unwrap();
-    assert!(reused > 10, "the loader did not reuse addresses: {reused}");
     // Plugins are loaded and unloaded some 50 times a second; their shares are 2:1.
-    assert_site_shares(&recording.profile, &truth, &["alpha_work", "beta_work"]);
-    assert_roots(&recording.profile, 0.99);
-    for sample in &recording.profile.samples {
+    let profile = assert_site_shares(&["alpha_work", "beta_work"], || {
+        let before = target.mark();
+        let recording = record_busy(target.pid(), 3.0, &["-F", "997"]);
+        let mut truth = target.mark().since(&before);
+        let reused = truth.0.remove("same").unwrap();
+        assert!(reused > 10, "the loader did not reuse addresses: {reused}");
+        (recording.profile.clone(), truth)
+    });
+    assert_roots(&profile, 0.99);
+    for sample in &profile.samples {
         for frame in &sample.stack {
             let file = frame.mapping.as_ref().map_or("", |m| m.file.as_str());
             assert!(!frame.is("alpha_work") || file.ends_with("alpha.so"), "{sample}");
