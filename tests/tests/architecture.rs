@@ -50,9 +50,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("report", &["pprof"]),
-    ("console", &[]),
+    ("console", &["host"]),
     ("serve", &["pprof", "process", "host", "collect", "report", "console"]),
-    ("view", &["pprof", "report", "console"]),
+    ("view", &["pprof", "host", "report", "console"]),
     ("exoprof", &["pprof", "process", "host", "collect", "report", "console", "serve", "view"]),
 ];
 
@@ -242,4 +242,61 @@ fn list_sources(folder: &Path, into: &mut Vec<PathBuf>) {
             into.push(path);
         }
     }
+}
+
+/// Ways to change the file system by a path, which another user could have exchanged meanwhile.
+const WRITES: &[&str] = &[
+    "File::create",
+    "OpenOptions",
+    "File::options",
+    "fs::write",
+    "fs::copy",
+    "create_dir",
+    "DirBuilder",
+    "fs::rename",
+    "fs::remove",
+    "fs::hard_link",
+    "symlink(",
+    "fs::set_permissions",
+    ".set_permissions(",
+    "NamedTempFile",
+    "tempfile",
+    "chown(",
+    "fchmodat",
+    "mkfifo",
+];
+
+/// Files in which a line of [`WRITES`] may occur: the module for it, and code that only reads.
+const MAY_WRITE: &[(&str, &[&str])] = &[
+    ("host/src/files.rs", &["DirBuilder", "fchmodat", "chown("]),
+    ("host/src/user.rs", &["chown("]),
+    // The lock of the spool, by its descriptor.
+    ("serve/src/push/spool.rs", &["chown("]),
+    // Opens for reading, with flags.
+    ("symbolize/src/files.rs", &["OpenOptions", "File::options"]),
+];
+
+#[test]
+fn files_are_written_by_one_module() {
+    let crates = exoprof_tests::repository().join("crates");
+    let mut files = Vec::new();
+    list_sources(&crates, &mut files);
+    let mut wrong = Vec::new();
+    for path in files {
+        let file = path.strip_prefix(&crates).expect("below").display().to_string();
+        if !file.contains("/src/") || file.ends_with("/tests.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("source");
+        // Unit tests are at the end of a file.
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let allowed = MAY_WRITE.iter().find(|(named, _)| *named == file);
+        for (number, line) in code.lines().enumerate() {
+            let line = line.split("//").next().unwrap_or_default();
+            let found = WRITES.iter().filter(|write| line.contains(*write));
+            let found = found.filter(|write| !allowed.is_some_and(|(_, of)| of.contains(write)));
+            wrong.extend(found.map(|write| format!("{file}:{}: {write}", number + 1)));
+        }
+    }
+    assert!(wrong.is_empty(), "use host::files:\n{}", wrong.join("\n"));
 }

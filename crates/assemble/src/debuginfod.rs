@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use host::files::Folder;
 use image::ElfImage;
 use nix::unistd::{Uid, User};
 
@@ -183,6 +184,13 @@ impl Servers {
         self.state().unknown.insert(id.to_owned());
     }
 
+    /// A cache in the invoking user's home is written with that user's rights.
+    fn owner_of_cache(&self) -> host::user::User {
+        let user = host::user::User::invoking();
+        let at_home = user.home.as_ref().is_some_and(|home| self.cache.starts_with(home));
+        if at_home { user } else { host::user::User::own() }
+    }
+
     /// Downloads to the cache. The file gets its name only once it is complete and has the right
     /// build ID.
     fn download(&self, address: &str, id: &[u8]) -> Result<File, Failure> {
@@ -201,18 +209,21 @@ impl Servers {
         }
         let place = path_in(&self.cache, id);
         let folder = place.parent().unwrap_or(&self.cache);
-        std::fs::create_dir_all(folder).map_err(|e| rejected(&e))?;
-        let mut part = tempfile::NamedTempFile::new_in(folder).map_err(|e| rejected(&e))?;
+        let user = self.owner_of_cache();
+        let folder = Folder::make(folder, &user, 0o755).map_err(|e| rejected(&e))?;
+        let mut part = folder.new_file().map_err(|e| rejected(&e))?;
         let mut body = response.body_mut().as_reader().take(self.max_bytes + 1);
-        let written = io::copy(&mut body, &mut part).map_err(|e| unreachable(&e))?;
+        let written = io::copy(&mut body, &mut part.file()).map_err(|e| unreachable(&e))?;
         if written > self.max_bytes {
             return Err(too_large());
         }
-        let image = ElfImage::open(part.as_file()).map_err(|e| rejected(&e))?;
+        let image = ElfImage::open(part.file()).map_err(|e| rejected(&e))?;
         if image.build_id() != Some(id) {
             return Err(Failure::Rejected("the file has a different build ID".into()));
         }
-        part.persist(&place).map_err(|e| rejected(&e))
+        let name = Path::new(place.file_name().unwrap_or_default());
+        part.give_name(name, true).map_err(|e| rejected(&e))?;
+        part.file().try_clone().map_err(|e| rejected(&e))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Shares what exoprof's commands need: terminal output, signals, output files, HTTP, users.
+//! Shares what exoprof's commands need: terminal output, signals, output files, HTTP.
 
 // `print!` and `eprintln!` panic when the reader has closed the pipe: use `terminal::say`.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
@@ -7,7 +7,7 @@ pub mod bytes;
 pub mod duration;
 pub mod http;
 pub mod output;
+pub mod special;
 pub mod stop;
 pub mod terminal;
 pub mod usage;
-pub mod user;

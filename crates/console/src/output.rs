@@ -3,13 +3,22 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use tempfile::{NamedTempFile, PersistError};
+use host::files::{Folder, Found, NewFile, descriptor_of, duplicate, folder_of};
+use host::user::User;
 
-use crate::user::User;
+use crate::special::Special;
 
 /// Numbers to try for a free file name in a directory.
 const MAX_NUMBER: u32 = 99_999;
+
+/// Below this, not even a small profile fits.
+const TOO_LITTLE: u64 = 64 << 10;
+/// Larger than almost all profiles.
+const ENOUGH: u64 = 16 << 20;
+/// How often a pipe is checked for a reader.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// Why a profile cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +53,22 @@ pub enum OutputError {
         /// Why.
         source: io::Error,
     },
+    /// The disk is full.
+    #[error("cannot write {}: only {free} bytes are free on its file system", .path.display())]
+    Full {
+        /// What was to be written.
+        path: PathBuf,
+        /// The free space, in bytes.
+        free: u64,
+    },
+    /// Writing failed, and the content is now elsewhere.
+    #[error("{why}; it was saved as {} instead", .kept.display())]
+    Kept {
+        /// Why it is not at its place.
+        why: String,
+        /// Where it is.
+        kept: PathBuf,
+    },
     /// Writing to standard output failed.
     #[error("cannot write to stdout")]
     Stdout(#[source] io::Error),
@@ -67,10 +92,10 @@ impl OutputError {
 pub enum Output {
     /// Standard output.
     Stdout,
-    /// A pipe or a device, which must not be replaced by a file.
-    Special(PathBuf),
+    /// A pipe or a device, which must not be replaced by a file. It stays open until it is written.
+    Special(Special),
     /// A file, written under a temporary name and renamed when it is complete.
-    File(FileName),
+    File(Folder, FileName),
 }
 
 /// The final name of a file.
@@ -91,108 +116,206 @@ pub enum FileName {
     },
 }
 
+impl FileName {
+    fn folder(&self) -> &Path {
+        match self {
+            Self::Named { path, .. } => folder_of(path),
+            Self::Numbered { folder, .. } => folder,
+        }
+    }
+
+    /// What error messages name.
+    fn shown(&self) -> &Path {
+        match self {
+            Self::Named { path, .. } => path,
+            Self::Numbered { folder, .. } => folder,
+        }
+    }
+}
+
 impl Output {
-    /// Prepares a place, and fails here if it cannot be written.
+    /// Prepares a place, and fails here if it cannot be written. Waits until a pipe has a reader.
+    /// Nothing is opened by its path again afterwards.
+    ///
+    /// # Errors
+    /// Why it cannot be written.
     pub fn prepare(place: FileName) -> Result<Self, OutputError> {
-        if let FileName::Named { path, replace } = &place {
+        if let FileName::Named { path, .. } = &place {
             if path == Path::new("-") {
                 return Ok(Self::Stdout);
             }
-            match path.symlink_metadata() {
-                Ok(m) if m.is_dir() => return Err(OutputError::IsFolder(path.clone())),
-                Ok(m) if !m.is_file() && !m.is_symlink() => {
-                    return Ok(Self::Special(path.clone()));
+            match descriptor_of(path) {
+                Some(1) => return Ok(Self::Stdout),
+                Some(number) => {
+                    let file = duplicate(number).map_err(OutputError::write(path))?;
+                    return Ok(Self::Special(Special { path: path.clone(), file }));
                 }
-                Ok(_) if !replace => return Err(OutputError::Exists(path.clone())),
-                _ => {}
+                None => {}
             }
         }
-        // Only a test: no temporary file must remain if we are killed while recording.
-        beside(&place)?;
-        Ok(Self::File(place))
+        let opened =
+            Folder::try_open(place.folder(), &User::invoking(), |folder| attempt(folder, &place));
+        let (folder, attempt) = opened.map_err(|e| folder_error(&place, &e))?;
+        match attempt {
+            Attempt::Writable => {
+                if let Some(free) = folder.free().filter(|free| *free < TOO_LITTLE) {
+                    return Err(OutputError::Full { path: place.shown().into(), free });
+                }
+                Ok(Self::File(folder, place))
+            }
+            Attempt::Special(file) => {
+                let path = place.shown();
+                let special = Special::wait(file, &folder, path, RETRY);
+                Ok(Self::Special(special.map_err(OutputError::write(path))?))
+            }
+            Attempt::IsFolder => Err(OutputError::IsFolder(place.shown().into())),
+            Attempt::Exists => Err(OutputError::Exists(place.shown().into())),
+        }
+    }
+
+    /// A warning if little space is left for the file.
+    pub fn warning(&self) -> Option<String> {
+        let Self::File(folder, place) = self else { return None };
+        let free = folder.free().filter(|free| *free < ENOUGH)?;
+        Some(format!(
+            "only {} KiB are free for {}; a large profile may not fit",
+            free / 1024,
+            place.shown().display()
+        ))
     }
 
     /// Writes the content, renames the file to its final name and returns that.
+    ///
+    /// # Errors
+    /// Why it was not written.
     pub fn write(
         self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Option<PathBuf>, OutputError> {
-        let place = match self {
+        match self {
             Self::Stdout => {
                 let mut out = io::stdout().lock();
                 write(&mut out).and_then(|()| out.flush()).map_err(OutputError::Stdout)?;
-                return Ok(None);
+                Ok(None)
             }
-            Self::Special(path) => {
-                let out = File::options().write(true).open(&path);
-                out.and_then(|mut out| write(&mut out)).map_err(OutputError::write(&path))?;
-                return Ok(Some(path));
+            Self::Special(mut special) => {
+                special.write(write).map_err(OutputError::write(&special.path))?;
+                Ok(Some(special.path))
             }
-            Self::File(place) => place,
+            Self::File(folder, place) => {
+                let failed = OutputError::write(place.shown());
+                let file = folder.new_file().map_err(failed)?;
+                let written = write_file(&file, write).and_then(|()| file.make_ordinary());
+                written.map_err(OutputError::write(place.shown()))?;
+                give_name(file, place).map(Some)
+            }
+        }
+    }
+
+    /// Writes the content as [`Self::write`] does. If that fails, the content, which cannot be had
+    /// again, is saved in a temporary directory or the home directory, with mode 0600.
+    ///
+    /// # Errors
+    /// Why it is not at its place, and where it is instead.
+    pub fn write_or_keep(
+        self,
+        write: impl Fn(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Option<PathBuf>, OutputError> {
+        let failed = match self.write(&write) {
+            Err(e) => e,
+            written => return written,
         };
-        let beside = beside(&place)?;
-        write_beside(&beside, write).map_err(OutputError::write(beside.path()))?;
-        give_name(beside, place).map(Some)
+        // The reader of a pipe may leave when it has seen enough.
+        let source = std::error::Error::source(&failed);
+        let cause = source.and_then(|e| e.downcast_ref::<io::Error>());
+        if cause.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+            return Err(failed);
+        }
+        let why = match cause {
+            Some(cause) => format!("{failed}: {cause}"),
+            None => failed.to_string(),
+        };
+        match keep(&write) {
+            Some(kept) => Err(OutputError::Kept { why, kept }),
+            None => Err(failed),
+        }
     }
 }
 
-/// Creates a temporary file in the directory of the place.
-fn beside(place: &FileName) -> Result<NamedTempFile, OutputError> {
-    let (folder, shown) = match place {
-        FileName::Named { path, .. } => (folder_of(path), path.as_path()),
-        FileName::Numbered { folder, .. } => (folder.as_path(), folder.as_path()),
-    };
-    tempfile::Builder::new().prefix(".exoprof.").suffix(".part").tempfile_in(folder).map_err(|e| {
-        let path = shown.into();
-        match folder.exists() {
-            true => OutputError::Folder { path, why: e.kind() },
-            false => OutputError::NoFolder { path, folder: folder.into() },
+/// Saves the content in the first directory where that is possible.
+fn keep(write: &dyn Fn(&mut dyn Write) -> io::Result<()>) -> Option<PathBuf> {
+    let user = User::invoking();
+    let temporary = [std::env::temp_dir(), "/tmp".into(), "/var/tmp".into()];
+    for folder in temporary.into_iter().chain(user.home.clone()) {
+        let Ok(open) = Folder::open(&folder, &user) else { continue };
+        let Ok(mut file) = open.new_file() else { continue };
+        if write_file(&file, write).is_err() {
+            continue;
         }
-    })
+        let name = file.unhidden();
+        if file.give_name(&name, false).is_ok() {
+            return Some(folder.join(name));
+        }
+    }
+    None
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+enum Attempt {
+    Writable,
+    /// Open, unless it is a pipe that nobody reads yet.
+    Special(Option<File>),
+    IsFolder,
+    Exists,
 }
 
-fn write_beside(
-    file: &NamedTempFile,
+/// Finds out what is to be written, and whether a file can be created.
+fn attempt(folder: &Folder, place: &FileName) -> io::Result<Attempt> {
+    if let FileName::Named { path, replace } = place {
+        let Some(name) = path.file_name() else { return Ok(Attempt::IsFolder) };
+        match folder.find(Path::new(name))? {
+            Found::Folder => return Ok(Attempt::IsFolder),
+            Found::Special | Found::Socket => {
+                return folder.open_special(Path::new(name)).map(Attempt::Special);
+            }
+            Found::File | Found::Link if !replace => return Ok(Attempt::Exists),
+            _ => {}
+        }
+    }
+    // Only a test: no temporary file must remain if we are killed while recording.
+    folder.new_file().map(|_| Attempt::Writable)
+}
+
+fn folder_error(place: &FileName, e: &io::Error) -> OutputError {
+    let (path, folder) = (place.shown().into(), place.folder());
+    match folder.exists() {
+        true => OutputError::Folder { path, why: e.kind() },
+        false => OutputError::NoFolder { path, folder: folder.into() },
+    }
+}
+
+fn write_file(
+    file: &NewFile<'_>,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut out = io::BufWriter::with_capacity(1 << 18, file.as_file());
+    let mut out = io::BufWriter::with_capacity(1 << 18, file.file());
     write(&mut out)?;
-    out.flush()?;
-    hand_over(file.as_file())
+    out.flush()
 }
 
-/// Applies the invoking user's umask, and under sudo makes that user the owner.
-fn hand_over(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    // Temporary files have mode 0600, but a profile is an ordinary file.
-    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    nix::sys::stat::umask(mask);
-    file.set_permissions(std::fs::Permissions::from_mode(0o666 & !mask.bits()))?;
-    User::invoking().give(file)
-}
-
-fn give_name(mut beside: NamedTempFile, place: FileName) -> Result<PathBuf, OutputError> {
-    let failed = |path: &Path, e: PersistError| OutputError::write(path)(e.error);
+fn give_name(mut file: NewFile<'_>, place: FileName) -> Result<PathBuf, OutputError> {
     match place {
-        FileName::Named { path, replace: true } => {
-            beside.persist(&path).map_err(|e| failed(&path, e))?;
-            Ok(path)
-        }
-        FileName::Named { path, replace: false } => {
-            beside.persist_noclobber(&path).map_err(|e| failed(&path, e))?;
+        FileName::Named { path, replace } => {
+            let name = path.file_name().unwrap_or_default();
+            file.give_name(Path::new(name), replace).map_err(OutputError::write(&path))?;
             Ok(path)
         }
         FileName::Numbered { folder, stem } => {
             for n in 1..=MAX_NUMBER {
-                let path = folder.join(format!("{stem}.{n:03}.pb.gz"));
-                match beside.persist_noclobber(&path) {
-                    Ok(_) => return Ok(path),
-                    Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => beside = e.file,
-                    Err(e) => return Err(failed(&path, e)),
+                let name = format!("{stem}.{n:03}.pb.gz");
+                match file.give_name(Path::new(&name), false) {
+                    Ok(()) => return Ok(folder.join(name)),
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(e) => return Err(OutputError::write(&folder.join(name))(e)),
                 }
             }
             Err(OutputError::NoNumber { stem, folder })
@@ -245,6 +368,18 @@ mod tests {
             assert!(output.write(content).is_err());
             assert!(!Path::new("/dev/full").metadata().unwrap().is_file());
         }
+    }
+
+    #[test]
+    fn content_that_cannot_be_written_is_kept() {
+        let place = FileName::Named { path: "/dev/full".into(), replace: false };
+        let failed = Output::prepare(place).unwrap().write_or_keep(content).unwrap_err();
+        let OutputError::Kept { kept, .. } = &failed else { panic!("{failed}") };
+        assert_eq!(std::fs::read(kept).unwrap(), b"a profile");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&kept.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(failed.to_string().contains("No space left on device"), "{failed}");
+        std::fs::remove_file(kept).unwrap();
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub fn run(args: &DumpArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     let text = if args.group { &dump.grouped } else { &dump.text };
     to_stdout(text).context("cannot write to stdout")?;
     let path = output
-        .map(|output| output.write(|out| pprof::write_gz(&dump.profile, out)))
+        .map(|output| output.write_or_keep(|out| pprof::write_gz(&dump.profile, out)))
         .transpose()?
         .flatten();
     if verbosity > Verbosity::Quiet {

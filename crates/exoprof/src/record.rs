@@ -10,7 +10,8 @@ use console::output::{FileName, Output, stem};
 use console::stop::StopSignal;
 use console::terminal::{in_one_line, say};
 use console::usage::{UsageError, Verbosity};
-use console::user::User;
+use host::files::Folder;
+use host::user::User;
 use process::{Process, Spawned};
 
 use crate::processes::{command_line, describe, open_all};
@@ -34,6 +35,11 @@ pub fn run(args: &RecordArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     }
     let processes = open_all(&pids)?;
     let outputs = prepare_outputs(args, &kinds, &processes, spawned.is_some())?;
+    for warning in outputs.iter().filter_map(Output::warning).take(1) {
+        if verbosity > Verbosity::Quiet {
+            say!("warning: {warning}");
+        }
+    }
     let stop = StopSignal::install().context("cannot handle signals")?;
     let options = options(args);
     let mut child = Child { waiting: spawned, running: None };
@@ -105,7 +111,18 @@ fn conclude(
                 continue;
             }
         };
-        let path = output.write(|out| pprof::write_gz(&outcome.profile, out))?;
+        let written = output.write_or_keep(|out| pprof::write_gz(&outcome.profile, out));
+        let path = match written {
+            Ok(path) => path,
+            Err(e) if kinds.len() == 1 => return Err(e.into()),
+            // The other profiles are written all the same.
+            Err(e) => {
+                if let Some(earlier) = failed.replace(e.into()) {
+                    say!("error: {}", in_one_line(earlier.as_ref()));
+                }
+                continue;
+            }
+        };
         if verbosity > Verbosity::Quiet {
             if outcome.ended == Ended::TargetsExited && !exited {
                 exited = true;
@@ -173,7 +190,7 @@ fn prepare_outputs(
             let to = if path == Path::new("-") { "stdout".into() } else { path.to_string_lossy() };
             return Err(usage(format!("several types cannot go to {to}; give -o a directory")));
         }
-        let made = User::invoking().make_folder(path);
+        let made = Folder::make_for(path, &User::invoking());
         made.with_context(|| format!("cannot create the directory {}", path.display()))?;
     }
     kinds.iter().map(|kind| Ok(Output::prepare(place(kind))?)).collect()

@@ -135,7 +135,8 @@ fn push_headers(given: &PushArgs) -> Result<Vec<(String, String)>, ServeError> {
     let mut headers = given.push_header.clone();
     if let Some(path) = &given.push_header_file {
         let failed = |source| ServeError::Headers { path: path.clone(), source };
-        let text = std::fs::read_to_string(path).map_err(failed)?;
+        let text = host::files::read_small(path, 1 << 20).map_err(failed)?;
+        let text = String::from_utf8_lossy(&text);
         for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             // Without the line's text, which may be secret.
             let failed = |why| ServeError::Header { path: path.clone(), line: i + 1, why };

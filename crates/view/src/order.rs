@@ -1,10 +1,9 @@
 //! Runs a parsed command: prints a report or writes it to a file.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, Write};
 use std::path::Path;
 
-use console::user::User;
+use console::output::{FileName, Output, OutputError};
 use pprof::Profile;
 use report::{Report, ReportError};
 
@@ -24,6 +23,9 @@ pub enum OrderError {
     #[error("proto requires a file: proto >file")]
     NoFile,
     /// The file cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// The profile cannot be written to the file.
     #[error("{path}")]
     File {
         /// The file.
@@ -65,16 +67,21 @@ fn save(profile: &Profile, path: &str, terminal: &mut dyn Terminal) -> Result<()
 fn into_file(
     path: &str,
     terminal: &mut dyn Terminal,
-    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), OrderError>,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), OrderError>,
 ) -> Result<(), OrderError> {
     terminal.say(&format!("Generating report in {path}"));
-    let failed = |source| OrderError::File { path: path.to_owned(), source };
-    let is_new = Path::new(path).symlink_metadata().is_err();
-    let file = File::create(path).map_err(failed)?;
-    if is_new {
-        User::invoking().give(&file).map_err(failed)?;
+    // Stdout is no file's name here.
+    let named = if path == "-" { Path::new("./-") } else { Path::new(path) };
+    let place = FileName::Named { path: named.into(), replace: true };
+    let mut complaint = None;
+    let written = Output::prepare(place)?.write(|out| {
+        write(out).map_err(|e| {
+            complaint = Some(e);
+            io::ErrorKind::Other.into()
+        })
+    });
+    match complaint {
+        Some(complaint) => Err(complaint),
+        None => Ok(written.map(drop)?),
     }
-    let mut out = BufWriter::new(file);
-    write(&mut out)?;
-    out.flush().map_err(failed)
 }

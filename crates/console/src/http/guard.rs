@@ -42,6 +42,9 @@ pub enum TokenError {
     Form(PathBuf),
 }
 
+/// The most that is read of a token file, in bytes.
+const MAX_FILE: u64 = 64 << 10;
+
 /// A secret that requests must carry.
 pub struct Token(Vec<u8>);
 
@@ -49,7 +52,7 @@ impl Token {
     /// Reads a file that holds only the token; surrounding white space is ignored.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let failed = |source| TokenError::Read { path: path.into(), source };
-        let text = std::fs::read(path).map_err(failed)?;
+        let text = host::files::read_small(path, MAX_FILE).map_err(failed)?;
         let token = text.trim_ascii();
         if token.is_empty() {
             return Err(TokenError::Empty(path.into()));

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
+use host::files::{Folder, Found, folder_of};
+use host::user::User;
 use nix::sys::stat::{Mode, umask};
 
 /// The usual reason why an address cannot be bound.
@@ -53,7 +53,7 @@ pub enum ListenError {
         /// The group.
         group: nix::unistd::Gid,
         /// Why.
-        source: Errno,
+        source: io::Error,
     },
 }
 
@@ -117,25 +117,19 @@ impl Listen {
             }
             Self::Unix(path) => {
                 let failed = |source| ListenError::Unix { path: path.clone(), source };
-                remove_stale(path)?;
+                // Whoever exchanges a directory on the path must not get another file's mode changed.
+                let folder = Folder::open(folder_of(path), &User::own()).map_err(failed)?;
+                let name = PathBuf::from(path.file_name().unwrap_or_default());
+                remove_stale(&folder, &name, path)?;
                 // Nobody else may connect between bind and chmod.
                 let mask = umask(Mode::from_bits_truncate(0o177));
-                let listener = UnixListener::bind(path);
+                let listener = UnixListener::bind(folder.path_by_descriptor().join(&name));
                 umask(mask);
                 let listener = listener.map_err(failed)?;
-                let file = SocketFile(path.clone());
+                let file = SocketFile { folder, name, path: path.clone() };
                 if let Some(group) = group {
-                    nix::unistd::chown(path, None, Some(group))
-                        .and_then(|()| {
-                            let mode = Mode::from_bits_truncate(0o660);
-                            let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
-                            nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, path, mode, flags)
-                        })
-                        .map_err(|source| ListenError::Group {
-                            path: path.clone(),
-                            group,
-                            source,
-                        })?;
+                    let failed = |source| ListenError::Group { path: path.clone(), group, source };
+                    file.folder.open_socket_to(&file.name, group).map_err(failed)?;
                 }
                 listener.set_nonblocking(true).map_err(failed)?;
                 Ok(Socket::Unix(listener, file))
@@ -145,14 +139,16 @@ impl Listen {
 }
 
 /// Removes a stale socket. A socket that accepts connections is kept, and so is any other file.
-fn remove_stale(path: &Path) -> Result<(), ListenError> {
-    let Ok(found) = path.symlink_metadata() else { return Ok(()) };
-    if !found.file_type().is_socket() {
-        return Err(ListenError::NoSocket(path.into()));
+fn remove_stale(folder: &Folder, name: &Path, path: &Path) -> Result<(), ListenError> {
+    match folder.find(name) {
+        Ok(Found::Nothing) => return Ok(()),
+        Ok(Found::Socket) => {}
+        _ => return Err(ListenError::NoSocket(path.into())),
     }
-    match UnixStream::connect(path) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
-            .map_err(|source| ListenError::Replace { path: path.into(), source }),
+    match UnixStream::connect(folder.path_by_descriptor().join(name)) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            folder.remove(name).map_err(|source| ListenError::Replace { path: path.into(), source })
+        }
         _ => Err(ListenError::InUse(path.into())),
     }
 }
@@ -173,18 +169,23 @@ impl Socket {
                 Ok(address) => format!("http://{address}"),
                 Err(e) => format!("an unknown address ({e})"),
             },
-            Self::Unix(_, file) => format!("unix:{}", file.0.display()),
+            Self::Unix(_, file) => format!("unix:{}", file.path.display()),
         }
     }
 }
 
 /// The file of a unix socket, removed when the server ends.
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    folder: Folder,
+    name: PathBuf,
+    /// As the user gave it.
+    path: PathBuf,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // A failure is ignored: the next server replaces the file.
-        let _ = std::fs::remove_file(&self.0);
+        let _ = self.folder.remove(&self.name);
     }
 }
 

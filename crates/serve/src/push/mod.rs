@@ -14,14 +14,13 @@ mod tls;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use collect::kinds::Kind;
 use collect::{Ended, RecordError};
-use nix::errno::Errno;
 use process::Process;
 
 use crate::notice::{Notice, Notify};
@@ -77,12 +76,12 @@ pub enum PushError {
     /// The spool cannot be given to the user that the server switches to.
     #[error("cannot change the owner of {} to {user}", .path.display())]
     Give {
-        /// The folder, or a file in it.
+        /// The directory.
         path: PathBuf,
         /// The user.
         user: String,
         /// Why.
-        source: Errno,
+        source: io::Error,
     },
     /// The sender cannot be set up.
     #[error("cannot push to {url}")]
@@ -123,12 +122,19 @@ impl Push {
     /// Opens the spools, before privileges are dropped. `owner` becomes their owner.
     pub fn open(settings: Settings, owner: Option<&nix::unistd::User>) -> Result<Self, PushError> {
         let mut spools = Vec::new();
+        spool::private(&settings.spool, owner.map(|u| u.uid))?;
         for destination in &settings.destinations {
             let folder = settings.spool.join(destination.folder());
-            spools.push(Arc::new(Spool::open(&folder, settings.spool_limit)?));
+            let spool = Arc::new(Spool::open(&folder, settings.spool_limit, owner.map(|u| u.uid))?);
             if let Some(user) = owner {
-                give(&folder, user)?;
+                let failed = |source| PushError::Give {
+                    path: folder.clone(),
+                    user: user.name.clone(),
+                    source,
+                };
+                spool.give(user.uid, user.gid).map_err(failed)?;
             }
+            spools.push(spool);
         }
         let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { settings, spools, host })
@@ -228,16 +234,6 @@ impl Senders {
             let _ = thread.join();
         }
     }
-}
-
-fn give(folder: &Path, user: &nix::unistd::User) -> Result<(), PushError> {
-    let folders = [folder.to_path_buf(), folder.join("lock")];
-    for path in folders {
-        let failed =
-            |source| PushError::Give { path: path.clone(), user: user.name.clone(), source };
-        nix::unistd::chown(&path, Some(user.uid), Some(user.gid)).map_err(failed)?;
-    }
-    Ok(())
 }
 
 /// One kind of one process.

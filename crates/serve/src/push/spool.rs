@@ -1,17 +1,21 @@
 //! Keeps messages on disk, up to a limit, until the server accepts them.
 
 use std::collections::VecDeque;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use host::files::Folder;
+use host::user::User;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Gid, Uid, geteuid};
 
 /// The extension of a message's file.
 const SUFFIX: &str = ".push";
+/// The file that a running server locks.
+const LOCK: &str = "lock";
 
 /// Why a directory cannot be used as a spool.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +27,19 @@ pub enum SpoolError {
         folder: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Somebody else could change what is sent, or make root write elsewhere.
+    #[error(
+        "the spool {} is not safe: {why}; fix: chown {owner} {} && chmod 0700 {}",
+        .folder.display(), .folder.display(), .folder.display()
+    )]
+    NotPrivate {
+        /// The directory.
+        folder: PathBuf,
+        /// The reason.
+        why: String,
+        /// The number of the user who should own it.
+        owner: Uid,
     },
     /// Nothing can be written there.
     #[error("cannot write to the spool {}", .folder.display())]
@@ -50,12 +67,12 @@ pub enum SpoolError {
 
 /// A directory of messages, oldest first.
 pub struct Spool {
-    folder: PathBuf,
+    folder: Folder,
     limit: u64,
     state: Mutex<State>,
     changed: Condvar,
     /// Two servers must not send the same messages.
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 #[derive(Default)]
@@ -79,58 +96,55 @@ pub enum Next {
 }
 
 impl Spool {
-    /// Opens the directory, creating it if needed, with the messages of earlier runs.
-    pub fn open(folder: &Path, limit: u64) -> Result<Self, SpoolError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(|source| SpoolError::Make { folder: folder.into(), source })?;
-        let lock = File::create(folder.join("lock"))
-            .map_err(|source| SpoolError::Write { folder: folder.into(), source })?;
+    /// Opens the directory, creating it if needed, with the messages of earlier runs. It may belong
+    /// to `user`, to whom the spool will be given.
+    pub fn open(path: &Path, limit: u64, user: Option<Uid>) -> Result<Self, SpoolError> {
+        let folder = private(path, user)?;
+        let lock = folder
+            .open_lock(Path::new(LOCK))
+            .map_err(|source| SpoolError::Write { folder: path.into(), source })?;
         let Ok(lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
-            return Err(SpoolError::InUse(folder.into()));
+            return Err(SpoolError::InUse(path.into()));
         };
-        let state = State::read(folder)
-            .map_err(|source| SpoolError::Read { folder: folder.into(), source })?;
+        let state = State::read(&folder)
+            .map_err(|source| SpoolError::Read { folder: path.into(), source })?;
         let (state, changed) = (Mutex::new(state), Condvar::new());
-        Ok(Self { folder: folder.into(), limit, state, changed, _lock: lock })
+        Ok(Self { folder, limit, state, changed, lock })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// Gives the spool to the user that the server switches to.
+    pub fn give(&self, uid: Uid, gid: Gid) -> io::Result<()> {
+        nix::unistd::fchown(&*self.lock, Some(uid), Some(gid))?;
+        self.folder.give(uid, gid)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         // Never left half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn path(&self, number: u64) -> PathBuf {
-        self.folder.join(format!("{number:016}{SUFFIX}"))
     }
 
     /// Adds a message. Returns how many messages were dropped unsent to make room.
     pub fn put(&self, message: &[u8]) -> io::Result<u64> {
         let size = message.len() as u64;
         if size > self.limit {
-            self.lock().dropped += 1;
+            self.state().dropped += 1;
             return Ok(1);
         }
         let number = {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.next += 1;
             state.next - 1
         };
         // Written under another name first, so that a crash leaves no partial message.
-        let part = self.folder.join(format!("{number:016}.part"));
-        let written = File::create(&part).and_then(|mut file| file.write_all(message));
-        if let Err(e) = written.and_then(|()| std::fs::rename(&part, self.path(number))) {
-            let _ = std::fs::remove_file(&part);
-            return Err(e);
-        }
-        let mut state = self.lock();
+        let mut file = self.folder.new_file()?;
+        file.file().write_all(message)?;
+        file.give_name(&name_of(number), true)?;
+        let mut state = self.state();
         let mut gone = 0;
         while state.bytes + size > self.limit {
             let Some((oldest, size)) = state.queue.pop_front() else { break };
             state.bytes = state.bytes.saturating_sub(size);
-            let _ = std::fs::remove_file(self.path(oldest));
+            let _ = self.folder.remove(&name_of(oldest));
             gone += 1;
         }
         state.dropped += gone;
@@ -142,7 +156,7 @@ impl Spool {
 
     /// Waits for the oldest message.
     pub fn next(&self) -> Next {
-        let mut state = self.lock();
+        let mut state = self.state();
         loop {
             let closed = state.closing.is_some_and(|until| Instant::now() >= until);
             match state.queue.front() {
@@ -156,7 +170,7 @@ impl Spool {
     /// The bytes of a message; `None` if it was dropped for newer ones.
     pub fn read(&self, number: u64) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
-        let file = match File::open(self.path(number)) {
+        let file = match self.folder.open_file(&name_of(number)) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
@@ -167,17 +181,17 @@ impl Spool {
 
     /// Removes a message that was sent or rejected.
     pub fn remove(&self, number: u64) {
-        let mut state = self.lock();
+        let mut state = self.state();
         if let Some(at) = state.queue.iter().position(|(n, _)| *n == number) {
             let size = state.queue.remove(at).map_or(0, |(_, size)| size);
             state.bytes = state.bytes.saturating_sub(size);
         }
-        let _ = std::fs::remove_file(self.path(number));
+        let _ = self.folder.remove(&name_of(number));
     }
 
     /// Waits for `time`, at most until the spool is closed.
     pub fn pause(&self, time: Duration) {
-        let state = self.lock();
+        let state = self.state();
         // Only closing the spool ends the wait early; new messages do not.
         let wait = self.changed.wait_timeout_while(state, time, |s| s.closing.is_none());
         drop(wait.unwrap_or_else(PoisonError::into_inner));
@@ -186,41 +200,59 @@ impl Spool {
     /// Closes the spool to new messages. Others may be sent for `patience`; after that they stay
     /// until the next start.
     pub fn close(&self, patience: Duration) {
-        self.lock().closing = Some(Instant::now() + patience);
+        self.state().closing = Some(Instant::now() + patience);
         self.changed.notify_all();
     }
 
     /// Whether [`Self::close`] was called.
     pub fn is_closing(&self) -> bool {
-        self.lock().closing.is_some()
+        self.state().closing.is_some()
     }
 
     /// How many messages are in the spool.
     pub fn waiting(&self) -> usize {
-        self.lock().queue.len()
+        self.state().queue.len()
     }
 
     /// How many messages were dropped unsent because the spool was full.
     pub fn dropped(&self) -> u64 {
-        self.lock().dropped
+        self.state().dropped
     }
 }
 
+/// Opens a directory, creating it if needed, that only we and `user` can change.
+pub fn private(path: &Path, user: Option<Uid>) -> Result<Folder, SpoolError> {
+    let folder = Folder::make(path, &User::own(), 0o700)
+        .map_err(|source| SpoolError::Make { folder: path.into(), source })?;
+    let own = geteuid();
+    let owners: Vec<Uid> = std::iter::once(own).chain(user).collect();
+    folder.check_private(&owners).map_err(|e| SpoolError::NotPrivate {
+        folder: path.into(),
+        why: e.to_string(),
+        owner: user.unwrap_or(own),
+    })?;
+    Ok(folder)
+}
+
+fn name_of(number: u64) -> PathBuf {
+    format!("{number:016}{SUFFIX}").into()
+}
+
 impl State {
-    fn read(folder: &Path) -> io::Result<Self> {
+    fn read(folder: &Folder) -> io::Result<Self> {
         let mut state = Self::default();
         let mut found = Vec::new();
-        for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
+        for name in folder.names()? {
             let Some(name) = name.to_str() else { continue };
             if name.ends_with(".part") {
-                let _ = std::fs::remove_file(entry.path());
+                let _ = folder.remove(Path::new(name));
             }
             let Some(number) = name.strip_suffix(SUFFIX) else { continue };
             // Our names have 16 digits; other files are left alone.
             let Ok(number) = number.parse::<u64>() else { continue };
-            found.push((number, entry.metadata()?.len()));
+            // Links and pipes are none of ours either.
+            let Ok(file) = folder.open_file(Path::new(name)) else { continue };
+            found.push((number, file.metadata()?.len()));
         }
         found.sort_unstable();
         state.next = found.last().map_or(0, |(number, _)| number.saturating_add(1));
@@ -237,8 +269,8 @@ mod tests {
     #[test]
     fn messages_survive_in_order() {
         let folder = tempfile::tempdir().unwrap();
-        let spool = Spool::open(folder.path(), 1000).unwrap();
-        assert!(Spool::open(folder.path(), 1000).is_err(), "it is in use");
+        let spool = Spool::open(folder.path(), 1000, None).unwrap();
+        assert!(Spool::open(folder.path(), 1000, None).is_err(), "it is in use");
         assert_eq!(spool.put(b"one").unwrap(), 0);
         assert_eq!(spool.put(b"two").unwrap(), 0);
         let Next::Message(first) = spool.next() else { panic!("the spool is empty") };
@@ -246,7 +278,7 @@ mod tests {
         spool.remove(first);
         drop(spool);
         std::fs::write(folder.path().join("0000000000000009.part"), "half").unwrap();
-        let spool = Spool::open(folder.path(), 1000).unwrap();
+        let spool = Spool::open(folder.path(), 1000, None).unwrap();
         let Next::Message(second) = spool.next() else { panic!("the spool is empty") };
         assert_eq!(spool.read(second).unwrap().unwrap(), b"two");
         spool.remove(second);
@@ -259,7 +291,7 @@ mod tests {
     #[test]
     fn the_oldest_are_dropped_when_full() {
         let folder = tempfile::tempdir().unwrap();
-        let spool = Spool::open(folder.path(), 10).unwrap();
+        let spool = Spool::open(folder.path(), 10, None).unwrap();
         assert_eq!(spool.put(b"aaaa").unwrap(), 0);
         assert_eq!(spool.put(b"bbbb").unwrap(), 0);
         assert_eq!(spool.put(b"cccc").unwrap(), 1);
@@ -267,5 +299,27 @@ mod tests {
         let Next::Message(number) = spool.next() else { panic!("the spool is empty") };
         assert_eq!(spool.read(number).unwrap().unwrap(), b"bbbb");
         assert_eq!((spool.dropped(), spool.waiting()), (2, 2));
+    }
+
+    #[test]
+    fn folders_of_others_are_rejected_and_links_are_not_followed() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let open = |user| Spool::open(folder.path(), 1000, user).map(drop);
+        let victim = folder.path().join("victim");
+        std::fs::write(&victim, "root's").unwrap();
+        symlink(&victim, folder.path().join("lock")).unwrap();
+        assert!(matches!(open(None), Err(SpoolError::Write { .. })));
+        assert_eq!(std::fs::read(&victim).unwrap(), b"root's");
+        std::fs::remove_file(folder.path().join("lock")).unwrap();
+        for mode in [0o777, 0o770, 0o1777] {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(folder.path(), mode).unwrap();
+            assert!(matches!(open(None), Err(SpoolError::NotPrivate { .. })));
+        }
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(folder.path(), Some(65534), None).unwrap();
+        assert!(matches!(open(None), Err(SpoolError::NotPrivate { .. })));
+        open(Some(Uid::from_raw(65534))).unwrap();
     }
 }

@@ -45,6 +45,9 @@ pub enum TrustError {
     },
 }
 
+/// The most that is read of a file of authorities, in bytes.
+const MAX_FILE: u64 = 16 << 20;
+
 /// The certificate authorities that are trusted.
 #[derive(Debug, Clone)]
 pub enum Trust {
@@ -58,7 +61,7 @@ impl Trust {
     /// Reads a PEM file of authorities.
     pub fn read(path: &Path) -> Result<Self, TrustError> {
         let failed = |source| TrustError::Read { path: path.into(), source };
-        let text = std::fs::read(path).map_err(failed)?;
+        let text = host::files::read_small(path, MAX_FILE).map_err(failed)?;
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
         let found = found.map_err(|why| TrustError::NotPem { path: path.into(), why })?;
         if found.is_empty() {

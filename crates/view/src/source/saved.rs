@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use console::output::{FileName, Output, OutputError};
-use console::user::User;
+use host::files::Folder;
+use host::user::User;
 use pprof::Profile;
 
 /// Why a profile cannot be saved.
@@ -38,13 +39,13 @@ fn folder() -> Result<PathBuf, SaveError> {
     let given = std::env::var_os("PPROF_TMPDIR").filter(|p| !p.is_empty()).map(PathBuf::from);
     let at_home = user.home.as_ref().map(|home| home.join("pprof"));
     for folder in given.into_iter().chain(at_home) {
-        if user.make_folder(&folder).is_ok() {
+        if Folder::make(&folder, &user, 0o777).is_ok() {
             return Ok(folder);
         }
     }
     let folder = std::env::temp_dir();
-    match user.make_folder(&folder) {
-        Ok(()) => Ok(folder),
+    match Folder::make(&folder, &user, 0o777) {
+        Ok(_) => Ok(folder),
         Err(source) => Err(SaveError::Folder { folder, source }),
     }
 }
