@@ -85,7 +85,7 @@ impl Deviation {
     /// share of the nearer one.
     #[must_use]
     pub fn between(what: &str, measured: f64, (least, most): (f64, f64), sigma: f64) -> Self {
-        let off = f64::min(0.0, measured / least - 1.0) + f64::max(0.0, measured / most - 1.0);
+        let off = measured / measured.clamp(least, most) - 1.0;
         Self { what: what.into(), off, sigma }
     }
 }
