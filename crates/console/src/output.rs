@@ -232,6 +232,9 @@ impl Output {
             return Err(failed);
         }
         let why = match cause {
+            Some(cause) if cause.kind() == io::ErrorKind::StorageFull => {
+                format!("{failed}: no space left on device")
+            }
             Some(cause) => format!("{failed}: {cause}"),
             None => failed.to_string(),
         };
@@ -378,7 +381,7 @@ mod tests {
         assert_eq!(std::fs::read(kept).unwrap(), b"a profile");
         let mode = std::os::unix::fs::PermissionsExt::mode(&kept.metadata().unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
-        assert!(failed.to_string().contains("No space left on device"), "{failed}");
+        assert!(failed.to_string().contains("no space left on device"), "{failed}");
         std::fs::remove_file(kept).unwrap();
     }
 

@@ -15,6 +15,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 /// How often a full pipe is checked for a signal, in milliseconds.
 const CHECK_MS: u16 = 100;
 
+/// The least that a pipe that is ready for writing takes at once, in bytes (pipe(7)).
+const PIPE_BUF: usize = 4096;
+
 /// An open pipe or device.
 pub struct Special {
     /// The path that the user gave.
@@ -71,24 +74,52 @@ struct Patient<'s> {
 
 impl Write for Patient<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A pipe that is ready takes this much without blocking, also if it is a shell's descriptor,
+        // whose flags are not ours to change.
+        let bytes = &bytes[..bytes.len().min(PIPE_BUF)];
         loop {
-            match self.file.write(bytes) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
+            let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+            match poll(&mut fds, CHECK_MS) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) => match self.file.write(bytes) {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return result,
+                },
+                Err(e) => return Err(e.into()),
             }
             if self.stopped.load(Ordering::Relaxed) {
                 // `Interrupted` would be retried.
                 return Err(io::Error::other("a signal ended the wait for the reader"));
-            }
-            let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
-            match poll(&mut fds, CHECK_MS) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(e) => return Err(e.into()),
             }
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell's pipe blocks; its reader does not read.
+    #[test]
+    fn a_signal_ends_the_wait_for_a_reader() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let file = File::from(std::os::fd::OwnedFd::from(writer));
+        let mut special = Special { path: "pipe".into(), file };
+        let (sender, began) = std::sync::mpsc::channel();
+        let signal = std::thread::spawn(move || {
+            began.recv().unwrap();
+            std::thread::sleep(Duration::from_millis(300));
+            signal_hook::low_level::raise(SIGTERM).unwrap();
+        });
+        let written = special.write(|out| {
+            sender.send(()).unwrap();
+            out.write_all(&vec![0; 1 << 20])
+        });
+        signal.join().unwrap();
+        assert!(written.unwrap_err().to_string().contains("signal"));
     }
 }

@@ -253,7 +253,12 @@ impl Folder {
     /// The bytes that can still be written, if the file system tells.
     pub fn free(&self) -> Option<u64> {
         let stat = nix::sys::statvfs::fstatvfs(&self.fd).ok()?;
-        (stat.blocks() > 0).then(|| stat.blocks_available().saturating_mul(stat.fragment_size()))
+        // Some blocks are reserved for root.
+        let blocks = match nix::unistd::geteuid().is_root() {
+            true => stat.blocks_free(),
+            false => stat.blocks_available(),
+        };
+        (stat.blocks() > 0).then(|| blocks.saturating_mul(stat.fragment_size()))
     }
 
     /// Makes the user the owner.

@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// As of issue 14: what the user of sudo puts in the way of the history.
+    /// What the user of sudo can put in the way of the history.
     #[test]
     fn links_in_the_users_home_lead_root_nowhere() {
         let dir = tempfile::tempdir().unwrap();

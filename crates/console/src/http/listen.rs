@@ -185,7 +185,9 @@ pub struct SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // A failure is ignored: the next server replaces the file.
-        let _ = self.folder.remove(&self.name);
+        if matches!(self.folder.find(&self.name), Ok(Found::Socket)) {
+            let _ = self.folder.remove(&self.name);
+        }
     }
 }
 
