@@ -63,6 +63,19 @@ pub fn exoprof() -> Command {
     cleaned(Command::new(binary()))
 }
 
+/// Makes a command run where tracefs is not mounted, as in most containers. Requires root; the
+/// machine's own mounts stay.
+#[must_use]
+pub fn without_tracefs(command: &Command) -> Command {
+    // `umount` fails if there is none.
+    let script = "umount --all --types tracefs,debugfs; \
+                  test ! -e /sys/kernel/tracing/events && exec \"$@\"";
+    let mut outer = cleaned(Command::new("unshare"));
+    outer.args(["--mount", "sh", "-c", script, "sh"]).arg(command.get_program());
+    outer.args(command.get_args());
+    outer
+}
+
 fn cleaned(mut command: Command) -> Command {
     command.stdin(Stdio::null());
     for name in ["NO_COLOR", "RUST_LOG", "SUDO_UID", "SUDO_GID", "SUDO_USER"] {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use exoprof_tests::programs;
-use exoprof_tests::recorder::binary;
+use exoprof_tests::recorder::{binary, without_tracefs};
 use exoprof_tests::server::open_folder;
 use exoprof_tests::{Profile, Recorder, Target, exoprof};
 use nix::sys::signal::Signal;
@@ -247,7 +247,13 @@ fn public_copy(folder: &Path, program: &Path) -> PathBuf {
     copy
 }
 
+/// Runs a program as nobody, or as the user who runs the tests if that is not root.
 fn as_nobody(program: &Path) -> Command {
+    if !nix::unistd::geteuid().is_root() {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null());
+        return command;
+    }
     let mut command = Command::new("setpriv");
     let [user, group] = ["--reuid", "--regid"].map(|option| format!("{option}={NOBODY}"));
     command.args([&user, &group]).args(["--clear-groups", "--inh-caps=-all"]).arg(program);
@@ -270,6 +276,25 @@ fn without_rights_the_message_names_the_fix() {
     assert!(stderr.contains("CAP_") || stderr.contains("perf_event_paranoid"), "{stderr}");
     assert!(stderr.contains("sudo") || stderr.contains("sysctl"), "no command: {stderr}");
     assert_eq!(names_in(folder.path()).len(), 1, "only the copy of the binary is there");
+}
+
+/// Where tracefs is not mounted, a user without root is not told to mount it: only root could read
+/// it.
+#[test]
+fn threadcreate_without_root_and_tracefs() {
+    let folder = open_folder();
+    let mut command = as_nobody(&public_copy(folder.path(), &programs::SHARES.path()));
+    command.current_dir(folder.path());
+    let target = Target::spawn_command(command);
+    let mut command = as_nobody(&public_copy(folder.path(), binary()));
+    command.args(["record", "threadcreate", "-d", "1s", "-p", &target.pid().to_string()]);
+    let output = without_tracefs(&command).current_dir(folder.path()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("tracefs, which only root may read; fix: run exoprof as root"),
+        "{stderr}"
+    );
 }
 
 /// A user's own process can be recorded without root where `perf_event_paranoid` is 2 or less, the

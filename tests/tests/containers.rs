@@ -190,7 +190,8 @@ fn program_that_was_replaced() {
     assert_named(&profile);
     assert_eq!(profile.mappings[0].file, path.to_str().unwrap(), "without ` (deleted)`");
     let build_id = |path: &Path| {
-        let notes = Command::new("readelf").arg("-n").arg(path).output().unwrap().stdout;
+        let mut readelf = Command::new("readelf");
+        let notes = readelf.arg("-n").arg(path).env("LC_ALL", "C").output().unwrap().stdout;
         let notes = String::from_utf8_lossy(&notes).into_owned();
         notes
             .split("Build ID: ")

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use exoprof_tests::http::{Request, Response, Server};
 use exoprof_tests::procfs::{State, status};
-use exoprof_tests::recorder::exoprof;
+use exoprof_tests::recorder::{exoprof, without_tracefs};
 use exoprof_tests::{Profile, Target, programs};
 use nix::sys::signal::Signal;
 
@@ -369,6 +369,19 @@ fn capabilities_are_dropped() {
         assert!(frames.any(|f| f.is("heavy_a") && f.line > 0 && f.file.ends_with("shares.c")));
         assert!(profile.comments.iter().any(|c| c.contains("kernel stacks")), "{profile:?}");
     }
+    let _ = target.finish();
+}
+
+/// Where tracefs is not mounted, the tracepoint's number is looked up before CAP_SYS_ADMIN is
+/// dropped.
+#[test]
+fn threads_created_without_tracefs() {
+    let target = shares();
+    let mut command = exoprof();
+    command.args(["serve", "--listen", "127.0.0.1:0", "-p", &target.pid().to_string()]);
+    let server = Server::start_command(without_tracefs(&command));
+    let profile = profile_of(&server.get("/debug/pprof/threadcreate?seconds=1"));
+    assert_eq!(profile.sample_types, ["threadcreate/count"]);
     let _ = target.finish();
 }
 

@@ -75,6 +75,7 @@ fn gdb_sees_the_same_stacks() {
     let (ours, _) = run(&["dump", "-p", &pid]);
     let gdb = Command::new("gdb")
         .args(["-batch", "-nx", "-p", &pid, "-ex", "thread apply all bt"])
+        .env("LC_ALL", "C")
         .output()
         .unwrap();
     let gdb = String::from_utf8_lossy(&gdb.stdout).into_owned();

@@ -31,6 +31,8 @@ impl Terminal {
     fn tmux(&self, args: &[&str]) -> Output {
         let mut command = Command::new("tmux");
         command.args(["-L", &self.socket, "-f", "/dev/null"]).args(args);
+        // tmux runs the user's login shell, which is nologin for nobody.
+        command.env("SHELL", "/bin/sh");
         let output = command.output().expect("tmux starts: run scripts/setup-tests");
         assert!(output.status.success(), "{args:?}: {output:?}");
         output

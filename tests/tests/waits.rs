@@ -439,6 +439,7 @@ fn perf_counts(pid: u32) -> (u64, u64) {
     let output = Command::new("perf")
         .args(["stat", "-x,", "-e", "sched:sched_switch,context-switches", "-p", &pid.to_string()])
         .args(["sleep", "0.5"])
+        .env("LC_ALL", "C")
         .output()
         .expect("perf; run scripts/setup-tests");
     let text = String::from_utf8_lossy(&output.stderr);

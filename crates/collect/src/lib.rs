@@ -43,5 +43,6 @@ pub use self::names::{function_names, function_starts};
 pub use self::options::{Backend, RecordOptions};
 pub use self::outcome::{Dump, Ended, KindOutcome, Outcome, RecordError};
 pub use self::perf::attach::AttachError;
+pub use self::perf::creations::look_up_tracepoint;
 pub use self::perf::live::{Interval, Live};
 pub use self::session::record;

@@ -37,7 +37,8 @@ pub enum CreationError {
     Ring(#[from] RingError),
 }
 
-/// Checks whether we can find the tracepoint of thread creations.
+/// Checks whether we can find the tracepoint of thread creations. What was found is remembered, so
+/// that [`CreationSampler::open`] no longer needs tracefs.
 ///
 /// # Errors
 /// [`TracepointError`].

@@ -4,9 +4,13 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 /// Where tracefs is usually mounted.
 const PLACES: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// Reads files regardless of their permissions (linux/capability.h).
+const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
 
 /// From linux/mount.h.
 const FSCONFIG_CMD_CREATE: u32 = 6;
@@ -14,7 +18,7 @@ const FSCONFIG_CMD_CREATE: u32 = 6;
 /// Why the number of a tracepoint cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TracepointError {
-    /// tracefs is mounted nowhere, and we may not mount it ourselves.
+    /// tracefs is mounted nowhere, and we may not mount it ourselves, but could read it.
     #[error("threadcreate needs tracefs, which is not mounted")]
     NotMounted,
     /// Only root may read tracefs.
@@ -42,8 +46,23 @@ impl TracepointError {
     }
 }
 
+/// Numbers that were found. They stay the same while the kernel runs; a server drops the privilege
+/// to look them up.
+static FOUND: Mutex<Vec<(&str, u64)>> = Mutex::new(Vec::new());
+
 /// The number of a tracepoint such as `task/task_newtask`, by which perf_event_open(2) knows it.
+/// It is remembered.
 pub(crate) fn tracepoint(name: &'static str) -> Result<u64, TracepointError> {
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(&(_, id)) = found.iter().find(|(known, _)| *known == name) {
+        return Ok(id);
+    }
+    let id = look_up(name)?;
+    found.push((name, id));
+    Ok(id)
+}
+
+fn look_up(name: &'static str) -> Result<u64, TracepointError> {
     let mut denied = false;
     for place in PLACES {
         match File::open(format!("{place}/events/{name}/id")).and_then(parse) {
@@ -55,11 +74,20 @@ pub(crate) fn tracepoint(name: &'static str) -> Result<u64, TracepointError> {
     // when its descriptor is closed, requires CAP_SYS_ADMIN.
     let mount = private_mount().map_err(|error| {
         tracing::debug!(%error, "no private mount of tracefs");
-        if denied { TracepointError::NotPermitted } else { TracepointError::NotMounted }
+        if !denied && may_read() {
+            TracepointError::NotMounted
+        } else {
+            TracepointError::NotPermitted
+        }
     })?;
     let path = CString::new(format!("events/{name}/id")).map_err(io::Error::from);
     let id = path.and_then(|path| open_at(&mount, &path)).and_then(parse);
     id.map_err(|source| TracepointError::Read { name, source })
+}
+
+/// Whether we could read tracefs if it were mounted. Whoever cannot is not helped by a mount.
+fn may_read() -> bool {
+    host::Rights::read().is_ok_and(|r| r.uid == 0 || r.capabilities & CAP_DAC_READ_SEARCH != 0)
 }
 
 fn parse(file: File) -> io::Result<u64> {

@@ -62,6 +62,7 @@ pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
     let stop = StopSignal::install().map_err(HttpError::Signals)?;
     // Each served process takes file descriptors. A lower limit only means fewer at a time.
     let _ = host::raise_nofile();
+    collect::look_up_tracepoint();
     privileges::drop_unneeded(user.as_ref())?;
     let rights = Rights::read().map_err(ServeError::Rights)?;
     let targets = Targets::new(processes, Allow(args.allow.clone()), rights);

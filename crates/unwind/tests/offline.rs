@@ -348,7 +348,9 @@ fn aarch64_go_frames_by_the_line_table() {
         .current_dir(root.join("tests/targets/go/plain"))
         .env("GOROOT", &goroot)
         .envs([("GOARCH", "arm64"), ("CGO_ENABLED", "0"), ("GOTOOLCHAIN", "local")])
-        .envs([("GOPROXY", "off"), ("GOTELEMETRY", "off"), ("GOFLAGS", "-mod=mod")])
+        .envs([("GOPROXY", "off"), ("GOTELEMETRY", "off")])
+        // Git refuses to read the checkout of another user, which `go build` would do.
+        .env("GOFLAGS", "-mod=mod -buildvcs=false")
         .env("GOCACHE", root.join(".cache/gocache"))
         .args(["build", "-p", "2", "-ldflags=-s -w", "-o"])
         .arg(&program)

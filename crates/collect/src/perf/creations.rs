@@ -33,6 +33,15 @@ const RING_BYTES: usize = 8 << 20;
 /// program: `clone` and `start_thread`.
 const STATIC_START: usize = 2;
 
+/// Looks up the tracepoint of thread creations and remembers it. Where tracefs is not mounted, this
+/// requires CAP_SYS_ADMIN, so a server calls it before it drops privileges. If it fails, a recording
+/// that needs the tracepoint returns the reason.
+pub fn look_up_tracepoint() {
+    if let Err(error) = events::try_creations() {
+        tracing::debug!(%error, "no tracepoint of thread creations");
+    }
+}
+
 /// Attaches to the targets for a threadcreate profile.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Box<dyn Collector>, RecordError> {
     let targets = request.targets();

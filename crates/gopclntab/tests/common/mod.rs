@@ -86,7 +86,8 @@ pub fn go(version: &str) -> Command {
     let mut command = Command::new(root.join("bin/go"));
     command
         .env("GOROOT", &root)
-        .env("GOFLAGS", "-mod=mod")
+        // Git refuses to read the checkout of another user, which `go build` would do.
+        .env("GOFLAGS", "-mod=mod -buildvcs=false")
         .env("GOTOOLCHAIN", "local")
         .env("GOPROXY", "off")
         .env("GOTELEMETRY", "off")

@@ -8,6 +8,10 @@ use process::{CpuTimes, CpuTimesReader, OpenError, Process, ProcessMemory};
 
 use crate::support::{Target, as_nobody, copy_of_cat};
 
+fn own_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
 #[test]
 fn a_process_is_identified_until_it_exits_but_not_after() {
     let dir = tempfile::tempdir().unwrap();
@@ -17,7 +21,7 @@ fn a_process_is_identified_until_it_exits_but_not_after() {
     assert_eq!(id.comm, "cat");
     assert_eq!(id.cmdline, [dir.path().join("cat")]);
     assert_eq!(id.exe.as_deref(), Some(dir.path().join("cat").as_os_str()));
-    assert_eq!((id.uid, id.exe_deleted), (0, false));
+    assert_eq!((id.uid, id.exe_deleted), (own_uid(), false));
     assert_eq!(id.ns_pids, [target.pid()]);
     assert!(process.is_alive() && process.same_process());
     assert!(!process.wait_exit(Some(Duration::ZERO)).unwrap());
@@ -49,7 +53,7 @@ fn a_name_that_is_not_utf8_is_parsed() {
     let target = Target::cat(&path);
     let process = Process::open(target.pid()).unwrap();
     assert_eq!(process.identity().ns_pids, [target.pid()]);
-    assert_eq!(TargetRights::read(target.pid()).unwrap().uid, 0);
+    assert_eq!(TargetRights::read(target.pid()).unwrap().uid, own_uid());
     assert!(process.thread_mode_ticks(target.pid()).is_ok());
     assert!(process.thread_switches(target.pid()).unwrap() > 0);
     assert_eq!(process.threads_by_own_number().unwrap()[&target.pid()], target.pid());

@@ -17,7 +17,9 @@ pub fn source(name: &str) -> PathBuf {
 
 /// Runs a command, which must succeed, and returns its stdout.
 pub fn run(program: &str, args: &[&str], dir: &Path) -> String {
-    let out = Command::new(program).args(args).current_dir(dir).output().expect(program);
+    // Binutils translate what they print.
+    let mut command = Command::new(program);
+    let out = command.args(args).current_dir(dir).env("LC_ALL", "C").output().expect(program);
     let err = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{program} {args:?}: {err}");
     String::from_utf8_lossy(&out.stdout).into_owned()

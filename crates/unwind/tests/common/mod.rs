@@ -88,7 +88,11 @@ pub fn dump(dir: &Path, program: &Path, script: &str) -> Vec<u8> {
     let library = std::fs::read_to_string(tests_dir().join("gdb_dump.py")).unwrap();
     let text = format!("{library}\nrecorder = Recorder({dump:?})\n{script}\nrecorder.done()\n");
     std::fs::write(&whole, text).unwrap();
-    let output = run(Command::new("gdb").args(["-nx", "-batch", "-x"]).arg(&whole).arg(program));
+    // The C library reads the environment before main, with some more instructions per variable.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut gdb = Command::new("gdb");
+    gdb.env_clear().envs([("PATH", path), ("LC_ALL", "C".into())]);
+    let output = run(gdb.args(["-nx", "-batch", "-x"]).arg(&whole).arg(program));
     let dump = std::fs::read(&dump).unwrap();
     assert!(dump.ends_with(&END.to_le_bytes()), "gdb's script failed:\n{output}");
     dump
