@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use pprof::LabelValue;
+use printable::Printable;
 
 use crate::ReportError;
 use crate::graph::magnitude;
@@ -15,7 +16,7 @@ use crate::report::Report;
 impl Report<'_> {
     pub(crate) fn write_comments(&self, out: &mut dyn Write) -> Result<(), ReportError> {
         for comment in &self.work.profile.comments {
-            writeln!(out, "{comment}")?;
+            writeln!(out, "{}", Printable(comment))?;
         }
         Ok(())
     }

@@ -150,14 +150,14 @@ impl File<'_> {
                 processes.iter().find(|(pid, name, _)| *pid == of.pid && *name == of.process);
             let process = known.map(|(.., process)| *process).unwrap_or_else(|| {
                 let name = if of.process.is_empty() { main } else { &of.process };
-                let process = self.profile.add_process(name, of.pid, start);
+                let process = self.profile.add_process(&printable::line(name), of.pid, start);
                 processes.push((of.pid, &of.process, process));
                 process
             });
             let is_main = of.tid == of.pid;
             let thread = self.profile.add_thread(process, of.tid, start, is_main);
             let name = if of.name.is_empty() { main } else { &of.name };
-            self.profile.set_thread_name(thread, name);
+            self.profile.set_thread_name(thread, &printable::line(name));
             self.profile.set_thread_samples_weight_type(thread, self.scale.kind.clone());
             if nth == 0 {
                 self.profile.add_initial_selected_thread(thread);

@@ -73,7 +73,7 @@ impl Report<'_> {
             let hue = if name == KERNEL { KERNEL_HUE } else { nth_hue(hues) };
             hues += u32::from(name != KERNEL);
             numbers.insert(name, all.len());
-            all.push(Origin { name: name.to_owned(), hue, weight });
+            all.push(Origin { name: printable::line(name).into_owned(), hue, weight });
         }
         let of = |name: &Option<String>| numbers[name.as_deref().unwrap_or_default()];
         Origins { of_entries: names.iter().map(of).collect(), all }

@@ -6,6 +6,7 @@ mod tabs;
 use std::fmt::Write as _;
 
 use pprof::{KindFacts, LabelValue, Location, Profile, SampleRef, TextForm};
+use printable::Printable;
 
 /// Why a profile has no text form.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +53,7 @@ pub fn legacy_text(
         TextForm::Count => count_text(&stacks, kind.name, &mut out),
     }
     for comment in profile.comments.iter().filter(|c| !c.is_empty()) {
-        let _ = writeln!(out, "# {}", one_line(comment));
+        let _ = writeln!(out, "# {}", Printable(comment));
     }
     Ok(out)
 }
@@ -216,8 +217,13 @@ impl Stacks<'_> {
                 let into = (self.starts)(location.address)
                     .and_then(|start| location.address.checked_sub(start));
                 let into = into.map(|into| format!("+{into:#x}")).unwrap_or_default();
-                let place = format!("{}:{}", one_line(&function.filename), line.line);
-                rows.push(vec!["#".into(), address.clone(), one_line(name) + &into, place]);
+                let place = format!("{}:{}", Printable(&function.filename), line.line);
+                rows.push(vec![
+                    "#".into(),
+                    address.clone(),
+                    printable::line(name).into_owned() + &into,
+                    place,
+                ]);
             }
         }
         if !show && !all {
@@ -226,9 +232,4 @@ impl Stacks<'_> {
         tabs::align(&rows, out);
         out.push('\n');
     }
-}
-
-/// Removes line breaks, because names come from the target's files and must not forge lines.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
