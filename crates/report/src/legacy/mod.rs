@@ -103,7 +103,8 @@ fn heap_text(stacks: &Stacks<'_>, [inuse_n, inuse, alloc_n, alloc]: [usize; 4], 
     rows.sort_by_key(|(live, ..)| live.bytes);
     // If both are equal, readers ignore the allocated objects.
     if total.0.bytes == total.1.bytes {
-        total.1.bytes += 1;
+        // Not beyond the largest number.
+        total.1.bytes = total.1.bytes.checked_add(1).unwrap_or(i64::MAX - 1);
     }
     let _ = writeln!(
         out,
