@@ -44,6 +44,8 @@ pub use addr::{Avma, Bias, FileOffset, Svma};
 pub use elf::{Arch, ElfError, ElfImage, ElfKind, ImageBytes, Section, Segment};
 pub use memory::{Memory, ReadRequest, Unreadable};
 pub use sections::SectionReader;
+mod budget;
 pub use space::{AddressSpace, FileId, ImageAbsence, Mapping, MappingId, MappingKind, NewMapping};
 pub use struct_copy::StructCopy;
 pub use symbols::Symbol;
+pub use budget::{DecompressError, DecompressionBudget};
