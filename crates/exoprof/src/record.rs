@@ -87,6 +87,7 @@ fn conclude(
 ) -> anyhow::Result<()> {
     let mut failed = None;
     let mut exited = false;
+    let (mut written, mut missed) = (0_usize, None);
     for ((kind, output), outcome) in kinds.iter().zip(outputs).zip(outcomes) {
         let outcome = match outcome {
             Ok(outcome) => outcome,
@@ -94,6 +95,14 @@ fn conclude(
                 if verbosity > Verbosity::Quiet {
                     say!("no {}: {why}", kind.name());
                 }
+                continue;
+            }
+            // Kinds that need the target at the end, or are slow to attach, may miss it.
+            Err(e) if args.types == "all" && e.is_exit() => {
+                if verbosity > Verbosity::Quiet {
+                    say!("no {}: {e}", kind.name());
+                }
+                missed.get_or_insert(e);
                 continue;
             }
             Err(e) if kinds.len() == 1 => return Err(e.into()),
@@ -106,6 +115,7 @@ fn conclude(
             }
         };
         let path = output.write(|out| pprof::write_gz(&outcome.profile, out))?;
+        written += 1;
         if verbosity > Verbosity::Quiet {
             if outcome.ended == Ended::TargetsExited && !exited {
                 exited = true;
@@ -114,7 +124,11 @@ fn conclude(
             summary::print(path.as_deref(), &outcome, verbosity);
         }
     }
-    failed.map_or(Ok(()), Err)
+    match (failed, missed) {
+        (Some(failed), _) => Err(failed),
+        (None, Some(missed)) if written == 0 => Err(missed.into()),
+        _ => Ok(()),
+    }
 }
 
 fn usage(text: impl Into<String>) -> anyhow::Error {
