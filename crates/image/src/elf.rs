@@ -394,9 +394,11 @@ impl ElfImage {
     /// The bytes of the file from an address to the end of its segment.
     #[must_use]
     pub fn bytes_at(&self, svma: Svma) -> Option<&[u8]> {
-        let s = self.segments.iter().find(|s| svma >= s.svma && svma.0 - s.svma.0 < s.file_size)?;
-        let skip = svma.0 - s.svma.0;
-        slice(self.bytes(), s.offset.0.checked_add(skip)?, s.file_size - skip)
+        let (s, skip) = self.segments.iter().find_map(|s| {
+            let skip = svma.0.checked_sub(s.svma.0)?;
+            (skip < s.file_size).then_some((s, skip))
+        })?;
+        slice(self.bytes(), s.offset.0.checked_add(skip)?, s.file_size.saturating_sub(skip))
     }
 
     /// The bias of this file in a process that maps `len` bytes from `offset` on at `start`.
@@ -437,7 +439,7 @@ fn read_sections(data: &[u8]) -> Vec<SectionEntry> {
     let entry = |sh: &elf::SectionHeader64<Endianness>| {
         let name = table.section_name(endian, sh).unwrap_or_default();
         SectionEntry {
-            name: String::from_utf8_lossy(&name[..name.len().min(256)]).into(),
+            name: String::from_utf8_lossy(name.get(..256).unwrap_or(name)).into(),
             kind: sh.sh_type(endian),
             svma: sh.sh_addr(endian),
             offset: sh.sh_offset(endian),

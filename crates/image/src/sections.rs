@@ -79,7 +79,7 @@ impl<'a> SectionReader<'a> {
                 Some(left) if !section.compressed => self.left = left,
                 Some(_) => {}
                 None => {
-                    self.unreadable += 1;
+                    self.unreadable = self.unreadable.saturating_add(1);
                     break;
                 }
             }
@@ -91,7 +91,7 @@ impl<'a> SectionReader<'a> {
     /// How many bytes count against the limit so far.
     #[must_use]
     pub fn decompressed_bytes(&self) -> u64 {
-        self.limit - self.left
+        self.limit.saturating_sub(self.left)
     }
 
     /// How many sections exist but could not be decompressed, or not within the limit.
@@ -124,12 +124,12 @@ impl<'a> SectionReader<'a> {
                     size = bytes.len(),
                     "decompressed a section"
                 );
-                self.left -= bytes.len() as u64;
+                self.left = self.left.saturating_sub(bytes.len() as u64);
                 Cow::Owned(bytes)
             }
             Err(why) => {
                 tracing::debug!(section = name, build_id = build_id(), %why, "cannot read a section");
-                self.unreadable += 1;
+                self.unreadable = self.unreadable.saturating_add(1);
                 Cow::Borrowed(&[])
             }
         }

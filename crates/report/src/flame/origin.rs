@@ -82,7 +82,8 @@ impl Report<'_> {
 
 /// The n-th hue, at a distance from the kernel's.
 fn nth_hue(n: u32) -> u32 {
-    let hue = (f64::from(FIRST_HUE) + f64::from(n) * NEXT_HUE) as u32 % 360;
+    let hue = go::truncated_from_0(f64::from(FIRST_HUE) + f64::from(n) * NEXT_HUE) % 360;
+    let hue = u32::try_from(hue).unwrap_or(0);
     if hue.abs_diff(KERNEL_HUE) < 14 { hue + 40 } else { hue }
 }
 

@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 use pprof::{KindFacts, LabelValue, Location, Profile, SampleRef, TextForm};
 use printable::Printable;
 
+use crate::go;
+
 /// Why a profile has no text form.
 #[derive(Debug, thiserror::Error)]
 pub enum LegacyError {
@@ -76,7 +78,8 @@ impl Objects {
         let size = size.map_or(bytes as f64 / count as f64, |size| size as f64);
         let probability = -(-size / rate as f64).exp_m1();
         let sampled = (count as f64 * probability).round().max(1.0);
-        Self { count: sampled as i64, bytes: (sampled * size).round() as i64 }
+        let whole = go::truncated;
+        Self { count: whole(sampled), bytes: whole((sampled * size).round()) }
     }
 
     fn add(&mut self, other: Self) {
