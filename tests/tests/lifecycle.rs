@@ -280,6 +280,7 @@ fn record_all_goes_on_if_the_target_exits() {
         } else {
             // It had exited before exoprof opened it, or attached to it.
             assert!(stderr.contains("zombie") || stderr.contains("exited"), "{stderr}");
+            assert_eq!(folder.path().read_dir().unwrap().count(), 0, "{stderr}");
         }
     }
     assert!(recorded > 0, "the target always exited too early");
