@@ -6,6 +6,7 @@
 //! the direction of text: as `\n`, `\t`, `\r`, `\x1b`, `\u{9b}`. Backslashes remain single, so that
 //! all other names are printed unchanged.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
 // Text comes from targets.
 #![cfg_attr(
     not(test),
