@@ -11,6 +11,7 @@
 //! ```
 
 mod mutate;
+mod profiles;
 mod targets;
 
 use std::collections::HashSet;
@@ -199,7 +200,7 @@ impl<'a> Runner<'a> {
                 return true;
             }
             round += 1;
-            let input = mutator.next(&queue, self.target.max_len);
+            let input = mutator.next(&queue, self.target.max_len, self.target.remake);
             let before = self.outcomes.len();
             if !self.run(&input) {
                 eprintln!("seed {seed}, round {round}");

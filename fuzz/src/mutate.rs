@@ -22,7 +22,7 @@ impl Random {
 }
 
 /// Numbers that often break parsers.
-const NUMBERS: &[u64] = &[
+pub const NUMBERS: &[u64] = &[
     0,
     1,
     0x7f,
@@ -51,8 +51,21 @@ impl Mutator {
         Self { random }
     }
 
-    pub fn next(&mut self, queue: &[Vec<u8>], max_len: usize) -> Vec<u8> {
+    /// The next input: bytes of the queue with changes, or what `remake` makes of them.
+    pub fn next(
+        &mut self,
+        queue: &[Vec<u8>],
+        max_len: usize,
+        remake: Option<fn(&mut Random, &[u8]) -> Option<Vec<u8>>>,
+    ) -> Vec<u8> {
         let mut input = queue[self.random.below(queue.len())].clone();
+        if let Some(remake) = remake
+            && self.random.below(5) > 0
+            && let Some(made) = remake(&mut self.random, &input)
+            && made.len() <= max_len
+        {
+            return made;
+        }
         let other = &queue[self.random.below(queue.len())];
         // Mostly one or two changes: parsers reject inputs with many changes early.
         for _ in 0..=self.random.below(4) * self.random.below(4) {

@@ -11,12 +11,12 @@ use image::{
     AddressSpace, Arch, Avma, Bias, ElfImage, FileOffset, ImageBytes, MappingId, MappingKind,
     Memory, NewMapping, Svma, Unreadable,
 };
-use pprof::Limits;
 use symbolize::jit::{JitDump, PerfMap};
 use symbolize::{ImageSymbols, RootedFiles, find_debug_file};
 use unwind::{Registers, Unwinder};
 
 use crate::mutate::Random;
+use crate::profiles;
 
 /// A parser to fuzz.
 pub struct Target {
@@ -26,6 +26,9 @@ pub struct Target {
     pub corpus: &'static str,
     /// The maximum length of inputs, in bytes.
     pub max_len: usize,
+    /// Makes a valid input from another one, in place of most changes of its bytes: for formats of
+    /// which damaged bytes are rejected early.
+    pub remake: Option<fn(&mut Random, &[u8]) -> Option<Vec<u8>>>,
     /// Parses the input and returns a hash of the outcome.
     pub run: fn(&[u8]) -> u64,
 }
@@ -36,6 +39,7 @@ pub const TARGETS: &[Target] = &[
         about: "an image: headers, symbols, stubs, debug links, DWARF, MiniDebugInfo",
         corpus: "elf",
         max_len: 256 << 10,
+        remake: None,
         run: elf,
     },
     Target {
@@ -43,6 +47,7 @@ pub const TARGETS: &[Target] = &[
         about: "unwinding through the same images: .eh_frame, .eh_frame_hdr, .debug_frame, code",
         corpus: "elf",
         max_len: 256 << 10,
+        remake: None,
         run: unwind,
     },
     Target {
@@ -50,6 +55,7 @@ pub const TARGETS: &[Target] = &[
         about: "Go's line table: mutations of the one in EXOPROF_FUZZ_GO",
         corpus: "patches",
         max_len: 4 << 10,
+        remake: None,
         run: pclntab,
     },
     Target {
@@ -57,6 +63,7 @@ pub const TARGETS: &[Target] = &[
         about: "a Go runtime's state: mutations of the memory of the program EXOPROF_FUZZ_GO",
         corpus: "patches",
         max_len: 4 << 10,
+        remake: None,
         run: goruntime,
     },
     Target {
@@ -64,20 +71,23 @@ pub const TARGETS: &[Target] = &[
         about: "code objects of CPython, in memory where every address is readable",
         corpus: "python",
         max_len: 4 << 10,
+        remake: None,
         run: pyruntime,
     },
     Target {
         name: "profile",
-        about: "pprof files: decoding, validation, merging, reports",
+        about: "pprof files: decoding, validation, merging, all reports",
         corpus: "profile",
         max_len: 64 << 10,
-        run: profile,
+        remake: Some(profiles::remake),
+        run: profiles::run,
     },
     Target {
         name: "perfmap",
         about: "a growing perf map",
         corpus: "perfmap",
         max_len: 16 << 10,
+        remake: None,
         run: perfmap,
     },
     Target {
@@ -85,6 +95,7 @@ pub const TARGETS: &[Target] = &[
         about: "a growing jitdump",
         corpus: "jitdump",
         max_len: 16 << 10,
+        remake: None,
         run: jitdump,
     },
     Target {
@@ -92,11 +103,12 @@ pub const TARGETS: &[Target] = &[
         about: "lines of /proc/PID/maps and of /proc/kallsyms",
         corpus: "proc",
         max_len: 16 << 10,
+        remake: None,
         run: proc,
     },
 ];
 
-fn hash(what: impl std::hash::Hash) -> u64 {
+pub fn hash(what: impl std::hash::Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     hasher.finish()
@@ -367,29 +379,6 @@ fn goruntime(input: &[u8]) -> u64 {
         runtime.threads(&memory).is_ok(),
         runtime.rates(&memory).is_ok(),
     ))
-}
-
-const SMALL: Limits = Limits { max_bytes: 1 << 20, max_strings: 1 << 14, max_memory: 1 << 25 };
-
-fn profile(input: &[u8]) -> u64 {
-    let checked = pprof::validate::check(input).map_err(|v| v.len().min(10)).is_ok();
-    let profile = match pprof::decode_with(input, &SMALL) {
-        Ok(profile) => profile,
-        Err(e) => return hash((checked, std::mem::discriminant(&e))),
-    };
-    let again = pprof::decode(&pprof::encode(&profile)).expect("a decoded profile can be encoded");
-    assert_eq!(again, profile);
-    let combined = report::combine(vec![profile.clone(), again], Vec::new()).is_ok();
-    let text = |kind| report::legacy_text(&profile, kind, &|_| None).map(|t| t.len() / 256).ok();
-    let text: Vec<_> = pprof::kinds::GO.iter().map(text).collect();
-    let mut sizes = Vec::new();
-    for form in [report::Form::Top, report::Form::Tree, report::Form::Traces, report::Form::Raw] {
-        let options = report::Options { form, ..report::Options::default() };
-        let mut out = Vec::new();
-        let written = report::Report::new(&profile, options).and_then(|r| r.write(&mut out));
-        sizes.push((written.is_ok(), out.len() / 256));
-    }
-    hash((checked, combined, text, sizes))
 }
 
 /// Splits the input into pieces. Their size depends on the input's length.

@@ -130,6 +130,16 @@ impl Server {
         self.child.wait().expect("a child can be waited for")
     }
 
+    /// Waits for it to exit, and returns all lines that it has written to stderr.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn all_lines(&mut self) -> &[String] {
+        self.wait();
+        self.log.extend(self.lines.iter());
+        &self.log
+    }
+
     /// How many perf events it has open: 0 while nothing is recorded.
     #[must_use]
     pub fn perf_events(&self) -> usize {

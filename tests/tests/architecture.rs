@@ -9,12 +9,13 @@ use exoprof_tests::imports::Crate;
 
 /// The workspace crates that each crate may import.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("printable", &[]),
     ("pprof", &[]),
     ("image", &[]),
     ("gopclntab", &["image"]),
     ("unwind", &["image", "gopclntab"]),
     ("symbolize", &["image", "gopclntab"]),
-    ("goruntime", &["image", "gopclntab"]),
+    ("goruntime", &["image", "gopclntab", "printable"]),
     ("pyruntime", &["image"]),
     ("host", &["image"]),
     ("process", &["image", "host"]),
@@ -47,13 +48,17 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "events",
             "aggregate",
             "assemble",
+            "printable",
         ],
     ),
-    ("report", &["pprof"]),
-    ("console", &["host"]),
-    ("serve", &["pprof", "process", "host", "collect", "report", "console"]),
-    ("view", &["pprof", "host", "report", "console"]),
-    ("exoprof", &["pprof", "process", "host", "collect", "report", "console", "serve", "view"]),
+    ("report", &["pprof", "printable"]),
+    ("console", &["host", "printable"]),
+    ("serve", &["pprof", "process", "host", "collect", "report", "console", "printable"]),
+    ("view", &["pprof", "host", "report", "console", "printable"]),
+    (
+        "exoprof",
+        &["pprof", "process", "host", "collect", "report", "console", "serve", "view", "printable"],
+    ),
 ];
 
 /// Files that import each other in a cycle must be read and changed together: a cycle has at most

@@ -116,6 +116,28 @@ fn objcopy(args: &[&str]) {
     assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// 512 MiB of zeros in 80 kB of xz, as MiniDebugInfo: they are not unpacked, and the profile says so.
+#[test]
+fn a_decompression_bomb_is_left_out_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bomb, program) = (folder.path().join("bomb.xz"), folder.path().join("program"));
+    let script = "head -c 512M /dev/zero | xz -0 > \"$0\"";
+    let made = Command::new("sh").args(["-c", script, text(&bomb)]).status().expect("sh");
+    assert!(made.success() && bomb.metadata().unwrap().len() < 600_000);
+    let section = format!("--add-section=.gnu_debugdata={}", text(&bomb));
+    objcopy(&["--strip-all", &section, text(&programs::SHARES_STATIC.path()), text(&program)]);
+    let mut target = Target::spawn_command(Command::new(&program));
+    target.go(600_000);
+    let outcome = recorded(&target);
+    assert_harmless(&outcome);
+    let comments = &outcome.profile.comments;
+    let named = |c: &&String| c.contains(text(&program)) && c.contains("sections were left out");
+    assert!(comments.iter().any(|c| named(&c)), "{comments:?}");
+    let used = outcome.max_rss_kib;
+    assert!(used < 150 * MIB, "{} MiB", used / MIB);
+    let _ = target.finish();
+}
+
 /// Debug information in the user's debuginfod cache is used, also under sudo; a server is only
 /// contacted with `--debuginfod`.
 #[test]

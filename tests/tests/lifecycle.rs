@@ -250,3 +250,40 @@ fn command_is_started_and_recorded() {
     let recording = check_early_end(outcome, 1000.0 + 30.0);
     assert!(recording.profile.total("samples") > 100);
 }
+
+/// Types that are recorded at the end, or attach late, miss a target that exits. `record all` says so,
+/// and keeps the others.
+#[test]
+fn record_all_goes_on_if_the_target_exits() {
+    let mut recorded = 0;
+    for milliseconds in (40..=160).step_by(20) {
+        // Many threads take long to stop.
+        let script = format!(
+            "import os, threading, time\n\
+             work = lambda: [time.sleep(0.001) for _ in iter(int, 1)]\n\
+             [threading.Thread(target=work).start() for _ in range(30)]\n\
+             print('ready', flush=True)\ntime.sleep({milliseconds} / 1000)\nos._exit(0)"
+        );
+        let mut command = Command::new("python3");
+        command.args(["-c", &script]);
+        let target = Target::spawn_command(command);
+        let folder = tempfile::tempdir().unwrap();
+        let output = exoprof_tests::exoprof()
+            .args(["record", "all", "-d", "1s", "-p", &target.pid().to_string(), "-o"])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!stderr.contains("seccomp"), "{stderr}");
+        if output.status.success() {
+            recorded += 1;
+            assert!(folder.path().read_dir().unwrap().count() >= 3, "{stderr}");
+            assert!(!stderr.lines().any(|l| l.starts_with("error: ")), "{stderr}");
+        } else {
+            // It had exited before exoprof opened it, or attached to it.
+            assert!(stderr.contains("zombie") || stderr.contains("exited"), "{stderr}");
+            assert_eq!(folder.path().read_dir().unwrap().count(), 0, "{stderr}");
+        }
+    }
+    assert!(recorded > 0, "the target always exited too early");
+}

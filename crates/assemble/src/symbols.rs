@@ -280,7 +280,12 @@ impl Batch<'_> {
         let addresses: Vec<Svma> = self.addresses.iter().map(|(_, svma)| *svma).collect();
         let batch = symbols.resolve_with(&addresses, path, files);
         let lost = batch.losses;
-        if lost.broken_units > 0 || lost.unreadable_sections > 0 || lost.limit_reached {
+        if self.image.over_budget() {
+            // Its unwind tables and those of a language runtime may be among them.
+            let what = "compressed sections were left out, because those of all files together are \
+                        too large or take too long";
+            losses.damaged.push(format!("{}: {what}", self.mapping.name).into());
+        } else if lost.broken_units > 0 || lost.unreadable_sections > 0 || lost.limit_reached {
             losses.damaged.push(self.mapping.name.clone());
         }
         if lost.missing_split_units > 0 {

@@ -1,7 +1,10 @@
 //! Defines the results of a recording: a profile, a dump, or an error.
 
+use std::sync::Arc;
+
 use assemble::Stats;
 use pprof::Profile;
+use process::Process;
 
 use crate::perf::attach::AttachError;
 
@@ -63,9 +66,48 @@ pub enum RecordError {
     /// The target's memory could not be changed as the recording requires.
     #[error(transparent)]
     Write(#[from] process::WriteError),
+    /// All targets exited before the profile could be recorded.
+    #[error("process {pid} exited before it could be recorded")]
+    Exited {
+        /// The (first) target.
+        pid: i32,
+    },
     /// The profile exceeds what its format can hold.
     #[error("cannot build the profile: {0}")]
     Build(#[from] pprof::BuildError),
+}
+
+impl RecordError {
+    /// Whether there is no profile because the targets have exited.
+    #[must_use]
+    pub fn is_exit(&self) -> bool {
+        matches!(
+            self,
+            Self::Exited { .. }
+                | Self::Seize(process::SeizeError::Gone { .. })
+                | Self::Attach(AttachError::Exited { .. })
+        )
+    }
+
+    /// The error with its true cause: a system call that fails because the targets have exited says
+    /// something else.
+    pub(crate) fn after_exit(self, roots: &[Arc<Process>]) -> Self {
+        let may_come_of_exit = matches!(
+            self,
+            Self::Attach(_)
+                | Self::Memory { .. }
+                | Self::GoRuntime { .. }
+                | Self::Seize(_)
+                | Self::Stacks { .. }
+                | Self::Write(_)
+        );
+        match roots.first() {
+            Some(root) if may_come_of_exit && !roots.iter().any(|r| r.is_alive()) => {
+                Self::Exited { pid: root.pid() }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// Why a recording ended.
@@ -104,4 +146,41 @@ pub struct Dump {
     pub text: String,
     /// Equal stacks grouped, as Go's `debug=1` prints them.
     pub grouped: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn the_exit_of_the_target_is_told_apart_from_a_refusal() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let roots = [Arc::new(Process::open(pid).unwrap())];
+        let refused = || {
+            let source = std::io::Error::from_raw_os_error(1);
+            RecordError::from(process::SeizeError::Blocked { pid, source })
+        };
+        let error = refused().after_exit(&roots);
+        assert!(!error.is_exit() && error.to_string().contains("seccomp"), "{error}");
+        child.kill().unwrap();
+        // As a zombie and after it.
+        while roots[0].is_alive() {
+            std::thread::yield_now();
+        }
+        for _ in 0..2 {
+            let error = refused().after_exit(&roots);
+            assert!(error.is_exit(), "{error}");
+            assert_eq!(
+                error.to_string(),
+                format!("process {pid} exited before it could be recorded")
+            );
+            let _ = child.wait();
+        }
+        // What the targets' exit does not cause stays.
+        let other = RecordError::NotApplicable("why".into()).after_exit(&roots);
+        assert!(!other.is_exit(), "{other}");
+    }
 }

@@ -48,7 +48,7 @@ pub fn record(
     tracing::info!(?ended, "recording ended");
     let finish = |(kind, slot): (&&Kind, Result<Box<dyn Collector>, RecordError>)| {
         let finishing = Instant::now();
-        let outcome = slot.and_then(|c| c.finish(ended));
+        let outcome = slot.and_then(|c| c.finish(ended)).map_err(|e| e.after_exit(request.roots));
         let took = finishing.elapsed();
         match &outcome {
             Ok(o) => tracing::info!(

@@ -4,28 +4,40 @@ use std::error::Error;
 use std::fmt::Arguments;
 use std::io::{self, Write};
 
+use printable::Printable;
+
 /// Writes a line to stderr like `eprintln!`, but does not panic when the reader has closed the pipe
 /// (`exoprof record … 2>&1 | head`): the profile must still be written.
+///
+/// It is one line whatever is in it: a line break in a name is escaped.
 #[macro_export]
 macro_rules! say {
     ($($argument:tt)*) => {
-        $crate::terminal::to_stderr(format_args!("{}\n", format_args!($($argument)*)))
+        $crate::terminal::line_to_stderr(format_args!($($argument)*))
     };
 }
 pub use say;
 
-/// Writes to stderr without terminal control characters, and ignores a closed pipe.
-pub fn to_stderr(text: Arguments<'_>) {
-    let _ = Printable(io::stderr().lock()).write_all(text.to_string().as_bytes());
+/// Writes a line to stderr; see [`say!`].
+pub fn line_to_stderr(text: Arguments<'_>) {
+    to_stderr(format_args!("{}\n", Printable(&text.to_string())));
 }
 
-/// Writes to stdout. A reader that closes the pipe early, such as `head`, is not an error.
+/// Writes lines to stderr without terminal control characters, and ignores a closed pipe. Names in
+/// them must be [`Printable`].
+pub fn to_stderr(text: Arguments<'_>) {
+    let text = text.to_string();
+    let _ = io::stderr().lock().write_all(printable::lines(&text).as_bytes());
+}
+
+/// Writes lines to stdout without terminal control characters. Names in them must be
+/// [`Printable`]. A reader that closes the pipe early, such as `head`, is not an error.
 ///
 /// # Errors
 /// Stdout cannot be written.
 pub fn to_stdout(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(printable::lines(text).as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
@@ -46,23 +58,6 @@ pub fn in_one_line(error: &(dyn Error + 'static)) -> String {
         }
     }
     line
-}
-
-/// Replaces control characters: names in a profile may be any bytes, and must not control the
-/// terminal.
-pub struct Printable<W>(pub W);
-
-impl<W: Write> Write for Printable<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let is_unsafe = |b: &u8| b.is_ascii_control() && !matches!(b, b'\n' | b'\t');
-        let safe: Vec<u8> = bytes.iter().map(|b| if is_unsafe(b) { b'?' } else { *b }).collect();
-        self.0.write_all(&safe)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use clap::Args;
 use collect::doctor::{Finding, Subject};
 use console::terminal::to_stdout;
 use host::rights::Rights;
+use printable::{Printable, line as one_line};
 use process::Process;
 
 /// Options of `doctor`.
@@ -28,8 +29,11 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let mut text = about(&subject.rights);
     if let Some(pid) = args.pid {
         text += &match Process::open(pid) {
-            Ok(p) => format!("process {pid}: {}, uid {}\n", p.identity().comm, p.identity().uid),
-            Err(e) => format!("process {pid}: {e}\n"),
+            Ok(p) => {
+                let comm = Printable(&p.identity().comm);
+                format!("process {pid}: {comm}, uid {}\n", p.identity().uid)
+            }
+            Err(e) => format!("process {pid}: {}\n", one_line(&e.to_string())),
         };
     }
     text.push('\n');
@@ -58,7 +62,10 @@ fn about(rights: &Rights) -> String {
 
 fn line(f: &Finding) -> String {
     match &f.verdict {
-        Ok(how) => format!("{:<15} yes  {how}\n", f.what),
-        Err(o) => format!("{:<15} no   {}\n{:<20} fix: {}\n", f.what, o.reason, "", o.fix),
+        Ok(how) => format!("{:<15} yes  {}\n", f.what, one_line(how)),
+        Err(o) => {
+            let (reason, fix) = (one_line(&o.reason), one_line(&o.fix));
+            format!("{:<15} no   {reason}\n{:<20} fix: {fix}\n", f.what, "")
+        }
     }
 }

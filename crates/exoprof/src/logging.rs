@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use console::terminal::Printable;
 use console::usage::Verbosity;
+use printable::Printable;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -66,12 +66,14 @@ const LOGGING_DEPENDENCIES: &[&str] = &[
     "ureq_proto",
 ];
 
-/// Standard error without terminal control characters: the target chooses its names.
+/// Standard error, one line for each event: the target chooses its names.
 struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Printable(io::stderr().lock()).write(bytes)
+        // Each call is one event, with its line break.
+        io::stderr().lock().write_all(one_line(bytes).as_bytes())?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -79,9 +81,49 @@ impl Write for Stderr {
     }
 }
 
+fn one_line(event: &[u8]) -> String {
+    let text = String::from_utf8_lossy(event);
+    format!("{}\n", Printable(text.strip_suffix('\n').unwrap_or(&text)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_one_line() {
+        let event = "INFO runtime found name=\u{1b}[2J\nerror: forged\n";
+        let shown = "INFO runtime found name=\\x1b[2J\\nerror: forged\n";
+        assert_eq!(one_line(event.as_bytes()), shown);
+    }
+
+    #[test]
+    fn events_are_written_in_one_call() {
+        use std::sync::{Arc, Mutex};
+
+        struct Calls(Arc<Mutex<Vec<Vec<u8>>>>);
+        impl Write for Calls {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().push(bytes.to_vec());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let seen = calls.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || Calls(seen.clone()))
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(name = %"a\nb", "event");
+        });
+        let calls = calls.lock().unwrap();
+        assert_eq!(calls.len(), 1, "{calls:?}");
+        assert_eq!(one_line(&calls[0]).lines().count(), 1);
+    }
 
     #[test]
     fn every_dependency_that_logs_is_listed() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use printable::Printable;
 use process::Process;
 
 pub fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
@@ -15,7 +16,8 @@ pub fn open_all(pids: &[i32]) -> anyhow::Result<Vec<Arc<Process>>> {
 }
 
 pub fn describe(processes: &[Arc<Process>]) -> String {
-    let names = processes.iter().map(|p| format!("{} ({})", p.identity().comm, p.pid()));
+    let names =
+        processes.iter().map(|p| format!("{} ({})", Printable(&p.identity().comm), p.pid()));
     names.collect::<Vec<_>>().join(", ")
 }
 

@@ -93,6 +93,7 @@ fn conclude(
 ) -> anyhow::Result<()> {
     let mut failed = None;
     let mut exited = false;
+    let (mut written, mut missed) = (0_usize, None);
     for ((kind, output), outcome) in kinds.iter().zip(outputs).zip(outcomes) {
         let outcome = match outcome {
             Ok(outcome) => outcome,
@@ -100,6 +101,14 @@ fn conclude(
                 if verbosity > Verbosity::Quiet {
                     say!("no {}: {why}", kind.name());
                 }
+                continue;
+            }
+            // Kinds that need the target at the end, or are slow to attach, may miss it.
+            Err(e) if args.types == "all" && e.is_exit() => {
+                if verbosity > Verbosity::Quiet {
+                    say!("no {}: {e}", kind.name());
+                }
+                missed.get_or_insert(e);
                 continue;
             }
             Err(e) if kinds.len() == 1 => return Err(e.into()),
@@ -111,8 +120,8 @@ fn conclude(
                 continue;
             }
         };
-        let written = output.write_or_keep(|out| pprof::write_gz(&outcome.profile, out));
-        let path = match written {
+        let result = output.write_or_keep(|out| pprof::write_gz(&outcome.profile, out));
+        let path = match result {
             Ok(path) => path,
             Err(e) if kinds.len() == 1 => return Err(e.into()),
             // The other profiles are written all the same.
@@ -123,6 +132,7 @@ fn conclude(
                 continue;
             }
         };
+        written += 1;
         if verbosity > Verbosity::Quiet {
             if outcome.ended == Ended::TargetsExited && !exited {
                 exited = true;
@@ -131,7 +141,11 @@ fn conclude(
             summary::print(path.as_deref(), &outcome, verbosity);
         }
     }
-    failed.map_or(Ok(()), Err)
+    match (failed, missed) {
+        (Some(failed), _) => Err(failed),
+        (None, Some(missed)) if written == 0 => Err(missed.into()),
+        _ => Ok(()),
+    }
 }
 
 fn usage(text: impl Into<String>) -> anyhow::Error {

@@ -1,11 +1,11 @@
 //! Runs `exoprof report`: prints a report on one or more profiles.
 
-use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write as _};
+use std::io::{self, BufWriter, ErrorKind, Write as _};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use console::terminal::{Printable, say};
+use console::terminal::say;
 use console::usage::{UsageError, Verbosity};
 use report::{Filters, Form, Granularity, Options, Report, ReportError};
 use view::source::SourceArgs;
@@ -137,12 +137,8 @@ pub fn run(args: &ReportArgs, verbosity: Verbosity) -> anyhow::Result<()> {
     if let Some(path) = &args.firefox {
         return export::write(path, verbosity, |out| report.write_firefox(out));
     }
-    let stdout = io::stdout().lock();
-    let is_terminal = stdout.is_terminal();
-    let mut out = BufWriter::new(stdout);
-    let written =
-        if is_terminal { report.write(&mut Printable(&mut out)) } else { report.write(&mut out) };
-    match written.and_then(|()| Ok(out.flush()?)) {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match report.write(&mut out).and_then(|()| Ok(out.flush()?)) {
         // The reader has closed the pipe, which is not an error.
         Err(ReportError::Write(e)) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),

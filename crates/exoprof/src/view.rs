@@ -1,8 +1,8 @@
 //! Runs `exoprof view`.
 
-use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::io::{self, BufWriter, Write as _};
 
-use console::terminal::{Printable, say};
+use console::terminal::to_stderr;
 use console::usage::Verbosity;
 use report::ReportError;
 use view::{Terminal, WriteReport};
@@ -21,18 +21,12 @@ struct Streams;
 
 impl Terminal for Streams {
     fn say(&mut self, text: &str) {
-        say!("{text}");
+        to_stderr(format_args!("{text}\n"));
     }
 
     fn show(&mut self, write: WriteReport<'_>) -> Result<(), ReportError> {
-        let stdout = io::stdout().lock();
-        let is_terminal = stdout.is_terminal();
-        let mut out = BufWriter::new(stdout);
-        if is_terminal {
-            write(&mut Printable(&mut out))?
-        } else {
-            write(&mut out)?
-        }
+        let mut out = BufWriter::new(io::stdout().lock());
+        write(&mut out)?;
         // It fails only if the reader has left, which the next prompt notices.
         let _ = out.flush();
         Ok(())

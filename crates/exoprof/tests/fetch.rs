@@ -99,7 +99,7 @@ fn errors_of_go_servers_are_shown() {
     let go = answer("X-Go-Pprof: 1\r\nContent-Type: text/plain; charset=utf-8\r\n");
     let stderr = error(&report(home.path(), &["-q", &go]));
     let expected = "server response: 500 Internal Server Error - Could not enable CPU profiling: \
-                    [31mcpu profiling already in use";
+                    \\x1b[31mcpu profiling already in use";
     assert!(stderr.ends_with(expected), "{stderr}");
     let other = answer("Content-Type: text/html\r\n");
     let stderr = error(&report(home.path(), &["-q", &other]));

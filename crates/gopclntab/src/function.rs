@@ -233,7 +233,7 @@ impl<'a> Function<'a> {
             if change == 0 && step > 0 {
                 return None;
             }
-            value = value.wrapping_add((change >> 1) as i32 ^ -((change & 1) as i32));
+            value = value.wrapping_add((change >> 1).cast_signed() ^ -((change & 1).cast_signed()));
             let advance = u64::from(varint(&mut rest)?) * u64::from(header.min_lc);
             let end = start.checked_add(advance)?;
             if pc < end {

@@ -38,6 +38,11 @@
 //! checked against the available bytes, and every loop is bounded.
 
 #![deny(clippy::print_stderr, clippy::print_stdout)]
+// Numbers come from files that anybody can write.
+#![cfg_attr(
+    not(test),
+    warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)
+)]
 
 mod buildinfo;
 mod error;

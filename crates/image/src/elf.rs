@@ -4,7 +4,9 @@
 //! length before use, and the number of headers has a limit.
 
 use std::fs::File;
+use std::io::Read;
 use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use memmap2::Mmap;
 use object::Endianness;
@@ -14,7 +16,8 @@ use object::elf::{
 };
 use object::read::elf::{FileHeader, Note, NoteIterator, ProgramHeader, SectionHeader};
 
-use crate::{Avma, Bias, FileOffset, Svma};
+use crate::budget::Share;
+use crate::{Avma, Bias, DecompressError, DecompressionBudget, FileOffset, Svma};
 
 /// Limit of sections; no linker writes as many for an executable. Further ones are ignored.
 const MAX_SECTIONS: usize = 65_536;
@@ -170,6 +173,7 @@ pub struct ElfImage {
     build_id: Option<Box<[u8]>>,
     eh_frame_hdr: Option<(Svma, u64, u64)>,
     dynamic: Option<(Svma, u64, u64)>,
+    decompression: OnceLock<Arc<Share>>,
 }
 
 impl ElfImage {
@@ -214,6 +218,7 @@ impl ElfImage {
             build_id: None,
             eh_frame_hdr: None,
             dynamic: None,
+            decompression: OnceLock::new(),
             bytes: ImageBytes::Owned(Vec::new()),
         };
         image.read_program_headers(data);
@@ -231,6 +236,43 @@ impl ElfImage {
             "opened an image"
         );
         Ok(image)
+    }
+
+    /// Makes the image's compressed sections count against a budget that other images share. Without
+    /// this, it has one of its own. The first call counts, unless a section was decompressed before.
+    pub fn share_budget(&self, budget: &Arc<DecompressionBudget>) {
+        let _ = self.decompression.set(Arc::new(Share::of(budget)));
+    }
+
+    /// The same for a file that belongs to another image, such as its debug file: what
+    /// [`Self::over_budget`] returns, it returns for both.
+    pub fn share_budget_of(&self, other: &Self) {
+        let _ = self.decompression.set(Arc::clone(other.share()));
+    }
+
+    /// Whether compressed sections of this image or of its debug files were left out because all
+    /// images together exceeded the budget.
+    #[must_use]
+    pub fn over_budget(&self) -> bool {
+        self.decompression.get().is_some_and(|share| share.exceeded())
+    }
+
+    /// Reads a decoder of `compressed` bytes of this image to its end, within the budget, and at most
+    /// `limit` bytes.
+    ///
+    /// # Errors
+    /// The stream is damaged, or longer than that.
+    pub fn decompress(
+        &self,
+        compressed: usize,
+        decoder: impl Read,
+        limit: u64,
+    ) -> Result<Vec<u8>, DecompressError> {
+        self.share().read(compressed, decoder, limit)
+    }
+
+    fn share(&self) -> &Arc<Share> {
+        self.decompression.get_or_init(Arc::default)
     }
 
     fn read_program_headers(&mut self, data: &[u8]) {
@@ -352,9 +394,11 @@ impl ElfImage {
     /// The bytes of the file from an address to the end of its segment.
     #[must_use]
     pub fn bytes_at(&self, svma: Svma) -> Option<&[u8]> {
-        let s = self.segments.iter().find(|s| svma >= s.svma && svma.0 - s.svma.0 < s.file_size)?;
-        let skip = svma.0 - s.svma.0;
-        slice(self.bytes(), s.offset.0.checked_add(skip)?, s.file_size - skip)
+        let (s, skip) = self.segments.iter().find_map(|s| {
+            let skip = svma.0.checked_sub(s.svma.0)?;
+            (skip < s.file_size).then_some((s, skip))
+        })?;
+        slice(self.bytes(), s.offset.0.checked_add(skip)?, s.file_size.saturating_sub(skip))
     }
 
     /// The bias of this file in a process that maps `len` bytes from `offset` on at `start`.
@@ -395,7 +439,7 @@ fn read_sections(data: &[u8]) -> Vec<SectionEntry> {
     let entry = |sh: &elf::SectionHeader64<Endianness>| {
         let name = table.section_name(endian, sh).unwrap_or_default();
         SectionEntry {
-            name: String::from_utf8_lossy(&name[..name.len().min(256)]).into(),
+            name: String::from_utf8_lossy(name.get(..256).unwrap_or(name)).into(),
             kind: sh.sh_type(endian),
             svma: sh.sh_addr(endian),
             offset: sh.sh_offset(endian),

@@ -31,8 +31,20 @@
 //! The only system calls of this crate map files that are given to it.
 
 #![deny(clippy::print_stderr, clippy::print_stdout)]
+// Numbers come from files that anybody can write.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::indexing_slicing
+    )
+)]
 
 mod addr;
+mod budget;
 mod elf;
 mod memory;
 mod sections;
@@ -41,6 +53,7 @@ mod struct_copy;
 mod symbols;
 
 pub use addr::{Avma, Bias, FileOffset, Svma};
+pub use budget::{DecompressError, DecompressionBudget};
 pub use elf::{Arch, ElfError, ElfImage, ElfKind, ImageBytes, Section, Segment};
 pub use memory::{Memory, ReadRequest, Unreadable};
 pub use sections::SectionReader;

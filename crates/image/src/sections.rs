@@ -14,10 +14,7 @@ use object::elf::{CompressionHeader64, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD};
 use object::read::elf::CompressionHeader;
 use object::{CompressedData, CompressionFormat, LittleEndian};
 
-use crate::{ElfImage, Section};
-
-/// Allocated at once for a decompressed section; more only as it comes.
-const MAX_RESERVED: usize = 16 << 20;
+use crate::{DecompressError, ElfImage, Section};
 
 /// Why a section cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +25,8 @@ enum SectionError {
     Method,
     #[error("the sections of the file are larger than the limit")]
     Limit,
+    #[error("the compressed sections of all images exceed their limits on size and time")]
+    Budget,
     #[error("the compressed data are damaged")]
     Stream,
     #[error("the decompressed size is not the one in the header")]
@@ -80,7 +79,7 @@ impl<'a> SectionReader<'a> {
                 Some(left) if !section.compressed => self.left = left,
                 Some(_) => {}
                 None => {
-                    self.unreadable += 1;
+                    self.unreadable = self.unreadable.saturating_add(1);
                     break;
                 }
             }
@@ -92,7 +91,7 @@ impl<'a> SectionReader<'a> {
     /// How many bytes count against the limit so far.
     #[must_use]
     pub fn decompressed_bytes(&self) -> u64 {
-        self.limit - self.left
+        self.limit.saturating_sub(self.left)
     }
 
     /// How many sections exist but could not be decompressed, or not within the limit.
@@ -115,7 +114,7 @@ impl<'a> SectionReader<'a> {
         compressed: Result<CompressedData<'_>, SectionError>,
     ) -> Cow<'a, [u8]> {
         let build_id = || self.image.build_id_hex();
-        match compressed.and_then(|c| Ok((c, decompress(&c, self.left)?))) {
+        match compressed.and_then(|c| Ok((c, decompress(self.image, &c, self.left)?))) {
             Ok((from, bytes)) => {
                 tracing::debug!(
                     section = name,
@@ -125,12 +124,12 @@ impl<'a> SectionReader<'a> {
                     size = bytes.len(),
                     "decompressed a section"
                 );
-                self.left -= bytes.len() as u64;
+                self.left = self.left.saturating_sub(bytes.len() as u64);
                 Cow::Owned(bytes)
             }
             Err(why) => {
                 tracing::debug!(section = name, build_id = build_id(), %why, "cannot read a section");
-                self.unreadable += 1;
+                self.unreadable = self.unreadable.saturating_add(1);
                 Cow::Borrowed(&[])
             }
         }
@@ -158,27 +157,32 @@ fn gnu_compressed(section: &[u8]) -> Result<CompressedData<'_>, SectionError> {
 }
 
 /// All of a section or nothing: a part of it would give wrong names.
-fn decompress(compressed: &CompressedData<'_>, limit: u64) -> Result<Vec<u8>, SectionError> {
+fn decompress(
+    image: &ElfImage,
+    compressed: &CompressedData<'_>,
+    limit: u64,
+) -> Result<Vec<u8>, SectionError> {
     let size = compressed.uncompressed_size;
     if size > limit {
         return Err(SectionError::Limit);
     }
-    let reserved = usize::try_from(size).map_err(|_| SectionError::Limit)?.min(MAX_RESERVED);
-    let mut out = Vec::with_capacity(reserved);
-    // One byte more shows a stream that is longer than it claims.
-    let most = size.saturating_add(1);
+    let data = compressed.data;
+    let read = |decoder: &mut dyn Read| image.decompress(data.len(), decoder, size);
     let read = match compressed.format {
-        CompressionFormat::Zlib => {
-            flate2::read::ZlibDecoder::new(compressed.data).take(most).read_to_end(&mut out)
+        CompressionFormat::Zlib => read(&mut flate2::read::ZlibDecoder::new(data)),
+        CompressionFormat::Zstandard => {
+            let decoder = ruzstd::decoding::StreamingDecoder::new(data);
+            read(&mut decoder.map_err(|_| SectionError::Stream)?)
         }
-        CompressionFormat::Zstandard => ruzstd::decoding::StreamingDecoder::new(compressed.data)
-            .map_err(|_| SectionError::Stream)?
-            .take(most)
-            .read_to_end(&mut out),
         _ => return Err(SectionError::Method),
     };
-    read.map_err(|_| SectionError::Stream)?;
-    if out.len() as u64 == size { Ok(out) } else { Err(SectionError::Size) }
+    match read {
+        Ok(out) if out.len() as u64 == size => Ok(out),
+        // A stream that is longer or shorter than it claims.
+        Ok(_) | Err(DecompressError::Limit) => Err(SectionError::Size),
+        Err(DecompressError::Budget) => Err(SectionError::Budget),
+        Err(DecompressError::Stream(_)) => Err(SectionError::Stream),
+    }
 }
 
 #[cfg(test)]
@@ -196,7 +200,10 @@ mod tests {
     }
 
     fn read(section: &[u8], limit: u64) -> Result<Vec<u8>, SectionError> {
-        decompress(&elf_compressed(section)?, limit)
+        // Any image will do: each has a budget of its own.
+        let program = std::fs::File::open("/proc/self/exe").unwrap();
+        let image = ElfImage::open(&program).unwrap();
+        decompress(&image, &elf_compressed(section)?, limit)
     }
 
     #[test]

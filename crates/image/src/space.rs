@@ -140,7 +140,7 @@ impl AddressSpace {
 
     /// Removes a range. What remains of a mapping keeps its identity and its image.
     pub fn remove(&mut self, start: Avma, end: Avma) {
-        self.generation += 1;
+        self.generation = self.generation.wrapping_add(1);
         let first = self.by_start.range(..=start.0).next_back().map_or(start.0, |(s, _)| *s);
         let hit: Vec<u64> = self
             .by_start
@@ -155,7 +155,7 @@ impl AddressSpace {
                 self.by_start.insert(left.start.0, Arc::new(left));
             }
             if old.end > end {
-                let offset = FileOffset(old.offset.0.wrapping_add(end.0 - old.start.0));
+                let offset = FileOffset(old.offset.0.wrapping_add(end.0.wrapping_sub(old.start.0)));
                 let right = Mapping { start: end, offset, ..(*old).clone() };
                 self.by_start.insert(right.start.0, Arc::new(right));
             }
@@ -164,7 +164,7 @@ impl AddressSpace {
 
     /// Removes all mappings, as exec does.
     pub fn clear(&mut self) {
-        self.generation += 1;
+        self.generation = self.generation.wrapping_add(1);
         self.by_start.clear();
     }
 

@@ -40,7 +40,7 @@ impl ElfImage {
         let (table, strings) = (data(table), data(strings));
         table.chunks_exact(ENTRY).take(MAX_SYMBOLS).filter_map(|entry| {
             let name = u32::from_le_bytes(entry.get(..4)?.try_into().ok()?);
-            let word = |at: usize| entry.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+            let word = |at: usize| Some(u64::from_le_bytes(*entry.get(at..)?.first_chunk()?));
             let text = strings.get(usize::try_from(name).ok()?..)?;
             Some(Symbol { text, value: Svma(word(8)?), size: word(16)? })
         })

@@ -25,7 +25,7 @@ impl Profile {
         let ratio = |kind: usize| ratios.get(kind).copied().unwrap_or(1.0);
         self.samples.map_values(|kind, v| match ratio(kind) {
             1.0 => v,
-            ratio => (v as f64 * ratio).round() as i64,
+            ratio => scaled(v, ratio),
         });
         self.samples
             .retain(|s| s.values.iter().enumerate().any(|(kind, v)| ratio(kind) != 1.0 && *v != 0));
@@ -45,4 +45,10 @@ impl Samples {
         self.set_width(positions.len());
         self
     }
+}
+
+/// A value times a ratio, rounded to the nearest integer. Saturates; 0 for a ratio that is NaN.
+#[expect(clippy::cast_possible_truncation, reason = "a cast from a float saturates")]
+pub(crate) fn scaled(value: i64, ratio: f64) -> i64 {
+    (value as f64 * ratio).round() as i64
 }

@@ -164,8 +164,9 @@ impl<'p, W: Write> Encoder<'p, W> {
     /// The string's index in the string table.
     fn string(&mut self, text: &'p str) -> i64 {
         *self.string_indices.entry(text).or_insert_with(|| {
+            let index = self.strings.len();
             self.strings.push(text);
-            self.strings.len() as i64 - 1
+            i64::try_from(index).unwrap_or(i64::MAX)
         })
     }
 

@@ -46,6 +46,11 @@
 //! The format itself is described in `proto/profile.proto`.
 
 #![deny(clippy::print_stderr, clippy::print_stdout)]
+// Numbers come from files that anybody can write.
+#![cfg_attr(
+    not(test),
+    warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)
+)]
 
 mod align;
 mod builder;

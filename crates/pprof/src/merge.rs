@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use crate::align::scaled;
 use crate::{
     BuildError, FunctionIndex, FunctionSpec, Label, LabelValue, Line, LocationIndex, Mapping,
     MappingIndex, Profile, ProfileBuilder, Samples, ValueType,
@@ -94,8 +95,7 @@ impl Profile {
     /// Multiplies all values by `ratio`, rounded to the nearest integer, and drops samples that
     /// become zero.
     pub fn scale(&mut self, ratio: f64) {
-        // `as` saturates, and turns NaN into 0.
-        self.samples.map_values(|_, v| (v as f64 * ratio).round() as i64);
+        self.samples.map_values(|_, v| scaled(v, ratio));
         self.samples.retain(|s| s.values.iter().any(|v| *v != 0));
     }
 

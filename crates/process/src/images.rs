@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use image::{
-    Avma, Bias, ElfImage, FileId, FileOffset, ImageAbsence, ImageBytes, MappingKind, Memory as _,
-    NewMapping,
+    Avma, Bias, DecompressionBudget, ElfImage, FileId, FileOffset, ImageAbsence, ImageBytes,
+    MappingKind, Memory as _, NewMapping,
 };
 
 use crate::open::{Aliases, Root, Stamp, open_row};
@@ -48,6 +48,8 @@ pub struct Images {
     /// have exited or run in a chroot, whose paths the kernel gives as we see them.
     other_roots: Vec<Root>,
     unguarded: usize,
+    /// For the compressed sections of all images.
+    decompression: Arc<DecompressionBudget>,
 }
 
 impl Images {
@@ -156,6 +158,7 @@ impl Images {
         // Parsing reads the file: the protection has to come first.
         let parsing = sigbus::Registration::new(bytes.as_ptr_range());
         let image = Arc::new(ElfImage::parse(bytes).map_err(|e| refused(&e))?);
+        image.share_budget(&self.decompression);
         if sigbus::guard(&image).is_err() {
             self.unguarded += 1;
         }

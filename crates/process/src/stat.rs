@@ -6,6 +6,9 @@
 /// `PF_KTHREAD` of the task flags (linux/sched.h).
 const PF_KTHREAD: u64 = 0x0020_0000;
 
+/// `PF_EXITING`: it is in the kernel's `do_exit`, and executes no more of its program.
+const PF_EXITING: u64 = 0x4;
+
 /// What is used of `/proc/PID/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
@@ -15,6 +18,8 @@ pub(crate) struct Stat {
     pub parent: i32,
     /// Field 9 has `PF_KTHREAD`.
     pub kernel_thread: bool,
+    /// Field 9 has `PF_EXITING`.
+    pub exiting: bool,
     /// Fields 14 and 15, clock ticks: this task (or process) in user mode, and in the kernel.
     pub own_ticks: (u64, u64),
     /// Fields 16 and 17, clock ticks: children that were waited for.
@@ -48,6 +53,7 @@ impl Stat {
             state,
             parent,
             kernel_thread: flags & PF_KTHREAD != 0,
+            exiting: flags & PF_EXITING != 0,
             own_ticks: (utime, stime),
             children_ticks: cutime.saturating_add(cstime),
             start_time,

@@ -36,13 +36,7 @@ impl Report<'_> {
     }
 }
 
-/// A name without the characters that separate frames and stacks.
+/// A name without the character that separates frames.
 fn name(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            ';' => ':',
-            c if c.is_control() => ' ',
-            c => c,
-        })
-        .collect()
+    text.replace(';', ":")
 }

@@ -26,7 +26,23 @@ pub(crate) fn two_digits(x: f64) -> String {
 /// `int64(x)` as on amd64: out-of-range values become `i64::MIN`.
 pub(crate) fn integer(x: f64) -> i64 {
     const END: f64 = 9_223_372_036_854_775_808.0;
-    if (-END..END).contains(&x) { x as i64 } else { i64::MIN }
+    if (-END..END).contains(&x) { truncated(x) } else { i64::MIN }
+}
+
+/// The integer part; the nearest end of the range for a number outside of it, and 0 for NaN.
+#[expect(clippy::cast_possible_truncation, reason = "a cast from a float saturates")]
+pub(crate) const fn truncated(x: f64) -> i64 {
+    x as i64
+}
+
+/// As [`truncated`], from 0 up.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast from a float saturates"
+)]
+pub(crate) const fn truncated_from_0(x: f64) -> u64 {
+    x as u64
 }
 
 /// `time.Duration.String`, such as `1m30.5s`.

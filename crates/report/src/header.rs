@@ -1,6 +1,7 @@
 //! Formats values, and the lines above a report.
 
 use pprof::Profile;
+use printable::line;
 
 use crate::{go, measure};
 
@@ -75,7 +76,7 @@ pub(crate) fn of_profile(profile: &Profile, sample_type: &str, values: &Values<'
         let total = values.label(values.total);
         lines.push(format!("Duration: {duration}, Total samples = {total} {ratio}"));
     }
-    lines
+    lines.iter().map(|text| line(text).into_owned()).collect()
 }
 
 /// The entries that a report shows, and those that it omits.
@@ -97,7 +98,7 @@ pub(crate) fn of_selection(filters: &[String], shown: &Shown, values: &Values<'_
     let mut lines = Vec::new();
     if !filters.is_empty() {
         lines.push("Active filters:".to_owned());
-        lines.extend(filters.iter().map(|filter| {
+        lines.extend(filters.iter().map(|filter| line(filter)).map(|filter| {
             let cut = filter.char_indices().find(|(at, c)| at + c.len_utf8() > LONGEST_FILTER);
             cut.map_or_else(|| format!("   {filter}"), |(end, _)| format!("   {}…", &filter[..end]))
         }));

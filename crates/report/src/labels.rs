@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pprof::{BASE_LABEL, Label, LabelValue};
+use printable::line;
 
 use crate::measure;
 use crate::work::FilteredProfile;
@@ -71,8 +72,9 @@ impl<'p> Labels<'p> {
     }
 }
 
+/// Labels, each on one line, sorted.
 fn sorted(texts: impl Iterator<Item = String>) -> Vec<String> {
-    let mut texts: Vec<String> = texts.collect();
+    let mut texts: Vec<String> = texts.map(|text| line(&text).into_owned()).collect();
     texts.sort_unstable();
     texts
 }

@@ -10,6 +10,11 @@
 //! from the profile.
 
 #![deny(clippy::print_stderr, clippy::print_stdout)]
+// Numbers come from files that anybody can write.
+#![cfg_attr(
+    not(test),
+    warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)
+)]
 
 mod collapsed;
 mod combine;

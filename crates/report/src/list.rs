@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use printable::Printable;
+
 use crate::ReportError;
 use crate::graph::{Graph, NodeId};
 use crate::header::Values;
@@ -36,7 +38,7 @@ impl Report<'_> {
         for (name, mut files) in functions {
             files.remove("");
             if files.is_empty() {
-                writeln!(out, "No source information for {name}")?;
+                writeln!(out, "No source information for {}", Printable(name))?;
             }
             for (file, ids) in files {
                 write_routine(&graph, &values, (name, file), &ids, &mut sources, out)?;
@@ -55,7 +57,8 @@ fn write_routine(
     out: &mut dyn Write,
 ) -> Result<(), ReportError> {
     let cum = graph.cum_sum(ids);
-    writeln!(out, "ROUTINE ======================== {name} in {file}")?;
+    let shown = (Printable(name), Printable(file));
+    writeln!(out, "ROUTINE ======================== {} in {}", shown.0, shown.1)?;
     writeln!(
         out,
         "{:>10} {:>10} (flat, cum) {} of Total",
@@ -66,7 +69,7 @@ fn write_routine(
     let (first, last) = extent(graph, ids);
     let lines = match sources.lines(file, first > last) {
         Ok(lines) => lines,
-        Err(reason) => return Ok(writeln!(out, " Error: {reason}")?),
+        Err(reason) => return Ok(writeln!(out, " Error: {}", Printable(reason))?),
     };
     let mut weights: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
     for node in ids.iter().map(|id| graph.node(*id)) {

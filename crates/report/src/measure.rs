@@ -116,7 +116,7 @@ pub(crate) fn label(value: i64, from: &str, to: &str) -> String {
     let text = format!("{value:.2}");
     match text.strip_suffix(".00").unwrap_or(&text) {
         "0" | "-0" => "0".to_owned(),
-        number => format!("{number}{unit}"),
+        number => format!("{number}{}", printable::Printable(&unit)),
     }
 }
 

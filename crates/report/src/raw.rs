@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use pprof::{Line, Mapping, Profile};
+use printable::{Printable, line as one_line};
 
 use crate::labels::Labels;
 use crate::report::Report;
@@ -66,12 +67,13 @@ impl Report<'_> {
 
 fn write_header(profile: &Profile, out: &mut dyn Write) -> Result<(), ReportError> {
     for comment in &profile.comments {
-        writeln!(out, "Comment: {comment}")?;
+        writeln!(out, "Comment: {}", Printable(comment))?;
     }
     if !profile.doc_url.is_empty() {
-        writeln!(out, "Doc: {}", profile.doc_url)?;
+        writeln!(out, "Doc: {}", Printable(&profile.doc_url))?;
     }
-    writeln!(out, "PeriodType: {} {}", profile.period_type.kind, profile.period_type.unit)?;
+    let period = &profile.period_type;
+    writeln!(out, "PeriodType: {} {}", Printable(&period.kind), Printable(&period.unit))?;
     writeln!(out, "Period: {}", profile.period)?;
     if profile.time_nanos != 0 {
         writeln!(out, "Time: {}", go::time_in_full(profile.time_nanos))?;
@@ -83,7 +85,7 @@ fn write_header(profile: &Profile, out: &mut dyn Write) -> Result<(), ReportErro
     }
     let types = profile.sample_types.iter().map(|t| {
         let default = if t.kind == profile.default_sample_type { "[dflt]" } else { "" };
-        format!("{}/{}{default}", t.kind, t.unit)
+        format!("{}/{}{default}", Printable(&t.kind), Printable(&t.unit))
     });
     writeln!(out, "Samples:\n{}", types.collect::<Vec<_>>().join(" ").trim())?;
     Ok(())
@@ -95,7 +97,8 @@ fn describe(profile: &Profile, line: &Line) -> String {
     let system_name =
         if f.name == f.system_name { String::new() } else { format!("({})", f.system_name) };
     let (line, column) = (line.line, line.column);
-    format!("{} {}:{line}:{column} s={}{system_name}", f.name, f.filename, f.start_line)
+    let text = format!("{} {}:{line}:{column} s={}{system_name}", f.name, f.filename, f.start_line);
+    one_line(&text).into_owned()
 }
 
 fn write_mapping(nth: usize, m: &Mapping, out: &mut dyn Write) -> Result<(), ReportError> {
@@ -107,6 +110,7 @@ fn write_mapping(nth: usize, m: &Mapping, out: &mut dyn Write) -> Result<(), Rep
     ];
     let flags: String = flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, f)| f).collect();
     let (start, limit, offset) = (m.start, m.limit, m.offset);
-    writeln!(out, "{nth}: {start:#x}/{limit:#x}/{offset:#x} {} {} {flags}", m.file, m.build_id)?;
+    let (file, build_id) = (Printable(&m.file), Printable(&m.build_id));
+    writeln!(out, "{nth}: {start:#x}/{limit:#x}/{offset:#x} {file} {build_id} {flags}")?;
     Ok(())
 }

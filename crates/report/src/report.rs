@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use pprof::Profile;
+use printable::SafeWriter;
 
 use crate::graph::{Detail, Graph, NodeId, magnitude};
 use crate::header::{self, Shown, Values};
@@ -82,6 +83,8 @@ impl<'p> Report<'p> {
     /// # Errors
     /// When writing fails, or peek or list match nothing.
     pub fn write(&self, out: &mut dyn Write) -> Result<(), ReportError> {
+        // Source files and invalid UTF-8 too must not control a terminal.
+        let out = &mut SafeWriter(out);
         match &self.options.form {
             Form::Top => self.write_top(out),
             Form::Tree | Form::Peek(_) => self.write_tree(out),
@@ -231,7 +234,8 @@ impl<'p> Report<'p> {
     #[must_use]
     pub fn title(&self) -> String {
         let name = self.process_name().map_or_else(|| self.main_name(), str::to_owned);
-        format!("{name} {}", self.work.profile.sample_types[self.value].kind)
+        let title = format!("{name} {}", self.work.profile.sample_types[self.value].kind);
+        printable::line(&title).into_owned()
     }
 
     /// The name of the process if all samples have the same, which may differ from the binary's name.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use pprof::LabelValue;
+use printable::Printable;
 
 use crate::ReportError;
 use crate::graph::magnitude;
@@ -15,7 +16,7 @@ use crate::report::Report;
 impl Report<'_> {
     pub(crate) fn write_comments(&self, out: &mut dyn Write) -> Result<(), ReportError> {
         for comment in &self.work.profile.comments {
-            writeln!(out, "{comment}")?;
+            writeln!(out, "{}", Printable(comment))?;
         }
         Ok(())
     }
@@ -35,13 +36,13 @@ impl Report<'_> {
                 .map(|(_, weight)| format!("{}{}:", values.label(*weight), share(*weight)))
                 .collect();
             let width = |text: &str| text.chars().count() + 1;
-            let key = format!("{key}:");
-            let (first, second) =
-                (width(&key), weights.iter().map(|w| width(w)).max().unwrap_or(0));
+            let key = format!("{}:", Printable(key));
+            let indent = " ".repeat(width(&key));
+            let second = weights.iter().map(|w| width(w)).max().unwrap_or(0);
             let (sum, share) = (values.label(sum), share(sum));
-            writeln!(out, "{key:>first$} Total {sum} of {}{share}", values.label(total))?;
+            writeln!(out, " {key} Total {sum} of {}{share}", values.label(total))?;
             for ((name, _), weight) in tags.iter().zip(weights) {
-                writeln!(out, "{:>first$}{weight:>second$} {name}", " ")?;
+                writeln!(out, "{indent}{} {}", right_aligned(&weight, second), Printable(name))?;
             }
             writeln!(out)?;
         }
@@ -68,4 +69,10 @@ impl Report<'_> {
         }
         by_key
     }
+}
+
+/// The text at the right end of `width` characters. A format string can pad to 65,535 at most, and
+/// panics beyond.
+fn right_aligned(text: &str, width: usize) -> String {
+    " ".repeat(width.saturating_sub(text.chars().count())) + text
 }

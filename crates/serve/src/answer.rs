@@ -3,6 +3,7 @@
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use printable::Printable;
 
 /// Why there is no profile: one line of text, which pprof shows.
 #[derive(Debug)]
@@ -45,9 +46,7 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         tracing::info!(status = self.status.as_u16(), reason = self.text, "request failed");
         // Some texts contain names of processes, which may hold any character.
-        let line: String =
-            self.text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let mut response = (self.status, format!("{line}\n")).into_response();
+        let mut response = (self.status, format!("{}\n", Printable(&self.text))).into_response();
         set(&mut response, header::CONTENT_TYPE, "text/plain; charset=utf-8");
         set(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
         response.headers_mut().insert("x-go-pprof", HeaderValue::from_static("1"));
@@ -84,9 +83,9 @@ pub fn text(text: impl Into<Body>) -> Response {
     with_type(text.into(), "text/plain; charset=utf-8")
 }
 
-/// JSON.
-pub fn json(text: String) -> Response {
-    with_type(text.into(), "application/json")
+/// JSON. Names in it control no terminal.
+pub fn json(text: &str) -> Response {
+    with_type(printable::json(text).into_owned().into(), "application/json")
 }
 
 /// An HTML page without scripts.

@@ -13,14 +13,13 @@ const MAX_COMMAND: usize = 200;
 /// Text in HTML, inside elements and quoted attributes.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in printable::line(text).chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&#34;"),
             '\'' => out.push_str("&#39;"),
-            c if c.is_control() => out.push(' '),
             c => out.push(c),
         }
     }
@@ -170,12 +169,12 @@ mod tests {
     #[test]
     fn text_of_a_process_is_escaped() {
         let identity = process::Identity {
-            comm: "<script>'\"&".into(),
+            comm: "<script>'\"&\u{9b}\u{202e}".into(),
             cmdline: vec!["</td>\n<b>".into(), "x".repeat(500).into()],
             ..Default::default()
         };
         let page = processes(&[Listed { pid: 7, identity }], false);
-        assert!(page.contains("&lt;script&gt;&#39;&#34;&amp;"));
-        assert!(page.contains("&lt;/td&gt; &lt;b&gt; xx") && page.len() < 1500, "{page}");
+        assert!(page.contains("&lt;script&gt;&#39;&#34;&amp;\\u{9b}\\u{202e}<"));
+        assert!(page.contains("&lt;/td&gt;\\n&lt;b&gt; xx") && page.len() < 1500, "{page}");
     }
 }

@@ -255,6 +255,7 @@ fn failure(error: &RecordingError) -> Failure {
         RecordingError::Full(_) | RecordingError::Memory(_) | RecordingError::Stopping => {
             Failure::busy(text)
         }
+        RecordingError::Record(error) if error.is_exit() => Failure::gone(text),
         RecordingError::Record(RecordError::NotApplicable(_) | RecordError::NotWithoutStop(_)) => {
             Failure::new(StatusCode::NOT_IMPLEMENTED, text)
         }

@@ -60,8 +60,8 @@ async fn processes(State(server): ServerState, request: Request) -> Result<Respo
     let listed = server.look_up(move || listing.targets.list()).await?;
     match format.as_deref() {
         None => Ok(answer::html(pages::processes(&listed, server.targets.is_single()))),
-        Some("json") => Ok(answer::json(pages::processes_json(&listed))),
-        Some("http_sd") => Ok(answer::json(pages::service_discovery(&listed, &host))),
+        Some("json") => Ok(answer::json(&pages::processes_json(&listed))),
+        Some("http_sd") => Ok(answer::json(&pages::service_discovery(&listed, &host))),
         Some(_) => Err(Failure::bad_request("invalid format: use json or http_sd")),
     }
 }

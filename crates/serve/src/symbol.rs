@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use printable::Printable;
 
 use crate::answer::{self, Failure};
 use crate::state::Server;
@@ -43,17 +44,12 @@ pub async fn serve(
         let mut text = String::from("num_symbols: 1\n");
         for (address, name) in addresses.iter().zip(names) {
             if let Some(name) = name {
-                let _ = writeln!(text, "{address:#x} {}", one_line(&name));
+                let _ = writeln!(text, "{address:#x} {}", Printable(&name));
             }
         }
         text
     };
     Ok(answer::text(server.look_up(look_up).await?))
-}
-
-/// Replaces control characters: names come from the target's file and may hold any character.
-fn one_line(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The addresses in `0x401000+0x402000`; skips 0 and invalid numbers, as Go does.

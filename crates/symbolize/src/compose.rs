@@ -263,7 +263,7 @@ impl<'s> Resolver<'s> {
         let package = self.package(image);
         let split = SplitFiles {
             package: package.as_deref().and_then(DwpFile::read),
-            finder: self.access.map(|p| DwoFinder::new(p.files, p.path)),
+            finder: self.access.map(|p| DwoFinder::new(p.files, image, p.path)),
         };
         let found = dwarf::resolve(&sections, split, sorted, &mut self.strings);
         self.losses.missing_split_units = found.missing_split;
@@ -285,7 +285,7 @@ impl<'s> Resolver<'s> {
             let mut name = path.as_os_str().to_owned();
             name.push(".dwp");
             let file = access.files.open(Path::new(&name)).ok()?;
-            let package = access.files.map(&file);
+            let package = access.files.map(&file).inspect(|p| p.share_budget_of(dwarf));
             tracing::debug!(path = ?name, usable = package.is_ok(), "opened a .dwp file");
             package.ok()
         })

@@ -266,6 +266,7 @@ fn accept(
 ) -> Result<Arc<ElfImage>, Rejection> {
     let file = file?;
     let debug = files.map(&file)?;
+    debug.share_budget_of(image);
     match (proof, image.build_id(), debug.build_id()) {
         (_, Some(ours), Some(theirs)) if ours == theirs => {}
         (_, Some(_), Some(_)) | (Proof::BuildId, _, _) => return Err(Rejection::BuildId),
@@ -301,8 +302,9 @@ fn supplementary(
     let stated = normal(&path.parent()?.join(name));
     for candidate in [Some(stated), build_id_path(id)].into_iter().flatten() {
         let opened = files.open(&candidate).map_err(Rejection::from).and_then(|file| {
-            let image = files.map(&file)?;
-            if image.build_id() == Some(id) { Ok(image) } else { Err(Rejection::BuildId) }
+            let other = files.map(&file)?;
+            other.share_budget_of(image);
+            if other.build_id() == Some(id) { Ok(other) } else { Err(Rejection::BuildId) }
         });
         match opened {
             Ok(image) => return Some(image),
@@ -312,7 +314,10 @@ fn supplementary(
     let mut found = None;
     files.by_build_id(id, &mut |_, file| {
         let mapped = file.ok().and_then(|file| files.map(&file).ok());
-        found = mapped.filter(|image| image.build_id() == Some(id));
+        found = mapped.filter(|other| other.build_id() == Some(id));
+        if let Some(other) = &found {
+            other.share_budget_of(image);
+        }
         found.is_some()
     });
     found

@@ -2,8 +2,6 @@
 //! file, compressed with xz, with a `.symtab` of the functions that `.dynsym` lacks (gdb manual,
 //! MiniDebugInfo). Fedora and related distributions ship it.
 
-use std::io::Read;
-
 use image::{ElfImage, ImageBytes};
 use lzma_rust2::XzReader;
 
@@ -28,17 +26,19 @@ pub(crate) fn read(image: &ElfImage) -> MiniDebug {
     let Some(section) = image.section(".gnu_debugdata").filter(|s| !s.data.is_empty()) else {
         return MiniDebug::Absent;
     };
-    let mut bytes = Vec::new();
     let decoder = XzReader::new_mem_limit(section.data, true, MAX_DECODER_KIB);
-    match decoder.take(MAX_BYTES + 1).read_to_end(&mut bytes) {
-        Ok(n) if n as u64 <= MAX_BYTES => {}
-        result => {
-            tracing::debug!(?result, "cannot decompress MiniDebugInfo within the limit");
+    let bytes = match image.decompress(section.data.len(), decoder, MAX_BYTES) {
+        Ok(bytes) => bytes,
+        Err(why) => {
+            tracing::debug!(%why, "cannot decompress MiniDebugInfo");
             return MiniDebug::Unreadable;
         }
-    }
+    };
     match ElfImage::parse(ImageBytes::Owned(bytes)) {
-        Ok(image) => MiniDebug::Found(image),
+        Ok(mini) => {
+            mini.share_budget_of(image);
+            MiniDebug::Found(mini)
+        }
         Err(why) => {
             tracing::debug!(%why, "cannot use MiniDebugInfo");
             MiniDebug::Unreadable

@@ -82,7 +82,7 @@ fn value_and_comment(
             let types: Vec<&str> = profile.sample_types.iter().map(|t| &*t.kind).collect();
             let default = types.last().copied().unwrap_or_default();
             let value = if value.is_empty() { default.to_owned() } else { value };
-            (value, format!("[{}]", types.join(" | ")))
+            (value, printable::line(&format!("[{}]", types.join(" | "))).into_owned())
         }
         ("nodecount", "-1") => (value, "default".to_owned()),
         (_, "") => ("\"\"".to_owned(), String::new()),

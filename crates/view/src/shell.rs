@@ -62,8 +62,7 @@ impl Shell<'_> {
 
     /// Prints text other than reports. Names in a profile may be any bytes.
     fn say(&mut self, text: &str) {
-        let safe = |c: char| if c.is_control() && c != '\n' && c != '\t' { '?' } else { c };
-        self.terminal.say(&text.chars().map(safe).collect::<String>());
+        self.terminal.say(&printable::lines(text));
     }
 
     fn line(&mut self, line: &str) -> Next {

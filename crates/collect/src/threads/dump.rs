@@ -13,6 +13,7 @@ use assemble::Stats;
 use assemble::builder::Valued;
 use assemble::conclude::{Header, Named, Targets};
 use pprof::kinds::GOROUTINE;
+use printable::Printable;
 use process::Process;
 
 use super::dumped::DumpedThread;
@@ -136,7 +137,7 @@ fn deadlock<'a>(
     locks: &BTreeMap<i32, HeldLock>,
     name_of: impl Fn(i32) -> &'a str,
 ) -> String {
-    let who = |tid: i32| format!("thread {tid} ({})", waiting::printable(name_of(tid)));
+    let who = |tid: i32| format!("thread {tid} ({})", Printable(name_of(tid)));
     let mut line = String::from("deadlock: ");
     for (i, tid) in cycle.iter().enumerate() {
         let Some(held) = locks.get(tid) else { continue };

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use aggregate::runtimes::{OffCpuThread, Runtimes};
 use events::{CopiedStack, CopyResult, StackCopier, ThreadReport, USER_REGISTERS};
 use image::{Arch, Avma};
+use printable::Printable;
 use process::{BlockedCall, MapRow, Process, ProcessMemory, SeizeError, ThreadWait};
 use unwind::Registers;
 
@@ -202,7 +203,7 @@ impl Passes<'_> {
         for (tid, seen) in std::mem::take(&mut self.threads) {
             let name = self.process.thread_name(tid).unwrap_or_default();
             let Some(captured) = seen.captured else {
-                ran.push(format!("{} ({tid})", waiting::printable(&name)));
+                ran.push(format!("{} ({tid})", Printable(&name)));
                 let wait = Some(ThreadWait { state: 'R', ..ThreadWait::default() });
                 threads.push(ThreadCopy { name, ..blank(tid, wait, Err(ALWAYS_RUNNING)) });
                 continue;

@@ -9,10 +9,11 @@ use aggregate::ids::{FrameIndex, Function, NodeIndex, Place};
 use aggregate::recorder::Recorder;
 use assemble::conclude::Named;
 use image::{ElfImage, Svma};
+use printable::Printable;
 use rustc_hash::FxHashMap;
 
 use super::dumped::DumpedThread;
-use super::waiting::printable;
+use super::waiting::in_header;
 
 /// The number of frames that Go prints from each end of a stack (`tracebackInnerFrames` in its
 /// runtime).
@@ -46,11 +47,11 @@ impl<'a> Printer<'a> {
             threads.iter().map(|t| (t.thread.id.tid, &*t.thread.name)).collect();
         let mut text = String::new();
         for t in threads {
-            let name = printable(&t.thread.name);
+            let name = in_header(&t.thread.name);
             let _ = writeln!(text, "goroutine {} [{}, thread {name}]:", t.thread.id.tid, t.state);
             self.stack(&mut text, t.stack);
             if let Some(held) = t.waits_for {
-                let name = printable(names.get(&held.owner).copied().unwrap_or_default());
+                let name = Printable(names.get(&held.owner).copied().unwrap_or_default());
                 let (address, owner) = (held.address, held.owner);
                 let _ =
                     writeln!(text, "waits for mutex {address:#x} held by thread {owner} ({name})");
@@ -134,7 +135,7 @@ impl<'a> Printer<'a> {
 
     fn name(&self, row: &Row<'_>) -> String {
         match row.function {
-            Some(f) => f.name.to_string(),
+            Some(f) => printable::line(&f.name).into_owned(),
             None => self.bare(row.frame),
         }
     }
@@ -149,19 +150,19 @@ impl<'a> Printer<'a> {
         let Some(m) = mapping else { return format!("[{}]", key.address) };
         let file = m.name.rsplit('/').next().unwrap_or_default();
         let svma = m.image_at(key.address).map_or(key.address.0, |(_, svma)| svma.0);
-        format!("{file}+{svma:#x}")
+        format!("{}+{svma:#x}", Printable(file))
     }
 
     fn position(&self, row: &Row<'_>) -> String {
         if let Some(Function { file: Some(file), line, .. }) = row.function {
-            return format!("{file}:{line}");
+            return format!("{}:{line}", Printable(file));
         }
         let key = self.recorder.tree.frames()[row.frame as usize];
         let mapping = match key.place {
             Place::User(id) => self.recorder.mappings.get(&id),
             _ => None,
         };
-        mapping.map_or_else(|| "?:0".to_owned(), |m| format!("{}:0", m.name))
+        mapping.map_or_else(|| "?:0".to_owned(), |m| format!("{}:0", Printable(&m.name)))
     }
 }
 

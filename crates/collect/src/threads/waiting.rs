@@ -59,10 +59,10 @@ pub(crate) fn shows_kernel_function(wait: &ThreadWait) -> bool {
     }
 }
 
-/// Replaces characters of a thread's name that could break the header line. A thread can set any
-/// name.
-pub(crate) fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() || c == ']' { '?' } else { c }).collect()
+/// A thread's name in the header of its stack, `[state, thread NAME]`: nothing in it may end the
+/// header or the line. A thread can set any name.
+pub(crate) fn in_header(name: &str) -> String {
+    printable::line(name).replace(']', "\\x5d")
 }
 
 /// The state of a thread that is not on a CPU, for a label. There are only a few values, so that

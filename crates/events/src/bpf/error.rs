@@ -70,7 +70,10 @@ impl BpfError {
         let obstacle = BpfObstacle::of(error, since);
         tracing::debug!(object, %step, %obstacle, "bpf refused");
         if let Some(ProgramError::LoadError { verifier_log, .. }) = causes(error).find_map(cast) {
-            tracing::trace!(object, %step, %verifier_log, "bpf verifier");
+            // One event a line: events are printed as one line each.
+            for line in verifier_log.to_string().lines() {
+                tracing::trace!(object, %step, %line, "bpf verifier");
+            }
         }
         Self { object, step, obstacle }
     }

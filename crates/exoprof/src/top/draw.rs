@@ -1,5 +1,6 @@
 //! Draws the screen of `top`.
 
+use printable::{Printable, line};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Modifier, Style};
@@ -16,7 +17,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
         Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)])
             .areas(frame.area());
     let bold = Style::new().add_modifier(Modifier::BOLD);
-    frame.render_widget(Line::styled(printable(&model.headline()), bold), head);
+    frame.render_widget(Line::styled(model.headline(), bold), head);
     match model.view {
         View::Table => table(frame, body, model),
         View::Threads => threads(frame, body, model),
@@ -41,7 +42,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
     let cells = rows.iter().skip(scroll).take(visible).map(|row| {
         let percent = |share: f64| Cell::new(format!("{share:>7.2}%"));
         let name = format!("{} {}", row.entry.name, row.entry.inlined.label());
-        Row::new([percent(row.share.0), percent(row.share.1), Cell::new(printable(&name))])
+        Row::new([percent(row.share.0), percent(row.share.1), Cell::new(line(&name).into_owned())])
     });
     let mark = |order: SortOrder| if order == model.order { '▼' } else { ' ' };
     let header = Row::new([
@@ -60,7 +61,7 @@ fn threads(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
     let visible = usize::from(area.height.saturating_sub(1));
     let scroll = model.scroll.min(threads.len().saturating_sub(visible));
     let cells = threads.iter().skip(scroll).take(visible).map(|(name, percent)| {
-        Row::new([Cell::new(format!("{percent:>7.1}%")), Cell::new(printable(name))])
+        Row::new([Cell::new(format!("{percent:>7.1}%")), Cell::new(line(name))])
     });
     let header = Row::new(["    CPU", "     TID  THREAD"]).style(reversed());
     let widths = [Constraint::Length(9), Constraint::Fill(1)];
@@ -77,20 +78,15 @@ fn keys(frame: &mut Frame<'_>, area: Rect) {
 fn foot_line(model: &Model) -> String {
     if let Some(text) = &model.typing {
         let complaint = model.complaint.as_deref().unwrap_or_default();
-        return format!("filter: {}▏ {complaint}", printable(text));
+        return format!("filter: {}▏ {complaint}", Printable(text));
     }
-    let filter = model.filter().map(|f| format!("filter {}   ", printable(f)));
+    let filter = model.filter().map(|f| format!("filter {}   ", Printable(f)));
     let keys = "q quit  / filter  s sort  f flame graph  t threads  ? keys";
     format!("{}{keys}   last 5 s", filter.unwrap_or_default())
 }
 
 fn reversed() -> Style {
     Style::new().add_modifier(Modifier::REVERSED)
-}
-
-/// Replaces control characters: a target's name must not control the terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! Draws the flame graph on the terminal: one row per level, the root at the top.
 
+use printable::line;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Style};
 use report::FlameTree;
-
-use super::draw::printable;
 
 /// Background colors on which dark text is readable.
 const COLOURS: [Color; 6] = [
@@ -54,7 +53,7 @@ pub fn draw(buffer: &mut Buffer, area: Rect, tree: &FlameTree, scroll: usize) ->
         // A gap at the right end separates it from its neighbor.
         let text = format!(
             "{:<width$}",
-            printable(name).chars().take(width.saturating_sub(1)).collect::<String>()
+            line(name).chars().take(width.saturating_sub(1)).collect::<String>()
         );
         buffer.set_stringn(x, y, text, width, style);
         if plain || width > 1 {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use collect::Interval;
 use pprof::{LabelValue, Profile};
+use printable::Printable;
 use regex::{Regex, RegexBuilder};
 use report::{Entry, FlameTree, Options, Report, Shape};
 
@@ -195,7 +196,7 @@ impl Model {
         let threads = last.map_or(0, |i| i.threads);
         format!(
             "{}   {:.2} CPUs   {threads} {}   {:.0} samples/s at {} Hz   {} lost{}",
-            self.target,
+            Printable(&self.target),
             self.picture.cpus,
             if threads == 1 { "thread" } else { "threads" },
             last.map_or(0.0, rate),

@@ -97,15 +97,15 @@ fn top_level<'a>(
             13 => {
                 value.each_number(&fields, field, |c| {
                     budget.charge(size_of::<i64>() + size_of::<Arc<str>>())?;
-                    raw.comments.push(c as i64);
+                    raw.comments.push(c.cast_signed());
                     Ok(())
                 })?;
                 continue;
             }
             _ => {
                 if let Some(number) = raw.number_mut(field)? {
-                    // Two's complement in a varint, so the cast is exact.
-                    *number = value.number(&fields, field)? as i64;
+                    // Two's complement in a varint.
+                    *number = value.number(&fields, field)?.cast_signed();
                 }
                 continue;
             }
@@ -301,7 +301,7 @@ impl Decoder {
                     2 => value.each_number(&fields, field, |number| {
                         given += 1;
                         if given <= width {
-                            values.push(number as i64);
+                            values.push(number.cast_signed());
                         }
                         Ok(())
                     })?,

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use crate::procdir::ThreadFile;
+use crate::stat::Stat;
 use crate::{Process, ProcessMemory};
 use host::RealtimePriority;
 use host::rights::{Rights, TargetRights};
@@ -136,6 +137,11 @@ impl Tracer {
                     if Instant::now() < give_up =>
                 {
                     std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(SeizeError::Gone { pid }) => return Err(SeizeError::Gone { pid }),
+                // The kernel refuses a process that exits, in several ways.
+                Err(_) if !process.is_alive() => {
+                    return Err(SeizeError::Gone { pid: process.pid() });
                 }
                 Err(e) => return Err(e),
                 Ok((held, complete)) => {
@@ -284,12 +290,16 @@ impl<'a> StopAttempt<'a> {
                 self.held.push(Held { tracee, stop: None, moved: Instant::now() });
                 Ok(())
             }
-            Err(e) => Err(self.explain(tid, e)),
+            Err(e) => {
+                let why = self.explain(tid, e);
+                // It may have begun to exit since.
+                if self.ended(tid) { Ok(()) } else { Err(why) }
+            }
         }
     }
 
     fn ended(&self, tid: i32) -> bool {
-        matches!(self.process.thread_state(tid), None | Some(b'Z' | b'X' | b'x'))
+        self.process.thread_stat(tid).is_none_or(|stat| stat.is_zombie() || stat.exiting)
     }
 
     fn explain(&self, tid: i32, error: Errno) -> SeizeError {
@@ -474,9 +484,12 @@ impl Drop for Seized<'_> {
 impl Process {
     /// The state letter of a thread (proc_pid_stat(5)); `None` once it is gone.
     pub(crate) fn thread_state(&self, tid: i32) -> Option<u8> {
+        self.thread_stat(tid).map(|stat| stat.state)
+    }
+
+    fn thread_stat(&self, tid: i32) -> Option<Stat> {
         let mut file = ThreadFile::default();
-        let text = file.read(&self.dir, tid, "stat").ok()?;
-        crate::stat::Stat::parse(text).map(|s| s.state)
+        Stat::parse(file.read(&self.dir, tid, "stat").ok()?)
     }
 
     /// The thread ID of the tracer of a thread.

@@ -10,10 +10,10 @@ use fxprof_processed_profile::{
 };
 
 use super::tracks::Track;
-use crate::ReportError;
 use crate::graph::{Graph, NodeId, location_index};
 use crate::measure;
 use crate::report::Report;
+use crate::{ReportError, go};
 
 /// The largest weight of a track that the format can hold; larger ones are scaled down.
 const LARGEST: i64 = i32::MAX as i64;
@@ -58,7 +58,8 @@ impl Report<'_> {
         let profile = self.work.profile;
         let ns = measure::nanoseconds(&profile.period_type.unit);
         let period = u64::try_from(profile.period).ok().filter(|p| *p > 0);
-        ns.zip(period).map_or(1_000_000, |(ns, period)| (ns as u64).saturating_mul(period))
+        ns.zip(period)
+            .map_or(1_000_000, |(ns, period)| go::truncated_from_0(ns).saturating_mul(period))
     }
 
     /// Whether each entry is kernel code.
@@ -150,14 +151,14 @@ impl File<'_> {
                 processes.iter().find(|(pid, name, _)| *pid == of.pid && *name == of.process);
             let process = known.map(|(.., process)| *process).unwrap_or_else(|| {
                 let name = if of.process.is_empty() { main } else { &of.process };
-                let process = self.profile.add_process(name, of.pid, start);
+                let process = self.profile.add_process(&printable::line(name), of.pid, start);
                 processes.push((of.pid, &of.process, process));
                 process
             });
             let is_main = of.tid == of.pid;
             let thread = self.profile.add_thread(process, of.tid, start, is_main);
             let name = if of.name.is_empty() { main } else { &of.name };
-            self.profile.set_thread_name(thread, name);
+            self.profile.set_thread_name(thread, &printable::line(name));
             self.profile.set_thread_samples_weight_type(thread, self.scale.kind.clone());
             if nth == 0 {
                 self.profile.add_initial_selected_thread(thread);
@@ -184,7 +185,8 @@ impl File<'_> {
             measured += *weight as f64 / self.scale.divisor;
             let rounded = (measured - written).round();
             written += rounded;
-            let length = (weight.unsigned_abs() as f64 / self.scale.millisecond * 1e6) as u64;
+            let length = weight.unsigned_abs() as f64 / self.scale.millisecond * 1e6;
+            let length = go::truncated_from_0(length);
             let at = Timestamp::from_nanos_since_reference(time);
             let stack = above.last().map(|(_, stack)| *stack);
             // In range, because the scale fits the heaviest track.
@@ -193,7 +195,7 @@ impl File<'_> {
                 at,
                 stack,
                 CpuDelta::from_nanos(length),
-                rounded as i32,
+                i32::try_from(go::truncated(rounded)).unwrap_or(i32::MAX),
             );
             time = time.saturating_add(length);
         }

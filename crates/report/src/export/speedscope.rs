@@ -114,7 +114,7 @@ impl<'g> Frames<'g> {
             out.write_all(if nth == 0 { b"{\"name\":" } else { b",{\"name\":" })?;
             // Entries without a name, and those of addresses, are named by all their properties.
             let name = match (info.name.is_empty(), info.address) {
-                (false, 0) => info.name.to_string(),
+                (false, 0) => printable::line(&info.name).into_owned(),
                 _ => info.printable(),
             };
             string(&name, out)?;

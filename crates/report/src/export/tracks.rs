@@ -59,7 +59,7 @@ impl Thread {
         if !self.process.is_empty() && self.process != self.name {
             name = format!("{}: {name}", self.process);
         }
-        name
+        printable::line(&name).into_owned()
     }
 }
 

@@ -26,7 +26,8 @@ impl Document {
         let empty = FlameTree::default();
         let tree = self.trees.first().map_or(&empty, |(_, tree)| tree);
         let (frames, rows) = self.frames(tree);
-        let height = TOP + rows * ROW + BOTTOM;
+        let frames_height = rows.saturating_mul(ROW);
+        let height = frames_height.saturating_add(TOP + BOTTOM);
         let title = escape(&self.title);
         let mut out = String::new();
         let _ = write!(
@@ -47,8 +48,8 @@ impl Document {
 ]]></script>
 </svg>
 "#,
-            rows * ROW,
-            height - 8,
+            frames_height,
+            height.saturating_sub(8),
             self.json()
         );
         // Browsers use the width in percent, others the minimum width.
@@ -76,7 +77,7 @@ impl Document {
             if share < NARROWEST {
                 continue;
             }
-            rows = rows.max(node.depth + 1);
+            rows = rows.max(node.depth.saturating_add(1));
             self.frame(tree, node, x as f64 / total, share, &mut out);
         }
         (out, rows)
@@ -85,7 +86,7 @@ impl Document {
     fn frame(&self, tree: &FlameTree, node: &FlameNode, x: f64, share: f64, out: &mut String) {
         let name = &tree.names[node.name as usize];
         let escaped = escape(name);
-        let y = node.depth * ROW;
+        let y = node.depth.saturating_mul(ROW);
         let (class, hue) = match self.origins.hue(node.name) {
             Some(hue) => ("frame", hue),
             None => ("frame rest", 0),

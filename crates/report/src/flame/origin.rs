@@ -73,7 +73,7 @@ impl Report<'_> {
             let hue = if name == KERNEL { KERNEL_HUE } else { nth_hue(hues) };
             hues += u32::from(name != KERNEL);
             numbers.insert(name, all.len());
-            all.push(Origin { name: name.to_owned(), hue, weight });
+            all.push(Origin { name: printable::line(name).into_owned(), hue, weight });
         }
         let of = |name: &Option<String>| numbers[name.as_deref().unwrap_or_default()];
         Origins { of_entries: names.iter().map(of).collect(), all }
@@ -82,7 +82,8 @@ impl Report<'_> {
 
 /// The n-th hue, at a distance from the kernel's.
 fn nth_hue(n: u32) -> u32 {
-    let hue = (f64::from(FIRST_HUE) + f64::from(n) * NEXT_HUE) as u32 % 360;
+    let hue = go::truncated_from_0(f64::from(FIRST_HUE) + f64::from(n) * NEXT_HUE) % 360;
+    let hue = u32::try_from(hue).unwrap_or(0);
     if hue.abs_diff(KERNEL_HUE) < 14 { hue + 40 } else { hue }
 }
 

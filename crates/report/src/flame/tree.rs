@@ -238,7 +238,7 @@ impl Groups {
             None => format!("(no {key})"),
         };
         *self.known.entry(name).or_insert_with_key(|name| {
-            names.push(name.clone());
+            names.push(printable::line(name).into_owned());
             u32::try_from(names.len() - 1).unwrap_or(u32::MAX)
         })
     }

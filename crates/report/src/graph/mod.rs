@@ -67,7 +67,7 @@ impl Graph {
                     graph.nodes.push(Node { info, flat: 0, cum: 0, may_be_inline });
                     // There are at most as many entries as lines, and fewer than 2³² lines, because
                     // the file has less than 2³² bytes.
-                    (graph.nodes.len() - 1) as NodeId
+                    NodeId::try_from(graph.nodes.len() - 1).unwrap_or(NodeId::MAX)
                 });
                 graph.nodes[id as usize].may_be_inline |= nth + 1 < lines.len();
                 graph.ids.push(id);

@@ -1,5 +1,6 @@
 //! Identifies and names entries.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -60,8 +61,16 @@ pub(crate) struct NodeInfo {
 }
 
 impl NodeInfo {
-    /// The name in reports.
+    /// The name in reports, on one line.
     pub(crate) fn printable(&self) -> String {
+        let text = self.described();
+        match printable::line(&text) {
+            Cow::Borrowed(_) => text,
+            Cow::Owned(escaped) => escaped,
+        }
+    }
+
+    fn described(&self) -> String {
         let mut out = String::with_capacity(self.name.len());
         if self.address != 0 {
             let _ = write!(out, "{:016x} ", self.address);

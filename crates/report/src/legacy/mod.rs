@@ -6,6 +6,9 @@ mod tabs;
 use std::fmt::Write as _;
 
 use pprof::{KindFacts, LabelValue, Location, Profile, SampleRef, TextForm};
+use printable::Printable;
+
+use crate::go;
 
 /// Why a profile has no text form.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +55,7 @@ pub fn legacy_text(
         TextForm::Count => count_text(&stacks, kind.name, &mut out),
     }
     for comment in profile.comments.iter().filter(|c| !c.is_empty()) {
-        let _ = writeln!(out, "# {}", one_line(comment));
+        let _ = writeln!(out, "# {}", Printable(comment));
     }
     Ok(out)
 }
@@ -75,7 +78,8 @@ impl Objects {
         let size = size.map_or(bytes as f64 / count as f64, |size| size as f64);
         let probability = -(-size / rate as f64).exp_m1();
         let sampled = (count as f64 * probability).round().max(1.0);
-        Self { count: sampled as i64, bytes: (sampled * size).round() as i64 }
+        let whole = go::truncated;
+        Self { count: whole(sampled), bytes: whole((sampled * size).round()) }
     }
 
     fn add(&mut self, other: Self) {
@@ -102,7 +106,8 @@ fn heap_text(stacks: &Stacks<'_>, [inuse_n, inuse, alloc_n, alloc]: [usize; 4], 
     rows.sort_by_key(|(live, ..)| live.bytes);
     // If both are equal, readers ignore the allocated objects.
     if total.0.bytes == total.1.bytes {
-        total.1.bytes += 1;
+        // Not beyond the largest number.
+        total.1.bytes = total.1.bytes.checked_add(1).unwrap_or(i64::MAX - 1);
     }
     let _ = writeln!(
         out,
@@ -216,8 +221,13 @@ impl Stacks<'_> {
                 let into = (self.starts)(location.address)
                     .and_then(|start| location.address.checked_sub(start));
                 let into = into.map(|into| format!("+{into:#x}")).unwrap_or_default();
-                let place = format!("{}:{}", one_line(&function.filename), line.line);
-                rows.push(vec!["#".into(), address.clone(), one_line(name) + &into, place]);
+                let place = format!("{}:{}", Printable(&function.filename), line.line);
+                rows.push(vec![
+                    "#".into(),
+                    address.clone(),
+                    printable::line(name).into_owned() + &into,
+                    place,
+                ]);
             }
         }
         if !show && !all {
@@ -226,9 +236,4 @@ impl Stacks<'_> {
         tabs::align(&rows, out);
         out.push('\n');
     }
-}
-
-/// Removes line breaks, because names come from the target's files and must not forge lines.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use gopclntab::printed_name;
 use image::Avma;
+use printable::{Printable, line};
 
 use crate::{Goroutine, LogicalFrame, Runtime, StackAbsence, Status};
 
@@ -106,11 +107,16 @@ fn frame(text: &mut String, f: &LogicalFrame<'_>, arguments: &str, pc: Avma) {
 }
 
 fn position(f: &LogicalFrame<'_>) -> String {
-    f.position.as_ref().map_or_else(|| "?:0".to_owned(), |(file, line)| format!("{file}:{line}"))
+    f.position
+        .as_ref()
+        .map_or_else(|| "?:0".to_owned(), |(file, n)| format!("{}:{n}", Printable(file)))
 }
 
 fn name_in_traceback(name: &str) -> String {
-    if name == "runtime.gopanic" { "panic".to_owned() } else { printed_name(name).into_owned() }
+    if name == "runtime.gopanic" {
+        return "panic".to_owned();
+    }
+    line(&printed_name(name)).into_owned()
 }
 
 /// Whether a traceback shows the frame (`showfuncinfo`): runtime internals only if they explain
@@ -158,7 +164,9 @@ fn created_by(text: &mut String, runtime: &Runtime, g: &Goroutine) {
     if let Some(parent) = g.parent {
         let _ = write!(text, " in goroutine {parent}");
     }
-    let at = f.position(call).map_or_else(|| "?:0".to_owned(), |(file, l)| format!("{file}:{l}"));
+    let position = f.position(call);
+    let at =
+        position.map_or_else(|| "?:0".to_owned(), |(file, n)| format!("{}:{n}", Printable(&file)));
     let _ = write!(text, "\n\t{at}");
     if pc > f.entry() {
         let _ = write!(text, " +{:#x}", pc.0 - f.entry().0);
@@ -233,7 +241,7 @@ fn quoted(s: &str) -> String {
             c if c.is_ascii_control() => {
                 let _ = write!(quoted, "\\x{:02x}", u32::from(c));
             }
-            c if c.is_control() => {
+            c if printable::is_unsafe(c) => {
                 let _ = write!(quoted, "\\u{:04x}", u32::from(c));
             }
             c => quoted.push(c),
@@ -251,7 +259,8 @@ fn record(text: &mut String, runtime: &Runtime, frames: &[LogicalFrame<'_>]) {
         .iter()
         .filter(|f| f.function != "runtime.goexit")
         .map(|f| {
-            let name = format!("{}+{:#x}", printed_name(&f.function), f.pc.0 - f.entry.0);
+            let name = printed_name(&f.function);
+            let name = format!("{}+{:#x}", Printable(&name), f.pc.0 - f.entry.0);
             ["#".to_owned(), f.pc.to_string(), name, position(f)]
         })
         .collect();

@@ -207,8 +207,7 @@ fn failed(why: String) -> Sent {
 
 /// A server's answer on one line.
 fn shown(why: &str) -> String {
-    let line = why.lines().next().unwrap_or_default().trim();
-    line.chars().filter(|c| !c.is_control()).collect()
+    printable::line(why.lines().next().unwrap_or_default().trim()).into_owned()
 }
 
 /// Doubles the pause each time and randomizes it between half and whole, so that the clients of a

@@ -100,6 +100,8 @@ pub(crate) fn find_unit(
 /// Searches for `.dwo` files.
 pub(crate) struct DwoFinder<'f> {
     files: &'f dyn DebugFiles,
+    /// The program or its debug file: what is decompressed counts against its budget.
+    program: &'f ElfImage,
     /// The directory of the program, as the target sees it.
     folder: Option<PathBuf>,
     /// Candidates that were rejected.
@@ -108,13 +110,14 @@ pub(crate) struct DwoFinder<'f> {
 
 impl<'f> DwoFinder<'f> {
     /// A finder for the program at `path`.
-    pub(crate) fn new(files: &'f dyn DebugFiles, path: &Path) -> Self {
-        Self { files, folder: path.parent().map(Path::to_owned), rejected: Vec::new() }
+    pub(crate) fn new(files: &'f dyn DebugFiles, program: &'f ElfImage, path: &Path) -> Self {
+        Self { files, program, folder: path.parent().map(Path::to_owned), rejected: Vec::new() }
     }
 
     /// A finder for another thread.
     pub(crate) fn fork(&self) -> Self {
-        Self { files: self.files, folder: self.folder.clone(), rejected: Vec::new() }
+        let Self { files, program, .. } = *self;
+        Self { files, program, folder: self.folder.clone(), rejected: Vec::new() }
     }
 
     /// Adds the candidates that another finder rejected.
@@ -135,6 +138,7 @@ impl<'f> DwoFinder<'f> {
             let opened = self.files.open(&path).map_err(Rejection::from);
             let mapped: Result<Arc<ElfImage>, Rejection> =
                 opened.and_then(|file| Ok(self.files.map(&file)?));
+            let mapped = mapped.inspect(|image| image.share_budget_of(self.program));
             let rejection = match mapped {
                 Ok(image) if accept(&image)? => return Ok(true),
                 Ok(_) => Rejection::SplitUnit,

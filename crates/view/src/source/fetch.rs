@@ -76,14 +76,11 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &mut dyn Read) -> Stri
     let mut text = Vec::new();
     // Show what was received, even if the connection ended early.
     let _ = body.take(MAX_ERROR_BYTES).read_to_end(&mut text);
-    let text: String = String::from_utf8_lossy(&text)
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let text = String::from_utf8_lossy(&text);
     let words: Vec<&str> = text.split_whitespace().collect();
     if !words.is_empty() {
         line.push_str(" - ");
-        line.push_str(&words.join(" "));
+        line.push_str(&printable::line(&words.join(" ")));
     }
     line
 }

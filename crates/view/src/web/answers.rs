@@ -69,8 +69,16 @@ async fn make(
     };
     let made: Result<Response, String> = made.await;
     made.unwrap_or_else(|e| {
-        (StatusCode::BAD_REQUEST, typed("text/plain; charset=utf-8", e)).into_response()
+        (
+            StatusCode::BAD_REQUEST,
+            typed("text/plain; charset=utf-8", printable::lines(&e).into_owned()),
+        )
+            .into_response()
     })
+}
+
+fn json_answer(text: &str) -> Response {
+    typed("application/json", printable::json(text).into_owned())
 }
 
 fn report<'p>(profile: &'p Profile, query: &Query, form: Form) -> Result<Report<'p>, String> {
@@ -86,7 +94,7 @@ pub async fn about(State(shared): State<Arc<Viewed>>, RawQuery(query): RawQuery)
         let title = report.title();
         let about =
             json!({ "about": report.about(), "types": types, "default": default, "title": title });
-        Ok(typed("application/json", about.to_string()))
+        Ok(json_answer(&about.to_string()))
     })
     .await
 }
@@ -98,7 +106,7 @@ pub async fn flame(State(shared): State<Arc<Viewed>>, RawQuery(query): RawQuery)
         let by = Some(query.other("by").to_owned()).filter(|by| !by.is_empty());
         let inverted = query.other("inverted") == "true";
         let document = report.flame_document_of(Grouping { by, inverted });
-        Ok(typed("application/json", document.json()))
+        Ok(json_answer(&document.json()))
     })
     .await
 }
@@ -128,7 +136,7 @@ pub async fn top(State(shared): State<Arc<Viewed>>, RawQuery(query): RawQuery) -
             "rows": rows,
             "warnings": report.warnings(),
         });
-        Ok(typed("application/json", answer.to_string()))
+        Ok(json_answer(&answer.to_string()))
     })
     .await
 }
