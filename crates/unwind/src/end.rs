@@ -140,3 +140,27 @@ pub(crate) fn unreadable(sp: Avma, unreadable: Avma) -> End {
     }
     End::Truncated { sp, unreadable }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_root_makes_a_stack_complete() {
+        assert!(End::Root(RootReason::Undefined).is_root());
+        assert!(!End::Broken(BreakReason::Loop).is_root());
+        let sp = Avma(0x7000);
+        assert_eq!(unreadable(sp, Avma(NULL_PAGE - 1)), End::Broken(BreakReason::BadCfa));
+        let truncated = End::Truncated { sp, unreadable: Avma(NULL_PAGE) };
+        assert_eq!(unreadable(sp, Avma(NULL_PAGE)), truncated);
+        assert!(!truncated.is_root());
+    }
+
+    #[test]
+    fn ends_are_described() {
+        assert_eq!(End::Root(RootReason::ThreadExit).to_string(), "root: thread start");
+        assert_eq!(End::Broken(BreakReason::TooDeep).to_string(), "broken: too many frames");
+        let end = End::Truncated { sp: Avma(0x7000), unreadable: Avma(0x8000) };
+        assert_eq!(end.to_string(), "truncated at sp 0x7000: 0x8000 was not captured");
+    }
+}

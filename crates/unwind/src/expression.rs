@@ -83,3 +83,61 @@ impl<M: Memory> EvaluationContext<'_, M> {
 fn generic(value: u64) -> gimli::Value {
     gimli::Value::Generic(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use image::{Arch, Unreadable};
+
+    use super::*;
+
+    /// Bytes from address 0x1000 on.
+    struct Bytes(&'static [u8]);
+
+    impl Memory for Bytes {
+        fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+            let at = addr.0.checked_sub(0x1000).ok_or(Unreadable(addr))? as usize;
+            buf.copy_from_slice(self.0.get(at..at + buf.len()).ok_or(Unreadable(addr))?);
+            Ok(())
+        }
+    }
+
+    fn evaluate(expression: &[u8], cfa: Option<u64>) -> Result<u64, End> {
+        let mut registers = Registers::unknown(Arch::X86_64);
+        registers.set(3, 0x1000);
+        registers.set_sp(Avma(0x2000));
+        let encoding =
+            gimli::Encoding { format: gimli::Format::Dwarf32, version: 4, address_size: 8 };
+        let memory = &Bytes(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        let bias = Bias(0x10_0000);
+        EvaluationContext { registers: &registers, memory, bias, encoding, cfa }
+            .evaluate(expression)
+    }
+
+    #[test]
+    fn registers_memory_and_the_cfa_can_be_used() {
+        // breg3 1; and with deref, and with deref_size 2
+        assert_eq!(evaluate(&[0x73, 1], None), Ok(0x1001));
+        assert_eq!(evaluate(&[0x73, 1, 0x06], None), Ok(0x0908_0706_0504_0302));
+        assert_eq!(evaluate(&[0x73, 1, 0x94, 2], None), Ok(0x0302));
+        // The CFA is on the stack: plus_uconst 8; or call_frame_cfa
+        assert_eq!(evaluate(&[0x23, 8], Some(0x40)), Ok(0x48));
+        assert_eq!(evaluate(&[0x9c], Some(0x40)), Ok(0x40));
+        // addr 0x10, which is relative to the image
+        assert_eq!(evaluate(&[0x03, 0x10, 0, 0, 0, 0, 0, 0, 0], None), Ok(0x10_0010));
+        // reg3
+        assert_eq!(evaluate(&[0x53], None), Ok(0x1000));
+    }
+
+    #[test]
+    fn what_is_missing_has_a_reason() {
+        let bad = Err(End::Broken(BreakReason::BadExpression));
+        assert_eq!(evaluate(&[0x9c], None), bad, "the CFA's own expression");
+        assert_eq!(evaluate(&[], None), bad);
+        assert_eq!(evaluate(&[0x2f, 0xfd, 0xff], None), bad, "it jumps to itself");
+        let unknown = Err(End::Broken(BreakReason::UnknownRegister(4)));
+        assert_eq!(evaluate(&[0x74, 0], None), unknown);
+        assert_eq!(evaluate(&[0x54], None), unknown);
+        let truncated = End::Truncated { sp: Avma(0x2000), unreadable: Avma(0x1002) };
+        assert_eq!(evaluate(&[0x73, 2, 0x06], None), Err(truncated));
+    }
+}

@@ -43,3 +43,21 @@ pub(crate) mod aarch64 {
         (bit <= PC).then_some(bit)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_of_perf_events_have_their_dwarf_numbers() {
+        // In the order of `enum perf_event_x86_regs`: rax rbx rcx rdx rsi rdi rbp rsp rip.
+        let first: Vec<_> = (0..=8).filter_map(x86_64::perf_to_dwarf).collect();
+        assert_eq!(first, [0, 3, 2, 1, 4, 5, 6, 7, 16]);
+        assert!((9..=15).all(|bit| x86_64::perf_to_dwarf(bit).is_none()));
+        let last: Vec<_> = (16..=23).filter_map(x86_64::perf_to_dwarf).collect();
+        assert_eq!(last, [8, 9, 10, 11, 12, 13, 14, 15]);
+        assert_eq!(x86_64::perf_to_dwarf(24), None);
+        let arm = [0, 29, 32, 33].map(aarch64::perf_to_dwarf);
+        assert_eq!(arm, [Some(0), Some(29), Some(32), None]);
+    }
+}

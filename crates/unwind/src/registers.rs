@@ -130,3 +130,45 @@ impl Registers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_register_is_unknown_until_it_is_set_and_once_it_is_forgotten() {
+        let mut r = Registers::unknown(Arch::X86_64);
+        assert_eq!((r.get(3), r.pc(), r.sp(), r.fp()), (None, None, None, None));
+        r.set(3, 7);
+        r.set(COUNT as u16, 8);
+        r.forget(COUNT as u16);
+        assert_eq!((r.get(3), r.get(2), r.get(COUNT as u16)), (Some(7), None, None));
+        r.set(4, 9);
+        r.forget(3);
+        assert_eq!((r.get(3), r.get(4)), (None, Some(9)));
+    }
+
+    #[test]
+    fn special_registers_have_the_numbers_of_the_architecture() {
+        for (arch, [fp, sp, pc]) in [(Arch::X86_64, [6, 7, 16]), (Arch::Aarch64, [29, 31, 32])] {
+            let mut r = Registers::unknown(arch);
+            r.set_pc(Avma(1));
+            r.set_sp(Avma(2));
+            r.set(fp, 3);
+            assert_eq!((r.get(pc), r.get(sp)), (Some(1), Some(2)));
+            assert_eq!((r.pc(), r.sp(), r.fp()), (Some(Avma(1)), Some(Avma(2)), Some(3)));
+        }
+    }
+
+    #[test]
+    fn perf_records_a_value_for_each_bit_of_the_mask() {
+        // rbx, flags (not kept), r8, r9 without a value
+        let mask = 1 << 1 | 1 << 9 | 1 << 16 | 1 << 17;
+        let r = Registers::from_perf(Arch::X86_64, &[10, 20, 30], mask);
+        let known: Vec<_> = (0..COUNT as u16).filter_map(|n| Some((n, r.get(n)?))).collect();
+        assert_eq!(known, [(3, 10), (8, 30)]);
+        let words: Vec<u8> = [5u64, 6].iter().flat_map(|w| w.to_le_bytes()).collect();
+        let r = Registers::from_words(Arch::Aarch64, [30, 2, 3], &words);
+        assert_eq!((r.get(30), r.get(2), r.get(3)), (Some(5), Some(6), None));
+    }
+}

@@ -262,4 +262,33 @@ mod tests {
     fn a_rule_fits_half_a_cache_line() {
         assert_eq!(size_of::<Rule>(), 32, "rules are cached by the hundred thousand");
     }
+
+    #[test]
+    fn only_the_linkers_plt_expression_on_x86_64_is_a_push() {
+        use crate::aarch64::Aarch64;
+        use crate::x86_64::X86_64;
+        // breg7 8, breg16 0, lit15, and, lit11, ge, lit3, shl, plus
+        let mut plt = [0x77, 8, 0x80, 0, 0x3f, 0x1a, 0x3b, 0x2a, 0x33, 0x24, 0x22];
+        assert_eq!(plt_push::<X86_64>(&plt), Some(11));
+        assert_eq!(plt_push::<Aarch64>(&plt), None);
+        plt[1] = 16;
+        assert_eq!(plt_push::<X86_64>(&plt), None);
+    }
+
+    #[test]
+    fn sums_of_a_register_need_no_expression() {
+        let encoding =
+            gimli::Encoding { format: gimli::Format::Dwarf32, version: 4, address_size: 8 };
+        let of = |bytes: &[u8], indirect| format!("{:?}", value_of(bytes, encoding, indirect));
+        // breg6 -16
+        assert_eq!(of(&[0x76, 0x70], false), "Register(6, -16)");
+        assert_eq!(of(&[0x76, 0x70], true), "AtRegister(6, -16)");
+        // with deref
+        assert_eq!(of(&[0x76, 0x70, 0x06], false), "AtRegister(6, -16)");
+        assert_eq!(of(&[0x76, 0x70, 0x06], true), "AtExpression([118, 112, 6])");
+        // with deref_size 4, with two derefs, and lit1
+        assert_eq!(of(&[0x76, 0, 0x94, 4], false), "Expression([118, 0, 148, 4])");
+        assert_eq!(of(&[0x76, 0, 0x06, 0x06], false), "Expression([118, 0, 6, 6])");
+        assert_eq!(of(&[0x31], false), "Expression([49])");
+    }
 }
