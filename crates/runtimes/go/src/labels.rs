@@ -151,3 +151,41 @@ impl Reader<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A slice of 256 labels at 0x1000, whose keys and values all are the 4,096 bytes at 0x8000.
+    struct Same;
+
+    impl Memory for Same {
+        fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+            for (at, byte) in (addr.0..).zip(buf) {
+                let word: u64 = match at / 8 * 8 {
+                    0x1000 => 0x2000,
+                    0x1008 => 256,
+                    at @ 0x2000..0x8000 => [0x8000, 4096][usize::from(at % 16 == 8)],
+                    _ => u64::from_le_bytes([b'x'; 8]),
+                };
+                *byte = word.to_le_bytes()[(at % 8) as usize];
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn goroutines_with_the_same_long_labels_share_a_budget() {
+        let layout = Layout::nearest(27);
+        let (one, incomplete) = read(&Same, &layout, 0x1000);
+        assert_eq!((one.len(), incomplete), (256, false));
+        let (mut budget, mut bytes, mut whole) = (Budget::of_all(), 0, 0);
+        for _ in 0..20 {
+            let (labels, incomplete) = read_within(&Same, &layout, 0x1000, &mut budget);
+            bytes += labels.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
+            whole += usize::from(!incomplete);
+        }
+        assert_eq!(whole, 15, "2 MiB of labels each");
+        assert!(bytes <= 32 << 20, "{bytes}");
+    }
+}
