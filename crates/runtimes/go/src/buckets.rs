@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use image::{Avma, Memory};
 
+use crate::disjoint::Disjoint;
 use crate::raw::{PageCache, u64_at};
 use crate::{ReadError, Runtime, Variable};
 
 /// Buckets of a list: more distinct stacks and sizes than any program has (300 bytes each).
 const MAX_BUCKETS: usize = 1 << 20;
-/// Frames of all buckets, which bounds our memory: the buckets of a hostile list may overlap.
+/// Frames of all buckets, which bounds our memory.
 const MAX_FRAMES: usize = 16 << 20;
 /// `maxProfStackDepth` since 1.23; 32 before.
 const MAX_STACK: usize = 1024 + 8;
@@ -104,23 +105,24 @@ impl BucketList {
         let memory = &PageCache::new(memory);
         let mut bytes = [0; HEAD + 8 * MAX_STACK];
         let (mut fresh, mut frames) = (Vec::new(), self.frames);
-        // Brent's cycle detection: the landmark moves at powers of two, so a walk in a cycle
-        // reaches it again.
-        let (mut next, mut landmark) = (head, 0);
+        let (mut next, mut ranges) = (head, Disjoint::default());
         while next != self.head {
             if next == 0 {
                 return Err(ReadError::Implausible("records disappeared from the list of samples"));
             }
             let known = self.len() + fresh.len();
-            if next == landmark || known >= MAX_BUCKETS || frames > MAX_FRAMES {
+            if known >= MAX_BUCKETS || frames > MAX_FRAMES {
                 return Err(ReadError::Implausible("the list of samples does not end"));
             }
             let (bucket, after) = self.read_bucket(runtime, memory, next, &mut bytes)?;
+            let size = self.bytes_of(runtime, bucket.stack.len()) as u64;
+            if !ranges.add(next, next.saturating_add(size)) {
+                return Err(ReadError::Implausible(
+                    "the list of samples leads to the same memory twice",
+                ));
+            }
             frames += bucket.stack.len();
             fresh.push(bucket);
-            if fresh.len().is_power_of_two() {
-                landmark = next;
-            }
             next = after;
         }
         if !fresh.is_empty() {
@@ -208,6 +210,11 @@ impl BucketList {
     /// The size of a bucket including its record, in bytes.
     fn size_of(&self, runtime: &Runtime, index: u32) -> usize {
         let depth = self.buckets.get(index as usize).map_or(0, |b| b.stack.len());
+        self.bytes_of(runtime, depth)
+    }
+
+    /// The size of a bucket with a stack of `depth` frames, in bytes.
+    fn bytes_of(&self, runtime: &Runtime, depth: usize) -> usize {
         usize::try_from(runtime.layout.sizeof_bucket).unwrap_or(0) + 8 * depth + self.record
     }
 

@@ -21,6 +21,7 @@
 mod buckets;
 mod code;
 mod contention;
+mod disjoint;
 mod dwarf;
 mod find;
 mod frames;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use image::{Avma, Memory, ReadRequest, StructCopy};
 
+use crate::disjoint::{Disjoint, are_disjoint};
 use crate::goroutine::{Fingerprint, Goroutine, StackAbsence, Status, ThreadRef};
+use crate::labels::{self, Budget};
 use crate::offsets::present;
 use crate::raw;
 use crate::unwind::{MAX_FRAMES, StackReader, Start};
-use crate::{ReadError, Runtime, Stack, StackEnd, Variable, labels};
+use crate::{ReadError, Runtime, Stack, StackEnd, Variable};
 
 /// Bounds the list of goroutines. A `g` is never freed, so this is the most that ever coexisted.
 const MAX_GOROUTINES: u64 = 50_000_000;
@@ -33,6 +35,12 @@ pub struct ThreadContext {
 /// Maximum number of frames of all stacks together, so that a target cannot exhaust our memory:
 /// they take 1.5 GB. A million goroutines of typical depth have half as many.
 const MAX_TOTAL_FRAMES: usize = 32 << 20;
+/// Maximum number of frames of stacks that share memory with the stack of another goroutine. A stack
+/// that is freed while the goroutines are read may be read again as that of another one, but only
+/// in a hostile program do many goroutines share one.
+const MAX_SHARED_FRAMES: usize = 1 << 20;
+/// Addresses of goroutines that are read together.
+const CHUNK: usize = 128 << 10;
 
 /// All goroutines of a program.
 #[derive(Debug, Clone, Default)]
@@ -72,6 +80,15 @@ impl Unwindable {
     }
 }
 
+/// The frames that a goroutine's stack may have.
+struct Share {
+    low: u64,
+    high: u64,
+    /// Whether no stack that was unwound before shares its memory.
+    own: bool,
+    max: usize,
+}
+
 /// Goroutines that are read together: few enough that they rarely change in between.
 const BATCH: usize = 64;
 /// Bytes of each stack that are copied first. Most parked goroutines use less.
@@ -84,6 +101,10 @@ pub struct GoroutineReader<'a> {
     reasons: HashMap<u8, Option<Arc<str>>>,
     arguments: bool,
     frames_left: usize,
+    /// The stacks that were unwound, and how many frames others in the same memory may have.
+    stacks: Disjoint,
+    shared_frames_left: usize,
+    labels_left: Budget,
 }
 
 impl Runtime {
@@ -95,8 +116,16 @@ impl Runtime {
         memory: &'a dyn Memory,
         arguments: bool,
     ) -> GoroutineReader<'a> {
-        let (reasons, frames_left) = (HashMap::new(), MAX_TOTAL_FRAMES);
-        GoroutineReader { runtime: self, memory, reasons, arguments, frames_left }
+        GoroutineReader {
+            runtime: self,
+            memory,
+            reasons: HashMap::new(),
+            arguments,
+            frames_left: MAX_TOTAL_FRAMES,
+            stacks: Disjoint::default(),
+            shared_frames_left: MAX_SHARED_FRAMES,
+            labels_left: Budget::of_all(),
+        }
     }
 
     /// The address of the `g` that a thread is running, for CPU samples. `m` is the address of the
@@ -129,9 +158,22 @@ impl Runtime {
         if length > 0 {
             memory.read_u64(Avma(array).wrapping_add((length - 1) * 8))?;
         }
-        let count = usize::try_from(length).unwrap_or(0);
-        let all = raw::words(memory, Avma(array), count)?;
-        Ok(all.into_iter().filter(|g| *g != 0).map(Avma).collect())
+        let (mut all, mut checked) = (Vec::new(), CHUNK);
+        let (mut left, mut at) = (usize::try_from(length).unwrap_or(0), Avma(array));
+        while left > 0 {
+            let part = left.min(CHUNK);
+            let words = raw::words(memory, at, part)?;
+            all.extend(words.into_iter().filter(|g| *g != 0).map(Avma));
+            (left, at) = (left - part, at.wrapping_add(8 * part as u64));
+            // Each `g` is listed once, so the list is short compared with what the target uses.
+            if left == 0 || all.len() >= 2 * checked {
+                checked = all.len();
+                if !are_disjoint(&all, self.layout.g_size()) {
+                    return Err(ReadError::Implausible("goroutines share memory"));
+                }
+            }
+        }
+        Ok(all)
     }
 
     fn all_goroutines(&self, memory: &dyn Memory) -> Result<(u64, u64), ReadError> {
@@ -164,7 +206,8 @@ impl GoroutineReader<'_> {
     /// in [`GoroutineList::unreadable`].
     pub fn list(&mut self) -> Result<GoroutineList, ReadError> {
         let mut list = GoroutineList::default();
-        self.frames_left = MAX_TOTAL_FRAMES;
+        (self.frames_left, self.shared_frames_left) = (MAX_TOTAL_FRAMES, MAX_SHARED_FRAMES);
+        (self.stacks, self.labels_left) = (Disjoint::default(), Budget::of_all());
         for batch in self.runtime.goroutine_addresses(self.memory)?.chunks(BATCH) {
             for (g, attempt) in batch.iter().zip(self.batch(batch)) {
                 let read = match attempt {
@@ -175,8 +218,6 @@ impl GoroutineReader<'_> {
                 };
                 match read {
                     Ok(Some(goroutine)) => {
-                        let frames = goroutine.stack.as_ref().map_or(0, |s| s.frames.len());
-                        self.frames_left -= frames.min(self.frames_left);
                         list.goroutines.push(goroutine);
                     }
                     Ok(None) => list.dead += 1,
@@ -233,7 +274,7 @@ impl GoroutineReader<'_> {
         let status = Status::of(g.u32(layout.g_status))?;
         let thread = self.thread(g.u64(layout.g_m));
         let start = self.start(g, status, thread, None);
-        let labels = labels::read(self.memory, layout, g.u64(layout.g_labels));
+        let labels = self.labels(g);
         Some(Unwindable { status, thread, start, labels, bubble: self.bubble(g) })
     }
 
@@ -256,11 +297,12 @@ impl GoroutineReader<'_> {
             (Ok(start), Some(part)) if part.readable => {
                 let (low, high) = (Avma(g.u64(0)), Avma(g.u64(8)));
                 let mut words = StackReader::of_copy(self.memory, low, high, part.at, part.bytes);
-                let max = self.frames_left.min(MAX_FRAMES);
-                let stack = self.runtime.unwind(&mut words, start, self.arguments, max);
+                let share = self.share(g);
+                let stack = self.runtime.unwind(&mut words, start, self.arguments, share.max);
                 if words.left_copy {
                     return None;
                 }
+                self.use_up(share, &stack);
                 Ok(stack)
             }
             _ => return None,
@@ -315,7 +357,7 @@ impl GoroutineReader<'_> {
         let context = stopped.filter(|(tid, _)| thread.is_some_and(|t| t.tid == *tid));
         let start = self.start(&g, status, thread, context.map(|(_, c)| c));
         let stack = start.clone().and_then(|start| self.stack(&g, start));
-        let labels = labels::read(self.memory, layout, g.u64(layout.g_labels));
+        let labels = self.labels(&g);
         let state = Unwindable { status, thread, start, labels, bubble: self.bubble(&g) };
 
         let again = StructCopy::read(self.memory, at, layout.g_size())?;
@@ -434,10 +476,31 @@ impl GoroutineReader<'_> {
         if on_stack(sched.sp) { Ok(sched) } else { Err(StackAbsence::NoContext) }
     }
 
-    fn stack(&self, g: &StructCopy, start: Start) -> Result<Stack, StackAbsence> {
+    fn labels(&mut self, g: &StructCopy) -> (Vec<(String, String)>, bool) {
+        let layout = &self.runtime.layout;
+        let pointer = g.u64(layout.g_labels);
+        labels::read_within(self.memory, layout, pointer, &mut self.labels_left)
+    }
+
+    /// How many frames the stack of `g` may have.
+    fn share(&self, g: &StructCopy) -> Share {
+        let (low, high) = (g.u64(0), g.u64(8));
+        let own = self.stacks.is_free(low, high);
+        let left = if own { self.frames_left } else { self.shared_frames_left };
+        Share { low, high, own, max: left.min(MAX_FRAMES) }
+    }
+
+    fn use_up(&mut self, share: Share, stack: &Stack) {
+        let left = if share.own { &mut self.frames_left } else { &mut self.shared_frames_left };
+        *left = left.saturating_sub(stack.frames.len());
+        self.stacks.add(share.low, share.high);
+    }
+
+    fn stack(&mut self, g: &StructCopy, start: Start) -> Result<Stack, StackAbsence> {
         let mut words = StackReader::new(self.memory, Avma(g.u64(0)), Avma(g.u64(8)));
-        let max = self.frames_left.min(MAX_FRAMES);
-        let stack = self.runtime.unwind(&mut words, start, self.arguments, max);
+        let share = self.share(g);
+        let stack = self.runtime.unwind(&mut words, start, self.arguments, share.max);
+        self.use_up(share, &stack);
         if stack.end == StackEnd::Unreadable && stack.frames.len() <= 1 {
             return Err(StackAbsence::Unreadable);
         }

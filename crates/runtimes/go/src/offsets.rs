@@ -136,6 +136,12 @@ impl Layout {
         usize::try_from(last + 8).unwrap_or(0)
     }
 
+    /// How many bytes of an `m` are in use: up to the end of the last field that is read.
+    pub(crate) fn m_size(&self) -> u64 {
+        let ends = [self.m_createstack.saturating_add(32 * 8), self.m_vdso_pc.saturating_add(8)];
+        ends.into_iter().max().unwrap_or(0)
+    }
+
     /// Whether labels are a map (before Go 1.24) or a slice of pairs (runtime/pprof/label.go).
     pub(crate) fn labels_are_a_map(&self) -> bool {
         self.minor < 24

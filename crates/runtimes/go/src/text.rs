@@ -190,22 +190,17 @@ pub fn format_goroutines_grouped(
         all.truncate(depth);
         all
     };
-    let mut order: Vec<(String, &Goroutine)> = Vec::new();
-    let mut counts: HashMap<String, usize> = HashMap::new();
+    // Keys may be long: each is stored once, and hashed once per goroutine.
+    let mut groups: HashMap<String, (usize, &Goroutine)> = HashMap::new();
     let users = || goroutines.iter().filter(|g| !g.system);
     for g in users() {
-        let key = group_key(g, &frames(g));
-        let count = counts.entry(key.clone()).or_default();
-        if *count == 0 {
-            order.push((key, g));
-        }
-        *count += 1;
+        groups.entry(group_key(g, &frames(g))).or_insert((0, g)).0 += 1;
     }
-    let count = |key: &str| counts.get(key).copied().unwrap_or(0);
-    order.sort_by(|(a, _), (b, _)| count(b).cmp(&count(a)).then_with(|| a.cmp(b)));
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_unstable_by(|(a, (m, _)), (b, (n, _))| n.cmp(m).then_with(|| a.cmp(b)));
     let mut text = format!("{name} profile: total {}\n", users().count());
-    for (key, g) in &order {
-        let _ = writeln!(text, "{} {key}", count(key));
+    for (key, (count, g)) in groups {
+        let _ = writeln!(text, "{count} {key}");
         record(&mut text, runtime, &frames(g));
     }
     text

@@ -1,9 +1,8 @@
 //! Lists the runtime's threads (`runtime.allm`) and the stacks that created them.
 
-use std::collections::HashSet;
-
 use image::{Avma, Memory};
 
+use crate::disjoint::Disjoint;
 use crate::raw::words;
 use crate::{ReadError, Runtime, Variable};
 
@@ -44,16 +43,23 @@ impl Runtime {
         })
     }
 
-    /// Calls `read` for every `m`, newest first.
+    /// Calls `read` for every `m`, newest first. A list that leads to the same memory twice is
+    /// rejected: it is a cycle, or none of the runtime's.
     pub(crate) fn each_m<T>(
         &self,
         memory: &dyn Memory,
         read: impl Fn(Avma) -> Result<T, ReadError>,
     ) -> Result<Vec<T>, ReadError> {
         let mut next = memory.read_u64(self.address(Variable::Allm)?)?;
-        let (mut found, mut seen) = (Vec::new(), HashSet::new());
+        let size = self.layout.m_size();
+        let (mut found, mut seen) = (Vec::new(), Disjoint::default());
         while next != 0 {
-            if !seen.insert(next) || found.len() >= MAX_THREADS {
+            if !seen.add(next, next.saturating_add(size)) {
+                return Err(ReadError::Implausible(
+                    "the list of threads leads to the same memory twice",
+                ));
+            }
+            if found.len() >= MAX_THREADS {
                 return Err(ReadError::Implausible("the list of threads does not end"));
             }
             let m = Avma(next);
