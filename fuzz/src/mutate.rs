@@ -41,6 +41,9 @@ pub const NUMBERS: &[u64] = &[
     u64::MAX,
 ];
 
+/// Makes a valid input from another one; `None` where that has no use.
+pub type Remake = fn(&mut Random, &[u8]) -> Option<Vec<u8>>;
+
 /// Makes new inputs from existing ones.
 pub struct Mutator {
     random: Random,
@@ -52,12 +55,7 @@ impl Mutator {
     }
 
     /// The next input: bytes of the queue with changes, or what `remake` makes of them.
-    pub fn next(
-        &mut self,
-        queue: &[Vec<u8>],
-        max_len: usize,
-        remake: Option<fn(&mut Random, &[u8]) -> Option<Vec<u8>>>,
-    ) -> Vec<u8> {
+    pub fn next(&mut self, queue: &[Vec<u8>], max_len: usize, remake: Option<Remake>) -> Vec<u8> {
         let mut input = queue[self.random.below(queue.len())].clone();
         if let Some(remake) = remake
             && self.random.below(5) > 0

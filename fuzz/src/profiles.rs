@@ -254,7 +254,7 @@ pub fn run(input: &[u8]) -> u64 {
     let text = |kind| report::legacy_text(&profile, kind, &|_| None).map(|t| t.len() / 256).ok();
     let text: Vec<_> = pprof::kinds::GO.iter().map(text).collect();
     let mut sizes = reports(&profile);
-    if let (Ok(difference), true) = (&difference, input.len() % 4 == 0) {
+    if let (Ok(difference), true) = (&difference, input.len().is_multiple_of(4)) {
         sizes.extend(reports(difference));
     }
     hash((checked, combined, difference.is_ok(), text, sizes))
@@ -287,11 +287,11 @@ fn reports(profile: &Profile) -> Vec<(bool, usize)> {
         let options = Options {
             form,
             granularity,
-            columns: chosen % 2 == 0,
-            no_inlines: chosen % 3 == 0,
+            columns: chosen.is_multiple_of(2),
+            no_inlines: chosen.is_multiple_of(3),
             cum: chosen % 2 == 1,
-            drop_negative: chosen % 7 == 0,
-            node_fraction: if chosen % 4 == 0 { 0.0 } else { 0.005 },
+            drop_negative: chosen.is_multiple_of(7),
+            node_fraction: if chosen.is_multiple_of(4) { 0.0 } else { 0.005 },
             filters: Filters {
                 tag_focus: (chosen % 5 == 1).then(|| "1kb:64mb".to_owned()),
                 focus: (chosen % 11 == 1).then(|| "main".to_owned()),
@@ -314,7 +314,7 @@ fn reports(profile: &Profile) -> Vec<(bool, usize)> {
     out.clear();
     sizes.push((report.write_firefox(&mut out).is_ok(), out.len() / 256));
     let by = report.label_keys().into_iter().next();
-    let document = report.flame_document_of(Grouping { by, inverted: chosen % 2 == 0 });
+    let document = report.flame_document_of(Grouping { by, inverted: chosen.is_multiple_of(2) });
     sizes.push((true, document.html().len() / 256));
     sizes.push((true, document.svg().len() / 256));
     sizes.push((true, report.table().entries.len()));

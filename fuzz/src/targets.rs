@@ -15,7 +15,7 @@ use symbolize::jit::{JitDump, PerfMap};
 use symbolize::{ImageSymbols, RootedFiles, find_debug_file};
 use unwind::{Registers, Unwinder};
 
-use crate::mutate::Random;
+use crate::mutate::{Random, Remake};
 use crate::profiles;
 
 /// A parser to fuzz.
@@ -28,7 +28,7 @@ pub struct Target {
     pub max_len: usize,
     /// Makes a valid input from another one, in place of most changes of its bytes: for formats of
     /// which damaged bytes are rejected early.
-    pub remake: Option<fn(&mut Random, &[u8]) -> Option<Vec<u8>>>,
+    pub remake: Option<Remake>,
     /// Parses the input and returns a hash of the outcome.
     pub run: fn(&[u8]) -> u64,
 }

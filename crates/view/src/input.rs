@@ -64,7 +64,7 @@ impl Input {
         let mut editor = Editor::with_history(config, history)?;
         editor.set_helper(Some(completion));
         let history = history_folder(&User::invoking());
-        for line in history.iter().flat_map(|folder| read_history(folder)) {
+        for line in history.iter().flat_map(read_history) {
             editor.add_history_entry(line)?;
         }
         Ok(Self::Edited(Box::new(Edited { editor, history })))
