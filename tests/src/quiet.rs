@@ -55,6 +55,32 @@ impl Watch {
     }
 }
 
+/// How long any process of the machine was ready to run and did not.
+#[derive(Debug, Clone, Copy)]
+pub struct Pressure(Duration);
+
+impl Pressure {
+    /// Starts to measure.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(pressure())
+    }
+
+    /// The time since then in which somebody waited for a CPU; 0 where the kernel does not count it.
+    #[must_use]
+    pub fn waited(self) -> Duration {
+        pressure().saturating_sub(self.0)
+    }
+}
+
+/// The total of `some` in /proc/pressure/cpu, in microseconds (Documentation/accounting/psi.rst).
+fn pressure() -> Duration {
+    let text = fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
+    let some = text.lines().find(|line| line.starts_with("some "));
+    let total = some.and_then(|line| line.rsplit_once("total=")?.1.parse().ok());
+    Duration::from_micros(total.unwrap_or(0))
+}
+
 fn so_far(pid: u32) -> Noise {
     let stat = fs::read_to_string("/proc/stat").expect("/proc/stat can be read");
     Noise { queued: procfs::run_delay(pid), stolen: stolen(&stat) }
