@@ -20,9 +20,9 @@ type Labels = (Vec<(String, String)>, bool);
 pub(crate) struct Budget(usize);
 
 impl Budget {
-    /// For all goroutines of a program: a million with a label of 16 bytes each, and twice that.
+    /// For all goroutines of a program: four million with a label of 16 bytes each.
     pub(crate) const fn of_all() -> Self {
-        Self(32 << 20)
+        Self(128 << 20)
     }
 
     /// For one goroutine: as much as it can have.
@@ -180,12 +180,12 @@ mod tests {
         let (one, incomplete) = read(&Same, &layout, 0x1000);
         assert_eq!((one.len(), incomplete), (256, false));
         let (mut budget, mut bytes, mut whole) = (Budget::of_all(), 0, 0);
-        for _ in 0..20 {
+        for _ in 0..80 {
             let (labels, incomplete) = read_within(&Same, &layout, 0x1000, &mut budget);
             bytes += labels.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
             whole += usize::from(!incomplete);
         }
-        assert_eq!(whole, 15, "2 MiB of labels each");
-        assert!(bytes <= 32 << 20, "{bytes}");
+        assert_eq!(whole, 63, "2 MiB of labels each");
+        assert!(bytes <= 128 << 20, "{bytes}");
     }
 }
