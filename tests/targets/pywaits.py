@@ -1,7 +1,7 @@
 """Waits in Python, each in its own function and thread, with the handshake of truth.h.
 
 `SITE=NANOSECONDS` is the wall time less the CPU time of the calls, `SITE_n` the number of calls,
-`SITE_max` the longest. The line in which a site waits is marked `waits in SITE`.
+`SITE_max` the longest, `SITE_run` the time in which the thread was ready and had no CPU. The line in which a site waits is marked `waits in SITE`.
 
 With the argument `locks`, there is also a mutex of the C library: `lock_native` waits for it while
 `hold_native` holds it; the line that unlocks it is marked `unlocks in hold_native`.
@@ -65,13 +65,20 @@ def hold():
 
 def repeat(site):
     own = of_sites[site.__name__]
+    schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+
+    def run_delay():
+        return int(os.pread(schedstat, 80, 0).split()[1])
+
     while True:
+        delay = run_delay()
         begin, used = wall(), cpu()
         site()
         ns = wall() - begin - (cpu() - used)
         own[0] += max(ns, 0)
         own[1] += 1
         own[2] = max(own[2], ns)
+        own[3] += run_delay() - delay
         pause()
 
 
@@ -96,14 +103,14 @@ def begin_locks():
             native.pthread_mutex_unlock(mutex)  # unlocks in hold_native
             pause()
 
-    of_sites["lock_native"] = [0, 0, 0]
+    of_sites["lock_native"] = [0, 0, 0, 0]
     begin(repeat, lock_native)
     begin(hold_native)
 
 
 def begin_all():
     for site in (sleep_long, receive, acquire, wait_for_change):
-        of_sites[site.__name__] = [0, 0, 0]
+        of_sites[site.__name__] = [0, 0, 0, 0]
         begin(repeat, site)
     for other in (feed, hold, wait_for_ever):
         begin(other)
@@ -113,8 +120,9 @@ def begin_all():
 
 def mark():
     sums = []
-    for name, (ns, calls, longest) in of_sites.items():
-        sums += ["%s=%d" % (name, ns), "%s_n=%d" % (name, calls), "%s_max=%d" % (name, longest)]
+    for name, numbers in of_sites.items():
+        keys = ("", "_n", "_max", "_run")
+        sums += ["%s%s=%d" % (name, key, number) for key, number in zip(keys, numbers)]
     print("truth", *sums, flush=True)
 
 

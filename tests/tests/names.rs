@@ -137,7 +137,7 @@ fn serves(target: &Target) {
         ("/debug/pprof/", &[FILE_SHOWN]),
         ("/debug/pprof/goroutine?debug=1", &[]),
         ("/debug/pprof/goroutine?debug=2", &[FILE_SHOWN]),
-        ("/debug/pprof/profile?seconds=1&debug=1", &[]),
+        ("/debug/pprof/threadcreate?seconds=1&debug=1", &[]),
         ("/debug/pprof/nothing", &[]),
         ("/debug/pprof/block?seconds=1&debug=1", &[]),
     ] {

@@ -3,11 +3,11 @@
 
 use std::process::Command;
 
-use exoprof_tests::chance::Rule;
-use exoprof_tests::compared::Compared;
+use exoprof_tests::chance::{Deviation, Rule};
+use exoprof_tests::compared::{Compared, account};
 use exoprof_tests::expect::{assert_roots, reaches_root};
 use exoprof_tests::http::Server;
-use exoprof_tests::python::{in_python, interpreters, last_name};
+use exoprof_tests::python::{Interpreter, in_python, interpreters, last_name};
 use exoprof_tests::{Profile, Recorder, Sample, Target, procfs, repository};
 use nix::sys::signal::Signal;
 
@@ -53,12 +53,18 @@ fn says(profile: &Profile, words: &str) -> bool {
     profile.comments.iter().any(|c| c.contains(words))
 }
 
+/// Asserts that no Python frames are missing. Where other processes have the CPUs, the frames of one
+/// sample in hundreds may be overtaken by the next ones.
 #[track_caller]
 fn assert_nothing_missing(profile: &Profile, name: &str) {
+    const LATE: &str = "Python samples without Python frames (frames did not arrive): ";
+    let late = profile.comments.iter().find_map(|c| c.strip_prefix(LATE)?.parse::<u64>().ok());
+    assert!(late.unwrap_or(0) * 300 <= account(profile).0, "{name}: {:#?}", profile.comments);
     for words in
         ["no Python frames", "without Python frames", "without the functions", "buffer was full"]
     {
-        assert!(!says(profile, words), "{name}: {:#?}", profile.comments);
+        let missing = |c: &String| c.contains(words) && !c.starts_with(LATE);
+        assert!(!profile.comments.iter().any(missing), "{name}: {:#?}", profile.comments);
     }
 }
 
@@ -104,36 +110,34 @@ fn every_version() {
 fn mutexes() {
     for python in interpreters().iter().filter(|p| p.is_complete()) {
         let name = python.to_string();
-        let compared = |kinds: &[&str]| {
-            let args = [kinds, &["--block-rate", "1ms"]].concat();
-            Compared::of_command(python.command(SCRIPT, &["locks"]), (3.0, &args))
-        };
         let line = line_ending_with("unlocks in hold_native");
-        let held = compared(&["mutex"]);
         let holder = |s: &Sample| {
             in_python(s).next().is_some_and(|f| last_name(f) == "hold_native" && f.line == line)
         };
-        let ratio = held.measured("delay", holder) / held.truth(&["lock_native"]);
-        assert!(
-            (0.9..=1.05).contains(&ratio),
-            "{name}: {ratio}: {}",
-            held.profile.describe(9, |_| true)
-        );
-        let rest = 1.0 - share(&held.profile, |_| true, holder);
-        assert!(rest < 0.05, "{name}: {rest}: {}", held.profile.describe(9, |s| !holder(s)));
-        assert_nothing_missing(&held.profile, &name);
-        let waited = compared(&["mutex", "--waiters"]);
+        assert_mutex(python, &["mutex"], &name, holder);
         let waiter =
             |s: &Sample| in_python(s).next().is_some_and(|f| last_name(f) == "lock_native");
-        let ratio = waited.measured("delay", waiter) / waited.truth(&["lock_native"]);
-        assert!(
-            (0.9..=1.05).contains(&ratio),
-            "{name}: {ratio}: {}",
-            waited.profile.describe(9, |_| true)
-        );
-        let rest = 1.0 - share(&waited.profile, |_| true, waiter);
-        assert!(rest < 0.05, "{name}: {rest}: {}", waited.profile.describe(9, |s| !waiter(s)));
+        assert_mutex(python, &["mutex", "--waiters"], &name, waiter);
     }
+}
+
+/// Asserts the delay of the samples that satisfy `right`, which are nearly all.
+#[track_caller]
+fn assert_mutex(python: &Interpreter, kinds: &[&str], name: &str, right: impl Fn(&Sample) -> bool) {
+    let args = [kinds, &["--block-rate", "1ms"]].concat();
+    let rule = Rule { tolerance: 0.05, fault: 0.15, rounds: 4 };
+    let profile = rule.check(|| {
+        let compared = Compared::of_command(python.command(SCRIPT, &["locks"]), (3.0, &args));
+        // The wait ends when it is woken; the script counts until it runs and has the GIL again.
+        let most = compared.truth(&["lock_native"]);
+        let bounds = (0.95 * (most - compared.truth(&["lock_native_run"])), most);
+        let delay = compared.measured("delay", &right);
+        let what = format!("{name}: {}", kinds.join(" "));
+        (vec![Deviation::between(&what, delay, bounds, compared.chance(&right))], compared.profile)
+    });
+    let rest = 1.0 - share(&profile, |_| true, &right);
+    assert!(rest < 0.05, "{name}: {rest}: {}", profile.describe(9, |s| !right(s)));
+    assert_nothing_missing(&profile, name);
 }
 
 /// Unwinding of waits and of CPU samples must not interfere.
