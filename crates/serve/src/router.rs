@@ -57,9 +57,13 @@ async fn processes(
     request: Request,
 ) -> Result<Response, Failure> {
     only_reading(request.method())?;
-    let format = form_urlencoded::parse(query_of(&request).as_bytes())
-        .find(|(key, _)| key == "format")
-        .map(|(_, value)| value.into_owned());
+    let mut format = None;
+    for (key, value) in form_urlencoded::parse(query_of(&request).as_bytes()) {
+        if key != "format" {
+            return Err(Failure::bad_request(format!("unknown parameter {key:?}: use format")));
+        }
+        format = format.or(Some(value.into_owned()));
+    }
     let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
     let host = host.unwrap_or("localhost").to_string();
     let listing = server.clone();
