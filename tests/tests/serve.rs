@@ -87,6 +87,13 @@ fn invalid_requests_fail() {
     server.get("/debug/pprof/trace").assert_fails(501, &["trace"]);
     server.get("/debug/pprof/profile?seconds=601").assert_fails(400, &["--max-duration"]);
     server.get("/debug/pprof/profile?hz=0").assert_fails(400, &["hz"]);
+    for wrong in ["0", "-1", "x", "1.5", "99999999999999999999"] {
+        let path = format!("/debug/pprof/profile?seconds={wrong}");
+        server.get(&path).assert_fails(400, &["seconds", "positive integer"]);
+    }
+    server.get("/debug/pprof/profile?sec=1").assert_fails(400, &["unknown parameter", "sec"]);
+    server.get("/debug/pprof/profile?partial=x").assert_fails(400, &["partial"]);
+    server.get("/?fromat=json").assert_fails(400, &["unknown parameter", "fromat"]);
     server.get("/pid/1/debug/pprof/").assert_fails(404, &["not served"]);
     server.get("/pid/x/debug/pprof/").assert_fails(404, &["process id"]);
     server.get("/pid/-1/debug/pprof/").assert_fails(404, &["process id"]);
@@ -306,6 +313,8 @@ fn unauthorized_requests_fail() {
     evil.send(server.address()).assert_fails(403, &["Host"]);
     let script = Request::get("/debug/pprof/cmdline").header("Sec-Fetch-Site", "cross-site");
     script.send(server.address()).assert_fails(403, &["sites"]);
+    let origin = Request::get("/debug/pprof/cmdline").header("Origin", "http://evil.example");
+    origin.send(server.address()).assert_fails(403, &["sites"]);
 
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");

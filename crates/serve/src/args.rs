@@ -10,6 +10,7 @@ use console::http::listen::Listen;
 use hyper::http::{HeaderName, HeaderValue};
 
 use crate::allow::Rule;
+use crate::peers::PeerRule;
 use crate::push::Destination;
 
 fn rate_help() -> String {
@@ -25,7 +26,7 @@ fn window_help() -> String {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  sudo exoprof serve -p 1234                  one process at http://127.0.0.1:6060/debug/pprof/
+  sudo exoprof serve -p 1234 --allow-peer $USER
   go tool pprof http://127.0.0.1:6060/debug/pprof/profile?seconds=10
   sudo exoprof serve                          all processes at /pid/PID/debug/pprof/
   sudo exoprof serve --allow unit=api --listen unix:/run/exoprof.sock
@@ -48,6 +49,10 @@ pub struct ServeArgs {
     /// Serve only matching processes: uid=, name=, cgroup=, unit=, joined by commas; repeatable
     #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
     pub allow: Vec<Rule>,
+    /// Let this user, group or `any` ask for all served processes; repeatable [default: root and who
+    /// started the server; other local users only get their own processes]
+    #[arg(long, value_name = "USER|GROUP|any", value_parser = PeerRule::parse)]
+    pub allow_peer: Vec<PeerRule>,
     /// Sample at this rate in Hz if a request has no hz=
     #[arg(short = 'F', long, help = rate_help(), value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub freq: u32,
@@ -66,7 +71,7 @@ pub struct ServeArgs {
     /// Never stop a thread; fail if a profile would need it
     #[arg(long)]
     pub no_stop: bool,
-    /// Let this group connect to the unix socket
+    /// Let this group connect to the unix socket and ask for all served processes there
     #[arg(long, value_name = "GROUP")]
     pub socket_group: Option<String>,
     /// Switch to this user, keeping the capabilities that recordings require

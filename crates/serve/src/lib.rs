@@ -12,6 +12,7 @@ mod endpoints;
 mod error;
 mod notice;
 mod pages;
+mod peers;
 mod privileges;
 mod profile;
 mod push;
@@ -39,6 +40,7 @@ use args::PushArgs;
 pub use args::ServeArgs;
 pub use error::ServeError;
 pub use notice::{Notice, Notify};
+use peers::{Entrance, PeerRule};
 pub use privileges::PrivilegeError;
 pub use push::PushError;
 use state::{Server, Settings};
@@ -65,6 +67,7 @@ pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
     collect::look_up_tracepoint();
     privileges::drop_unneeded(user.as_ref())?;
     let rights = Rights::read().map_err(ServeError::Rights)?;
+    let has_all_users = rights.initial_user_namespace;
     let targets = Targets::new(processes, Allow(args.allow.clone()), rights);
     let settings = Settings {
         frequency: args.freq,
@@ -77,6 +80,7 @@ pub fn run(args: &ServeArgs, notify: &Notify) -> Result<(), ServeError> {
     };
     let server = Arc::new(Server::new(targets, &settings));
     announce(&listeners, &server, notify);
+    let listeners = with_entrances(listeners, args, group, has_all_users);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -182,6 +186,28 @@ fn check_exposure(args: &ServeArgs) -> Result<(), UsageError> {
     }
 }
 
+/// Adds the rules for clients. `group` may connect to unix sockets, so it is admitted there.
+fn with_entrances(
+    listeners: Vec<(Socket, Guard)>,
+    args: &ServeArgs,
+    group: Option<nix::unistd::Gid>,
+    has_all_users: bool,
+) -> Vec<(Socket, Guard, Entrance)> {
+    let with = |(socket, guard): (Socket, Guard)| {
+        let group = group.filter(|_| matches!(socket, Socket::Unix(..)));
+        let group = group.map(|group| PeerRule::Group(group.as_raw()));
+        let entrance = Entrance {
+            rules: args.allow_peer.iter().copied().chain(group).collect(),
+            // Other programs may run as the user of --user too, such as nobody.
+            own: args.user.is_none().then(|| nix::unistd::geteuid().as_raw()),
+            has_all_users,
+            authorized: args.token_file.is_some(),
+        };
+        (socket, guard, entrance)
+    };
+    listeners.into_iter().map(with).collect()
+}
+
 fn open_all(pids: &[i32]) -> Result<Vec<Process>, OpenError> {
     let mut processes: Vec<Process> = Vec::new();
     for &pid in pids {
@@ -209,13 +235,13 @@ fn announce(listeners: &[(Socket, Guard)], server: &Server, notify: &Notify) {
 
 async fn serve(
     server: &Arc<Server>,
-    listeners: Vec<(Socket, Guard)>,
+    listeners: Vec<(Socket, Guard, Entrance)>,
     push: Option<Arc<push::Push>>,
     stop: StopSignal,
 ) -> Result<(), ServeError> {
     let mut running = JoinSet::new();
-    for (socket, guard) in listeners {
-        let app = router::new(server.clone(), guard);
+    for (socket, guard, entrance) in listeners {
+        let app = router::new(server.clone(), guard, entrance);
         let server = server.clone();
         running.spawn(async move { server::serve(socket, app, server.stopping()).await });
     }

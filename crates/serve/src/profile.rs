@@ -15,7 +15,7 @@ use crate::record::{Answer, FinishedRecording, RecordingError, RecordingSpec};
 use crate::state::{Server, blocking};
 use crate::targets::Entry;
 
-/// What Go records if `seconds` is missing or invalid.
+/// What Go records if `seconds` is missing.
 const CPU_DEFAULT: Duration = Duration::from_secs(30);
 /// The highest rate that a request may ask for.
 const MAX_HZ: u32 = 10_000;
@@ -43,9 +43,20 @@ impl Query {
                     let wrong = || format!("invalid value for \"hz\" - must be 1 to {MAX_HZ}");
                     parsed.hz = Some(hz.ok_or_else(|| Failure::bad_request(wrong()))?);
                 }
-                "partial" => parsed.partial = value == "1",
-                // Other parameters are meant for other servers or for pprof.
-                _ => {}
+                "partial" => {
+                    let wrong =
+                        || Failure::bad_request("invalid value for \"partial\" - must be 0 or 1");
+                    parsed.partial =
+                        ["0", "1"].contains(&&*value).then_some(value == "1").ok_or_else(wrong)?;
+                }
+                // Go's heap profile runs the collector first; from outside there is none to run.
+                "seconds" | "gc" => {}
+                _ => {
+                    let known = "use seconds, debug, gc, hz or partial";
+                    return Err(Failure::bad_request(format!(
+                        "unknown parameter {key:?}: {known}"
+                    )));
+                }
             }
         }
         Ok(parsed)
@@ -67,14 +78,15 @@ struct Plan {
 
 fn plan(server: &Server, kind: &'static Kind, query: &Query) -> Result<Plan, Failure> {
     let seconds = query.positive_seconds();
+    // Go's `profile` records for 30 s then, which is not what the client asked for either.
+    if query.seconds.as_ref().is_some_and(|s| !s.is_empty()) && seconds.is_none() {
+        let text = "invalid value for \"seconds\" - must be a positive integer";
+        return Err(Failure::bad_request(text));
+    }
     let plan = if kind.endpoint.seconds == Seconds::Record {
         Plan { duration: seconds.unwrap_or(CPU_DEFAULT), delta: false, debug: 0 }
     } else {
         let debug = query.debug.unwrap_or(0);
-        if query.seconds.as_ref().is_some_and(|s| !s.is_empty()) && seconds.is_none() {
-            let text = "invalid value for \"seconds\" - must be a positive integer";
-            return Err(Failure::bad_request(text));
-        }
         if seconds.is_some() && debug != 0 {
             return Err(Failure::bad_request("seconds and debug params are incompatible"));
         }
@@ -307,5 +319,9 @@ mod tests {
         assert_eq!(Query::parse("debug=x").unwrap().debug, Some(0));
         assert!(Query::parse("hz=0").is_err() && Query::parse("hz=10001").is_err());
         assert_eq!(Query::parse("hz=997").unwrap().hz, Some(997));
+        for wrong in ["sec=5", "Seconds=5", "=", "partial=x", "hz=", "seconds=5&x"] {
+            assert!(Query::parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(Query::parse("partial=1").unwrap().partial);
     }
 }

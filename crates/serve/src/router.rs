@@ -2,24 +2,25 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
+use axum::{Extension, Router};
 use console::http::guard::{self, Guard};
 
 use crate::answer::{self, Failure};
 use crate::endpoints::{self, Source};
+use crate::peers::{self, Access, Entrance};
 use crate::state::Server;
 use crate::targets::Entry;
 use crate::{pages, profile, symbol};
 
 type ServerState = State<Arc<Server>>;
 
-/// The routes of the server, behind the guard of a socket.
-pub fn new(server: Arc<Server>, guard: Guard) -> Router {
+/// The routes of the server, behind the guard of a socket and its rules for clients.
+pub fn new(server: Arc<Server>, guard: Guard, entrance: Entrance) -> Router {
     Router::new()
         .route("/", any(processes))
         .route("/debug/pprof", any(|| async { redirect("/debug/pprof/") }))
@@ -32,6 +33,7 @@ pub fn new(server: Arc<Server>, guard: Guard) -> Router {
         .route("/pid/{pid}/debug/pprof/{name}", any(of_pid))
         .fallback(|| async { Failure::not_found("not found; / lists the served processes") })
         .with_state(server)
+        .layer(middleware::from_fn_with_state(Arc::new(entrance), peers::layer))
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::layer))
 }
 
@@ -49,15 +51,23 @@ fn pid_of(text: &str) -> Result<i32, Failure> {
     pid.ok_or_else(|| Failure::not_found("invalid process id"))
 }
 
-async fn processes(State(server): ServerState, request: Request) -> Result<Response, Failure> {
+async fn processes(
+    State(server): ServerState,
+    Extension(access): Extension<Access>,
+    request: Request,
+) -> Result<Response, Failure> {
     only_reading(request.method())?;
-    let format = form_urlencoded::parse(query_of(&request).as_bytes())
-        .find(|(key, _)| key == "format")
-        .map(|(_, value)| value.into_owned());
+    let mut format = None;
+    for (key, value) in form_urlencoded::parse(query_of(&request).as_bytes()) {
+        if key != "format" {
+            return Err(Failure::bad_request(format!("unknown parameter {key:?}: use format")));
+        }
+        format = format.or(Some(value.into_owned()));
+    }
     let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
     let host = host.unwrap_or("localhost").to_string();
     let listing = server.clone();
-    let listed = server.look_up(move || listing.targets.list()).await?;
+    let listed = server.look_up(move || listing.targets.list(access)).await?;
     match format.as_deref() {
         None => Ok(answer::html(pages::processes(&listed, server.targets.is_single()))),
         Some("json") => Ok(answer::json(&pages::processes_json(&listed))),
@@ -66,36 +76,54 @@ async fn processes(State(server): ServerState, request: Request) -> Result<Respo
     }
 }
 
-async fn single_index(State(server): ServerState, request: Request) -> Result<Response, Failure> {
-    let entry = server.targets.only()?;
+async fn single_index(
+    State(server): ServerState,
+    Extension(access): Extension<Access>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let entry = server.targets.only(access)?;
     index(&server, request.method(), &entry).await
 }
 
 async fn single(
     State(server): ServerState,
+    Extension(access): Extension<Access>,
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let entry = server.targets.only()?;
-    endpoint(&server, &entry, &name, request).await
+    let entry = server.targets.only(access)?;
+    let answer = endpoint(&server, &entry, &name, request).await?;
+    still_permitted(&entry, access).map(|()| answer)
 }
 
 async fn of_pid_index(
     State(server): ServerState,
+    Extension(access): Extension<Access>,
     Path(pid): Path<String>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let entry = server.targets.find(pid_of(&pid)?)?;
+    let entry = server.targets.find(pid_of(&pid)?, access)?;
     index(&server, request.method(), &entry).await
 }
 
 async fn of_pid(
     State(server): ServerState,
+    Extension(access): Extension<Access>,
     Path((pid, name)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let entry = server.targets.find(pid_of(&pid)?)?;
-    endpoint(&server, &entry, &name, request).await
+    let entry = server.targets.find(pid_of(&pid)?, access)?;
+    let answer = endpoint(&server, &entry, &name, request).await?;
+    still_permitted(&entry, access).map(|()| answer)
+}
+
+/// Refuses an answer about a process that has become another user's meanwhile, such as by
+/// executing a set-uid program. Nobody can tell that of one that has exited.
+fn still_permitted(entry: &Entry, access: Access) -> Result<(), Failure> {
+    if access.permits(&entry.process) || !entry.process.is_alive() {
+        return Ok(());
+    }
+    Err(access.refusal(entry.process.pid()))
 }
 
 async fn index(server: &Server, method: &Method, entry: &Arc<Entry>) -> Result<Response, Failure> {

@@ -9,6 +9,7 @@ use process::{Identity, OpenError, Process};
 
 use crate::allow::Allow;
 use crate::answer::Failure;
+use crate::peers::Access;
 
 /// Maximum number of processes held open if any process may be requested.
 const MAX_HELD: usize = 1024;
@@ -68,8 +69,9 @@ pub struct Targets {
     /// Those of `-p`. If empty, every process that the rules allow.
     fixed: Vec<Arc<Entry>>,
     held: Mutex<HashMap<i32, Arc<Entry>>>,
-    /// Ids that were listed or served before: if they are gone now, their processes have exited.
-    remembered: Mutex<HashMap<i32, String>>,
+    /// Ids that were listed or served before, with names and users: if they are gone now, their
+    /// processes have exited.
+    remembered: Mutex<HashMap<i32, (String, u32)>>,
     allow: Allow,
     rights: Rights,
 }
@@ -82,9 +84,9 @@ impl Targets {
     }
 
     /// The process at `/debug/pprof/`.
-    pub fn only(&self) -> Result<Arc<Entry>, Failure> {
+    pub fn only(&self, access: Access) -> Result<Arc<Entry>, Failure> {
         match self.fixed.as_slice() {
-            [entry] => self.living(entry),
+            [entry] => self.living(entry, access),
             _ => Err(Failure::not_found(
                 "several processes are served, each at /pid/PID/debug/pprof/; / lists them",
             )),
@@ -102,7 +104,7 @@ impl Targets {
     }
 
     /// The process with that id.
-    pub fn find(&self, pid: i32) -> Result<Arc<Entry>, Failure> {
+    pub fn find(&self, pid: i32, access: Access) -> Result<Arc<Entry>, Failure> {
         if self.is_fixed() {
             let entry = self.fixed.iter().find(|e| e.process.pid() == pid);
             let entry = entry.ok_or_else(|| {
@@ -110,27 +112,35 @@ impl Targets {
                     "process {pid} is not served; / lists the served processes"
                 ))
             })?;
-            return self.living(entry);
+            return self.living(entry, access);
         }
         let known = lock(&self.held).get(&pid).cloned();
         if let Some(entry) = known.filter(|e| e.process.is_alive()) {
-            return self.living(&entry);
+            return self.living(&entry, access);
         }
-        let process = Process::open(pid).map_err(|e| self.absent(e))?;
+        let process = Process::open(pid).map_err(|e| self.absent(pid, e, access))?;
         let entry = Arc::new(Entry::new(process));
-        let admitted = self.living(&entry)?;
-        self.remember(pid, &entry.process.identity().comm);
+        let admitted = self.living(&entry, access)?;
+        self.remember(entry.process.identity(), pid);
         self.hold(&entry);
         Ok(admitted)
     }
 
-    /// The entry, if its process is alive and may be profiled.
-    fn living(&self, entry: &Arc<Entry>) -> Result<Arc<Entry>, Failure> {
+    /// The entry, if its process is alive and may be profiled by this client.
+    fn living(&self, entry: &Arc<Entry>, access: Access) -> Result<Arc<Entry>, Failure> {
+        let pid = entry.process.pid();
+        let permitted = access.permits(&entry.process);
         if !entry.process.is_alive() {
-            return Err(Failure::gone(format!("process {} has exited", entry.shown())));
+            return Err(match access {
+                // What is left is who it was when it was opened.
+                Access::Own(uid) if entry.process.identity().uid != uid => access.refusal(pid),
+                _ => Failure::gone(format!("process {} has exited", entry.shown())),
+            });
+        }
+        if !permitted {
+            return Err(access.refusal(pid));
         }
         if !self.allow.admits(&entry.process) {
-            let pid = entry.process.pid();
             return Err(Failure::new(
                 StatusCode::FORBIDDEN,
                 format!("process {pid} is not allowed by --allow"),
@@ -139,12 +149,17 @@ impl Targets {
         Ok(entry.clone())
     }
 
-    fn absent(&self, error: OpenError) -> Failure {
+    fn absent(&self, pid: i32, error: OpenError, access: Access) -> Failure {
         match &error {
             OpenError::NoSuchProcess { pid } => match lock(&self.remembered).get(pid) {
-                Some(comm) => Failure::gone(format!("process {comm} ({pid}) has exited")),
-                None => Failure::not_found(error.to_string()),
+                Some((comm, uid))
+                    if matches!(access, Access::All) || access == Access::Own(*uid) =>
+                {
+                    Failure::gone(format!("process {comm} ({pid}) has exited"))
+                }
+                _ => Failure::not_found(error.to_string()),
             },
+            _ if !access.permits_reason(pid) => access.refusal(pid),
             OpenError::Zombie { .. } => Failure::gone(error.to_string()),
             OpenError::Permission { .. } => Failure::new(StatusCode::FORBIDDEN, error.to_string()),
             OpenError::NotALeader { .. } | OpenError::KernelThread { .. } => {
@@ -156,12 +171,12 @@ impl Targets {
         }
     }
 
-    fn remember(&self, pid: i32, comm: &str) {
+    fn remember(&self, identity: &Identity, pid: i32) {
         let mut remembered = lock(&self.remembered);
         if remembered.len() >= MAX_REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(pid, comm.to_string());
+        remembered.insert(pid, (identity.comm.clone(), identity.uid));
     }
 
     fn hold(&self, entry: &Arc<Entry>) {
@@ -172,13 +187,14 @@ impl Targets {
         held.insert(entry.process.pid(), entry.clone());
     }
 
-    /// The processes that may be profiled now. This reads much of `/proc`.
-    pub fn list(&self) -> Vec<Listed> {
+    /// The processes that this client may profile now. This reads much of `/proc`.
+    pub fn list(&self, access: Access) -> Vec<Listed> {
         if self.is_fixed() {
-            let living = self.fixed.iter().filter(|e| self.living(e).is_ok());
+            let living = self.fixed.iter().filter(|e| self.living(e, access).is_ok());
             return living.filter_map(|e| listed(&e.process)).collect();
         }
-        self.openable(&|_| true).iter().filter_map(listed).collect()
+        let permitted = self.openable(&|_| true).into_iter().filter(|p| access.permits(p));
+        permitted.filter_map(|p| listed(&p)).collect()
     }
 
     /// Opens every process that may be profiled and whose id is `wanted`.
@@ -192,7 +208,7 @@ impl Targets {
             let permitted =
                 TargetRights::read(pid).is_ok_and(|t| self.rights.sample_user(&t).is_ok());
             if permitted && self.allow.admits(&process) {
-                self.remember(pid, &process.identity().comm);
+                self.remember(process.identity(), pid);
                 found.push(process);
             }
         }

@@ -142,11 +142,27 @@ impl Guard {
         }
         // Other sites may link here, but their images and scripts must not start a recording.
         let is = |name: &str, value: &str| headers.get(name).is_some_and(|v| v == value);
-        if is("sec-fetch-site", "cross-site") && !is("sec-fetch-mode", "navigate") {
+        let is_cross_site = match headers.get("sec-fetch-site") {
+            Some(site) => site == "cross-site",
+            // Browsers send it only over TLS and to loopback, and old ones never do.
+            None => has_foreign_origin(version, uri, headers),
+        };
+        if is_cross_site && !is("sec-fetch-mode", "navigate") {
             return Err(Refusal::CrossSite);
         }
         Ok(())
     }
+}
+
+/// Whether the page that sends a request comes from another host. Browsers add an Origin to every
+/// POST and to scripts' requests to other sites, but not to links; `null` is a page without one.
+fn has_foreign_origin(version: Version, uri: &Uri, headers: &HeaderMap) -> bool {
+    let host = host_of(version, uri, headers).ok().flatten();
+    headers.get_all(header::ORIGIN).iter().any(|origin| {
+        let origin = origin.to_str().ok().and_then(|o| o.split_once("://"));
+        let from = origin.map(|(_, authority)| without_port(authority));
+        !from.zip(host).is_some_and(|(from, host)| from.eq_ignore_ascii_case(host))
+    })
 }
 
 /// The host that a request is for, without its port. `None` only before HTTP/1.1, which browsers
@@ -317,6 +333,26 @@ mod tests {
         assert_eq!(from("cross-site", "navigate"), Ok(()));
         assert_eq!(from("same-origin", "cors"), Ok(()));
         assert_eq!(from("cross-site", "no-cors"), Err(Refusal::CrossSite));
+    }
+
+    #[test]
+    fn other_sites_are_known_by_their_origin() {
+        let guard = loopback(None);
+        let from = |origin, site: Option<&'static str>| {
+            let site = site.map(|site| ("sec-fetch-site", site));
+            let headers: Vec<_> =
+                [("host", "localhost:6060"), ("origin", origin)].into_iter().chain(site).collect();
+            ask(&guard, &headers)
+        };
+        for own in ["http://localhost:6060", "http://LOCALHOST:3000", "https://localhost"] {
+            assert_eq!(from(own, None), Ok(()), "{own}");
+        }
+        for other in ["http://evil.example", "null", "", "http://localhost.evil.example:6060"] {
+            assert_eq!(from(other, None), Err(Refusal::CrossSite), "{other}");
+        }
+        assert_eq!(from("http://proxy.example", Some("same-origin")), Ok(()));
+        let two = [("host", "a.localhost"), ("origin", "http://a.localhost"), ("origin", "null")];
+        assert_eq!(ask(&guard, &two), Err(Refusal::CrossSite));
     }
 
     #[test]

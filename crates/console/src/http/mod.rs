@@ -3,7 +3,9 @@
 mod error;
 pub mod guard;
 pub mod listen;
+pub mod peer;
 pub mod server;
+mod sock_diag;
 mod stall;
 
 pub use self::error::HttpError;

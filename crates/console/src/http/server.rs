@@ -6,15 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::listen::{Socket, SocketFile};
+use crate::http::peer::Peer;
 use crate::http::stall::Stall;
 
 /// Maximum number of open connections; more wait in the kernel's queue.
@@ -49,20 +53,41 @@ impl Listener {
         })
     }
 
-    async fn accept(&self) -> std::io::Result<Box<dyn Connection>> {
+    async fn accept(&self) -> std::io::Result<Stream> {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 // Answers are written as a whole, so Nagle's algorithm would only delay them.
                 let _ = stream.set_nodelay(true);
-                Box::new(stream)
+                Stream::Tcp(stream)
             }
-            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener) => Stream::Unix(listener.accept().await?.0),
         })
     }
 }
 
-/// Serves `app` until `stop` resolves, then lets pending answers finish.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    async fn with_peer(self) -> (Box<dyn Connection>, Peer) {
+        match self {
+            Self::Tcp(stream) => {
+                let peer = Peer::of_tcp(&stream).await;
+                (Box::new(stream), peer)
+            }
+            Self::Unix(stream) => {
+                let peer = Peer::of_unix(&stream);
+                (Box::new(stream), peer)
+            }
+        }
+    }
+}
+
+/// Serves `app` until `stop` resolves, then lets pending answers finish. Each request carries its
+/// [`Peer`] as an extension.
 pub async fn serve(
     socket: Socket,
     app: Router,
@@ -81,7 +106,9 @@ pub async fn serve(
         tokio::select! {
             () = &mut stop => break,
             accepted = accepted => match accepted {
-                Ok((stream, slot)) => answer(stream, slot, app.clone(), &graceful),
+                Ok((stream, slot)) => {
+                    tokio::spawn(answer(stream, slot, app.clone(), graceful.watcher()));
+                }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
         }
@@ -92,23 +119,22 @@ pub async fn serve(
     Ok(())
 }
 
-fn answer(
-    stream: Box<dyn Connection>,
-    slot: OwnedSemaphorePermit,
-    app: Router,
-    graceful: &GracefulShutdown,
-) {
+async fn answer(stream: Stream, slot: OwnedSemaphorePermit, app: Router, graceful: Watcher) {
+    // Not in the loop that accepts connections: nobody else should wait for it.
+    let (stream, peer) = stream.with_peer().await;
+    let app = TowerToHyperService::new(app);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        app.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .title_case_headers(true)
         .header_read_timeout(HEADER_PATIENCE)
         .max_buf_size(HEADER_BYTES)
         .max_headers(HEADERS)
-        .serve_connection(TokioIo::new(Stall::new(stream)), TowerToHyperService::new(app));
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        // A client that disconnects is not our error.
-        let _ = connection.await;
-        drop(slot);
-    });
+        .serve_connection(TokioIo::new(Stall::new(stream)), service);
+    // A client that disconnects is not our error.
+    let _ = graceful.watch(connection).await;
+    drop(slot);
 }
