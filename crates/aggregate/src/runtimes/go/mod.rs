@@ -457,6 +457,18 @@ mod tests {
     }
 
     #[test]
+    fn samples_are_counted_by_how_many_of_their_labels_were_read() {
+        let mut go = Go::default();
+        let some = vec![("key".to_owned(), "value".to_owned())];
+        for (labels, incomplete) in [(&some, false), (&some, true), (&Vec::new(), true)] {
+            assert_eq!(go.count_labels(labels.clone(), incomplete), *labels);
+        }
+        go.count_labels(Vec::new(), false);
+        let stats = &go.stats;
+        assert_eq!((stats.labelled, stats.incomplete, stats.unreadable), (2, 1, 1));
+    }
+
+    #[test]
     fn threads_outside_containers_have_one_id() {
         let own = Process::open(std::process::id().cast_signed()).expect("we live");
         let ids = thread_ids(&own);
