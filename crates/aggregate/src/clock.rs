@@ -18,3 +18,22 @@ pub fn unix_now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn clocks_count_nanoseconds() {
+        let wait = Duration::from_millis(20);
+        let (monotonic, unix) = (monotonic_now(), unix_now());
+        std::thread::sleep(wait);
+        let passed = monotonic_now() - monotonic;
+        // Generous: another process may take the CPU, but no unit is off by less than 1000.
+        assert!((20_000_000..20_000_000_000).contains(&passed), "{passed}");
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+        assert!(seconds.abs_diff((unix / 1_000_000_000).cast_unsigned()) < 60);
+    }
+}

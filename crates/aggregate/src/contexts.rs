@@ -150,4 +150,43 @@ mod tests {
         assert_eq!(tree.nodes.len(), 4);
         assert_eq!(tree.frame(key(2)), f);
     }
+
+    #[test]
+    fn paths_lead_from_the_root_and_frames_are_found_by_node() {
+        let mut tree = StackTree::default();
+        let keys = [1, 2].map(|a| FrameKey { place: Place::Kernel, address: Avma(a) });
+        let [main, f] = keys.map(|key| tree.frame(key));
+        let at_main = tree.child(ROOT, main);
+        let at_f = tree.child(at_main, f);
+        assert_eq!(tree.path_from_root(at_f), [at_main, at_f]);
+        assert_eq!(tree.path_from_root(ROOT), []);
+        assert_eq!(
+            [ROOT, at_main, at_f].map(|n| tree.frame_of(n)),
+            [None, Some(keys[0]), Some(keys[1])]
+        );
+        assert_eq!((tree.context_count(), tree.frames()), (3, &keys[..]));
+    }
+
+    #[test]
+    fn a_full_tree_counts_new_contexts_at_their_caller() {
+        let mut tree = StackTree::default();
+        let f = tree.frame(FrameKey { place: Place::Kernel, address: Avma(1) });
+        tree.nodes.resize(MAX_NODES - 1, Node { parent: ROOT, frame: f });
+        let last = tree.child(ROOT, f);
+        assert_eq!((last as usize, tree.is_full()), (MAX_NODES - 1, false));
+        assert_eq!(tree.child(last, f), last);
+        assert!(tree.is_full());
+        assert_eq!(tree.child(ROOT, f), last, "known contexts are still found");
+    }
+
+    #[test]
+    fn counts_add_up_and_are_sorted() {
+        let key = |stack| CountKey { thread: 0, stack, labels: 0 };
+        let mut counts = Counts::default();
+        for (stack, weight) in [(2, 5), (1, 1), (2, 6)] {
+            counts.add(key(stack), weight);
+        }
+        let [one, two] = [(1, 1), (2, 11)].map(|(samples, weight)| Count { samples, weight });
+        assert_eq!(counts.sorted(), [(key(1), one), (key(2), two)]);
+    }
 }

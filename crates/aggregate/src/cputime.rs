@@ -163,4 +163,19 @@ mod tests {
         assert!((w.per_unit(threads[1].id) - 1.25).abs() < 1e-9);
         assert!((weigh(&threads[1..], 1.0, PERIOD).per_unit(threads[1].id) - 1.0).abs() < 1e-9);
     }
+
+    #[test]
+    fn only_thin_threads_of_one_process_and_name_are_weighted_together() {
+        let known = |tid, periods, samples| thread(tid, CpuTime::Known(periods * PERIOD), samples);
+        // Four periods are enough to stand alone.
+        let w = weigh(&[known(1, 3, 3), known(2, 4, 0)], 1.0, PERIOD);
+        assert_eq!(w.unsampled, [(ThreadId { pid: 1, tid: 2 }, 4 * PERIOD)]);
+        let mut others = [known(1, 1, 1), known(2, 3, 0), known(3, 3, 0)];
+        others[1].group = 1;
+        others[2].id.pid = 2;
+        let w = weigh(&others, 1.0, PERIOD);
+        assert_eq!(w.unsampled, [(others[1].id, 3 * PERIOD), (others[2].id, 3 * PERIOD)]);
+        assert!((w.per_unit(others[0].id) - 1.0).abs() < 1e-9);
+        assert!(w.per_unit(ThreadId { pid: 9, tid: 9 }).abs() < 1e-9);
+    }
 }

@@ -74,4 +74,19 @@ mod tests {
         assert_eq!(sets.get(first)[1], ("b".into(), "2".into()));
         assert_eq!(sets.note(), None);
     }
+
+    #[test]
+    fn labels_beyond_the_limit_are_dropped_and_counted() {
+        let mut sets = LabelSets::default();
+        let one = |i: usize| vec![("k".to_owned(), i.to_string())];
+        for i in 1..=MAX_LABEL_SETS {
+            assert_eq!(sets.intern(one(i)) as usize, i);
+        }
+        assert_eq!(sets.note(), None);
+        assert_eq!(sets.intern(one(0)), 0);
+        assert_eq!(sets.intern(one(7)), 7, "known sets are still found");
+        assert_eq!(sets.get(7)[0].1, "7".into());
+        let note = sets.note().expect("one was dropped");
+        assert!(note.starts_with("samples whose labels were dropped: 1 "), "{note}");
+    }
 }

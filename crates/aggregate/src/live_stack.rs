@@ -276,3 +276,63 @@ impl Memory for WindowThenLive<'_, '_> {
         self.window.read(addr, buf).or_else(|_| self.live.read(addr, buf))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_in_a_row_are_read_in_advance_within_the_allowance() {
+        let own = process::Process::open(std::process::id().cast_signed()).expect("we live");
+        let memory = own.memory().expect("own memory");
+        let data: Vec<u8> = (0..32 * BLOCK).map(|i| (i / 7) as u8).collect();
+        let start = data.as_ptr() as u64;
+        let first = start.next_multiple_of(BLOCK as u64);
+        let skipped = (first - start) as usize;
+        let snapshot = Snapshot::default();
+        let allowance = Cell::new(10 * BLOCK as u64);
+        let live = Live { snapshot: &snapshot, memory: Some(&memory), allowance };
+        let read = |live: &Live<'_>, block: usize| {
+            let mut bytes = [0; 8];
+            let at = Avma(first + (block * BLOCK) as u64 + 1);
+            let expected = &data[skipped + block * BLOCK + 1..][..8];
+            live.read(at, &mut bytes).map(|()| assert_eq!(bytes, expected)).is_ok()
+        };
+        // Reads 1, 2 (of which the second is for the next), and 4 blocks.
+        for (block, left) in [(0, 9), (1, 7), (2, 7), (3, 3)] {
+            assert!(read(&live, block), "block {block}");
+            assert_eq!(live.allowance.get(), left * BLOCK as u64, "block {block}");
+        }
+        assert!(!read(&live, 7), "8 blocks exceed the allowance");
+        assert!(read(&live, 20));
+        assert_eq!(live.allowance.get(), 2 * BLOCK as u64);
+        let old = Live { snapshot: &snapshot, memory: None, allowance: Cell::new(u64::MAX) };
+        assert_eq!([0, 6, 7, 20].map(|block| read(&old, block)), [true, true, false, true]);
+    }
+
+    #[test]
+    fn the_allowance_is_renewed_each_second() {
+        let mut stacks = LiveStacks { read_in_second: 5, ..LiveStacks::default() };
+        stacks.next_round(999_999_999);
+        assert_eq!((stacks.round, stacks.read_in_second), (1, 5));
+        stacks.next_round(1_000_000_000);
+        assert_eq!((stacks.round, stacks.read_in_second), (2, 0));
+    }
+
+    #[test]
+    fn the_snapshot_of_the_round_before_is_kept() {
+        let mut stacks = LiveStacks::default();
+        let id = ThreadId { pid: 1, tid: 1 };
+        stacks.next_round(0);
+        stacks.history(id).now = Some(Snapshot::default());
+        assert!(stacks.history(id).now.is_some() && stacks.history(id).earlier.is_none());
+        stacks.next_round(0);
+        assert!(stacks.history(id).now.is_none() && stacks.history(id).earlier.is_some());
+        for tid in 2..=MAX_REMEMBERED as i32 {
+            stacks.history(ThreadId { pid: 1, tid });
+        }
+        assert!(stacks.history(id).earlier.is_some());
+        stacks.history(ThreadId { pid: 2, tid: 1 });
+        assert_eq!(stacks.by_thread.len(), 1);
+    }
+}

@@ -509,3 +509,6 @@ fn is_same(known: &Mapping, new: &NewMapping) -> bool {
         && (known.start, known.end, known.offset) == (new.start, new.end, new.offset)
         && (known.file, known.kind, &known.name) == (new.file, new.kind, &new.name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -291,4 +291,101 @@ mod tests {
         assert_eq!(shares(100, &[(0, 0)]), []);
         assert_eq!(shares(100, &[(0, 1), (30, 0)]), [(0, 70)]);
     }
+
+    /// Above the kernel's limit on PIDs: no such process.
+    const GONE: i32 = 2_000_000_000;
+
+    fn own() -> (Processes, i32) {
+        let process = Arc::new(Process::open(std::process::id().cast_signed()).expect("we live"));
+        let mut processes = Processes::new(true);
+        processes.add_root(process.clone());
+        (processes, process.pid())
+    }
+
+    fn known_times(times: &BTreeMap<ThreadId, CpuTime>) -> Vec<(i32, CpuTime)> {
+        times.iter().map(|(id, t)| (id.tid, *t)).collect()
+    }
+
+    #[test]
+    fn threads_have_the_time_between_two_readings_and_share_the_rest() {
+        let (mut all, pid) = own();
+        for (tid, baseline, at_end) in [(-1, 0, Some(9)), (1, 100, Some(500)), (2, 0, None)] {
+            all.add_thread(pid, tid, baseline);
+            all.thread_mut(pid, tid).expect("added").at_end = at_end;
+        }
+        let reused = all.get_mut(pid).expect("followed");
+        let mut third = reused.threads[&1].clone();
+        third.reused = true;
+        reused.threads.insert(3, third);
+        let unknown = [-1, 2, 3].map(|tid| (tid, CpuTime::Unknown));
+        let times = tally(&all, &BTreeMap::new());
+        assert_eq!(times[&ThreadId { pid, tid: 1 }], CpuTime::Known(400));
+        assert!(unknown.iter().all(|(tid, t)| times[&ThreadId { pid, tid: *tid }] == *t));
+
+        // The process used 1000 ns, of which 600 are those of the others.
+        let process = all.get_mut(pid).expect("followed");
+        (process.clock_at_begin, process.clock_at_end) = (Some(50), Some(1050));
+        let weights = [(2, 1), (3, 2)].map(|(tid, w)| (ThreadId { pid, tid }, w)).into();
+        let [minus, first, second, third] = [0, 400, 200, 400].map(CpuTime::Known);
+        let times = known_times(&tally(&all, &weights));
+        assert_eq!(times, [(-1, minus), (1, first), (2, second), (3, third)]);
+    }
+
+    #[test]
+    fn exited_children_get_the_time_that_their_parent_reaped() {
+        let (mut all, pid) = own();
+        let fork = events::Fork { pid: GONE, tid: GONE, parent_pid: pid, parent_tid: pid };
+        all.forked(fork, 0, false);
+        let parent = all.get_mut(pid).expect("followed");
+        (parent.reaped_at_begin, parent.reaped_at_end) = (Some(10), Some(110));
+        assert_eq!(reaped(&all), 100);
+        // What the child and its own children had used before the recording is not of it.
+        let child = all.get_mut(GONE).expect("followed");
+        (child.clock_at_begin, child.reaped_at_begin) = (Some(30), Some(10));
+        assert_eq!(reaped(&all), 60);
+        all.add_thread(GONE, GONE + 1, 0);
+        all.thread_mut(GONE, GONE + 1).expect("added").at_end = Some(20);
+        let weights = [(ThreadId { pid: GONE, tid: GONE }, 5)].into();
+        let times = known_times(&tally(&all, &weights));
+        assert_eq!(times, [(GONE, CpuTime::Known(40)), (GONE + 1, CpuTime::Known(20))]);
+        // A child that still runs was not reaped.
+        all.get_mut(GONE).expect("followed").reaped_at_end = Some(10);
+        assert_eq!(reaped(&all), 100);
+    }
+
+    #[test]
+    fn threads_with_the_same_name_form_a_group() {
+        let (mut all, pid) = own();
+        for (tid, name) in [(1, "a"), (2, "b"), (3, "a")] {
+            all.add_thread(pid, tid, 0);
+            all.named(pid, tid, events::Comm { exec: false, name: name.as_bytes() }, 0);
+        }
+        let count = Count { samples: 3, weight: 7 };
+        let counts = [(ThreadId { pid, tid: 2 }, count)].into();
+        let times = [1, 2, 3, 4].map(|tid| (ThreadId { pid, tid }, CpuTime::Known(1)));
+        let uses = thread_uses(&all, times, &counts);
+        let groups: Vec<u32> = uses.iter().map(|u| u.group).collect();
+        assert_eq!(groups, [0, 1, 0, u32::MAX]);
+        assert_eq!((uses[0].count, uses[1].count), (Count::default(), count));
+    }
+
+    #[test]
+    fn reads_the_time_that_a_thread_uses() {
+        let (mut all, pid) = own();
+        // PID/task/TID
+        let link = std::fs::read_link("/proc/thread-self").expect("procfs");
+        let tid = link.to_str().and_then(|l| l.rsplit('/').next()?.parse().ok()).expect("a TID");
+        begin(&mut all, true);
+        let process = all.get(pid).and_then(|t| t.process.clone()).expect("we live");
+        let from = process.thread_cpu_time(tid).expect("we live");
+        while process.thread_cpu_time(tid).expect("we live") < from + 30_000_000 {}
+        end(&mut all, true);
+        let tracked = all.get(pid).expect("followed");
+        let CpuTime::Known(ns) = tally(&all, &BTreeMap::new())[&ThreadId { pid, tid }] else {
+            panic!("the thread still runs");
+        };
+        let of_process = tracked.clock_at_end.zip(tracked.clock_at_begin).map(|(e, b)| e - b);
+        assert!((30_000_000..=of_process.unwrap_or(0)).contains(&ns), "{ns} {of_process:?}");
+        assert!(tracked.threads[&tid].user_share().is_some());
+    }
 }

@@ -35,3 +35,21 @@ impl Memory for StackWindow<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_copied_bytes_can_be_read() {
+        let window = StackWindow { base: 0x1000, bytes: &[1, 2, 3, 4] };
+        let read = |at: u64, len: usize| {
+            let mut out = vec![0; len];
+            window.read(Avma(at), &mut out).map(|()| out)
+        };
+        assert_eq!(read(0x1001, 3), Ok(vec![2, 3, 4]));
+        assert_eq!(read(0x1001, 4), Err(Unreadable(Avma(0x1001))));
+        assert_eq!(read(0xfff, 1), Err(Unreadable(Avma(0xfff))));
+        assert_eq!((window.start(), window.bytes()), (Avma(0x1000), &[1, 2, 3, 4][..]));
+    }
+}

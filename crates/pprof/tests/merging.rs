@@ -168,3 +168,24 @@ fn nameless_or_invalid_mappings_do_not_panic() {
     let p = b.finish();
     assert_eq!(merge([&cpu(), &p]).unwrap().samples.len(), 4);
 }
+
+#[test]
+fn locations_are_numbered_by_first_use_without_dropped_samples() {
+    let build = |value: i64, whole: bool| {
+        let mut b = cpu_builder();
+        let main = b.mapping(MAIN).unwrap();
+        let [one, two, three] = [1, 2, 3].map(|i| b.location(main, MAIN.start + i, &[]).unwrap());
+        b.add_sample(&[three, one], &[value, value], &[]).unwrap();
+        if whole {
+            b.add_sample(&[two, one], &[1, 1], &[]).unwrap();
+            b.add_sample(&[three, two], &[1, 1], &[]).unwrap();
+        }
+        b.finish()
+    };
+    let merged = merge([&build(5, true), &build(-5, false)]).unwrap();
+    let at = |location: &pprof::Location| location.address - MAIN.start;
+    assert_eq!(merged.locations.iter().map(at).collect::<Vec<_>>(), [2, 1, 3]);
+    let stack = |s: pprof::SampleRef<'_>| s.locations.iter().map(|l| at(&merged[*l])).collect();
+    let stacks: Vec<Vec<u64>> = merged.samples.iter().map(stack).collect();
+    assert_eq!(stacks, [[2, 1], [3, 2]]);
+}

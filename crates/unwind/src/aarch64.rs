@@ -171,4 +171,12 @@ mod tests {
             assert!(!Aarch64::ends_with_call(&word.to_le_bytes()), "{word:x}");
         }
     }
+
+    #[test]
+    fn prologues_do_not_show_the_size_of_a_frame() {
+        // stp x29, x30, [sp, #-32]!; mov x29, sp: there may be more above the frame record.
+        let prologue = [0xa9be_7bfd_u32, 0x9100_03fd].map(u32::to_le_bytes).concat();
+        assert!(Aarch64::sets_up_frame(&prologue));
+        assert_eq!(Aarch64::frame_size(&prologue), None);
+    }
 }

@@ -215,3 +215,57 @@ fn move_to<A: Arch>(cursor: &mut Cursor, pc: Avma, sp: Avma) {
     cursor.kind = FrameKind::Return;
     cursor.floor = sp;
 }
+
+#[cfg(test)]
+mod tests {
+    use image::{AddressSpace, Unreadable};
+
+    use super::*;
+    use crate::tables::Tables;
+    use crate::x86_64::X86_64;
+
+    struct Nothing;
+
+    impl Memory for Nothing {
+        fn read(&self, addr: Avma, _: &mut [u8]) -> Result<(), Unreadable> {
+            Err(Unreadable(addr))
+        }
+    }
+
+    const OTHER: StackSwitch =
+        StackSwitch { is_cgocallback: false, is_asmcgocall: false, calls_vdso: false, depth: None };
+
+    /// Leaves the stack in a function that changes stacks, with this stack pointer.
+    fn leave(f: StackSwitch, stacks: Option<&GoStacks>, sp: u64) -> Option<Result<(), End>> {
+        let mut registers = Registers::unknown(image::Arch::X86_64);
+        registers.set(X86_64::SP, sp);
+        let mut cursor = Cursor::new(&registers, stacks);
+        let (space, mut tables) = (AddressSpace::default(), Tables::new());
+        Stepper::new(&mut tables, &space, &Nothing, 0).leave_stack::<X86_64>(&mut cursor, &f)
+    }
+
+    #[test]
+    fn a_thread_without_a_goroutine_ends_unless_the_function_is_called_on_the_system_stack() {
+        let none = GoStacks::default();
+        assert_eq!(leave(OTHER, Some(&none), 8), Some(Err(End::Root(RootReason::NoGoroutine))));
+        assert_eq!(leave(StackSwitch { calls_vdso: true, ..OTHER }, Some(&none), 8), None);
+        assert_eq!(leave(StackSwitch { is_asmcgocall: true, ..OTHER }, Some(&none), 8), None);
+        assert_eq!(leave(OTHER, None, 8), None, "where it left its stacks is unknown");
+    }
+
+    #[test]
+    fn a_thread_on_its_goroutines_stack_does_not_leave_it() {
+        let bounds = (Avma(0x1000), Avma(0x2000));
+        let outside = GoStacks { bounds, sched: (Avma(1), Avma(0x2000)), ..GoStacks::default() };
+        let inside = GoStacks { sched: (Avma(1), Avma(0x1800)), ..outside };
+        for sp in [0x1000, 0x1fff] {
+            assert_eq!(leave(OTHER, Some(&inside), sp), None);
+        }
+        for sp in [0xfff, 0x2000] {
+            let no_code = Some(broken(BreakReason::ReturnAddressNotCode));
+            assert_eq!(leave(OTHER, Some(&inside), sp), no_code, "there is no code at address 1");
+            let below = Some(broken(BreakReason::CfaBelowSp));
+            assert_eq!(leave(OTHER, Some(&outside), sp), below, "not on the goroutine's stack");
+        }
+    }
+}

@@ -323,3 +323,70 @@ fn no_progress<A: Arch>(registers: &Registers) -> End {
         _ => End::Broken(BreakReason::Loop),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aarch64::Aarch64;
+    use crate::x86_64::X86_64;
+
+    #[test]
+    fn only_a_cleared_frame_pointer_of_aarch64_makes_a_frame_without_progress_the_root() {
+        let with = |arch, number, fp| {
+            let mut registers = Registers::unknown(arch);
+            registers.set(number, fp);
+            registers
+        };
+        let aarch64 = |fp| no_progress::<Aarch64>(&with(image::Arch::Aarch64, Aarch64::FP, fp));
+        let x86_64 = |fp| no_progress::<X86_64>(&with(image::Arch::X86_64, X86_64::FP, fp));
+        assert_eq!(aarch64(0), End::Root(RootReason::FrameChainEnd));
+        for end in [aarch64(8), x86_64(0), x86_64(8)] {
+            assert_eq!(end, End::Broken(BreakReason::Loop));
+        }
+    }
+
+    /// Code at an address that no image covers.
+    struct CodeAt(u64, [u8; 16]);
+
+    impl Memory for CodeAt {
+        fn read(&self, addr: Avma, out: &mut [u8]) -> Result<(), image::Unreadable> {
+            if addr != Avma(self.0) || out.len() != 16 {
+                return Err(image::Unreadable(addr));
+            }
+            out.copy_from_slice(&self.1);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_register_saved_below_the_stack_is_kept_in_an_epilogue_and_lost_elsewhere() {
+        const PC: u64 = 0x1800;
+        let below = |start: &[u8], is_mapped: bool| {
+            let mut code = [0x90; 16];
+            code[..start.len()].copy_from_slice(start);
+            let memory = CodeAt(PC, code);
+            let mut space = AddressSpace::default();
+            let mapping = image::NewMapping {
+                start: Avma(0x1000),
+                end: Avma(0x2000),
+                offset: image::FileOffset(0),
+                name: "".into(),
+                file: None,
+                kind: image::MappingKind::Anonymous,
+                image: Err(image::ImageAbsence::Anonymous),
+            };
+            space.insert(image::MappingId(1), mapping);
+            let mut registers = Registers::unknown(image::Arch::X86_64);
+            registers.set(X86_64::PC, if is_mapped { PC } else { 0x3000 });
+            let cursor = Cursor::new(&registers, None);
+            let mut tables = Tables::new();
+            let mut stepper = Stepper::new(&mut tables, &space, &memory, 0);
+            stepper.current_module::<X86_64>(&cursor);
+            stepper.below_stack::<X86_64>(&cursor)
+        };
+        // pop %rbp; ret
+        assert_eq!(below(b"\x5d\xc3", true), SAME);
+        assert_eq!(below(b"\x90\xc3", true), LOST);
+        assert_eq!(below(b"\x5d\xc3", false), LOST);
+    }
+}

@@ -337,17 +337,15 @@ fn aarch64_link_register_records_and_authentication_codes() {
     assert_eq!(unwinder.cursor().registers().sp(), None, "a frame record does not give the CFA");
 }
 
-/// Unwinds a Go program for arm64. The stack is laid out by hand like after the compiler's
-/// prologue, because the test also runs on x86-64. The link register is saved at the stack pointer.
-#[test]
-fn aarch64_go_frames_by_the_line_table() {
+/// The Go program `plain`, built for another or this architecture.
+fn go_program(arch: &str) -> std::sync::Arc<ElfImage> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
     let goroot = root.join(".cache/go/1.27.3/go");
-    let program = root.join(".cache/gobuild/plain-1.27.3-arm64");
+    let program = root.join(format!(".cache/gobuild/plain-1.27.3-{arch}"));
     let built = std::process::Command::new(goroot.join("bin/go"))
         .current_dir(root.join("tests/targets/go/plain"))
         .env("GOROOT", &goroot)
-        .envs([("GOARCH", "arm64"), ("CGO_ENABLED", "0"), ("GOTOOLCHAIN", "local")])
+        .envs([("GOARCH", arch), ("CGO_ENABLED", "0"), ("GOTOOLCHAIN", "local")])
         .envs([("GOPROXY", "off"), ("GOTELEMETRY", "off")])
         // Git refuses to read the checkout of another user, which `go build` would do.
         .env("GOFLAGS", "-mod=mod -buildvcs=false")
@@ -358,8 +356,74 @@ fn aarch64_go_frames_by_the_line_table() {
         .status()
         .expect("Go is not installed; fix: scripts/setup-tests");
     assert!(built.success());
-    let image = ElfImage::open(&std::fs::File::open(&program).unwrap()).unwrap();
-    let image = std::sync::Arc::new(image);
+    std::sync::Arc::new(ElfImage::open(&std::fs::File::open(&program).unwrap()).unwrap())
+}
+
+/// The address space of a process that has mapped the program where it was linked.
+fn space_of(image: &std::sync::Arc<ElfImage>) -> AddressSpace {
+    let mut space = AddressSpace::default();
+    let mapping = NewMapping {
+        start: Avma(0x1000),
+        end: Avma(0x100_0000),
+        offset: image::FileOffset(0),
+        name: "/plain".into(),
+        file: None,
+        kind: MappingKind::File,
+        image: Ok((image.clone(), image::Bias(0))),
+    };
+    space.insert(MappingId(1), mapping);
+    space
+}
+
+/// Unwinds a Go program for x86-64 with a stack laid out by hand. The caller's frame pointer is saved
+/// below the return address.
+#[test]
+fn x86_64_go_frames_by_the_line_table() {
+    let image = go_program("amd64");
+    assert_eq!(image.arch(), Arch::X86_64);
+    let table = gopclntab::LineTable::from_image(&image).unwrap();
+    // An address in a function where its frame is set up, and the depth of the frame.
+    let place = |name: &str| {
+        let f = table.function_named(name).unwrap();
+        let depth = |pc| f.sp_delta(image::Svma(pc)).unwrap();
+        let at = (f.entry().0..f.end().0).find(|pc| depth(*pc) >= 16).unwrap();
+        (at + 1, u64::from(depth(at)))
+    };
+    let keep = table.function_named("main.keep").unwrap().entry().0;
+    let ((wait, wait_depth), (main, main_depth)) = (place("main.waitMutex"), place("main.main"));
+    let goexit = table.function_named("runtime.goexit").unwrap().entry().0 + 1;
+    const STACK: u64 = 0x40_0000_0000;
+    let mut stack = vec![0; 0x4000];
+    let mut word = |at: u64, value: u64| {
+        stack[usize::try_from(at - STACK).unwrap()..][..8].copy_from_slice(&value.to_le_bytes());
+    };
+    // keep (no frame yet) <- waitMutex <- main <- goexit
+    word(STACK, wait);
+    let of_wait = STACK + 8;
+    word(of_wait + wait_depth - 8, 0x1111);
+    word(of_wait + wait_depth, main);
+    let of_main = of_wait + wait_depth + 8;
+    word(of_main + main_depth - 8, 0x2222);
+    word(of_main + main_depth, goexit);
+    let space = space_of(&image);
+    let mut registers = Registers::unknown(Arch::X86_64);
+    registers.set_pc(Avma(keep));
+    registers.set_sp(Avma(STACK));
+    registers.set(6, 0x3333);
+    let mut frames = Vec::new();
+    let memory = Regions(vec![(STACK, stack)]);
+    let mut unwinder = Unwinder::new(Arch::X86_64);
+    let end = unwinder.unwind(&space, &registers, &memory, &mut frames);
+    assert_eq!(pcs(&frames), [keep, wait, main, goexit], "{end}");
+    assert!(end.is_root(), "{end}");
+    assert_eq!(unwinder.cursor().registers().get(6), Some(0x2222), "saved by main.main");
+}
+
+/// Unwinds a Go program for arm64. The stack is laid out by hand like after the compiler's
+/// prologue, because the test also runs on x86-64. The link register is saved at the stack pointer.
+#[test]
+fn aarch64_go_frames_by_the_line_table() {
+    let image = go_program("arm64");
     assert_eq!(image.arch(), Arch::Aarch64);
     let table = gopclntab::LineTable::from_image(&image).unwrap();
     // An address in a function where its frame is set up or not, and the depth of the frame.
@@ -381,17 +445,7 @@ fn aarch64_go_frames_by_the_line_table() {
     // keep (no frame yet) <- waitMutex <- main <- goexit
     word(STACK, main);
     word(STACK + wait_depth, goexit);
-    let mut space = AddressSpace::default();
-    let mapping = NewMapping {
-        start: Avma(0x1000),
-        end: Avma(0x100_0000),
-        offset: image::FileOffset(0),
-        name: "/plain".into(),
-        file: None,
-        kind: MappingKind::File,
-        image: Ok((image.clone(), image::Bias(0))),
-    };
-    space.insert(MappingId(1), mapping);
+    let space = space_of(&image);
     let mut registers = Registers::unknown(Arch::Aarch64);
     registers.set_pc(Avma(keep - 4));
     registers.set_sp(Avma(STACK));

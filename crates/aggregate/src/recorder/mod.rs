@@ -412,3 +412,6 @@ impl Interner<'_> {
         index
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,3 +209,54 @@ impl FollowedProcess {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn followed(times: &[u64]) -> FollowedProcess {
+        let chain = |&time: &u64| OwnedChain { time, end: ChainEnd::Complete, frames: Vec::new() };
+        FollowedProcess {
+            runtime: 0,
+            layout: ChainLayout::default(),
+            waiting: [(1, times.iter().map(chain).collect())].into_iter().collect(),
+            has_chains: true,
+        }
+    }
+
+    fn taken(of: &mut FollowedProcess, tid: i32, which: WhichChain) -> Option<u64> {
+        of.take(tid, which).map(|c| c.time)
+    }
+
+    #[test]
+    fn a_sample_takes_the_nearest_chain_and_drops_older_ones() {
+        let times = [1, 2, 2 + MAX_APART_NS, 10 * MAX_APART_NS].map(|t| t + 1_000_000);
+        let mut p = followed(&times);
+        assert_eq!(taken(&mut p, 2, WhichChain::Near(times[0])), None);
+        assert_eq!(taken(&mut p, 1, WhichChain::None), None);
+        assert_eq!(taken(&mut p, 1, WhichChain::Near(times[2] - 1)), Some(times[2]));
+        assert_eq!(taken(&mut p, 1, WhichChain::Near(times[3] - MAX_APART_NS - 1)), None);
+        assert_eq!(taken(&mut p, 1, WhichChain::Near(times[3] - MAX_APART_NS)), Some(times[3]));
+        assert!(p.waiting[&1].is_empty());
+    }
+
+    #[test]
+    fn processes_are_followed_until_they_are_forgotten() {
+        let mut queues = ChainQueues::default();
+        queues.follow(7, 2, ChainLayout::default()).expect("no BPF program runs");
+        queues.forget(8);
+        assert_eq!(queues.get(7).map(|f| f.runtime), Some(2));
+        assert!(queues.runtimes().eq([2]));
+        queues.forget(7);
+        assert!(queues.get(7).is_none());
+    }
+
+    #[test]
+    fn a_wait_takes_the_chain_of_its_time_only() {
+        let mut p = followed(&[10, 20]);
+        assert_eq!(taken(&mut p, 1, WhichChain::At(19)), None);
+        assert_eq!(taken(&mut p, 1, WhichChain::At(20)), Some(20));
+        assert_eq!(taken(&mut followed(&[10]), 1, WhichChain::Near(10 + MAX_APART_NS)), Some(10));
+        assert_eq!(taken(&mut followed(&[10]), 1, WhichChain::Near(11 + MAX_APART_NS)), None);
+    }
+}

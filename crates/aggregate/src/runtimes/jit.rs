@@ -377,3 +377,68 @@ impl<T: Default> Growing<T> {
         grown
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::Arc;
+
+    use process::Process;
+
+    use super::*;
+    use crate::processes::Processes;
+
+    #[test]
+    fn only_numbered_files_are_dumps() {
+        assert!(is_dump("jit-12.dump"));
+        for name in ["jit-.dump", "jit-x1.dump", "jit-12.dump.1", "12.dump"] {
+            assert!(!is_dump(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_perf_map_is_read_as_it_grows_if_it_belongs_to_the_user_of_the_process() {
+        let process = Arc::new(Process::open(std::process::id().cast_signed()).expect("we live"));
+        let mut processes = Processes::new(false);
+        processes.add_root(process.clone());
+        let tracked = processes.get(process.pid()).expect("followed");
+        let mut own = Sources::of(process.pid(), tracked);
+        let other = Sources::of(process.pid(), tracked);
+        let mut other = Sources { uid: own.uid + 1, ..other };
+        let mut notes = Vec::new();
+        assert!(!own.refresh(MAX_READ, &mut notes), "there is no map yet");
+        assert_eq!(own.missing_names_note(FEW_NAMELESS - 1), None);
+        let note = own.missing_names_note(FEW_NAMELESS).expect("many frames without names");
+        assert!(note.contains(&format!("there is no /tmp/perf-{}.map", own.ns_pid)), "{note}");
+
+        let path = format!("/tmp/perf-{}.map", own.ns_pid);
+        let mut file = File::create(&path).expect("writable /tmp");
+        file.write_all(b"1000 10 first\n").expect("space in /tmp");
+        let grown = [(); 2].map(|()| own.refresh(MAX_READ, &mut notes));
+        let refused = [(); 2].map(|()| other.refresh(MAX_READ, &mut notes));
+        file.write_all(b"2000 10 second\nnonsense\n").expect("space in /tmp");
+        let again = own.refresh(MAX_READ, &mut notes);
+        std::fs::remove_file(&path).expect("just created");
+
+        assert_eq!((grown, again), ([true, false], true));
+        let name = |at| own.find(Avma(at), 0).map(|f| f.name.to_string());
+        let names = [0x1000, 0x100f, 0x1010, 0x2000].map(name);
+        let [first, second] = ["first", "second"].map(|n| Some(n.to_owned()));
+        assert_eq!(names, [first.clone(), first, None, second]);
+        assert_eq!(own.missing_names_note(FEW_NAMELESS), None);
+        assert_eq!((refused, other.missing_names_note(FEW_NAMELESS)), ([false, false], None));
+        assert_eq!(notes.len(), 1, "refused once: {notes:?}");
+        assert!(notes[0].contains("belongs to user"), "{notes:?}");
+        own.note_losses(&mut notes);
+        assert_eq!(notes[1..], [format!("{path}: lines that cannot be parsed: 1")]);
+    }
+
+    #[test]
+    fn notes_are_not_repeated_and_limited() {
+        let mut all = Vec::new();
+        note(&mut all, vec!["a".into(), "a".into()]);
+        assert_eq!(all, ["a"]);
+        note(&mut all, (0..MAX_NOTES).map(|i| i.to_string()).collect());
+        assert_eq!(all.len(), MAX_NOTES);
+    }
+}

@@ -447,3 +447,6 @@ fn bits(rows: Rows) -> impl Iterator<Item = usize> {
     let sets = std::iter::successors(Some(rows), |rows| Some(rows & rows.wrapping_sub(1)));
     sets.take_while(|rows| *rows != 0).map(|rows| rows.trailing_zeros() as usize)
 }
+
+#[cfg(test)]
+mod tests;

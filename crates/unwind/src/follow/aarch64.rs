@@ -227,6 +227,23 @@ mod tests {
     }
 
     #[test]
+    fn changes_of_the_stack_pointer() {
+        let sp = |words: &[u32]| run(words).0.get(SP);
+        // sub sp, sp, #1, lsl #12; add sp, sp, #16
+        assert_eq!(sp(&[0xd140_07ff]), Value::Start(SP, -4096));
+        assert_eq!(sp(&[0xd140_07ff, 0x9100_43ff]), Value::Start(SP, -4080));
+        // str w0, [sp, #-16]!; str x19, [sp, #-16]!; ldr x19, [sp], #16
+        assert_eq!(sp(&[0xb81f_0fe0]), Value::Start(SP, -16));
+        let (state, _) = run(&[0xf81f_0ff3]);
+        assert_eq!(state.get(SP), Value::Start(SP, -16));
+        let (state, _) = run(&[0xf81f_0ff3, 0xd280_0013, 0xf841_07f3]);
+        assert_eq!((state.get(SP), state.get(19)), (Value::Start(SP, 0), Value::Start(19, 0)));
+        // ldur x19, [sp, #8]
+        let (state, _) = run(&[0xf840_83f3]);
+        assert_eq!((state.get(SP), state.get(19)), (Value::Start(SP, 0), Value::Word(SP, 8)));
+    }
+
+    #[test]
     fn stacks_of_unknown_size() {
         // sub sp, sp, x0 (uxtx); and sp, x0, #-16; mov sp, x29
         assert_eq!(run(&[0xcb20_63ff]).0.get(SP), Value::Unknown);

@@ -193,3 +193,13 @@ fn recognises_calls_that_end_the_thread() {
     // Another value than the result is passed.
     assert!(!ends(b"\xff\xd0\x89\xdf\xe8\x01\0\0\0\xf4\xeb\xfe"));
 }
+
+#[test]
+fn a_search_ends_after_two_returns() {
+    // je to the second; je to the third; ret. pop %rax; ret. pop %rax; pop %rax; ret
+    let first = b"\x74\x09\x74\x0b\xc3\xcc\xcc\xcc\xcc\xcc\xcc";
+    let image = image_of(&[&first[..], b"\x58\xc3\xcc\xcc", b"\x58\x58\xc3"].concat());
+    let found = Follower::new().follow::<X86_64>((&image, 0), Svma(CODE), true);
+    let offsets: Vec<i32> = found.rules.iter().map(|rule| rule.cfa_offset).collect();
+    assert_eq!((offsets, found.sure), (vec![8, 16], true));
+}

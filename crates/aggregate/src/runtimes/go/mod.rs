@@ -257,15 +257,8 @@ impl Go {
         self.stats.samples += 1;
         let (time, registers) = (thread.time, thread.registers);
         let place = (registers.pc().unwrap_or_default(), registers.sp().unwrap_or_default());
-        let own = self.waiting.get_mut(&thread.id.tid).and_then(|queue| {
-            while queue.front().is_some_and(|c| c.time + MAX_DISTANCE < time) {
-                queue.pop_front();
-            }
-            let near = |c: &&Capture| c.time <= time + MAX_DISTANCE;
-            let at = queue.iter().take_while(near).position(|c| belongs(c, time, place))?;
-            queue.drain(..at);
-            queue.pop_front()
-        });
+        let queue = self.waiting.get_mut(&thread.id.tid);
+        let own = queue.and_then(|queue| take_from(queue, time, place));
         self.stats.missing += u64::from(own.is_none());
         own
     }
@@ -320,6 +313,18 @@ impl Go {
         let same = part.iter().any(in_whole) && part.iter().all(|l| is_cut(l) || in_whole(l));
         if still || same { (whole, cut) } else { kept }
     }
+}
+
+/// Takes the capture of the sample with this time and these user registers (PC and SP) from the
+/// queue of its thread, and drops older ones.
+fn take_from(queue: &mut VecDeque<Capture>, time: u64, place: (Avma, Avma)) -> Option<Capture> {
+    while queue.front().is_some_and(|c| c.time + MAX_DISTANCE < time) {
+        queue.pop_front();
+    }
+    let near = |c: &&Capture| c.time <= time + MAX_DISTANCE;
+    let at = queue.iter().take_while(near).position(|c| belongs(c, time, place))?;
+    queue.drain(..at);
+    queue.pop_front()
 }
 
 /// Whether a capture belongs to the sample with this time and these user registers (PC and SP).
@@ -414,4 +419,61 @@ fn captured(capture: Capture, labels: Labels) -> Captured {
         system_sp: Some(Avma(capture.system_sp)).filter(|sp| sp.0 != 0),
     };
     Captured { stacks: Some(stacks), copies: [capture.stack, capture.system_stack], labels }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIME: u64 = 10 * MAX_DISTANCE;
+
+    fn taken(captures: &[(u64, u64)]) -> (Option<u64>, usize) {
+        let capture = |&(time, pc): &(u64, u64)| Capture { time, pc, sp: 8, ..Capture::default() };
+        let mut queue: VecDeque<_> = captures.iter().map(capture).collect();
+        let own = take_from(&mut queue, TIME, (Avma(1), Avma(8)));
+        (own.map(|c| c.time), queue.len())
+    }
+
+    #[test]
+    fn a_sample_takes_the_capture_with_its_registers_and_drops_older_ones() {
+        let (oldest, newest) = (TIME - MAX_DISTANCE, TIME + MAX_DISTANCE);
+        assert_eq!(taken(&[]), (None, 0));
+        assert_eq!(taken(&[(oldest, 1)]), (Some(oldest), 0));
+        assert_eq!(taken(&[(oldest - 1, 1)]), (None, 0));
+        assert_eq!(taken(&[(newest, 1)]), (Some(newest), 0));
+        assert_eq!(taken(&[(newest + 1, 1)]), (None, 1));
+        // Too old, in another place, its own, and that of the next sample.
+        let queue = [(oldest - 1, 1), (oldest, 2), (TIME, 1), (TIME + 1, 1)];
+        assert_eq!(taken(&queue), (Some(TIME), 1));
+        assert_eq!(taken(&[(oldest - 1, 1), (oldest, 2)]), (None, 1));
+    }
+
+    #[test]
+    fn a_capture_in_the_kernel_belongs_to_the_sample_of_its_time() {
+        let kernel = u64::MAX;
+        let (near, far) = (TIME + MAX_DISTANCE_IN_KERNEL - 1, TIME + MAX_DISTANCE_IN_KERNEL);
+        assert_eq!(taken(&[(near, kernel)]), (Some(near), 0));
+        assert_eq!(taken(&[(far, kernel)]), (None, 1));
+    }
+
+    #[test]
+    fn samples_are_counted_by_how_many_of_their_labels_were_read() {
+        let mut go = Go::default();
+        let some = vec![("key".to_owned(), "value".to_owned())];
+        for (labels, incomplete) in [(&some, false), (&some, true), (&Vec::new(), true)] {
+            assert_eq!(go.count_labels(labels.clone(), incomplete), *labels);
+        }
+        go.count_labels(Vec::new(), false);
+        let stats = &go.stats;
+        assert_eq!((stats.labelled, stats.incomplete, stats.unreadable), (2, 1, 1));
+    }
+
+    #[test]
+    fn threads_outside_containers_have_one_id() {
+        let own = Process::open(std::process::id().cast_signed()).expect("we live");
+        let ids = thread_ids(&own);
+        let nested = own.identity().ns_pids.len() > 1;
+        assert!(ids.iter().any(|(outer, _)| *outer == own.pid()), "{ids:?}");
+        assert!(nested || ids.iter().all(|(outer, inner)| outer == inner), "{ids:?}");
+    }
 }

@@ -182,3 +182,34 @@ impl Python {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_not_repeated_and_limited() {
+        let mut python = Python::default();
+        assert!(python.notes().is_empty());
+        python.note("once".into());
+        python.note("once".into());
+        assert_eq!(python.notes(), ["once"]);
+        (0..40).for_each(|i| python.note(i.to_string()));
+        assert_eq!(python.notes().len(), 32);
+    }
+
+    #[test]
+    fn functions_are_those_of_the_line_and_the_same_line_has_one_index() {
+        let mut python = Python::default();
+        let line =
+            |line| NamedLine { name: "f".into(), file: Some("f.py".into()), first_line: 10, line };
+        let [a, b, again] = [11, 12, 11].map(|n| python.names.index_of(line(n)));
+        assert!(a == again && a != b);
+        let [function] = &python.functions(b)[..] else { panic!("one function") };
+        assert_eq!((&*function.name, function.file.as_deref()), ("f", Some("f.py")));
+        assert_eq!((function.line, function.start_line), (12, 10));
+        let gone = python.names.gone();
+        assert_eq!(&*python.functions(gone)[0].name, GONE);
+        assert_eq!(&*python.functions(gone + 1)[0].name, GONE);
+    }
+}
