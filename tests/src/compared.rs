@@ -13,6 +13,8 @@ use crate::{Profile, Program, Recorder, Recording, Sample, Target, Truth, procfs
 /// The allowed difference between the recording's length and the time between the program's marks,
 /// as a share of the latter. On a quiet machine it is under 1%.
 const MAX_DIFFERENCE: f64 = 0.025;
+/// Limit for the program's first wait, far above what it needs.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// How long exoprof may wait for a CPU before lost records are blamed on the machine. On a quiet
 /// machine it waits for some 10 ms in total; the ring buffers fill up after some 100 ms.
 const STARVED: Duration = Duration::from_millis(100);
@@ -79,11 +81,13 @@ impl Compared {
 
     /// One attempt; also returns what kept exoprof from running.
     fn once(command: &mut Command, (seconds, args): (f64, &[&str])) -> (Recording, Self, Noise) {
-        let mut target = Target::spawn_command(command);
+        let mut target = Target::spawn_command(&mut *command);
         target.go(0);
         // With perf events, exoprof chooses the sampling density by the load at the start.
         let nothing = target.mark();
+        let started = Instant::now();
         while target.mark().since(&nothing).total() == 0 {
+            assert!(started.elapsed() < PATIENCE, "{command:?} does not wait");
             std::thread::sleep(Duration::from_millis(10));
         }
         let mut running = Recorder::of(target.pid()).args(args).args(["-d", "10m"]).start();

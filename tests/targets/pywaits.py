@@ -65,10 +65,13 @@ def hold():
 
 def repeat(site):
     own = of_sites[site.__name__]
-    schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+    try:
+        schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+    except FileNotFoundError:  # in a root directory without /proc
+        schedstat = None
 
     def run_delay():
-        return int(os.pread(schedstat, 80, 0).split()[1])
+        return 0 if schedstat is None else int(os.pread(schedstat, 80, 0).split()[1])
 
     while True:
         delay = run_delay()
