@@ -100,7 +100,7 @@ fn two_hundred_recordings() {
     let _ = server.finish();
 }
 
-/// exoprof is killed at moments spread over attaching, recording and writing.
+/// exoprof is killed at moments spread over starting, attaching and recording.
 #[test]
 fn exoprof_killed_in_the_middle() {
     let (server, load, before) = server();

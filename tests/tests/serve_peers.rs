@@ -6,7 +6,7 @@ use std::process::Command;
 use exoprof_tests::http::{Request, Server};
 use exoprof_tests::recorder::exoprof;
 use exoprof_tests::server::{Background, open_folder};
-use exoprof_tests::{Target, programs};
+use exoprof_tests::{Profile, Target, programs};
 
 /// Another user than root.
 const OTHER: u32 = 65_534;
@@ -91,6 +91,25 @@ fn a_process_that_becomes_roots_during_a_recording_is_refused() {
     assert_refused(&answer.join().unwrap());
     let status = std::fs::read_to_string(format!("/proc/{}/status", target.pid())).unwrap();
     assert!(status.contains("Uid:\t65534\t0\t"), "{status}");
+}
+
+/// A child may be another user's program, such as `sudo`, and nobody looks at it afterwards.
+#[test]
+fn children_are_recorded_for_root_only() {
+    let script = "while :; do head -c 9000000 /dev/zero | md5sum >/dev/null; done";
+    let shell = Background::start(Command::new("sh").args(["-c", script]).uid(OTHER).gid(OTHER));
+    let (pid, server) = (shell.pid().to_string(), Server::start(&[]));
+    let path = format!("/pid/{pid}/debug/pprof/profile?seconds=2&hz=997");
+    let of_children = |bytes: &[u8]| {
+        let profile = Profile::decode(bytes);
+        profile.samples.iter().filter(|s| s.label("pid") != pid).count()
+    };
+    let mut curl = Command::new("curl");
+    let curl = curl.uid(OTHER).gid(OTHER).args(["-sSf", "--max-time", "60", &server.url(&path)]);
+    let output = curl.output().expect("curl; run scripts/setup-tests");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(of_children(&output.stdout), 0);
+    assert!(of_children(&server.get(&path).body) > 0);
 }
 
 #[test]

@@ -375,17 +375,20 @@ mod tests {
         // PID/task/TID
         let link = std::fs::read_link("/proc/thread-self").expect("procfs");
         let tid = link.to_str().and_then(|l| l.rsplit('/').next()?.parse().ok()).expect("a TID");
-        begin(&mut all, true);
         let process = all.get(pid).and_then(|t| t.process.clone()).expect("we live");
+        let before = process.thread_cpu_time(tid).expect("we live");
+        begin(&mut all, true);
         let from = process.thread_cpu_time(tid).expect("we live");
         while process.thread_cpu_time(tid).expect("we live") < from + 30_000_000 {}
         end(&mut all, true);
+        let most = process.thread_cpu_time(tid).expect("we live") - before;
         let tracked = all.get(pid).expect("followed");
         let CpuTime::Known(ns) = tally(&all, &BTreeMap::new())[&ThreadId { pid, tid }] else {
             panic!("the thread still runs");
         };
+        assert!((30_000_000..=most).contains(&ns), "{ns} of {most}");
         let of_process = tracked.clock_at_end.zip(tracked.clock_at_begin).map(|(e, b)| e - b);
-        assert!((30_000_000..=of_process.unwrap_or(0)).contains(&ns), "{ns} {of_process:?}");
+        assert!(of_process.is_some_and(|ns| ns >= 30_000_000), "{of_process:?}");
         assert!(tracked.threads[&tid].user_share().is_some());
     }
 }

@@ -26,12 +26,14 @@ pub fn record(
     // rings too late. Recording is little work; after its end we continue at normal priority.
     let ahead = host::RealtimePriority::raise();
     let attaching = Instant::now();
+    // Where an error occurs: later, all targets may have exited for reasons of their own.
+    let exited = |e: RecordError| e.after_exit(request.roots);
     let mut running: Vec<Result<Box<dyn Collector>, RecordError>> =
-        kinds.iter().map(|k| (k.prepare)(request)).collect();
+        kinds.iter().map(|k| (k.prepare)(request).map_err(exited)).collect();
     for slot in &mut running {
         let Ok(collector) = slot else { continue };
         if let Err(e) = collector.begin() {
-            *slot = Err(e);
+            *slot = Err(exited(e));
         }
     }
     let ended = if running.iter().any(Result::is_ok) {
@@ -48,7 +50,7 @@ pub fn record(
     tracing::info!(?ended, "recording ended");
     let finish = |(kind, slot): (&&Kind, Result<Box<dyn Collector>, RecordError>)| {
         let finishing = Instant::now();
-        let outcome = slot.and_then(|c| c.finish(ended)).map_err(|e| e.after_exit(request.roots));
+        let outcome = slot.and_then(|c| c.finish(ended).map_err(exited));
         let took = finishing.elapsed();
         match &outcome {
             Ok(o) => tracing::info!(

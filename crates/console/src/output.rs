@@ -284,8 +284,7 @@ fn attempt(folder: &Folder, place: &FileName) -> io::Result<Attempt> {
             _ => {}
         }
     }
-    // Only a test: no temporary file must remain if we are killed while recording.
-    folder.new_file().map(|_| Attempt::Writable)
+    folder.check_writable().map(|()| Attempt::Writable)
 }
 
 fn folder_error(place: &FileName, e: &io::Error) -> OutputError {

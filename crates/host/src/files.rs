@@ -205,6 +205,25 @@ impl Folder {
         Ok(openat(&self.fd, name, flags, Mode::from_bits_truncate(mode))?.into())
     }
 
+    /// Fails unless files can be created. Nothing remains of the attempt, also if we are killed.
+    ///
+    /// # Errors
+    /// That of openat(2).
+    pub fn check_writable(&self) -> io::Result<()> {
+        match self.open_at(Path::new("."), OFlag::O_TMPFILE | OFlag::O_WRONLY, 0o600) {
+            // The file system has no files without a name.
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL | libc::ENOENT)
+                ) =>
+            {
+                self.new_file().map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+
     /// Creates a file under a new name, with mode 0600. It is removed again unless it is given its
     /// final name.
     ///
@@ -424,16 +443,33 @@ pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// How directories are opened: only to reach what is in them.
+const REACH: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
 fn open_folder(path: &Path, resolve: ResolveFlag) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let how = OpenHow::new().flags(flags).resolve(resolve);
+    let how = OpenHow::new().flags(REACH).resolve(resolve);
     let mut tries = 0;
     loop {
         match openat2(AT_FDCWD, path, how) {
             Err(Errno::EAGAIN) if tries < MAX_TRIES => tries += 1,
+            // Kernels before 5.6, and container runtimes that filter the call.
+            Err(Errno::ENOSYS | Errno::EPERM) => return open_folder_by_openat(path, resolve),
             result => return Ok(result?),
         }
     }
+}
+
+fn open_folder_by_openat(path: &Path, resolve: ResolveFlag) -> io::Result<OwnedFd> {
+    if !resolve.contains(ResolveFlag::RESOLVE_NO_SYMLINKS) {
+        return Ok(openat(AT_FDCWD, path, REACH, Mode::empty())?);
+    }
+    let mut folder = openat(AT_FDCWD, ".", REACH, Mode::empty())?;
+    for component in path.components() {
+        // A link is no directory.
+        let flags = REACH | OFlag::O_NOFOLLOW;
+        folder = openat(&folder, component.as_os_str(), flags, Mode::empty())?;
+    }
+    Ok(folder)
 }
 
 fn regular(file: File) -> io::Result<File> {
@@ -493,6 +529,42 @@ mod tests {
         drop(new);
         assert_eq!(std::fs::read(&victim).unwrap(), b"root's");
         assert_eq!(folder.names().unwrap().len(), 2, "no other name is left");
+    }
+
+    #[test]
+    fn whether_files_can_be_created_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode =
+            |mode| std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode));
+        open(dir.path()).check_writable().unwrap();
+        mode(0o755).unwrap();
+        let theirs = Folder::open(dir.path(), &User::of_ids(NOBODY, NOBODY)).unwrap();
+        assert!(theirs.check_writable().is_err());
+        mode(0o777).unwrap();
+        theirs.check_writable().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// What is done without openat2.
+    #[test]
+    fn a_path_without_links_is_walked() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(dir.join("a/b")).unwrap();
+        symlink(dir.join("a"), dir.join("link")).unwrap();
+        let strict = ResolveFlag::RESOLVE_NO_SYMLINKS;
+        let number = |fd: OwnedFd| fstat(&fd).unwrap().st_ino;
+        for path in [dir.join("a/b"), dir.join("a/./b/../b"), "/".into(), ".".into()] {
+            let walked = number(open_folder_by_openat(&path, strict).unwrap());
+            assert_eq!(walked, std::fs::metadata(&path).unwrap().ino(), "{}", path.display());
+            assert_eq!(walked, number(open_folder(&path, strict).unwrap()));
+        }
+        for path in ["link", "link/b"].map(|name| dir.join(name)) {
+            assert!(open_folder_by_openat(&path, strict).is_err(), "{}", path.display());
+            let by_links = open_folder_by_openat(&path, ResolveFlag::RESOLVE_NO_MAGICLINKS);
+            assert_eq!(number(by_links.unwrap()), std::fs::metadata(&path).unwrap().ino());
+        }
+        assert!(open_folder_by_openat(&dir.join("none"), strict).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use collect::{AttachError, Ended, RecordError, RecordOptions};
 
 use crate::answer::{self, Failure};
 use crate::endpoints::Endpoint;
+use crate::peers::Access;
 use crate::record::{Answer, FinishedRecording, RecordingError, RecordingSpec};
 use crate::state::{Server, blocking};
 use crate::targets::Entry;
@@ -109,8 +110,8 @@ pub async fn serve(
     entry: &Arc<Entry>,
     endpoint: Endpoint,
     kind: &'static Kind,
-    method: &Method,
-    query: &str,
+    access: Access,
+    (method, query): (&Method, &str),
 ) -> Result<Response, Failure> {
     let query = Query::parse(query)?;
     let plan = plan(server, kind, &query)?;
@@ -129,6 +130,8 @@ pub async fn serve(
         frequency: query.hz.unwrap_or(server.frequency),
         history: kind.endpoint.seconds == Seconds::Difference && !plan.delta,
         no_stop: server.no_stop,
+        // A user's own processes may start programs that run as root.
+        children: access == Access::All,
     };
     let request = ProfileRequest { server, entry, kind, partial: query.partial };
     let recorded = request.record(&wanted, plan.delta).await?;

@@ -28,6 +28,8 @@ pub struct RecordingSpec {
     pub history: bool,
     /// Without stopping threads.
     pub no_stop: bool,
+    /// Also the processes that it forks. They may execute set-uid programs.
+    pub children: bool,
 }
 
 /// A finished recording.
@@ -312,6 +314,7 @@ pub fn record_process(
         frequency: wanted.frequency,
         own,
         no_stop: wanted.no_stop,
+        children: wanted.children,
         command_line: format!("exoprof serve: {} for {:?}", wanted.kind, wanted.duration),
         ..RecordOptions::default()
     };

@@ -163,7 +163,12 @@ async fn endpoint(
     }
     match endpoint.source {
         Source::Profile(kind) => {
-            profile::serve(server, entry, endpoint, kind, &parts.method, query).await
+            // The layer of crate::peers has set it.
+            let access = parts.extensions.get().copied();
+            let access = access.ok_or_else(|| {
+                Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the client is not known")
+            })?;
+            profile::serve(server, entry, endpoint, kind, access, (&parts.method, query)).await
         }
         Source::Symbol => symbol::serve(server, entry, &parts.method, query, body).await,
         Source::Cmdline => cmdline(entry),

@@ -290,6 +290,7 @@ impl One {
             frequency: self.push.settings.frequency,
             history: false,
             no_stop: self.server.no_stop,
+            children: true,
         };
         let began = tokio::time::Instant::now();
         let recorder = &self.server.pushed;
