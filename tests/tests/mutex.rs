@@ -148,7 +148,9 @@ fn parking_lot() {
 fn the_waiting_side() {
     let waiters = || record(programs::WAITS, &["--waiters"]);
     let mut first = Some(assert_total(LOCK_SITES, waiters));
-    let compared = PART.check(|| {
+    // Some sites have only 30 samples in a recording.
+    let rule = Rule { fault: 0.6, rounds: 16, ..PART };
+    let compared = rule.check(|| {
         let compared = first.take().unwrap_or_else(waiters);
         let of = |site: &&str| part(&compared, site, compared.truth(&[site]));
         (LOCK_SITES.iter().map(of).collect(), compared)
