@@ -31,7 +31,7 @@ fn assert_kinds(profile: &Profile, kinds: &[(&str, &str)]) {
 const LONG: [&str; 5] = ["sleep_long", "wait_poll", "read_pipe", "wait_cond", "wait_semaphore"];
 /// Waits longer than the rate are all sampled, so only the partial ones at both ends are subject to
 /// chance.
-const EVERY_WAIT: Rule = Rule { tolerance: 0.02, fault: 0.06, rounds: 4 };
+const EVERY_WAIT: Rule = Rule { tolerance: 0.02, fault: 0.06, rounds: 12 };
 
 /// Asserts the delays of [`LONG`] and the numbers of `counted`, by as many recordings as that takes.
 #[track_caller]
@@ -89,7 +89,7 @@ fn short_sleeps(compared: &Compared) -> Deviation {
 #[test]
 fn waits_shorter_than_the_rate() {
     let args = ["block", "--block-rate", "1ms"];
-    let rule = Rule { tolerance: 0.02, fault: 0.12, rounds: 8 };
+    let rule = Rule { tolerance: 0.02, fault: 0.12, rounds: 16 };
     rule.check(|| {
         let compared = Compared::of(programs::WAITS, "short", (6.0, &args), &[]);
         let waits = 6.0 * compared.truth(&["sleep_short_n"]);
@@ -128,7 +128,7 @@ fn perf_events_alone() {
 /// are left out. A site's waits are of about one length, so n samples give their sum by 1/√n.
 #[test]
 fn perf_events_alone_with_a_period() {
-    let rule = Rule { tolerance: 0.05, fault: 0.3, rounds: 8 };
+    let rule = Rule { tolerance: 0.05, fault: 0.3, rounds: 16 };
     let compared = rule.check(|| {
         let args = ["block", "--backend", "perf"];
         let compared = Compared::of(programs::WAITS, "times", (4.0, &args), &[]);

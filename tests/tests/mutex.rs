@@ -18,7 +18,7 @@ fn delay(compared: &Compared, keep: impl Fn(&Sample) -> bool) -> f64 {
 
 /// For the delay of all locks, and for that of one holder or site, which has fewer samples.
 const TOTAL: Rule = Rule { tolerance: 0.01, fault: 0.12, rounds: 8 };
-const PART: Rule = Rule { tolerance: 0.1, fault: 0.3, rounds: 8 };
+const PART: Rule = Rule { tolerance: 0.1, fault: 0.3, rounds: 16 };
 
 /// How far the total delay is from that of the locks' waiters, less 5% or plus 2%. Both sides count a
 /// wait until the waiter is woken; how long it takes until the waiter runs again depends on the
@@ -149,7 +149,7 @@ fn the_waiting_side() {
     let waiters = || record(programs::WAITS, &["--waiters"]);
     let mut first = Some(assert_total(LOCK_SITES, waiters));
     // Some sites have only 30 samples in a recording.
-    let rule = Rule { fault: 0.6, rounds: 16, ..PART };
+    let rule = Rule { fault: 0.6, ..PART };
     let compared = rule.check(|| {
         let compared = first.take().unwrap_or_else(waiters);
         let of = |site: &&str| part(&compared, site, compared.truth(&[site]));

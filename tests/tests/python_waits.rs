@@ -71,7 +71,7 @@ fn assert_nothing_missing(profile: &Profile, name: &str) {
 /// All waits are longer than the rate, so only the partial ones at both ends are subject to chance:
 /// one of 20 ms in 3 s. A thread that waits for another thread also waits for its turn, which
 /// varies on a busy machine.
-const RULE: Rule = Rule { tolerance: 0.05, fault: 0.1, rounds: 4 };
+const RULE: Rule = Rule { tolerance: 0.05, fault: 0.1, rounds: 12 };
 
 #[test]
 fn every_version() {
@@ -125,7 +125,7 @@ fn mutexes() {
 #[track_caller]
 fn assert_mutex(python: &Interpreter, kinds: &[&str], name: &str, right: impl Fn(&Sample) -> bool) {
     let args = [kinds, &["--block-rate", "1ms"]].concat();
-    let rule = Rule { tolerance: 0.05, fault: 0.15, rounds: 4 };
+    let rule = Rule { tolerance: 0.05, fault: 0.15, rounds: 12 };
     let profile = rule.check(|| {
         let compared = Compared::of_command(python.command(SCRIPT, &["locks"]), (3.0, &args));
         // The wait ends when it is woken; the script counts until it runs and has the GIL again.

@@ -87,7 +87,7 @@ fn mariadb_with_contended_updates() {
     let of_rows = || Recorder::of(pid).args(["block,mutex", "-d", "10m"]).name_itself().start();
     // Our sum is an estimate, and a wait for the CPU after the wake-up belongs to the server's count only:
     // 1.02 to 1.04 of it in runs beside other tests.
-    Rule { tolerance: 0.08, fault: 0.3, rounds: 4 }.check(|| {
+    Rule { tolerance: 0.08, fault: 0.3, rounds: 12 }.check(|| {
         let mut running = of_rows();
         running.wait_recording();
         // All waits for the row begin and end during the recording, however long the server takes to
@@ -120,7 +120,7 @@ fn mariadb_with_contended_updates() {
     });
     // The unlockers are charged what the waiters waited, until they were woken. No wait is in only one of
     // the two but at the ends.
-    let outcome = Rule { tolerance: 0.08, fault: 0.3, rounds: 5 }.check(|| {
+    let outcome = Rule { tolerance: 0.08, fault: 0.3, rounds: 20 }.check(|| {
         let outcome =
             Recorder::of(pid).args(["block,mutex", "-d", "5s"]).name_itself().start().finish();
         let ((block, _), (mutex, _)) = (read(&outcome, "block"), read(&outcome, "mutex"));
