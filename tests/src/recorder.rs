@@ -67,7 +67,7 @@ pub fn exoprof() -> Command {
 /// machine's own mounts stay.
 #[must_use]
 pub fn without_tracefs(command: &Command) -> Command {
-    // `umount` fails if there is none.
+    // `umount` fails where neither is mounted.
     let script = "umount --all --types tracefs,debugfs; \
                   test ! -e /sys/kernel/tracing/events && exec \"$@\"";
     let mut outer = cleaned(Command::new("unshare"));

@@ -193,7 +193,7 @@ fn monitors_of_java() {
         let parks = mutex.sum("delay", |s| s.label("thread") == "parker");
         assert_eq!(parks, 0, "{}", mutex.describe(9, |_| true));
         // Whoever waits for a condition first leaves the monitor, which others may be waiting to enter:
-        // that is contention. The wait for the condition is none.
+        // that is contention. To wait for the condition is not.
         let waits =
             |s: &Sample| s.has("ObjectMonitor::wait") && !s.has("ObjectMonitor::ExitEpilog");
         assert_eq!(mutex.sum("delay", waits), 0, "{}", mutex.describe(9, waits));

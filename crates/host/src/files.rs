@@ -425,7 +425,7 @@ pub fn descriptor_of(path: &Path) -> Option<i32> {
 /// Another descriptor of an open file of this process.
 ///
 /// # Errors
-/// There is none of that number.
+/// No descriptor with that number is open.
 pub fn duplicate(number: i32) -> io::Result<File> {
     #[allow(unsafe_code)]
     // SAFETY: no memory is involved; a number that is not open is an error.

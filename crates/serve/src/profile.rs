@@ -50,7 +50,7 @@ impl Query {
                     parsed.partial =
                         ["0", "1"].contains(&&*value).then_some(value == "1").ok_or_else(wrong)?;
                 }
-                // Go's heap profile runs the collector first; from outside there is none to run.
+                // Go's heap profile runs the collector first; nothing can run it from outside.
                 "seconds" | "gc" => {}
                 _ => {
                     let known = "use seconds, debug, gc, hz or partial";
